@@ -1,0 +1,97 @@
+"""JobSpec: everything a run depends on but the model and the data. Torch-free.
+
+One definition from HTTP to trainer: the API validates request bodies with these classes, the engine obeys them.
+"""
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from soul_core.spec_terms import ForgetTerm, Frozen, Nll, Npo, Optimizer, RetainTerm, Sophia
+
+FORGET, RETAIN, GENERAL = "forget", "retain", "general"
+SET_NAME = r"^[a-z][a-z0-9_]{0,39}$"
+
+
+class Training(Frozen):
+    """The loop."""
+
+    steps: int = Field(20, ge=1, le=1_000_000, description="Optimizer steps.")
+    forget_batch: int = Field(4, ge=1, le=4096, description="Forget examples a step.")
+    retain_batch: int = Field(4, ge=1, le=4096, description="Retain examples a step.")
+    micro_batch_tokens: int = Field(
+        2048,
+        ge=16,
+        description="Most tokens in one forward pass; larger batches are accumulated. Halves by itself "
+        "when memory runs out.",
+    )
+    max_tokens: int = Field(
+        2048, ge=8, description="Longest example, prompt and answer together; the model's context if that is shorter."
+    )
+    grad_clip: float = Field(1.0, gt=0, description="Bound of the gradient's L2 norm.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Learning rate over the run.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    checkpoint_every: int = Field(10, ge=1, description="Steps between two checkpoints of the run.")
+
+
+class Evaluation(Frozen):
+    """What is measured before and after, and how."""
+
+    metrics: tuple[str, ...] = Field(
+        ("probability", "rouge_l", "exact_memorisation", "extraction_strength", "perplexity"),
+        min_length=1,
+        description="Names from GET /v1/methods.",
+    )
+    max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest generated answer.")
+    max_examples: int = Field(400, ge=1, description="Rows of each set that are measured; chosen by the seed.")
+    side_by_side: int = Field(20, ge=0, le=1000, description="Questions shown in the report before and after.")
+    bootstrap: int = Field(1000, ge=0, le=100_000, description="Resamples behind a confidence interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals.")
+
+
+class Criterion(Frozen):
+    """One bound the unlearned model must keep. Holds when the whole confidence interval is on the right side."""
+
+    set: str = Field(pattern=SET_NAME, description="Data set the metric is taken on: forget, retain, general, ...")
+    metric: str = Field(description="Name from GET /v1/methods.")
+    at_most: float | None = Field(None, description="Upper bound.")
+    at_least: float | None = Field(None, description="Lower bound.")
+    relative_to_base: bool = Field(False, description="Bounds are factors of the base model's value.")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "Criterion":
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("give either at_most or at_least")
+        return self
+
+
+#: Why these: docs/evaluation.md.
+DEFAULT_CRITERIA = (
+    Criterion(set=FORGET, metric="probability", at_most=0.25, relative_to_base=True),
+    Criterion(set=FORGET, metric="rouge_l", at_most=0.5, relative_to_base=True),
+    Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
+    Criterion(set=RETAIN, metric="rouge_l", at_least=0.8, relative_to_base=True),
+)
+
+
+class JobSpec(Frozen):
+    """A recipe: forget term, retain term, optimizer, loop, evaluation, criteria."""
+
+    kind: Literal["unlearn"] = Field("unlearn", description="What the job does.")
+    forget: ForgetTerm = Npo()
+    retain: RetainTerm = Nll()
+    optimizer: Optimizer = Sophia()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    criteria: Annotated[tuple[Criterion, ...], Field(description="What decides the verdict.")] = DEFAULT_CRITERIA
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Compute type. auto: bfloat16 on a GPU, float32 on a CPU; master weights are float32 always.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one.")
+    seed: int = Field(0, ge=0, lt=2**32, description="All randomness of the run.")
+
+    def digest(self) -> str:
+        """Return the sha256 of the canonical JSON: two equal specs have one digest."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
