@@ -24,6 +24,9 @@ class MetricValue(Part):
     interval: tuple[float, float] | None = Field(None, description="Bootstrap confidence interval of the aggregate.")
     count: int = Field(0, description="Examples behind the value.")
     per_example: tuple[float | None, ...] | None = Field(None, description="One value a row, in the set's order.")
+    weights: tuple[float, ...] | None = Field(
+        None, description="Weight of each row in the aggregate; none: all rows count alike."
+    )
     absent_reason: str | None = Field(None, description="Why there is no value.")
 
 
@@ -34,6 +37,7 @@ class ModelMeasurements(Part):
     """All that was measured of one model: set -> metric -> value."""
 
     sets: dict[str, SetMetrics]
+    rows: dict[str, tuple[int, ...]] = Field({}, description="Set -> row numbers behind each per_example, in order.")
 
 
 class SideBySide(Part):

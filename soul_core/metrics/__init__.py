@@ -1,0 +1,19 @@
+"""The metric table: name -> pure function of what was observed. `soul_core.metric_catalogue` describes each."""
+
+from collections.abc import Callable
+
+from soul_core.metrics.aggregate import Resampling
+from soul_core.metrics.memorisation import exact_memorisation, extraction_strength
+from soul_core.metrics.observed import Observed
+from soul_core.metrics.perplexity import perplexity
+from soul_core.metrics.probability import probability
+from soul_core.metrics.rouge import rouge_l
+from soul_core.report import MetricValue
+
+METRICS: dict[str, Callable[[Observed, Resampling], MetricValue]] = {
+    "probability": probability,
+    "rouge_l": rouge_l,
+    "exact_memorisation": exact_memorisation,
+    "extraction_strength": extraction_strength,
+    "perplexity": perplexity,
+}

@@ -1,0 +1,121 @@
+"""From the values of single rows to the value of a set, with a bootstrap interval; pairs of models row by row."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soul_core.metric_catalogue import Aggregate
+from soul_core.report import MetricValue
+
+Floats = NDArray[np.float64]
+
+#: With fewer rows a resample says nothing about other rows.
+FEWEST_ROWS = 2
+_CELLS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How confidence intervals are made: percentile bootstrap over rows."""
+
+    resamples: int
+    confidence: float
+    seed: int
+
+
+def absent(reason: str) -> MetricValue:
+    """Return the value of a metric that could not be measured."""
+    return MetricValue(value=None, absent_reason=reason)
+
+
+def summarise(
+    values: Sequence[float | None],
+    resampling: Resampling,
+    *,
+    weights: Sequence[float] | None = None,
+    aggregate: Aggregate = "mean",
+) -> MetricValue:
+    """Aggregate the rows that have a value; None marks a row on which the metric is not defined.
+
+    A value that is not finite makes the whole metric absent: dropping such rows would flatter the model.
+    """
+    broken = sum(value is not None and not math.isfinite(value) for value in values)
+    if broken:
+        return absent(f"{broken} of {len(values)} rows gave a value that is not finite")
+    kept = [i for i, value in enumerate(values) if value is not None]
+    if not kept:
+        return absent("no row has what this metric needs")
+    x_N, w_N = _arrays(values, weights, kept)
+    statistic = _STATISTICS[aggregate]
+    return MetricValue(
+        value=float(statistic(x_N[None], w_N[None])[0]),
+        interval=_interval(lambda index_BN: statistic(x_N[index_BN], w_N[index_BN]), len(kept), resampling),
+        count=len(kept),
+        per_example=tuple(values),
+        weights=None if weights is None else tuple(weights),
+    )
+
+
+def ratio_interval(
+    model: MetricValue, base: MetricValue, resampling: Resampling, *, aggregate: Aggregate
+) -> tuple[float, float] | None:
+    """Return the interval of model / base, both resampled on the same rows.
+
+    Rows differ far more from each other than a row before differs from itself after; pairing takes that part out.
+    None: no interval can be made (too few rows, other rows, or a base of 0 in some resample).
+    """
+    ours, theirs = model.per_example, base.per_example
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        return None
+    kept = [i for i in range(len(ours)) if ours[i] is not None and theirs[i] is not None]
+    a_N, w_N = _arrays(ours, model.weights, kept)
+    b_N, _ = _arrays(theirs, base.weights, kept)
+    statistic = _STATISTICS[aggregate]
+
+    def ratio(index_BN: NDArray[np.int64]) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            result: Floats = statistic(a_N[index_BN], w_N[index_BN]) / statistic(b_N[index_BN], w_N[index_BN])
+        return result
+
+    return _interval(ratio, len(kept), resampling)
+
+
+def _arrays(
+    values: Sequence[float | None], weights: Sequence[float] | None, kept: Sequence[int]
+) -> tuple[Floats, Floats]:
+    x_N = np.array([values[i] for i in kept], dtype=np.float64)
+    w_N = np.ones(len(kept)) if weights is None else np.array([weights[i] for i in kept], dtype=np.float64)
+    return x_N, w_N
+
+
+def _mean(x_BN: Floats, w_BN: Floats) -> Floats:
+    result: Floats = (x_BN * w_BN).sum(axis=1) / w_BN.sum(axis=1)
+    return result
+
+
+def _geometric_mean(x_BN: Floats, w_BN: Floats) -> Floats:
+    result: Floats = np.exp(_mean(np.log(x_BN), w_BN))
+    return result
+
+
+_STATISTICS: dict[Aggregate, Callable[[Floats, Floats], Floats]] = {"mean": _mean, "geometric_mean": _geometric_mean}
+
+
+def _interval(
+    statistic: Callable[[NDArray[np.int64]], Floats], num_rows: int, resampling: Resampling
+) -> tuple[float, float] | None:
+    if resampling.resamples == 0 or num_rows < FEWEST_ROWS:
+        return None
+    rng: Any = np.random.default_rng(resampling.seed)
+    at_once = max(1, _CELLS_AT_ONCE // num_rows)
+    parts = [
+        statistic(rng.integers(0, num_rows, size=(min(at_once, resampling.resamples - start), num_rows)))
+        for start in range(0, resampling.resamples, at_once)
+    ]
+    tail = (1 - resampling.confidence) / 2
+    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
+    return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None

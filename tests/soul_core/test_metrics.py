@@ -1,0 +1,158 @@
+"""Each metric on numbers made by hand, and the table against its catalogue."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from soul_core.metric_catalogue import CATALOGUE
+from soul_core.metrics import METRICS
+from soul_core.metrics.aggregate import Resampling, ratio_interval, summarise
+from soul_core.metrics.observed import Observed, OwnAnswer, TokenScores
+from soul_core.report import MetricValue
+from soul_core.spec import Evaluation
+
+RESAMPLING = Resampling(resamples=200, confidence=0.95, seed=0)
+
+
+def scored(*hit_rows: str, nll: float = 0.5, ends: bool = False) -> Observed:
+    """One row for each string: '1' is a first choice, '0' is not."""
+    scores = tuple(
+        TokenScores(row=i, nll=(nll,) * len(hits), hits=tuple(c == "1" for c in hits), ends=ends)
+        for i, hits in enumerate(hit_rows, start=1)
+    )
+    return Observed(rows=tuple(s.row for s in scores), scores=scores)
+
+
+def answered(*pairs: tuple[str, str] | None) -> Observed:
+    answers = tuple(p and OwnAnswer(row=i, expected=p[0], given=p[1]) for i, p in enumerate(pairs, start=1))
+    return Observed(rows=tuple(range(1, len(pairs) + 1)), answers=answers)
+
+
+def per_example(metric: str, observed: Observed) -> list[float | None]:
+    values = METRICS[metric](observed, RESAMPLING).per_example
+    assert values is not None
+    return list(values)
+
+
+def test_table_catalogue_and_default_spec_name_the_same_metrics() -> None:
+    assert list(METRICS) == list(CATALOGUE)
+    assert all(name == entry.name for name, entry in CATALOGUE.items())
+    assert set(Evaluation().metrics) <= set(CATALOGUE)
+
+
+def test_catalogue_is_read_without_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import soul_core.metric_catalogue as c; print(len(c.CATALOGUE))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(CATALOGUE)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_keeps_one_value_a_row_inside_its_range_and_its_interval(metric: str) -> None:
+    both = scored("110", "011", "111", "000")
+    observed = Observed(rows=both.rows, scores=both.scores, answers=answered(*[("a b c", "a c")] * 4).answers)
+    result = METRICS[metric](observed, RESAMPLING)
+    entry = CATALOGUE[metric]
+    assert result.count == 4
+    assert result.value is not None
+    assert result.interval is not None
+    assert result.per_example is not None
+    assert len(result.per_example) == 4
+    assert entry.low <= result.value <= (entry.high or math.inf)
+    assert result.interval[0] <= result.value + 1e-12
+    assert result.value <= result.interval[1] + 1e-12
+
+
+def test_probability_is_the_geometric_mean_token_probability() -> None:
+    scores = (TokenScores(row=1, nll=(-math.log(0.5), -math.log(0.125)), hits=(True, False), ends=False),)
+    assert per_example("probability", Observed(rows=(1,), scores=scores)) == [pytest.approx(0.25)]
+
+
+def test_exact_memorisation_counts_first_choices_but_not_the_end_of_answer() -> None:
+    assert per_example("exact_memorisation", scored("1010")) == [0.5]
+    assert per_example("exact_memorisation", scored("0001", ends=True)) == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("hits", "strength"), [("1111", 1.0), ("0111", 0.75), ("1011", 0.5), ("1101", 0.25), ("1110", 0.0), ("0000", 0.0)]
+)
+def test_extraction_strength_is_the_share_completed_exactly_and_reaches_zero(hits: str, strength: float) -> None:
+    assert per_example("extraction_strength", scored(hits)) == [strength]
+
+
+def test_extraction_strength_does_not_count_the_end_of_answer_every_chat_model_predicts() -> None:
+    assert per_example("extraction_strength", scored("0001", ends=True)) == [0.0]
+    assert per_example("extraction_strength", scored("0111", ends=True)) == [pytest.approx(2 / 3)]
+
+
+def test_a_row_of_nothing_but_the_end_of_answer_has_no_memorisation_and_is_not_counted() -> None:
+    result = METRICS["exact_memorisation"](scored("1", "11", ends=True), RESAMPLING)
+    assert result.per_example == (None, 1.0)
+    assert result.count == 1
+
+
+def test_perplexity_weighs_tokens_not_rows() -> None:
+    scores = (
+        TokenScores(row=1, nll=(1.0,) * 9, hits=(True,) * 9, ends=False),
+        TokenScores(row=2, nll=(6.0,), hits=(True,), ends=False),
+    )
+    result = METRICS["perplexity"](Observed(rows=(1, 2), scores=scores), RESAMPLING)
+    assert result.value == pytest.approx(math.exp(15 / 10))
+    assert result.per_example == (pytest.approx(math.e), pytest.approx(math.exp(6)))
+
+
+def test_perplexity_of_a_ruined_model_is_a_number() -> None:
+    result = METRICS["perplexity"](scored("00", "00", nll=5000.0), RESAMPLING)
+    assert result.value is not None
+    assert math.isfinite(result.value)
+
+
+def test_rouge_is_recall_with_stems_in_order() -> None:
+    pairs = [("Paris is the capital", "the capital is Paris"), ("running dogs", "It runs: a dog!"), ("yes", "")]
+    assert per_example("rouge_l", answered(*pairs)) == [0.5, 1.0, 0.0]
+
+
+def test_rouge_leaves_out_rows_it_cannot_read_instead_of_calling_them_forgotten() -> None:
+    assert per_example("rouge_l", answered(("東京", "東京"), ("Tokyo", "Tokyo"), None)) == [None, 1.0, None]
+    nothing = METRICS["rouge_l"](answered(("東京", "東京")), RESAMPLING)
+    assert nothing.value is None
+    assert "Latin" in (nothing.absent_reason or "")
+
+
+def test_a_value_that_is_not_finite_makes_the_metric_absent() -> None:
+    result = summarise([1.0, math.nan, None], RESAMPLING)
+    assert result == MetricValue(value=None, absent_reason="1 of 3 rows gave a value that is not finite")
+
+
+def test_one_row_or_no_resamples_give_no_interval() -> None:
+    assert summarise([0.3], RESAMPLING).interval is None
+    assert summarise([0.3, 0.4], Resampling(resamples=0, confidence=0.95, seed=0)).interval is None
+
+
+def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(7)
+    covered = 0
+    for trial in range(200):
+        result = summarise(list(rng.random(40)), Resampling(resamples=300, confidence=0.9, seed=trial))
+        assert result.interval is not None
+        covered += result.interval[0] <= 0.5 <= result.interval[1]
+    assert 165 <= covered <= 195
+
+
+def test_pairing_rows_shows_a_steady_ratio_that_unpaired_intervals_hide() -> None:
+    base = summarise([0.02 * i for i in range(1, 41)], RESAMPLING)
+    model = summarise([0.019 * i for i in range(1, 41)], RESAMPLING)
+    ratio = ratio_interval(model, base, RESAMPLING, aggregate="mean")
+    assert ratio == (pytest.approx(0.95), pytest.approx(0.95))
+    assert model.interval is not None
+    assert base.value is not None
+    assert model.interval[1] - model.interval[0] > 0.15 * base.value
+
+
+def test_no_ratio_where_the_base_may_be_zero_or_the_rows_differ() -> None:
+    base = summarise([0.0, 0.0, 0.1], RESAMPLING)
+    assert ratio_interval(base, base, RESAMPLING, aggregate="mean") is None
+    assert ratio_interval(summarise([0.1], RESAMPLING), base, RESAMPLING, aggregate="mean") is None
