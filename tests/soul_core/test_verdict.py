@@ -1,0 +1,116 @@
+"""Criteria against intervals: every outcome, and words that claim no more."""
+
+import pytest
+
+from soul_core.metrics.aggregate import Resampling, absent, summarise
+from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Verdict
+from soul_core.spec import DEFAULT_CRITERIA, Criterion
+from soul_core.verdict import conclude, judge
+
+RESAMPLING = Resampling(resamples=400, confidence=0.95, seed=0)
+NOTHING = ModelMeasurements(sets={})
+
+
+def model(metric: MetricValue, *, name: str = "probability", data: str = "forget") -> ModelMeasurements:
+    return ModelMeasurements(sets={data: {name: metric}})
+
+
+def outcome(criterion: Criterion, after: MetricValue, before: MetricValue | None = None) -> CriterionResult:
+    base = model(before) if before else NOTHING
+    (result,) = judge([criterion], unlearned=model(after), base=base, resampling=RESAMPLING)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("bounds", "interval", "expected"),
+    [
+        ({"at_most": 0.5}, (0.1, 0.5), "passed"),
+        ({"at_most": 0.5}, (0.4, 0.6), "inconclusive"),
+        ({"at_most": 0.5}, (0.51, 0.6), "failed"),
+        ({"at_least": 0.5}, (0.5, 0.9), "passed"),
+        ({"at_least": 0.5}, (0.4, 0.6), "inconclusive"),
+        ({"at_least": 0.5}, (0.2, 0.49), "failed"),
+    ],
+)
+def test_the_whole_interval_decides(bounds: dict[str, float], interval: tuple[float, float], expected: Verdict) -> None:
+    value = MetricValue(value=sum(interval) / 2, interval=interval, count=9)
+    assert outcome(Criterion(set="forget", metric="probability", **bounds), value).outcome == expected
+
+
+def test_a_bound_relative_to_the_base_is_given_back_in_the_metrics_unit() -> None:
+    before, after = summarise([0.8, 0.6, 0.7] * 5, RESAMPLING), summarise([0.08, 0.06, 0.07] * 5, RESAMPLING)
+    criterion = Criterion(set="forget", metric="probability", at_most=0.25, relative_to_base=True)
+    result = outcome(criterion, after, before)
+    assert result.outcome == "passed"
+    assert result.bound == pytest.approx(0.25 * 0.7)
+    assert result.interval == (pytest.approx(0.07), pytest.approx(0.07))
+    assert "0.25 x the base model's 0.7" in result.reason
+
+
+def test_a_kept_model_passes_on_rows_that_differ_widely_because_rows_are_paired() -> None:
+    rows = [0.05 * i for i in range(1, 20)]
+    criterion = Criterion(set="forget", metric="probability", at_least=0.9, relative_to_base=True)
+    after = summarise([0.97 * value for value in rows], RESAMPLING)
+    assert outcome(criterion, after, summarise(rows, RESAMPLING)).outcome == "passed"
+
+
+def test_an_untouched_model_fails_to_forget() -> None:
+    rows = summarise([0.5, 0.7, 0.9, 0.4], RESAMPLING)
+    criterion = Criterion(set="forget", metric="probability", at_most=0.25, relative_to_base=True)
+    assert outcome(criterion, rows, rows).outcome == "failed"
+
+
+def test_a_base_that_never_knew_proves_nothing() -> None:
+    zero = summarise([0.0, 0.0, 0.0], RESAMPLING)
+    criterion = Criterion(set="forget", metric="probability", at_most=0.5, relative_to_base=True)
+    result = outcome(criterion, zero, zero)
+    assert result.outcome == "inconclusive"
+    assert "absolute" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("criterion", "words"),
+    [
+        (Criterion(set="retain", metric="probability", at_least=0.1), "no retain set was given"),
+        (Criterion(set="forget", metric="rouge_l", at_most=0.1), "rouge_l is not among the metrics"),
+        (Criterion(set="forget", metric="probability", at_most=0.1), "the moon was full"),
+    ],
+)
+def test_what_was_not_measured_is_inconclusive_and_says_why(criterion: Criterion, words: str) -> None:
+    result = outcome(criterion, absent("the moon was full"))
+    assert result.outcome == "inconclusive"
+    assert result.value is None
+    assert words in result.reason
+
+
+def test_one_row_decides_nothing_unless_no_intervals_were_asked_for() -> None:
+    criterion = Criterion(set="forget", metric="probability", at_most=0.5)
+    single = summarise([0.1], RESAMPLING)
+    assert outcome(criterion, single).outcome == "inconclusive"
+    none = Resampling(resamples=0, confidence=0.95, seed=0)
+    (result,) = judge([criterion], unlearned=model(single), base=NOTHING, resampling=none)
+    assert result.outcome == "passed"
+    assert "no interval" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict"),
+    [
+        (("passed", "passed"), "passed"),
+        (("passed", "inconclusive"), "inconclusive"),
+        (("inconclusive", "failed"), "failed"),
+        ((), "inconclusive"),
+    ],
+)
+def test_the_worst_criterion_is_the_verdict(outcomes: tuple[Verdict, ...], verdict: Verdict) -> None:
+    results = [
+        CriterionResult(
+            criterion=DEFAULT_CRITERIA[0], outcome=one, value=0.1, interval=None, bound=0.2, reason=f"reason of {one}"
+        )
+        for one in outcomes
+    ]
+    said, reason = conclude(results, confidence=0.95)
+    assert said == verdict
+    assert not any(word in reason.lower() for word in ("erased", "compliant", "guarantee", "removed", "safe"))
+    if verdict in {"failed", "inconclusive"} and outcomes:
+        assert f"reason of {verdict}" in reason
