@@ -1,0 +1,123 @@
+"""Batched, left-padded, shrinking batches answer exactly as one question at a time does."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from soul_core import packed_attention
+from soul_core.errors import Interrupted, OutOfMemory
+from soul_core.generation import generate
+
+CONTEXT = 48
+LLAMA = LlamaConfig(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=CONTEXT,
+)
+GPT2 = GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT, bos_token_id=1, eos_token_id=2)
+GEMMA2 = Gemma2Config(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    sliding_window=6,
+    max_position_embeddings=CONTEXT,
+)
+PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17, 18, 19], [9, 8], [20, 21, 22, 23, 24], [30]]
+
+
+def build(architecture: Any, config: Any) -> Any:
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    config._attn_implementation = packed_attention.PACKED
+    model = architecture(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(3)  # far from uniform, so that first choices are clear
+    return model
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    return build(LlamaForCausalLM, LLAMA)
+
+
+@torch.no_grad()
+def one_at_a_time(model: Any, prompt: list[int], end_ids: frozenset[int], room: int) -> list[int]:
+    """Decode with no padding, no cache and no batch: the plain definition."""
+    tokens = list(prompt)
+    for _ in range(min(room, CONTEXT - len(prompt))):
+        chosen = int(model(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax())
+        if chosen in end_ids:
+            break
+        tokens.append(chosen)
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"), [(LlamaForCausalLM, LLAMA), (GPT2LMHeadModel, GPT2), (Gemma2ForCausalLM, GEMMA2)]
+)
+def test_a_batch_answers_as_each_row_alone_does(architecture: Any, config: Any) -> None:
+    model = build(architecture, config)
+    free = generate(model, PROMPTS, end_ids=frozenset(), max_new_tokens=12, context_tokens=CONTEXT)
+    # Ends that rows reach at different steps, so that the batch shrinks on the way.
+    end_ids = frozenset({free[0][4], free[2][7], free[4][1]})
+    answers = generate(model, PROMPTS, end_ids=end_ids, max_new_tokens=12, context_tokens=CONTEXT)
+    assert answers == [one_at_a_time(model, prompt, end_ids, 12) for prompt in PROMPTS]
+    assert len({len(answer) for answer in answers}) > 1
+    assert not end_ids & set(itertools.chain(*answers))
+
+
+def test_an_answer_stops_where_the_context_ends(llama: Any) -> None:
+    prompts = [[3] * (CONTEXT - 2), [4] * CONTEXT]
+    answers = generate(llama, prompts, end_ids=frozenset(), max_new_tokens=20, context_tokens=CONTEXT)
+    assert answers[1] == []
+    assert len(answers[0]) <= 2
+
+
+def test_sampling_asked_for_by_the_models_own_settings_is_not_obeyed(llama: Any) -> None:
+    wanted = generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=6, context_tokens=CONTEXT)
+    llama.generation_config.do_sample, llama.generation_config.temperature = True, 50.0
+    assert generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=6, context_tokens=CONTEXT) == wanted
+
+
+def test_every_row_is_ticked_and_a_tick_can_stop_it(llama: Any) -> None:
+    ticks: list[int] = []
+    generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT, tick=ticks.append)
+    assert sum(ticks) == len(PROMPTS)
+
+    def stop(_: int) -> None:
+        raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT, tick=stop)
+
+
+def test_no_prompts_give_no_answers(llama: Any) -> None:
+    assert generate(llama, [], end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT) == []
+
+
+def test_lack_of_memory_halves_the_batch_and_changes_nothing(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=5, context_tokens=CONTEXT)
+    real = llama.forward
+    room = 2
+
+    def tight(*args: Any, **kwargs: Any) -> Any:
+        if len(kwargs["input_ids"]) > room:
+            raise torch.OutOfMemoryError("no more")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(llama, "forward", tight)
+    assert generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=5, context_tokens=CONTEXT) == wanted
+    room = 0
+    with pytest.raises(OutOfMemory):
+        generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=5, context_tokens=CONTEXT)
