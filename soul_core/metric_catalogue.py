@@ -103,3 +103,11 @@ _ENTRIES = (
 )
 
 CATALOGUE: dict[str, MetricEntry] = {entry.name: entry for entry in _ENTRIES}
+
+
+def number(value: float) -> str:
+    """Write a metric's value for people: three significant digits, an exponent only where it cannot be helped."""
+    size = abs(value)
+    if size == 0 or 1e-4 <= size < 1e3:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if 1 < size < 1e9 else f"{value:.1e}"

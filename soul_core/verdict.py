@@ -6,13 +6,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from soul_core.metric_catalogue import CATALOGUE
+from soul_core.metric_catalogue import CATALOGUE, number
 from soul_core.metrics.aggregate import Resampling, ratio_interval
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Verdict
 from soul_core.spec import Criterion
 
 Interval = tuple[float, float]
-_SIGNIFICANT = 3
 
 
 def judge(
@@ -116,11 +115,6 @@ def _find(model: ModelMeasurements, criterion: Criterion) -> MetricValue:
     if criterion.metric not in model.sets[criterion.set]:
         return MetricValue(value=None, absent_reason=f"{criterion.metric} is not among the metrics of the spec")
     return model.sets[criterion.set][criterion.metric]
-
-
-def number(value: float) -> str:
-    """Write a number for people: three significant digits, no exponent where it can be helped."""
-    return f"{value:.{_SIGNIFICANT}g}" if 1e-4 <= abs(value) < 1e6 or value == 0 else f"{value:.1e}"
 
 
 def _of(some: Sequence[CriterionResult], results: Sequence[CriterionResult]) -> str:
