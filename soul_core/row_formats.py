@@ -72,13 +72,7 @@ def read_records(
         raise BadData("the data set is empty (0 bytes)")
     stream = Expanded(path, max_expanded_bytes)
     try:
-        head = stream.peek(4096)
-        found = format or format_of(name) or _format_by_content(head)
-        if (found == "parquet") != head.startswith(_PARQUET):
-            said = "is not Parquet" if found == "parquet" else f"is Parquet, not {found}"
-            raise BadData(f"the content of the file {said}")
-        if head[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-            raise BadData("the file is UTF-16; save it as UTF-8")
+        found = _settle(stream.peek(4096), format or format_of(name))
     except BaseException:
         stream.close()
         raise
@@ -90,6 +84,17 @@ def read_records(
     if found == "csv":
         return found, _csv(lines)
     return found, _text(lines, chunk_chars)
+
+
+def _settle(head: bytes, said: Format | None) -> Format:
+    """Return the format, `said` or found in the file's first bytes. Raises BadData where the two cannot both be."""
+    found = said or _format_by_content(head)
+    if (found == "parquet") != head.startswith(_PARQUET):
+        fault = "is not Parquet" if found == "parquet" else f"is Parquet, not {found}"
+        raise BadData(f"the content of the file {fault}")
+    if head[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+        raise BadData("the file is UTF-16; save it as UTF-8")
+    return found
 
 
 def _format_by_content(head: bytes) -> Format:
@@ -243,7 +248,8 @@ def _parquet(path: Path, stream: Expanded, max_expanded_bytes: int) -> Iterator[
                     total += batch.nbytes
                     if total > max_expanded_bytes:
                         raise BadData(f"the data set is larger than {max_expanded_bytes:,} bytes when expanded")
-                    for number, values in enumerate(batch.to_pylist(), start=number + 1):
+                    for values in batch.to_pylist():
+                        number += 1
                         yield Record(number, values)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise BadData(f"the Parquet file cannot be read ({type(error).__name__}); is it whole?") from error
