@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from soul_core.errors import Cancelled, Interrupted
+
 Phase = Literal["load", "baseline", "unlearn", "evaluate", "attack", "export"]
 EventKind = Literal["phase", "progress", "metrics", "checkpoint", "warning", "log", "finished", "failed"]
 
@@ -74,3 +76,12 @@ class Quiet:
 
     def wish(self) -> Wish:
         return Wish.NONE
+
+
+def stop_if_asked(listener: Listener) -> None:
+    """Raise what was wished. For places where nothing need be saved first."""
+    wish = listener.wish()
+    if wish is Wish.CANCEL:
+        raise Cancelled("the run was cancelled")
+    if wish is Wish.INTERRUPT:
+        raise Interrupted("the run was interrupted; it goes on from its state when started again")

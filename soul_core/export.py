@@ -1,0 +1,84 @@
+"""What a run leaves behind: the checkpoint with its card, the report, and the manifest, written last.
+
+A folder is a result only when it holds a manifest: everything the manifest names was on disk before it.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from soul_core.durable import disk_errors, sync, write_durably
+from soul_core.model_card import render_card
+from soul_core.model_files import sha256_of
+from soul_core.report import Report
+from soul_core.report_page import render
+
+CHECKPOINT, REPORT, PAGE, MANIFEST = "checkpoint", "report.json", "report.html", "manifest.json"
+_SHARD = "2GB"
+
+
+def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write safetensors, config and tokenizer: what plain transformers loads. What was there before is replaced.
+
+    Weights keep the type they were trained and measured in (float32): rounding them would undo small changes.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+    with disk_errors("the checkpoint"):
+        folder.mkdir(parents=True)
+        _mend_generation_config(model)
+        model.save_pretrained(folder, max_shard_size=_SHARD)
+        tokenizer.save_pretrained(folder)
+
+
+def write_report(report: Report, out: Path) -> None:
+    """Write report.json, report.html and the model card beside the weights."""
+    write_durably(out / REPORT, report.model_dump_json(indent=1) + "\n")
+    write_durably(out / PAGE, render(report))
+    write_durably(out / CHECKPOINT / "README.md", render_card(report))
+
+
+def write_manifest(out: Path) -> None:
+    """Flush everything to disk, then name every file with its size and sha256 in manifest.json, the very last."""
+    files = []
+    with disk_errors("the results"):
+        for path in _files(out):
+            sync(path)
+            files.append(
+                {"path": path.relative_to(out).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
+            )
+        for folder in (out / CHECKPOINT, out):
+            sync(folder)
+    write_durably(out / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
+
+
+def read_finished(out: Path) -> Report | None:
+    """Return the report of a finished run, or None where there is no manifest and so no result."""
+    if not (out / MANIFEST).exists():
+        return None
+    return Report.model_validate_json((out / REPORT).read_text())
+
+
+def _files(out: Path) -> Iterator[Path]:
+    """Yield every file of the result in a fixed order; hidden entries (the run's own state) are no part of it."""
+    for path in sorted(out.rglob("*")):
+        parts = path.relative_to(out).parts
+        if path.is_file() and not any(part.startswith(".") for part in parts) and parts != (MANIFEST,):
+            yield path
+
+
+def _mend_generation_config(model: Any) -> None:
+    """Drop a generation config that transformers itself would refuse to save: some published models carry one."""
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        mended = GenerationConfig.from_model_config(model.config)
+        mended.eos_token_id, mended.pad_token_id = config.eos_token_id, config.pad_token_id
+        model.generation_config = mended
