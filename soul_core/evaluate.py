@@ -71,7 +71,7 @@ class Measured(Part):
 
 def choose(name: str, rows: Sequence[Row], examples: Sequence[Example], *, most: int, seed: int) -> EvaluationSet:
     """Choose at most `most` rows by the seed, in the set's order: the same ones for every model."""
-    chosen = range(len(rows))
+    chosen = list(range(len(rows)))
     if len(rows) > most:
         chosen = sorted(random.Random(f"{seed} {name}").sample(chosen, most))  # noqa: S311  not for secrets
     return EvaluationSet(name, tuple(rows[i] for i in chosen), tuple(examples[i] for i in chosen))

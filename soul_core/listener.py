@@ -26,9 +26,12 @@ class Wish(StrEnum):
 
 
 class Event(BaseModel):
-    """One thing that happened. `data` by kind: phase {phase, detail?}; progress {phase, done, total, unit,
-    eta_seconds?}; metrics {step, <curve>: float}; checkpoint {step}; warning|log {message};
-    finished {verdict}; failed {code, message, details}. Never a row of a data set: forget sets are personal data."""
+    """One thing that happened.
+
+    `data` by kind: phase {phase, detail?}; progress {phase, done, total, unit, eta_seconds?};
+    metrics {step, <curve>: float}; checkpoint {step}; warning|log {message}; finished {verdict};
+    failed {code, message, details}. Never a row of a data set: forget sets are personal data.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

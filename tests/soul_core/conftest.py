@@ -1,0 +1,13 @@
+"""Fixtures of the engine's tests."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.soul_core.tiny_model import make_taught_model
+
+
+@pytest.fixture(scope="session")
+def taught_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that knows ten capitals (see tiny_model.COUNTRIES)."""
+    return make_taught_model(tmp_path_factory.mktemp("taught"))
