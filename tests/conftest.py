@@ -1,0 +1,82 @@
+"""What every test may ask for: real servers, a migrated database, settings, a tenant with its key."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from api.store.database import make_engine
+from api.store.settings import Settings, settings
+from migrations.run import upgrade
+from tests.servers import Servers, running_servers
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# One thread per process: two cores are shared by servers, worker and engine, and results repeat bit for bit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data sets beside the checkout; a test that needs them skips where they are absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("../shared/data is not beside this checkout")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with running_servers() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def database_url(servers: Servers) -> str:
+    """A migrated database."""
+    url = servers.postgres.url()
+    upgrade(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def redis_url(servers: Servers) -> str:
+    return servers.valkey.url
+
+
+@pytest.fixture(scope="session")
+def database(database_url: str) -> Iterator[Engine]:
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def settings_env(
+    database_url: str, redis_url: str, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """This test's settings: empty tables, an empty broker, its own blobs and scratch folder."""
+    with database.begin() as connection:
+        tables = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
+        names = ", ".join(f'"{name}"' for name in tables if name != "alembic_version")
+        connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+    (tmp_path / "blobs").mkdir()
+    monkeypatch.setenv("SOUL_DATABASE_URL", database_url)
+    monkeypatch.setenv("SOUL_REDIS_URL", redis_url)
+    monkeypatch.setenv("SOUL_BLOBS_URL", f"file://{tmp_path / 'blobs'}")
+    monkeypatch.setenv("SOUL_SCRATCH_DIR", str(tmp_path / "scratch"))
+    monkeypatch.setenv("SOUL_MODEL_ROOTS", "/")
+    monkeypatch.setenv("SOUL_LEASE_SECONDS", "2")
+    settings.cache_clear()
+    yield settings()
+    settings.cache_clear()
+
+
+@pytest.fixture
+def session(settings_env: Settings, database: Engine) -> Iterator[Session]:
+    """A session on empty tables; the test commits."""
+    with Session(database) as open_session:
+        yield open_session
