@@ -1,0 +1,119 @@
+"""How the client and the command line fail: typed errors, and one exit code for each kind of ending."""
+
+from enum import IntEnum
+from typing import Any
+
+import httpx
+
+
+class Exit(IntEnum):
+    """Exit codes of `soul`. The table in `soul --help` is made of this class."""
+
+    OK = 0
+    UNEXPECTED = 1
+    BAD_INPUT = 2
+    JOB_FAILED = 3
+    NOT_PASSED = 4
+    JOB_CANCELLED = 5
+    UNREACHABLE = 6
+    UNAUTHORISED = 7
+    REFUSED = 8
+    DAMAGED = 9
+    INTERRUPTED = 130
+
+
+EXIT_MEANINGS: dict[Exit, str] = {
+    Exit.OK: "done",
+    Exit.UNEXPECTED: "something unexpected: a server error, or a fault of this program",
+    Exit.BAD_INPUT: "bad input: an option, a file, a spec or a data set",
+    Exit.JOB_FAILED: "the job failed",
+    Exit.NOT_PASSED: "the job ran, but its verdict is not 'passed'",
+    Exit.JOB_CANCELLED: "the job was cancelled",
+    Exit.UNREACHABLE: "no server could be reached",
+    Exit.UNAUTHORISED: "the API key is missing, wrong or lacks a scope",
+    Exit.REFUSED: "no such thing, or not possible in its present state",
+    Exit.DAMAGED: "a downloaded file does not have the sha256 the server promised",
+    Exit.INTERRUPTED: "stopped by Ctrl-C (a submitted job goes on)",
+}
+
+
+class SoulError(Exception):
+    """The service said no, or could not be asked. `errors` are problem+json's: {pointer, detail}."""
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int | None = None,
+        code: str = "client_error",
+        errors: list[dict[str, Any]] | None = None,
+        request_id: str | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        self.code = code
+        self.errors = errors or []
+        self.request_id = request_id
+        self.extra = extra or {}
+
+    @property
+    def exit_code(self) -> Exit:
+        """Say which exit code this error ends the command line with."""
+        if self.status is None:
+            return Exit.UNEXPECTED
+        if self.status in {401, 403}:
+            return Exit.UNAUTHORISED
+        if self.status in {404, 409, 410, 412, 428}:
+            return Exit.REFUSED
+        return Exit.BAD_INPUT if self.status < 500 else Exit.UNEXPECTED
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the error as `--json` prints it."""
+        known = {"status": self.status, "code": self.code, "detail": self.detail, "errors": self.errors}
+        return {**self.extra, **known, "request_id": self.request_id}
+
+
+class BadInput(SoulError):
+    """The user's own input is wrong, and it was found before anything was asked of the server."""
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.BAD_INPUT
+
+
+class Unreachable(SoulError):
+    """No answer came, after all retries."""
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.UNREACHABLE
+
+
+class Damaged(SoulError):
+    """What arrived is not what was promised."""
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.DAMAGED
+
+
+def problem(response: httpx.Response) -> SoulError:
+    """Turn an answer of 400 or above into a SoulError; its body must have been read."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        text = response.text.strip()[:300] or response.reason_phrase
+        return SoulError(f"HTTP {response.status_code}: {text}", status=response.status_code, code="http_error")
+    known = {"status", "code", "detail", "errors", "request_id"}
+    return SoulError(
+        str(body.get("detail") or body.get("title") or response.reason_phrase),
+        status=response.status_code,
+        code=str(body.get("code") or "http_error"),
+        errors=[error for error in body.get("errors") or [] if isinstance(error, dict)],
+        request_id=body.get("request_id") or response.headers.get("x-request-id"),
+        extra={key: value for key, value in body.items() if key not in known},
+    )

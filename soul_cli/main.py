@@ -1,0 +1,42 @@
+"""The `soul` command. Each command is a function of its own file; here is the list."""
+
+import typer
+
+from soul_cli import commands_inputs, commands_jobs
+from soul_cli.options import SoulGroup, exit_code_help
+
+INTRODUCTION = f"""\
+Make language models forget, by second-order unlearning (SOUL).
+
+\b
+  soul demo            see a real model forget, in a few minutes
+  soul serve           run the whole service on this machine
+  soul submit --help   a complete example of a job
+
+\b
+Which server: --url and --key, else SOUL_URL and SOUL_API_KEY,
+else the server that `soul serve` runs here (soul-data/connection.json, or SOUL_DATA).
+
+\b
+Exit codes:
+{exit_code_help()}
+"""
+
+app = typer.Typer(
+    cls=SoulGroup,
+    help=INTRODUCTION,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_show_locals=False,
+)
+app.add_typer(commands_inputs.models, name="models")
+app.add_typer(commands_inputs.datasets, name="datasets")
+app.command("methods")(commands_inputs.methods)
+app.command("estimate")(commands_jobs.estimate)
+app.command("submit", epilog=commands_jobs.SUBMIT_EXAMPLE)(commands_jobs.submit)
+app.command("status")(commands_jobs.status)
+app.command("watch")(commands_jobs.watch)
+app.command("report")(commands_jobs.report)
+app.command("download")(commands_jobs.download)
+app.command("cancel")(commands_jobs.cancel)
+app.command("jobs")(commands_jobs.jobs)

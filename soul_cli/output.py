@@ -1,0 +1,116 @@
+"""What the command line prints: tables and lines for people, JSON for scripts, errors on stderr in one place."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from soul_cli.errors import SoulError
+from soul_cli.resources import Job, Resource
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+VERDICT_STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
+STATUS_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def print_resource(resource: Resource, *, as_json: bool, lines: Iterable[tuple[str, Any]]) -> None:
+    """Print a resource whole as JSON, or its main fields as lines."""
+    if as_json:
+        print_json(resource)
+        return
+    print_fields(lines)
+
+
+def print_fields(lines: Iterable[tuple[str, Any]]) -> None:
+    """Print names and values, aligned; what is absent is left out."""
+    shown = [(name, value) for name, value in lines if value not in (None, "", {}, [])]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        console.print(f"[dim]{name:<{width}}[/]  {styled(value)}", soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+    """Print a table; None is shown as a dash."""
+    table = Table(*columns, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("-" if cell is None else styled(cell) for cell in row))
+    console.print(table)
+
+
+def print_error(error: SoulError, *, as_json: bool) -> None:
+    """Print why it did not work on stderr: one line, then one for every single fault the server named."""
+    if as_json:
+        errors.file.write(json.dumps(error.as_dict(), indent=2, ensure_ascii=False, default=_plain) + "\n")
+        return
+    errors.print(f"[bold red]Error:[/] {escape(error.detail)}", soft_wrap=True)
+    for one in error.errors:
+        pointer, detail = one.get("pointer"), one.get("detail") or one
+        errors.print(f"  {escape(f'{pointer}: {detail}' if pointer else str(detail))}", soft_wrap=True)
+    if actions := error.extra.get("allowed_actions"):
+        errors.print(f"  possible now: {', '.join(map(str, actions))}")
+    if error.request_id and (error.status or 0) >= 500:
+        errors.print(f"  request {error.request_id}", style="dim")
+
+
+def job_lines(job: Job) -> list[tuple[str, Any]]:
+    """Return what a person wants to know of a job."""
+    progress = job.progress
+    step = f"{progress.step} of {progress.total_steps}" if progress.total_steps else None
+    reason = (job.status_reason or {}).get("message")
+    return [
+        ("job", job.id),
+        ("name", job.name),
+        ("status", job.status),
+        ("phase", job.phase if job.status == "running" else None),
+        ("step", step),
+        ("ETA", seconds(progress.eta_seconds) if job.status == "running" else None),
+        ("queue", progress.queue_position if job.status == "queued" else None),
+        ("verdict", job.verdict),
+        ("reason", reason),
+        *((" ", line) for line in (job.status_reason or {}).get("details") or []),
+        ("created", job.created_at),
+        ("started", job.started_at),
+        ("finished", job.finished_at),
+        ("can", ", ".join(job.allowed_actions)),
+    ]
+
+
+def styled(value: Any) -> str:
+    """Escape a value for rich, and colour statuses and verdicts."""
+    text = escape(value.strftime("%Y-%m-%d %H:%M:%S UTC") if hasattr(value, "strftime") else str(value))
+    style = VERDICT_STYLES.get(text) or STATUS_STYLES.get(text)
+    return f"[{style}]{text}[/]" if style else text
+
+
+def seconds(value: float | None) -> str:
+    """Write a duration as m:ss."""
+    if value is None:
+        return "-"
+    return f"{int(value) // 60}:{int(value) % 60:02d}"
+
+
+def size(num_bytes: int | None) -> str:
+    """Write a size in decimal units, as disks and networks count."""
+    if num_bytes is None:
+        return "-"
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, Resource) else str(value)

@@ -1,0 +1,156 @@
+"""A job's body from what was typed: models and files registered on the way, the spec from a file and overrides."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soul_cli.client import SoulClient
+from soul_cli.errors import BadInput
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What POST /v1/jobs and POST /v1/estimates both need."""
+
+    model_id: str
+    datasets: dict[str, str]
+    spec: dict[str, Any]
+
+
+def make_body(
+    client: SoulClient,
+    *,
+    model: str,
+    revision: str | None,
+    sets: dict[str, str],
+    spec_file: Path | None,
+    overrides: Iterable[str],
+    say: Say,
+) -> Body:
+    """Read the spec first, so that a typing mistake costs no upload; then register what is not registered yet."""
+    spec = make_spec(spec_file, overrides)
+    check_sets(sets)
+    model_id = ensure_model(client, model, revision=revision, say=say)
+    return Body(model_id, {name: ensure_dataset(client, name, value, say=say) for name, value in sets.items()}, spec)
+
+
+def make_spec(spec_file: Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the spec of a JSON file with `path.to.key=value` written over it. What a key means, the server checks."""
+    spec: dict[str, Any] = {}
+    if spec_file is not None:
+        try:
+            spec = json.loads(spec_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"cannot read the spec {spec_file}: {error}") from error
+        except ValueError as error:
+            raise BadInput(f"the spec {spec_file} is not JSON: {error}") from error
+        if not isinstance(spec, dict):
+            raise BadInput(f"the spec {spec_file} must be a JSON object")
+    for override in overrides:
+        _write_over(spec, override)
+    return spec
+
+
+def _write_over(spec: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise BadInput(f"--set-spec wants path=value, as training.steps=30, not {override!r}")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text  # a bare word is a string: optimizer.kind=adamw
+    inner = spec
+    for key in keys[:-1]:
+        inner = inner.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise BadInput(f"--set-spec {override}: {key!r} is not an object in the spec")
+    if keys[-1] == "kind" and inner.get("kind", value) != value:
+        inner.clear()  # another kind has other settings: those of the old one would be refused
+    inner[keys[-1]] = value
+
+
+def parse_sets(assignments: Iterable[str]) -> dict[str, str]:
+    """Read `name=file-or-id` options."""
+    sets: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name or not value:
+            raise BadInput(f"--set wants name=file or name=ds_..., not {assignment!r}")
+        sets[name] = value
+    return sets
+
+
+def check_sets(sets: dict[str, str]) -> None:
+    """Refuse files that are not there before anything is sent."""
+    missing = [
+        f"{name}: {value}" for name, value in sets.items() if not _is_id(value, "ds_") and not Path(value).is_file()
+    ]
+    if missing:
+        raise BadInput("neither a file nor the id of a data set (ds_...): " + ", ".join(missing))
+
+
+def ensure_dataset(client: SoulClient, name: str, value: str, *, say: Say) -> str:
+    """Return the id of a data set, uploading the file first where a file is meant."""
+    if _is_id(value, "ds_"):
+        return value
+    path = Path(value)
+    dataset = client.add_dataset(path)
+    if dataset.status == "invalid":
+        raise invalid_dataset(client, dataset.id, path.name)
+    say(f"{name}: {path.name} uploaded as {dataset.id} ({dataset.num_rows} rows)")
+    return dataset.id
+
+
+def invalid_dataset(client: SoulClient, dataset_id: str, title: str) -> BadInput:
+    """Make the error that names every bad row of an upload."""
+    validation = client.dataset_validation(dataset_id)
+    rows = validation.get("errors") or validation.get("problems") or []
+    lines = [row if isinstance(row, dict) else {"detail": str(row)} for row in rows]
+    return BadInput(
+        f"{title} cannot be used ({dataset_id}): {validation.get('detail') or f'{len(lines)} bad rows'}",
+        code="invalid_dataset",
+        errors=[{"pointer": _row_pointer(line), "detail": line.get("detail") or str(line)} for line in lines],
+    )
+
+
+def ensure_model(client: SoulClient, value: str, *, revision: str | None = None, say: Say) -> str:
+    """Return the id of a model, registering a folder, a GGUF file, a hub id or a job's output first."""
+    if _is_id(value, "mdl_"):
+        return value
+    source, location = model_source(value)
+    model = client.add_model(source, location, revision=revision)
+    parameters = model.facts.get("num_parameters")
+    say(f"model: {value} registered as {model.id}" + (f" ({parameters / 1e6:.1f}M parameters)" if parameters else ""))
+    return model.id
+
+
+def model_source(value: str) -> tuple[str, str]:
+    """Tell what was typed: (source, location) as POST /v1/models wants them."""
+    if _is_id(value, "job_"):
+        return "job", value
+    path = Path(value).expanduser()
+    if path.is_file():
+        return "gguf", str(path.resolve())
+    if path.is_dir():
+        return "local", str(path.resolve())
+    if value.startswith((".", "/", "~")) or value.endswith(".gguf") or value.count("/") != 1:
+        raise BadInput(
+            f"no such model: {value!r} is no folder, no GGUF file, no hub id (owner/name), no mdl_ or job_ id"
+        )
+    return "hub", value
+
+
+def _is_id(value: str, prefix: str) -> bool:
+    return value.startswith(prefix) and not Path(value).exists()
+
+
+def _row_pointer(line: dict[str, Any]) -> str | None:
+    if line.get("pointer"):
+        return str(line["pointer"])
+    number = line.get("number") or line.get("row")
+    return f"row {number}" if number else None
