@@ -1,0 +1,12 @@
+"""Ids: a prefix that says what it is and a ULID that sorts by time."""
+
+from typing import Literal
+
+from ulid import ULID
+
+Prefix = Literal["prj", "key", "ds", "mdl", "job", "art", "req"]
+
+
+def new_id(prefix: Prefix) -> str:
+    """Return a fresh id such as `job_01k9…`; later ids sort after earlier ones."""
+    return f"{prefix}_{str(ULID()).lower()}"
