@@ -160,7 +160,9 @@ def _load_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+    except Exception as error:  # loaders of weights, configs and tokenizers raise all kinds, `Exception` itself too
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's fault, not the model's
         raise BadModel(f"transformers cannot load the model: {error}") from error
     if lost := sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"]):
         raise BadModel("weights are missing, or have another shape than config.json says", details=tuple(lost[:20]))

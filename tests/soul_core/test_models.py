@@ -96,6 +96,12 @@ def test_an_unknown_architecture_is_refused(folder, tmp_path):
         load_model(folder, device="cpu", cache_dir=tmp_path)
 
 
+def test_a_damaged_tokenizer_is_refused(folder, tmp_path):
+    (folder / "tokenizer.json").write_text('{"model": {}}')
+    with pytest.raises(BadModel, match="cannot load the model"):
+        load_model(folder, device="cpu", cache_dir=tmp_path)
+
+
 @pytest.mark.parametrize("revision", [None, "0" * 40])
 def test_a_hub_id_without_network_says_what_to_do(tmp_path, revision):
     with pytest.raises(BadModel, match="give a folder with safetensors or a GGUF file"):
