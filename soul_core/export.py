@@ -63,6 +63,13 @@ def read_finished(out: Path) -> Report | None:
     return Report.model_validate_json((out / REPORT).read_text())
 
 
+def discard(out: Path) -> None:
+    """Remove what a run has written so far; files of others stay. The manifest goes first: no half result is one."""
+    for name in (MANIFEST, REPORT, PAGE):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / CHECKPOINT, ignore_errors=True)
+
+
 def _files(out: Path) -> Iterator[Path]:
     """Yield every file of the result in a fixed order; hidden entries (the run's own state) are no part of it."""
     for path in sorted(out.rglob("*")):

@@ -1,0 +1,167 @@
+"""`python -m soul_core SPEC.json --model M --forget F --retain R --out OUT`: one run, without any service.
+
+The worker starts the same with `--events` and reads one JSON event a line. Exit codes: 0 done, 1 crash, 2 the request
+is wrong, 3 the engine failed, 4 interrupted (start again to go on), 5 cancelled.
+"""
+
+import argparse
+import ctypes
+import fcntl
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from pydantic import ValidationError
+
+from soul_core.console import Console, result_table
+from soul_core.errors import BadSpec, EngineError
+from soul_core.listener import JsonLines, Wish
+from soul_core.spec import FORGET, GENERAL, RETAIN, SET_NAME, JobSpec
+
+_CRASH = 1
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run and return the exit code."""
+    args = _parser().parse_args(arguments)
+    if args.parent_pid:
+        _die_with(args.parent_pid)
+    events = _private_stdout() if args.events else None
+    listener = JsonLines(events) if events else Console(sys.stderr)
+    _listen_to_signals(listener)
+    try:
+        _run(args, listener)
+    except EngineError as error:
+        listener.emit("failed", code=error.code, message=error.message, details=list(error.details))
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()  # to stderr: the operator's log, never the events
+        listener.emit("failed", code="crash", message=f"{type(error).__name__} inside the engine; its log says more")
+        return _CRASH
+    return 0
+
+
+def _run(args: argparse.Namespace, listener: "JsonLines | Console") -> None:
+    spec = _read_spec(args.spec)
+    sets = _sets(args)
+    state = args.state or args.out / ".state"
+    with _only_engine_in(state):
+        from soul_core.run import Inputs, run  # torch takes seconds to import: mistakes above are told at once
+
+        inputs = Inputs(
+            model=args.model,
+            revision=args.revision,
+            model_name=args.model_name,
+            sets=sets,
+            job_id=args.job_id,
+            cache_dir=args.cache,
+        )
+        report = run(spec, inputs, args.out, state_folder=state, listener=listener)
+    if isinstance(listener, Console):
+        print(result_table(report, args.out))  # noqa: T201  the result is what stdout is for
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m soul_core",
+        description="Make a language model forget, measure before and after, and write checkpoint and report.",
+        epilog="example: python -m soul_core spec.json --model ./llama --forget forget.jsonl --retain retain.jsonl "
+        "--out out/   (spec.json may be as short as {})",
+    )
+    parser.add_argument("spec", type=Path, help="the recipe, JSON")
+    parser.add_argument("--model", required=True, help="folder with safetensors, GGUF file, or hub id")
+    parser.add_argument("--revision", help="the hub's branch, tag or commit")
+    parser.add_argument("--model-name", help="what the report calls the model")
+    parser.add_argument(
+        "--forget", required=True, type=Path, help="what is to be unlearned (jsonl, csv, parquet, text)"
+    )
+    parser.add_argument("--retain", type=Path, help="what must be kept")
+    parser.add_argument("--general", type=Path, help="plain text, for perplexity")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=PATH", help="another set to measure on")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the results")
+    parser.add_argument("--state", type=Path, help="folder of what a resumed run needs (default: OUT/.state)")
+    parser.add_argument("--cache", type=Path, help="folder of downloaded and converted models (default: ~/.cache/soul)")
+    parser.add_argument("--events", action="store_true", help="one JSON event a line on stdout")
+    parser.add_argument("--job-id", help="name of the job in the report")
+    parser.add_argument("--parent-pid", type=int, help="die with this process (Linux)")
+    return parser
+
+
+def _read_spec(path: Path) -> JobSpec:
+    try:
+        return JobSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadSpec(f"cannot read the spec {path}: {error.strerror}") from error
+    except ValidationError as error:
+        details = tuple(
+            ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+            for problem in error.errors(include_url=False)
+        )
+        raise BadSpec(f"the spec {path} cannot be used", details=details) from error
+
+
+def _sets(args: argparse.Namespace) -> dict[str, Path]:
+    sets = {FORGET: args.forget, RETAIN: args.retain, GENERAL: args.general}
+    found = {name: path for name, path in sets.items() if path is not None}
+    for text in args.set:
+        name, sign, path = text.partition("=")
+        if not sign or not path or not re.fullmatch(SET_NAME, name):
+            raise BadSpec(f"--set {text}: write NAME=PATH, the name in small letters, digits and _")
+        if name in found:
+            raise BadSpec(f"--set {text}: there is a {name} set already")
+        found[name] = Path(path)
+    return found
+
+
+def _listen_to_signals(listener: "JsonLines | Console") -> None:
+    def interrupt(number: int, _: Any) -> None:
+        listener.want(Wish.INTERRUPT)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGUSR1, lambda *_: listener.want(Wish.CANCEL))
+
+
+def _private_stdout() -> TextIO:
+    """Return today's stdout for the events alone, and send whatever else anybody prints to stderr."""
+    sys.stdout.flush()
+    private = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return private
+
+
+def _die_with(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent ends, and leave if that has happened already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        sys.exit(_CRASH)
+
+
+@contextmanager
+def _only_engine_in(state: Path) -> Iterator[None]:
+    """Hold the lock of a state folder: two engines on one state would ruin it. The kernel frees it, however we end."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = (state / "lock").open("w")
+    except OSError as error:
+        raise EngineError(f"cannot write to {state}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EngineError(f"another engine is at work in {state}; wait for it, or name another --state") from error
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""A run for people at a terminal: one progress line on stderr, the result as a table on stdout. Torch-free."""
+
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from soul_core.listener import EventKind, Wish
+from soul_core.metric_catalogue import CATALOGUE, number
+from soul_core.report import MetricValue, Report
+from soul_core.report_page import HEADLINES, bound, duration
+
+_PHASES = {
+    "load": "Loading model and data",
+    "baseline": "Measuring the base model",
+    "unlearn": "Unlearning",
+    "evaluate": "Measuring the unlearned model",
+    "attack": "Attacking",
+    "export": "Writing the results",
+}
+#: Without a terminal (a log file) a progress line at most this often.
+_LOG_SECONDS = 10.0
+
+
+class Console:
+    """The listener of a person."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._wish = Wish.NONE
+        self._losses: dict[str, float] = {}
+        self._open_line = False
+        self._told_at = 0.0
+
+    def emit(self, kind: EventKind, **data: Any) -> None:
+        if kind == "phase":
+            self._losses = {}
+            self._line(_PHASES.get(data["phase"], data["phase"]))
+        elif kind == "metrics":
+            self._losses = {name: data[name] for name in ("loss", "forget_loss", "retain_loss") if name in data}
+        elif kind == "progress":
+            self._progress(data)
+        elif kind == "warning":
+            self._line(f"warning: {data['message']}")
+        elif kind == "failed":
+            self._line(f"{data['code']}: {data['message']}")
+            for detail in data.get("details", ()):
+                self._line(f"  {detail}")
+
+    def wish(self) -> Wish:
+        return self._wish
+
+    def want(self, wish: Wish) -> None:
+        if self._wish is Wish.NONE and wish is Wish.INTERRUPT:
+            self._line("stopping after this step and keeping what is done; Ctrl-C again stops at once")
+        if self._wish is not Wish.CANCEL:
+            self._wish = wish
+
+    def _progress(self, data: dict[str, Any]) -> None:
+        done, total = data["done"], data["total"]
+        parts = [f"  {data['unit'].rstrip('s')} {done} of {total}"]
+        parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in self._losses.items()]
+        if data.get("eta_seconds") is not None and done < total:
+            parts.append(f"{duration(data['eta_seconds'])} left")
+        text = " · ".join(parts)
+        if self._live:
+            self._stream.write(f"\r\x1b[K{text}")
+            self._stream.flush()
+            self._open_line = True
+        elif time.monotonic() - self._told_at >= _LOG_SECONDS or done == total:
+            self._told_at = time.monotonic()
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._stream.write(("\n" if self._open_line else "") + text + "\n")
+        self._stream.flush()
+        self._open_line = False
+
+
+def result_table(report: Report, out: Path) -> str:
+    """Return verdict, metrics and criteria as plain text."""
+    models = list(report.models)
+    rows = [["set", "metric", *models]]
+    sets = dict.fromkeys(name for model in report.models.values() for name in model.sets)
+    for name in sets:
+        metrics = dict.fromkeys(m for model in report.models.values() for m in model.sets.get(name, {}))
+        for metric in metrics:
+            values = [report.models[model].sets.get(name, {}).get(metric) for model in models]
+            if any(value and value.value is not None for value in values):
+                title = CATALOGUE[metric].title if metric in CATALOGUE else metric
+                rows.append([name, title, *map(_cell, values)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    criteria = [
+        f"  {result.outcome:<13}{asked.set} {asked.metric} {bound(asked)}: {result.reason}"
+        for result in report.criteria
+        for asked in [result.criterion]
+    ]
+    head = [HEADLINES[report.verdict], report.verdict_reason, ""]
+    return "\n".join(
+        [*head, *lines, "", *criteria, "", f"Report: {out / 'report.html'}", f"Model:  {out / 'checkpoint'}"]
+    )
+
+
+def _cell(value: MetricValue | None) -> str:
+    if value is None or value.value is None:
+        return "-"
+    interval = f" [{number(value.interval[0])}, {number(value.interval[1])}]" if value.interval else ""
+    return number(value.value) + interval

@@ -1,0 +1,81 @@
+"""The data sets of a run: read, compared, encoded. All that is wrong with them shows here, before training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from soul_core.data import Example, encode_rows
+from soul_core.errors import BadData
+from soul_core.listener import Listener
+from soul_core.report import DataFacts
+from soul_core.rows import Row, canonical_sha256, overlap, read_rows
+from soul_core.spec import FORGET, RETAIN
+
+Rows = Mapping[str, tuple[Row, ...]]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set as the run uses it."""
+
+    name: str
+    rows: tuple[Row, ...]
+    examples: tuple[Example, ...]
+    facts: DataFacts
+
+
+def read_sets(paths: Mapping[str, Path], listener: Listener) -> dict[str, tuple[Row, ...]]:
+    """Read every set, the forget set first. Raises BadData naming set and rows; warns of rows in both sets."""
+    rows: dict[str, tuple[Row, ...]] = {}
+    for name in sorted(paths, key=lambda name: (name != FORGET, name != RETAIN, name)):
+        try:
+            rows[name] = read_rows(paths[name]).require_good()
+        except BadData as error:
+            raise _about(name, error) from error
+        except OSError as error:
+            raise BadData(f"{name} set: cannot read {paths[name]}: {error.strerror or error}") from error
+        if not rows[name]:
+            raise BadData(f"{name} set: it has no rows")
+    _compare(rows[FORGET], rows.get(RETAIN, ()), listener)
+    return rows
+
+
+def encode_sets(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int) -> dict[str, DataSet]:
+    """Encode every set with the model's tokenizer. Raises BadData naming every row that is too long."""
+    sets = {}
+    for name, of_set in rows.items():
+        try:
+            examples = encode_rows(of_set, tokenizer, max_tokens=max_tokens)
+        except BadData as error:
+            raise _about(name, error) from error
+        facts = DataFacts(
+            name=name,
+            sha256=canonical_sha256(of_set),
+            num_rows=len(of_set),
+            num_tokens=sum(len(example.token_ids) for example in examples),
+            num_answer_tokens=sum(len(example.token_ids) - example.num_prompt for example in examples),
+        )
+        sets[name] = DataSet(name, of_set, tuple(examples), facts)
+    return sets
+
+
+def num_shared(rows: Rows) -> int:
+    """Count the forget set's questions that the retain set asks too."""
+    shared = overlap(rows[FORGET], rows.get(RETAIN, ()))
+    return len(shared.identical) + len(shared.same_prompt)
+
+
+def _compare(forget: tuple[Row, ...], retain: tuple[Row, ...], listener: Listener) -> None:
+    shared = overlap(forget, retain)
+    if shared.equal:
+        raise BadData("the forget set and the retain set hold the same rows: nothing can be both forgotten and kept")
+    for pairs, what in ((shared.identical, "are in both"), (shared.same_prompt, "ask in both, with other answers")):
+        if pairs:
+            numbers = ", ".join(f"{a}={b}" for a, b in pairs[:20]) + (", ..." if len(pairs) > 20 else "")
+            listener.emit("warning", message=f"{len(pairs)} rows {what} the forget and the retain set: {numbers}")
+
+
+def _about(name: str, error: BadData) -> BadData:
+    return BadData(f"{name} set: {error.message}", details=error.details)
