@@ -217,7 +217,7 @@ def record(session: Session, job_id: str, epoch: int, events: Sequence[Event]) -
         if event.kind not in TRANSIENT:
             _event(session, job, event.kind, event.data)
     job.version += 1
-    job.updated_at = func.clock_timestamp()  # type: ignore[assignment]
+    job.updated_at = func.clock_timestamp()
     _notify(session, job)
     session.flush()
     return True
@@ -314,7 +314,7 @@ def resend_queued(session: Session, *, messages_waiting: int, silent_seconds: fl
     forgotten = list(session.scalars(query.with_for_update(skip_locked=True)))
     for job in forgotten:
         session.add(OutboxEntry(task=RUN_JOB, payload={"job_id": job.id}))
-        job.sent_at = func.clock_timestamp()  # type: ignore[assignment]
+        job.sent_at = func.clock_timestamp()
     session.flush()
     return [job.id for job in forgotten]
 
@@ -345,14 +345,14 @@ def _move(session: Session, job: Job, status: str, **values: Any) -> None:
         job.lease_until = None
         job.worker = None
     if status in TERMINAL:
-        job.finished_at = func.clock_timestamp()  # type: ignore[assignment]
+        job.finished_at = func.clock_timestamp()
         job.wish = None
         job.progress = {}
         job.phase = None
     job.version += 1
-    job.updated_at = func.clock_timestamp()  # type: ignore[assignment]
+    job.updated_at = func.clock_timestamp()
     if status == "running":  # the row's constraint wants a lease beside the status
-        job.lease_until = func.clock_timestamp()  # type: ignore[assignment]
+        job.lease_until = func.clock_timestamp()
     session.flush()
     data = {"status": status, "epoch": job.epoch}
     if job.verdict is not None:
@@ -410,7 +410,7 @@ def _progress(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reason(code: str, message: str, retryable: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002
+def _reason(code: str, message: str, retryable: bool = False) -> dict[str, Any]:
     return {"code": code, "message": message, "retryable": retryable, "details": []}
 
 

@@ -31,4 +31,4 @@ class Settings(BaseSettings):
 @cache
 def settings() -> Settings:
     """Return the settings of this process, read once. Tests call `settings.cache_clear()`."""
-    return Settings()  # type: ignore[call-arg]
+    return Settings()
