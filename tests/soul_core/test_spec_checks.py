@@ -1,0 +1,36 @@
+"""What a spec asks against the data sets there are."""
+
+import pytest
+
+from soul_core.errors import BadSpec
+from soul_core.spec import Criterion, Evaluation, JobSpec
+from soul_core.spec_checks import check_spec, spec_problems
+from soul_core.spec_terms import AdamW, Gnb, NoRetain, Sophia
+
+
+def test_the_default_spec_with_both_sets_is_fine() -> None:
+    check_spec(JobSpec(), {"forget", "retain"})
+
+
+def test_a_missing_retain_set_is_a_problem_only_for_terms_that_need_it() -> None:
+    problems = list(spec_problems(JobSpec(), {"forget"}))
+    assert len(problems) == 2
+    assert '{"kind": "none"}' in problems[0]
+    assert "'forget'" in problems[1]
+    check_spec(JobSpec(retain=NoRetain(), optimizer=AdamW()), {"forget"})
+    check_spec(JobSpec(retain=NoRetain(), optimizer=Sophia(curvature=Gnb(data="forget"))), {"forget"})
+
+
+def test_a_mistyped_metric_is_named_with_its_place_and_near_spelling() -> None:
+    spec = JobSpec(
+        evaluation=Evaluation(metrics=("probabilty",)), criteria=(Criterion(set="forget", metric="zzz", at_most=1),)
+    )
+    with pytest.raises(BadSpec) as caught:
+        check_spec(spec, {"forget", "retain"})
+    assert "did you mean 'probability'?" in caught.value.details[0]
+    assert caught.value.details[1].startswith("criteria.0.metric: unknown metric 'zzz'; known metrics: probability")
+
+
+def test_no_forget_set_is_a_problem() -> None:
+    with pytest.raises(BadSpec, match="no forget set"):
+        check_spec(JobSpec(), {"retain"})
