@@ -16,7 +16,7 @@ from soul_core.errors import BadModel
 from soul_core.gguf_header import MAGIC, read_header
 
 #: Formats that run code when loaded, and code itself.
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".msgpack"})
+PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
 CODE = frozenset({".py", ".pyc", ".so", ".dll", ".dylib"})
 #: What loading reads: these are hashed into the digest, and nothing else is fetched from a hub.
 READ = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")

@@ -6,6 +6,7 @@ Nothing here quotes a file's content in a message: forget sets are personal data
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -101,7 +102,7 @@ def _format_by_content(head: bytes) -> Format:
     text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
     if head.startswith(_PARQUET):
         return "parquet"
-    if text.startswith(("{", "[")):
+    if re.match(r"\{|\[\s*\{", text):  # not a bare "[": a book may begin with an [Illustration]
         return "jsonl"
     header = text.split("\n", 1)[0]
     names = {cell.strip().strip('"').lower() for cell in header.replace(";", ",").replace("\t", ",").split(",")}

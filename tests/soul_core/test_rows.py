@@ -246,6 +246,10 @@ def test_text_is_cut_at_paragraphs_and_loses_no_word(tmp_path):
     assert "".join(" ".join(row.completion for row in rows).split()) == "".join(" ".join(paragraphs).split())
 
 
+def test_a_nameless_book_that_begins_with_a_bracket_is_text(tmp_path):
+    assert read_rows(written(tmp_path, b"[Illustration]\n\nIt is a truth", "blob")).format == "text"
+
+
 def test_one_json_array_is_refused_with_the_way_out(tmp_path):
     assert "jq" in refusal(written(tmp_path, json.dumps(PAIRS).encode(), "rows.json"))
 
