@@ -14,7 +14,6 @@ from soul_cli.resources import Artifact
 from soul_cli.transport import Transport
 
 Tell = Callable[[Artifact, int], None]  # called with the file and the bytes of it that are on disk
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def _append(transport: Transport, artifact: Artifact, part: Path, size: int, say
         continued = response.status_code == 206
         with part.open("ab" if continued else "wb") as file:
             at = size if continued else 0
-            for chunk in response.iter_raw(CHUNK_BYTES):
+            for chunk in response.iter_raw():  # as they come: a buffered chunk would be lost with the connection
                 file.write(chunk)
                 at += len(chunk)
                 say(artifact, at)
