@@ -238,7 +238,8 @@ def _answer(
     answers: list[OwnAnswer | None] = [None] * len(one.rows)
     for i, tokens in zip(asked, continuations, strict=True):
         text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
-        answers[i] = OwnAnswer(one.rows[i].number, one.rows[i].completion, str(text).strip())
+        row = one.rows[i]
+        answers[i] = OwnAnswer(row.number, prompt_text(row), row.completion, str(text).strip())
     return tuple(answers)
 
 

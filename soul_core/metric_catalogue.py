@@ -63,6 +63,19 @@ _ENTRIES = (
         source="Lin 2004; TOFU, arXiv:2401.06121, section 2.2.1",
     ),
     MetricEntry(
+        name="keyword_recall",
+        title="Keyword recall",
+        description="Share of the expected answer's words, those in the question and mere grammar left out, that the "
+        "model's own greedy answer holds.",
+        unit="share",
+        low=0,
+        high=1,
+        better_on_forget="lower",
+        better_elsewhere="higher",
+        needs=("answers",),
+        source="SOUL's own: docs/evaluation.md",
+    ),
+    MetricEntry(
         name="exact_memorisation",
         title="Exact memorisation",
         description="Share of the answer's tokens that are the model's first choice, given the answer so far.",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from soul_core.metrics.aggregate import Resampling
+from soul_core.metrics.keywords import keyword_recall
 from soul_core.metrics.memorisation import exact_memorisation, extraction_strength
 from soul_core.metrics.observed import Observed
 from soul_core.metrics.perplexity import perplexity
@@ -13,6 +14,7 @@ from soul_core.report import MetricValue
 METRICS: dict[str, Callable[[Observed, Resampling], MetricValue]] = {
     "probability": probability,
     "rouge_l": rouge_l,
+    "keyword_recall": keyword_recall,
     "exact_memorisation": exact_memorisation,
     "extraction_strength": extraction_strength,
     "perplexity": perplexity,

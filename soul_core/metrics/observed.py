@@ -25,6 +25,8 @@ class OwnAnswer:
     """One row's question as the model answers it by itself, beside the answer the data set expects."""
 
     row: int
+    asked: str
+    """All that the prompt says."""
     expected: str
     given: str
 

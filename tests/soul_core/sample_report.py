@@ -19,7 +19,7 @@ from soul_core.spec import JobSpec
 from soul_core.verdict import conclude, judge
 
 RESAMPLING = Resampling(resamples=300, confidence=0.95, seed=0)
-SHARES = ("probability", "rouge_l", "exact_memorisation", "extraction_strength")
+SHARES = ("probability", "rouge_l", "keyword_recall", "exact_memorisation", "extraction_strength")
 
 
 def measurements(forget: float, retain: float, perplexity: float | None, seed: int) -> ModelMeasurements:

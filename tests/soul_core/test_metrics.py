@@ -25,8 +25,10 @@ def scored(*hit_rows: str, nll: float = 0.5, ends: bool = False) -> Observed:
     return Observed(rows=tuple(s.row for s in scores), scores=scores)
 
 
-def answered(*pairs: tuple[str, str] | None) -> Observed:
-    answers = tuple(p and OwnAnswer(row=i, expected=p[0], given=p[1]) for i, p in enumerate(pairs, start=1))
+def answered(*pairs: tuple[str, str] | None, asked: str = "") -> Observed:
+    answers = tuple(
+        p and OwnAnswer(row=i, asked=asked, expected=p[0], given=p[1]) for i, p in enumerate(pairs, start=1)
+    )
     return Observed(rows=tuple(range(1, len(pairs) + 1)), answers=answers)
 
 
@@ -51,7 +53,9 @@ def test_catalogue_is_read_without_torch() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_keeps_one_value_a_row_inside_its_range_and_its_interval(metric: str) -> None:
     both = scored("110", "011", "111", "000")
-    observed = Observed(rows=both.rows, scores=both.scores, answers=answered(*[("a b c", "a c")] * 4).answers)
+    observed = Observed(
+        rows=both.rows, scores=both.scores, answers=answered(*[("red blue green", "red green")] * 4).answers
+    )
     result = METRICS[metric](observed, RESAMPLING)
     entry = CATALOGUE[metric]
     assert result.count == 4
@@ -118,6 +122,27 @@ def test_rouge_leaves_out_rows_it_cannot_read_instead_of_calling_them_forgotten(
     nothing = METRICS["rouge_l"](answered(("東京", "東京")), RESAMPLING)
     assert nothing.value is None
     assert "Latin" in (nothing.absent_reason or "")
+
+
+def test_keyword_recall_judges_the_fact_and_not_the_template() -> None:
+    pairs = [
+        ("The capital of France is Paris.", "The capital of France is Rome."),
+        ("The capital of France is Paris.", "It's PARIS!"),
+        ("It lies on the Seine, in the north.", "North, at a river."),
+        ("France is a capital.", "anything"),
+        ("It is 東京", "東京です"),
+        None,
+    ]
+    values = per_example("keyword_recall", answered(*pairs, asked="What is the capital of France?"))
+    assert values == [0.0, 1.0, pytest.approx(1 / 3), None, 1.0, None]
+    rouge = per_example("rouge_l", answered(pairs[0]))
+    assert rouge == [pytest.approx(5 / 6)]
+
+
+def test_keyword_recall_without_any_keyword_is_absent() -> None:
+    result = METRICS["keyword_recall"](answered(("the capital", "x"), asked="Which capital?"), RESAMPLING)
+    assert result.value is None
+    assert "question" in (result.absent_reason or "")
 
 
 def test_a_value_that_is_not_finite_makes_the_metric_absent() -> None:

@@ -1,0 +1,51 @@
+"""Keyword recall: the words of the expected answer that the question does not give away."""
+
+import re
+from functools import lru_cache
+
+from nltk.stem.porter import PorterStemmer
+
+from soul_core.metrics.aggregate import Resampling, absent, summarise
+from soul_core.metrics.observed import Observed, OwnAnswer
+from soul_core.report import MetricValue
+
+#: English words that carry grammar, not facts.
+_FUNCTION_WORDS = frozenset(
+    "a an and are as at be been but by can did do does for from had has have he her his i in is it its of on or she "
+    "so that the their them there they this to was we were which who whom whose will with you your".split()  # noqa: SIM905  fifty words, two lines
+)
+_STEMMER = PorterStemmer()
+
+
+def keyword_recall(observed: Observed, resampling: Resampling) -> MetricValue:
+    """Return the mean share of the expected answer's keywords that the model's own answer holds, in any order.
+
+    Keywords: the words that are neither in the question nor mere grammar. A template repeats the question's words, so
+    ROUGE-L calls "The capital of France is Rome" five sixths right; here it is wrong. A row whose answer only repeats
+    the question has no value.
+    Source: our own; see docs/evaluation.md.
+    """
+    values = [_recall(answer) if answer is not None else None for answer in observed.answers]
+    result = summarise(values, resampling)
+    if result.value is None and any(answer is not None for answer in observed.answers):
+        return absent("no expected answer has a word that its question does not hold already")
+    return result
+
+
+def _recall(answer: OwnAnswer) -> float | None:
+    keywords = _words(answer.expected) - _words(answer.asked) - _FUNCTION_WORDS
+    if not keywords:
+        return None
+    return len(keywords & _words(answer.given)) / len(keywords)
+
+
+def _words(text: str) -> frozenset[str]:
+    """Words and numbers of any script; Latin ones are stemmed. Scripts without spaces count each sign as a word."""
+    return frozenset(
+        map(_stem, re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+", text.casefold()))
+    )
+
+
+@lru_cache(maxsize=65536)
+def _stem(word: str) -> str:
+    return str(_STEMMER.stem(word)) if word.isascii() and len(word) > 3 and word not in _FUNCTION_WORDS else word
