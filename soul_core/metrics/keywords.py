@@ -13,8 +13,8 @@ from soul_core.report import MetricValue
 _FUNCTION_WORDS = frozenset(
     re.findall(
         r"\w+",
-        "a an and are as at be been but by can did do does for from had has have he her his i in is it its of on or she "
-        "so that the their them there they this to was we were which who whom whose will with you your",
+        "a an and are as at be been but by can did do does for from had has have he her his i in is it its of on or "
+        "she so that the their them there they this to was we were which who whom whose will with you your",
     )
 )
 _STEMMER = PorterStemmer()
