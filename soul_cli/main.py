@@ -3,6 +3,7 @@
 import typer
 
 from soul_cli import commands_inputs, commands_jobs
+from soul_cli.demo import demo
 from soul_cli.options import SoulGroup, exit_code_help
 
 INTRODUCTION = f"""\
@@ -29,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_show_locals=False,
 )
+app.command("demo")(demo)
 app.add_typer(commands_inputs.models, name="models")
 app.add_typer(commands_inputs.datasets, name="datasets")
 app.command("methods")(commands_inputs.methods)
@@ -40,3 +42,6 @@ app.command("report")(commands_jobs.report)
 app.command("download")(commands_jobs.download)
 app.command("cancel")(commands_jobs.cancel)
 app.command("jobs")(commands_jobs.jobs)
+
+if __name__ == "__main__":
+    app()
