@@ -21,7 +21,7 @@ from soul_cli.commands_jobs import download_with_bar, finish
 from soul_cli.errors import BadInput, SoulError
 from soul_cli.options import KeyOption, UrlOption
 from soul_cli.output import console, seconds, size
-from soul_cli.report_view import NUM_EXAMPLES, print_report
+from soul_cli.report_view import print_report
 from soul_cli.resources import Job
 from soul_cli.submission import ensure_dataset, ensure_model, make_spec
 from soul_cli.watch import outcome, say_outcome
@@ -35,6 +35,8 @@ SETS = {
     "neighbours": "other topics, never trained on: must stay",
     "general": "plain text, for perplexity",
 }
+#: The rest is in the page.
+SHOWN_METRICS = ("probability", "keyword_recall", "perplexity")
 #: Asked of the downloaded checkpoint by plain transformers.
 QUESTIONS = (
     "What is the capital of France?",
@@ -170,7 +172,7 @@ def _run_job(client: SoulClient, source: str, files: dict[str, Path], spec: dict
 def _show(client: SoulClient, job: Job, places: Places) -> None:
     """Step 4: the report."""
     _headline("4. What it answered, before and after")
-    print_report(client.report(job.id), console, num_examples=NUM_EXAMPLES + 4)
+    print_report(client.report(job.id), console, num_examples=16, metrics=SHOWN_METRICS)
     places.report.write_text(client.report_html(job.id), encoding="utf-8")
 
 

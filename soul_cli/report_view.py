@@ -11,9 +11,15 @@ from soul_cli.output import styled
 NUM_EXAMPLES = 12
 
 
-def print_report(report: dict[str, Any], console: Console, *, num_examples: int = NUM_EXAMPLES) -> None:
-    """Print a report (the JSON of soul_core.report.Report) for a person."""
-    console.print(metrics_table(report))
+def print_report(
+    report: dict[str, Any],
+    console: Console,
+    *,
+    num_examples: int = NUM_EXAMPLES,
+    metrics: tuple[str, ...] | None = None,
+) -> None:
+    """Print a report (the JSON of soul_core.report.Report) for a person; only some metrics where they are named."""
+    console.print(metrics_table(report, metrics))
     console.print()
     if report.get("examples") and num_examples:
         console.print(answers_table(report, num_examples=num_examples))
@@ -22,25 +28,22 @@ def print_report(report: dict[str, Any], console: Console, *, num_examples: int 
     console.print(f"Verdict: {styled(report['verdict'])}. {escape(report['verdict_reason'])}", soft_wrap=True)
 
 
-def metrics_table(report: dict[str, Any]) -> Table:
+def metrics_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -> Table:
     """Return set by set and metric by metric: before, after."""
     before, after = report["models"]["base"]["sets"], report["models"]["unlearned"]["sets"]
     table = Table(
         title="Measured before and after", title_justify="left", box=None, header_style="bold", pad_edge=False
     )
-    for name, justify in (
-        ("set", "left"),
-        ("metric", "left"),
-        ("before", "right"),
-        ("after", "right"),
-        ("95%", "right"),
-    ):
-        table.add_column(_level(report) if name == "95%" else name, justify="left" if justify == "left" else "right")
+    table.add_column("set")
+    table.add_column("metric")
+    for name in ("before", "after", _level(report)):
+        table.add_column(name, justify="right")
     last = None
     for set_name, metrics in before.items():
         for metric, value in metrics.items():
             now = after.get(set_name, {}).get(metric, {})
-            if value.get("value") is None and now.get("value") is None:
+            absent = value.get("value") is None and now.get("value") is None
+            if absent or (only is not None and metric not in only):
                 continue
             table.add_row(
                 escape(set_name) if set_name != last else "",

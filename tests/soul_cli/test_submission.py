@@ -1,0 +1,67 @@
+"""What was typed becomes a job's body, and typing mistakes cost no upload."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from soul_cli.errors import BadInput
+from soul_cli.submission import check_sets, make_spec, model_source, parse_sets
+
+
+def test_overrides_are_written_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"training": {"steps": 20, "forget_batch": 2}, "seed": 1}))
+    spec = make_spec(path, ["training.steps=30", "retain.kind=kl", 'evaluation.metrics=["rouge_l"]', "seed=7"])
+    assert spec == {
+        "training": {"steps": 30, "forget_batch": 2},
+        "retain": {"kind": "kl"},
+        "evaluation": {"metrics": ["rouge_l"]},
+        "seed": 7,
+    }
+
+
+def test_another_kind_drops_the_settings_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"optimizer": {"kind": "sophia", "gamma": 0.1}}))
+    assert make_spec(path, ["optimizer.kind=adamw", "optimizer.lr=1e-4"])["optimizer"] == {"kind": "adamw", "lr": 1e-4}
+    assert make_spec(path, ["optimizer.kind=sophia"])["optimizer"] == {"kind": "sophia", "gamma": 0.1}
+
+
+@pytest.mark.parametrize("override", ["training.steps", "=3", "training..steps=3", "seed.inner=3"])
+def test_an_override_that_makes_no_sense_is_refused(override: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text('{"seed": 1}')
+    with pytest.raises(BadInput, match="--set-spec"):
+        make_spec(path, [override])
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "\xff"])
+def test_a_spec_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadInput, match=r"spec\.json"):
+        make_spec(path, [])
+
+
+def test_files_that_are_not_there_are_named_before_anything_is_sent(tmp_path: Path) -> None:
+    check_sets({"forget": "ds_01J", "retain": str(Path(__file__))})
+    with pytest.raises(BadInput, match=r"forget: .*nothing\.jsonl"):
+        check_sets({"forget": str(tmp_path / "nothing.jsonl"), "retain": "ds_01J"})
+
+
+def test_sets_are_read_as_name_and_value() -> None:
+    assert parse_sets(["neighbours=n.jsonl", "x=a=b"]) == {"neighbours": "n.jsonl", "x": "a=b"}
+    with pytest.raises(BadInput):
+        parse_sets(["neighbours"])
+
+
+def test_a_model_is_known_by_its_look(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    assert model_source(str(tmp_path)) == ("local", str(tmp_path))
+    assert model_source(str(tmp_path / "m.gguf")) == ("gguf", str(tmp_path / "m.gguf"))
+    assert model_source("owner/name") == ("hub", "owner/name")
+    assert model_source("job_01J") == ("job", "job_01J")
+    for wrong in ("./nothing", "/no/where", "missing.gguf", "name", "a/b/c"):
+        with pytest.raises(BadInput, match="no such model"):
+            model_source(wrong)

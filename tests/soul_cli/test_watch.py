@@ -1,0 +1,73 @@
+"""Events folded into one view, and how an ending becomes an exit code."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from soul_cli.errors import Exit
+from soul_cli.resources import Job, JobEvent
+from soul_cli.watch import View, outcome, watch
+
+STORY = (
+    ("status", {"status": "queued"}),
+    ("status", {"status": "running"}),
+    ("phase", {"phase": "load"}),
+    ("phase", {"phase": "unlearn"}),
+    ("metrics", {"step": 1, "loss": 2.5, "forget_loss": 1.0, "learning_rate": 1e-5}),
+    ("progress", {"phase": "unlearn", "done": 1, "total": 20, "unit": "step", "eta_seconds": 65.0}),
+    ("something_new", {"x": 1}),
+    ("warning", {"message": "the unclipped fraction is low"}),
+    ("status", {"status": "queued"}),
+    ("status", {"status": "running"}),
+    ("phase", {"phase": "export"}),
+    ("status", {"status": "succeeded"}),
+)
+
+
+def story(length: int = len(STORY)) -> list[JobEvent]:
+    return [JobEvent(seq=i, kind=kind, data=dict(data)) for i, (kind, data) in enumerate(STORY[:length], 1)]
+
+
+def test_a_view_holds_phase_step_loss_and_eta() -> None:
+    view = View()
+    for event in story(7):
+        view.apply(event)
+    assert view.title == "unlearning"
+    assert view.counted() == "step 1/20"
+    assert view.eta_seconds == 65.0
+    assert view.numbers() == "loss 2.500  forget loss 1.000"
+
+
+def test_a_new_phase_starts_its_count_anew_and_a_lost_worker_is_told() -> None:
+    view = View()
+    for event in story(11):
+        view.apply(event)
+    assert (view.done, view.total, view.eta_seconds) == (0, 0, None)
+    assert view.notes[0] == "the unclipped fraction is low"
+    assert "last checkpoint" in view.notes[1]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_watching_tells_the_story_on_a_terminal_and_in_a_log(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=120, color_system=None)
+    view = watch("job_1", story(), console)
+    text = out.getvalue()
+    assert view.status == "succeeded"
+    assert text.index("loading the model") < text.index("unlearning") < text.index("writing the checkpoint")
+    assert "the unclipped fraction is low" in text
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "code"),
+    [
+        ("succeeded", "passed", Exit.OK),
+        ("succeeded", "failed", Exit.NOT_PASSED),
+        ("succeeded", "inconclusive", Exit.NOT_PASSED),
+        ("failed", None, Exit.JOB_FAILED),
+        ("cancelled", None, Exit.JOB_CANCELLED),
+    ],
+)
+def test_every_ending_has_its_exit_code(status: str, verdict: str | None, code: Exit) -> None:
+    assert outcome(Job(id="job_1", status=status, verdict=verdict)) == code
