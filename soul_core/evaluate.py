@@ -4,18 +4,16 @@
 that was interrupted does not measure it again.
 """
 
-import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from soul_core.data import Example, answer_end_id, micro_batches, pack
 from soul_core.durable import write_durably
 from soul_core.errors import OutOfMemory
+from soul_core.evaluation_rows import Answers, EvaluationSet, prompt_text, shown_rows
 from soul_core.generation import generate
 from soul_core.listener import Listener, Phase, stop_if_asked
 from soul_core.metric_catalogue import CATALOGUE, NEEDS, Need
@@ -23,30 +21,14 @@ from soul_core.metrics import METRICS
 from soul_core.metrics.aggregate import Resampling, absent
 from soul_core.metrics.observed import Observed, OwnAnswer, TokenScores
 from soul_core.models import Loaded
-from soul_core.packed_attention import packed_kwargs
-from soul_core.report import MetricValue, ModelMeasurements, Part, SideBySide
-from soul_core.rows import Row
-from soul_core.spec import FORGET, GENERAL, Evaluation
+from soul_core.report import MetricValue, ModelMeasurements, Part
+from soul_core.scoring import score
+from soul_core.spec import GENERAL, Evaluation
 
 #: A progress event at most this often.
 _EVENT_SECONDS = 0.5
 #: Answers are shorter than they may be; for the estimate of the time left only.
 _USUAL_SHARE = 0.5
-#: Positions whose log-likelihoods are taken at once: a whole batch times a large vocabulary is gigabytes.
-_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """The rows of one data set that are measured, and as tokens."""
-
-    name: str
-    rows: tuple[Row, ...]
-    examples: tuple[Example, ...]
-
-    @property
-    def has_prompts(self) -> bool:
-        return any(row.messages for row in self.rows)
 
 
 class SetMeasured(Part):
@@ -68,13 +50,9 @@ class Measured(Part):
         values = {name: one.metrics for name, one in self.sets.items()}
         return ModelMeasurements(sets=values | self.gaps, rows={name: one.rows for name, one in self.sets.items()})
 
-
-def choose(name: str, rows: Sequence[Row], examples: Sequence[Example], *, most: int, seed: int) -> EvaluationSet:
-    """Choose at most `most` rows by the seed, in the set's order: the same ones for every model."""
-    chosen = list(range(len(rows)))
-    if len(rows) > most:
-        chosen = sorted(random.Random(f"{seed} {name}").sample(chosen, most))  # noqa: S311  not for secrets
-    return EvaluationSet(name, tuple(rows[i] for i in chosen), tuple(examples[i] for i in chosen))
+    def answers(self) -> Answers:
+        """Return the model's own answers."""
+        return {name: one.answers for name, one in self.sets.items()}
 
 
 def measure(
@@ -110,44 +88,6 @@ def measure(
         )
         write_durably(kept / f"{one.name}.json", results[one.name].model_dump_json())
     return Measured(sets={one.name: results[one.name] for one in sets}, gaps=_gaps(sets, evaluation))
-
-
-def side_by_side(sets: Sequence[EvaluationSet], models: Mapping[str, Measured], *, most: int) -> tuple[SideBySide, ...]:
-    """Put the same questions beside each other, one answer a model."""
-    shown = shown_rows(sets, most)
-    return tuple(
-        SideBySide(
-            set=one.name,
-            row=row.number,
-            prompt=prompt_text(row),
-            expected=row.completion,
-            answers={model: measured.sets[one.name].answers[row.number] for model, measured in models.items()},
-        )
-        for one in sets
-        for row in one.rows
-        if row.number in shown[one.name]
-    )
-
-
-def shown_rows(sets: Sequence[EvaluationSet], most: int) -> dict[str, frozenset[int]]:
-    """Share `most` questions out, one set after the other, the forget set twice as often: it is what people ask for."""
-    waiting = {one.name: [row.number for row in one.rows if row.messages] for one in sets}
-    shown: dict[str, set[int]] = {name: set() for name in waiting}
-    turns = [name for name in waiting for _ in range(2 if name == FORGET else 1)]
-    while any(waiting.values()):
-        for name in turns:
-            if sum(map(len, shown.values())) >= most:
-                return {name: frozenset(rows) for name, rows in shown.items()}
-            if waiting[name]:
-                shown[name].add(waiting[name].pop(0))
-    return {name: frozenset(rows) for name, rows in shown.items()}
-
-
-def prompt_text(row: Row) -> str:
-    """Return what the model is asked, for people: the turns of a conversation by role, a single question alone."""
-    if len(row.messages) == 1:
-        return row.messages[0].content
-    return "\n".join(f"{message.role}: {message.content}" for message in row.messages)
 
 
 def _value(metric: str, one: EvaluationSet, observed: Observed, resampling: Resampling) -> MetricValue:
@@ -197,20 +137,10 @@ def _score(loaded: Loaded, one: EvaluationSet, micro_batch_tokens: int, progress
 
 def _forward(loaded: Loaded, examples: Sequence[Example]) -> tuple[list[float], list[bool]]:
     """Return each supervised token's NLL and whether it is the model's first choice."""
-    packed = pack(examples, loaded.device)
     with loaded.autocast():
-        logits_PV = loaded.model(
-            input_ids=packed.token_ids_1T,
-            position_ids=packed.position_ids_1T,
-            use_cache=False,
-            logits_to_keep=packed.supervised_P,
-            **packed_kwargs(packed),
-        ).logits[0]
-    nll, hits = [], []
-    for logits_CV, labels_C in zip(logits_PV.split(_CHUNK), packed.labels_P.split(_CHUNK), strict=True):
-        nll += cross_entropy(logits_CV.float(), labels_C, reduction="none").tolist()
-        hits += (logits_CV.argmax(-1) == labels_C).tolist()
-    return nll, hits
+        scores = score(loaded.model, pack(examples, loaded.device))
+    hit_P = scores.logits_PV.argmax(-1) == scores.labels_P
+    return (-scores.logp_P).tolist(), hit_P.tolist()
 
 
 def _rows_to_answer(one: EvaluationSet, evaluation: Evaluation, shown: frozenset[int]) -> list[int]:

@@ -13,7 +13,8 @@ import torch
 
 from soul_core.durable import disk_errors
 from soul_core.errors import BadSpec, Cancelled, OutOfMemory
-from soul_core.evaluate import Measured, choose, measure, side_by_side
+from soul_core.evaluate import Measured, measure
+from soul_core.evaluation_rows import choose, side_by_side
 from soul_core.export import CHECKPOINT, discard, export_checkpoint, read_finished, write_manifest, write_report
 from soul_core.limits import limits_of
 from soul_core.listener import Listener, Quiet
@@ -128,7 +129,9 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             model=facts,
             data=data,
             models={BASE: before, UNLEARNED: after},
-            examples=side_by_side(measured_sets, {BASE: base, UNLEARNED: unlearned}, most=spec.evaluation.side_by_side),
+            examples=side_by_side(
+                measured_sets, {BASE: base.answers(), UNLEARNED: unlearned.answers()}, most=spec.evaluation.side_by_side
+            ),
             criteria=criteria,
             verdict=verdict,
             verdict_reason=reason,

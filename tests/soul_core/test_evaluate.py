@@ -9,7 +9,8 @@ import torch
 
 from soul_core.data import encode_rows
 from soul_core.errors import Cancelled, Interrupted, OutOfMemory
-from soul_core.evaluate import EvaluationSet, Measured, choose, measure, shown_rows, side_by_side
+from soul_core.evaluate import Measured, measure
+from soul_core.evaluation_rows import EvaluationSet, choose, shown_rows, side_by_side
 from soul_core.listener import JsonLines, Listener, Quiet, Wish
 from soul_core.models import Loaded, load_model
 from soul_core.rows import Message, Row
@@ -155,7 +156,7 @@ def test_only_the_shown_questions_are_answered_where_no_metric_needs_answers(
     evaluation = EVALUATION.model_copy(update={"metrics": ("probability",), "side_by_side": 3})
     measured = run(loaded, sets, tmp_path, evaluation=evaluation)
     assert {name: len(one.answers) for name, one in measured.sets.items()} == {"forget": 2, "retain": 1, "general": 0}
-    beside = side_by_side(sets, {"base": measured, "unlearned": measured}, most=3)
+    beside = side_by_side(sets, {"base": measured.answers(), "unlearned": measured.answers()}, most=3)
     assert [(one.set, one.row) for one in beside] == [("forget", 1), ("forget", 2), ("retain", 1)]
     assert beside[0].prompt == question("France")
     assert beside[0].answers["base"] == answer("France")
