@@ -80,7 +80,8 @@ class Nll(Frozen):
 
 class Kl(Frozen):
     """Stay near the base model on the retain set: KL(base || model), summed over the vocabulary, mean over
-    supervised positions."""
+    supervised positions.
+    """
 
     kind: Literal["kl"] = "kl"
     weight: Weight = 1.0
@@ -125,7 +126,8 @@ class AdamW(Frozen):
 
 class Sophia(Frozen):
     """Second order: theta - lr * clip(m / max(gamma * h, eps), -1, 1) (Sophia, arXiv:2305.14342; SOUL,
-    arXiv:2404.18239)."""
+    arXiv:2404.18239).
+    """
 
     kind: Literal["sophia"] = "sophia"
     lr: float = Field(2e-5, gt=0, le=1, description="Learning rate: also the largest change of a weight in a step.")

@@ -1,0 +1,19 @@
+"""Negative preference optimisation.
+
+Source: Zhang et al. 2024, arXiv:2404.05868, equation 3: -(2/beta) E[log sigmoid(-beta log(pi/pi_ref))].
+"""
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from soul_core.objectives.terms import TermInputs
+from soul_core.spec_terms import Npo
+
+
+def npo(inputs: TermInputs, spec: Npo) -> torch.Tensor:
+    """Return the mean over sequences; the ratio is of whole answers (sums, not token means)."""
+    reference_B = inputs.reference["forget"].sequence_logp_B
+    assert reference_B is not None
+    log_ratio_B = inputs.scores["forget"].sequence_logp_B - reference_B
+    loss_B = -(2 / spec.beta) * logsigmoid(-spec.beta * log_ratio_B)
+    return loss_B.sum() / inputs.totals["forget"].num_sequences

@@ -1,0 +1,15 @@
+"""Learn a refusal in place of the answer.
+
+Source: the IDK baseline of TOFU (arXiv:2401.06121, section 4), which SOUL (arXiv:2404.18239, section 3) calls PO.
+Differs from the released SOUL code: supervision follows the refusal's own tokens, not the mask of the old answer.
+"""
+
+import torch
+
+from soul_core.objectives.terms import TermInputs, token_mean
+from soul_core.spec_terms import Refusal
+
+
+def refusal(inputs: TermInputs, spec: Refusal) -> torch.Tensor:
+    """Return the mean NLL of the refusals."""
+    return -token_mean(inputs.scores["refusal"].logp_P, inputs.totals["refusal"])

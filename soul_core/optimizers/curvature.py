@@ -1,0 +1,24 @@
+"""Estimates of the diagonal of the curvature, apart from the update that uses them. Pure functions of tensors."""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def sample_labels(logits_PV: torch.Tensor, uniform_P: torch.Tensor) -> torch.Tensor:
+    """Draw one label a position from the model's own softmax, by inverting its distribution at `uniform_P` in [0, 1).
+
+    The uniforms come from outside so that splitting a batch changes no draw.
+    """
+    cumulative_PV = torch.softmax(logits_PV.detach().double(), dim=-1).cumsum_(dim=-1)
+    drawn_P1 = torch.searchsorted(cumulative_PV, (uniform_P.double() * cumulative_PV[:, -1])[:, None], right=True)
+    return drawn_P1[:, 0].clamp_(max=logits_PV.shape[-1] - 1)
+
+
+def gauss_newton_bartlett(gradients: Sequence[torch.Tensor], num_positions: int) -> list[torch.Tensor]:
+    """Return N * g^2, with g the gradient of the MEAN cross-entropy against sampled labels over N positions.
+
+    Unbiased for the diagonal of the Gauss-Newton matrix of the mean cross-entropy, and never negative, whatever the
+    unlearning objective. Source: Sophia, arXiv:2305.14342, algorithm 2.
+    """
+    return [gradient.float().square_().mul_(num_positions) for gradient in gradients]
