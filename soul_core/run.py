@@ -1,5 +1,6 @@
 """A whole run on one page: spec and files in, checkpoint and report out. Resumes from its state folder by itself."""
 
+import hashlib
 import resource
 import sys
 from collections.abc import Iterator, Mapping
@@ -96,7 +97,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             micro_batch_tokens=spec.training.micro_batch_tokens,
             phase=phase,
             listener=state,
-            kept=state.folder / "measured" / model,
+            kept=state.folder / "measured" / f"{model}-{_weights_mark(loaded)}",
         )
 
     with state.phase("baseline"):
@@ -167,6 +168,14 @@ def _name_of(inputs: Inputs) -> str:
     """A path is nobody's business but its owner's: reports name a local model by its last part."""
     path = Path(inputs.model)
     return inputs.model_name or (path.resolve().name if path.exists() else inputs.model)
+
+
+def _weights_mark(loaded: Loaded) -> str:
+    """Return a mark that weights trained again to other bits (a GPU) do not share: measurements are kept under it."""
+    with torch.no_grad():
+        sums = [(p.sum(dtype=torch.float64), p.abs().sum(dtype=torch.float64)) for p in loaded.model.parameters()]
+    text = " ".join(float(value).hex() for pair in sums for value in pair)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _run_facts(loaded: Loaded, trained: Trained, state: RunState) -> RunFacts:

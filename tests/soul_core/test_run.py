@@ -1,0 +1,311 @@
+"""Whole runs on a tiny model that knows ten capitals: the result, what is refused, and what an interruption costs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from soul_core.errors import BadData, BadModel, BadSpec, Cancelled, DiskFull, Interrupted
+from soul_core.listener import Listener, Quiet, Wish
+from soul_core.report import Report
+from soul_core.run import Inputs, run
+from soul_core.spec import JobSpec
+from soul_core.spec_terms import AdamW, Kl, NoRetain, Npo, Sophia
+from tests.soul_core.tiny_model import COUNTRIES, answer, question, write_rows
+
+FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
+SPEC = JobSpec.model_validate(
+    {
+        "optimizer": {"kind": "sophia", "lr": 3e-3},
+        "retain": {"kind": "nll", "weight": 3.0},
+        "training": {"steps": 12, "checkpoint_every": 4},
+        "evaluation": {"max_new_tokens": 16, "bootstrap": 100, "side_by_side": 6},
+    }
+)
+
+
+class Recorder(Quiet):
+    """Remembers events, and wishes `wanted` from the first event on that `when` likes."""
+
+    def __init__(self, wanted: Wish = Wish.NONE, when: Any = None) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self._wanted, self._when, self._now = wanted, when or (lambda *_: False), Wish.NONE
+
+    def emit(self, kind: str, **data: Any) -> None:
+        self.events.append((kind, data))
+        if self._when(kind, data):
+            self._now = self._wanted
+
+    def wish(self) -> Wish:
+        return self._now
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [data for each, data in self.events if each == kind]
+
+
+@pytest.fixture(scope="module")
+def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("sets")
+    general = folder / "general.txt"
+    general.write_text("The capital is Rome.\n\nWhat is the capital of Peru? The capital is Lima.\n")
+    return Inputs(
+        model=str(taught_model_dir),
+        sets={
+            "forget": write_rows(folder / "forget.jsonl", FORGET),
+            "retain": write_rows(folder / "retain.jsonl", RETAIN),
+            "general": general,
+        },
+        job_id="job_test",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
+    out, heard = tmp_path_factory.mktemp("whole"), Recorder()
+    return run(SPEC, inputs, out, listener=heard), out, heard
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint" / "model.safetensors")
+
+
+def same_numbers(report: Report) -> dict[str, Any]:
+    """Everything of a report that does not depend on the clock."""
+    content = report.model_dump()
+    for name in ("started_at", "finished_at", "seconds", "peak_memory_bytes", "resumed_at_steps", "curves"):
+        content["run"].pop(name)
+    return content
+
+
+def test_a_run_forgets_keeps_and_reports_both(whole: tuple[Report, Path, Recorder]) -> None:
+    report, out, _ = whole
+    before, after = report.models["base"].sets, report.models["unlearned"].sets
+
+    def value(sets: Any, name: str, metric: str) -> float:
+        result = sets[name][metric].value
+        assert result is not None
+        return float(result)
+
+    assert value(before, "forget", "keyword_recall") == 1.0
+    assert value(after, "forget", "probability") < 0.5 * value(before, "forget", "probability")
+    assert value(after, "retain", "probability") > 0.8 * value(before, "retain", "probability")
+    assert value(after, "general", "perplexity") > 1
+    assert json.loads((out / "report.json").read_text())["verdict"] == report.verdict
+    assert report.run.steps == 12
+    assert set(report.run.seconds) == {"load", "baseline", "unlearn", "evaluate", "export"}
+    assert {one.name: one.num_rows for one in report.data} == {"forget": 4, "retain": 6, "general": 1}
+    assert [one.row for one in report.examples if one.set == "forget"] == [1, 2, 3, 4]
+    assert report.examples[0].prompt == question("France")
+    assert report.examples[0].answers["base"] == answer("France")
+
+
+def test_the_report_names_no_path_of_the_machine(whole: tuple[Report, Path, Recorder], inputs: Inputs) -> None:
+    _, out, _ = whole
+    for name in ("report.json", "report.html", "manifest.json", "checkpoint/README.md"):
+        assert str(Path(inputs.model).parent) not in (out / name).read_text()
+
+
+def test_phases_progress_and_the_end_are_told_in_order_and_no_row_is(
+    whole: tuple[Report, Path, Recorder],
+) -> None:
+    report, _, heard = whole
+    assert [data["phase"] for data in heard.of("phase")] == ["load", "baseline", "unlearn", "evaluate", "export"]
+    assert heard.events[-1] == ("finished", {"verdict": report.verdict})
+    assert {data["phase"] for data in heard.of("progress")} == {"baseline", "unlearn", "evaluate"}
+    told = json.dumps(heard.events)
+    assert not any(word in told for word in ("France", "Paris", "capital"))
+
+
+def test_the_state_is_gone_after_the_result_and_running_again_changes_nothing(
+    whole: tuple[Report, Path, Recorder], inputs: Inputs
+) -> None:
+    report, out, _ = whole
+    assert list((out / ".state").iterdir()) == []
+    manifest = (out / "manifest.json").read_bytes()
+    again = Recorder()
+    assert run(SPEC, inputs, out, listener=again) == report
+    assert (out / "manifest.json").read_bytes() == manifest
+    assert not again.of("metrics")
+
+
+def test_a_finished_folder_is_not_overwritten_by_another_run(
+    whole: tuple[Report, Path, Recorder], inputs: Inputs
+) -> None:
+    _, out, _ = whole
+    with pytest.raises(BadSpec, match="another run"):
+        run(SPEC.model_copy(update={"seed": 5}), inputs, out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("progress", {"phase": "baseline"}),
+        ("metrics", {"step": 6}),
+        ("progress", {"phase": "evaluate"}),
+        ("phase", {"phase": "export"}),
+    ],
+)
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights_and_numbers(
+    whole: tuple[Report, Path, Recorder], inputs: Inputs, tmp_path: Path, kind: str, found: dict[str, Any]
+) -> None:
+    report, out, _ = whole
+
+    def reached(each: str, data: dict[str, Any]) -> bool:
+        return each == kind and found.items() <= data.items()
+
+    first = Recorder(Wish.INTERRUPT, reached)
+    if found == {"phase": "export"}:
+        run(SPEC, inputs, tmp_path, listener=first)  # nothing to wait for any more: it ends
+    else:
+        with pytest.raises(Interrupted):
+            run(SPEC, inputs, tmp_path, listener=first)
+        assert not (tmp_path / "manifest.json").exists()
+    second = Recorder()
+    resumed = run(SPEC, inputs, tmp_path, listener=second)
+    assert same_numbers(resumed) == same_numbers(report)
+    assert resumed.run.curves["loss"] == report.run.curves["loss"]
+    theirs, ours = weights(out), weights(tmp_path)
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    if found == {"step": 6}:
+        assert resumed.run.resumed_at_steps == (6,)
+        assert not [data for data in second.of("progress") if data["phase"] == "baseline"]
+        assert [data["step"] for data in second.of("metrics")] == list(range(7, 13))
+
+
+def test_of_a_cancelled_run_nothing_stays_but_what_was_there(inputs: Inputs, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(Cancelled):
+        run(SPEC, inputs, tmp_path, listener=Recorder(Wish.CANCEL, lambda kind, data: data.get("step") == 5))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.txt"]
+
+
+def test_the_state_of_another_spec_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    stop: Listener = Recorder(Wish.INTERRUPT, lambda kind, data: data.get("step") == 2)
+    with pytest.raises(Interrupted):
+        run(SPEC, inputs, tmp_path, listener=stop)
+    with pytest.raises(BadSpec, match="holds another run"):
+        run(SPEC.model_copy(update={"seed": 9}), inputs, tmp_path)
+
+
+def refused(inputs: Inputs, tmp_path: Path, spec: JobSpec = SPEC, **changes: Any) -> tuple[Any, Recorder]:
+    """Run and return the user's fault with what was heard before it."""
+    heard = Recorder()
+    with pytest.raises((BadData, BadSpec, BadModel)) as caught:
+        run(spec, Inputs(**{**vars(inputs), **changes}), tmp_path / "out", listener=heard)
+    assert not heard.of("metrics"), "a training step was spent"
+    assert "baseline" not in {data["phase"] for data in heard.of("phase")}
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    return caught.value, heard
+
+
+def test_a_forget_set_equal_to_the_retain_set_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    sets = {"forget": inputs.sets["forget"], "retain": write_rows(tmp_path / "same.jsonl", FORGET[::-1])}
+    error, _ = refused(inputs, tmp_path, sets=sets)
+    assert isinstance(error, BadData)
+    assert "same rows" in error.message
+
+
+def test_rows_in_both_sets_are_warned_of_and_reported(inputs: Inputs, tmp_path: Path) -> None:
+    sets = {"forget": inputs.sets["forget"], "retain": write_rows(tmp_path / "some.jsonl", [*RETAIN, FORGET[0]])}
+    heard = Recorder()
+    spec = SPEC.model_copy(update={"training": SPEC.training.model_copy(update={"steps": 1})})
+    report = run(spec, Inputs(model=inputs.model, sets=sets), tmp_path / "out", listener=heard)
+    assert "1=7" in heard.of("warning")[0]["message"]
+    assert any(limit.startswith("1 questions of the forget set") for limit in report.limits)
+
+
+def test_every_bad_row_is_named_with_its_set(inputs: Inputs, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    good = json.dumps({"prompt": "a", "completion": "b"})
+    bad.write_text(f'{good}\n{{"prompt": "a"}}\n{good}\nnot json\n{good}')
+    error, _ = refused(inputs, tmp_path, sets={**inputs.sets, "retain": bad})
+    assert error.message.startswith("retain set: 2 of 5 rows")
+    assert [line.split(":")[0] for line in error.details] == ["row 2", "row 4"]
+
+
+def test_a_row_longer_than_the_context_is_named(inputs: Inputs, tmp_path: Path) -> None:
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"prompt": "x", "completion": "capital of " * 200}) + "\n")
+    error, _ = refused(inputs, tmp_path, sets={**inputs.sets, "forget": long})
+    assert error.message.startswith("forget set: ")
+    assert error.details[0].startswith("row 1: ")
+    assert error.details[0].endswith("the limit is 128")
+
+
+def test_an_empty_and_a_missing_file_are_refused(inputs: Inputs, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    error, _ = refused(inputs, tmp_path, sets={**inputs.sets, "forget": tmp_path / "empty.jsonl"})
+    assert error.message.startswith("forget set: ")
+    error, _ = refused(inputs, tmp_path, sets={**inputs.sets, "forget": tmp_path / "none.jsonl"})
+    assert "none.jsonl" in error.message
+
+
+def test_a_retain_term_without_a_retain_set_says_what_to_do(inputs: Inputs, tmp_path: Path) -> None:
+    error, _ = refused(inputs, tmp_path, sets={"forget": inputs.sets["forget"]})
+    assert isinstance(error, BadSpec)
+    assert "needs a retain set" in "".join(error.details)
+
+
+def test_a_model_with_a_pickle_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for path in Path(inputs.model).iterdir():
+        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"x")
+    error, _ = refused(inputs, tmp_path, model=str(tmp_path / "model"))
+    assert isinstance(error, BadModel)
+
+
+def test_without_a_retain_set_the_verdict_is_open_and_the_limits_say_so(inputs: Inputs, tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"retain": NoRetain(), "optimizer": AdamW(lr=1e-2)})
+    report = run(spec, Inputs(model=inputs.model, sets={"forget": inputs.sets["forget"]}), tmp_path)
+    assert {r.outcome for r in report.criteria if r.criterion.set == "retain"} == {"inconclusive"}
+    assert report.verdict != "passed"
+    assert any("No retain set was given" in limit for limit in report.limits)
+    assert report.models["unlearned"].sets["general"]["perplexity"].value is None
+
+
+@pytest.mark.parametrize("forget", ["grad_diff", "npo", "refusal"])
+def test_every_forget_term_runs_with_every_optimizer_and_kl(inputs: Inputs, tmp_path: Path, forget: str) -> None:
+    for optimizer in (AdamW(lr=1e-3), Sophia(lr=1e-3)):
+        spec = JobSpec.model_validate(
+            {
+                "forget": {"kind": forget},
+                "retain": Kl().model_dump(),
+                "optimizer": optimizer.model_dump(),
+                "training": {"steps": 2},
+                "evaluation": {"max_new_tokens": 2, "side_by_side": 0, "metrics": ["probability"]},
+            }
+        )
+        report = run(spec, inputs, tmp_path / optimizer.kind)
+        assert report.run.steps == 2
+        assert (report.examples, report.models["unlearned"].sets["forget"].keys()) == ((), {"probability"})
+
+
+def test_an_untouched_model_fails(inputs: Inputs, tmp_path: Path) -> None:
+    spec = SPEC.model_copy(
+        update={"forget": Npo(weight=1e-6), "training": SPEC.training.model_copy(update={"steps": 1})}
+    )
+    assert run(spec, inputs, tmp_path).verdict == "failed"
+
+
+def test_a_full_disk_has_its_name_and_the_run_can_go_on(
+    whole: tuple[Report, Path, Recorder], inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from soul_core import run as run_module
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_report", full)
+        with pytest.raises(DiskFull):
+            run(SPEC, inputs, tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+    assert same_numbers(run(SPEC, inputs, tmp_path)) == same_numbers(whole[0])
