@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from soul_core.spec import FORGET, GENERAL, RETAIN, SET_NAME, JobSpec
 
 _CRASH = 1
 _PR_SET_PDEATHSIG = 1
+#: An engine that was just killed may hold the lock for a moment longer.
+_LOCK_PATIENCE_SECONDS = 2.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,10 +159,17 @@ def _only_engine_in(state: Path) -> Iterator[None]:
     except OSError as error:
         raise EngineError(f"cannot write to {state}: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EngineError(f"another engine is at work in {state}; wait for it, or name another --state") from error
+        deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"another engine is at work in {state}; wait for it, or name another --state"
+                    ) from error
+                time.sleep(0.1)
         yield
 
 

@@ -309,8 +309,8 @@ class _Run:
         advice = "raise" if mean < low else "lower"
         self.listener.emit(
             "warning",
-            message=f"{mean:.0%} of the weights moved unclipped over the last {_UNCLIPPED_STEPS} steps; Sophia's authors "
-            f"want {low:.0%} to {high:.0%}: {advice} optimizer.gamma",
+            message=f"{mean:.0%} of the weights moved unclipped over the last {_UNCLIPPED_STEPS} steps; Sophia's "
+            f"authors want {low:.0%} to {high:.0%}: {advice} optimizer.gamma",
         )
 
 

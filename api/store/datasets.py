@@ -15,7 +15,7 @@ def create(
     tenant_id: str,
     actor: str,
     name: str,
-    format: str | None,
+    file_format: str | None,
     mapping: dict[str, str],
     **content: Any,
 ) -> Dataset:
@@ -24,7 +24,7 @@ def create(
         id=content.pop("id", None) or new_id("ds"),
         tenant_id=tenant_id,
         name=name,
-        format=format,
+        format=file_format,
         mapping=dict(mapping),
         **{"status": "awaiting_content", **content},
     )

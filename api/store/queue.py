@@ -1,8 +1,8 @@
 """The Celery app and the outbox relay. A message says only `{job_id}`: the row is the truth, the queue a hint."""
 
+import os
 import socket
 from functools import cache
-from typing import cast
 
 from celery import Celery
 from redis import Redis
@@ -59,7 +59,7 @@ def broker() -> Redis:
 
 def messages_waiting(client: Redis) -> int:
     """Return how many messages no worker has taken yet."""
-    return cast("int", client.llen(QUEUE))
+    return client.llen(QUEUE)
 
 
 def relay_once(session: Session, *, limit: int = 100) -> int:
@@ -79,5 +79,5 @@ def relay_once(session: Session, *, limit: int = 100) -> int:
 
 
 def worker_name() -> str:
-    """Return this machine's name for a job's row."""
-    return socket.gethostname()
+    """Return who holds a lease, for the operator: machine and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"

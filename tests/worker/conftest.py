@@ -1,0 +1,205 @@
+"""A tenant with a tiny model and its data sets, and real worker and keeper processes."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from api.store import datasets, jobs, keys, models
+from api.store.blobs import blobs
+from api.store.settings import Settings
+from api.store.tables import Artifact, Job, JobEvent
+from soul_core.rows import read_rows, write_canonical
+from soul_core.spec import JobSpec
+from tests.soul_core.tiny_model import COUNTRIES, make_taught_model, write_rows
+
+TERMINAL = {"succeeded", "failed", "cancelled"}
+
+
+@pytest.fixture(scope="session")
+def taught_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    torch.set_num_threads(1)
+    return make_taught_model(tmp_path_factory.mktemp("taught"))
+
+
+@dataclass
+class Fleet:
+    """Processes of the service; killed at the end whatever happened."""
+
+    environment: dict[str, str]
+    folder: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        return self._start(
+            "worker",
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "worker.app",
+            "worker",
+            "--concurrency",
+            "1",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel",
+            "INFO",
+        )
+
+    def start_keeper(self) -> subprocess.Popen[bytes]:
+        return self._start("keeper", sys.executable, "-m", "worker.keeper")
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def stop(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True
+            )
+        self.processes.append(process)
+        return process
+
+
+@pytest.fixture
+def fleet(settings_env: Settings, tmp_path: Path, servers: Any) -> Iterator[Fleet]:
+    subprocess.run(  # an empty broker
+        [sys.executable, "-c", f"import redis; redis.Redis(unix_socket_path='{servers.valkey.socket}').flushall()"],
+        check=True,
+    )
+    environment = {**os.environ, "C_FORCE_ROOT": "1", "OMP_NUM_THREADS": "1"}
+    running = Fleet(environment, tmp_path)
+    yield running
+    running.stop()
+
+
+@dataclass
+class Desk:
+    """What a tenant does: submit jobs, look at them."""
+
+    database: Engine
+    tenant_id: str
+    key_id: str
+    model_id: str
+    datasets: dict[str, str]
+
+    def submit(self, **overrides: Any) -> str:
+        spec = JobSpec.model_validate(
+            {
+                "optimizer": {"kind": "sophia", "lr": 3e-4},
+                "training": {"steps": 20, "checkpoint_every": 5},
+                "evaluation": {"max_new_tokens": 8},
+                **overrides,
+            }
+        )
+        with Session(self.database) as session, session.begin():
+            job = jobs.create(
+                session,
+                tenant_id=self.tenant_id,
+                created_by=self.key_id,
+                name="test",
+                model_id=self.model_id,
+                datasets=self.datasets,
+                spec=spec.model_dump(mode="json"),
+                spec_sha256=spec.digest(),
+            )
+            return job.id
+
+    def cancel(self, job_id: str) -> None:
+        with Session(self.database) as session, session.begin():
+            jobs.request_cancel(session, session.get_one(Job, job_id), self.key_id)
+
+    def job(self, job_id: str) -> Job:
+        with Session(self.database) as session:
+            return session.get_one(Job, job_id)
+
+    def events(self, job_id: str) -> list[JobEvent]:
+        with Session(self.database) as session:
+            return jobs.events_after(session, job_id, 0)
+
+    def statuses(self, job_id: str) -> list[str]:
+        return [event.data["status"] for event in self.events(job_id) if event.kind == "status"]
+
+    def weights_sha256(self, job_id: str) -> str:
+        with Session(self.database) as session:
+            made = session.scalars(
+                select(Artifact).where(Artifact.job_id == job_id, Artifact.path == "checkpoint/model.safetensors")
+            ).one()
+        with blobs().open(made.blob) as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+
+    def wait(self, job_id: str, until: Callable[[Job], bool], *, seconds: float = 60) -> Job:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            job = self.job(job_id)
+            if until(job):
+                return job
+            time.sleep(0.05)
+        pytest.fail(f"{job.status} in phase {job.phase}, reason {job.status_reason}, progress {job.progress}")
+
+    def wait_end(self, job_id: str, *, seconds: float = 90) -> Job:
+        return self.wait(job_id, lambda job: job.status in TERMINAL, seconds=seconds)
+
+    def wait_step(self, job_id: str, step: int) -> Job:
+        return self.wait(
+            job_id, lambda job: job.phase == "unlearn" and (job.progress.get("step") or 0) >= step, seconds=60
+        )
+
+
+@pytest.fixture
+def desk(settings_env: Settings, database: Engine, taught_model_dir: Path, tmp_path: Path) -> Desk:
+    countries = list(COUNTRIES)
+    with Session(database) as session, session.begin():
+        tenant = keys.tenant_named(session, "tests")
+        key = keys.create(
+            session,
+            tenant_id=tenant.id,
+            name="tests",
+            prefix="testtest",
+            secret_sha256="0" * 64,
+            scopes=["*"],
+            expires_at=None,
+            actor="system",
+        )
+        model = models.create(
+            session, tenant_id=tenant.id, actor=key.id, name="tiny", source="local", location=str(taught_model_dir)
+        )
+        named = {}
+        for name, part in {"forget": countries[:2], "retain": countries[2:]}.items():
+            reading = read_rows(write_rows(tmp_path / f"{name}.jsonl", part))
+            canonical = tmp_path / f"{name}.canonical.jsonl"
+            sha256 = write_canonical(reading.rows, canonical)
+            stored = blobs().put_file(f"datasets/{name}.jsonl", canonical)
+            named[name] = datasets.create(
+                session,
+                tenant_id=tenant.id,
+                actor=key.id,
+                name=name,
+                file_format="jsonl",
+                mapping={},
+                status="ready",
+                blob=stored.key,
+                content_sha256=sha256,
+                num_rows=len(part),
+            ).id
+        return Desk(database, tenant.id, key.id, model.id, named)

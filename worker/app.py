@@ -1,0 +1,52 @@
+"""`celery -A worker.app worker`: logging, a pool child that dies with its parent, and the drain signal."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutdown, worker_shutting_down
+
+import worker.tasks  # noqa: F401  registers run_job
+from api.store.queue import celery_app
+from api.store.settings import settings
+from worker import drain
+
+_PR_SET_PDEATHSIG = 1
+
+app = celery_app()
+
+
+@setup_logging.connect
+def _log_plainly(**_: Any) -> None:
+    logging.basicConfig(
+        level=settings().log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+@worker_init.connect
+def _start(**_: Any) -> None:
+    drain.clear()
+
+
+@worker_process_init.connect
+def _die_with_main_process(**_: Any) -> None:
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+@worker_shutting_down.connect
+def _leave(**_: Any) -> None:
+    drain.begin()
+
+
+@worker_shutdown.connect
+def _left(**_: Any) -> None:
+    drain.clear()

@@ -1,0 +1,99 @@
+"""One job's scratch folder: inputs fetched, state kept between attempts, outputs published, all wiped at the end."""
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from api.store.blobs import Blobs
+from api.store.jobs import NewArtifact
+from api.store.tables import Dataset, Job, Model
+
+MANIFEST = "manifest.json"
+REPORT = "report.json"
+
+
+class Busy(Exception):
+    """An earlier attempt of the job still holds the folder."""
+
+
+class Workspace:
+    """`scratch/{job}/`: `inputs/`, `state/` (what a resumed run reads), `out/` (what the engine made)."""
+
+    def __init__(self, scratch: Path, job_id: str) -> None:
+        self.scratch = scratch
+        self.folder = scratch / job_id
+        self.inputs = self.folder / "inputs"
+        self.state = self.folder / "state"
+        self.out = self.folder / "out"
+        self.cache = scratch / "models"  # converted GGUF files and hub downloads, shared by all jobs
+
+    @contextmanager
+    def held(self, *, patience_seconds: float) -> Iterator[None]:
+        """Hold the folder against another attempt of the same job. Raises Busy when that one does not leave."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + patience_seconds
+        with (self.scratch / f"{self.folder.name}.lock").open("w") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Busy from None
+                    time.sleep(0.1)
+            yield
+
+    def fetch(self, blobs: Blobs, job: Job, model: Model, datasets: dict[str, Dataset]) -> list[str]:
+        """Bring everything the engine reads; return its arguments."""
+        shutil.rmtree(self.inputs, ignore_errors=True)
+        self.inputs.mkdir(parents=True)
+        spec = self.inputs / "spec.json"
+        spec.write_text(json.dumps(job.spec))
+        arguments = [str(spec), "--job-id", job.id, "--out", str(self.out), "--state", str(self.state)]
+        arguments += ["--cache", str(self.cache), "--model-name", model.name]
+        arguments += ["--model", self._fetch_model(blobs, model)]
+        if model.revision is not None:
+            arguments += ["--revision", model.revision]
+        for name, dataset in datasets.items():
+            assert dataset.blob is not None
+            path = self.inputs / f"{name}.jsonl"
+            blobs.fetch(dataset.blob, path)
+            if name in {"forget", "retain", "general"}:
+                arguments += [f"--{name}", str(path)]
+            else:
+                arguments += ["--set", f"{name}={path}"]
+        return arguments
+
+    def publish(self, blobs: Blobs, job: Job) -> list[NewArtifact]:
+        """Store what the engine made under this epoch's own prefix, the manifest last."""
+        listed = [entry["path"] for entry in json.loads((self.out / MANIFEST).read_text())["files"]]
+        artifacts = []
+        for path in [*listed, MANIFEST]:
+            stored = blobs.put_file(f"{self.prefix(job)}/{path}", self.out / path)
+            artifacts.append(NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
+        return artifacts
+
+    def withdraw(self, blobs: Blobs, job: Job) -> None:
+        """Remove what `publish` stored, when the job's end could not be written."""
+        blobs.delete_prefix(self.prefix(job))
+
+    def wipe(self) -> None:
+        """Remove the folder: inputs are somebody's data."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.scratch / f"{self.folder.name}.lock").unlink(missing_ok=True)
+
+    @staticmethod
+    def prefix(job: Job) -> str:
+        return f"jobs/{job.id}/{job.epoch}"
+
+    def _fetch_model(self, blobs: Blobs, model: Model) -> str:
+        if model.source != "job":
+            return model.location
+        folder = self.inputs / "model"
+        for key in blobs.keys(model.location):
+            blobs.fetch(key, folder / key.removeprefix(f"{model.location}/"))
+        return str(folder)
