@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from soul_core.metric_catalogue import CATALOGUE, number
-from soul_core.report import MetricValue, Report, Verdict
+from soul_core.report import MetricValue, Report, SideBySide, Verdict
 from soul_core.report_charts import LineChart, bar_charts, line_chart
 from soul_core.spec import Criterion
 
@@ -49,6 +49,7 @@ def render(report: Report) -> str:
             glossary=[CATALOGUE[metric] for metric in report.spec.evaluation.metrics if metric in CATALOGUE],
             curves=list(_curves(report)),
             absent=list(_absent(report)),
+            examples=_examples(report),
             settings=list(_flat(report.spec.model_dump(mode="json", exclude={"criteria"}))),
             rests_on=_rests_on(report),
         )
@@ -103,9 +104,8 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Absent:
-    set: str
     metric: str
-    models: tuple[str, ...]
+    sets: tuple[str, ...]
     reason: str
 
 
@@ -165,14 +165,23 @@ def _curves(report: Report) -> Iterator[LineChart]:
 
 
 def _absent(report: Report) -> Iterator[_Absent]:
-    reasons: dict[tuple[str, str, str], list[str]] = {}
-    for model, measured in report.models.items():
+    gaps: dict[tuple[str, str], list[str]] = {}
+    for measured in report.models.values():
         for set_name, values in measured.sets.items():
             for metric, value in values.items():
                 if value.value is None:
-                    reasons.setdefault((set_name, metric, value.absent_reason or "no reason"), []).append(model)
-    for (set_name, metric, reason), models in reasons.items():
-        yield _Absent(set_name, _title_of(metric), tuple(models), reason)
+                    names = gaps.setdefault((metric, value.absent_reason or "no reason is known"), [])
+                    names += [set_name] if set_name not in names else []
+    for (metric, reason), names in gaps.items():
+        yield _Absent(_title_of(metric), tuple(names), reason)
+
+
+def _examples(report: Report) -> dict[str, list[SideBySide]]:
+    """Return the questions by set, in the report's order."""
+    by_set: dict[str, list[SideBySide]] = {}
+    for example in report.examples:
+        by_set.setdefault(example.set, []).append(example)
+    return by_set
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -41,72 +41,82 @@ def conclude(results: Sequence[CriterionResult], *, confidence: float) -> tuple[
 
 @dataclass(frozen=True)
 class _Case:
-    """One criterion with all that decides it."""
+    """One criterion with all that decides it, in units of `scale`: 1, or the base model's value."""
 
     criterion: Criterion
     value: float
     interval: Interval | None
-    bound: float
-    basis: str
+    scale: float
+    unit: str
 
-    def outcome(self, *, resampled: bool) -> tuple[Verdict, str]:
-        c = self.criterion
-        wanted = f"{'at most' if c.at_most is not None else 'at least'} {number(self.bound)}{self.basis}"
-        if self.interval is None and resampled:
-            return "inconclusive", f"{number(self.value)} has too few rows for an interval; wanted {wanted}"
-        low, high = self.interval or (self.value, self.value)
-        shown = number(self.value) + (f" [{number(low)}, {number(high)}]" if self.interval else " (no interval asked)")
-        inside, outside = (
-            (high <= self.bound, low > self.bound) if c.at_most is not None else (low >= self.bound, high < self.bound)
+    def result(self, *, resampled: bool) -> CriterionResult:
+        outcome, remark = self._outcome(resampled=resampled)
+        shown = number(self.value)
+        if self.interval:
+            shown += f" [{number(self.interval[0])}, {number(self.interval[1])}]"
+        word = "at most" if self.criterion.at_most is not None else "at least"
+        return CriterionResult(
+            criterion=self.criterion,
+            outcome=outcome,
+            value=self.value * self.scale,
+            interval=self.interval and (self.interval[0] * self.scale, self.interval[1] * self.scale),
+            bound=self._bound * self.scale,
+            reason=f"{shown}{self.unit}; {word} {number(self._bound)} was asked{remark}",
         )
-        if inside:
-            return "passed", f"{shown} is {wanted}"
-        if outside:
-            return "failed", f"{shown} is not {wanted}"
-        return "inconclusive", f"the interval of {shown} lies on both sides of the bound; wanted {wanted}"
+
+    @property
+    def _bound(self) -> float:
+        bound = self.criterion.at_most if self.criterion.at_most is not None else self.criterion.at_least
+        assert bound is not None
+        return bound
+
+    def _outcome(self, *, resampled: bool) -> tuple[Verdict, str]:
+        if self.interval is None and resampled:
+            return "inconclusive", ", but there are too few rows for an interval"
+        low, high = self.interval or (self.value, self.value)
+        remark = "" if self.interval else " (no intervals, as the spec wants)"
+        if self.criterion.at_least is not None:  # the same question, turned around
+            low, high, bound = -high, -low, -self._bound
+        else:
+            bound = self._bound
+        if high <= bound:
+            return "passed", remark
+        if low > bound:
+            return "failed", remark
+        return "inconclusive", ", which lies inside the interval"
 
 
 def _judge_one(
     criterion: Criterion, unlearned: ModelMeasurements, base: ModelMeasurements, resampling: Resampling
 ) -> CriterionResult:
-    def undecided(reason: str, value: float | None = None, interval: Interval | None = None) -> CriterionResult:
+    def undecided(reason: str, known: MetricValue | None = None) -> CriterionResult:
         return CriterionResult(
-            criterion=criterion, outcome="inconclusive", value=value, interval=interval, bound=None, reason=reason
+            criterion=criterion,
+            outcome="inconclusive",
+            value=known and known.value,
+            interval=known and known.interval,
+            bound=None,
+            reason=reason,
         )
 
+    resampled = resampling.resamples > 0
     after = _find(unlearned, criterion)
     if after.value is None:
         return undecided(f"not measured: {after.absent_reason}")
-    factor = criterion.at_most if criterion.at_most is not None else criterion.at_least
-    assert factor is not None
     if not criterion.relative_to_base:
-        case = _Case(criterion, after.value, after.interval, factor, "")
-    else:
-        before = _find(base, criterion)
-        if before.value is None:
-            return undecided(f"not measured on the base model: {before.absent_reason}", after.value, after.interval)
-        if before.value == 0:
-            reason = "the base model's value is 0, and a factor of 0 is no bound; give an absolute one"
-            return undecided(reason, after.value, after.interval)
-        interval, how = _relative_interval(criterion, after, before, resampling)
-        basis = f" ({number(factor)} x the base model's {number(before.value)}{how})"
-        case = _Case(criterion, after.value, interval, factor * before.value, basis)
-    outcome, reason = case.outcome(resampled=resampling.resamples > 0)
-    return CriterionResult(
-        criterion=criterion, outcome=outcome, value=case.value, interval=case.interval, bound=case.bound, reason=reason
-    )
-
-
-def _relative_interval(
-    criterion: Criterion, after: MetricValue, before: MetricValue, resampling: Resampling
-) -> tuple[Interval | None, str]:
-    """Return the interval to hold against factor x base, in the metric's unit: that of the ratio where rows pair up."""
-    assert before.value is not None
+        return _Case(criterion, after.value, after.interval, 1.0, "").result(resampled=resampled)
+    before = _find(base, criterion)
+    if before.value is None:
+        return undecided(f"not measured on the base model: {before.absent_reason}", after)
+    if before.value == 0:
+        return undecided("the base model's value is 0, and a factor of 0 is no bound; give an absolute one", after)
+    unit = f" times the base model's {number(before.value)}"
     entry = CATALOGUE.get(criterion.metric)
     ratio = ratio_interval(after, before, resampling, aggregate=entry.aggregate if entry else "mean")
-    if ratio is not None:
-        return (ratio[0] * before.value, ratio[1] * before.value), ""
-    return after.interval, "; rows do not pair up, so the base's value counts as exact"
+    if ratio is None and after.interval:
+        ratio = (after.interval[0] / before.value, after.interval[1] / before.value)
+        unit += " (taken as exact, since rows do not pair up)"
+    return _Case(criterion, after.value / before.value, ratio, before.value, unit).result(resampled=resampled)
 
 
 def _find(model: ModelMeasurements, criterion: Criterion) -> MetricValue:

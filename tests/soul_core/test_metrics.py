@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from soul_core.metrics import METRICS
 from soul_core.metrics.aggregate import Resampling, ratio_interval, summarise
 from soul_core.metrics.observed import Observed, OwnAnswer, TokenScores
 from soul_core.report import MetricValue
-from soul_core.spec import Evaluation
+from soul_core.spec import DEFAULT_CRITERIA, Evaluation
 
 RESAMPLING = Resampling(resamples=200, confidence=0.95, seed=0)
 
@@ -181,3 +182,12 @@ def test_no_ratio_where_the_base_may_be_zero_or_the_rows_differ() -> None:
     base = summarise([0.0, 0.0, 0.1], RESAMPLING)
     assert ratio_interval(base, base, RESAMPLING, aggregate="mean") is None
     assert ratio_interval(summarise([0.1], RESAMPLING), base, RESAMPLING, aggregate="mean") is None
+
+
+def test_the_documentation_has_a_line_for_every_metric_and_every_default_bound() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [f"`{name}`" for name in CATALOGUE]
+    for criterion in DEFAULT_CRITERIA:
+        bound = f"at most {criterion.at_most}" if criterion.at_most is not None else f"at least {criterion.at_least}"
+        assert f"| {criterion.set} | `{criterion.metric}` | {bound} times the base's |" in page

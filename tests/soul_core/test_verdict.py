@@ -44,7 +44,7 @@ def test_a_bound_relative_to_the_base_is_given_back_in_the_metrics_unit() -> Non
     assert result.outcome == "passed"
     assert result.bound == pytest.approx(0.25 * 0.7)
     assert result.interval == (pytest.approx(0.07), pytest.approx(0.07))
-    assert "0.25 x the base model's 0.7" in result.reason
+    assert result.reason == "0.1 [0.1, 0.1] times the base model's 0.7; at most 0.25 was asked"
 
 
 def test_a_kept_model_passes_on_rows_that_differ_widely_because_rows_are_paired() -> None:
@@ -90,7 +90,16 @@ def test_one_row_decides_nothing_unless_no_intervals_were_asked_for() -> None:
     none = Resampling(resamples=0, confidence=0.95, seed=0)
     (result,) = judge([criterion], unlearned=model(single), base=NOTHING, resampling=none)
     assert result.outcome == "passed"
-    assert "no interval" in result.reason
+    assert result.reason == "0.1; at most 0.5 was asked (no intervals, as the spec wants)"
+
+
+def test_rows_that_do_not_pair_up_are_judged_with_the_base_as_exact_and_say_so() -> None:
+    criterion = Criterion(set="forget", metric="probability", at_most=0.5, relative_to_base=True)
+    after = MetricValue(value=0.1, interval=(0.05, 0.15), count=9)
+    result = outcome(criterion, after, MetricValue(value=0.5, interval=(0.4, 0.6), count=9))
+    assert result.outcome == "passed"
+    assert result.interval == (pytest.approx(0.05), pytest.approx(0.15))
+    assert "taken as exact" in result.reason
 
 
 @pytest.mark.parametrize(
