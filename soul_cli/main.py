@@ -5,6 +5,7 @@ import typer
 from soul_cli import commands_inputs, commands_jobs
 from soul_cli.demo import demo
 from soul_cli.options import SoulGroup, exit_code_help
+from soul_cli.serve import serve
 
 INTRODUCTION = f"""\
 Make language models forget, by second-order unlearning (SOUL).
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_show_locals=False,
 )
+app.command("serve")(serve)
 app.command("demo")(demo)
 app.add_typer(commands_inputs.models, name="models")
 app.add_typer(commands_inputs.datasets, name="datasets")

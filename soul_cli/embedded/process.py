@@ -23,7 +23,9 @@ def die_with_parent(sig: signal.Signals) -> Callable[[], None] | None:
     return lambda: libc.prctl(PR_SET_PDEATHSIG, int(sig))
 
 
-def start(command: Sequence[str], *, log: Path, death_signal: signal.Signals, **options: Any) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], *, log: Path, death_signal: signal.Signals, **options: Any
+) -> subprocess.Popen[bytes]:
     """Start a child in its own session (Ctrl-C reaches only the supervisor), its output appended to `log`."""
     with log.open("ab") as out:
         return subprocess.Popen(
