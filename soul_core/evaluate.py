@@ -108,7 +108,7 @@ def _gaps(sets: Sequence[EvaluationSet], evaluation: Evaluation) -> dict[str, di
     return {GENERAL: dict.fromkeys(texts, absent(f"no {GENERAL} set was given"))} if texts else {}
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: buffers a model makes on the way must serve training too
 def _score(loaded: Loaded, one: EvaluationSet, micro_batch_tokens: int, progress: "_Progress") -> list[TokenScores]:
     """Score every row's answer under teacher forcing; on lack of memory in smaller batches."""
     waiting = list(zip(one.rows, one.examples, strict=True))

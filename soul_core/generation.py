@@ -14,7 +14,7 @@ _CPU_CACHE_BYTES = 1 << 30
 _GPU_SHARE = 0.4
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: buffers a model makes on the way must serve training too
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],

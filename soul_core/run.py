@@ -2,7 +2,9 @@
 
 import hashlib
 import resource
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Literal
 import torch
 
 from soul_core.durable import disk_errors
-from soul_core.errors import BadSpec, Cancelled, OutOfMemory
+from soul_core.errors import BadSpec, Cancelled, DiskFull, EngineError, OutOfMemory
 from soul_core.evaluate import Measured, measure
 from soul_core.evaluation_rows import choose, side_by_side
 from soul_core.export import CHECKPOINT, discard, export_checkpoint, read_finished, write_manifest, write_report
@@ -23,6 +25,7 @@ from soul_core.metrics.aggregate import Resampling
 from soul_core.models import Loaded, load_model
 from soul_core.provenance import seed_everything, versions
 from soul_core.report import ModelFacts, Report, RunFacts
+from soul_core.report_page import size
 from soul_core.rows import canonical_sha256
 from soul_core.run_data import DataSet, encode_sets, num_shared, read_sets
 from soul_core.run_state import RunState
@@ -56,6 +59,7 @@ def run(
     Raises an EngineError; user faults are raised before any training.
     """
     check_spec(spec, inputs.sets)
+    _check_writable(out)
     state = RunState(state_folder or out / ".state", listener or Quiet())
     try:
         with _named_errors():
@@ -80,6 +84,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             cache_dir=inputs.cache_dir,
         )
         seed_everything(spec.seed, device=loaded.device)
+        _check_room(out, loaded.facts.num_parameters, state)
         facts = loaded.facts.model_copy(update={"source": _name_of(inputs)})
         sets = encode_sets(rows, loaded.tokenizer, max_tokens=min(spec.training.max_tokens, facts.context_tokens))
         state.claim(_identity(spec, facts, sets))
@@ -157,6 +162,28 @@ def _finished_before(spec: JobSpec, inputs: Inputs, out: Path, sha256s: Mapping[
     if ours != theirs:
         raise BadSpec(f"{out} already holds the result of another run; name another folder")
     return report
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise EngineError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _check_room(out: Path, num_parameters: int, listener: Listener) -> None:
+    """Raise DiskFull when the result cannot fit; warn when the run's own checkpoints may not."""
+    free, result = shutil.disk_usage(out).free, 4 * num_parameters  # float32
+    checkpoints = (
+        2 * 3 * result
+    )  # weights and two tensors of the optimizer; the old one goes after the new one is whole
+    if free < result:
+        raise DiskFull(f"the result needs {size(result)}, but the disk of the output folder has {size(free)} left")
+    if free < result + checkpoints:
+        needed = f"result and checkpoints may need {size(result + checkpoints)}"
+        listener.emit("warning", message=f"{needed}, but the disk of the output folder has {size(free)} left")
 
 
 def _identity(spec: JobSpec, facts: ModelFacts, sets: Mapping[str, DataSet]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soul_core.errors import BadData, BadModel, BadSpec, Cancelled, DiskFull, Interrupted
+from soul_core.errors import BadData, BadModel, BadSpec, Cancelled, DiskFull, EngineError, Interrupted
 from soul_core.listener import Listener, Quiet, Wish
 from soul_core.report import Report
 from soul_core.run import Inputs, run
@@ -291,6 +291,28 @@ def test_an_untouched_model_fails(inputs: Inputs, tmp_path: Path) -> None:
         update={"forget": Npo(weight=1e-6), "training": SPEC.training.model_copy(update={"steps": 1})}
     )
     assert run(spec, inputs, tmp_path).verdict == "failed"
+
+
+def test_a_result_that_cannot_fit_is_told_before_training(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 100_000  # the tiny model takes 121,984 bytes
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
+    heard = Recorder()
+    with pytest.raises(DiskFull, match=r"needs 119.1 KiB, but .* has 97.7 KiB left"):
+        run(SPEC, inputs, tmp_path, listener=heard)
+    assert not heard.of("metrics")
+    Usage.free = 200_000
+    with pytest.raises(Interrupted):
+        run(SPEC, inputs, tmp_path, listener=Recorder(Wish.INTERRUPT, lambda kind, _: kind == "warning"))
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_at_once(inputs: Inputs, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EngineError, match="cannot write to"):
+        run(SPEC, inputs, tmp_path / "file" / "out")
 
 
 def test_a_full_disk_has_its_name_and_the_run_can_go_on(
