@@ -1,0 +1,138 @@
+"""kill -9 of anything in the middle of a job: it resumes from its checkpoint and ends with the same weights."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from api.store.tables import Job
+from soul_core.provenance import sha256_of
+from soul_core.spec import JobSpec
+from tests.servers import Servers
+from tests.soul_core.tiny_model import COUNTRIES, write_rows
+from tests.worker.conftest import Desk, Fleet
+from tests.worker.processes import engine_of, engines_of, kill, parent_of, wait_gone
+
+LONG = {
+    "optimizer": {"kind": "sophia", "lr": 1e-5},
+    "training": {"steps": 240, "checkpoint_every": 20},
+    "evaluation": {"max_new_tokens": 4, "bootstrap": 10},
+}
+
+
+@pytest.fixture(scope="session")
+def undisturbed_sha256(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights of the same run, with nobody in its way and no service around it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "spec.json").write_text(JobSpec.model_validate(LONG).model_dump_json())
+    countries = list(COUNTRIES)
+    forget = write_rows(folder / "forget.jsonl", countries[:2])
+    retain = write_rows(folder / "retain.jsonl", countries[2:])
+    command = [sys.executable, "-m", "soul_core", str(folder / "spec.json"), "--model", str(taught_model_dir)]
+    command += ["--forget", str(forget), "--retain", str(retain), "--out", str(folder / "out")]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return sha256_of(folder / "out" / "checkpoint" / "model.safetensors")
+
+
+def kill_engine(fleet: Fleet, servers: Servers, job_id: str) -> None:
+    kill(engine_of(job_id))
+
+
+def kill_worker(fleet: Fleet, servers: Servers, job_id: str) -> None:
+    worker = fleet.processes[0]
+    worker.kill()
+    worker.wait()
+    wait_gone(job_id)
+    fleet.start_worker()
+
+
+def kill_pool_child(fleet: Fleet, servers: Servers, job_id: str) -> None:
+    kill(parent_of(engine_of(job_id)))
+    wait_gone(job_id)
+
+
+@pytest.mark.parametrize("disturb", [kill_engine, kill_worker, kill_pool_child])
+def test_a_killed_job_resumes_and_ends_with_the_same_weights(
+    disturb: Callable[[Fleet, Servers, str], None], fleet: Fleet, desk: Desk, servers: Servers, undisturbed_sha256: str
+) -> None:
+    fleet.start_worker()
+    fleet.start_keeper()
+    job_id = desk.submit(**LONG)
+    desk.wait_step(job_id, 40)
+
+    disturb(fleet, servers, job_id)
+    job = desk.wait_end(job_id)
+
+    assert job.status == "succeeded", (job.status_reason, fleet.log("worker"))
+    assert desk.weights_sha256(job_id) == undisturbed_sha256
+    assert desk.statuses(job_id) == ["queued", "running", "queued", "running", "succeeded"]
+    assert (job.epoch, job.attempt) == (2, 1)
+    resumed = [
+        event for event in desk.events(job_id) if "going on from the checkpoint" in event.data.get("message", "")
+    ]
+    assert resumed, "it began anew"
+
+
+@pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])
+def test_a_killed_broker_disturbs_no_running_job_and_loses_no_queued_one(
+    keep_data: bool, fleet: Fleet, desk: Desk, servers: Servers, undisturbed_sha256: str
+) -> None:
+    fleet.start_worker()
+    fleet.start_keeper()
+    running, queued = desk.submit(**LONG), desk.submit()
+    desk.wait_step(running, 20)
+
+    assert servers.valkey.process is not None
+    servers.valkey.process.kill()
+    servers.valkey.process.wait()
+    if not keep_data:
+        shutil.rmtree(servers.valkey.folder)
+    servers.valkey.start()
+    first, second = desk.wait_end(running), desk.wait_end(queued)
+
+    assert desk.weights_sha256(running) == undisturbed_sha256
+    assert (first.epoch, second.status, second.epoch) == (1, "succeeded", 1), "each ran exactly once"
+
+
+def test_a_worker_asked_to_leave_hands_its_job_back_and_another_ends_it(
+    fleet: Fleet, desk: Desk, undisturbed_sha256: str
+) -> None:
+    worker = fleet.start_worker()
+    fleet.start_keeper()
+    job_id = desk.submit(**LONG)
+    desk.wait_step(job_id, 30)
+
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    handed_back = desk.job(job_id)
+    fleet.start_worker()
+    job = desk.wait_end(job_id)
+
+    assert (handed_back.status, handed_back.attempt) == ("queued", 0)
+    assert job.attempt == 0
+    assert desk.weights_sha256(job_id) == undisturbed_sha256
+
+
+def test_no_two_engines_of_a_job_live_at_once(fleet: Fleet, desk: Desk) -> None:
+    fleet.start_worker()
+    fleet.start_worker()
+    fleet.start_keeper()
+    job_id = desk.submit(**LONG)
+    seen: list[int] = []
+    killed: list[int] = []
+
+    def watch(job: Job) -> bool:
+        seen.append(len(engines_of(job_id)))
+        if job.phase == "unlearn" and (job.progress.get("step") or 0) >= 40 and not killed:
+            killed.append(engine_of(job_id))
+            kill(killed[0])
+        return job.status == "succeeded"
+
+    desk.wait(job_id, watch, seconds=90)
+
+    assert max(seen) == 1
