@@ -34,8 +34,8 @@ def limits_of(
             yield f"Of the {facts.num_rows} rows of the {facts.name} set, {num_rows} were measured, chosen by the seed."
         elif num_rows < _FEW_ROWS:
             yield (
-                f"The {facts.name} set has {num_rows} rows only: intervals of so few rows are rough, and where all rows "
-                f"agree a share of up to {min(1, 3 / max(1, num_rows)):.0%} of other rows could still differ."
+                f"The {facts.name} set has {num_rows} rows only: intervals of so few rows are rough; where all rows "
+                f"agree, a share of up to {min(1, 3 / max(1, num_rows)):.0%} of other rows could still differ."
             )
     if num_shared:
         yield f"{num_shared} questions of the forget set are asked in the retain set too: they pull both ways."
