@@ -1,0 +1,71 @@
+"""What endpoints ask for: a session that commits before the answer, the caller, an owned job."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+from fastapi.security import HTTPBearer
+from sqlalchemy.orm import Session
+
+from api.auth import Caller, authenticate
+from api.errors import not_found
+from api.store import jobs
+from api.store.database import transaction
+from api.store.tables import Job
+
+#: Only for the OpenAPI text; `authenticate` reads the header itself and answers with a problem document.
+_bearer = HTTPBearer(auto_error=False, description="An API key: soul_...", scheme_name="ApiKey")
+
+
+def get_session() -> Iterator[Session]:
+    """Yield the request's session: one transaction."""
+    with transaction() as session:
+        yield session
+
+
+# The scope matters: without it the commit comes after the answer, and a failed one still says 200.
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+
+
+def get_caller(request: Request, session: SessionDep, _: Annotated[object, Depends(_bearer)]) -> Caller:
+    """Return who calls."""
+    return authenticate(request, session)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+def requires(scope: str) -> Callable[[Caller], Caller]:
+    """Return a dependency that lets only callers with `scope` pass."""
+
+    def check(caller: CallerDep) -> Caller:
+        caller.require(scope)
+        return caller
+
+    return check
+
+
+JobsReader = Annotated[Caller, Depends(requires("jobs:read"))]
+JobsWriter = Annotated[Caller, Depends(requires("jobs:write"))]
+DatasetsReader = Annotated[Caller, Depends(requires("datasets:read"))]
+DatasetsWriter = Annotated[Caller, Depends(requires("datasets:write"))]
+ModelsReader = Annotated[Caller, Depends(requires("models:read"))]
+ModelsWriter = Annotated[Caller, Depends(requires("models:write"))]
+KeysAdmin = Annotated[Caller, Depends(requires("keys:admin"))]
+
+
+def owned_job(session: Session, caller: Caller, job_id: str) -> Job:
+    """Return the caller's job; another tenant's is not there."""
+    job = jobs.get(session, caller.tenant_id, job_id)
+    if job is None:
+        raise not_found(f"job {job_id}")
+    return job
+
+
+def _owned_job(session: SessionDep, caller: JobsReader, job_id: Annotated[str, Path(examples=["job_01k9"])]) -> Job:
+    return owned_job(session, caller, job_id)
+
+
+OwnedJob = Annotated[Job, Depends(_owned_job)]
+Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]

@@ -1,0 +1,70 @@
+"""create_app(): middleware, routers, error handler; nothing else. `uvicorn api.main:create_app --factory`."""
+
+import logging
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+
+from api import errors
+from api.errors import MEDIA_TYPE, Problem
+from api.middleware import RequestContext
+from api.routes import account, datasets, health, jobs, models, results
+from api.schemas import DatasetCreate
+
+_DESCRIPTION = """\
+Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
+
+Register a **model**, upload a **forget set** and a **retain set**, submit a **job**, follow its **events**, read its
+**report**, download its **artifacts**. Every error is a problem document (RFC 9457) with a `code`, pointers to what is
+wrong, and a `request_id`.
+"""
+
+#: What any operation may answer beside its result.
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    for status, text in {
+        400: "The request cannot be parsed.",
+        401: "No valid API key.",
+        403: "The key lacks a scope.",
+        404: "Not there, or another project's.",
+        409: "The resource's state does not allow it.",
+        413: "Too large.",
+        422: "Something in the request cannot be used; `errors` says what.",
+        500: "The server's mistake.",
+        503: "A server behind this one does not answer.",
+    }.items()
+}
+
+
+def create_app() -> FastAPI:
+    """Return the application."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    app = FastAPI(
+        title="SOUL",
+        summary="An open service that makes language models forget",
+        description=_DESCRIPTION,
+        version=version("soul-unlearning"),
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        redirect_slashes=False,
+    )
+    app.add_middleware(RequestContext)
+    errors.install(app)
+    for module in (account, models, datasets, jobs, results, health):
+        app.include_router(module.router, responses=_PROBLEMS)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the description, with the problem document and what routes read by hand among the schemas."""
+    schema = FastAPI.openapi(app)
+    schemas = schema["components"]["schemas"]
+    for model in (Problem, DatasetCreate):
+        described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(described.pop("$defs", {}))
+        schemas[model.__name__] = described
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return schema

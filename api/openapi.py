@@ -1,0 +1,31 @@
+"""`python -m api.openapi` prints the API's description; with `--check FILE` it says whether a snapshot is current."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from api.main import create_app
+
+
+def snapshot() -> str:
+    """Return the OpenAPI description as it is committed."""
+    return json.dumps(create_app().openapi(), indent=1, sort_keys=True) + "\n"
+
+
+def main() -> int:
+    """Print or check; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m api.openapi", description=__doc__)
+    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with this snapshot instead of printing")
+    args = parser.parse_args()
+    if args.check is None:
+        sys.stdout.write(snapshot())
+        return 0
+    if args.check.exists() and args.check.read_text(encoding="utf-8") == snapshot():
+        return 0
+    sys.stderr.write(f"{args.check} is not current: run `make openapi` and look at what changed for users\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Is it alive, can it work."""
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.errors import ServiceError
+from api.store.database import transaction
+from api.store.queue import broker
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The answer when all is well."""
+
+    status: str = "ok"
+
+
+@router.get("/healthz", operation_id="healthz")
+def healthz() -> Health:
+    """Say that the process lives."""
+    return Health()
+
+
+@router.get("/readyz", operation_id="readyz")
+def readyz() -> Health:
+    """Say whether database and broker answer."""
+    away = []
+    try:
+        with transaction() as session:
+            session.execute(text("SELECT 1 FROM tenants LIMIT 1"))
+    except SQLAlchemyError:
+        away.append("database")
+    try:
+        with broker() as client:
+            client.ping()
+    except (RedisError, OSError):
+        away.append("broker")
+    if away:
+        raise ServiceError(503, "not_ready", f"no answer from: {', '.join(away)}", headers={"Retry-After": "2"})
+    return Health()

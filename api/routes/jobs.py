@@ -1,0 +1,111 @@
+"""Jobs over HTTP: submit, list, look, wait, cancel; methods and estimates before that."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+
+from api.auth import authenticate
+from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep, owned_job
+from api.schemas import EstimateOut, JobCreate, JobOut, Page
+from api.services import idempotency
+from api.services import jobs as service
+from api.services.estimates import estimate as estimate_job
+from api.services.methods import methods as all_methods
+from api.store import jobs
+from api.store.database import transaction
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+#: A waiting request looks this often; it holds neither a thread nor a connection in between.
+_LOOK_SECONDS = 0.25
+
+
+@router.get("/methods", operation_id="list_methods", tags=["methods"])
+def methods(caller: JobsReader) -> dict[str, Any]:
+    """Return what a spec may say: terms, optimizers, curvatures and metrics with JSON schemas and defaults."""
+    return all_methods()
+
+
+@router.post("/estimates", operation_id="estimate_job")
+def estimate(body: JobCreate, caller: JobsReader, session: SessionDep) -> EstimateOut:
+    """Say what a job would cost and whether it would be taken. Nothing is written or spent."""
+    return estimate_job(session, caller, body)
+
+
+@router.post("/jobs", status_code=202, operation_id="create_job", response_model=JobOut)
+def create(
+    body: JobCreate,
+    caller: JobsWriter,
+    session: SessionDep,
+    idempotency_key: Annotated[
+        str | None, Header(description="Any unique text: a request sent twice with it makes one job.")
+    ] = None,
+) -> Response:
+    """Submit a job."""
+
+    def serve() -> idempotency.Answer:
+        job = service.create(session, caller, body)
+        shown = service.shown(session, job).model_dump(mode="json")
+        return idempotency.Answer(202, {"Location": f"/v1/jobs/{job.id}"}, shown)
+
+    answer = idempotency.once(session, caller, idempotency_key, body.model_dump(mode="json"), serve)
+    return JSONResponse(answer.body, answer.status, headers=answer.headers)
+
+
+@router.get("/jobs", operation_id="list_jobs")
+def page(
+    caller: JobsReader,
+    session: SessionDep,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    status: Annotated[str | None, Query(description="Only jobs of this status.")] = None,
+    name: Annotated[str | None, Query(description="Only jobs of this name.")] = None,
+) -> Page[JobOut]:
+    """List jobs, newest first."""
+    rows = jobs.page(session, caller.tenant_id, limit=limit + 1, before=cursor, status=status, name=name)
+    shown = [service.shown(session, row) for row in rows[:limit]]
+    more = len(rows) > limit
+    return Page(data=shown, has_more=more, next_cursor=shown[-1].id if more else None)
+
+
+@router.get("/jobs/{job_id}", operation_id="get_job", response_model=JobOut)
+async def get(
+    request: Request,
+    job_id: str,
+    wait: Annotated[
+        float, Query(ge=0, le=60, description="Hold the answer up to this many seconds until the job changes.")
+    ] = 0,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Return one job. With `wait` and If-None-Match the answer comes when the job is no longer that version."""
+    deadline = time.monotonic() + wait
+    known = if_none_match
+    while True:
+        etag, shown = await run_in_threadpool(_look, request, job_id)
+        if known is None and wait:
+            known = etag
+        over = shown.status in jobs.TERMINAL
+        if etag != known or over or time.monotonic() >= deadline or await request.is_disconnected():
+            break
+        await asyncio.sleep(_LOOK_SECONDS)
+    if if_none_match == etag:
+        return Response(status_code=304, headers={"ETag": etag})
+    return JSONResponse(shown.model_dump(mode="json"), headers={"ETag": etag, "Cache-Control": "no-cache"})
+
+
+@router.post("/jobs/{job_id}/cancel", operation_id="cancel_job")
+def cancel(job_id: str, caller: JobsWriter, session: SessionDep) -> JobOut:
+    """Cancel a job. A waiting one ends at once, a running one at its next step; one that is over answers 409."""
+    return service.shown(session, service.cancel(session, caller, owned_job(session, caller, job_id)))
+
+
+def _look(request: Request, job_id: str) -> tuple[str, JobOut]:
+    with transaction() as session:
+        caller = authenticate(request, session)
+        caller.require("jobs:read")
+        job = owned_job(session, caller, job_id)
+        return f'W/"{job.version}"', service.shown(session, job)

@@ -1,0 +1,210 @@
+"""Rules of data sets: what is uploaded is read at once, and kept only when every row can be used."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy.orm import Session
+
+from api.auth import Caller
+from api.errors import ServiceError, not_found
+from api.store import datasets
+from api.store.blobs import StorageFull, blobs
+from api.store.ids import new_id
+from api.store.settings import settings
+from api.store.tables import Dataset
+from soul_core.errors import BadData
+from soul_core.rows import Format, Reading, read_rows, validate, write_canonical
+
+#: Groups of duplicates that are listed; a data set may repeat itself endlessly.
+_MOST_DUPLICATES = 1000
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Bytes that arrived whole, in a file that is removed afterwards."""
+
+    path: Path
+    filename: str | None
+    size_bytes: int
+    sha256: str
+
+
+@contextmanager
+def upload_folder() -> Iterator[Path]:
+    """Yield a private folder for one upload; gone at the end, whatever happens."""
+    parent = settings().scratch_dir / "uploads"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)
+
+
+def read_upload(
+    upload: Upload, *, file_format: str | None, mapping: Mapping[str, str], into: Path
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Read an upload; return its validation and, when it is usable, the columns of its row (the blob is stored)."""
+    try:
+        reading = read_rows(
+            upload.path,
+            format=cast("Format | None", file_format),
+            mapping=mapping or None,
+            name=upload.filename or "upload",
+            max_expanded_bytes=settings().max_expanded_bytes,
+        )
+    except BadData as error:
+        return {"usable": False, "error": "; ".join([error.message, *error.details])}, None
+    found = _validation(reading)
+    if not found["usable"]:
+        return found, None
+    canonical = into / "rows.jsonl"
+    content_sha256 = write_canonical(reading.rows, canonical)
+    try:
+        stored = blobs().put_file(f"datasets/{new_id('ds')}.jsonl", canonical)
+    except StorageFull as error:
+        raise ServiceError(507, "storage_full", "the server has no room for this data set") from error
+    return found, {
+        "status": "ready",
+        "blob": stored.key,
+        "size_bytes": upload.size_bytes,
+        "sha256": upload.sha256,
+        "content_sha256": content_sha256,
+        "num_rows": len(reading.rows),
+    }
+
+
+def create_from_upload(
+    session: Session,
+    caller: Caller,
+    upload: Upload,
+    *,
+    name: str,
+    file_format: str | None,
+    mapping: dict[str, str],
+    into: Path,
+) -> Dataset:
+    """Make a data set of a whole upload. Raises 422 naming every bad row; nothing is kept then."""
+    validation, content = read_upload(upload, file_format=file_format, mapping=mapping, into=into)
+    if content is None:
+        raise invalid(validation)
+    return datasets.create(
+        session,
+        tenant_id=caller.tenant_id,
+        actor=caller.key_id,
+        name=name,
+        file_format=validation["format"],
+        mapping=mapping,
+        validation=validation,
+        **content,
+    )
+
+
+def fill(session: Session, row: Dataset, upload: Upload, *, into: Path) -> ServiceError | None:
+    """Give a data set its content. Of unusable content the validation is kept, not the bytes; its error is returned."""
+    validation, content = read_upload(
+        upload,
+        file_format=row.format,
+        mapping={k: v for k, v in row.mapping.items() if k != _FILENAME},
+        into=into,
+    )
+    row.validation = validation
+    for name, value in (content or {"status": "invalid"}).items():
+        setattr(row, name, value)
+    if content is None:
+        return invalid(validation)
+    row.format = validation["format"]
+    return None
+
+
+#: Where a data set that waits for its content remembers the file's own name.
+_FILENAME = ".filename"
+
+
+def remembered_filename(row: Dataset) -> str | None:
+    """Return the file name given with the metadata."""
+    return row.mapping.get(_FILENAME)
+
+
+def announce(
+    session: Session,
+    caller: Caller,
+    *,
+    name: str,
+    filename: str | None,
+    file_format: str | None,
+    mapping: dict[str, str],
+) -> Dataset:
+    """Make a data set whose content follows."""
+    kept = mapping | ({_FILENAME: filename} if filename else {})
+    return datasets.create(
+        session, tenant_id=caller.tenant_id, actor=caller.key_id, name=name, file_format=file_format, mapping=kept
+    )
+
+
+def owned(session: Session, caller: Caller, dataset_id: str, *, lock: bool = False) -> Dataset:
+    """Return the caller's data set."""
+    row = datasets.get(session, caller.tenant_id, dataset_id, lock=lock)
+    if row is None:
+        raise not_found(f"data set {dataset_id}")
+    return row
+
+
+def preview(row: Dataset, limit: int) -> list[dict[str, Any]]:
+    """Return the first rows as the engine reads them."""
+    if row.blob is None:
+        raise ServiceError(409, "no_content", f"data set {row.id} has no content yet: its status is {row.status}")
+    with blobs().open(row.blob) as content:
+        return [json.loads(line) for line in islice(content, limit)]
+
+
+def delete(session: Session, caller: Caller, dataset_id: str) -> tuple[Dataset, str | None]:
+    """Delete a data set; return its receipt row and the blob to remove once that is committed."""
+    row = owned(session, caller, dataset_id, lock=True)
+    job_id = datasets.used_by_active_job(session, row.id)
+    if job_id is not None:
+        raise ServiceError(409, "in_use", f"job {job_id} still needs this data set; cancel it or wait for its end")
+    blob = row.blob
+    datasets.delete(session, row, caller.key_id)
+    return row, blob
+
+
+def invalid(validation: dict[str, Any]) -> ServiceError:
+    """Return the 422 that lists every bad row."""
+    if validation.get("error"):
+        return ServiceError(422, "unreadable_dataset", validation["error"])
+    problems = validation["problems"]
+    bad = {problem["row"] for problem in problems}
+    total = validation["num_rows"] + len(bad)
+    return ServiceError(
+        422,
+        "bad_rows",
+        f"{len(bad)} of {total} rows cannot be used; correct them and upload again",
+        errors=[
+            (f"/rows/{problem['row']}", ": ".join(filter(None, (problem["column"], problem["detail"]))))
+            for problem in problems
+        ],
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _validation(reading: Reading) -> dict[str, Any]:
+    found = validate(reading)
+    return {
+        "usable": found.usable,
+        "format": found.format,
+        "num_rows": found.num_rows,
+        "columns": list(found.columns),
+        "used_columns": list(found.used_columns),
+        "problems": [{"row": one.number, "column": one.column, "detail": one.detail} for one in found.problems],
+        "duplicates": [list(group) for group in found.duplicates[:_MOST_DUPLICATES]],
+    }

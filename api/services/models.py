@@ -1,0 +1,121 @@
+"""Rules of models: safetensors only, nothing that runs code, pinned to what they are today."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api.auth import Caller
+from api.deps import owned_job
+from api.errors import ServiceError, not_found
+from api.schemas import GgufModel, HubModel, JobModel, LocalModel
+from api.store import jobs, models
+from api.store.settings import settings
+from api.store.tables import Model
+from soul_core.errors import BadModel
+from soul_core.model_files import ModelInspection, inspect_model, is_gguf
+
+_CHECKPOINT = "checkpoint/"
+
+
+def register(session: Session, caller: Caller, wanted: HubModel | LocalModel | GgufModel | JobModel) -> Model:
+    """Inspect what was named and write it down. Raises 422 saying what is wrong with it."""
+    if isinstance(wanted, HubModel):
+        pinned = _from_hub(wanted)
+    elif isinstance(wanted, JobModel):
+        pinned = _from_job(session, caller, wanted)
+    else:
+        pinned = _from_disk(wanted)
+    name = wanted.name or Path(wanted.location).name
+    return models.create(
+        session, tenant_id=caller.tenant_id, actor=caller.key_id, name=name, source=wanted.source, **pinned
+    )
+
+
+def owned(session: Session, caller: Caller, model_id: str, pointer: str | None = None) -> Model:
+    """Return the caller's model."""
+    row = models.get(session, caller.tenant_id, model_id)
+    if row is None:
+        raise not_found(f"model {model_id}", pointer)
+    return row
+
+
+def _from_disk(wanted: LocalModel | GgufModel) -> dict[str, Any]:
+    path = _allowed_path(wanted.location)
+    if wanted.source == "local" and not path.is_dir():
+        raise _unusable(f"{wanted.location} is no folder; a GGUF file has the source 'gguf'")
+    if wanted.source == "gguf" and not (path.is_file() and is_gguf(path)):
+        raise _unusable(f"{wanted.location} is not a GGUF file")
+    try:
+        found = inspect_model(path)
+    except BadModel as error:
+        raise _unusable(error.message, error.details) from error
+    return {"location": str(path), "digest": found.digest, "facts": _facts(found)}
+
+
+def _allowed_path(location: str) -> Path:
+    """Resolve a path and hold it below the roots the operator allows; what lies elsewhere is not there."""
+    roots = [Path(root).resolve() for root in settings().model_roots.split(os.pathsep) if root]
+    if not roots:
+        raise ServiceError(
+            403,
+            "local_models_disabled",
+            "this service reads no models from its own disk (SOUL_MODEL_ROOTS is empty); "
+            "use a hub id or a job's output",
+        )
+    path = Path(location)
+    if not path.is_absolute():
+        raise _unusable(f"{location} is not an absolute path")
+    path = path.resolve()
+    if not any(path.is_relative_to(root) for root in roots) or not path.exists():
+        raise _unusable(f"there is no model at {location}, or it lies outside the folders this service may read")
+    return path
+
+
+def _from_job(session: Session, caller: Caller, wanted: JobModel) -> dict[str, Any]:
+    job = owned_job(session, caller, wanted.location)
+    if job.status != "succeeded":
+        raise ServiceError(409, "job_not_finished", f"job {job.id} is {job.status} and has made no model")
+    if job.verdict != "passed":
+        caller.require("models:download_unverified")
+    files = [made for made in jobs.artifacts_of(session, job.id) if made.path.startswith(_CHECKPOINT)]
+    prefix = files[0].blob.removesuffix(files[0].path) + _CHECKPOINT.rstrip("/")
+    parent = session.get_one(Model, job.model_id)
+    return {"location": prefix, "facts": parent.facts, "parent_job_id": job.id}
+
+
+def _from_hub(wanted: HubModel) -> dict[str, Any]:
+    """Pin a hub id to a commit; the files are judged when a worker has them."""
+    from httpx import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        info = HfApi().model_info(wanted.location, revision=wanted.revision, timeout=10)
+    except RepositoryNotFoundError as error:
+        raise _unusable(f"the hub has no model {wanted.location}, or it is private") from error
+    except HfHubHTTPError as error:
+        raise ServiceError(
+            502, "hub_error", f"the hub does not give {wanted.location}: {type(error).__name__}"
+        ) from error
+    except (OfflineModeIsEnabled, HTTPError, OSError) as error:
+        raise ServiceError(
+            503,
+            "hub_unreachable",
+            f"the hub cannot be reached from this server, so {wanted.location} cannot be pinned to a commit; "
+            "register a local folder or a GGUF file instead",
+        ) from error
+    files = {sibling.rfilename for sibling in info.siblings or []}
+    if not any(name.endswith(".safetensors") for name in files):
+        raise _unusable(f"{wanted.location} has no safetensors weights; other formats may run code and are not loaded")
+    return {"location": wanted.location, "revision": info.sha, "digest": info.sha, "facts": {}}
+
+
+def _facts(found: ModelInspection) -> dict[str, Any]:
+    return {name: value for name, value in asdict(found).items() if name not in {"files", "digest"}}
+
+
+def _unusable(detail: str, details: tuple[str, ...] = ()) -> ServiceError:
+    return ServiceError(422, "unusable_model", detail, errors=[("/location", each) for each in details or (detail,)])
