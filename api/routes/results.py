@@ -40,14 +40,14 @@ def events(
 
 @router.get("/jobs/{job_id}/events/stream", response_class=EventSourceResponse, operation_id="stream_job_events")
 async def stream(
-    job_id: str,
+    job: OwnedJob,
     caller: JobsReader,
     last_event_id: Annotated[int, Header(ge=0, description="Go on behind this event.")] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream a job's events live; the stream ends when the job has ended. A cut one goes on by Last-Event-ID."""
     seen = last_event_id
     while True:
-        found, over = await run_in_threadpool(_news, caller, job_id, seen)
+        found, over = await run_in_threadpool(_news, caller, job.id, seen)
         for event in found:
             seen = event.seq
             yield ServerSentEvent(data=event, event=event.kind, id=str(event.seq))

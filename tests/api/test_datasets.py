@@ -1,0 +1,221 @@
+"""Data sets: what goes in, what is refused, what is kept."""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.store.settings import Settings, settings
+from api.store.tables import Dataset
+from tests.api.conftest import ROWS, As, jsonl, problem
+
+CSV = b"prompt,completion\nq1,a1\nq2,a2\n"
+
+
+def parquet() -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), out)
+    return out.getvalue()
+
+
+def files_in(settings_env: Settings) -> list[Path]:
+    blobs = Path(settings_env.blobs_url.removeprefix("file://"))
+    folders = (blobs, settings_env.scratch_dir)
+    return [path for folder in folders if folder.exists() for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "num_rows"),
+    [
+        ("a.jsonl", jsonl(ROWS), 4),
+        ("a.jsonl.gz", gzip.compress(jsonl(ROWS)), 4),
+        ("a.jsonl.zst", zstandard.compress(jsonl(ROWS)), 4),
+        ("a.csv", CSV, 2),
+        ("a.parquet", parquet(), 4),
+        ("a.txt", b"One paragraph.\n\nAnother paragraph.\n", 1),
+    ],
+)
+def test_every_format_is_taken(admin: As, name: str, content: bytes, num_rows: int) -> None:
+    answer = admin.upload(content, name=name)
+
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    assert (made["status"], made["num_rows"]) == ("ready", num_rows)
+    assert made["sha256"] == hashlib.sha256(content).hexdigest()
+    assert admin("GET", answer.headers["location"]).json() == made
+
+
+def test_the_preview_shows_rows_as_the_engine_reads_them(admin: As) -> None:
+    dataset_id = admin.dataset(ROWS)
+
+    rows = admin("GET", f"/v1/datasets/{dataset_id}/preview?limit=1").json()["rows"]
+
+    assert [row["completion"] for row in rows] == ["In street 1."]
+    assert rows[0]["messages"] == [{"role": "user", "content": "Where does customer 1 live?"}]
+
+
+def test_a_mapping_names_other_columns(admin: As) -> None:
+    content = jsonl([{"input": "q", "output": "a"}])
+
+    made = admin.upload(content, mapping=json.dumps({"prompt": "input", "completion": "output"}))
+
+    assert made.status_code == 201, made.text
+    assert made.json()["mapping"] == {"prompt": "input", "completion": "output"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b'{"prompt": "caf\xe9", "completion": "x"}\n', "UTF-8"),
+        (jsonl([{"ask": "q", "reply": "a"}]), "ask"),
+        (gzip.compress(jsonl(ROWS))[:-12], "cut off"),
+    ],
+    ids=["empty", "not UTF-8", "missing columns", "damaged gzip"],
+)
+def test_a_file_that_cannot_be_read_is_refused_in_words(
+    admin: As, settings_env: Settings, session: Session, content: bytes, words: str
+) -> None:
+    name = "a.jsonl.gz" if content[:2] == b"\x1f\x8b" else "a.jsonl"
+
+    found = problem(admin.upload(content, name=name), 422, "unreadable_dataset")
+
+    assert words in found["detail"] or words == "cut off"
+    assert session.scalar(select(func.count()).select_from(Dataset)) == 0
+    assert files_in(settings_env) == []
+
+
+def test_ten_bad_rows_in_ten_thousand_are_all_named_and_nothing_is_kept(admin: As, settings_env: Settings) -> None:
+    lines = [json.dumps({"prompt": f"q{n}", "completion": f"a{n}"}) for n in range(1, 10_001)]
+    bad = list(range(500, 10_001, 1000))
+    for number in bad:
+        lines[number - 1] = json.dumps({"prompt": f"q{number}"})
+
+    found = problem(admin.upload("\n".join(lines).encode()), 422, "bad_rows")
+
+    assert [error["pointer"] for error in found["errors"]] == [f"/rows/{number}" for number in bad]
+    assert "10 of 10000" in found["detail"]
+    assert admin("GET", "/v1/datasets").json()["data"] == []
+    assert files_in(settings_env) == []
+
+
+def test_metadata_first_then_the_content_streamed(admin: As) -> None:
+    made = admin("POST", "/v1/datasets", json={"name": "late", "filename": "late.csv"}).json()
+    assert made["status"] == "awaiting_content"
+
+    digest = base64.b64encode(hashlib.sha256(CSV).digest()).decode()
+    filled = admin(
+        "PUT", f"/v1/datasets/{made['id']}/content", content=CSV, headers={"Content-Digest": f"sha-256=:{digest}:"}
+    )
+
+    assert filled.status_code == 200, filled.text
+    assert (filled.json()["status"], filled.json()["format"], filled.json()["num_rows"]) == ("ready", "csv", 2)
+
+
+def test_content_that_is_not_what_its_digest_says_is_not_kept(admin: As, settings_env: Settings) -> None:
+    made = admin("POST", "/v1/datasets", json={"name": "late"}).json()
+
+    answer = admin(
+        "PUT", f"/v1/datasets/{made['id']}/content", content=CSV, headers={"Content-Digest": "sha-256=:AAAA:"}
+    )
+
+    problem(answer, 400, "digest_mismatch")
+    assert admin("GET", f"/v1/datasets/{made['id']}").json()["status"] == "awaiting_content"
+    assert files_in(settings_env) == []
+
+
+def test_unusable_content_leaves_its_validation_and_better_content_can_follow(admin: As) -> None:
+    made = admin("POST", "/v1/datasets", json={"name": "late"}).json()
+    path = f"/v1/datasets/{made['id']}"
+
+    problem(admin("PUT", f"{path}/content", content=jsonl([*ROWS, {"prompt": "q"}])), 422, "bad_rows")
+
+    assert admin("GET", path).json()["status"] == "invalid"
+    validation = admin("GET", f"{path}/validation").json()
+    assert [bad["row"] for bad in validation["problems"]] == [5]
+    assert admin("PUT", f"{path}/content", content=jsonl(ROWS)).json()["status"] == "ready"
+    problem(admin("PUT", f"{path}/content", content=jsonl(ROWS)), 409, "has_content")
+
+
+def test_the_validation_lists_duplicates(admin: As) -> None:
+    dataset_id = admin.dataset([ROWS[0], ROWS[1], ROWS[0]])
+
+    assert admin("GET", f"/v1/datasets/{dataset_id}/validation").json()["duplicates"] == [[1, 3]]
+
+
+def test_an_upload_past_the_limit_is_refused_and_not_kept(
+    admin: As, settings_env: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOUL_MAX_UPLOAD_BYTES", "100")
+    settings.cache_clear()
+
+    problem(admin.upload(jsonl(ROWS)), 413, "too_large")
+
+    assert files_in(settings_env) == []
+
+
+def test_a_bomb_is_refused(admin: As, settings_env: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOUL_MAX_EXPANDED_BYTES", "1000000")
+    settings.cache_clear()
+
+    problem(
+        admin.upload(gzip.compress(b'{"text": "' + b"a" * 5_000_000 + b'"}'), name="a.jsonl.gz"),
+        422,
+        "unreadable_dataset",
+    )
+
+    assert files_in(settings_env) == []
+
+
+def test_a_hostile_file_name_is_only_a_name(admin: As, settings_env: Settings) -> None:
+    made = admin.upload(jsonl(ROWS), name="../../../etc/passwd.jsonl")
+
+    assert made.status_code == 201, made.text
+    assert all("passwd" not in str(path) for path in files_in(settings_env))
+
+
+def test_deleting_removes_the_content_and_leaves_a_receipt(admin: As, settings_env: Settings) -> None:
+    dataset_id = admin.dataset(ROWS)
+
+    receipt = admin("DELETE", f"/v1/datasets/{dataset_id}").json()
+
+    assert receipt["num_rows"] == 4
+    assert receipt["deleted_at"] is not None
+    assert files_in(settings_env) == []
+    problem(admin("GET", f"/v1/datasets/{dataset_id}"), 404, "not_found")
+
+
+def test_a_data_set_a_job_needs_cannot_be_deleted(admin: As, job_body: dict[str, dict[str, str]]) -> None:
+    job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
+
+    found = problem(admin("DELETE", f"/v1/datasets/{job_body['datasets']['forget']}"), 409, "in_use")
+
+    assert job_id in found["detail"]
+
+
+def test_another_project_sees_nothing_of_it(admin: As, stranger: As) -> None:
+    path = f"/v1/datasets/{admin.dataset(ROWS)}"
+
+    for method, where in [("GET", path), ("GET", f"{path}/preview"), ("GET", f"{path}/validation"), ("DELETE", path)]:
+        problem(stranger(method, where), 404, "not_found")
+    problem(stranger("PUT", f"{path}/content", content=CSV), 404, "not_found")
+    assert stranger("GET", "/v1/datasets").json()["data"] == []
+
+
+def test_lists_come_in_pages(admin: As) -> None:
+    made = [admin.dataset(ROWS) for _ in range(3)]
+
+    first = admin("GET", "/v1/datasets?limit=2").json()
+    second = admin("GET", f"/v1/datasets?limit=2&cursor={first['next_cursor']}").json()
+
+    assert [row["id"] for row in first["data"] + second["data"]] == made[::-1]
+    assert (first["has_more"], second["has_more"]) == (True, False)

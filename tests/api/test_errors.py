@@ -1,0 +1,132 @@
+"""Every error is a problem document, and a credential decides what one may."""
+
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text, update
+from sqlalchemy.orm import Session
+
+from api.middleware import MAX_JSON_BYTES
+from api.routes import jobs as job_routes
+from api.store.tables import ApiKey
+from tests.api.conftest import As, problem
+
+
+def test_an_unknown_path_is_a_problem(http: TestClient) -> None:
+    problem(http.get("/nowhere"), 404, "not_found")
+
+
+def test_a_wrong_method_says_which_are_allowed(http: TestClient) -> None:
+    answer = http.delete("/v1/me")
+
+    problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "GET"
+
+
+def test_a_body_that_is_no_json_is_told_apart_from_a_wrong_one(admin: As) -> None:
+    problem(admin("POST", "/v1/jobs", content=b"{oops", headers={"content-type": "application/json"}), 400, "bad_json")
+
+
+def test_a_body_too_large_is_refused_by_its_announced_length(admin: As) -> None:
+    answer = admin("POST", "/v1/jobs", content=b" " * (MAX_JSON_BYTES + 1))
+
+    problem(answer, 413, "too_large")
+
+
+def test_a_crash_tells_nothing_but_the_request_id(admin: As, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash() -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(job_routes, "all_methods", crash)  # the fault
+
+    answer = admin("GET", "/v1/methods")
+
+    found = problem(answer, 500, "internal_error")
+    assert "secret detail" not in answer.text
+    assert found["request_id"] in found["detail"]
+
+
+@pytest.mark.parametrize(
+    "header", [None, "Basic abc", "Bearer ", "Bearer soul_short", f"Bearer soul_abcdefgh_{'x' * 43}"]
+)
+def test_without_a_valid_key_nothing_is_told(http: TestClient, header: str | None) -> None:
+    answer = http.get("/v1/me", headers={"Authorization": header} if header else {})
+
+    problem(answer, 401, "unauthorised")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_a_key_with_one_wrong_character_is_refused(admin: As) -> None:
+    wrong = admin.key[:-1] + ("A" if admin.key[-1] != "A" else "B")
+
+    problem(As(admin.http, wrong)("GET", "/v1/me"), 401, "unauthorised")
+
+
+def test_the_secret_is_stored_as_a_hash_only(admin: As, session: Session) -> None:
+    secret = admin.key.split("_", 2)[2]
+    rows = session.execute(text("SELECT row_to_json(api_keys)::text FROM api_keys")).scalars().all()
+
+    assert rows
+    assert not any(secret in row for row in rows)
+
+
+def test_an_expired_key_is_refused(admin: As, session: Session) -> None:
+    session.execute(update(ApiKey).values(expires_at=text("now() - interval '1 second'")))
+    session.commit()
+
+    problem(admin("GET", "/v1/me"), 401, "unauthorised")
+
+
+def test_a_revoked_key_is_refused_at_once(admin: As) -> None:
+    made = admin("POST", "/v1/api-keys", json={"name": "ci", "scopes": ["jobs:read"]}).json()
+    ci = As(admin.http, made["key"])
+    assert ci("GET", "/v1/me").status_code == 200
+
+    assert admin("DELETE", f"/v1/api-keys/{made['id']}").json()["revoked_at"] is not None
+
+    problem(ci("GET", "/v1/me"), 401, "unauthorised")
+
+
+def test_a_missing_scope_is_named(http: TestClient, make_key: Callable[..., str]) -> None:
+    reader = As(http, make_key("p", "jobs:read"))
+
+    found = problem(reader.upload(b"x"), 403, "missing_scope")
+
+    assert found["scope"] == "datasets:write"
+
+
+def test_a_key_cannot_grant_what_it_lacks(http: TestClient, make_key: Callable[..., str]) -> None:
+    small = As(http, make_key("p", "keys:admin", "jobs:read"))
+
+    problem(small("POST", "/v1/api-keys", json={"name": "x", "scopes": ["jobs:write"]}), 403, "missing_scope")
+
+
+def test_keys_are_listed_without_their_secrets(admin: As) -> None:
+    made = admin("POST", "/v1/api-keys", json={"name": "ci", "scopes": ["jobs:read"]}).json()
+
+    listed = admin("GET", "/v1/api-keys").json()
+
+    assert [key["name"] for key in listed["data"]] == ["ci", "admin"]
+    assert made["key"].split("_", 2)[2] not in str(listed)
+
+
+def test_an_unknown_scope_is_refused(admin: As) -> None:
+    problem(admin("POST", "/v1/api-keys", json={"name": "x", "scopes": ["jobs:raed"]}), 422, "unknown_scope")
+
+
+def test_the_health_pages_need_no_key(http: TestClient) -> None:
+    assert http.get("/healthz").json() == {"status": "ok"}
+    assert http.get("/readyz").json() == {"status": "ok"}
+
+
+def test_not_ready_names_the_server_that_is_away(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    from api.store.settings import settings
+
+    monkeypatch.setenv("SOUL_REDIS_URL", "redis+socket:///nowhere/valkey.sock?virtual_host=0")
+    settings.cache_clear()
+
+    found = problem(http.get("/readyz"), 503, "not_ready")
+
+    assert "broker" in found["detail"]
+    assert "database" not in found["detail"]

@@ -1,0 +1,232 @@
+"""Jobs: submitted once, refused in words, waited for, cancelled."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from api.store import jobs
+from api.store.tables import Job, OutboxEntry
+from tests.api.conftest import ROWS, As, problem
+
+Body = dict[str, Any]
+
+
+def count(session: Session, table: type) -> int:
+    session.rollback()
+    return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def test_a_submitted_job_is_queued_with_its_whole_spec(admin: As, job_body: Body, session: Session) -> None:
+    answer = admin("POST", "/v1/jobs", json=job_body)
+
+    assert answer.status_code == 202, answer.text
+    made = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{made['id']}"
+    assert (made["status"], made["verdict"], made["allowed_actions"]) == ("queued", None, ["cancel"])
+    assert made["progress"]["queue_position"] == 0
+    assert made["spec"]["training"]["steps"] == 3
+    assert made["spec"]["forget"] == {"kind": "npo", "weight": 1.0, "beta": 0.1}, "defaults are written out"
+    assert count(session, OutboxEntry) == 1
+
+
+def test_the_same_idempotency_key_makes_one_job(admin: As, job_body: Body, session: Session) -> None:
+    headers = {"Idempotency-Key": "once"}
+
+    first, second = (admin("POST", "/v1/jobs", json=job_body, headers=headers) for _ in range(2))
+
+    assert (second.status_code, second.json()) == (202, first.json())
+    assert second.headers["location"] == first.headers["location"]
+    assert second.headers["idempotent-replayed"] == "true"
+    assert count(session, Job) == 1
+
+
+def test_the_same_key_with_another_body_is_refused(admin: As, job_body: Body, session: Session) -> None:
+    headers = {"Idempotency-Key": "once"}
+    admin("POST", "/v1/jobs", json=job_body, headers=headers)
+
+    problem(
+        admin("POST", "/v1/jobs", json={**job_body, "name": "other"}, headers=headers), 422, "idempotency_key_reused"
+    )
+
+    assert count(session, Job) == 1
+
+
+def test_requests_that_race_with_one_key_make_one_job(admin: As, job_body: Body, session: Session) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(
+            pool.map(lambda _: admin("POST", "/v1/jobs", json=job_body, headers={"Idempotency-Key": "race"}), range(6))
+        )
+
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    assert count(session, Job) == 1
+
+
+def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Body) -> None:
+    headers = {"Idempotency-Key": "once"}
+    admin("POST", "/v1/jobs", json=job_body, headers=headers)
+
+    problem(stranger("POST", "/v1/jobs", json=job_body, headers=headers), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointer", "hint"),
+    [
+        ({"optimiser": {}}, "/spec/optimiser", "did you mean 'optimizer'?"),
+        ({"optimizer": {"kind": "sophia", "lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
+        ({"optimizer": {"kind": "sofia"}}, "/spec/optimizer", "did you mean 'sophia'?"),
+        ({"forget": {"kind": "npo", "beta": -1}}, "/spec/forget/beta", "greater than 0"),
+        ({"training": {"steps": "many"}}, "/spec/training/steps", "integer"),
+        ({"evaluation": {"metrics": ["probabilty"]}}, "/spec", "did you mean 'probability'?"),
+        ({"criteria": [{"set": "forget", "metric": "rouge_l"}]}, "/spec/criteria/0", "at_most or at_least"),
+    ],
+)
+def test_a_mistake_in_the_spec_is_pointed_at(
+    admin: As, job_body: Body, session: Session, spec: Body, pointer: str, hint: str
+) -> None:
+    answer = admin("POST", "/v1/jobs", json={**job_body, "spec": spec})
+
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == pointer
+    assert hint in error["detail"]
+    assert count(session, Job) == 0
+
+
+def test_a_forget_set_equal_to_the_retain_set_is_refused(admin: As, job_body: Body, session: Session) -> None:
+    same = {"forget": admin.dataset(ROWS), "retain": admin.dataset(ROWS)}
+
+    found = problem(admin("POST", "/v1/jobs", json={**job_body, "datasets": same}), 422, "invalid_job")
+
+    assert found["errors"][0]["pointer"] == "/datasets/retain"
+    assert count(session, Job) == 0
+
+
+def test_a_job_without_a_forget_or_needed_retain_set_is_refused(admin: As, job_body: Body) -> None:
+    for missing, word in (("forget", "forget set"), ("retain", "retain set")):
+        sets = {name: value for name, value in job_body["datasets"].items() if name != missing}
+        found = problem(admin("POST", "/v1/jobs", json={**job_body, "datasets": sets}), 422, "invalid_job")
+        assert word in str(found["errors"])
+
+
+def test_a_data_set_still_empty_is_refused(admin: As, job_body: Body) -> None:
+    empty = admin("POST", "/v1/datasets", json={"name": "later"}).json()["id"]
+
+    found = problem(
+        admin("POST", "/v1/jobs", json={**job_body, "datasets": {**job_body["datasets"], "forget": empty}}),
+        422,
+        "invalid_job",
+    )
+
+    assert "awaiting_content" in found["detail"]
+
+
+def test_another_projects_model_and_data_are_not_there(
+    admin: As, stranger: As, job_body: Body, session: Session
+) -> None:
+    found = problem(stranger("POST", "/v1/jobs", json=job_body), 404, "not_found")
+
+    pointers = {error["pointer"] for error in found["errors"]}
+    assert pointers == {"/model_id", "/datasets/forget", "/datasets/retain"}
+    assert count(session, Job) == 0
+
+
+def test_another_projects_job_is_not_there(admin: As, stranger: As, job_body: Body) -> None:
+    path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
+
+    for where in ("", "/events", "/events/stream", "/metrics", "/report", "/artifacts"):
+        problem(stranger("GET", path + where), 404, "not_found")
+    problem(stranger("POST", f"{path}/cancel"), 404, "not_found")
+    assert stranger("GET", "/v1/jobs").json()["data"] == []
+
+
+def test_a_queued_job_is_cancelled_and_then_no_more(admin: As, job_body: Body) -> None:
+    path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
+
+    assert admin("POST", f"{path}/cancel").json()["status"] == "cancelled"
+
+    found = problem(admin("POST", f"{path}/cancel"), 409, "not_allowed")
+    assert found["allowed_actions"] == []
+
+
+def test_an_unchanged_job_answers_304(admin: As, job_body: Body) -> None:
+    path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
+    etag = admin("GET", path).headers["etag"]
+
+    assert admin("GET", path, headers={"If-None-Match": etag}).status_code == 304
+    admin("POST", f"{path}/cancel")
+    assert admin("GET", path, headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_waiting_ends_when_the_job_changes(admin: As, job_body: Body) -> None:
+    path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
+    later = threading.Timer(0.5, lambda: admin("POST", f"{path}/cancel"))
+    later.start()
+    started = time.monotonic()
+
+    answer = admin("GET", f"{path}?wait=20")
+
+    later.join()
+    assert answer.json()["status"] == "cancelled"
+    assert time.monotonic() - started < 10
+
+
+def test_waiting_ends_at_its_limit(admin: As, job_body: Body) -> None:
+    path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
+
+    assert admin("GET", f"{path}?wait=0.3").json()["status"] == "queued"
+
+
+def test_the_list_is_filtered_and_comes_in_pages(admin: As, job_body: Body) -> None:
+    made = [admin("POST", "/v1/jobs", json={**job_body, "name": f"job {n}"}).json()["id"] for n in range(3)]
+    admin("POST", f"/v1/jobs/{made[0]}/cancel")
+
+    assert [job["id"] for job in admin("GET", "/v1/jobs?status=queued").json()["data"]] == [made[2], made[1]]
+    assert [job["id"] for job in admin("GET", "/v1/jobs?name=job 1").json()["data"]] == [made[1]]
+    page = admin("GET", "/v1/jobs?limit=2").json()
+    assert page["has_more"]
+    assert [job["id"] for job in admin("GET", f"/v1/jobs?cursor={page['next_cursor']}").json()["data"]] == [made[0]]
+
+
+def test_an_estimate_charges_nothing_and_warns(admin: As, job_body: Body, session: Session) -> None:
+    overlapping = {"forget": admin.dataset(ROWS[:2]), "retain": admin.dataset(ROWS[1:])}
+
+    found = admin("POST", "/v1/estimates", json={**job_body, "datasets": overlapping}).json()
+
+    assert found["allowed"]
+    assert found["seconds"] > 0
+    assert found["output_bytes"] == 8 * 4 * 4
+    assert any("also in the retain set" in warning for warning in found["warnings"])
+    assert count(session, Job) == 0
+
+
+def test_an_estimate_says_why_a_job_would_be_refused(admin: As, job_body: Body) -> None:
+    found = admin("POST", "/v1/estimates", json={**job_body, "model_id": "mdl_nothing"}).json()
+
+    assert not found["allowed"]
+    assert found["errors"][0]["pointer"] == "/model_id"
+
+
+def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
+    found = admin("GET", "/v1/methods").json()
+
+    assert {"grad_diff", "npo", "refusal"} <= {term["kind"] for term in found["forget_terms"]}
+    assert {"adamw", "sophia"} == {each["kind"] for each in found["optimizers"]}
+    sophia = next(each for each in found["optimizers"] if each["kind"] == "sophia")
+    assert sophia["defaults"]["curvature"]["kind"] == "gnb"
+    assert "properties" in sophia["schema"]
+    assert "probability" in {metric["name"] for metric in found["metrics"]}
+
+
+def test_a_running_jobs_cancel_is_a_wish(admin: As, job_body: Body, database: Engine) -> None:
+    job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
+    with Session(database) as session, session.begin():
+        jobs.claim(session, job_id, worker="w", lease_seconds=60)
+
+    shown = admin("POST", f"/v1/jobs/{job_id}/cancel").json()
+
+    assert (shown["status"], shown["wish"]) == ("running", "cancel")

@@ -1,0 +1,71 @@
+"""The description of the API is complete, current, and served without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.main import create_app
+from api.openapi import snapshot
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def description() -> dict[str, Any]:
+    return create_app().openapi()
+
+
+def operations(description: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"{method} {path}", operation)
+        for path, item in description["paths"].items()
+        for method, operation in item.items()
+    ]
+
+
+def test_the_committed_snapshot_is_current() -> None:
+    assert (ROOT / "docs" / "openapi.json").read_text() == snapshot(), "run `make openapi`"
+
+
+def test_the_description_is_served_with_torch_blocked() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
+        "from api.main import create_app; assert create_app().openapi()['paths']"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_operation_has_an_id_a_tag_words_and_its_errors(description: dict[str, Any]) -> None:
+    for name, operation in operations(description):
+        assert operation.get("operationId"), name
+        assert operation.get("tags"), name
+        assert operation.get("description") or operation.get("summary"), name
+        if "/v1" in name:
+            problems = {
+                code
+                for code, answer in operation["responses"].items()
+                if "application/problem+json" in answer.get("content", {})
+            }
+            assert {"401", "403", "404", "422", "500"} <= problems, name
+
+
+def test_operation_ids_are_unique(description: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, operation in operations(description)]
+
+    assert len(ids) == len(set(ids))
+
+
+def test_every_reference_leads_somewhere(description: dict[str, Any]) -> None:
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [found for value in node.values() for found in references(value)]
+        return [found for value in node for found in references(value)] if isinstance(node, list) else []
+
+    known = {f"#/components/schemas/{name}" for name in description["components"]["schemas"]}
+    # pydantic's own schemas of single methods carry their definitions with them
+    assert {found for found in references(description) if found.startswith("#/components")} <= known
