@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from soul_core.durable import disk_errors, sync, write_durably
 
+_WHOLE = f"step-{'[0-9]' * 9}"
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -53,7 +54,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, torch.Tensor], s
 
 def newest_checkpoint(folder: Path, device: torch.device) -> Checkpoint | None:
     """Return the newest whole checkpoint, or None."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in sorted(folder.glob(_WHOLE), reverse=True):
         if _is_whole(path):
             return Checkpoint(load_file(path / _TENSORS, device=str(device)), json.loads((path / _STATE).read_text()))
     return None

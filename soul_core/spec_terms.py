@@ -27,7 +27,17 @@ class Frozen(BaseModel):
                 hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
                 hints.append(f"unknown key '{key}'; {hint}")
             raise PydanticCustomError("unknown_key", "{hints}", {"hints": " | ".join(hints), "keys": unknown})
-        return data
+        return cls._with_default_kinds(data) if isinstance(data, dict) else data
+
+    @classmethod
+    def _with_default_kinds(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """A choice without its `kind` is the default one: {"optimizer": {"lr": 1e-5}} changes only the rate."""
+        filled = dict(data)
+        for name, field in cls.model_fields.items():
+            kind = getattr(field.default, "kind", None)
+            if kind is not None and isinstance(filled.get(name), dict) and "kind" not in filled[name]:
+                filled[name] = {"kind": kind, **filled[name]}
+        return filled
 
 
 Weight = Annotated[float, Field(gt=0, le=1000, description="Factor of this term in the total loss.")]

@@ -34,3 +34,10 @@ def test_a_mistyped_metric_is_named_with_its_place_and_near_spelling() -> None:
 def test_no_forget_set_is_a_problem() -> None:
     with pytest.raises(BadSpec, match="no forget set"):
         check_spec(JobSpec(), {"retain"})
+
+
+def test_a_choice_without_its_kind_is_the_default_one() -> None:
+    spec = JobSpec.model_validate({"optimizer": {"lr": 1e-6, "curvature": {"every": 3}}})
+
+    assert (spec.optimizer.kind, spec.optimizer.lr) == ("sophia", 1e-6)
+    assert spec == JobSpec.model_validate(spec.model_dump())

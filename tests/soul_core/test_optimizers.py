@@ -1,0 +1,150 @@
+"""Optimizers: Sophia worked out by hand, and what every entry of the table must do."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import Optimizer
+
+from soul_core import spec_terms
+from soul_core.checkpoint import optimizer_tensors, restore_optimizer
+from soul_core.optimizers import OPTIMIZERS
+from soul_core.optimizers.sophia import Sophia
+
+HYPER = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "gamma": 0.5, "eps": 1e-12, "weight_decay": 0.0}
+
+
+def parameter(*values: float, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.tensor(values, dtype=dtype))
+
+
+def sophia(theta: torch.nn.Parameter, **changed: float) -> Sophia:
+    return Sophia([theta], **{**HYPER, **changed})
+
+
+def step(optimizer: Optimizer, theta: torch.nn.Parameter, *gradient: float) -> None:
+    theta.grad = torch.tensor(gradient, dtype=theta.dtype)
+    optimizer.step()
+
+
+def test_a_sophia_step_is_the_one_worked_out_by_hand() -> None:
+    theta = parameter(1.0, 1.0, 1.0)
+    optimizer = sophia(theta, weight_decay=0.01)
+    optimizer.observe([torch.tensor([1.0, 0.1, 0.0])], averaged=False)
+
+    step(optimizer, theta, 1.0, 1.0, -1.0)
+
+    # m = 0.1 g; divided by gamma h = 0.5, 0.05, eps -> 0.2 unclipped, 2 and -1e11 clipped; decay 1 - 0.1 * 0.01
+    expected = torch.tensor([0.999 - 0.1 * 0.2, 0.999 - 0.1 * 1.0, 0.999 + 0.1 * 1.0])
+    torch.testing.assert_close(theta.data, expected)
+    assert optimizer.unclipped_fraction == pytest.approx(1 / 3)
+
+
+def test_momentum_is_averaged_once_a_step() -> None:
+    # Upstream averages twice, so its 0.9 acts as 0.81.
+    theta = parameter(0.0)
+    optimizer = sophia(theta)
+    optimizer.observe([torch.tensor([1e6])], averaged=False)
+
+    for _ in range(3):
+        step(optimizer, theta, 1.0)
+
+    torch.testing.assert_close(optimizer.state[theta]["m"], torch.tensor([1 - 0.9**3]))
+
+
+def test_without_curvature_every_step_is_a_sign_step() -> None:
+    theta = parameter(0.0, 0.0)
+    optimizer = sophia(theta)
+
+    step(optimizer, theta, 1e-4, -3.0)
+
+    torch.testing.assert_close(theta.data, torch.tensor([-0.1, 0.1]))
+    assert optimizer.unclipped_fraction == 0
+
+
+def test_the_first_estimate_replaces_h_later_ones_are_averaged_in() -> None:
+    theta = parameter(0.0)
+    optimizer = sophia(theta)
+
+    optimizer.observe([torch.tensor([4.0])], averaged=False)
+    assert float(optimizer.state[theta]["h"]) == 4.0
+    optimizer.observe([torch.tensor([8.0])], averaged=False)
+
+    assert float(optimizer.state[theta]["h"]) == pytest.approx(0.99 * 4 + 0.01 * 8)
+
+
+def test_a_warm_start_is_the_mean_of_its_estimates() -> None:
+    theta = parameter(0.0)
+    optimizer = sophia(theta)
+
+    for value in (1.0, 2.0, 6.0):
+        optimizer.observe([torch.tensor([value])], averaged=True)
+
+    assert float(optimizer.state[theta]["h"]) == pytest.approx(3.0)
+
+
+def test_a_step_too_small_for_bfloat16_still_adds_up() -> None:
+    # Upstream keeps weights in bfloat16 alone: at lr 5e-6 a weight of 1 can never move.
+    theta = parameter(1.0, dtype=torch.bfloat16)
+    lost = theta.data - torch.tensor([5e-6], dtype=torch.bfloat16)
+    assert float(lost) == 1.0, "the step is lost without a master"
+    optimizer = sophia(theta, lr=5e-6)
+
+    for _ in range(1000):
+        step(optimizer, theta, 1.0)
+
+    assert theta.dtype == torch.bfloat16
+    assert float(theta.detach()) == pytest.approx(1 - 1000 * 5e-6, abs=4e-3)
+
+
+SPECS: dict[str, Any] = {"adamw": spec_terms.AdamW(lr=0.05), "sophia": spec_terms.Sophia(lr=0.05)}
+
+
+def test_the_table_is_the_specs() -> None:
+    assert set(OPTIMIZERS) == set(SPECS)
+
+
+def descend(kind: str, steps: int, dtype: torch.dtype = torch.float32) -> tuple[torch.nn.Parameter, Optimizer]:
+    theta = parameter(1.0, -2.0, 0.5, dtype=dtype)
+    optimizer = OPTIMIZERS[kind]([theta], SPECS[kind])
+    for _ in range(steps):
+        advance(theta, optimizer)
+    return theta, optimizer
+
+
+def advance(theta: torch.nn.Parameter, optimizer: Optimizer) -> None:
+    scale = torch.tensor([1.0, 10.0, 0.1], dtype=theta.dtype)
+    if isinstance(optimizer, Sophia):
+        optimizer.observe([scale.float()], averaged=False)
+    theta.grad = (scale * theta).detach()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_goes_down_a_bowl(kind: str) -> None:
+    theta, _ = descend(kind, 200)
+
+    assert float((torch.tensor([1.0, 10.0, 0.1]) * theta.detach() ** 2).sum()) < 0.05
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_repeats_itself_bit_for_bit(kind: str) -> None:
+    assert torch.equal(descend(kind, 20)[0], descend(kind, 20)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_goes_on_from_its_saved_state_bit_for_bit(kind: str, dtype: torch.dtype) -> None:
+    straight, _ = descend(kind, 20, dtype)
+    half, before = descend(kind, 10, dtype)
+    group = {name: before.param_groups[0][name] for name in ("lr", "num_observed") if name in before.param_groups[0]}
+    saved = {name: tensor.clone() for name, tensor in optimizer_tensors(before).items()}
+
+    resumed = torch.nn.Parameter(half.detach().clone())
+    after = OPTIMIZERS[kind]([resumed], SPECS[kind])
+    restore_optimizer(after, saved, group)
+    for _ in range(10):
+        advance(resumed, after)
+
+    assert torch.equal(resumed, straight)
+    assert resumed.dtype == dtype

@@ -1,0 +1,79 @@
+"""Scores: only of supervised positions, and the same packed as apart."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from soul_core.data import Example, encode_rows, pack
+from soul_core.models import Loaded, load_model
+from soul_core.scoring import Scores, score
+from tests.soul_core.tiny_model import COUNTRIES, rows_of
+
+
+@pytest.fixture
+def loaded(taught_model_dir: Path) -> Loaded:
+    torch.set_num_threads(1)
+    return load_model(taught_model_dir, device="cpu")
+
+
+@pytest.fixture
+def examples(loaded: Loaded) -> list[Example]:
+    return encode_rows(rows_of(list(COUNTRIES)[:4]), loaded.tokenizer, max_tokens=128)
+
+
+def test_the_vocabulary_is_projected_at_supervised_positions_only(loaded: Loaded, examples: list[Example]) -> None:
+    seen: list[torch.Size] = []
+    hook = loaded.model.get_output_embeddings().register_forward_hook(lambda _, __, out: seen.append(out.shape))
+
+    score(loaded.model, pack(examples))
+
+    hook.remove()
+    supervised = sum(len(example.token_ids) - example.num_prompt for example in examples)
+    assert [shape[1] for shape in seen] == [supervised]
+    assert supervised < sum(len(example.token_ids) for example in examples) / 2
+
+
+def test_padding_that_equals_the_end_token_is_never_a_label(loaded: Loaded, examples: list[Example]) -> None:
+    # Upstream counts the labels of padding; here there is none, and the one end token of each answer counts.
+    assert loaded.tokenizer.pad_token_id == loaded.tokenizer.eos_token_id or loaded.tokenizer.pad_token_id is not None
+
+    scores = score(loaded.model, pack(examples))
+
+    expected = [example.token_ids[example.num_prompt :] for example in examples]
+    assert scores.labels_P.tolist() == [token for answer in expected for token in answer]
+    assert scores.length_B.tolist() == [len(answer) for answer in expected]
+
+
+def test_packed_scores_and_gradients_equal_those_of_each_example_alone(loaded: Loaded, examples: list[Example]) -> None:
+    def gradients(batches: list[list[Example]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        loaded.model.zero_grad(set_to_none=True)
+        values = []
+        for batch in batches:
+            summed_B = score(loaded.model, pack(batch)).sequence_logp_B
+            summed_B.sum().backward()
+            values.append(summed_B.detach())
+        return [p.grad.clone() for p in loaded.model.parameters() if p.grad is not None], [torch.cat(values)]
+
+    packed, apart = gradients([examples]), gradients([[example] for example in examples])
+
+    for one, two in zip(packed[0] + packed[1], apart[0] + apart[1], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_a_selection_keeps_every_value_and_renumbers() -> None:
+    scores = Scores(
+        logits_PV=torch.arange(10.0).reshape(5, 2),
+        labels_P=torch.tensor([0, 1, 0, 1, 0]),
+        logp_P=torch.tensor([-1.0, -2.0, -3.0, -4.0, -5.0]),
+        sequence_P=torch.tensor([0, 0, 1, 2, 2]),
+        num_sequences=3,
+    )
+
+    chosen = scores.select([2, 0])
+
+    assert chosen.num_sequences == 2
+    assert chosen.sequence_logp_B.tolist() == [-9.0, -3.0]
+    assert chosen.length_B.tolist() == [2, 2]
+    assert chosen.labels_P.tolist() == [1, 0, 0, 1]
+    assert chosen.logits_PV[:, 0].tolist() == [6.0, 8.0, 0.0, 2.0]
