@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller, authenticate
 from api.errors import not_found
-from api.store import jobs
+from api.store import job_queries
 from api.store.database import transaction
 from api.store.tables import Job
 
@@ -56,7 +56,7 @@ KeysAdmin = Annotated[Caller, Depends(requires("keys:admin"))]
 
 def owned_job(session: Session, caller: Caller, job_id: str) -> Job:
     """Return the caller's job; another tenant's is not there."""
-    job = jobs.get(session, caller.tenant_id, job_id)
+    job = job_queries.get(session, caller.tenant_id, job_id)
     if job is None:
         raise not_found(f"job {job_id}")
     return job

@@ -170,8 +170,8 @@ class JobCreate(Frozen):
     name: str = Field("", max_length=200, description="For people.")
     model_id: str = Field(description="The base model.")
     datasets: dict[SetName, str] = Field(
-        description="Set name -> data set id. `forget` is needed, `retain` by most retain terms, `general` (plain text) "
-        "for perplexity; any other name is measured too."
+        description="Set name -> data set id. `forget` is needed, `retain` by most retain terms, `general` (plain "
+        "text) for perplexity; any other name is measured too."
     )
     spec: JobSpec = JobSpec()
 

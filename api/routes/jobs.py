@@ -15,7 +15,7 @@ from api.services import idempotency
 from api.services import jobs as service
 from api.services.estimates import estimate as estimate_job
 from api.services.methods import methods as all_methods
-from api.store import jobs
+from api.store import job_queries, jobs
 from api.store.database import transaction
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -66,7 +66,7 @@ def page(
     name: Annotated[str | None, Query(description="Only jobs of this name.")] = None,
 ) -> Page[JobOut]:
     """List jobs, newest first."""
-    rows = jobs.page(session, caller.tenant_id, limit=limit + 1, before=cursor, status=status, name=name)
+    rows = job_queries.page(session, caller.tenant_id, limit=limit + 1, before=cursor, status=status, name=name)
     shown = [service.shown(session, row) for row in rows[:limit]]
     more = len(rows) > limit
     return Page(data=shown, has_more=more, next_cursor=shown[-1].id if more else None)

@@ -15,7 +15,7 @@ from api.auth import Caller
 from api.deps import CallerDep, JobsReader, OwnedJob, SessionDep, owned_job
 from api.errors import ServiceError, not_found
 from api.schemas import ArtifactOut, EventOut, EventsOut, MetricsOut, Page
-from api.store import jobs
+from api.store import job_queries, jobs
 from api.store.blobs import CHUNK_BYTES, blobs
 from api.store.database import transaction
 from api.store.tables import Artifact, AuditEntry, Job
@@ -34,7 +34,7 @@ def events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> EventsOut:
     """List what happened to a job, in order."""
-    rows = jobs.events_after(session, job.id, after, limit=limit + 1)
+    rows = job_queries.events_after(session, job.id, after, limit=limit + 1)
     return EventsOut(data=[EventOut.model_validate(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
 
@@ -60,7 +60,7 @@ async def stream(
 @router.get("/jobs/{job_id}/metrics", operation_id="get_job_metrics")
 def metrics(job: OwnedJob, session: SessionDep) -> MetricsOut:
     """Return the run's curves, one value a step."""
-    points = jobs.metrics_of(session, job.id)
+    points = job_queries.metrics_of(session, job.id)
     names = list(dict.fromkeys(name for point in points for name in point.values))
     return MetricsOut(
         steps=[point.step for point in points],
@@ -98,7 +98,7 @@ def artifacts(job: OwnedJob, session: SessionDep) -> Page[ArtifactOut]:
         raise ServiceError(
             409, "no_artifacts", f"job {job.id} has made no files: it is {job.status}", job_status=job.status
         )
-    return Page(data=[ArtifactOut.model_validate(row) for row in jobs.artifacts_of(session, job.id)])
+    return Page(data=[ArtifactOut.model_validate(row) for row in job_queries.artifacts_of(session, job.id)])
 
 
 @router.api_route(
@@ -173,4 +173,4 @@ def _news(caller: Caller, job_id: str, seen: int) -> tuple[list[EventOut], bool]
     """Return the events behind `seen`, and whether the job was over before they were read."""
     with transaction() as session:
         over = owned_job(session, caller, job_id).status in jobs.TERMINAL
-        return [EventOut.model_validate(row) for row in jobs.events_after(session, job_id, seen)], over
+        return [EventOut.model_validate(row) for row in job_queries.events_after(session, job_id, seen)], over

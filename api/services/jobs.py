@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.errors import ServiceError
 from api.schemas import JobCreate, JobOut, ProgressOut, StatusReason
-from api.store import datasets, jobs, models
+from api.store import datasets, job_queries, jobs, models
 from api.store.jobs import NotAllowed
 from api.store.tables import Dataset, Job, Model
 from soul_core.spec import FORGET, RETAIN
@@ -84,7 +84,7 @@ def cancel(session: Session, caller: Caller, job: Job) -> Job:
 
 def shown(session: Session, job: Job) -> JobOut:
     """Return a job as HTTP shows it."""
-    progress: dict[str, Any] = {**job.progress, "queue_position": jobs.queue_position(session, job)}
+    progress: dict[str, Any] = {**job.progress, "queue_position": job_queries.queue_position(session, job)}
     here = f"/v1/jobs/{job.id}"
     links = {"self": here, "events": f"{here}/events", "stream": f"{here}/events/stream", "metrics": f"{here}/metrics"}
     if job.report_blob is not None:

@@ -11,7 +11,7 @@ from api.auth import Caller
 from api.deps import owned_job
 from api.errors import ServiceError, not_found
 from api.schemas import GgufModel, HubModel, JobModel, LocalModel
-from api.store import jobs, models
+from api.store import job_queries, models
 from api.store.settings import settings
 from api.store.tables import Model
 from soul_core.errors import BadModel
@@ -80,7 +80,7 @@ def _from_job(session: Session, caller: Caller, wanted: JobModel) -> dict[str, A
         raise ServiceError(409, "job_not_finished", f"job {job.id} is {job.status} and has made no model")
     if job.verdict != "passed":
         caller.require("models:download_unverified")
-    files = [made for made in jobs.artifacts_of(session, job.id) if made.path.startswith(_CHECKPOINT)]
+    files = [made for made in job_queries.artifacts_of(session, job.id) if made.path.startswith(_CHECKPOINT)]
     prefix = files[0].blob.removesuffix(files[0].path) + _CHECKPOINT.rstrip("/")
     parent = session.get_one(Model, job.model_id)
     return {"location": prefix, "facts": parent.facts, "parent_job_id": job.id}

@@ -110,55 +110,6 @@ def create(
     return job
 
 
-def get(session: Session, tenant_id: str, job_id: str) -> Job | None:
-    """Return a tenant's job; another tenant's is not there."""
-    return session.scalar(select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id))
-
-
-def page(
-    session: Session,
-    tenant_id: str,
-    *,
-    limit: int,
-    before: str | None = None,
-    status: str | None = None,
-    name: str | None = None,
-) -> list[Job]:
-    """Return a tenant's jobs, newest first, at most `limit`, older than the id `before`."""
-    query = select(Job).where(Job.tenant_id == tenant_id)
-    if before is not None:
-        query = query.where(Job.id < before)
-    if status is not None:
-        query = query.where(Job.status == status)
-    if name is not None:
-        query = query.where(Job.name == name)
-    return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
-
-
-def queue_position(session: Session, job: Job) -> int | None:
-    """Return how many queued jobs are ahead of this one (0: next); None when it does not wait."""
-    if job.status != "queued":
-        return None
-    ahead = select(func.count()).select_from(Job).where(Job.status == "queued", Job.id < job.id)
-    return session.scalar(ahead)
-
-
-def events_after(session: Session, job_id: str, seq: int, *, limit: int = 1000) -> list[JobEvent]:
-    """Return a job's events behind `seq`, in order."""
-    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > seq).order_by(JobEvent.seq).limit(limit)
-    return list(session.scalars(query))
-
-
-def metrics_of(session: Session, job_id: str) -> list[JobMetric]:
-    """Return a job's curves, step by step."""
-    return list(session.scalars(select(JobMetric).where(JobMetric.job_id == job_id).order_by(JobMetric.step)))
-
-
-def artifacts_of(session: Session, job_id: str) -> list[Artifact]:
-    """Return a job's files by path."""
-    return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.path)))
-
-
 def request_cancel(session: Session, job: Job, actor: str) -> Job:
     """End a waiting job at once; wish a running one cancelled. Raises NotAllowed for a terminal one."""
     session.refresh(job, with_for_update=True)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
-from api.store import jobs
+from api.store import job_queries, jobs
 from api.store.tables import JOB_STATUSES, Artifact, AuditEntry, Job, JobEvent, JobMetric, OutboxEntry
 from soul_core.listener import Event
 from tests.store.conftest import Owner, make_owner
@@ -27,7 +27,7 @@ def running(session: Session, new_job: NewJob) -> Job:
 
 
 def statuses(session: Session, job_id: str) -> list[str]:
-    return [event.data["status"] for event in jobs.events_after(session, job_id, 0) if event.kind == "status"]
+    return [event.data["status"] for event in job_queries.events_after(session, job_id, 0) if event.kind == "status"]
 
 
 def test_every_status_of_the_table_has_its_transitions_and_actions() -> None:
@@ -155,7 +155,7 @@ def test_a_running_job_is_wished_cancelled_and_its_worker_hears_it(session: Sess
     session.commit()
 
     assert jobs.beat(session, running.id, 1, lease_seconds=60) == jobs.Beat(lost=False, wish="cancel")
-    wishes = [event for event in jobs.events_after(session, running.id, 0) if event.kind == "wish"]
+    wishes = [event for event in job_queries.events_after(session, running.id, 0) if event.kind == "wish"]
     assert len(wishes) == 1
 
 
@@ -233,7 +233,7 @@ def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(ses
     jobs.record(session, running.id, 1, told)
     session.commit()
 
-    events = jobs.events_after(session, running.id, 0)
+    events = job_queries.events_after(session, running.id, 0)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert [event.kind for event in events] == ["status", "status", "phase", "checkpoint"]
     session.refresh(running)
@@ -247,21 +247,21 @@ def test_a_step_told_twice_is_one_point_of_the_curve(session: Session, running: 
         jobs.record(session, running.id, 1, [Event(kind="metrics", data={"step": 1, "loss": loss})])
     session.commit()
 
-    assert [point.values for point in jobs.metrics_of(session, running.id)] == [{"loss": 1.0}]
+    assert [point.values for point in job_queries.metrics_of(session, running.id)] == [{"loss": 1.0}]
 
 
 def test_another_tenant_sees_no_job(session: Session, new_job: NewJob) -> None:
     job, other = new_job(), make_owner(session, "stranger")
 
-    assert jobs.get(session, other.tenant_id, job.id) is None
-    assert jobs.page(session, other.tenant_id, limit=10) == []
+    assert job_queries.get(session, other.tenant_id, job.id) is None
+    assert job_queries.page(session, other.tenant_id, limit=10) == []
 
 
 def test_pages_go_from_new_to_old(session: Session, owner: Owner, new_job: NewJob) -> None:
     ids = [new_job().id for _ in range(3)]
 
-    first = jobs.page(session, owner.tenant_id, limit=2)
-    rest = jobs.page(session, owner.tenant_id, limit=2, before=first[-1].id)
+    first = job_queries.page(session, owner.tenant_id, limit=2)
+    rest = job_queries.page(session, owner.tenant_id, limit=2, before=first[-1].id)
 
     assert [job.id for job in first + rest] == ids[::-1]
 
@@ -269,7 +269,7 @@ def test_pages_go_from_new_to_old(session: Session, owner: Owner, new_job: NewJo
 def test_the_queue_position_counts_the_jobs_ahead(session: Session, new_job: NewJob) -> None:
     first, second = new_job(), new_job()
 
-    assert [jobs.queue_position(session, job) for job in (first, second)] == [0, 1]
+    assert [job_queries.queue_position(session, job) for job in (first, second)] == [0, 1]
 
 
 def test_queued_jobs_the_broker_forgot_are_sent_again(session: Session, new_job: NewJob) -> None:

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from api.store import datasets, jobs, keys, models
+from api.store import datasets, job_queries, jobs, keys, models
 from api.store.blobs import blobs
 from api.store.settings import Settings
 from api.store.tables import Artifact, Job, JobEvent
@@ -135,7 +135,7 @@ class Desk:
 
     def events(self, job_id: str) -> list[JobEvent]:
         with Session(self.database) as session:
-            return jobs.events_after(session, job_id, 0)
+            return job_queries.events_after(session, job_id, 0)
 
     def statuses(self, job_id: str) -> list[str]:
         return [event.data["status"] for event in self.events(job_id) if event.kind == "status"]

@@ -1,0 +1,33 @@
+"""Spec, engine and documentation know the same methods."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
+from soul_core.optimizers import CURVATURES, OPTIMIZERS
+from soul_core.spec_terms import Curvature, ForgetTerm, Optimizer, RetainTerm
+
+DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
+
+
+def kinds(union: Any) -> set[str]:
+    annotated = get_args(union)[0]
+    return {member.model_fields["kind"].default for member in get_args(annotated) or (annotated,)}
+
+
+FAMILIES = [
+    ("Forget terms", ForgetTerm, set(FORGET_TERMS)),
+    ("Retain terms", RetainTerm, {*RETAIN_TERMS, "none"}),  # none is the absence of a term
+    ("Optimizers", Optimizer, set(OPTIMIZERS)),
+    ("Curvature", Curvature, set(CURVATURES)),
+]
+
+
+@pytest.mark.parametrize(("family", "union", "table"), FAMILIES, ids=[family for family, _, _ in FAMILIES])
+def test_spec_table_and_documentation_are_equal(family: str, union: Any, table: set[str]) -> None:
+    section = DOCS.read_text().split(f"\n## {family}\n")[1].split("\n## ")[0]
+
+    assert kinds(union) == table == set(re.findall(r"^### `(\w+)`$", section, flags=re.MULTILINE))
