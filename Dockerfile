@@ -1,0 +1,41 @@
+# Two images of one source: `--target api` (no torch) and `--target worker`.
+# A GPU worker: build with `--build-arg BASE=<a CUDA runtime image with Python 3.11 or newer>`; torch's own wheels bring
+# CUDA where the platform has it. Pass pip settings (an index of your own, say) as a build secret named pip.conf.
+ARG BASE=python:3.12-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+RUN python -m venv /venv
+ENV PATH=/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY pyproject.toml README.md LICENSE ./
+COPY api api
+COPY worker worker
+COPY soul_core soul_core
+COPY soul_cli soul_cli
+COPY migrations migrations
+
+FROM build AS build-api
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf pip install '.[api]'
+
+FROM build AS build-worker
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf pip install '.[worker]'
+
+FROM ${BASE} AS runtime
+RUN useradd --system --uid 10001 --create-home soul && mkdir -p /data && chown soul /data
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
+USER soul
+WORKDIR /home/soul
+VOLUME /data
+
+FROM runtime AS api
+COPY --from=build-api /venv /venv
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+CMD ["uvicorn", "api.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "10"]
+
+FROM runtime AS worker
+COPY --from=build-worker /venv /venv
+# SIGTERM: the job is checkpointed and handed back to the queue before the worker leaves.
+STOPSIGNAL SIGTERM
+CMD ["celery", "-A", "worker.app", "worker", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
