@@ -24,7 +24,7 @@ def get_job(transport: Transport, job_id: str, *, wait_seconds: float | None = N
 
 
 def follow(transport: Transport, job_id: str, *, after: int = 0) -> Iterator[JobEvent]:
-    """Yield every event after `after` exactly once and in order, until the job has finished.
+    """Yield every event after `after` exactly once and in order, until the job has finished; progress in between.
 
     A cut stream is taken up again behind the last event seen (Last-Event-ID).
     """
@@ -36,6 +36,8 @@ def follow(transport: Transport, job_id: str, *, after: int = 0) -> Iterator[Job
             for event in _stream(transport, job_id, seen):
                 if event.seq > seen:
                     seen = event.seq
+                    yield event
+                elif event.seq == 0:
                     yield event
         except (httpx.TransportError, SSEError):
             pass
@@ -57,7 +59,7 @@ def _stream(transport: Transport, job_id: str, after: int) -> Iterator[JobEvent]
     path = f"/v1/jobs/{job_id}/events/stream"
     with transport.stream("GET", path, headers=headers, timeout=timeout) as response:
         for message in EventSource(response).iter_sse():
-            if message.data and message.id:
+            if message.data:
                 yield JobEvent.model_validate_json(message.data)
 
 
@@ -76,4 +78,12 @@ def _poll(transport: Transport, job_id: str, seen: int) -> Iterator[JobEvent]:
                 break
         if job.finished:
             return
+        if job.status == "running" and job.progress.total_steps:
+            yield _moment(job)
         get_job(transport, job_id, wait_seconds=WAIT_SECONDS)
+
+
+def _moment(job: Job) -> JobEvent:
+    """Return where a job is now, as a stream would tell it."""
+    now = {"phase": job.phase, "done": job.progress.step, "total": job.progress.total_steps}
+    return JobEvent(seq=0, kind="progress", data={**now, "eta_seconds": job.progress.eta_seconds})

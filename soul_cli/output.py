@@ -40,9 +40,15 @@ def print_fields(lines: Iterable[tuple[str, Any]]) -> None:
         console.print(f"[dim]{name:<{width}}[/]  {styled(value)}", soft_wrap=True)
 
 
+#: Ids are there to be copied: a prefix and a ULID, never cut.
+ID_WIDTH = 30
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
     """Print a table; None is shown as a dash."""
-    table = Table(*columns, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, no_wrap=name == "id", overflow="fold", min_width=ID_WIDTH if name == "id" else None)
     for row in rows:
         table.add_row(*("-" if cell is None else styled(cell) for cell in row))
     console.print(table)

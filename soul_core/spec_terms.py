@@ -142,7 +142,7 @@ class Sophia(Frozen):
     kind: Literal["sophia"] = "sophia"
     lr: float = Field(2e-5, gt=0, le=1, description="Learning rate: also the largest change of a weight in a step.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied once a step.")
-    gamma: float = Field(0.04, gt=0, description="Scale of the curvature; lower clips more weights.")
+    gamma: float = Field(1.0, gt=0, description="Scale of the curvature; lower clips more weights.")
     eps: float = Field(1e-12, gt=0, description="Floor of the denominator.")
     weight_decay: float = Field(0.0, ge=0, le=1)
     curvature: Curvature = Gnb()

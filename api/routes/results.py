@@ -3,7 +3,9 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from typing import Annotated
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -44,16 +46,24 @@ async def stream(
     caller: JobsReader,
     last_event_id: Annotated[int, Header(ge=0, description="Go on behind this event.")] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Stream a job's events live; the stream ends when the job has ended. A cut one goes on by Last-Event-ID."""
-    seen = last_event_id
+    """Stream a job's events live; the stream ends when the job has ended. A cut one goes on by Last-Event-ID.
+
+    `progress` and `metrics` tell where the job is now; they have no id, are not kept, and are not sent again.
+    """
+    seen, told = last_event_id, None
     while True:
-        found, over = await run_in_threadpool(_news, caller, job.id, seen)
-        for event in found:
+        news = await run_in_threadpool(_news, caller, job.id, seen)
+        for event in news.events:
             seen = event.seq
             yield ServerSentEvent(data=event, event=event.kind, id=str(event.seq))
-        if over and not found:
+        if news.moment != told:
+            told = news.moment
+            for kind, data in news.moment.items():
+                now = EventOut(seq=0, kind=kind, data=data, at=datetime.now(UTC))
+                yield ServerSentEvent(data=now, event=kind)
+        if news.over and not news.events:
             return
-        if not found:
+        if not news.events:
             await asyncio.sleep(_LOOK_SECONDS)
 
 
@@ -169,8 +179,29 @@ def _may_download(session: Session, caller: Caller, made: Artifact, job: Job) ->
     return None
 
 
-def _news(caller: Caller, job_id: str, seen: int) -> tuple[list[EventOut], bool]:
-    """Return the events behind `seen`, and whether the job was over before they were read."""
+@dataclass(frozen=True)
+class _News:
+    """What happened behind an event, where the job is now, and whether it was over before that was read."""
+
+    events: list[EventOut]
+    moment: dict[str, dict[str, Any]]
+    over: bool
+
+
+def _news(caller: Caller, job_id: str, seen: int) -> _News:
     with transaction() as session:
-        over = owned_job(session, caller, job_id).status in jobs.TERMINAL
-        return [EventOut.model_validate(row) for row in job_queries.events_after(session, job_id, seen)], over
+        job = owned_job(session, caller, job_id)
+        moment: dict[str, dict[str, Any]] = {}
+        if job.status == "running" and job.progress:
+            if job.phase == "unlearn" and (point := job_queries.last_metric(session, job_id)) is not None:
+                moment["metrics"] = {"step": point.step, **point.values}
+            moment["progress"] = {
+                "phase": job.phase,
+                "done": job.progress.get("step"),
+                "total": job.progress.get("total_steps"),
+                "unit": job.progress.get("unit"),
+                "eta_seconds": job.progress.get("eta_seconds"),
+            }
+        rows = job_queries.events_after(session, job_id, seen)
+        events = [EventOut.model_validate(row) for row in rows]
+        return _News(events, moment if not events else {}, over=job.status in jobs.TERMINAL)

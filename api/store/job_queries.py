@@ -50,6 +50,12 @@ def metrics_of(session: Session, job_id: str) -> list[JobMetric]:
     return list(session.scalars(select(JobMetric).where(JobMetric.job_id == job_id).order_by(JobMetric.step)))
 
 
+def last_metric(session: Session, job_id: str) -> JobMetric | None:
+    """Return the newest point of a job's curves."""
+    query = select(JobMetric).where(JobMetric.job_id == job_id).order_by(JobMetric.step.desc()).limit(1)
+    return session.scalar(query)
+
+
 def artifacts_of(session: Session, job_id: str) -> list[Artifact]:
     """Return a job's files by path."""
     return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.path)))

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -185,3 +186,42 @@ def test_the_checkpoint_of_a_passed_job_is_a_model_to_go_on_with(admin: As, fini
     assert made.status_code == 201, made.text
     assert made.json()["parent_job_id"] == job_id
     assert made.json()["location"] == f"jobs/{job_id}/1/checkpoint"
+
+
+def test_the_stream_tells_where_a_running_job_is_and_does_not_keep_it(
+    admin: As, job_body: dict[str, Any], database: Engine
+) -> None:
+    job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
+    with Session(database) as session, session.begin():
+        job = jobs.claim(session, job_id, worker="w", lease_seconds=60)
+        assert job is not None
+        told = [
+            Event(kind="phase", data={"phase": "unlearn"}),
+            Event(kind="metrics", data={"step": 3, "loss": 1.5}),
+            Event(
+                kind="progress", data={"phase": "unlearn", "done": 3, "total": 9, "unit": "step", "eta_seconds": 6.0}
+            ),
+        ]
+        jobs.record(session, job_id, 1, told)
+
+    def end() -> None:
+        with Session(database) as session, session.begin():
+            jobs.cancelled(session, job_id, 1, usage={})
+
+    later = threading.Timer(1.0, end)
+    later.start()
+    answer = admin("GET", f"/v1/jobs/{job_id}/events/stream")
+    later.join()
+
+    blocks = [block for block in answer.text.split("\n\n") if "event: progress" in block or "event: metrics" in block]
+    data = [
+        json.loads(line.removeprefix("data: "))
+        for block in blocks
+        for line in block.splitlines()
+        if line.startswith("data")
+    ]
+    assert {"step": 3, "loss": 1.5} in [each["data"] for each in data]
+    assert any(each["data"].get("eta_seconds") == 6.0 and each["data"]["done"] == 3 for each in data)
+    assert not any(line.startswith("id") for block in blocks for line in block.splitlines())
+    kept = {event["kind"] for event in admin("GET", f"/v1/jobs/{job_id}/events").json()["data"]}
+    assert kept == {"status", "phase"}
