@@ -10,7 +10,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(DataError, _unstorable)
+    app.add_exception_handler(OperationalError, _database_away)
     app.add_exception_handler(Exception, _crash)
 
 
@@ -100,10 +104,35 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
     details = {
         404: ("not_found", f"there is nothing at {request.url.path}; the API is described at /docs"),
         405: ("method_not_allowed", f"{request.url.path} does not take {request.method}"),
+        413: ("too_large", str(error.detail)),
     }
     fallback = (HTTPStatus(error.status_code).name.lower(), str(error.detail))
     code, detail = details.get(error.status_code, fallback)
-    return problem_response(request, ServiceError(error.status_code, code, detail, headers=error.headers))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods_at(request))
+    return problem_response(request, ServiceError(error.status_code, code, detail, headers=headers))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Return every method this path takes: the framework names only those of the first route it finds."""
+    path = {"type": "http", "path": request.scope["path"], "root_path": request.scope.get("root_path", "")}
+    known = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+    routes = request.app.routes
+    return [method for method in known if any(r.matches({**path, "method": method})[0] is Match.FULL for r in routes)]
+
+
+def _unstorable(request: Request, error: Exception) -> JSONResponse:
+    """The database cannot hold a value: no column of ours refuses what a spec or a file may reasonably say."""
+    log.info("request %s has a value that cannot be stored", request_id(request), exc_info=error)
+    detail = "a text in the request contains a NUL character, or a number is out of range; no such thing can be stored"
+    return problem_response(request, ServiceError(422, "unstorable_value", detail))
+
+
+def _database_away(request: Request, error: Exception) -> JSONResponse:
+    log.error("request %s could not use the database", request_id(request), exc_info=error)
+    detail = "the database does not answer; nothing was changed, try again"
+    return problem_response(request, ServiceError(503, "database_unavailable", detail, headers={"Retry-After": "2"}))
 
 
 def _crash(request: Request, error: Exception) -> JSONResponse:
@@ -132,9 +161,10 @@ def explain(error: Mapping[str, Any]) -> str:
         known = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
         near = difflib.get_close_matches(str(context["tag"]), known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        return f"unknown kind '{context['tag']}'; {hint}known: {', '.join(known)}"
+        tag = str(context["discriminator"]).strip("'")
+        return f"unknown {tag} '{context['tag']}'; {hint}known: {', '.join(known)}"
     if error["type"] == "union_tag_not_found":
-        return "give a 'kind', or leave the whole object out for the default"
+        return f"{context['discriminator']} is missing: it says which of the choices this is"
     if error["type"] == "extra_forbidden":
         return f"unknown key '{error['loc'][-1]}'"
     return str(error["msg"]).removeprefix("Value error, ")
@@ -148,6 +178,8 @@ def _pointer(error: Mapping[str, Any], body: Any) -> str:
     parts: list[str] = []
     current = body
     for part in path:
+        if part == "[key]":  # pydantic's mark that the key itself is wrong; the part before it is that key
+            continue
         if isinstance(current, dict) and part not in current and current.get("kind", current.get("source")) == part:
             continue
         parts.append(str(part).replace("~", "~0").replace("/", "~1"))
@@ -157,4 +189,6 @@ def _pointer(error: Mapping[str, Any], body: Any) -> str:
             current = None
     if error["type"] == "unknown_key":
         parts.append(str(error["ctx"]["keys"][0]))
+    if error["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+        parts.append(str(error["ctx"]["discriminator"]).strip("'"))
     return "".join(f"/{part}" for part in parts)

@@ -1,20 +1,25 @@
-"""A request id for every request, one log line each, and a cap on bodies that are no uploads."""
+"""A request id for every request, one log line each, and a limit on every body, announced or not."""
 
 import logging
 import time
 from collections.abc import MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ServiceError, problem_response
 from api.store.ids import new_id
+from api.store.settings import settings
 
 log = logging.getLogger("api.access")
 
 #: A spec with ten thousand refusals fits; uploads have their own limit.
 MAX_JSON_BYTES = 4 << 20
+#: What a form adds to the file in it: boundaries, headers, the other fields.
+_FORM_BYTES = 1 << 20
 
 
 class RequestContext:
@@ -39,21 +44,52 @@ class RequestContext:
             await send(message)
 
         request = Request(scope)
+        most = _most_bytes(request)
         try:
-            if _too_long(request):
-                detail = f"the body may have at most {MAX_JSON_BYTES} bytes"
-                await problem_response(request, ServiceError(413, "too_large", detail))(scope, receive, send_with_id)
+            if _announced_bytes(request) > most:
+                await problem_response(request, ServiceError(413, "too_large", _too_large(most)))(
+                    scope, receive, send_with_id
+                )
             else:
-                await self.app(scope, receive, send_with_id)
+                await self.app(scope, _limited(receive, most), send_with_id)
         finally:
             took = (time.monotonic() - started) * 1000
-            log.info("%s %s %s %.0f ms %s", request.method, request.url.path, status, took, request_id)
+            log.info("%s %s %s %.0f ms %s", request.method, quote(request.url.path), status, took, request_id)
 
 
-def _too_long(request: Request) -> bool:
+def _most_bytes(request: Request) -> int:
+    """Return how long this request's body may be."""
+    if request.url.path.startswith("/v1/datasets"):
+        is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+        if is_form:
+            return settings().max_upload_bytes + _FORM_BYTES
+        if request.method == "PUT":
+            return settings().max_upload_bytes
+    return MAX_JSON_BYTES
+
+
+def _announced_bytes(request: Request) -> int:
     length = request.headers.get("content-length", "")
-    is_upload = request.url.path.startswith("/v1/datasets")
-    return not is_upload and length.isdigit() and int(length) > MAX_JSON_BYTES
+    return int(length) if length.isdecimal() else 0
+
+
+def _limited(receive: Receive, most: int) -> Receive:
+    """Count what arrives: a chunked body does not announce its length."""
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > most:
+            raise HTTPException(413, _too_large(most))  # the one kind that body parsers let through
+        return message
+
+    return counted
+
+
+def _too_large(most: int) -> str:
+    return f"the body may have at most {most} bytes"
 
 
 def _add_header(message: MutableMapping[str, Any], name: bytes, value: bytes) -> None:
