@@ -149,9 +149,20 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
     if any(each["type"] == "json_invalid" for each in found):
         reason = found[0].get("ctx", {}).get("error", "it does not parse")
         return problem_response(request, ServiceError(400, "bad_json", f"the body is not JSON: {reason}"))
-    errors = [(_pointer(each, error.body), explain(each)) for each in found]
+    errors = [fault for each in found for fault in _faults(each, error.body)]
     detail = errors[0][1] if len(errors) == 1 else f"{len(errors)} things in the request cannot be used"
     return problem_response(request, ServiceError(422, "invalid_request", detail, errors=errors))
+
+
+def _faults(error: Mapping[str, Any], body: Any) -> list[tuple[str, str]]:
+    """Return a validation error as (pointer, detail): one, but for unknown keys, which come bundled."""
+    pointer = _pointer(error, body)
+    if error["type"] != "unknown_key":
+        return [(pointer, explain(error))]
+    keys, hints = error["ctx"]["keys"], str(error["ctx"]["hints"]).split(" | ")
+    if len(keys) != len(hints):  # a key that holds the separator itself
+        hints = [str(error["ctx"]["hints"])] * len(keys)
+    return [(f"{pointer}/{_escaped(key)}", hint) for key, hint in zip(keys, hints, strict=True)]
 
 
 def explain(error: Mapping[str, Any]) -> str:
@@ -182,13 +193,15 @@ def _pointer(error: Mapping[str, Any], body: Any) -> str:
             continue
         if isinstance(current, dict) and part not in current and current.get("kind", current.get("source")) == part:
             continue
-        parts.append(str(part).replace("~", "~0").replace("/", "~1"))
+        parts.append(_escaped(part))
         try:
             current = current[part]
         except (KeyError, IndexError, TypeError):
             current = None
-    if error["type"] == "unknown_key":
-        parts.append(str(error["ctx"]["keys"][0]))
     if error["type"] in {"union_tag_invalid", "union_tag_not_found"}:
         parts.append(str(error["ctx"]["discriminator"]).strip("'"))
     return "".join(f"/{part}" for part in parts)
+
+
+def _escaped(part: object) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")

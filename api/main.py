@@ -9,9 +9,9 @@ from fastapi import FastAPI
 
 from api import errors
 from api.errors import MEDIA_TYPE, Problem
+from api.input_schemas import DatasetCreate
 from api.middleware import RequestContext
-from api.routes import account, datasets, health, jobs, models, results
-from api.schemas import DatasetCreate
+from api.routes import account, artifacts, datasets, health, jobs, models, results, uploads
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
@@ -51,7 +51,7 @@ def create_app() -> FastAPI:
     )
     app.add_middleware(RequestContext)
     errors.install(app)
-    for module in (account, models, datasets, jobs, results, health):
+    for module in (account, models, uploads, datasets, jobs, results, artifacts, health):
         app.include_router(module.router, responses=_PROBLEMS)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -75,7 +75,9 @@ def criteria_table(report: dict[str, Any]) -> Table:
         title="Criteria", title_justify="left", box=None, header_style="bold", pad_edge=False, show_header=False
     )
     for result in report["criteria"]:
-        table.add_row(styled(result["outcome"]), escape(result["reason"]))
+        criterion = result["criterion"]
+        what = f"{criterion['set']} {criterion['metric']}"
+        table.add_row(styled(result["outcome"]), escape(what), escape(result["reason"]))
     return table
 
 

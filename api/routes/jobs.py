@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from api.auth import authenticate
+from api.conditional import has_etag
 from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep, owned_job
-from api.schemas import EstimateOut, JobCreate, JobOut, Page
+from api.schemas import EstimateOut, JobCreate, JobOut, JobStatus, MethodsOut, Page
 from api.services import idempotency
 from api.services import jobs as service
 from api.services.estimates import estimate as estimate_job
@@ -25,9 +26,9 @@ _LOOK_SECONDS = 0.25
 
 
 @router.get("/methods", operation_id="list_methods", tags=["methods"])
-def methods(caller: JobsReader) -> dict[str, Any]:
+def methods(caller: JobsReader) -> MethodsOut:
     """Return what a spec may say: terms, optimizers, curvatures and metrics with JSON schemas and defaults."""
-    return all_methods()
+    return MethodsOut.model_validate(all_methods())
 
 
 @router.post("/estimates", operation_id="estimate_job")
@@ -36,7 +37,13 @@ def estimate(body: JobCreate, caller: JobsReader, session: SessionDep) -> Estima
     return estimate_job(session, caller, body)
 
 
-@router.post("/jobs", status_code=202, operation_id="create_job", response_model=JobOut)
+@router.post(
+    "/jobs",
+    status_code=202,
+    operation_id="create_job",
+    response_model=JobOut,
+    responses={202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}}},
+)
 def create(
     body: JobCreate,
     caller: JobsWriter,
@@ -62,7 +69,7 @@ def page(
     session: SessionDep,
     limit: Limit = 20,
     cursor: Cursor = None,
-    status: Annotated[str | None, Query(description="Only jobs of this status.")] = None,
+    status: Annotated[JobStatus | None, Query(description="Only jobs of this status.")] = None,
     name: Annotated[str | None, Query(description="Only jobs of this name.")] = None,
 ) -> Page[JobOut]:
     """List jobs, newest first."""
@@ -72,7 +79,15 @@ def page(
     return Page(data=shown, has_more=more, next_cursor=shown[-1].id if more else None)
 
 
-@router.get("/jobs/{job_id}", operation_id="get_job", response_model=JobOut)
+@router.get(
+    "/jobs/{job_id}",
+    operation_id="get_job",
+    response_model=JobOut,
+    responses={
+        200: {"headers": {"ETag": {"description": "The job's version.", "schema": {"type": "string"}}}},
+        304: {"description": "If-None-Match has this version."},
+    },
+)
 async def get(
     request: Request,
     job_id: str,
@@ -86,13 +101,13 @@ async def get(
     known = if_none_match
     while True:
         etag, shown = await run_in_threadpool(_look, request, job_id)
-        if known is None and wait:
+        if known is None:
             known = etag
         over = shown.status in jobs.TERMINAL
-        if etag != known or over or time.monotonic() >= deadline or await request.is_disconnected():
+        if not has_etag(known, etag) or over or time.monotonic() >= deadline or await request.is_disconnected():
             break
         await asyncio.sleep(_LOOK_SECONDS)
-    if if_none_match == etag:
+    if has_etag(if_none_match, etag):
         return Response(status_code=304, headers={"ETag": etag})
     return JSONResponse(shown.model_dump(mode="json"), headers={"ETag": etag, "Cache-Control": "no-cache"})
 

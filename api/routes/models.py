@@ -3,7 +3,8 @@
 from fastapi import APIRouter, Response
 
 from api.deps import Cursor, Limit, ModelsReader, ModelsWriter, SessionDep
-from api.schemas import ModelCreate, ModelOut, Page
+from api.input_schemas import ModelCreate, ModelOut
+from api.schemas import Page
 from api.services import models as service
 from api.store import models
 

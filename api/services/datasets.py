@@ -1,11 +1,10 @@
 """Rules of data sets: what is uploaded is read at once, and kept only when every row can be used."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -45,10 +44,21 @@ def upload_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def kept_only_with_its_row() -> Iterator[str]:
+    """Yield a fresh blob key; what the block stores there goes when the block, and so its transaction, fails."""
+    key = f"datasets/{new_id('ds')}.jsonl"
+    try:
+        yield key
+    except BaseException:
+        blobs().delete(key)
+        raise
+
+
 def read_upload(
-    upload: Upload, *, file_format: str | None, mapping: Mapping[str, str], into: Path
+    upload: Upload, *, file_format: str | None, mapping: Mapping[str, str], key: str
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Read an upload; return its validation and, when it is usable, the columns of its row (the blob is stored)."""
+    """Read an upload; return its validation and, when it is usable, the columns of its row (stored under `key`)."""
     try:
         reading = read_rows(
             upload.path,
@@ -62,10 +72,10 @@ def read_upload(
     found = _validation(reading)
     if not found["usable"]:
         return found, None
-    canonical = into / "rows.jsonl"
+    canonical = upload.path.with_name("rows.jsonl")
     content_sha256 = write_canonical(reading.rows, canonical)
     try:
-        stored = blobs().put_file(f"datasets/{new_id('ds')}.jsonl", canonical)
+        stored = blobs().put_file(key, canonical)
     except StorageFull as error:
         raise ServiceError(507, "storage_full", "the server has no room for this data set") from error
     return found, {
@@ -86,10 +96,10 @@ def create_from_upload(
     name: str,
     file_format: str | None,
     mapping: dict[str, str],
-    into: Path,
+    key: str,
 ) -> Dataset:
     """Make a data set of a whole upload. Raises 422 naming every bad row; nothing is kept then."""
-    validation, content = read_upload(upload, file_format=file_format, mapping=mapping, into=into)
+    validation, content = read_upload(upload, file_format=file_format, mapping=mapping, key=key)
     if content is None:
         raise invalid(validation)
     return datasets.create(
@@ -104,30 +114,33 @@ def create_from_upload(
     )
 
 
-def fill(session: Session, row: Dataset, upload: Upload, *, into: Path) -> ServiceError | None:
-    """Give a data set its content. Of unusable content the validation is kept, not the bytes; its error is returned."""
-    validation, content = read_upload(
-        upload,
-        file_format=row.format,
-        mapping={k: v for k, v in row.mapping.items() if k != _FILENAME},
-        into=into,
-    )
+def fill(session: Session, row: Dataset, upload: Upload, *, key: str) -> ServiceError | None:
+    """Give a locked data set its content. Of unusable content only the validation is kept; its error is returned.
+
+    The same bytes again change nothing, as PUT promises; others find a data set that is never exchanged under a job.
+    """
+    if row.status == "ready":
+        if row.sha256 == upload.sha256:
+            return None
+        raise ServiceError(409, "has_content", f"data set {row.id} has other content already; make another one")
+    named = replace(upload, filename=row.mapping.get(_FILENAME))
+    validation, content = read_upload(named, file_format=row.format, mapping=shown_mapping(row), key=key)
     row.validation = validation
     for name, value in (content or {"status": "invalid"}).items():
         setattr(row, name, value)
-    if content is None:
-        return invalid(validation)
-    row.format = validation["format"]
-    return None
+    if content is not None:
+        row.format = validation["format"]
+    session.flush()
+    return None if content else invalid(validation)
 
 
 #: Where a data set that waits for its content remembers the file's own name.
 _FILENAME = ".filename"
 
 
-def remembered_filename(row: Dataset) -> str | None:
-    """Return the file name given with the metadata."""
-    return row.mapping.get(_FILENAME)
+def shown_mapping(row: Dataset) -> dict[str, str]:
+    """Return the mapping as the user gave it."""
+    return {name: column for name, column in row.mapping.items() if name != _FILENAME}
 
 
 def announce(
@@ -189,12 +202,6 @@ def invalid(validation: dict[str, Any]) -> ServiceError:
             for problem in problems
         ],
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _validation(reading: Reading) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
 
 def create(session: Session, caller: Caller, body: JobCreate) -> Job:
     """Queue a job. Raises 404 or 422 naming everything that is wrong with it; nothing is written then."""
+    for dataset_id in sorted(set(body.datasets.values())):  # in one order: two jobs over the same sets cannot deadlock
+        datasets.get(session, caller.tenant_id, dataset_id, lock=True)  # none is deleted before the job is there
     checked = check(session, caller, body)
     if checked.missing:
         raise ServiceError(404, "not_found", checked.missing[0][1], errors=checked.missing)

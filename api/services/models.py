@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.deps import owned_job
 from api.errors import ServiceError, not_found
-from api.schemas import GgufModel, HubModel, JobModel, LocalModel
+from api.input_schemas import GgufModel, HubModel, JobModel, LocalModel
 from api.store import job_queries, models
 from api.store.settings import settings
 from api.store.tables import Model
@@ -66,8 +66,8 @@ def _allowed_path(location: str) -> Path:
             "use a hub id or a job's output",
         )
     path = Path(location)
-    if not path.is_absolute():
-        raise _unusable(f"{location} is not an absolute path")
+    if not path.is_absolute() or "\0" in location:
+        raise _unusable(f"{location!r} is not an absolute path")
     path = path.resolve()
     if not any(path.is_relative_to(root) for root in roots) or not path.exists():
         raise _unusable(f"there is no model at {location}, or it lies outside the folders this service may read")
@@ -81,6 +81,8 @@ def _from_job(session: Session, caller: Caller, wanted: JobModel) -> dict[str, A
     if job.verdict != "passed":
         caller.require("models:download_unverified")
     files = [made for made in job_queries.artifacts_of(session, job.id) if made.path.startswith(_CHECKPOINT)]
+    if not files:
+        raise ServiceError(409, "no_checkpoint", f"job {job.id} has made no checkpoint")
     prefix = files[0].blob.removesuffix(files[0].path) + _CHECKPOINT.rstrip("/")
     parent = session.get_one(Model, job.model_id)
     return {"location": prefix, "facts": parent.facts, "parent_job_id": job.id}

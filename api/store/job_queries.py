@@ -59,3 +59,8 @@ def last_metric(session: Session, job_id: str) -> JobMetric | None:
 def artifacts_of(session: Session, job_id: str) -> list[Artifact]:
     """Return a job's files by path."""
     return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.path)))
+
+
+def artifact(session: Session, tenant_id: str, artifact_id: str) -> Artifact | None:
+    """Return a tenant's file; another tenant's is not there."""
+    return session.scalar(select(Artifact).where(Artifact.id == artifact_id, Artifact.tenant_id == tenant_id))

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -143,7 +144,41 @@ def test_unusable_content_leaves_its_validation_and_better_content_can_follow(ad
     validation = admin("GET", f"{path}/validation").json()
     assert [bad["row"] for bad in validation["problems"]] == [5]
     assert admin("PUT", f"{path}/content", content=jsonl(ROWS)).json()["status"] == "ready"
-    problem(admin("PUT", f"{path}/content", content=jsonl(ROWS)), 409, "has_content")
+
+
+def test_the_same_content_may_be_put_again_and_other_content_never(admin: As) -> None:
+    made = admin("POST", "/v1/datasets", json={"name": "late"}).json()
+    path = f"/v1/datasets/{made['id']}/content"
+    first = admin("PUT", path, content=jsonl(ROWS)).json()
+
+    assert admin("PUT", path, content=jsonl(ROWS)).json() == first
+    problem(admin("PUT", path, content=jsonl(ROWS[:1])), 409, "has_content")
+    problem(admin("PUT", path, content=jsonl([{"prompt": "q"}])), 409, "has_content")
+    assert admin("GET", f"/v1/datasets/{made['id']}").json() == first
+
+
+def test_a_digest_by_another_algorithm_is_passed_over(admin: As) -> None:
+    made = admin("POST", "/v1/datasets", json={"name": "late"}).json()
+
+    answer = admin(
+        "PUT", f"/v1/datasets/{made['id']}/content", content=CSV, headers={"Content-Digest": "sha-512=:AAAA:"}
+    )
+
+    assert answer.status_code == 200, answer.text
+
+
+def test_what_the_database_cannot_hold_is_refused_and_leaves_no_file(admin: As, settings_env: Settings) -> None:
+    content = jsonl([{"prompt": "q", "completion": "a", "note\0": "x"}])
+
+    problem(admin.upload(content), 422, "unstorable_value")
+
+    assert files_in(settings_env) == []
+
+
+def test_without_a_key_no_body_is_read(http: TestClient) -> None:
+    headers = {"Content-Type": "application/json"}
+
+    problem(http.post("/v1/datasets", content=b"{oops", headers=headers), 401, "unauthorised")
 
 
 def test_the_validation_lists_duplicates(admin: As) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.middleware import MAX_JSON_BYTES
 from api.routes import jobs as job_routes
+from api.store.settings import settings
 from api.store.tables import ApiKey
 from tests.api.conftest import As, problem
 
@@ -22,6 +23,50 @@ def test_a_wrong_method_says_which_are_allowed(http: TestClient) -> None:
 
     problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/jobs", "GET, POST"),
+        ("PATCH", "/v1/datasets/ds_x", "DELETE, GET"),
+        ("POST", "/v1/artifacts/art_x/content", "GET, HEAD"),
+    ],
+)
+def test_all_methods_of_a_path_are_named(http: TestClient, method: str, path: str, allowed: str) -> None:
+    answer = http.request(method, path)
+
+    problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/job_%00", "/v1/jobs?cursor=%00", "/v1/datasets/%00", "/v1/models/%00"])
+def test_a_nul_in_the_url_is_the_callers_mistake(admin: As, path: str) -> None:
+    problem(admin("GET", path), 422, "unstorable_value")
+
+
+def test_a_nul_in_a_body_is_the_callers_mistake(admin: As) -> None:
+    problem(admin("POST", "/v1/datasets", json={"name": "a\0b"}), 422, "unstorable_value")
+
+
+def test_a_database_that_is_away_is_503_and_tells_nothing_of_itself(
+    http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOUL_DATABASE_URL", "postgresql+psycopg://secret-user@/soul?host=/nowhere")
+    settings.cache_clear()
+
+    answer = http.get("/v1/me", headers={"Authorization": f"Bearer soul_abcdefgh_{'x' * 43}"})
+
+    problem(answer, 503, "database_unavailable")
+    assert answer.headers["retry-after"] == "2"
+    assert "secret-user" not in answer.text
+
+
+def test_every_unknown_key_is_pointed_at(admin: As) -> None:
+    found = problem(admin("POST", "/v1/datasets", json={"name": "x", "nmae": 1, "a/b": 2}), 422, "invalid_request")
+
+    assert [error["pointer"] for error in found["errors"]] == ["/nmae", "/a~1b"]
+    assert "did you mean 'name'?" in found["errors"][0]["detail"]
 
 
 def test_a_body_that_is_no_json_is_told_apart_from_a_wrong_one(admin: As) -> None:
@@ -121,8 +166,6 @@ def test_the_health_pages_need_no_key(http: TestClient) -> None:
 
 
 def test_not_ready_names_the_server_that_is_away(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    from api.store.settings import settings
-
     monkeypatch.setenv("SOUL_REDIS_URL", "redis+socket:///nowhere/valkey.sock?virtual_host=0")
     settings.cache_clear()
 

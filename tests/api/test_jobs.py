@@ -3,14 +3,17 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
+from api.auth import Caller
+from api.schemas import JobCreate, JobStatus
+from api.services import jobs as service
 from api.store import jobs
-from api.store.tables import Job, OutboxEntry
+from api.store.tables import JOB_STATUSES, ApiKey, Dataset, Job, OutboxEntry
 from tests.api.conftest import ROWS, As, problem
 
 Body = dict[str, Any]
@@ -78,7 +81,7 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
     [
         ({"optimiser": {}}, "/spec/optimiser", "did you mean 'optimizer'?"),
         ({"optimizer": {"kind": "sophia", "lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
-        ({"optimizer": {"kind": "sofia"}}, "/spec/optimizer", "did you mean 'sophia'?"),
+        ({"optimizer": {"kind": "sofia"}}, "/spec/optimizer/kind", "unknown kind 'sofia'; did you mean 'sophia'?"),
         ({"forget": {"kind": "npo", "beta": -1}}, "/spec/forget/beta", "greater than 0"),
         ({"training": {"steps": "many"}}, "/spec/training/steps", "integer"),
         ({"evaluation": {"metrics": ["probabilty"]}}, "/spec", "did you mean 'probability'?"),
@@ -157,7 +160,8 @@ def test_an_unchanged_job_answers_304(admin: As, job_body: Body) -> None:
     path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
     etag = admin("GET", path).headers["etag"]
 
-    assert admin("GET", path, headers={"If-None-Match": etag}).status_code == 304
+    for known in (etag, f'"another", {etag}', "*"):
+        assert admin("GET", path, headers={"If-None-Match": known}).status_code == 304
     admin("POST", f"{path}/cancel")
     assert admin("GET", path, headers={"If-None-Match": etag}).status_code == 200
 
@@ -190,6 +194,30 @@ def test_the_list_is_filtered_and_comes_in_pages(admin: As, job_body: Body) -> N
     page = admin("GET", "/v1/jobs?limit=2").json()
     assert page["has_more"]
     assert [job["id"] for job in admin("GET", f"/v1/jobs?cursor={page['next_cursor']}").json()["data"]] == [made[0]]
+
+
+def test_a_mistyped_filter_is_refused_and_the_filter_knows_every_status(admin: As) -> None:
+    problem(admin("GET", "/v1/jobs?status=runing"), 422, "invalid_request")
+
+    assert get_args(JobStatus) == JOB_STATUSES
+
+
+def test_a_data_set_cannot_go_while_a_job_over_it_is_being_made(
+    admin: As, job_body: Body, session: Session, database: Engine
+) -> None:
+    """The job's transaction is open: deleting waits for it, and then finds the job."""
+    dataset_id = job_body["datasets"]["forget"]
+    caller = Caller(
+        session.get_one(Dataset, dataset_id).tenant_id, session.scalars(select(ApiKey.id)).one(), frozenset("*")
+    )
+    service.create(session, caller, JobCreate.model_validate(job_body))
+
+    with ThreadPoolExecutor(1) as pool:
+        deletion = pool.submit(admin, "DELETE", f"/v1/datasets/{dataset_id}")
+        with pytest.raises(TimeoutError):
+            deletion.result(timeout=0.5)
+        session.commit()
+        problem(deletion.result(timeout=10), 409, "in_use")
 
 
 def test_an_estimate_charges_nothing_and_warns(admin: As, job_body: Body, session: Session) -> None:

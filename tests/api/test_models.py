@@ -94,7 +94,12 @@ def test_without_a_network_the_hub_is_said_to_be_out_of_reach(admin: As) -> None
 def test_a_wrong_source_says_which_there_are(admin: As) -> None:
     found = problem(admin("POST", "/v1/models", json={"source": "gguff", "location": "x"}), 422, "invalid_request")
 
-    assert "did you mean 'gguf'" in found["detail"]
+    assert "unknown source 'gguff'; did you mean 'gguf'" in found["detail"]
+    assert [error["pointer"] for error in found["errors"]] == ["/source"]
+
+
+def test_a_path_with_a_nul_is_no_path(admin: As) -> None:
+    problem(admin("POST", "/v1/models", json={"source": "local", "location": "/a\0b"}), 422, "unusable_model")
 
 
 def test_an_unfinished_job_has_no_model(admin: As, job_body: dict[str, object]) -> None:

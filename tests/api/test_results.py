@@ -142,19 +142,39 @@ def test_a_download_goes_on_where_it_broke(admin: As, finish: Finish) -> None:
 
     tail = admin("GET", path, headers={"Range": "bytes=2999990-", "If-Range": etag})
     changed = admin("GET", path, headers={"Range": "bytes=2999990-", "If-Range": '"another"'})
-    beyond = admin("GET", path, headers={"Range": "bytes=9000000-"})
 
     assert (tail.status_code, tail.content) == (206, WEIGHTS[-10:])
     assert tail.headers["content-range"] == "bytes 2999990-2999999/3000000"
     assert (changed.status_code, len(changed.content)) == (200, len(WEIGHTS))
-    assert beyond.status_code == 416
+
+
+def test_a_range_that_lies_nowhere_is_a_problem(admin: As, finish: Finish) -> None:
+    path = artifact(admin, finish("passed"), "checkpoint/model.safetensors")
+
+    beyond = admin("GET", path, headers={"Range": "bytes=9000000-"})
+    changed = admin("GET", path, headers={"Range": "bytes=9000000-", "If-Range": '"another"'})
+
+    problem(beyond, 416, "no_such_range")
+    assert beyond.headers["content-range"] == "bytes */3000000"
+    assert (changed.status_code, len(changed.content)) == (200, len(WEIGHTS))
+
+
+@pytest.mark.parametrize("wanted", ["bytes=oops", "items=0-1", "bytes=9-3", "bytes=-"])
+def test_a_range_that_is_none_is_passed_over(admin: As, finish: Finish, wanted: str) -> None:
+    path = artifact(admin, finish("passed"), "checkpoint/model.safetensors")
+
+    answer = admin("GET", path, headers={"Range": wanted})
+
+    assert (answer.status_code, answer.content) == (200, WEIGHTS)
 
 
 def test_a_file_one_has_is_not_sent_again(admin: As, finish: Finish) -> None:
     path = artifact(admin, finish("passed"), "report.json")
     etag = admin("HEAD", path).headers["etag"]
 
-    assert admin("GET", path, headers={"If-None-Match": etag}).status_code == 304
+    for known in (etag, f"W/{etag}", f'"another", {etag}', "*"):
+        assert admin("GET", path, headers={"If-None-Match": known}).status_code == 304
+    assert admin("GET", path, headers={"If-None-Match": '"another"'}).status_code == 200
 
 
 def test_another_projects_file_is_not_there(admin: As, stranger: As, finish: Finish) -> None:

@@ -3,19 +3,16 @@
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from sqlalchemy.orm import Session
 
-from api.main import create_app
 from api.services.keys import ensure_admin_key
 from api.store.settings import Settings
 from soul_cli.client import SoulClient
+from tests.live import live_api
 from tests.soul_core.tiny_model import COUNTRIES, question, write_rows
 from tests.worker.conftest import Fleet, fleet, taught_model_dir
 
@@ -40,16 +37,8 @@ def client(settings_env: Settings, session: Session) -> Iterator[SoulClient]:
     """The Python client of a real server, on a real port."""
     key = ensure_admin_key(session)
     session.commit()
-    server = uvicorn.Server(uvicorn.Config(create_app(), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    with SoulClient(f"http://127.0.0.1:{port}", key) as connected:
+    with live_api() as port, SoulClient(f"http://127.0.0.1:{port}", key) as connected:
         yield connected
-    server.should_exit = True
-    thread.join()
 
 
 def test_from_post_to_a_checkpoint_that_answers(

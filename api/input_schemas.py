@@ -1,0 +1,129 @@
+"""The bodies of what a job starts from: data sets and models."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from api.schemas import Name, Out
+from soul_core.rows import Format
+from soul_core.spec_terms import Frozen
+
+# --- data sets ---
+
+
+class DatasetCreate(Frozen):
+    """A data set whose content follows by PUT."""
+
+    name: Name
+    filename: Name | None = Field(None, description="The file's own name: tells the format where `format` does not.")
+    format: Format | None = Field(None, description="Else told by the file name, else by the content.")
+    mapping: dict[str, str] = Field(
+        default_factory=dict,
+        description="Accepted column (prompt, completion, question, answer, messages, text) -> the file's column.",
+        examples=[{"prompt": "input", "completion": "output"}],
+    )
+
+
+class DatasetOut(Out):
+    """A data set."""
+
+    id: str
+    name: str
+    status: Literal["awaiting_content", "ready", "invalid"]
+    format: str | None
+    mapping: dict[str, str]
+    num_rows: int | None
+    size_bytes: int | None = Field(description="Of the upload.")
+    sha256: str | None = Field(description="Of the upload's bytes.")
+    content_sha256: str | None = Field(description="Of the rows, whatever the format: equal sets have equal ones.")
+    created_at: datetime
+
+
+class BadRow(Out):
+    """One fault of one row."""
+
+    row: int = Field(description="1-based line or record of the file.")
+    column: str | None
+    detail: str
+
+
+class ValidationOut(Out):
+    """What was found in an upload."""
+
+    usable: bool
+    format: str | None = None
+    num_rows: int = 0
+    columns: list[str] = Field(default_factory=list)
+    used_columns: list[str] = Field(default_factory=list)
+    problems: list[BadRow] = Field(default_factory=list, description="Every bad row.")
+    duplicates: list[list[int]] = Field(default_factory=list, description="Groups of rows that say the same.")
+    error: str | None = Field(None, description="Why the file as a whole could not be read.")
+
+
+class PreviewOut(Out):
+    """The first rows as the engine reads them."""
+
+    rows: list[dict[str, Any]]
+
+
+class DeletionReceipt(Out):
+    """Proof that a data set's content was deleted."""
+
+    id: str
+    deleted_at: datetime
+    sha256: str | None
+    num_rows: int | None
+
+
+# --- models ---
+
+
+class HubModel(Frozen):
+    """A model of the hub, pinned to the commit its revision stands at now."""
+
+    source: Literal["hub"]
+    location: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", examples=["HuggingFaceTB/SmolLM2-135M-Instruct"])
+    revision: str | None = Field(None, description="Branch, tag or commit; default: the main branch.")
+    name: Name | None = None
+
+
+class LocalModel(Frozen):
+    """A folder with config.json, tokenizer and safetensors, on the server's own disk."""
+
+    source: Literal["local"]
+    location: str = Field(description="Absolute path below one of SOUL_MODEL_ROOTS.")
+    name: Name | None = None
+
+
+class GgufModel(Frozen):
+    """A GGUF file on the server's own disk; dequantised when it is used."""
+
+    source: Literal["gguf"]
+    location: str = Field(description="Absolute path below one of SOUL_MODEL_ROOTS.")
+    name: Name | None = None
+
+
+class JobModel(Frozen):
+    """The checkpoint an earlier job made."""
+
+    source: Literal["job"]
+    location: str = Field(description="The job's id.", examples=["job_01k9"])
+    name: Name | None = None
+
+
+ModelCreate = Annotated[HubModel | LocalModel | GgufModel | JobModel, Field(discriminator="source")]
+
+
+class ModelOut(Out):
+    """A registered model."""
+
+    id: str
+    name: str
+    source: Literal["hub", "local", "gguf", "job"]
+    location: str
+    revision: str | None
+    digest: str | None = Field(description="sha256 over the names and hashes of its files; a hub model has its commit.")
+    facts: dict[str, Any] = Field(description="architecture, num_parameters, context_tokens, chat_template, ...")
+    parent_job_id: str | None
+    created_at: datetime

@@ -1,0 +1,82 @@
+"""The files a job made, over HTTP: whole, from where a download broke, or only their size and digest."""
+
+import base64
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import FileResponse, Response
+
+from api.conditional import has_etag, range_to_serve
+from api.deps import CallerDep, OwnedJob, SessionDep
+from api.errors import ServiceError
+from api.schemas import ArtifactOut, Page
+from api.services import artifacts as service
+from api.store.blobs import CHUNK_BYTES, blobs
+
+router = APIRouter(prefix="/v1", tags=["results"])
+
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_HEADERS = {
+    "ETag": {"description": "The file's sha256.", "schema": {"type": "string"}},
+    "Repr-Digest": {"description": "The same, as RFC 9530 has it.", "schema": {"type": "string"}},
+    "Accept-Ranges": {"description": "bytes", "schema": {"type": "string"}},
+}
+
+
+@router.get("/jobs/{job_id}/artifacts", operation_id="list_job_artifacts")
+def artifacts(job: OwnedJob, session: SessionDep) -> Page[ArtifactOut]:
+    """List the files a job made, with size and sha256."""
+    return Page(data=[ArtifactOut.model_validate(row) for row in service.made_by(session, job)])
+
+
+@router.api_route("/artifacts/{artifact_id}/content", methods=["HEAD"], include_in_schema=False)
+@router.get(
+    "/artifacts/{artifact_id}/content",
+    operation_id="get_artifact_content",
+    response_class=Response,
+    responses={
+        200: {"description": "The file.", "content": _BYTES, "headers": _HEADERS},
+        206: {"description": "The range that was asked for.", "content": _BYTES, "headers": _HEADERS},
+        304: {"description": "If-None-Match has this version."},
+        416: {
+            "description": "No such range.",
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        },
+    },
+)
+def content(
+    request: Request,
+    artifact_id: str,
+    caller: CallerDep,
+    session: SessionDep,
+    if_none_match: Annotated[str | None, Header()] = None,
+    if_range: Annotated[str | None, Header()] = None,
+    wanted: Annotated[str | None, Header(alias="range", examples=["bytes=1048576-"])] = None,
+) -> Response:
+    """Download a file. Range, If-Range and If-None-Match work; the ETag is the file's sha256. HEAD works too.
+
+    Weights need the scope models:download; those of a job whose verdict is not `passed` need
+    models:download_unverified, and that is written to the audit log.
+    """
+    made = service.to_download(session, caller, artifact_id)
+    etag = f'"{made.sha256}"'
+    headers = {
+        "ETag": etag,
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(made.sha256)).decode()}:",
+        "Cache-Control": "private, no-cache",
+    }
+    if has_etag(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    obeyed, satisfiable = range_to_serve(wanted, made.size_bytes)
+    if not satisfiable and if_range in {None, etag}:
+        size = made.size_bytes
+        told = {"Content-Range": f"bytes */{size}"}
+        raise ServiceError(416, "no_such_range", f"the file has {size} bytes: nothing lies at {wanted}", headers=told)
+    if obeyed is None:  # the response class would refuse in plain text what has to be passed over
+        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
+    path = blobs().local_path(made.blob)
+    assert path is not None
+    filename = made.path.rsplit("/", 1)[-1]
+    response = FileResponse(path, headers=headers, media_type="application/octet-stream", filename=filename)
+    response.chunk_size = CHUNK_BYTES  # four times as fast as the default
+    return response

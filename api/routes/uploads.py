@@ -1,0 +1,237 @@
+"""Data sets in: as a form, or announced first and the content streamed. The key is checked before a body is read."""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+
+from api.auth import Caller, authenticate
+from api.errors import ServiceError, problem_response
+from api.input_schemas import DatasetCreate, DatasetOut
+from api.services import datasets as service
+from api.store.database import transaction
+from api.store.settings import settings
+from api.store.tables import Dataset
+from soul_core.rows import FORMATS
+
+router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
+
+_CREATE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/DatasetCreate"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "name": {"type": "string", "description": "Default: the file's name."},
+                        "format": {"type": "string", "enum": list(FORMATS)},
+                        "mapping": {
+                            "type": "string",
+                            "description": "JSON object, as in the JSON body.",
+                            "examples": ['{"prompt": "input", "completion": "output"}'],
+                        },
+                    },
+                }
+            },
+        },
+    }
+}
+_CONTENT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    "parameters": [
+        {
+            "name": "Content-Digest",
+            "in": "header",
+            "required": False,
+            "description": "`sha-256=:...:` (RFC 9530) of the body; refused when it does not fit.",
+            "schema": {"type": "string"},
+        }
+    ],
+}
+
+
+@router.post("", status_code=201, operation_id="create_dataset", response_model=DatasetOut, openapi_extra=_CREATE_BODY)
+async def create(request: Request) -> Response:
+    """Upload a file (multipart), or announce one (JSON) whose content follows by PUT.
+
+    Accepted: JSONL, CSV, Parquet, plain text, each plain or compressed with gzip or zstd; columns prompt+completion,
+    question+answer, messages or text, or a mapping. A file with rows that cannot be used is refused whole, every bad
+    row named, and nothing of it is kept.
+    """
+    caller = await run_in_threadpool(_writer, request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _from_form(request, caller)
+    if kind not in {"application/json", ""}:
+        raise ServiceError(415, "unsupported_media_type", f"send multipart/form-data or application/json, not {kind}")
+    try:
+        body = _parsed(await request.body())
+    except ClientDisconnect as error:
+        raise _cut_off() from error
+    return await run_in_threadpool(_announce, caller, body)
+
+
+@router.put(
+    "/{dataset_id}/content", operation_id="put_dataset_content", response_model=DatasetOut, openapi_extra=_CONTENT_BODY
+)
+async def put_content(request: Request, dataset_id: str) -> Response:
+    """Stream the content. Cut off half way, nothing is kept and it can be sent again.
+
+    After unusable content the data set is `invalid`, its validation says why, and better content can be sent. A data
+    set that has its content keeps it: the same bytes again are fine, others answer 409.
+    """
+    caller = await run_in_threadpool(_writer, request)
+    await run_in_threadpool(_must_be_there, caller, dataset_id)
+    with service.upload_folder() as folder:
+        upload = await _received(request, folder / "upload")
+        return await run_in_threadpool(_fill, request, caller, dataset_id, upload)
+
+
+def shown(row: Dataset) -> DatasetOut:
+    """Return a data set as HTTP shows it."""
+    return DatasetOut.model_validate(row).model_copy(update={"mapping": service.shown_mapping(row)})
+
+
+def _writer(request: Request) -> Caller:
+    """Return the caller in a transaction of its own: none is held open while a client sends."""
+    with transaction() as session:
+        caller = authenticate(request, session)
+    caller.require("datasets:write")
+    return caller
+
+
+def _must_be_there(caller: Caller, dataset_id: str) -> None:
+    with transaction() as session:
+        service.owned(session, caller, dataset_id)
+
+
+def _parsed(raw: bytes) -> DatasetCreate:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ServiceError(400, "bad_json", f"the body is not JSON: {error}") from error
+    try:
+        return DatasetCreate.model_validate(body)
+    except ValidationError as error:
+        found: list[Any] = [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]
+        raise RequestValidationError(found, body=body) from error
+
+
+def _announce(caller: Caller, body: DatasetCreate) -> Response:
+    with transaction() as session:
+        row = service.announce(
+            session, caller, name=body.name, filename=body.filename, file_format=body.format, mapping=body.mapping
+        )
+    return _answer(row, 201)
+
+
+async def _from_form(request: Request, caller: Caller) -> Response:
+    try:
+        async with request.form(max_files=1, max_fields=10) as form:
+            file = form.get("file")
+            if not hasattr(file, "filename"):
+                raise ServiceError(422, "invalid_request", "the form has no 'file'", errors=[("/file", "missing")])
+            with service.upload_folder() as folder:
+                return await run_in_threadpool(_store, caller, file, dict(form), folder / "upload")
+    except ClientDisconnect as error:
+        raise _cut_off() from error
+
+
+def _store(caller: Caller, file: Any, form: dict[str, Any], path: Path) -> Response:
+    body = _form_body(form, file.filename)
+    digest, size = hashlib.sha256(), 0
+    with path.open("wb") as out:
+        while chunk := file.file.read(1 << 20):
+            size += len(chunk)
+            _within_limit(size)
+            digest.update(chunk)
+            out.write(chunk)
+    upload = service.Upload(path, body.filename, size, digest.hexdigest())
+    with service.kept_only_with_its_row() as key, transaction() as session:
+        row = service.create_from_upload(
+            session, caller, upload, name=body.name, file_format=body.format, mapping=body.mapping, key=key
+        )
+    return _answer(row, 201)
+
+
+def _form_body(form: dict[str, Any], filename: str | None) -> DatasetCreate:
+    fields: dict[str, Any] = {"name": form.get("name") or filename or "upload"}
+    if filename:
+        fields["filename"] = filename
+    if form.get("format"):
+        fields["format"] = form["format"]
+    if form.get("mapping"):
+        fields["mapping"] = _json_field(form["mapping"])
+    return _parsed(json.dumps(fields).encode())
+
+
+def _json_field(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ServiceError(
+            422, "invalid_request", "'mapping' must be a JSON object", errors=[("/mapping", str(error))]
+        ) from error
+
+
+async def _received(request: Request, path: Path) -> service.Upload:
+    """Write the body to `path`. Raises when it is cut off, too large, or not what its digest promised."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        with path.open("wb") as out:
+            async for chunk in request.stream():
+                size += len(chunk)
+                digest.update(chunk)
+                await run_in_threadpool(out.write, chunk)
+    except ClientDisconnect as error:
+        raise _cut_off() from error
+    ours = f":{base64.b64encode(digest.digest()).decode()}:"
+    if _promised_sha256(request.headers.get("content-digest", "")) not in {None, ours}:
+        raise ServiceError(
+            400, "digest_mismatch", "the content does not have the Content-Digest (sha-256) it came with"
+        )
+    return service.Upload(path, None, size, digest.hexdigest())
+
+
+def _promised_sha256(header: str) -> str | None:
+    """Return the sha-256 of a Content-Digest header; other algorithms are passed over, as RFC 9530 has it."""
+    members = (member.strip().partition("=") for member in header.split(","))
+    return next((value for name, _, value in members if name.strip().lower() == "sha-256"), None)
+
+
+def _within_limit(size: int) -> None:
+    most = settings().max_upload_bytes
+    if size > most:
+        raise ServiceError(413, "too_large", f"an upload may have at most {most} bytes (SOUL_MAX_UPLOAD_BYTES)")
+
+
+def _cut_off() -> ServiceError:
+    return ServiceError(400, "cut_off", "the upload was cut off; nothing of it was kept")
+
+
+def _fill(request: Request, caller: Caller, dataset_id: str, upload: service.Upload) -> Response:
+    with service.kept_only_with_its_row() as key, transaction() as session:
+        row = service.owned(session, caller, dataset_id, lock=True)
+        error = service.fill(session, row, upload, key=key)
+    # the validation is committed by now, also that of content that was refused
+    return _answer(row, 200) if error is None else problem_response(request, error)
+
+
+def _answer(row: Dataset, status: int) -> JSONResponse:
+    headers = {"Location": f"/v1/datasets/{row.id}"} if status == 201 else None
+    return JSONResponse(shown(row).model_dump(mode="json"), status, headers=headers)

@@ -1,0 +1,52 @@
+"""Rules of what a job made: who may have which file."""
+
+from sqlalchemy.orm import Session
+
+from api.auth import Caller
+from api.deps import owned_job
+from api.errors import ServiceError, not_found
+from api.store import job_queries
+from api.store.tables import Artifact, AuditEntry, Job
+
+#: Below it lies the model; everything else of a job (report, manifest) is for its readers.
+_WEIGHTS = "checkpoint/"
+
+
+def made_by(session: Session, job: Job) -> list[Artifact]:
+    """Return the files of a job. Raises 409 before there are any."""
+    if job.report_blob is None:
+        raise ServiceError(
+            409, "no_artifacts", f"job {job.id} has made no files: it is {job.status}", job_status=job.status
+        )
+    return job_queries.artifacts_of(session, job.id)
+
+
+def to_download(session: Session, caller: Caller, artifact_id: str) -> Artifact:
+    """Return a file the caller may download; use of an unverified model is written to the audit log."""
+    made = job_queries.artifact(session, caller.tenant_id, artifact_id)
+    if made is None:
+        raise not_found(f"artifact {artifact_id}")
+    if not made.path.startswith(_WEIGHTS):
+        caller.require("jobs:read")
+        return made
+    job = owned_job(session, caller, made.job_id)
+    if job.verdict == "passed":
+        caller.require("models:download")
+        return made
+    if not caller.may("models:download_unverified"):
+        raise ServiceError(
+            403,
+            "unverified_model",
+            f"the verdict of job {job.id} is '{job.verdict}', not 'passed': its weights need the scope "
+            "models:download_unverified",
+            scope="models:download_unverified",
+        )
+    entry = AuditEntry(
+        tenant_id=caller.tenant_id,
+        actor=caller.key_id,
+        action="artifact.download_unverified",
+        resource=made.id,
+        data={"job_id": job.id, "path": made.path, "verdict": job.verdict},
+    )
+    session.add(entry)
+    return made
