@@ -4,6 +4,7 @@ import typer
 
 from soul_cli import commands_inputs, commands_jobs
 from soul_cli.demo import demo
+from soul_cli.logs import logs
 from soul_cli.options import SoulGroup, exit_code_help
 from soul_cli.serve import serve
 
@@ -44,6 +45,7 @@ app.command("report")(commands_jobs.report)
 app.command("download")(commands_jobs.download)
 app.command("cancel")(commands_jobs.cancel)
 app.command("jobs")(commands_jobs.jobs)
+app.add_typer(logs, name="logs")
 
 if __name__ == "__main__":
     app()

@@ -1,0 +1,39 @@
+"""Statistics worked out by hand."""
+
+import pytest
+
+from soul_core.stats import auc, harmonic_mean, ks_p_value, tpr_at_fpr
+
+
+def test_separable_samples_have_auc_one_equal_ones_a_half() -> None:
+    assert auc([3.0, 4.0], [1.0, 2.0]) == 1.0
+    assert auc([1.0, 2.0], [3.0, 4.0]) == 0.0
+    assert auc([1.0, 2.0], [1.0, 2.0]) == 0.5
+
+
+def test_ties_count_half() -> None:
+    assert auc([1.0, 2.0], [1.0]) == pytest.approx(0.75)
+
+
+def test_an_auc_needs_both_sides() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        auc([], [1.0])
+
+
+def test_the_same_sample_is_not_told_apart_and_a_shifted_one_is() -> None:
+    sample = [index / 50 for index in range(50)]
+
+    assert ks_p_value(sample, sample) == 1.0
+    assert ks_p_value(sample, [value + 0.8 for value in sample]) < 1e-9
+
+
+def test_tpr_at_one_percent_allows_one_false_alarm_in_a_hundred() -> None:
+    negatives = [float(value) for value in range(100)]
+
+    assert tpr_at_fpr([98.5, 98.7, 50.0, 99.5], negatives, fpr=0.01) == 0.75
+    assert tpr_at_fpr([98.5, 99.5], negatives, fpr=0.0) == 0.5
+
+
+def test_a_lost_ability_is_not_made_up_for() -> None:
+    assert harmonic_mean([1.0, 0.5]) == pytest.approx(2 / 3)
+    assert harmonic_mean([1.0, 1.0, 0.0]) == 0.0
