@@ -38,6 +38,12 @@ class Problem(BaseModel):
     request_id: str = Field(description="Also in the X-Request-Id header; the server's log has it.")
 
 
+def declared(problems: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Return problems (status -> when) as an operation declares them in the OpenAPI description."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": text, "content": content} for status, text in problems.items()}
+
+
 class ServiceError(Exception):
     """A request cannot be served. Becomes a problem document; `extra` are further members of it."""
 

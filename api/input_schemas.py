@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api.schemas import Name, Out
 from soul_core.rows import Format
@@ -14,6 +14,8 @@ from soul_core.spec_terms import Frozen
 
 class DatasetCreate(Frozen):
     """A data set whose content follows by PUT."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "customer 4711", "filename": "forget.jsonl"}]})
 
     name: Name
     filename: Name | None = Field(None, description="The file's own name: tells the format where `format` does not.")
@@ -82,6 +84,12 @@ class DeletionReceipt(Out):
 class HubModel(Frozen):
     """A model of the hub, pinned to the commit its revision stands at now."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"source": "hub", "location": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": "main"}]
+        }
+    )
+
     source: Literal["hub"]
     location: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", examples=["HuggingFaceTB/SmolLM2-135M-Instruct"])
     revision: str | None = Field(None, description="Branch, tag or commit; default: the main branch.")
@@ -91,6 +99,10 @@ class HubModel(Frozen):
 class LocalModel(Frozen):
     """A folder with config.json, tokenizer and safetensors, on the server's own disk."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"source": "local", "location": "/models/support-bot", "name": "support bot"}]}
+    )
+
     source: Literal["local"]
     location: str = Field(description="Absolute path below one of SOUL_MODEL_ROOTS.")
     name: Name | None = None
@@ -99,6 +111,10 @@ class LocalModel(Frozen):
 class GgufModel(Frozen):
     """A GGUF file on the server's own disk; dequantised when it is used."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"source": "gguf", "location": "/models/SmolLM2-135M-Instruct.Q4_1.gguf"}]}
+    )
+
     source: Literal["gguf"]
     location: str = Field(description="Absolute path below one of SOUL_MODEL_ROOTS.")
     name: Name | None = None
@@ -106,6 +122,8 @@ class GgufModel(Frozen):
 
 class JobModel(Frozen):
     """The checkpoint an earlier job made."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"source": "job", "location": "job_01k9"}]})
 
     source: Literal["job"]
     location: str = Field(description="The job's id.", examples=["job_01k9"])

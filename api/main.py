@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from api import errors
-from api.errors import MEDIA_TYPE, Problem
+from api.errors import Problem
 from api.input_schemas import DatasetCreate
 from api.middleware import RequestContext
 from api.routes import account, artifacts, datasets, health, jobs, models, results, uploads
@@ -22,9 +22,8 @@ wrong, and a `request_id`.
 """
 
 #: What any operation may answer beside its result.
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-    for status, text in {
+_PROBLEMS = errors.declared(
+    {
         400: "The request cannot be parsed.",
         401: "No valid API key.",
         403: "The key lacks a scope.",
@@ -34,8 +33,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         422: "Something in the request cannot be used; `errors` says what.",
         500: "The server's mistake.",
         503: "A server behind this one does not answer.",
-    }.items()
-}
+    }
+)
 
 
 def create_app() -> FastAPI:

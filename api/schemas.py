@@ -180,6 +180,8 @@ class EstimateOut(Out):
 class KeyCreate(Frozen):
     """A new API key. It cannot have scopes its maker lacks."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "ci", "scopes": ["jobs:read", "jobs:write"]}]})
+
     name: Name
     scopes: list[str] = Field(min_length=1, examples=[["jobs:read", "jobs:write", "datasets:write"]])
     expires_at: datetime | None = None

@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, Response
 
 from api.conditional import has_etag, range_to_serve
 from api.deps import CallerDep, OwnedJob, SessionDep
-from api.errors import ServiceError
+from api.errors import ServiceError, declared
 from api.schemas import ArtifactOut, Page
 from api.services import artifacts as service
 from api.store.blobs import CHUNK_BYTES, blobs
@@ -38,10 +38,7 @@ def artifacts(job: OwnedJob, session: SessionDep) -> Page[ArtifactOut]:
         200: {"description": "The file.", "content": _BYTES, "headers": _HEADERS},
         206: {"description": "The range that was asked for.", "content": _BYTES, "headers": _HEADERS},
         304: {"description": "If-None-Match has this version."},
-        416: {
-            "description": "No such range.",
-            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        },
+        **declared({416: "No such range."}),
     },
 )
 def content(

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 
 from api.deps import Cursor, Limit, ModelsReader, ModelsWriter, SessionDep
+from api.errors import declared
 from api.input_schemas import ModelCreate, ModelOut
 from api.schemas import Page
 from api.services import models as service
@@ -11,7 +12,9 @@ from api.store import models
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.post("", status_code=201, operation_id="create_model")
+@router.post(
+    "", status_code=201, operation_id="create_model", responses=declared({502: "The hub does not give this model."})
+)
 def create(body: ModelCreate, caller: ModelsWriter, session: SessionDep, response: Response) -> ModelOut:
     """Register a model: a hub id (pinned to its commit), a folder or GGUF file on the server, or a job's output.
 

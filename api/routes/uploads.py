@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from api.auth import Caller, authenticate
-from api.errors import ServiceError, problem_response
+from api.errors import ServiceError, declared, problem_response
 from api.input_schemas import DatasetCreate, DatasetOut
 from api.services import datasets as service
 from api.store.database import transaction
@@ -24,6 +24,7 @@ from soul_core.rows import FORMATS
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
+_NO_ROOM = {507: "The server has no room for it; nothing was kept."}
 _CREATE_BODY = {
     "requestBody": {
         "required": True,
@@ -65,7 +66,14 @@ _CONTENT_BODY = {
 }
 
 
-@router.post("", status_code=201, operation_id="create_dataset", response_model=DatasetOut, openapi_extra=_CREATE_BODY)
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_dataset",
+    response_model=DatasetOut,
+    openapi_extra=_CREATE_BODY,
+    responses=declared({415: "Neither a form nor JSON.", **_NO_ROOM}),
+)
 async def create(request: Request) -> Response:
     """Upload a file (multipart), or announce one (JSON) whose content follows by PUT.
 
@@ -87,7 +95,11 @@ async def create(request: Request) -> Response:
 
 
 @router.put(
-    "/{dataset_id}/content", operation_id="put_dataset_content", response_model=DatasetOut, openapi_extra=_CONTENT_BODY
+    "/{dataset_id}/content",
+    operation_id="put_dataset_content",
+    response_model=DatasetOut,
+    openapi_extra=_CONTENT_BODY,
+    responses=declared(_NO_ROOM),
 )
 async def put_content(request: Request, dataset_id: str) -> Response:
     """Stream the content. Cut off half way, nothing is kept and it can be sent again.

@@ -69,3 +69,17 @@ def test_every_reference_leads_somewhere(description: dict[str, Any]) -> None:
     known = {f"#/components/schemas/{name}" for name in description["components"]["schemas"]}
     # pydantic's own schemas of single methods carry their definitions with them
     assert {found for found in references(description) if found.startswith("#/components")} <= known
+
+
+def test_every_json_body_comes_with_an_example(description: dict[str, Any]) -> None:
+    schemas = description["components"]["schemas"]
+    bodies = {
+        name: content["application/json"]["schema"]
+        for name, operation in operations(description)
+        if "application/json" in (content := operation.get("requestBody", {}).get("content", {}))
+    }
+
+    assert bodies
+    for name, body in bodies.items():
+        for choice in body.get("oneOf", [body]):
+            assert schemas[choice["$ref"].rsplit("/", 1)[1]].get("examples"), name
