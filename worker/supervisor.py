@@ -70,16 +70,18 @@ class _Ears:
         return threads
 
     def _hear_events(self, pipe: IO[str]) -> None:
-        for line in pipe:
-            try:
-                self.events.put(Event.model_validate_json(line))
-            except ValidationError:
-                log.warning("the engine wrote a line that is no event")
+        with pipe:
+            for line in pipe:
+                try:
+                    self.events.put(Event.model_validate_json(line))
+                except ValidationError:
+                    log.warning("the engine wrote a line that is no event")
 
     def _hear_errors(self, pipe: IO[str]) -> None:
-        for line in pipe:
-            self.stderr.append(line.rstrip())
-            sys.stderr.write(line)
+        with pipe:
+            for line in pipe:
+                self.stderr.append(line.rstrip())
+                sys.stderr.write(line)
 
 
 def run_engine(
