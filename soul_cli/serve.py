@@ -21,6 +21,7 @@ import typer
 from soul_cli.connection import CONNECTION_FILE, data_folder
 from soul_cli.embedded.errors import CannotServe
 from soul_cli.embedded.postgres import free_port
+from soul_cli.embedded.process import last_line
 from soul_cli.embedded.service import WORKER_STOP_SECONDS, Service
 
 READY_SECONDS = 60.0
@@ -83,13 +84,15 @@ def _start(
     # API and worker import for a second or two: meanwhile the schema is brought up to date.
     api = ["uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port)]
     api += ["--timeout-graceful-shutdown", "2", "--no-access-log", "--log-level", log_level]
-    service.start_child("api", *api)
+    server = service.start_child("api", *api)
     worker = ["celery", "-A", "worker.app", "worker", "--concurrency", "1", "--loglevel", log_level]
     service.start_child("worker", *worker, "--without-gossip", "--without-mingle", "--without-heartbeat")
     key = _prepare_database()
+    _write_connection(service.data, url, key)  # at once: should something fail below, the key must not be lost
     service.start_child("keeper", "worker.keeper")
     while not wanted and not _is_ready(url):
-        service.watch()
+        if server.process is not None and server.process.poll() is not None:
+            raise CannotServe(f"the API did not start: {last_line(server.log)} (log: {server.log})")
         if time.monotonic() - started > READY_SECONDS:
             raise CannotServe(
                 f"the API did not answer within {READY_SECONDS:.0f} s; its log: {service.logs / 'api.log'}"
@@ -97,7 +100,6 @@ def _start(
         time.sleep(0.05)
     if wanted:
         return url
-    key = _write_connection(service.data, url, key)
     _say(f"SOUL is ready after {time.monotonic() - started:.1f} s")
     _say(f"  API       {url}")
     _say(f"  docs      {url}/docs")
@@ -105,14 +107,16 @@ def _start(
     if key is not None:
         _say(f"  API key   {key}")
         _say(f"            the admin's, shown only now; `soul` finds it in {service.data / CONNECTION_FILE}")
+    else:
+        _say(f"  API key   the admin's is in {service.data / CONNECTION_FILE}")
     return url
 
 
 def _prepare_database() -> str | None:
     """Migrate; on the first start make the admin key and return it."""
-    from api.services.keys import ensure_admin_key
     from sqlalchemy.exc import SQLAlchemyError
 
+    from api.services.keys import ensure_admin_key
     from api.store.database import transaction
     from api.store.settings import settings
     from migrations.run import upgrade
@@ -161,7 +165,7 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _write_connection(data: Path, url: str, key: str | None) -> str | None:
+def _write_connection(data: Path, url: str, key: str | None) -> None:
     """Tell `soul` on this machine where the service is; the key of the first start stays in the file."""
     path = data / CONNECTION_FILE
     kept = None
@@ -172,7 +176,6 @@ def _write_connection(data: Path, url: str, key: str | None) -> str | None:
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         json.dump({"url": url, "api_key": key or kept, "pid": os.getpid()}, out)
     beside.replace(path)
-    return key
 
 
 @contextmanager

