@@ -197,8 +197,8 @@ def _pointer(error: Mapping[str, Any], body: Any) -> str:
     for part in path:
         if part == "[key]":  # pydantic's mark that the key itself is wrong; the part before it is that key
             continue
-        if isinstance(current, dict) and part not in current and current.get("kind", current.get("source")) == part:
-            continue
+        if isinstance(current, dict) and part not in current and error["type"] != "missing":
+            continue  # the kind of a union's member, written in the body or the default
         parts.append(_escaped(part))
         try:
             current = current[part]

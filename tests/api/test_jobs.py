@@ -81,6 +81,8 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
     [
         ({"optimiser": {}}, "/spec/optimiser", "did you mean 'optimizer'?"),
         ({"optimizer": {"kind": "sophia", "lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
+        ({"optimizer": {"lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
+        ({"forget": {"beta": -1}}, "/spec/forget/beta", "greater than 0"),
         ({"optimizer": {"kind": "sofia"}}, "/spec/optimizer/kind", "unknown kind 'sofia'; did you mean 'sophia'?"),
         ({"forget": {"kind": "npo", "beta": -1}}, "/spec/forget/beta", "greater than 0"),
         ({"training": {"steps": "many"}}, "/spec/training/steps", "integer"),
