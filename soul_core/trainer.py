@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from soul_core.checkpoint import newest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from soul_core.data import BatchStream, Example, answer_end_id, pack
+from soul_core.data import BatchStream, Example, pack
 from soul_core.errors import Diverged
 from soul_core.listener import Listener, Wish, stop_if_asked
 from soul_core.models import Loaded
@@ -24,6 +24,8 @@ from soul_core.optimizers import CURVATURES, OPTIMIZERS
 from soul_core.optimizers.curvature import sample_labels
 from soul_core.optimizers.sophia import Sophia
 from soul_core.reference import ReferenceScores, take_reference
+from soul_core.refusals import refusal_examples
+from soul_core.schedule import schedule_factor
 from soul_core.scoring import score
 from soul_core.spec import JobSpec
 from soul_core.spec_terms import Refusal
@@ -312,27 +314,3 @@ class _Run:
             message=f"{mean:.0%} of the weights moved unclipped over the last {_UNCLIPPED_STEPS} steps; Sophia's "
             f"authors want {low:.0%} to {high:.0%}: {advice} optimizer.gamma",
         )
-
-
-def schedule_factor(spec: JobSpec, step: int) -> float:
-    """Return the factor of the learning rate at `step` (from 0)."""
-    training = spec.training
-    if step < training.warmup_steps:
-        return (step + 1) / (training.warmup_steps + 1)
-    passed = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-    if training.schedule == "linear":
-        return 1 - passed
-    return (1 + math.cos(math.pi * passed)) / 2 if training.schedule == "cosine" else 1.0
-
-
-def refusal_examples(forget: Sequence[Example], term: Refusal, loaded: Loaded, *, seed: int) -> list[Example]:
-    """Return the forget prompts with a refusal each as the answer, drawn by the seed; masks follow the refusal."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(term.refusals), (len(forget),), generator=generator).tolist()
-    end_id = answer_end_id(loaded.tokenizer)
-    lead = "" if loaded.tokenizer.chat_template else " "
-    encoded = [loaded.tokenizer.encode(lead + text, add_special_tokens=False) for text in term.refusals]
-    return [
-        Example((*example.token_ids[: example.num_prompt], *encoded[choice], end_id), example.num_prompt, example.row)
-        for example, choice in zip(forget, drawn, strict=True)
-    ]

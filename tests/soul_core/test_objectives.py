@@ -13,10 +13,10 @@ from soul_core.models import Loaded, load_model
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.objectives.terms import Reference, TermInputs, Totals
 from soul_core.reference import ReferenceScores, take_reference
+from soul_core.refusals import refusal_examples
 from soul_core.scoring import Scores
 from soul_core.spec import JobSpec
 from soul_core.step import Item, MicroBatcher, Unit, add_gradients
-from soul_core.trainer import refusal_examples
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)

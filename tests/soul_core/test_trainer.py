@@ -14,9 +14,10 @@ from soul_core.data import Example, Packed, encode_rows
 from soul_core.errors import Cancelled, Diverged, Interrupted, OutOfMemory
 from soul_core.listener import EventKind, Wish
 from soul_core.models import Loaded, load_model
+from soul_core.schedule import schedule_factor
 from soul_core.scoring import Scores
 from soul_core.spec import JobSpec
-from soul_core.trainer import Trained, schedule_factor, train
+from soul_core.trainer import Trained, train
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
