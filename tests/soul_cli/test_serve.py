@@ -177,3 +177,19 @@ def test_an_unwritable_folder_is_one_clear_line(serving: Serving) -> None:
     assert len(output.splitlines()) == 1
     assert "cannot write to" in output
     assert "--data" in output
+
+
+def test_the_first_key_survives_a_start_that_fails(serving: Serving, tmp_path: Path) -> None:
+    # the fault: an API that cannot be imported, after the database has its first key
+    broken = tmp_path / "uvicorn"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise SystemExit('no uvicorn today')")
+
+    failed = serving.start("--port", "0", PYTHONPATH=str(tmp_path))
+    output, _ = failed.communicate(timeout=60)
+    assert failed.returncode == 1
+    assert "the API did not start: no uvicorn today" in output
+
+    serving.said_until_ready(serving.start("--port", "0"))
+
+    assert serving.get("/v1/me")["scopes"] == ["*"]
