@@ -45,6 +45,7 @@ class Outcome:
     """How the child ended. `returncode` as subprocess has it: negative is a signal."""
 
     returncode: int
+    asked_to_leave: bool
     failure: Event | None
     finished: Event | None
     stderr_tail: tuple[str, ...]
@@ -109,6 +110,7 @@ def run_engine(
     threads = ears.listen(child)
     told: list[Event] = []
     asked_at: float | None = None
+    asked_to_leave = False
     waiting: list[Event] = []
     while child.poll() is None:
         time.sleep(_WRITE_SECONDS)
@@ -120,7 +122,7 @@ def run_engine(
             asked_at = time.monotonic()
         elif asked_at is None and draining():
             child.send_signal(signal.SIGTERM)
-            asked_at = time.monotonic()
+            asked_at, asked_to_leave = time.monotonic(), True
         elif asked_at is not None and time.monotonic() - asked_at > grace_seconds:
             log.warning("%s: the engine did not stop within %s s and is killed", heart.job_id, grace_seconds)
             child.kill()
@@ -129,6 +131,7 @@ def run_engine(
     _write(heart, told, waiting + _drained(ears.events))
     return Outcome(
         returncode=child.returncode,
+        asked_to_leave=asked_to_leave,
         failure=next((event for event in reversed(told) if event.kind == "failed"), None),
         finished=next((event for event in reversed(told) if event.kind == "finished"), None),
         stderr_tail=tuple(ears.stderr),

@@ -71,7 +71,8 @@ def _settle(job: Job, workspace: Workspace, heart: Heartbeat, outcome: Outcome) 
         return False
     if outcome.returncode == 0:
         return _succeed(job, workspace, usage)
-    if outcome.returncode == _INTERRUPTED:
+    if outcome.returncode == _INTERRUPTED or (outcome.asked_to_leave and outcome.returncode < 0):
+        # killed because its checkpoint took longer than we may: an older one is there, and it was not the job's fault
         with transaction() as session:
             jobs.hand_back(session, job.id, job.epoch, usage=usage)
         return False

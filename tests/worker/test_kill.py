@@ -136,3 +136,23 @@ def test_no_two_engines_of_a_job_live_at_once(fleet: Fleet, desk: Desk) -> None:
     desk.wait(job_id, watch, seconds=90)
 
     assert max(seen) == 1
+
+
+def test_a_worker_that_must_leave_before_the_checkpoint_is_written_spends_no_attempt(
+    fleet: Fleet, desk: Desk, undisturbed_sha256: str
+) -> None:
+    fleet.environment["SOUL_GRACE_SECONDS"] = "0.001"
+    worker = fleet.start_worker()
+    fleet.start_keeper()
+    job_id = desk.submit(**LONG)
+    desk.wait_step(job_id, 30)
+    os.kill(engine_of(job_id), signal.SIGSTOP)  # the fault: an engine that is too slow to stop
+
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    handed_back = desk.job(job_id)
+    fleet.start_worker()
+    desk.wait_end(job_id)
+
+    assert (handed_back.status, handed_back.attempt) == ("queued", 0)
+    assert desk.weights_sha256(job_id) == undisturbed_sha256
