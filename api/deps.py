@@ -8,13 +8,12 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
 from api.auth import Caller, authenticate
-from api.errors import not_found
-from api.store import job_queries
+from api.services import jobs
 from api.store.database import transaction
 from api.store.tables import Job
 
 #: Only for the OpenAPI text; `authenticate` reads the header itself and answers with a problem document.
-_bearer = HTTPBearer(auto_error=False, description="An API key: soul_...", scheme_name="ApiKey")
+bearer = HTTPBearer(auto_error=False, description="An API key: soul_...", scheme_name="ApiKey")
 
 
 def get_session() -> Iterator[Session]:
@@ -27,7 +26,7 @@ def get_session() -> Iterator[Session]:
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
 
-def get_caller(request: Request, session: SessionDep, _: Annotated[object, Depends(_bearer)]) -> Caller:
+def get_caller(request: Request, session: SessionDep, _: Annotated[object, Depends(bearer)]) -> Caller:
     """Return who calls."""
     return authenticate(request, session)
 
@@ -54,16 +53,8 @@ ModelsWriter = Annotated[Caller, Depends(requires("models:write"))]
 KeysAdmin = Annotated[Caller, Depends(requires("keys:admin"))]
 
 
-def owned_job(session: Session, caller: Caller, job_id: str) -> Job:
-    """Return the caller's job; another tenant's is not there."""
-    job = job_queries.get(session, caller.tenant_id, job_id)
-    if job is None:
-        raise not_found(f"job {job_id}")
-    return job
-
-
 def _owned_job(session: SessionDep, caller: JobsReader, job_id: Annotated[str, Path(examples=["job_01k9"])]) -> Job:
-    return owned_job(session, caller, job_id)
+    return jobs.owned(session, caller, job_id)
 
 
 OwnedJob = Annotated[Job, Depends(_owned_job)]

@@ -22,19 +22,17 @@ wrong, and a `request_id`.
 """
 
 #: What any operation may answer beside its result.
-_PROBLEMS = errors.declared(
-    {
-        400: "The request cannot be parsed.",
-        401: "No valid API key.",
-        403: "The key lacks a scope.",
-        404: "Not there, or another project's.",
-        409: "The resource's state does not allow it.",
-        413: "Too large.",
-        422: "Something in the request cannot be used; `errors` says what.",
-        500: "The server's mistake.",
-        503: "A server behind this one does not answer.",
-    }
-)
+_PROBLEM_TEXTS = {
+    400: "The request cannot be parsed.",
+    401: "No valid API key.",
+    403: "The key lacks a scope.",
+    404: "Not there, or another project's.",
+    409: "The resource's state does not allow it.",
+    413: "Too large.",
+    422: "Something in the request cannot be used; `errors` says what.",
+    500: "The server's mistake.",
+    503: "A server behind this one does not answer.",
+}
 
 
 def create_app() -> FastAPI:
@@ -50,8 +48,9 @@ def create_app() -> FastAPI:
     )
     app.add_middleware(RequestContext)
     errors.install(app)
-    for module in (account, models, uploads, datasets, jobs, results, artifacts, health):
-        app.include_router(module.router, responses=_PROBLEMS)
+    for module in (account, models, uploads, datasets, jobs, results, artifacts):
+        app.include_router(module.router, responses=errors.declared(_PROBLEM_TEXTS))
+    app.include_router(health.router, responses=errors.declared({500: _PROBLEM_TEXTS[500]}))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -23,20 +23,24 @@ def check_spec(spec: JobSpec, sets: Collection[str]) -> None:
 
 def spec_problems(spec: JobSpec, sets: Collection[str]) -> Iterator[str]:
     """Yield one line for each problem, saying what to do."""
+    for place, detail in located_problems(spec, sets):
+        yield f"{place}: {detail}" if place else detail
+
+
+def located_problems(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield (dotted place in the spec, what to do) for each problem; the place is empty when the sets are at fault."""
     if FORGET not in sets:
-        yield "there is no forget set: say what is to be unlearned"
+        yield "", "there is no forget set: say what is to be unlearned"
     if RETAIN not in sets and spec.retain.kind != "none":
-        yield (
-            f"retain.kind: '{spec.retain.kind}' needs a retain set; give one, or set retain to "
-            '{"kind": "none"} and leave the model\'s other abilities unprotected'
-        )
+        needed = f"'{spec.retain.kind}' needs a retain set; give one, or set retain to "
+        yield "retain.kind", needed + '{"kind": "none"} and leave the model\'s other abilities unprotected'
     curvature = getattr(spec.optimizer, "curvature", None)
     if RETAIN not in sets and curvature is not None and curvature.data != "forget":
-        yield (f"optimizer.curvature.data: '{curvature.data}' needs a retain set; give one, or set it to 'forget'")
-    named = [("evaluation.metrics", name) for name in spec.evaluation.metrics]
+        yield "optimizer.curvature.data", f"'{curvature.data}' needs a retain set; give one, or set it to 'forget'"
+    named = [(f"evaluation.metrics.{i}", name) for i, name in enumerate(spec.evaluation.metrics)]
     named += [(f"criteria.{i}.metric", criterion.metric) for i, criterion in enumerate(spec.criteria)]
     for place, name in named:
         if name not in CATALOGUE:
             near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.6)
             hint = f"did you mean '{near[0]}'?" if near else f"known metrics: {', '.join(CATALOGUE)}"
-            yield f"{place}: unknown metric '{name}'; {hint}"
+            yield place, f"unknown metric '{name}'; {hint}"

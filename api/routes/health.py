@@ -6,7 +6,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.errors import ServiceError
+from api.errors import ServiceError, declared
 from api.store.database import transaction
 from api.store.queue import broker
 
@@ -25,7 +25,7 @@ def healthz() -> Health:
     return Health()
 
 
-@router.get("/readyz", operation_id="readyz")
+@router.get("/readyz", operation_id="readyz", responses=declared({503: "A server behind this one does not answer."}))
 def readyz() -> Health:
     """Say whether database and broker answer."""
     away = []

@@ -4,13 +4,13 @@ import asyncio
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from api.auth import authenticate
 from api.conditional import has_etag
-from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep, owned_job
+from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep, bearer
 from api.schemas import EstimateOut, JobCreate, JobOut, JobStatus, MethodsOut, Page
 from api.services import idempotency
 from api.services import jobs as service
@@ -83,6 +83,7 @@ def page(
     "/jobs/{job_id}",
     operation_id="get_job",
     response_model=JobOut,
+    dependencies=[Depends(bearer)],
     responses={
         200: {"headers": {"ETag": {"description": "The job's version.", "schema": {"type": "string"}}}},
         304: {"description": "If-None-Match has this version."},
@@ -115,12 +116,12 @@ async def get(
 @router.post("/jobs/{job_id}/cancel", operation_id="cancel_job")
 def cancel(job_id: str, caller: JobsWriter, session: SessionDep) -> JobOut:
     """Cancel a job. A waiting one ends at once, a running one at its next step; one that is over answers 409."""
-    return service.shown(session, service.cancel(session, caller, owned_job(session, caller, job_id)))
+    return service.shown(session, service.cancel(session, caller, service.owned(session, caller, job_id)))
 
 
 def _look(request: Request, job_id: str) -> tuple[str, JobOut]:
     with transaction() as session:
         caller = authenticate(request, session)
         caller.require("jobs:read")
-        job = owned_job(session, caller, job_id)
+        job = service.owned(session, caller, job_id)
         return f'W/"{job.version}"', service.shown(session, job)

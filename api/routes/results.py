@@ -12,9 +12,10 @@ from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api.auth import Caller
-from api.deps import JobsReader, OwnedJob, SessionDep, owned_job
+from api.deps import JobsReader, OwnedJob, SessionDep
 from api.errors import ServiceError
 from api.schemas import EventOut, EventsOut, MetricsOut
+from api.services import jobs as service
 from api.store import job_queries, jobs
 from api.store.blobs import blobs
 from api.store.database import transaction
@@ -108,7 +109,7 @@ class _News:
 
 def _news(caller: Caller, job_id: str, seen: int) -> _News:
     with transaction() as session:
-        job = owned_job(session, caller, job_id)
+        job = service.owned(session, caller, job_id)
         moment: dict[str, dict[str, Any]] = {}
         if job.status == "running" and job.progress:
             if job.phase == "unlearn" and (point := job_queries.last_metric(session, job_id)) is not None:

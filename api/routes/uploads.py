@@ -3,10 +3,12 @@
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -14,12 +16,16 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from api.auth import Caller, authenticate
+from api.deps import bearer
 from api.errors import ServiceError, declared, problem_response
 from api.input_schemas import DatasetCreate, DatasetOut
 from api.services import datasets as service
+from api.store.blobs import StorageFull
 from api.store.database import transaction
 from api.store.settings import settings
 from api.store.tables import Dataset
+from soul_core.durable import disk_errors
+from soul_core.errors import DiskFull
 from soul_core.rows import FORMATS
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
@@ -71,6 +77,7 @@ _CONTENT_BODY = {
     status_code=201,
     operation_id="create_dataset",
     response_model=DatasetOut,
+    dependencies=[Depends(bearer)],
     openapi_extra=_CREATE_BODY,
     responses=declared({415: "Neither a form nor JSON.", **_NO_ROOM}),
 )
@@ -87,10 +94,8 @@ async def create(request: Request) -> Response:
         return await _from_form(request, caller)
     if kind not in {"application/json", ""}:
         raise ServiceError(415, "unsupported_media_type", f"send multipart/form-data or application/json, not {kind}")
-    try:
+    with _arriving():
         body = _parsed(await request.body())
-    except ClientDisconnect as error:
-        raise _cut_off() from error
     return await run_in_threadpool(_announce, caller, body)
 
 
@@ -98,6 +103,7 @@ async def create(request: Request) -> Response:
     "/{dataset_id}/content",
     operation_id="put_dataset_content",
     response_model=DatasetOut,
+    dependencies=[Depends(bearer)],
     openapi_extra=_CONTENT_BODY,
     responses=declared(_NO_ROOM),
 )
@@ -109,7 +115,7 @@ async def put_content(request: Request, dataset_id: str) -> Response:
     """
     caller = await run_in_threadpool(_writer, request)
     await run_in_threadpool(_must_be_there, caller, dataset_id)
-    with service.upload_folder() as folder:
+    with _arriving(), service.upload_folder() as folder:
         upload = await _received(request, folder / "upload")
         return await run_in_threadpool(_fill, request, caller, dataset_id, upload)
 
@@ -153,15 +159,13 @@ def _announce(caller: Caller, body: DatasetCreate) -> Response:
 
 
 async def _from_form(request: Request, caller: Caller) -> Response:
-    try:
+    with _arriving():
         async with request.form(max_files=1, max_fields=10) as form:
             file = form.get("file")
             if not hasattr(file, "filename"):
                 raise ServiceError(422, "invalid_request", "the form has no 'file'", errors=[("/file", "missing")])
             with service.upload_folder() as folder:
                 return await run_in_threadpool(_store, caller, file, dict(form), folder / "upload")
-    except ClientDisconnect as error:
-        raise _cut_off() from error
 
 
 def _store(caller: Caller, file: Any, form: dict[str, Any], path: Path) -> Response:
@@ -202,16 +206,13 @@ def _json_field(text: str) -> Any:
 
 
 async def _received(request: Request, path: Path) -> service.Upload:
-    """Write the body to `path`. Raises when it is cut off, too large, or not what its digest promised."""
+    """Write the body to `path`. Raises when it is not what its digest promised."""
     digest, size = hashlib.sha256(), 0
-    try:
-        with path.open("wb") as out:
-            async for chunk in request.stream():
-                size += len(chunk)
-                digest.update(chunk)
-                await run_in_threadpool(out.write, chunk)
-    except ClientDisconnect as error:
-        raise _cut_off() from error
+    with path.open("wb") as out:
+        async for chunk in request.stream():
+            size += len(chunk)
+            digest.update(chunk)
+            await run_in_threadpool(out.write, chunk)
     ours = f":{base64.b64encode(digest.digest()).decode()}:"
     if _promised_sha256(request.headers.get("content-digest", "")) not in {None, ours}:
         raise ServiceError(
@@ -232,8 +233,18 @@ def _within_limit(size: int) -> None:
         raise ServiceError(413, "too_large", f"an upload may have at most {most} bytes (SOUL_MAX_UPLOAD_BYTES)")
 
 
-def _cut_off() -> ServiceError:
-    return ServiceError(400, "cut_off", "the upload was cut off; nothing of it was kept")
+@contextmanager
+def _arriving() -> Iterator[None]:
+    """Turn what ends an upload from outside into its problem: a cut connection, a full disk."""
+    try:
+        with disk_errors("an upload"):
+            yield
+    except ClientDisconnect as error:
+        raise ServiceError(400, "cut_off", "the upload was cut off; nothing of it was kept") from error
+    except (DiskFull, StorageFull) as error:
+        raise ServiceError(
+            507, "storage_full", "the server has no room for this data set; nothing of it was kept"
+        ) from error
 
 
 def _fill(request: Request, caller: Caller, dataset_id: str, upload: service.Upload) -> Response:

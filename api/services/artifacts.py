@@ -3,8 +3,8 @@
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.deps import owned_job
 from api.errors import ServiceError, not_found
+from api.services import jobs
 from api.store import job_queries
 from api.store.tables import Artifact, AuditEntry, Job
 
@@ -29,7 +29,7 @@ def to_download(session: Session, caller: Caller, artifact_id: str) -> Artifact:
     if not made.path.startswith(_WEIGHTS):
         caller.require("jobs:read")
         return made
-    job = owned_job(session, caller, made.job_id)
+    job = jobs.owned(session, caller, made.job_id)
     if job.verdict == "passed":
         caller.require("models:download")
         return made

@@ -25,7 +25,7 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     """Say whether the job would be taken and what it would take. Writes nothing."""
     checked = check(session, caller, body)
     errors = [{"pointer": pointer, "detail": detail} for pointer, detail in (*checked.missing, *checked.errors)]
-    warnings = _warnings(checked)
+    warnings = _warnings(checked) + _undecidable(body)
     num_parameters = checked.model.facts.get("num_parameters") if checked.model else None
     kind = "cuda" if body.spec.device == "cuda" else "cpu"
     basis = (
@@ -88,6 +88,20 @@ def _warnings(checked: Checked) -> list[str]:
         shared = _shared(checked.datasets[FORGET], checked.datasets[RETAIN])
         if shared:
             found.append(f"{shared} rows of the forget set are also in the retain set: they would be kept")
+    return found
+
+
+def _undecidable(body: JobCreate) -> list[str]:
+    """Say which criteria nothing will be measured for: with one of them no verdict can be `passed`."""
+    spec, found = body.spec, []
+    for number, criterion in enumerate(spec.criteria):
+        if criterion.set not in body.datasets:
+            lacking = f"the data set '{criterion.set}', which the job does not have"
+        elif criterion.metric not in spec.evaluation.metrics:
+            lacking = f"'{criterion.metric}', which evaluation.metrics does not name"
+        else:
+            continue
+        found.append(f"criteria.{number} needs {lacking}: it will be inconclusive")
     return found
 
 

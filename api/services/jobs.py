@@ -7,13 +7,13 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.errors import ServiceError
+from api.errors import ServiceError, not_found
 from api.schemas import JobCreate, JobOut, ProgressOut, StatusReason
 from api.store import datasets, job_queries, jobs, models
 from api.store.jobs import NotAllowed
 from api.store.tables import Dataset, Job, Model
 from soul_core.spec import FORGET, RETAIN
-from soul_core.spec_checks import spec_problems
+from soul_core.spec_checks import located_problems
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
             errors.append((f"/datasets/{name}", f"data set {dataset_id} cannot be used: its status is {row.status}"))
         else:
             found[name] = row
-    errors += [("/spec", problem) for problem in spec_problems(body.spec, body.datasets)]
+    errors += [
+        ("/".join(["/spec", *place.split(".")]) if place else "/datasets", detail)
+        for place, detail in located_problems(body.spec, body.datasets)
+    ]
     forget, retain = found.get(FORGET), found.get(RETAIN)
     if forget and retain and forget.content_sha256 == retain.content_sha256:
         errors.append(
@@ -72,6 +75,14 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         spec=body.spec.model_dump(mode="json"),
         spec_sha256=body.spec.digest(),
     )
+
+
+def owned(session: Session, caller: Caller, job_id: str) -> Job:
+    """Return the caller's job; another tenant's is not there."""
+    job = job_queries.get(session, caller.tenant_id, job_id)
+    if job is None:
+        raise not_found(f"job {job_id}")
+    return job
 
 
 def cancel(session: Session, caller: Caller, job: Job) -> Job:

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.deps import owned_job
 from api.errors import ServiceError, not_found
 from api.input_schemas import GgufModel, HubModel, JobModel, LocalModel
+from api.services import jobs
 from api.store import job_queries, models
 from api.store.settings import settings
 from api.store.tables import Model
@@ -75,7 +75,7 @@ def _allowed_path(location: str) -> Path:
 
 
 def _from_job(session: Session, caller: Caller, wanted: JobModel) -> dict[str, Any]:
-    job = owned_job(session, caller, wanted.location)
+    job = jobs.owned(session, caller, wanted.location)
     if job.status != "succeeded":
         raise ServiceError(409, "job_not_finished", f"job {job.id} is {job.status} and has made no model")
     if job.verdict != "passed":

@@ -1,6 +1,7 @@
 """The application, callers of two projects, and a small body for every resource."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ ROWS = [{"prompt": f"Where does customer {n} live?", "completion": f"In street {
 
 def jsonl(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def files_in(settings_env: Settings) -> list[Path]:
+    """Return everything the service keeps on disk. Not by rglob: it fails when a folder goes while it looks."""
+    folders = (Path(settings_env.blobs_url.removeprefix("file://")), settings_env.scratch_dir)
+    return [Path(place, name) for folder in folders for place, _, names in os.walk(folder) for name in names]
 
 
 @dataclass

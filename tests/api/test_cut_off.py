@@ -2,16 +2,17 @@
 
 import socket
 import time
-from pathlib import Path
 
 from api.store.settings import Settings
-from tests.api.conftest import ROWS, As, jsonl
+from tests.api.conftest import ROWS, As, files_in, jsonl
 from tests.live import live_api
 
 
-def files_in(settings_env: Settings) -> list[Path]:
-    folders = (Path(settings_env.blobs_url.removeprefix("file://")), settings_env.scratch_dir)
-    return [path for folder in folders if folder.exists() for path in folder.rglob("*") if path.is_file()]
+def wait_for_files(settings_env: Settings, *, there: bool) -> None:
+    deadline = time.monotonic() + 10
+    while bool(files_in(settings_env)) is not there and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert bool(files_in(settings_env)) is there
 
 
 def test_an_upload_cut_off_half_way_leaves_nothing_and_can_be_sent_again(admin: As, settings_env: Settings) -> None:
@@ -22,12 +23,9 @@ def test_an_upload_cut_off_half_way_leaves_nothing_and_can_be_sent_again(admin: 
     with live_api() as port:
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(head.encode() + content[: len(content) // 2])
-            time.sleep(0.3)
-        deadline = time.monotonic() + 5
-        while files_in(settings_env) and time.monotonic() < deadline:
-            time.sleep(0.05)
+            wait_for_files(settings_env, there=True)
+        wait_for_files(settings_env, there=False)
 
-    assert files_in(settings_env) == []
     assert [row["status"] for row in admin("GET", "/v1/datasets").json()["data"]] == ["awaiting_content"]
     again = admin("PUT", f"/v1/datasets/{made['id']}/content", content=content)
     assert again.json()["num_rows"] == 4000

@@ -5,6 +5,8 @@ import gzip
 import hashlib
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,9 +17,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from api.services import datasets as service
 from api.store.settings import Settings, settings
 from api.store.tables import Dataset
-from tests.api.conftest import ROWS, As, jsonl, problem
+from tests.api.conftest import ROWS, As, files_in, jsonl, problem
 
 CSV = b"prompt,completion\nq1,a1\nq2,a2\n"
 
@@ -26,12 +29,6 @@ def parquet() -> bytes:
     out = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(ROWS), out)
     return out.getvalue()
-
-
-def files_in(settings_env: Settings) -> list[Path]:
-    blobs = Path(settings_env.blobs_url.removeprefix("file://"))
-    folders = (blobs, settings_env.scratch_dir)
-    return [path for folder in folders if folder.exists() for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
@@ -209,6 +206,28 @@ def test_a_bomb_is_refused(admin: As, settings_env: Settings, monkeypatch: pytes
     )
 
     assert files_in(settings_env) == []
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever an upload is written to has no room: the kernel's own full device."""
+
+    @contextmanager
+    def folder() -> Iterator[Path]:
+        yield tmp_path
+
+    (tmp_path / "upload").symlink_to("/dev/full")
+    monkeypatch.setattr(service, "upload_folder", folder)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_said_and_nothing_is_kept(admin: As, session: Session) -> None:
+    problem(admin.upload(jsonl(ROWS)), 507, "storage_full")
+    assert session.scalar(select(func.count()).select_from(Dataset)) == 0
+
+    made = admin("POST", "/v1/datasets", json={"name": "late"}).json()
+    problem(admin("PUT", f"/v1/datasets/{made['id']}/content", content=jsonl(ROWS)), 507, "storage_full")
+    assert admin("GET", f"/v1/datasets/{made['id']}").json()["status"] == "awaiting_content"
 
 
 def test_a_hostile_file_name_is_only_a_name(admin: As, settings_env: Settings) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import Session
 
 from api.middleware import MAX_JSON_BYTES
@@ -62,6 +63,15 @@ def test_a_database_that_is_away_is_503_and_tells_nothing_of_itself(
     assert "secret-user" not in answer.text
 
 
+def test_a_pool_with_no_free_connection_is_503(admin: As, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy() -> None:
+        raise NoFreeConnection("QueuePool limit of size 10 overflow 20 reached")
+
+    monkeypatch.setattr(job_routes, "all_methods", busy)  # the fault
+
+    problem(admin("GET", "/v1/methods"), 503, "database_unavailable")
+
+
 def test_every_unknown_key_is_pointed_at(admin: As) -> None:
     found = problem(admin("POST", "/v1/datasets", json={"name": "x", "nmae": 1, "a/b": 2}), 422, "invalid_request")
 
@@ -114,6 +124,16 @@ def test_the_secret_is_stored_as_a_hash_only(admin: As, session: Session) -> Non
 
     assert rows
     assert not any(secret in row for row in rows)
+
+
+def test_a_keys_last_use_is_noted(admin: As, session: Session) -> None:
+    query = select(ApiKey.last_used_at)
+    assert session.scalars(query).one() is None
+
+    admin("GET", "/v1/me")
+
+    session.rollback()
+    assert session.scalars(query).one() is not None
 
 
 def test_an_expired_key_is_refused(admin: As, session: Session) -> None:

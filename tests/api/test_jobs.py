@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.schemas import JobCreate, JobStatus
+from api.services import idempotency
 from api.services import jobs as service
 from api.store import jobs
 from api.store.tables import JOB_STATUSES, ApiKey, Dataset, Job, OutboxEntry
@@ -69,6 +70,25 @@ def test_requests_that_race_with_one_key_make_one_job(admin: As, job_body: Body,
     assert count(session, Job) == 1
 
 
+def test_while_a_request_runs_another_with_its_key_is_told_to_wait(
+    admin: As, job_body: Body, session: Session, database: Engine
+) -> None:
+    """The first one's transaction is open; when it fails, its key is free again."""
+    tenant_id = session.scalars(select(ApiKey.tenant_id)).one()
+    caller = Caller(tenant_id, "key_x", frozenset("*"))
+    headers = {"Idempotency-Key": "slow"}
+    with Session(database) as first:
+        idempotency.once(first, caller, "slow", {}, lambda: idempotency.Answer(202, {}, {}))
+
+        second = admin("POST", "/v1/jobs", json=job_body, headers=headers)
+
+        problem(second, 409, "idempotency_in_flight")
+        assert second.headers["retry-after"] == "1"
+        first.rollback()
+    assert admin("POST", "/v1/jobs", json=job_body, headers=headers).status_code == 202
+    assert count(session, Job) == 1
+
+
 def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Body) -> None:
     headers = {"Idempotency-Key": "once"}
     admin("POST", "/v1/jobs", json=job_body, headers=headers)
@@ -86,7 +106,12 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
         ({"optimizer": {"kind": "sofia"}}, "/spec/optimizer/kind", "unknown kind 'sofia'; did you mean 'sophia'?"),
         ({"forget": {"kind": "npo", "beta": -1}}, "/spec/forget/beta", "greater than 0"),
         ({"training": {"steps": "many"}}, "/spec/training/steps", "integer"),
-        ({"evaluation": {"metrics": ["probabilty"]}}, "/spec", "did you mean 'probability'?"),
+        ({"evaluation": {"metrics": ["probabilty"]}}, "/spec/evaluation/metrics/0", "did you mean 'probability'?"),
+        (
+            {"criteria": [{"set": "forget", "metric": "ruge_l", "at_most": 1}]},
+            "/spec/criteria/0/metric",
+            "did you mean 'rouge_l'?",
+        ),
         ({"criteria": [{"set": "forget", "metric": "rouge_l"}]}, "/spec/criteria/0", "at_most or at_least"),
     ],
 )
@@ -112,10 +137,14 @@ def test_a_forget_set_equal_to_the_retain_set_is_refused(admin: As, job_body: Bo
 
 
 def test_a_job_without_a_forget_or_needed_retain_set_is_refused(admin: As, job_body: Body) -> None:
-    for missing, word in (("forget", "forget set"), ("retain", "retain set")):
+    for missing, word, pointer in (
+        ("forget", "forget set", "/datasets"),
+        ("retain", "retain set", "/spec/retain/kind"),
+    ):
         sets = {name: value for name, value in job_body["datasets"].items() if name != missing}
         found = problem(admin("POST", "/v1/jobs", json={**job_body, "datasets": sets}), 422, "invalid_job")
-        assert word in str(found["errors"])
+        assert word in found["errors"][0]["detail"]
+        assert found["errors"][0]["pointer"] == pointer
 
 
 def test_a_data_set_still_empty_is_refused(admin: As, job_body: Body) -> None:
@@ -232,6 +261,20 @@ def test_an_estimate_charges_nothing_and_warns(admin: As, job_body: Body, sessio
     assert found["output_bytes"] == 8 * 4 * 4
     assert any("also in the retain set" in warning for warning in found["warnings"])
     assert count(session, Job) == 0
+
+
+def test_an_estimate_warns_of_criteria_that_nothing_can_decide(admin: As, job_body: Body) -> None:
+    criteria = [
+        {"set": "forgte", "metric": "probability", "at_most": 0.1},
+        {"set": "forget", "metric": "perplexity", "at_most": 9},
+        {"set": "forget", "metric": "probability", "at_most": 0.1},
+    ]
+    spec = {"criteria": criteria, "evaluation": {"metrics": ["probability"]}}
+
+    found = admin("POST", "/v1/estimates", json={**job_body, "spec": spec}).json()
+
+    assert [warning.partition(" ")[0] for warning in found["warnings"]] == ["criteria.0", "criteria.1"]
+    assert "'forgte'" in found["warnings"][0]
 
 
 def test_an_estimate_says_why_a_job_would_be_refused(admin: As, job_body: Body) -> None:

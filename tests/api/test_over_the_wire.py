@@ -12,8 +12,7 @@ import pytest
 
 from api.middleware import MAX_JSON_BYTES
 from api.store.settings import Settings
-from tests.api.conftest import ROWS, As, jsonl, problem
-from tests.api.test_datasets import files_in
+from tests.api.conftest import ROWS, As, files_in, jsonl, problem
 from tests.live import live_api
 
 
@@ -46,6 +45,17 @@ def test_a_body_of_no_announced_length_is_measured_as_it_comes(wire: httpx.Clien
     answer = wire.post(path, content=chunks, headers={"Content-Type": "application/json"})
 
     problem(answer, 413, "too_large")
+
+
+def test_a_stream_with_nothing_to_tell_sends_a_sign_of_life(
+    wire: httpx.Client, job_body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The framework's own, every 15 seconds: proxies cut what is silent."""
+    monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.2)
+    job = f"/v1/jobs/{wire.post('/v1/jobs', json=job_body).json()['id']}"
+
+    with wire.stream("GET", f"{job}/events/stream") as stream:
+        assert next(line for line in stream.iter_lines() if line.startswith(":")) == ": ping"
 
 
 def test_open_streams_hold_no_connection_of_the_database_and_end_with_the_job(
