@@ -4,6 +4,7 @@
 kill between any two writes leaves at least one good checkpoint.
 """
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -29,8 +30,13 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    """Write the checkpoint of `step` and drop older ones. Raises DiskFull; the last good one stays then."""
+    """Write the checkpoint of `step` and drop older ones. Raises DiskFull; the last good one stays then.
+
+    A step that has one already keeps it: replacing the only good checkpoint could leave none.
+    """
     whole = folder / f"step-{step:09d}"
+    if _is_whole(whole):
+        return
     beside = whole.with_suffix(".partial")
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -38,9 +44,11 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, torch.Tensor], s
             beside.mkdir(parents=True)
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside / _TENSORS)
             sync(beside / _TENSORS)
-            write_durably(beside / _STATE, json.dumps(state))
+            content = json.dumps(state).encode()
+            write_durably(beside / _STATE, content)
             sizes = {name: (beside / name).stat().st_size for name in (_TENSORS, _STATE)}
-            write_durably(beside / _MANIFEST, json.dumps({"step": step, "sizes": sizes}))
+            manifest = {"step": step, "sizes": sizes, "state_sha256": hashlib.sha256(content).hexdigest()}
+            write_durably(beside / _MANIFEST, json.dumps(manifest))
             shutil.rmtree(whole, ignore_errors=True)
             beside.rename(whole)
             sync(folder)
@@ -63,7 +71,8 @@ def newest_checkpoint(folder: Path, device: torch.device) -> Checkpoint | None:
 def _is_whole(path: Path) -> bool:
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
-        return all((path / name).stat().st_size == size for name, size in manifest["sizes"].items())
+        sizes_match = all((path / name).stat().st_size == size for name, size in manifest["sizes"].items())
+        return sizes_match and hashlib.sha256((path / _STATE).read_bytes()).hexdigest() == manifest["state_sha256"]
     except (OSError, ValueError, KeyError):
         return False
 

@@ -24,6 +24,7 @@ from soul_core.listener import Listener, Quiet
 from soul_core.metrics.aggregate import Resampling
 from soul_core.models import Loaded, load_model
 from soul_core.provenance import seed_everything, versions
+from soul_core.refusals import check_refusable
 from soul_core.report import ModelFacts, Report, RunFacts
 from soul_core.report_page import size
 from soul_core.rows import canonical_sha256
@@ -31,6 +32,7 @@ from soul_core.run_data import DataSet, encode_sets, num_shared, read_sets
 from soul_core.run_state import RunState
 from soul_core.spec import FORGET, RETAIN, JobSpec
 from soul_core.spec_checks import check_spec
+from soul_core.spec_terms import Refusal
 from soul_core.trainer import Trained, train
 from soul_core.verdict import conclude, judge
 
@@ -86,7 +88,11 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
         seed_everything(spec.seed, device=loaded.device)
         _check_room(out, loaded.facts.num_parameters, state)
         facts = loaded.facts.model_copy(update={"source": _name_of(inputs)})
-        sets = encode_sets(rows, loaded.tokenizer, max_tokens=min(spec.training.max_tokens, facts.context_tokens))
+        max_tokens = min(spec.training.max_tokens, facts.context_tokens)
+        sets = encode_sets(rows, loaded.tokenizer, max_tokens=max_tokens)
+        if isinstance(spec.forget, Refusal):
+            forget = sets[FORGET]
+            check_refusable(forget.rows, forget.examples, spec.forget, loaded, seed=spec.seed, max_tokens=max_tokens)
         state.claim(_identity(spec, facts, sets))
         measured_sets = [
             choose(one.name, one.rows, one.examples, most=spec.evaluation.max_examples, seed=spec.seed)

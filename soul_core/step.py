@@ -1,34 +1,21 @@
-"""One step's examples, their loss and its gradient, in micro-batches that add up to the same."""
+"""One step's gradients: of the total loss, and against labels sampled from the model, for the curvature."""
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import cross_entropy
 
-from soul_core.data import Example, pack
-from soul_core.errors import OutOfMemory
-from soul_core.listener import Listener
+from soul_core.accumulation import Item, MicroBatcher, Unit
+from soul_core.data import pack
 from soul_core.models import Loaded
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.objectives.terms import Group, TermInputs, Totals
+from soul_core.optimizers.curvature import sample_labels
 from soul_core.reference import ReferenceScores
 from soul_core.scoring import Scores, score
 from soul_core.spec import JobSpec
 from soul_core.spec_terms import NoRetain
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One sequence of a step: which group reads it, and its index in its set."""
-
-    group: Group
-    index: int
-    example: Example
-
-
-#: Items that must share a forward pass: what a paired term (a preference) compares.
-Unit = tuple[Item, ...]
 
 
 @dataclass(slots=True)
@@ -38,58 +25,6 @@ class Losses:
     total: float = 0.0
     forget: float = 0.0
     retain: float = 0.0
-
-
-@dataclass(slots=True)
-class MicroBatcher:
-    """Runs something over micro-batches, in smaller ones from then on when memory runs out."""
-
-    max_tokens: int
-    listener: Listener
-    _warned: list[int] = field(default_factory=list)
-
-    def over(self, units: Sequence[Unit], work: Callable[[list[Item]], None], undo: Callable[[], None]) -> None:
-        """Call `work` on the items of each micro-batch; after lack of memory `undo` and begin again, smaller.
-
-        Raises OutOfMemory when even one unit is too much.
-        """
-        while True:
-            batches = list(self._split(units))
-            try:
-                for batch in batches:
-                    work([item for unit in batch for item in unit])
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _lacks_memory(error):
-                    raise
-                if all(len(batch) == 1 for batch in batches):
-                    most = max(map(_tokens, units))
-                    raise OutOfMemory(
-                        f"not enough memory to train on one sequence of {most} tokens; lower training.max_tokens, or "
-                        "take a smaller model or a larger machine"
-                    ) from None
-            else:
-                return
-            undo()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            largest = max(sum(map(_tokens, batch)) for batch in batches if len(batch) > 1)
-            self.max_tokens = largest // 2
-            self.listener.emit(
-                "warning", message=f"memory ran out; going on with at most {self.max_tokens} tokens in a forward pass"
-            )
-
-    def _split(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
-        batch: list[Unit] = []
-        room = self.max_tokens
-        for unit in units:
-            if batch and _tokens(unit) > room:
-                yield batch
-                batch, room = [], self.max_tokens
-            batch.append(unit)
-            room -= _tokens(unit)
-        if batch:
-            yield batch
 
 
 def add_gradients(
@@ -111,6 +46,37 @@ def add_gradients(
 
     batcher.over(units, work, undo)
     return losses
+
+
+def sampled_gradients(
+    loaded: Loaded, units: Sequence[Unit], batcher: MicroBatcher, generator: torch.Generator
+) -> tuple[list[torch.Tensor], int]:
+    """Return the gradient of the mean cross-entropy against labels sampled from the model (one tensor a trainable
+    parameter), and the number of positions it is the mean of. The draws come from `generator` alone.
+    """
+    num_positions = sum(one.num_tokens for one in totals_of(units).values())
+    uniform = torch.rand(num_positions, generator=generator, dtype=torch.float64).to(loaded.device)
+    done = 0
+
+    def work(items: list[Item]) -> None:
+        nonlocal done
+        with loaded.autocast():
+            scores = score(loaded.model, pack([item.example for item in items], loaded.device))
+        uniform_P = uniform[done : done + len(scores.labels_P)]
+        done += len(scores.labels_P)
+        sampled_P = sample_labels(scores.logits_PV, uniform_P)
+        (cross_entropy(scores.logits_PV, sampled_P, reduction="sum") / num_positions).backward()
+
+    def undo() -> None:
+        nonlocal done
+        done = 0
+        loaded.model.zero_grad(set_to_none=True)
+
+    batcher.over(units, work, undo)
+    parameters = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    loaded.model.zero_grad(set_to_none=True)
+    return gradients, num_positions
 
 
 def totals_of(units: Sequence[Unit]) -> dict[Group, Totals]:
@@ -153,16 +119,3 @@ def _total_loss(
         total = total + term_spec.weight * value
     losses.total += float(total.detach())
     return total
-
-
-def _tokens(unit: Unit) -> int:
-    return sum(len(item.example.token_ids) for item in unit)
-
-
-def _lacks_memory(error: BaseException) -> bool:
-    text = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    )

@@ -14,22 +14,21 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from soul_core.accumulation import Item, MicroBatcher, Unit
 from soul_core.checkpoint import newest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from soul_core.data import BatchStream, Example, pack
+from soul_core.data import BatchStream, Example
 from soul_core.errors import Diverged
 from soul_core.listener import Listener, Wish, stop_if_asked
 from soul_core.models import Loaded
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.optimizers import CURVATURES, OPTIMIZERS
-from soul_core.optimizers.curvature import sample_labels
 from soul_core.optimizers.sophia import Sophia
 from soul_core.reference import ReferenceScores, take_reference
 from soul_core.refusals import refusal_examples
 from soul_core.schedule import schedule_factor
-from soul_core.scoring import score
 from soul_core.spec import JobSpec
 from soul_core.spec_terms import Refusal
-from soul_core.step import Item, MicroBatcher, Unit, add_gradients
+from soul_core.step import add_gradients, sampled_gradients
 
 #: The authors of Sophia want this share of weights unclipped (arXiv:2305.14342, section 3.1).
 HEALTHY_UNCLIPPED = (0.1, 0.5)
@@ -72,10 +71,7 @@ def train(
         losses = add_gradients(loaded, spec, units, run.reference, run.batcher)
         norm = float(clip_grad_norm_(run.parameters, spec.training.grad_clip))
         if not (math.isfinite(losses.total) and math.isfinite(norm)):
-            raise Diverged(
-                f"loss {losses.total} and gradient norm {norm} at step {run.step + 1}, before its update; lower "
-                "optimizer.lr, or bound the forget term (npo instead of grad_diff)"
-            )
+            raise run.diverged(f"loss {losses.total} and gradient norm {norm}")
         lr = run.set_learning_rate()
         run.optimizer.step()
         loaded.model.zero_grad(set_to_none=True)
@@ -189,9 +185,19 @@ class _Run:
             if warming and curvature.warm_start == 0:
                 return
             chosen = self._curvature_units(units, curvature.data)
-            gradients, num_positions = self._sampled_gradients(chosen)
-            self.optimizer.observe(CURVATURES[curvature.kind](gradients, num_positions), averaged=warming)
+            gradients, num_positions = sampled_gradients(self.loaded, chosen, self.batcher, self.generator)
+            estimates = CURVATURES[curvature.kind](gradients, num_positions)
+            if not all(bool(estimate.isfinite().all()) for estimate in estimates):
+                raise self.diverged("curvature that is not finite")
+            self.optimizer.observe(estimates, averaged=warming)
             self._count(chosen)
+
+    def diverged(self, what: str) -> Diverged:
+        """Return the error for numbers that must not reach the weights."""
+        return Diverged(
+            f"{what} at step {self.step + 1}, before its update; lower optimizer.lr, or bound the forget term "
+            "(npo instead of grad_diff)"
+        )
 
     def set_learning_rate(self) -> float:
         """Set and return this step's learning rate."""
@@ -247,9 +253,7 @@ class _Run:
                 stream = BatchStream(len(examples), batch, seed)
                 used = {index for _ in range(spec.training.steps) for index in stream.next()}
                 wanted[reference] = (examples, sorted(used))
-        reference_scores = take_reference(
-            self.loaded, wanted, micro_batch_tokens=spec.training.micro_batch_tokens, listener=self.listener
-        )
+        reference_scores = take_reference(self.loaded, wanted, batcher=self.batcher, listener=self.listener)
         if wanted:
             reference_scores.save(self.folder)
         return reference_scores
@@ -268,32 +272,6 @@ class _Run:
         if not any(is_retain) and data != "forget" and self._retain_stream:
             chosen += [self._unit(("retain",), index) for index in self._retain_stream.next()]
         return chosen
-
-    def _sampled_gradients(self, units: Sequence[Unit]) -> tuple[list[torch.Tensor], int]:
-        """Return the gradient of the mean cross-entropy against sampled labels, and the number of positions."""
-        num_positions = sum(len(i.example.token_ids) - i.example.num_prompt for unit in units for i in unit)
-        uniform = torch.rand(num_positions, generator=self.generator, dtype=torch.float64).to(self.loaded.device)
-        done = 0
-
-        def work(items: list[Item]) -> None:
-            nonlocal done
-            with self.loaded.autocast():
-                scores = score(self.loaded.model, pack([item.example for item in items], self.loaded.device))
-            uniform_P = uniform[done : done + len(scores.labels_P)]
-            done += len(scores.labels_P)
-            sampled_P = sample_labels(scores.logits_PV, uniform_P)
-            total = torch.nn.functional.cross_entropy(scores.logits_PV, sampled_P, reduction="sum")
-            (total / num_positions).backward()
-
-        def undo() -> None:
-            nonlocal done
-            done = 0
-            self.loaded.model.zero_grad(set_to_none=True)
-
-        self.batcher.over(units, work, undo)
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        self.loaded.model.zero_grad(set_to_none=True)
-        return gradients, num_positions
 
     def _count(self, units: Sequence[Unit]) -> None:
         tokens = sum(len(item.example.token_ids) for unit in units for item in unit)

@@ -40,7 +40,9 @@ class Sophia(Optimizer):
         }
         super().__init__(parameters, defaults)
         self.unclipped_fraction: float | None = None
-        """Share of the weights whose last step was not clipped; the authors want 0.1 to 0.5. None before a step."""
+        """Share of all weights whose last step was not clipped (|m| < gamma * h); the authors want 0.1 to 0.5. None
+        before a step. Rows of an embedding that no example uses have neither: they count as clipped.
+        """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -75,9 +77,9 @@ class Sophia(Optimizer):
         master = state.get("master", parameter)
         assert parameter.grad is not None
         state["m"].lerp_(parameter.grad.to(state["m"].dtype), 1 - group["beta1"])
-        denominator = (state["h"] * group["gamma"]).clamp_(min=group["eps"])
-        ratio = torch.div(state["m"], denominator, out=denominator)
-        unclipped = (ratio.abs() < 1).sum()
+        denominator = state["h"] * group["gamma"]
+        unclipped = (state["m"].abs() < denominator).sum()  # a weight without curvature never counts, even at rest
+        ratio = torch.div(state["m"], denominator.clamp_(min=group["eps"]), out=denominator)
         if group["weight_decay"]:
             master.mul_(1 - group["lr"] * group["weight_decay"])
         master.add_(ratio.clamp_(-1, 1), alpha=-group["lr"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from soul_core import spec_terms
+from soul_core.accumulation import Item, MicroBatcher, Unit
 from soul_core.data import Example, encode_rows
 from soul_core.listener import Quiet
 from soul_core.models import Loaded, load_model
@@ -16,7 +17,7 @@ from soul_core.reference import ReferenceScores, take_reference
 from soul_core.refusals import refusal_examples
 from soul_core.scoring import Scores
 from soul_core.spec import JobSpec
-from soul_core.step import Item, MicroBatcher, Unit, add_gradients
+from soul_core.step import add_gradients
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
@@ -106,7 +107,7 @@ def material(loaded: Loaded, spec: JobSpec) -> tuple[list[Unit], ReferenceScores
     for term, examples in ((FORGET_TERMS[spec.forget.kind], forget), (RETAIN_TERMS[spec.retain.kind], retain)):
         if term.reference:
             wanted[term.reference] = (examples, list(range(len(examples))))
-    reference = take_reference(loaded, wanted, micro_batch_tokens=2048, listener=Quiet())
+    reference = take_reference(loaded, wanted, batcher=MicroBatcher(2048, Quiet()), listener=Quiet())
     units: list[Unit] = []
     for term in (FORGET_TERMS[spec.forget.kind], RETAIN_TERMS[spec.retain.kind]):
         indices = range(len(groups[term.reads[0]]))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from soul_core.accumulation import MicroBatcher
 from soul_core.data import encode_rows, pack
 from soul_core.errors import BadSpec
 from soul_core.listener import Quiet
@@ -28,7 +29,7 @@ def test_the_kept_numbers_are_the_bases_own(loaded: Loaded, tmp_path: Path) -> N
     used = [1, 3, 4]
     wanted = {"sequence_logp": (examples, used), "logits": (examples, used)}
 
-    taken = take_reference(loaded, wanted, micro_batch_tokens=60, listener=Quiet())
+    taken = take_reference(loaded, wanted, batcher=MicroBatcher(60, Quiet()), listener=Quiet())
     taken.save(tmp_path / "state")
     kept = ReferenceScores.load(tmp_path / "state", loaded)
 
@@ -46,7 +47,7 @@ def test_the_kept_numbers_are_the_bases_own(loaded: Loaded, tmp_path: Path) -> N
 
 def test_the_reference_stays_when_the_model_moves(loaded: Loaded) -> None:
     examples = encode_rows(rows_of(list(COUNTRIES)[:2]), loaded.tokenizer, max_tokens=128)
-    taken = take_reference(loaded, {"logits": (examples, [0, 1])}, micro_batch_tokens=999, listener=Quiet())
+    taken = take_reference(loaded, {"logits": (examples, [0, 1])}, batcher=MicroBatcher(999, Quiet()), listener=Quiet())
     before = taken.of("logits", [0]).logits_PV
     assert before is not None
 
@@ -64,7 +65,7 @@ def test_logits_made_in_an_unknown_way_are_refused_not_guessed(loaded: Loaded, m
     monkeypatch.setattr("soul_core.reference.score", lambda model, packed: _doubled(score(model, packed)))  # the fault
 
     with pytest.raises(BadSpec, match="use 'nll'"):
-        take_reference(loaded, {"logits": (examples, [0])}, micro_batch_tokens=999, listener=Quiet())
+        take_reference(loaded, {"logits": (examples, [0])}, batcher=MicroBatcher(999, Quiet()), listener=Quiet())
 
 
 def _doubled(scores):  # type: ignore[no-untyped-def]
