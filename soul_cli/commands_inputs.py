@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
-from soul_cli.errors import Exit
 from soul_cli.options import JsonOption, KeyOption, SoulGroup, UrlOption, connect
-from soul_cli.output import console, print_error, print_fields, print_json, print_table, size
+from soul_cli.output import console, print_fields, print_json, print_table, size
 from soul_cli.resources import Dataset, Model
-from soul_cli.submission import invalid_dataset, model_source, parse_sets
+from soul_cli.submission import model_source, parse_sets
 
 models = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Models: add, list, show, delete.")
 datasets = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Data sets: add, list, show, delete.")
@@ -95,14 +94,7 @@ def add_dataset(
     """Upload a data set. A file with bad rows ends with exit code 2 and every bad row by its number."""
     with connect(url, key, as_json=as_json) as client:
         dataset = client.add_dataset(file, name=name, file_format=file_format, mapping=parse_sets(column or ()))
-        if dataset.status != "invalid":
-            _show_dataset(dataset, as_json=as_json)
-            return
-        if as_json:
-            print_json({**dataset.model_dump(mode="json"), "validation": client.dataset_validation(dataset.id)})
-        else:
-            print_error(invalid_dataset(client, dataset.id, file.name), as_json=False)
-        raise typer.Exit(int(Exit.BAD_INPUT))
+    _show_dataset(dataset, as_json=as_json)
 
 
 @datasets.command("list")

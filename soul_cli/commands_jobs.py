@@ -1,6 +1,5 @@
-"""`soul estimate | submit | status | watch | report | download | cancel | jobs`: a job from asking to checkpoint."""
+"""`soul estimate | submit | status | watch | cancel | jobs`: a job from asking to its end."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +7,11 @@ import typer
 from rich.markup import escape
 
 from soul_cli.client import SoulClient
-from soul_cli.download import Fetched
-from soul_cli.errors import BadInput, Exit
+from soul_cli.errors import Exit, SoulError
 from soul_cli.options import JobArgument, JsonOption, KeyOption, UrlOption, connect
-from soul_cli.output import console, errors, job_lines, print_fields, print_json, print_table, size
-from soul_cli.report_view import print_report
-from soul_cli.resources import Artifact, Job
-from soul_cli.submission import Body, make_body, parse_sets
+from soul_cli.output import console, errors, job_lines, print_fields, print_json, print_table
+from soul_cli.resources import Job
+from soul_cli.submission import Body, Say, make_body, parse_sets
 from soul_cli.watch import outcome, say_outcome
 from soul_cli.watch import watch as show
 
@@ -60,8 +57,12 @@ def estimate(
 ) -> None:
     """Say what a job would cost and whether it would be taken. Takes the options of `submit`; runs nothing."""
     with connect(url, key, as_json=as_json) as client:
-        body = _body(client, model, revision, _sets(forget, retain, general, sets), spec, set_spec)
-        found = client.estimate(model_id=body.model_id, datasets=body.datasets, spec=body.spec)
+        say = _quiet if as_json else _say
+        body = _body(client, model, revision, _sets(forget, retain, general, sets), spec, set_spec, say)
+        try:
+            found = client.estimate(model_id=body.model_id, datasets=body.datasets, spec=body.spec)
+        finally:
+            body.take_back(client)
     if as_json:
         print_json(found)
     else:
@@ -117,10 +118,20 @@ def submit(
 ) -> None:
     """Submit a job: model and files that are not registered yet are registered first."""
     with connect(url, key, as_json=as_json) as client:
-        body = _body(client, model, revision, _sets(forget, retain, general, sets), spec, set_spec)
-        job = client.submit(
-            model_id=body.model_id, datasets=body.datasets, spec=body.spec, name=name, idempotency_key=idempotency_key
-        )
+        say = _quiet if as_json else _say
+        body = _body(client, model, revision, _sets(forget, retain, general, sets), spec, set_spec, say)
+        try:
+            job = client.submit(
+                model_id=body.model_id,
+                datasets=body.datasets,
+                spec=body.spec,
+                name=name,
+                idempotency_key=idempotency_key,
+            )
+        except SoulError as error:
+            if error.status is not None:  # refused; without an answer the job may well be there, and need them
+                body.take_back(client)
+            raise
         if not (wait or watch):
             _show_job(job, as_json=as_json)
             if not as_json:
@@ -141,57 +152,6 @@ def watch(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_jso
     """Follow a job to its end: phase, step, loss, ETA. Ctrl-C leaves it running. With --json: one event a line."""
     with connect(url, key, as_json=as_json) as client:
         _finish(client, job, live=True, as_json=as_json)
-
-
-def report(
-    job: JobArgument,
-    html: Annotated[bool, typer.Option("--html", help="The report as one offline page.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file.", show_default=False)] = None,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what was measured before and after; `--html -o report.html` writes the page, `--json` the source."""
-    if html and as_json:
-        raise BadInput("give --html or --json, not both")
-    with connect(url, key, as_json=as_json) as client:
-        if html:
-            text = client.report_html(job)
-            if out is None:
-                typer.echo(text)
-            else:
-                out.write_text(text, encoding="utf-8")
-                console.print(f"Report written to {out}")
-            return
-        found = client.report(job)
-    if out is not None:
-        out.write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
-        errors.print(f"Report written to {out}")
-    elif as_json:
-        print_json(found)
-    else:
-        print_report(found, console)
-
-
-def download(
-    job: JobArgument,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to; the job's id otherwise.")] = None,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Download a job's files. What is there already is kept, partial files go on, every sha256 is checked."""
-    folder = out or Path(job)
-    with connect(url, key, as_json=as_json) as client:
-        fetched = download_with_bar(client, job, folder, quiet=as_json)
-    if as_json:
-        print_json({"folder": str(folder.resolve()), "files": [_fetched_json(one) for one in fetched]})
-        return
-    rows = [
-        (one.path.relative_to(folder), size(one.size_bytes), _how(one), f"{one.sha256[:16]}… ok") for one in fetched
-    ]
-    print_table(["file", "size", "", "sha256"], rows)
-    console.print(f"{len(fetched)} files in {folder.resolve()}, every sha256 as promised", soft_wrap=True)
 
 
 def cancel(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -227,39 +187,20 @@ def jobs(
     print_table(["id", "name", "status", "phase", "verdict", "created"], rows)
 
 
-def download_with_bar(client: SoulClient, job_id: str, folder: Path, *, quiet: bool = False) -> list[Fetched]:
-    """Download a job's files under a bar of bytes."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(30), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        tasks = {}
-
-        def tell(artifact: Artifact, num_bytes: int) -> None:
-            if artifact.id not in tasks:
-                tasks[artifact.id] = bar.add_task(escape(artifact.path), total=artifact.size_bytes)
-            bar.update(tasks[artifact.id], completed=num_bytes)
-
-        return client.download(job_id, folder, tell=tell)
-
-
-def finish(client: SoulClient, job_id: str) -> Job:
-    """Show a job live until it has finished; on Ctrl-C say how to come back, and leave it running."""
-    try:
-        show(job_id, client.events(job_id), console)
-    except KeyboardInterrupt:
-        console.print(f"\nThe job goes on without you. Come back: soul watch {job_id}   Stop it: soul cancel {job_id}")
-        raise
-    return client.job(job_id)
-
-
 def _finish(client: SoulClient, job_id: str, *, live: bool, as_json: bool) -> None:
     if live and as_json:
         for event in client.events(job_id):
             typer.echo(event.model_dump_json())
         job = client.job(job_id)
     elif live:
-        job = finish(client, job_id)
+        try:
+            show(job_id, client.events(job_id), console)
+        except KeyboardInterrupt:
+            console.print("\nThe job goes on without you.")
+            console.print(f"  soul watch {job_id}    come back to it")
+            console.print(f"  soul cancel {job_id}   stop it")
+            raise
+        job = client.job(job_id)
         say_outcome(job, console)
     else:
         job = client.wait(job_id)
@@ -279,14 +220,19 @@ def _body(
     sets: dict[str, str],
     spec: Path | None,
     overrides: list[str] | None,
+    say: Say,
 ) -> Body:
-    # What was registered is told on stderr: stdout belongs to the answer.
     return make_body(
-        client, model=model, revision=revision, sets=sets, spec_file=spec, overrides=overrides or (), say=_say
+        client, model=model, revision=revision, sets=sets, spec_file=spec, overrides=overrides or (), say=say
     )
 
 
+def _quiet(_text: str) -> None:
+    """Say nothing: with --json, stderr holds a problem or nothing."""
+
+
 def _say(text: str) -> None:
+    # On stderr: stdout belongs to the answer.
     errors.print(escape(text), style="dim", soft_wrap=True)
 
 
@@ -295,17 +241,3 @@ def _show_job(job: Job, *, as_json: bool) -> None:
         print_json(job)
     else:
         print_fields(job_lines(job))
-
-
-def _how(one: Fetched) -> str:
-    return f"resumed at {size(one.resumed_at_bytes)}" if one.how == "resumed" else one.how
-
-
-def _fetched_json(one: Fetched) -> dict[str, object]:
-    return {
-        "path": str(one.path),
-        "how": one.how,
-        "size_bytes": one.size_bytes,
-        "resumed_at_bytes": one.resumed_at_bytes,
-        "sha256": one.sha256,
-    }

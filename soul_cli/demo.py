@@ -17,14 +17,14 @@ from rich.table import Table
 
 from soul_cli import demo_model, plain_answers
 from soul_cli.client import SoulClient
-from soul_cli.commands_jobs import download_with_bar, finish
+from soul_cli.commands_results import download_with_bar
 from soul_cli.errors import BadInput, SoulError
 from soul_cli.options import KeyOption, UrlOption
 from soul_cli.output import console, seconds, size
 from soul_cli.report_view import print_report
 from soul_cli.resources import Job
 from soul_cli.submission import ensure_dataset, ensure_model, make_spec
-from soul_cli.watch import outcome, say_outcome
+from soul_cli.watch import outcome, say_outcome, watch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 #: Set name -> what it is for. forget and retain are trained on; the others are only measured.
@@ -49,7 +49,7 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Places:
-    """Where the demo writes."""
+    """Where the demo writes: the job's files as the service has them (checkpoint/, report.html, ...), and service/."""
 
     out: Path
 
@@ -158,9 +158,10 @@ def _run_job(client: SoulClient, source: str, files: dict[str, Path], spec: dict
     submitted = client.submit(model_id=model_id, datasets=datasets, spec=spec, name="demo: forget Paris")
     _dim(f"job: {submitted.id}")
     try:
-        job = finish(client, submitted.id)
+        watch(submitted.id, client.events(submitted.id), console)
+        job = client.job(submitted.id)
     except KeyboardInterrupt:
-        console.print("Cancelling it: this service ends with the demo.")
+        console.print("\nStopping: the demo's job is cancelled.")
         client.cancel(submitted.id)
         raise
     say_outcome(job, console)
@@ -179,7 +180,7 @@ def _show(client: SoulClient, job: Job, places: Places) -> None:
 def _download(client: SoulClient, job: Job, places: Places) -> None:
     """Step 5: the files, every sha256 checked."""
     _headline("5. The unlearned checkpoint")
-    fetched = download_with_bar(client, job.id, places.checkpoint)
+    fetched = download_with_bar(client, job.id, places.out)
     total = sum(one.size_bytes for one in fetched)
     console.print(f"{len(fetched)} files, {size(total)}, every sha256 as promised: {places.checkpoint}", soft_wrap=True)
 
@@ -187,9 +188,8 @@ def _download(client: SoulClient, job: Job, places: Places) -> None:
 def _ask_plain_transformers(places: Places) -> None:
     """Step 6: another process, with transformers and nothing of ours, answers from the checkpoint."""
     _headline("6. Plain transformers answers from it")
-    folder = next((path.parent for path in sorted(places.checkpoint.rglob("config.json"))), places.checkpoint)
     # -I: no PYTHONPATH, no current folder; the script is run as a file and imports nothing of this package.
-    command = [sys.executable, "-I", "-W", "ignore", plain_answers.__file__, str(folder)]
+    command = [sys.executable, "-I", "-W", "ignore", plain_answers.__file__, str(places.checkpoint)]
     with console.status("Loading it in a process of its own"):
         done = subprocess.run(command, input=json.dumps(QUESTIONS), capture_output=True, text=True, check=False)
     if done.returncode:

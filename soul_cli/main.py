@@ -2,7 +2,7 @@
 
 import typer
 
-from soul_cli import commands_inputs, commands_jobs
+from soul_cli import commands_inputs, commands_jobs, commands_results
 from soul_cli.demo import demo
 from soul_cli.logs import logs
 from soul_cli.options import SoulGroup, exit_code_help
@@ -41,8 +41,8 @@ app.command("estimate")(commands_jobs.estimate)
 app.command("submit", epilog=commands_jobs.SUBMIT_EXAMPLE)(commands_jobs.submit)
 app.command("status")(commands_jobs.status)
 app.command("watch")(commands_jobs.watch)
-app.command("report")(commands_jobs.report)
-app.command("download")(commands_jobs.download)
+app.command("report")(commands_results.report)
+app.command("download")(commands_results.download)
 app.command("cancel")(commands_jobs.cancel)
 app.command("jobs")(commands_jobs.jobs)
 app.add_typer(logs, name="logs")

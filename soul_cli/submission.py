@@ -2,23 +2,31 @@
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from soul_cli.client import SoulClient
-from soul_cli.errors import BadInput
+from soul_cli.errors import BadInput, SoulError
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What POST /v1/jobs and POST /v1/estimates both need."""
+    """What POST /v1/jobs and POST /v1/estimates both need. `uploaded`: data sets that were made for it."""
 
     model_id: str
     datasets: dict[str, str]
     spec: dict[str, Any]
+    uploaded: list[str]
+
+    def take_back(self, client: SoulClient) -> None:
+        """Delete what was uploaded for it: a forget set is personal data and must not lie about without a job."""
+        for dataset_id in self.uploaded:
+            with suppress(SoulError):
+                client.delete_dataset(dataset_id)
 
 
 def make_body(
@@ -35,7 +43,16 @@ def make_body(
     spec = make_spec(spec_file, overrides)
     check_sets(sets)
     model_id = ensure_model(client, model, revision=revision, say=say)
-    return Body(model_id, {name: ensure_dataset(client, name, value, say=say) for name, value in sets.items()}, spec)
+    body = Body(model_id, {}, spec, [])
+    try:
+        for name, value in sets.items():
+            body.datasets[name] = ensure_dataset(client, name, value, say=say)
+            if body.datasets[name] != value:
+                body.uploaded.append(body.datasets[name])
+    except BaseException:
+        body.take_back(client)
+        raise
+    return body
 
 
 def make_spec(spec_file: Path | None, overrides: Iterable[str]) -> dict[str, Any]:
@@ -100,22 +117,8 @@ def ensure_dataset(client: SoulClient, name: str, value: str, *, say: Say) -> st
         return value
     path = Path(value)
     dataset = client.add_dataset(path)
-    if dataset.status == "invalid":
-        raise invalid_dataset(client, dataset.id, path.name)
     say(f"{name}: {path.name} uploaded as {dataset.id} ({dataset.num_rows} rows)")
     return dataset.id
-
-
-def invalid_dataset(client: SoulClient, dataset_id: str, title: str) -> BadInput:
-    """Make the error that names every bad row of an upload."""
-    validation = client.dataset_validation(dataset_id)
-    rows = validation.get("errors") or validation.get("problems") or []
-    lines = [row if isinstance(row, dict) else {"detail": str(row)} for row in rows]
-    return BadInput(
-        f"{title} cannot be used ({dataset_id}): {validation.get('detail') or f'{len(lines)} bad rows'}",
-        code="invalid_dataset",
-        errors=[{"pointer": _row_pointer(line), "detail": line.get("detail") or str(line)} for line in lines],
-    )
 
 
 def ensure_model(client: SoulClient, value: str, *, revision: str | None = None, say: Say) -> str:
@@ -147,10 +150,3 @@ def model_source(value: str) -> tuple[str, str]:
 
 def _is_id(value: str, prefix: str) -> bool:
     return value.startswith(prefix) and not Path(value).exists()
-
-
-def _row_pointer(line: dict[str, Any]) -> str | None:
-    if line.get("pointer"):
-        return str(line["pointer"])
-    number = line.get("number") or line.get("row")
-    return f"row {number}" if number else None
