@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from soul_cli.client import SoulClient
-from soul_cli.errors import EXIT_MEANINGS, Exit, SoulError
+from soul_cli.errors import EXIT_MEANINGS, BadInput, Exit, SoulError
 from soul_cli.output import print_error
 
 UrlOption = Annotated[
@@ -35,6 +35,12 @@ class SoulGroup(TyperGroup):
         except SoulError as error:
             print_error(error, as_json=_json_wanted.get())
             raise typer.Exit(int(error.exit_code)) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            # A file or folder the user named: one line, no traceback.
+            print_error(BadInput(f"{error.filename}: {error.strerror}"), as_json=_json_wanted.get())
+            raise typer.Exit(int(Exit.BAD_INPUT)) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(int(Exit.INTERRUPTED)) from error
         finally:

@@ -113,6 +113,8 @@ def test_a_job_from_files_to_a_checked_download(
     assert report["verdict"] == "passed"
     assert "Verdict: passed" in soul("report", job["id"]).output
     soul("report", job["id"], "--html", "-o", str(tmp_path / "report.html"))
+    told = soul("report", job["id"], "--html", "-o", str(tmp_path / "no" / "report.html"), code=Exit.BAD_INPUT).stderr
+    assert str(tmp_path / "no" / "report.html") in told
     assert "<html" in (tmp_path / "report.html").read_text()
 
     out = tmp_path / "out"
@@ -283,6 +285,17 @@ def test_typing_mistakes_cost_no_request(soul: Soul, files: dict[str, str], tmp_
     ):
         soul(*words, code=Exit.BAD_INPUT)
     assert soul.json("datasets", "list") == []
+
+
+def test_a_spec_that_is_a_folder_and_a_report_that_is_not_there_are_one_clear_line(
+    soul: Soul, queued: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "spec.json"
+    folder.mkdir()
+    told = soul("submit", "--model", "mdl_1", "--forget", "ds_1", "--spec", str(folder), code=Exit.BAD_INPUT).stderr
+    assert str(folder) in told
+    told = soul("report", queued["id"], code=Exit.REFUSED).stderr
+    assert "queued" in told
 
 
 def test_a_command_without_its_argument_is_bad_input(soul: Soul) -> None:
