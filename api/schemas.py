@@ -157,6 +157,7 @@ class MethodsOut(Out):
     retain_terms: list[MethodOut]
     optimizers: list[MethodOut]
     curvatures: list[MethodOut]
+    attacks: list[MethodOut]
     metrics: list[dict[str, Any]] = Field(description="Name, description, direction and default bounds of each metric.")
     spec: SpecOut
 

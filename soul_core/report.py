@@ -1,7 +1,7 @@
 """The report: what was measured, before and after, and what follows from it. JSON is the source. Torch-free."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,6 +50,41 @@ class SideBySide(Part):
     answers: dict[str, str] = Field(description="Model name (base, unlearned, ...) -> its greedy answer.")
 
 
+class HitRow(Part):
+    """One row that an audit for poisoned forget rows points at. Never its text: row numbers only."""
+
+    set: str
+    row: int = Field(description="1-based row number in the data set.")
+    value: float = Field(description="What the row was chosen by; the finding says what it is.")
+
+
+class Finding(Part):
+    """A list of rows with what they were chosen by."""
+
+    title: str
+    description: str
+    rows: tuple[HitRow, ...]
+
+
+class AttackResult(Part):
+    """One attack: what each model gave away under it."""
+
+    label: str = Field(description="Its name in criteria: relearn, quantise_4bit, prompting, ...")
+    settings: dict[str, Any] = Field(description="The attack as the spec has it.")
+    without: dict[str, dict[str, SetMetrics]] = Field(
+        description="Model -> set -> metrics on the same rows without the attack."
+    )
+    under: dict[str, dict[str, SetMetrics]] = Field(description="Model -> set -> metrics under the attack.")
+    rows: dict[str, tuple[int, ...]] = Field({}, description="Set -> row numbers behind each per_example, in order.")
+    variants: dict[str, dict[str, SetMetrics]] = Field(
+        {}, description="Way of asking, or layer -> model -> metrics on the forget set; `under` has the worst case."
+    )
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    absent_reason: str | None = Field(None, description="Why the attack was not run.")
+
+
 class CriterionResult(Part):
     """How one criterion came out."""
 
@@ -82,6 +117,14 @@ class ModelFacts(Part):
     chat_template: bool
 
 
+class ReferenceFacts(Part):
+    """The model retrained without the forget set: what perfect forgetting would look like."""
+
+    source: str
+    digest: str
+    from_log: bool = Field(description="Its numbers were read from a log; the model itself was not there.")
+
+
 class RunFacts(Part):
     """How the run went."""
 
@@ -91,6 +134,9 @@ class RunFacts(Part):
     steps: int
     train_tokens: int = Field(description="Real (unpadded) tokens that went through training forwards.")
     flops: float = Field(description="Estimate: 6 x parameters x trained tokens, curvature included.")
+    flops_of_training: float | None = Field(
+        None, description="The same estimate for the base model's own training, where its tokens are known."
+    )
     peak_memory_bytes: int
     device: str
     dtype: str
@@ -107,7 +153,9 @@ class Report(Part):
     spec_sha256: str
     model: ModelFacts
     data: tuple[DataFacts, ...]
-    models: dict[str, ModelMeasurements] = Field(description="base, unlearned and, where given, reference.")
+    models: dict[str, ModelMeasurements] = Field(description="base, unlearned (or finetuned, audited), reference, ...")
+    reference: ReferenceFacts | None = Field(None, description="The retrained model, where one was given.")
+    attacks: tuple[AttackResult, ...] = ()
     examples: tuple[SideBySide, ...]
     criteria: tuple[CriterionResult, ...]
     verdict: Verdict

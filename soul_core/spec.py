@@ -4,14 +4,24 @@ One definition from HTTP to trainer: the API validates request bodies with these
 """
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from soul_core.spec_terms import ForgetTerm, Frozen, Nll, Npo, Optimizer, RetainTerm, Sophia
+from soul_core.spec_attacks import CHEAP_ATTACKS, Attack
+from soul_core.spec_optimizers import Optimizer, Sophia
+from soul_core.spec_terms import ForgetTerm, Frozen, Nll, Npo, RetainTerm
 
-FORGET, RETAIN, GENERAL = "forget", "retain", "general"
+#: Data sets with a meaning; any other name is measured too. `ALL` is no set: metrics of the model as a whole.
+FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "train", "holdout", "all"
 SET_NAME = r"^[a-z][a-z0-9_]{0,39}$"
+
+#: Models with a meaning in a report; an evaluation may name others.
+BASE, UNLEARNED, FINETUNED, AUDITED, REFERENCE = "base", "unlearned", "finetuned", "audited", "reference"
+
+Kind = Literal["unlearn", "finetune", "evaluate"]
+#: What a job of each kind judges.
+JUDGED: dict[Kind, str] = {"unlearn": UNLEARNED, "finetune": FINETUNED, "evaluate": AUDITED}
 
 
 class Training(Frozen):
@@ -39,21 +49,36 @@ class Evaluation(Frozen):
     """What is measured before and after, and how."""
 
     metrics: tuple[str, ...] = Field(
-        ("probability", "rouge_l", "keyword_recall", "exact_memorisation", "extraction_strength", "perplexity"),
+        (
+            "probability",
+            "rouge_l",
+            "keyword_recall",
+            "exact_memorisation",
+            "extraction_strength",
+            "perplexity",
+        ),
         min_length=1,
         description="Names from GET /v1/methods.",
     )
     max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest generated answer.")
     max_examples: int = Field(400, ge=1, description="Rows of each set that are measured; chosen by the seed.")
     side_by_side: int = Field(20, ge=0, le=1000, description="Questions shown in the report before and after.")
+    attack_examples: int = Field(
+        32, ge=1, description="Rows of the forget set that are measured under each attack; chosen by the seed."
+    )
+    attack_new_tokens: int = Field(48, ge=1, le=4096, description="Longest generated answer under an attack.")
     bootstrap: int = Field(1000, ge=0, le=100_000, description="Resamples behind a confidence interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals.")
 
 
 class Criterion(Frozen):
-    """One bound the unlearned model must keep. Holds when the whole confidence interval is on the right side."""
+    """One bound the judged model must keep. Holds when the whole confidence interval is on the right side."""
 
-    set: str = Field(pattern=SET_NAME, description="Data set the metric is taken on: forget, retain, general, ...")
+    set: str = Field(
+        pattern=SET_NAME,
+        description="Data set the metric is taken on: forget, retain, general, ...; `all`: the whole model.",
+    )
+    attack: str | None = Field(None, description="Label of an attack: the metric is taken under it.")
     metric: str = Field(description="Name from GET /v1/methods.")
     at_most: float | None = Field(None, description="Upper bound.")
     at_least: float | None = Field(None, description="Lower bound.")
@@ -66,31 +91,65 @@ class Criterion(Frozen):
         return self
 
 
-#: Why these: docs/evaluation.md.
-DEFAULT_CRITERIA = (
+_FORGOTTEN = (
     Criterion(set=FORGET, metric="probability", at_most=0.25, relative_to_base=True),
     Criterion(set=FORGET, metric="keyword_recall", at_most=0.25, relative_to_base=True),
+)
+_KEPT = (
     Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
     Criterion(set=RETAIN, metric="keyword_recall", at_least=0.8, relative_to_base=True),
 )
+#: Why these: docs/evaluation.md.
+DEFAULT_CRITERIA: dict[Kind, tuple[Criterion, ...]] = {
+    "unlearn": _FORGOTTEN + _KEPT,
+    "finetune": (Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True),),
+    "evaluate": (),
+}
+DEFAULT_ATTACKS: dict[Kind, tuple[Attack, ...]] = {
+    "unlearn": CHEAP_ATTACKS,
+    "finetune": (),
+    "evaluate": CHEAP_ATTACKS,
+}
 
 
 class JobSpec(Frozen):
-    """A recipe: forget term, retain term, optimizer, loop, evaluation, criteria."""
+    """A recipe: forget term, retain term, optimizer, loop, evaluation, attacks, criteria."""
 
-    kind: Literal["unlearn"] = Field("unlearn", description="What the job does.")
+    kind: Kind = Field(
+        "unlearn",
+        description="What the job does. unlearn: the whole road. finetune: learn the `train` set. evaluate: audit a "
+        "model, and others beside it, without changing any.",
+    )
     forget: ForgetTerm = Npo()
     retain: RetainTerm = Nll()
     optimizer: Optimizer = Sophia()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
-    criteria: Annotated[tuple[Criterion, ...], Field(description="What decides the verdict.")] = DEFAULT_CRITERIA
+    attacks: tuple[Attack, ...] = Field(
+        DEFAULT_ATTACKS["unlearn"],
+        description="Tried on the judged model, the base and the reference after all else is measured. The default "
+        "depends on the kind: cheap ones; none for finetune.",
+    )
+    criteria: tuple[Criterion, ...] = Field(
+        DEFAULT_CRITERIA["unlearn"], description="What decides the verdict. The default depends on the kind."
+    )
+    model_train_tokens: int | None = Field(
+        None, ge=1, description="Tokens the base model was trained on, if known: the report then gives the run's share."
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Compute type. auto: bfloat16 on a GPU, float32 on a CPU; master weights are float32 always.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one.")
     seed: int = Field(0, ge=0, lt=2**32, description="All randomness of the run.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_kind(cls, data: Any) -> Any:
+        kind = data.get("kind", "unlearn") if isinstance(data, dict) else None
+        if kind not in DEFAULT_CRITERIA:
+            return data
+        return {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind], **data}
 
     def digest(self) -> str:
         """Return the sha256 of the canonical JSON: two equal specs have one digest."""

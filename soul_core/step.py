@@ -14,7 +14,7 @@ from soul_core.objectives.terms import Group, TermInputs, Totals
 from soul_core.optimizers.curvature import sample_labels
 from soul_core.reference import ReferenceScores
 from soul_core.scoring import Scores, score
-from soul_core.spec import JobSpec
+from soul_core.spec import JobSpec, Kind
 from soul_core.spec_terms import NoRetain
 
 
@@ -25,6 +25,10 @@ class Losses:
     total: float = 0.0
     forget: float = 0.0
     retain: float = 0.0
+
+    def parts(self, kind: Kind) -> dict[str, float]:
+        """Return the losses that have a curve of their own: fine-tuning has no parts."""
+        return {} if kind == "finetune" else {"forget_loss": self.forget, "retain_loss": self.retain}
 
 
 def add_gradients(

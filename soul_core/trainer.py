@@ -18,7 +18,7 @@ from soul_core.accumulation import Item, MicroBatcher, Unit
 from soul_core.checkpoint import newest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from soul_core.data import BatchStream, Example
 from soul_core.errors import Diverged
-from soul_core.listener import Listener, Wish, stop_if_asked
+from soul_core.listener import Listener, Phase, Wish, stop_if_asked
 from soul_core.models import Loaded
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.optimizers import CURVATURES, OPTIMIZERS
@@ -55,12 +55,14 @@ def train(
     retain: Sequence[Example],
     state_dir: Path,
     listener: Listener,
+    phase: Phase = "unlearn",
 ) -> Trained:
-    """Unlearn in place: `loaded.model` is the base before and the unlearned model after.
+    """Change `loaded.model` in place: the base before, the unlearned or fine-tuned model after.
 
+    Without forget examples this is fine-tuning: the retain term is all there is to learn. `phase` names the events.
     Raises Diverged, OutOfMemory, DiskFull, Interrupted (a checkpoint was written) or Cancelled.
     """
-    run = _Run(loaded, spec, forget, retain, state_dir / "train", listener)
+    run = _Run(loaded, spec, forget, retain, state_dir / "train", listener, phase)
     run.resume()
     while run.step < spec.training.steps:
         run.stop_if_asked()
@@ -79,8 +81,7 @@ def train(
             started,
             units,
             loss=losses.total,
-            forget_loss=losses.forget,
-            retain_loss=losses.retain,
+            **losses.parts(spec.kind),
             grad_norm=norm,
             lr=lr,
         )
@@ -100,18 +101,19 @@ class _Run:
         retain: Sequence[Example],
         folder: Path,
         listener: Listener,
+        phase: Phase,
     ) -> None:
-        self.loaded, self.spec, self.folder, self.listener = loaded, spec, folder, listener
+        self.loaded, self.spec, self.folder, self.listener, self.phase = loaded, spec, folder, listener, phase
         self.parameters = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
         self.optimizer: Optimizer = OPTIMIZERS[spec.optimizer.kind](self.parameters, spec.optimizer)
         self.batcher = MicroBatcher(spec.training.micro_batch_tokens, listener)
         self.generator = torch.Generator().manual_seed(spec.seed)
         self.step = 0
         self._groups: dict[str, Sequence[Example]] = {"forget": forget, "retain": retain}
-        if isinstance(spec.forget, Refusal):
+        if forget and isinstance(spec.forget, Refusal):
             self._groups["refusal"] = refusal_examples(forget, spec.forget, loaded, seed=spec.seed)
         training = spec.training
-        self._forget_stream = BatchStream(len(forget), training.forget_batch, spec.seed)
+        self._forget_stream = BatchStream(len(forget), training.forget_batch, spec.seed) if forget else None
         self._retain_stream = BatchStream(len(retain), training.retain_batch, spec.seed + 1) if retain else None
         self.reference = self._take_reference()
         self._curves: dict[str, list[float | None]] = {}
@@ -130,7 +132,8 @@ class _Run:
         self.generator.set_state(found.tensors["generator"].cpu())
         self.step = found.state["step"]
         self.batcher.max_tokens = found.state["micro_batch_tokens"]
-        self._forget_stream.restore(found.state["forget_stream"])
+        if self._forget_stream:
+            self._forget_stream.restore(found.state["forget_stream"])
         if self._retain_stream:
             self._retain_stream.restore(found.state["retain_stream"])
         self._curves = found.state["curves"]
@@ -148,7 +151,7 @@ class _Run:
         state = {
             "step": self.step,
             "micro_batch_tokens": self.batcher.max_tokens,
-            "forget_stream": self._forget_stream.state(),
+            "forget_stream": self._forget_stream.state() if self._forget_stream else None,
             "retain_stream": self._retain_stream.state() if self._retain_stream else None,
             "optimizer": {name: group[name] for name in ("lr", "num_observed") if name in group},
             "curves": self._curves,
@@ -167,7 +170,7 @@ class _Run:
     def next_units(self) -> list[Unit]:
         """Draw the step's examples, forget and retain together."""
         reads = FORGET_TERMS[self.spec.forget.kind].reads
-        units = [self._unit(reads, index) for index in self._forget_stream.next()]
+        units = [self._unit(reads, index) for index in self._forget_stream.next()] if self._forget_stream else []
         if self._retain_stream and self.spec.retain.kind in RETAIN_TERMS:
             units += [self._unit(("retain",), index) for index in self._retain_stream.next()]
         return units
@@ -222,7 +225,7 @@ class _Run:
         total = self.spec.training.steps
         self.listener.emit(
             "progress",
-            phase="unlearn",
+            phase=self.phase,
             done=self.step,
             total=total,
             unit="step",
@@ -248,8 +251,8 @@ class _Run:
             (RETAIN_TERMS, spec.retain.kind, "retain", spec.training.retain_batch, spec.seed + 1),
         ):
             reference = table[kind].reference if kind in table else None
-            if reference is not None:
-                examples = self._groups[name]
+            examples = self._groups[name]
+            if reference is not None and examples:
                 stream = BatchStream(len(examples), batch, seed)
                 used = {index for _ in range(spec.training.steps) for index in stream.next()}
                 wanted[reference] = (examples, sorted(used))

@@ -4,7 +4,9 @@ from typing import Any, get_args
 
 from soul_core.metric_catalogue import CATALOGUE
 from soul_core.spec import JobSpec
-from soul_core.spec_terms import Curvature, ForgetTerm, Frozen, Optimizer, RetainTerm
+from soul_core.spec_attacks import Attack
+from soul_core.spec_optimizers import Curvature, Optimizer
+from soul_core.spec_terms import ForgetTerm, Frozen, RetainTerm
 
 
 def methods() -> dict[str, Any]:
@@ -14,6 +16,7 @@ def methods() -> dict[str, Any]:
         "retain_terms": _choices(RetainTerm),
         "optimizers": _choices(Optimizer),
         "curvatures": _choices(Curvature),
+        "attacks": _choices(Attack),
         "metrics": [entry.model_dump(mode="json") for entry in CATALOGUE.values()],
         "spec": {"schema": JobSpec.model_json_schema(), "defaults": JobSpec().model_dump(mode="json")},
     }

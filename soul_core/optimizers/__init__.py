@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Optimizer
 
-from soul_core import spec_terms
+from soul_core import spec_optimizers
 from soul_core.optimizers.curvature import gauss_newton_bartlett
 from soul_core.optimizers.sophia import Sophia
 
 Parameters = Iterable[torch.nn.Parameter]
 
 
-def _adamw(parameters: Parameters, spec: spec_terms.AdamW) -> Optimizer:
+def _adamw(parameters: Parameters, spec: spec_optimizers.AdamW) -> Optimizer:
     return AdamW(
         parameters,
         lr=spec.lr,
@@ -24,7 +24,7 @@ def _adamw(parameters: Parameters, spec: spec_terms.AdamW) -> Optimizer:
     )
 
 
-def _sophia(parameters: Parameters, spec: spec_terms.Sophia) -> Optimizer:
+def _sophia(parameters: Parameters, spec: spec_optimizers.Sophia) -> Optimizer:
     return Sophia(
         parameters,
         lr=spec.lr,

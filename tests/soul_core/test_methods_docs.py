@@ -8,7 +8,8 @@ import pytest
 
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.optimizers import CURVATURES, OPTIMIZERS
-from soul_core.spec_terms import Curvature, ForgetTerm, Optimizer, RetainTerm
+from soul_core.spec_optimizers import Curvature, Optimizer
+from soul_core.spec_terms import ForgetTerm, RetainTerm
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import Optimizer
 
-from soul_core import spec_terms
+from soul_core import spec_optimizers
 from soul_core.checkpoint import optimizer_tensors, restore_optimizer
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.optimizers.sophia import Sophia
@@ -62,6 +62,18 @@ def test_without_curvature_every_step_is_a_sign_step() -> None:
     assert optimizer.unclipped_fraction == 0
 
 
+def test_weights_at_rest_do_not_make_the_unclipped_fraction_healthy() -> None:
+    # Rows of an embedding that no example uses: no gradient, no curvature, no step.
+    theta = parameter(1.0, 1.0, 1.0, 1.0)
+    optimizer = sophia(theta)
+    optimizer.observe([torch.tensor([1.0, 0.0, 0.0, 0.0])], averaged=False)
+
+    step(optimizer, theta, 1.0, 0.0, 0.0, 0.0)
+
+    assert optimizer.unclipped_fraction == 0.25
+    torch.testing.assert_close(theta.data, torch.tensor([1 - 0.1 * 0.1 / 0.5, 1, 1, 1]))
+
+
 def test_the_first_estimate_replaces_h_later_ones_are_averaged_in() -> None:
     theta = parameter(0.0)
     optimizer = sophia(theta)
@@ -97,7 +109,7 @@ def test_a_step_too_small_for_bfloat16_still_adds_up() -> None:
     assert float(theta.detach()) == pytest.approx(1 - 1000 * 5e-6, abs=4e-3)
 
 
-SPECS: dict[str, Any] = {"adamw": spec_terms.AdamW(lr=0.05), "sophia": spec_terms.Sophia(lr=0.05)}
+SPECS: dict[str, Any] = {"adamw": spec_optimizers.AdamW(lr=0.05), "sophia": spec_optimizers.Sophia(lr=0.05)}
 
 
 def test_the_table_is_the_specs() -> None:

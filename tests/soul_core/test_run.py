@@ -13,7 +13,8 @@ from soul_core.listener import Listener, Quiet, Wish
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
-from soul_core.spec_terms import AdamW, Kl, NoRetain, Npo, Sophia
+from soul_core.spec_optimizers import AdamW, Sophia
+from soul_core.spec_terms import Kl, NoRetain, Npo, Refusal
 from tests.soul_core.tiny_model import COUNTRIES, answer, question, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
@@ -235,6 +236,15 @@ def test_a_row_longer_than_the_context_is_named(inputs: Inputs, tmp_path: Path) 
     assert error.message.startswith("forget set: ")
     assert error.details[0].startswith("row 1: ")
     assert error.details[0].endswith("the limit is 128")
+
+
+def test_plain_text_cannot_be_refused_and_says_so_before_the_baseline(inputs: Inputs, tmp_path: Path) -> None:
+    text = tmp_path / "book.txt"
+    text.write_text("The capital is Rome.\n")
+    spec = SPEC.model_copy(update={"forget": Refusal()})
+    error, _ = refused(inputs, tmp_path, spec, sets={**inputs.sets, "forget": text})
+    assert "or take 'npo'" in error.message
+    assert error.details[0].startswith("row 1: plain text")
 
 
 def test_an_empty_and_a_missing_file_are_refused(inputs: Inputs, tmp_path: Path) -> None:
