@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from soul_core.console import Console, result_table
 from soul_core.errors import BadSpec, EngineError
 from soul_core.listener import JsonLines, Wish
-from soul_core.spec import FORGET, GENERAL, RETAIN, SET_NAME, JobSpec
+from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, SET_NAME, TRAIN, JobSpec
 
 _CRASH = 1
 _PR_SET_PDEATHSIG = 1
@@ -63,6 +63,8 @@ def _run(args: argparse.Namespace, listener: "JsonLines | Console") -> None:
             revision=args.revision,
             model_name=args.model_name,
             sets=sets,
+            models=_others(args),
+            reference_log=args.reference_log,
             job_id=args.job_id,
             cache_dir=args.cache,
         )
@@ -74,7 +76,8 @@ def _run(args: argparse.Namespace, listener: "JsonLines | Console") -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m soul_core",
-        description="Make a language model forget, measure before and after, and write checkpoint and report.",
+        description="Make a language model forget (or learn, or only audit it), measure before and after, and write "
+        "checkpoint and report.",
         epilog="example: python -m soul_core spec.json --model ./llama --forget forget.jsonl --retain retain.jsonl "
         "--out out/   (spec.json may be as short as {})",
     )
@@ -82,12 +85,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="folder with safetensors, GGUF file, or hub id")
     parser.add_argument("--revision", help="the hub's branch, tag or commit")
     parser.add_argument("--model-name", help="what the report calls the model")
-    parser.add_argument(
-        "--forget", required=True, type=Path, help="what is to be unlearned (jsonl, csv, parquet, text)"
-    )
+    parser.add_argument("--forget", type=Path, help="what is to be unlearned (jsonl, csv, parquet, text)")
     parser.add_argument("--retain", type=Path, help="what must be kept")
+    parser.add_argument("--train", type=Path, help="what is to be learned (kind finetune)")
+    parser.add_argument("--holdout", type=Path, help="rows like the forget set's that no model saw, for membership")
     parser.add_argument("--general", type=Path, help="plain text, for perplexity")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=PATH", help="another set to measure on")
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="NAME=MODEL",
+        help="a model measured beside it: reference=FOLDER for one retrained without the forget set",
+    )
+    parser.add_argument("--reference-log", type=Path, help="an earlier report's logs/reference.json in its place")
     parser.add_argument("--out", required=True, type=Path, help="folder of the results")
     parser.add_argument("--state", type=Path, help="folder of what a resumed run needs (default: OUT/.state)")
     parser.add_argument("--cache", type=Path, help="folder of downloaded and converted models (default: ~/.cache/soul)")
@@ -111,7 +122,13 @@ def _read_spec(path: Path) -> JobSpec:
 
 
 def _sets(args: argparse.Namespace) -> dict[str, Path]:
-    sets = {FORGET: args.forget, RETAIN: args.retain, GENERAL: args.general}
+    sets = {
+        FORGET: args.forget,
+        RETAIN: args.retain,
+        GENERAL: args.general,
+        TRAIN: args.train,
+        HOLDOUT: args.holdout,
+    }
     found = {name: path for name, path in sets.items() if path is not None}
     for text in args.set:
         name, sign, path = text.partition("=")
@@ -120,6 +137,18 @@ def _sets(args: argparse.Namespace) -> dict[str, Path]:
         if name in found:
             raise BadSpec(f"--set {text}: there is a {name} set already")
         found[name] = Path(path)
+    return found
+
+
+def _others(args: argparse.Namespace) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in args.also:
+        name, sign, source = text.partition("=")
+        if not sign or not source or not re.fullmatch(SET_NAME, name):
+            raise BadSpec(f"--also {text}: write NAME=MODEL, the name in small letters, digits and _")
+        if name in found:
+            raise BadSpec(f"--also {text}: there is a model {name} already")
+        found[name] = source
     return found
 
 

@@ -17,7 +17,7 @@ from soul_core.model_files import sha256_of
 from soul_core.report import Report
 from soul_core.report_page import render
 
-CHECKPOINT, REPORT, PAGE, MANIFEST = "checkpoint", "report.json", "report.html", "manifest.json"
+CHECKPOINT, REPORT, PAGE, MANIFEST, LOGS = "checkpoint", "report.json", "report.html", "manifest.json", "logs"
 _SHARD = "2GB"
 
 
@@ -36,10 +36,14 @@ def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def write_report(report: Report, out: Path) -> None:
-    """Write report.json, report.html and the model card beside the weights."""
+    """Write report.json, report.html, one log a model, and the model card beside the weights if there are any."""
     write_durably(out / REPORT, report.model_dump_json(indent=1) + "\n")
     write_durably(out / PAGE, render(report))
-    write_durably(out / CHECKPOINT / "README.md", render_card(report))
+    for name, measurements in report.models.items():
+        (out / LOGS).mkdir(exist_ok=True)
+        write_durably(out / LOGS / f"{name}.json", measurements.model_dump_json() + "\n")
+    if (out / CHECKPOINT).exists():
+        write_durably(out / CHECKPOINT / "README.md", render_card(report))
 
 
 def write_manifest(out: Path) -> None:
@@ -51,8 +55,9 @@ def write_manifest(out: Path) -> None:
             files.append(
                 {"path": path.relative_to(out).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
             )
-        for folder in (out / CHECKPOINT, out):
-            sync(folder)
+        for folder in (out / CHECKPOINT, out / LOGS, out):
+            if folder.exists():
+                sync(folder)
     write_durably(out / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
 
 
@@ -67,7 +72,8 @@ def discard(out: Path) -> None:
     """Remove what a run has written so far; files of others stay. The manifest goes first: no half result is one."""
     for name in (MANIFEST, REPORT, PAGE):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / CHECKPOINT, ignore_errors=True)
+    for folder in (CHECKPOINT, LOGS):
+        shutil.rmtree(out / folder, ignore_errors=True)
 
 
 def _files(out: Path) -> Iterator[Path]:

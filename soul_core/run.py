@@ -1,67 +1,78 @@
-"""A whole run on one page: spec and files in, checkpoint and report out. Resumes from its state folder by itself."""
+"""A whole run on one page: spec and files in, report and checkpoint out. Resumes from its state folder by itself."""
 
-import hashlib
 import resource
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from soul_core.data import Example
 from soul_core.durable import disk_errors
-from soul_core.errors import BadSpec, Cancelled, DiskFull, EngineError, OutOfMemory
-from soul_core.evaluate import Measured, measure
-from soul_core.evaluation_rows import choose, side_by_side
-from soul_core.export import CHECKPOINT, discard, export_checkpoint, read_finished, write_manifest, write_report
+from soul_core.errors import Cancelled, OutOfMemory
+from soul_core.evaluation_rows import side_by_side
+from soul_core.export import CHECKPOINT, discard, export_checkpoint, write_manifest, write_report
 from soul_core.limits import limits_of
 from soul_core.listener import Listener, Quiet
 from soul_core.metrics.aggregate import Resampling
-from soul_core.models import Loaded, load_model
+from soul_core.output_folder import check_room, check_writable, finished_before
 from soul_core.provenance import seed_everything, versions
 from soul_core.refusals import check_refusable
-from soul_core.report import ModelFacts, Report, RunFacts
-from soul_core.report_page import size
+from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
 from soul_core.rows import canonical_sha256
-from soul_core.run_data import DataSet, encode_sets, num_shared, read_sets
+from soul_core.run_data import DataSet, num_shared, read_sets
 from soul_core.run_state import RunState
-from soul_core.spec import FORGET, RETAIN, JobSpec
+from soul_core.spec import BASE, FORGET, JUDGED, REFERENCE, RETAIN, TRAIN, JobSpec
 from soul_core.spec_checks import check_spec
 from soul_core.spec_terms import Refusal
+from soul_core.subject import Examined, Source, Subject, examine, load_subject
 from soul_core.trainer import Trained, train
 from soul_core.verdict import conclude, judge
-
-BASE, UNLEARNED = "base", "unlearned"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads: the base model (folder, GGUF file or hub id) and its data sets by name."""
+    """What a run reads: a model (folder, GGUF file or hub id), others beside it, and data sets by name."""
 
     model: str
     sets: Mapping[str, Path]
     revision: str | None = None
     model_name: str | None = None
     """What the report calls the model; default: its hub id, or the last part of its path."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Models measured beside it by name: `reference`, retrained without the forget set; in an evaluation any."""
+    reference_log: Path | None = None
+    """What an earlier report measured of the reference, in place of the model itself."""
     job_id: str | None = None
     cache_dir: Path | None = None
+
+    def source(self) -> Source:
+        """Return where the model itself comes from. A path is nobody's business but its owner's: reports name a
+        local model by its last part.
+        """
+        return Source(self.model, self.model_name or _shown(self.model), self.revision, self.cache_dir)
+
+    def others(self) -> dict[str, Source]:
+        """Return where the models beside it come from."""
+        return {
+            name: Source(location, _shown(location), cache_dir=self.cache_dir) for name, location in self.models.items()
+        }
 
 
 def run(
     spec: JobSpec, inputs: Inputs, out: Path, *, state_folder: Path | None = None, listener: Listener | None = None
 ) -> Report:
-    """Unlearn, measure before and after, and write the results to `out`, the manifest last.
+    """Unlearn, fine-tune or only evaluate; measure before and after; write the results to `out`, the manifest last.
 
     Started again after an interruption it goes on where it was; of a cancelled run nothing stays.
     Raises an EngineError; user faults are raised before any training.
     """
-    check_spec(spec, inputs.sets)
-    _check_writable(out)
+    check_spec(spec, inputs.sets, models=inputs.models, reference_log=inputs.reference_log is not None)
+    check_writable(out)
     state = RunState(state_folder or out / ".state", listener or Quiet())
     try:
         with _named_errors():
@@ -75,81 +86,75 @@ def run(
 def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     with state.phase("load"):
         rows = read_sets(inputs.sets, state)
-        if finished := _finished_before(spec, inputs, out, {name: canonical_sha256(rows[name]) for name in rows}):
+        sha256s = {name: canonical_sha256(rows[name]) for name in rows}
+        if finished := finished_before(spec, inputs.source().shown, out, sha256s):
             state.emit("finished", verdict=finished.verdict)
             return finished
-        loaded = load_model(
-            inputs.model,
-            revision=inputs.revision,
-            device=spec.device,
-            dtype=spec.dtype,
-            cache_dir=inputs.cache_dir,
-        )
-        seed_everything(spec.seed, device=loaded.device)
-        _check_room(out, loaded.facts.num_parameters, state)
-        facts = loaded.facts.model_copy(update={"source": _name_of(inputs)})
-        max_tokens = min(spec.training.max_tokens, facts.context_tokens)
-        sets = encode_sets(rows, loaded.tokenizer, max_tokens=max_tokens)
-        if isinstance(spec.forget, Refusal):
-            forget = sets[FORGET]
-            check_refusable(forget.rows, forget.examples, spec.forget, loaded, seed=spec.seed, max_tokens=max_tokens)
-        state.claim(_identity(spec, facts, sets))
-        measured_sets = [
-            choose(one.name, one.rows, one.examples, most=spec.evaluation.max_examples, seed=spec.seed)
-            for one in sets.values()
-        ]
+        load = partial(load_subject, inputs.source(), rows, spec)
+        subject = load()
+        _check(spec, subject, out, state)
+        state.claim(_identity(spec, subject.facts, subject.sets))
 
-    def measure_all(model: str, phase: Literal["baseline", "evaluate"]) -> Measured:
-        return measure(
-            loaded,
-            measured_sets,
-            spec.evaluation,
-            seed=spec.seed,
-            micro_batch_tokens=spec.training.micro_batch_tokens,
-            phase=phase,
-            listener=state,
-            kept=state.folder / "measured" / f"{model}-{_weights_mark(loaded)}",
-        )
+    examined: dict[str, Examined] = {}
+    reference: ReferenceFacts | None = None
+    if inputs.models:
+        del subject  # one model at a time in memory
+        for name, source in inputs.others().items():
+            with state.phase("reference", detail=name):
+                other = load_subject(source, rows, spec)
+                examined[name] = examine(other, name, spec, state, phase="reference")
+                if name == REFERENCE:
+                    reference = ReferenceFacts(source=source.shown, digest=other.facts.digest, from_log=False)
+                del other
+        subject = load()
+    seed_everything(spec.seed, device=subject.loaded.device)
 
-    with state.phase("baseline"):
-        base = measure_all(BASE, "baseline")
+    trained = Trained()
+    if spec.kind != "evaluate":
+        with state.phase("baseline"):
+            examined[BASE] = examine(subject, BASE, spec, state, phase="baseline")
+        with state.phase(spec.kind):
+            trained = train(
+                subject.loaded,
+                spec,
+                forget=_examples(subject, FORGET) if spec.kind == "unlearn" else (),
+                retain=_examples(subject, RETAIN if spec.kind == "unlearn" else TRAIN),
+                state_dir=state.folder,
+                listener=state,
+                phase=spec.kind,
+            )
 
-    with state.phase("unlearn"):
-        trained = train(
-            loaded,
-            spec,
-            forget=sets[FORGET].examples,
-            retain=sets[RETAIN].examples if RETAIN in sets else (),
-            state_dir=state.folder,
-            listener=state,
-        )
-
+    judged = JUDGED[spec.kind]
     with state.phase("evaluate"):
-        unlearned = measure_all(UNLEARNED, "evaluate")
+        examined[judged] = examine(subject, judged, spec, state, phase="evaluate")
 
     with state.phase("export"):
-        export_checkpoint(loaded.model, loaded.tokenizer, out / CHECKPOINT)
+        if spec.kind != "evaluate":
+            export_checkpoint(subject.loaded.model, subject.loaded.tokenizer, out / CHECKPOINT)
+        models = {name: examined[name].measurements for name in _order(judged, examined)}
         resampling = Resampling(spec.evaluation.bootstrap, spec.evaluation.confidence, spec.seed)
-        after, before = unlearned.measurements(), base.measurements()
-        criteria = judge(spec.criteria, unlearned=after, base=before, resampling=resampling)
+        criteria = judge(spec.criteria, judged=models[judged], base=models.get(BASE), resampling=resampling)
         verdict, reason = conclude(criteria, confidence=spec.evaluation.confidence)
-        data = tuple(one.facts for one in sets.values())
+        data = tuple(one.facts for one in subject.sets.values())
         report = Report(
             job_id=inputs.job_id,
             spec=spec,
             spec_sha256=spec.digest(),
-            model=facts,
+            model=subject.facts,
             data=data,
-            models={BASE: before, UNLEARNED: after},
+            models=models,
+            reference=reference,
             examples=side_by_side(
-                measured_sets, {BASE: base.answers(), UNLEARNED: unlearned.answers()}, most=spec.evaluation.side_by_side
+                subject.chosen,
+                {name: examined[name].answers for name in models if name in examined},
+                most=spec.evaluation.side_by_side,
             ),
             criteria=criteria,
             verdict=verdict,
             verdict_reason=reason,
-            run=_run_facts(loaded, trained, state),
+            run=_run_facts(spec, subject, trained, state),
             versions=versions(),
-            limits=tuple(limits_of(spec, data, after, num_shared=num_shared(rows))),
+            limits=tuple(limits_of(spec, data, models[judged], num_shared=num_shared(rows))),
         )
         write_report(report, out)
         write_manifest(out)
@@ -158,38 +163,25 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     return report
 
 
-def _finished_before(spec: JobSpec, inputs: Inputs, out: Path, sha256s: Mapping[str, str]) -> Report | None:
-    """Return the report when `out` already holds the whole result of this very run: starting again changes nothing."""
-    report = read_finished(out)
-    if report is None:
-        return None
-    ours = (spec.digest(), _name_of(inputs), dict(sha256s))
-    theirs = (report.spec_sha256, report.model.source, {one.name: one.sha256 for one in report.data})
-    if ours != theirs:
-        raise BadSpec(f"{out} already holds the result of another run; name another folder")
-    return report
+def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
+    """Raise what speaks against the run once the model is known, before anything is spent."""
+    if spec.kind != "evaluate":
+        check_room(out, subject.facts.num_parameters, state)
+    if spec.kind == "unlearn" and isinstance(spec.forget, Refusal):
+        forget = subject.sets[FORGET]
+        check_refusable(
+            forget.rows, forget.examples, spec.forget, subject.loaded, seed=spec.seed, max_tokens=subject.max_tokens
+        )
 
 
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise EngineError(f"cannot write to {out}: {error.strerror}") from error
+def _examples(subject: Subject, name: str) -> tuple[Example, ...]:
+    return subject.sets[name].examples if name in subject.sets else ()
 
 
-def _check_room(out: Path, num_parameters: int, listener: Listener) -> None:
-    """Raise DiskFull when the result cannot fit; warn when the run's own checkpoints may not."""
-    free, result = shutil.disk_usage(out).free, 4 * num_parameters  # float32
-    checkpoints = (
-        2 * 3 * result
-    )  # weights and two tensors of the optimizer; the old one goes after the new one is whole
-    if free < result:
-        raise DiskFull(f"the result needs {size(result)}, but the disk of the output folder has {size(free)} left")
-    if free < result + checkpoints:
-        needed = f"result and checkpoints may need {size(result + checkpoints)}"
-        listener.emit("warning", message=f"{needed}, but the disk of the output folder has {size(free)} left")
+def _order(judged: str, examined: Mapping[str, object]) -> list[str]:
+    """Return the models as a report shows them: before, after, what would be perfect, others."""
+    known = [name for name in (BASE, judged, REFERENCE) if name in examined]
+    return known + [name for name in examined if name not in known]
 
 
 def _identity(spec: JobSpec, facts: ModelFacts, sets: Mapping[str, DataSet]) -> dict[str, str]:
@@ -197,21 +189,13 @@ def _identity(spec: JobSpec, facts: ModelFacts, sets: Mapping[str, DataSet]) -> 
     return {"spec": spec.digest(), "model": facts.digest, **data}
 
 
-def _name_of(inputs: Inputs) -> str:
-    """A path is nobody's business but its owner's: reports name a local model by its last part."""
-    path = Path(inputs.model)
-    return inputs.model_name or (path.resolve().name if path.exists() else inputs.model)
+def _shown(location: str) -> str:
+    path = Path(location)
+    return path.resolve().name if path.exists() else location
 
 
-def _weights_mark(loaded: Loaded) -> str:
-    """Return a mark that weights trained again to other bits (a GPU) do not share: measurements are kept under it."""
-    with torch.no_grad():
-        sums = [(p.sum(dtype=torch.float64), p.abs().sum(dtype=torch.float64)) for p in loaded.model.parameters()]
-    text = " ".join(float(value).hex() for pair in sums for value in pair)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _run_facts(loaded: Loaded, trained: Trained, state: RunState) -> RunFacts:
+def _run_facts(spec: JobSpec, subject: Subject, trained: Trained, state: RunState) -> RunFacts:
+    loaded, known = subject.loaded, spec.model_train_tokens
     on_gpu = loaded.device.type == "cuda"
     return RunFacts(
         started_at=state.started_at,
@@ -220,6 +204,7 @@ def _run_facts(loaded: Loaded, trained: Trained, state: RunState) -> RunFacts:
         steps=trained.steps,
         train_tokens=trained.train_tokens,
         flops=trained.flops,
+        flops_of_training=6.0 * subject.facts.num_parameters * known if known else None,
         peak_memory_bytes=torch.cuda.max_memory_allocated(loaded.device) if on_gpu else _peak_resident_bytes(),
         device=torch.cuda.get_device_name(loaded.device) if on_gpu else "cpu",
         dtype=str(loaded.compute_dtype).removeprefix("torch."),

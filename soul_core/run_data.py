@@ -38,7 +38,8 @@ def read_sets(paths: Mapping[str, Path], listener: Listener) -> dict[str, tuple[
             raise BadData(f"{name} set: cannot read {paths[name]}: {error.strerror or error}") from error
         if not rows[name]:
             raise BadData(f"{name} set: it has no rows")
-    _compare(rows[FORGET], rows.get(RETAIN, ()), listener)
+    if FORGET in rows:
+        _compare(rows[FORGET], rows.get(RETAIN, ()), listener)
     return rows
 
 
@@ -63,7 +64,7 @@ def encode_sets(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, max_tokens: i
 
 def num_shared(rows: Rows) -> int:
     """Count the forget set's questions that the retain set asks too."""
-    shared = overlap(rows[FORGET], rows.get(RETAIN, ()))
+    shared = overlap(rows.get(FORGET, ()), rows.get(RETAIN, ()))
     return len(shared.identical) + len(shared.same_prompt)
 
 

@@ -53,10 +53,10 @@ class RunState:
         self._save()
 
     @contextmanager
-    def phase(self, phase: Phase) -> Iterator[None]:
+    def phase(self, phase: Phase, *, detail: str | None = None) -> Iterator[None]:
         """Run one phase: announce it, stop first if that is wished, and count its seconds even when it ends badly."""
         stop_if_asked(self._listener)
-        self._listener.emit("phase", phase=phase)
+        self._listener.emit("phase", phase=phase, **({"detail": detail} if detail else {}))
         self._phase, self._since = phase, time.monotonic()
         try:
             yield

@@ -3,7 +3,7 @@
 `run()` calls this last, before it writes the report.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from soul_core.metric_catalogue import CATALOGUE, number
@@ -12,17 +12,31 @@ from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Ve
 from soul_core.spec import Criterion
 
 Interval = tuple[float, float]
+_NOTHING = ModelMeasurements(sets={})
 
 
 def judge(
     criteria: Sequence[Criterion],
     *,
-    unlearned: ModelMeasurements,
-    base: ModelMeasurements,
+    judged: ModelMeasurements,
+    base: ModelMeasurements | None,
     resampling: Resampling,
+    attacked: Mapping[str, ModelMeasurements] | None = None,
+    base_unattacked: Mapping[str, ModelMeasurements] | None = None,
 ) -> tuple[CriterionResult, ...]:
-    """Say of each criterion whether it is passed, failed or inconclusive, and why."""
-    return tuple(_judge_one(criterion, unlearned, base, resampling) for criterion in criteria)
+    """Say of each criterion whether it is passed, failed or inconclusive, and why.
+
+    `attacked` is the judged model under each attack, by label; `base_unattacked` the base on the same rows without it:
+    a bound relative to the base is relative to what the base says when nobody attacks it.
+    """
+
+    def one(criterion: Criterion) -> CriterionResult:
+        if criterion.attack is None:
+            return _judge_one(criterion, judged, base, resampling)
+        after = (attacked or {}).get(criterion.attack, _NOTHING)
+        return _judge_one(criterion, after, (base_unattacked or {}).get(criterion.attack), resampling)
+
+    return tuple(map(one, criteria))
 
 
 def conclude(results: Sequence[CriterionResult], *, confidence: float) -> tuple[Verdict, str]:
@@ -87,7 +101,7 @@ class _Case:
 
 
 def _judge_one(
-    criterion: Criterion, unlearned: ModelMeasurements, base: ModelMeasurements, resampling: Resampling
+    criterion: Criterion, judged: ModelMeasurements, base: ModelMeasurements | None, resampling: Resampling
 ) -> CriterionResult:
     def undecided(reason: str, known: MetricValue | None = None) -> CriterionResult:
         return CriterionResult(
@@ -100,11 +114,13 @@ def _judge_one(
         )
 
     resampled = resampling.resamples > 0
-    after = _find(unlearned, criterion)
+    after = _find(judged, criterion)
     if after.value is None:
         return undecided(f"not measured: {after.absent_reason}")
     if not criterion.relative_to_base:
         return _Case(criterion, after.value, after.interval, 1.0, "").result(resampled=resampled)
+    if base is None:
+        return undecided("no base model was given to compare with; give one, or an absolute bound", after)
     before = _find(base, criterion)
     if before.value is None:
         return undecided(f"not measured on the base model: {before.absent_reason}", after)
@@ -120,6 +136,8 @@ def _judge_one(
 
 
 def _find(model: ModelMeasurements, criterion: Criterion) -> MetricValue:
+    if criterion.attack is not None and not model.sets:
+        return MetricValue(value=None, absent_reason=f"the attack {criterion.attack} was not run")
     if criterion.set not in model.sets:
         return MetricValue(value=None, absent_reason=f"no {criterion.set} set was given")
     if criterion.metric not in model.sets[criterion.set]:
@@ -132,4 +150,10 @@ def _of(some: Sequence[CriterionResult], results: Sequence[CriterionResult]) -> 
 
 
 def _list(results: Sequence[CriterionResult]) -> str:
-    return "; ".join(f"{r.criterion.set} {r.criterion.metric}: {r.reason}" for r in results)
+    return "; ".join(f"{named(r.criterion)}: {r.reason}" for r in results)
+
+
+def named(criterion: Criterion) -> str:
+    """Say what a criterion is taken on: forget probability, forget probability under relearn."""
+    under = f" under {criterion.attack}" if criterion.attack else ""
+    return f"{criterion.set} {criterion.metric}{under}"

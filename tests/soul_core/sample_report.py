@@ -50,7 +50,7 @@ def sample_report(*, forget: float = 0.06, retain: float = 0.72, perplexity: flo
     spec = JobSpec()
     base = measurements(0.8, 0.74, perplexity and 28.0, seed=1)
     unlearned = measurements(forget, retain, perplexity, seed=1)
-    criteria = judge(spec.criteria, unlearned=unlearned, base=base, resampling=RESAMPLING)
+    criteria = judge(spec.criteria, judged=unlearned, base=base, resampling=RESAMPLING)
     verdict, reason = conclude(criteria, confidence=0.95)
     steps = range(1, 41)
     return Report(

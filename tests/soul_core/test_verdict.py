@@ -17,7 +17,7 @@ def model(metric: MetricValue, *, name: str = "probability", data: str = "forget
 
 def outcome(criterion: Criterion, after: MetricValue, before: MetricValue | None = None) -> CriterionResult:
     base = model(before) if before else NOTHING
-    (result,) = judge([criterion], unlearned=model(after), base=base, resampling=RESAMPLING)
+    (result,) = judge([criterion], judged=model(after), base=base, resampling=RESAMPLING)
     return result
 
 
@@ -88,7 +88,7 @@ def test_one_row_decides_nothing_unless_no_intervals_were_asked_for() -> None:
     single = summarise([0.1], RESAMPLING)
     assert outcome(criterion, single).outcome == "inconclusive"
     none = Resampling(resamples=0, confidence=0.95, seed=0)
-    (result,) = judge([criterion], unlearned=model(single), base=NOTHING, resampling=none)
+    (result,) = judge([criterion], judged=model(single), base=NOTHING, resampling=none)
     assert result.outcome == "passed"
     assert result.reason == "0.1; at most 0.5 was asked (no intervals, as the spec wants)"
 
@@ -114,7 +114,7 @@ def test_rows_that_do_not_pair_up_are_judged_with_the_base_as_exact_and_say_so()
 def test_the_worst_criterion_is_the_verdict(outcomes: tuple[Verdict, ...], verdict: Verdict) -> None:
     results = [
         CriterionResult(
-            criterion=DEFAULT_CRITERIA[0], outcome=one, value=0.1, interval=None, bound=0.2, reason=f"reason of {one}"
+            criterion=DEFAULT_CRITERIA["unlearn"][0], outcome=one, value=0.1, interval=None, bound=0.2, reason=f"reason of {one}"
         )
         for one in outcomes
     ]

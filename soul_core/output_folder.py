@@ -1,0 +1,50 @@
+"""The folder a run writes to: may it be written, is there room, does it hold a result already."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from soul_core.errors import BadSpec, DiskFull, EngineError
+from soul_core.export import read_finished
+from soul_core.listener import Listener
+from soul_core.report import Report
+from soul_core.report_page import size
+from soul_core.spec import JobSpec
+
+
+def finished_before(spec: JobSpec, shown: str, out: Path, sha256s: Mapping[str, str]) -> Report | None:
+    """Return the report when `out` already holds the whole result of this very run: starting again changes nothing.
+
+    `shown` is what the report calls the model, `sha256s` those of the data sets. Raises BadSpec for another run's.
+    """
+    report = read_finished(out)
+    if report is None:
+        return None
+    ours = (spec.digest(), shown, dict(sha256s))
+    theirs = (report.spec_sha256, report.model.source, {one.name: one.sha256 for one in report.data})
+    if ours != theirs:
+        raise BadSpec(f"{out} already holds the result of another run; name another folder")
+    return report
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder. Raises EngineError when nothing can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise EngineError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def check_room(out: Path, num_parameters: int, listener: Listener) -> None:
+    """Raise DiskFull when the result cannot fit; warn when the run's own checkpoints may not."""
+    free, result = shutil.disk_usage(out).free, 4 * num_parameters  # float32
+    # weights and two tensors of the optimizer; the old one goes after the new one is whole
+    checkpoints = 2 * 3 * result
+    if free < result:
+        raise DiskFull(f"the result needs {size(result)}, but the disk of the output folder has {size(free)} left")
+    if free < result + checkpoints:
+        needed = f"result and checkpoints may need {size(result + checkpoints)}"
+        listener.emit("warning", message=f"{needed}, but the disk of the output folder has {size(free)} left")

@@ -1,0 +1,84 @@
+"""One model as a run sees it: loaded, its data sets as its own tokens, and what is measured of it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from soul_core.evaluate import Measured, measure
+from soul_core.evaluation_rows import Answers, EvaluationSet, choose
+from soul_core.listener import Phase
+from soul_core.models import Loaded, load_model
+from soul_core.report import ModelFacts, ModelMeasurements
+from soul_core.rows import Row
+from soul_core.run_data import DataSet, encode_sets
+from soul_core.run_state import RunState
+from soul_core.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from, and what a report calls it."""
+
+    location: str
+    shown: str
+    revision: str | None = None
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in memory with the run's data sets in its own tokens. `max_tokens` is the longest example it may see."""
+
+    loaded: Loaded
+    facts: ModelFacts
+    sets: Mapping[str, DataSet]
+    chosen: tuple[EvaluationSet, ...]
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was measured of one model."""
+
+    measurements: ModelMeasurements
+    answers: Answers
+
+
+def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec) -> Subject:
+    """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData."""
+    loaded = load_model(
+        source.location, revision=source.revision, device=spec.device, dtype=spec.dtype, cache_dir=source.cache_dir
+    )
+    max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
+    sets = encode_sets(rows, loaded.tokenizer, max_tokens=max_tokens)
+    chosen = tuple(
+        choose(one.name, one.rows, one.examples, most=spec.evaluation.max_examples, seed=spec.seed)
+        for one in sets.values()
+    )
+    return Subject(loaded, loaded.facts.model_copy(update={"source": source.shown}), sets, chosen, max_tokens)
+
+
+def examine(subject: Subject, name: str, spec: JobSpec, state: RunState, *, phase: Phase) -> Examined:
+    """Measure the model as it stands now; what an interrupted run has measured is read from the state folder."""
+    measured: Measured = measure(
+        subject.loaded,
+        subject.chosen,
+        spec.evaluation,
+        seed=spec.seed,
+        micro_batch_tokens=spec.training.micro_batch_tokens,
+        phase=phase,
+        listener=state,
+        kept=state.folder / "measured" / f"{name}-{weights_mark(subject.loaded)}",
+    )
+    return Examined(measured.measurements(), measured.answers())
+
+
+def weights_mark(loaded: Loaded) -> str:
+    """Return a mark that weights trained again to other bits (a GPU) do not share: measurements are kept under it."""
+    with torch.no_grad():
+        sums = [(p.sum(dtype=torch.float64), p.abs().sum(dtype=torch.float64)) for p in loaded.model.parameters()]
+    text = " ".join(float(value).hex() for pair in sums for value in pair)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
