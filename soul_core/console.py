@@ -8,12 +8,15 @@ from soul_core.listener import EventKind, Wish
 from soul_core.metric_catalogue import CATALOGUE, number
 from soul_core.report import MetricValue, Report
 from soul_core.report_page import HEADLINES, bound, duration
+from soul_core.verdict import named
 
 _PHASES = {
     "load": "Loading model and data",
+    "reference": "Measuring another model",
     "baseline": "Measuring the base model",
     "unlearn": "Unlearning",
-    "evaluate": "Measuring the unlearned model",
+    "finetune": "Fine-tuning",
+    "evaluate": "Measuring the model",
     "attack": "Attacking",
     "export": "Writing the results",
 }
@@ -35,7 +38,8 @@ class Console:
     def emit(self, kind: EventKind, **data: Any) -> None:
         if kind == "phase":
             self._losses = {}
-            self._line(_PHASES.get(data["phase"], data["phase"]))
+            detail = f": {data['detail']}" if data.get("detail") else ""
+            self._line(_PHASES.get(data["phase"], data["phase"]) + detail)
         elif kind == "metrics":
             self._losses = {name: data[name] for name in ("loss", "forget_loss", "retain_loss") if name in data}
         elif kind == "progress":
@@ -93,14 +97,15 @@ def result_table(report: Report, out: Path) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     criteria = [
-        f"  {result.outcome:<13}{asked.set} {asked.metric} {bound(asked)}: {result.reason}"
+        f"  {result.outcome:<13}{named(asked)} {bound(asked)}: {result.reason}"
         for result in report.criteria
         for asked in [result.criterion]
     ]
     head = [HEADLINES[report.verdict], report.verdict_reason, ""]
-    return "\n".join(
-        [*head, *lines, "", *criteria, "", f"Report: {out / 'report.html'}", f"Model:  {out / 'checkpoint'}"]
-    )
+    places = [f"Report: {out / 'report.html'}"]
+    if report.spec.kind != "evaluate":
+        places.append(f"Model:  {out / 'checkpoint'}")
+    return "\n".join([*head, *lines, "", *criteria, "", *places])
 
 
 def _cell(value: MetricValue | None) -> str:

@@ -20,15 +20,14 @@ from soul_core.limits import limits_of
 from soul_core.listener import Listener, Quiet
 from soul_core.metrics.aggregate import Resampling
 from soul_core.output_folder import check_room, check_writable, finished_before
+from soul_core.preparation import check_terms
 from soul_core.provenance import seed_everything, versions
-from soul_core.refusals import check_refusable
 from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
 from soul_core.rows import canonical_sha256
 from soul_core.run_data import DataSet, num_shared, read_sets
 from soul_core.run_state import RunState
 from soul_core.spec import BASE, FORGET, JUDGED, REFERENCE, RETAIN, TRAIN, JobSpec
 from soul_core.spec_checks import check_spec
-from soul_core.spec_terms import Refusal
 from soul_core.subject import Examined, Source, Subject, examine, load_subject
 from soul_core.trainer import Trained, train
 from soul_core.verdict import conclude, judge
@@ -154,7 +153,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             verdict_reason=reason,
             run=_run_facts(spec, subject, trained, state),
             versions=versions(),
-            limits=tuple(limits_of(spec, data, models[judged], num_shared=num_shared(rows))),
+            limits=tuple(limits_of(spec, data, models[judged], models=models, attacks=(), num_shared=num_shared(rows))),
         )
         write_report(report, out)
         write_manifest(out)
@@ -167,11 +166,9 @@ def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
     """Raise what speaks against the run once the model is known, before anything is spent."""
     if spec.kind != "evaluate":
         check_room(out, subject.facts.num_parameters, state)
-    if spec.kind == "unlearn" and isinstance(spec.forget, Refusal):
+    if spec.kind == "unlearn":
         forget = subject.sets[FORGET]
-        check_refusable(
-            forget.rows, forget.examples, spec.forget, subject.loaded, seed=spec.seed, max_tokens=subject.max_tokens
-        )
+        check_terms(forget.rows, forget.examples, spec, subject.loaded, max_tokens=subject.max_tokens)
 
 
 def _examples(subject: Subject, name: str) -> tuple[Example, ...]:

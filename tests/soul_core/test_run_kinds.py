@@ -1,0 +1,115 @@
+"""The three kinds of run, and models measured beside the job's own."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from soul_core.errors import BadSpec
+from soul_core.models import load_model
+from soul_core.report import Report
+from soul_core.run import Inputs, run
+from soul_core.spec import JobSpec
+from tests.soul_core.test_run import Recorder
+from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, write_rows
+
+FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
+EVALUATION = {"max_new_tokens": 16, "bootstrap": 50, "side_by_side": 6}
+FINETUNE = JobSpec.model_validate(
+    {
+        "kind": "finetune",
+        "optimizer": {"kind": "adamw", "lr": 1e-2},
+        "training": {"steps": 30, "retain_batch": 6},
+        "evaluation": EVALUATION,
+    }
+)
+AUDIT = JobSpec.model_validate({"kind": "evaluate", "evaluation": EVALUATION, "attacks": []})
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("sets")
+    return {
+        "forget": write_rows(folder / "forget.jsonl", FORGET),
+        "retain": write_rows(folder / "retain.jsonl", RETAIN),
+    }
+
+
+@pytest.fixture(scope="module")
+def finetuned(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    out = tmp_path_factory.mktemp("finetuned")
+    return run(
+        FINETUNE,
+        Inputs(model=str(make_tiny_model(tmp_path_factory.mktemp("untaught"))), sets={"train": sets["retain"]}),
+        out,
+    ), out
+
+
+def test_finetuning_learns_its_train_set_and_leaves_a_model(finetuned: tuple[Report, Path]) -> None:
+    report, out = finetuned
+
+    before, after = (report.models[name].sets["train"]["probability"].value for name in ("base", "finetuned"))
+    assert before is not None
+    assert after is not None
+    assert after > before
+    assert report.verdict == "passed"
+    assert set(report.run.curves) == {"loss", "grad_norm", "lr"}
+    load_model(str(out / "checkpoint"), device="cpu")
+
+
+def test_an_evaluation_changes_nothing_and_puts_models_side_by_side(
+    taught_model_dir: Path, finetuned: tuple[Report, Path], sets: dict[str, Path], tmp_path: Path
+) -> None:
+    others = {"base": str(taught_model_dir), "reference": str(finetuned[1] / "checkpoint")}
+    inputs = Inputs(model=str(taught_model_dir), sets=sets, models=others)
+    heard = Recorder()
+
+    report = run(AUDIT, inputs, tmp_path, listener=heard)
+
+    assert list(report.models) == ["base", "audited", "reference"]
+    assert report.models["base"].sets == report.models["audited"].sets
+    assert report.reference is not None
+    assert report.reference.source == "checkpoint"
+    assert report.reference.digest != report.model.digest
+    assert report.run.steps == 0
+    assert set(report.examples[0].answers) == {"base", "audited", "reference"}
+    assert not (tmp_path / "checkpoint").exists()
+    listed = {entry["path"] for entry in json.loads((tmp_path / "manifest.json").read_text())["files"]}
+    assert listed == {"report.json", "report.html", *(f"logs/{name}.json" for name in report.models)}
+    assert [(each["phase"], each.get("detail")) for each in heard.of("phase")] == [
+        ("load", None),
+        ("reference", "base"),
+        ("reference", "reference"),
+        ("evaluate", None),
+        ("export", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "names", "models", "claim"),
+    [
+        ({"kind": "finetune"}, ["retain"], [], "there is no train set"),
+        ({"kind": "finetune", "forget": {"kind": "grad_diff"}}, ["train"], [], "has no forget term"),
+        ({"kind": "evaluate"}, [], [], "there is no data set"),
+        ({"kind": "evaluate", "optimizer": {"kind": "adamw"}}, ["forget"], [], "changes no model"),
+        ({}, ["forget", "retain"], ["other"], "not 'other'; evaluate compares others"),
+        ({"kind": "evaluate"}, ["forget"], ["audited"], "name the other one differently"),
+        ({}, ["retain"], [], "there is no forget set"),
+        (
+            {"criteria": [{"set": "forget", "attack": "relern", "metric": "probability", "at_most": 1}]},
+            ["forget", "retain"],
+            [],
+            "no attack of the spec is called 'relern'; they are: relearn",
+        ),
+        ({"attacks": [{"kind": "relearn"}, {"kind": "relearn", "steps": 9}]}, ["forget", "retain"], [], "already"),
+    ],
+)
+def test_what_a_kind_cannot_do_is_refused_with_the_way_out(
+    spec: dict[str, object], names: list[str], models: list[str], claim: str, tmp_path: Path
+) -> None:
+    inputs = Inputs(model="m", sets=dict.fromkeys(names, tmp_path), models=dict.fromkeys(models, "m"))
+
+    with pytest.raises(BadSpec, match=claim):
+        run(JobSpec.model_validate(spec), inputs, tmp_path)
