@@ -1,17 +1,47 @@
-"""Greedy answers, many at a time: batches of like length, padded on the left, finished rows dropped on the way."""
+"""Answers, many at a time: batches of like length, padded on the left, finished rows dropped on the way."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from soul_core.data import answer_end_id
 from soul_core.errors import OutOfMemory
+from soul_core.models import Loaded
 
 _MOST_ROWS = 64
 _CPU_CACHE_BYTES = 1 << 30
 #: Share of the free GPU memory that the key-value cache may take.
 _GPU_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Draw tokens instead of taking the first choice. A row's draws depend on the seed and its own prompt alone."""
+
+    seed: int
+    temperature: float
+
+    def uniform(self, prompt: Sequence[int], room: int) -> list[float]:
+        """Return one number in [0, 1) for each token of an answer."""
+        return np.random.default_rng([self.seed, *prompt]).random(room).tolist()
+
+    def draw(self, logits_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
+        """Invert each row's distribution at its number."""
+        cumulative_BV = (logits_BV.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        at_B1 = (uniform_B.to(cumulative_BV) * cumulative_BV[:, -1])[:, None]
+        return torch.searchsorted(cumulative_BV, at_B1, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
+
+
+def end_ids(loaded: Loaded) -> frozenset[int]:
+    """Return every token that ends an answer: the one training teaches, and those the model came with."""
+    config = getattr(loaded.model, "generation_config", None)
+    own = getattr(config, "eos_token_id", None)
+    found = {answer_end_id(loaded.tokenizer), loaded.tokenizer.eos_token_id}
+    return frozenset(int(i) for i in found | set(own if isinstance(own, list) else [own]) if i is not None)
 
 
 @torch.no_grad()  # not inference_mode: buffers a model makes on the way must serve training too
@@ -23,8 +53,9 @@ def generate(
     max_new_tokens: int,
     context_tokens: int,
     tick: Callable[[int], None] = lambda _: None,
+    sampling: Sampling | None = None,
 ) -> list[list[int]]:
-    """Return the greedy continuation of each prompt, without the token that ended it.
+    """Return the greedy (or a sampled) continuation of each prompt, without the token that ended it.
 
     `tick(n)` is called after every token (n = 0) and every batch (n = its rows); it may raise to stop.
     Greedy whatever the model's generation config asks for: two models are compared by their first choices.
@@ -35,7 +66,7 @@ def generate(
         width = len(prompts[batch[0]])
         room = min(max_new_tokens, context_tokens - width)
         if room > 0:
-            for index, answer in _answer(model, [prompts[i] for i in batch], end_ids, room, tick):
+            for index, answer in _answer(model, [prompts[i] for i in batch], end_ids, room, tick, sampling):
                 answers[batch[index]] = answer
         tick(len(batch))
     return answers
@@ -54,10 +85,11 @@ def _answer(
     end_ids: frozenset[int],
     room: int,
     tick: Callable[[int], None],
+    sampling: Sampling | None,
 ) -> list[tuple[int, list[int]]]:
     """Answer one batch; on lack of GPU memory in two halves."""
     try:
-        return list(enumerate(_greedy(model, prompts, end_ids, room, tick)))
+        return list(enumerate(_decode(model, prompts, end_ids, room, tick, sampling)))
     except torch.OutOfMemoryError:
         if len(prompts) == 1:
             raise OutOfMemory(
@@ -65,17 +97,18 @@ def _answer(
             ) from None
     torch.cuda.empty_cache()
     half = len(prompts) // 2
-    first = _answer(model, prompts[:half], end_ids, room, tick)
-    second = _answer(model, prompts[half:], end_ids, room, tick)
+    first = _answer(model, prompts[:half], end_ids, room, tick, sampling)
+    second = _answer(model, prompts[half:], end_ids, room, tick, sampling)
     return first + [(half + index, answer) for index, answer in second]
 
 
-def _greedy(
+def _decode(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     end_ids: frozenset[int],
     room: int,
     tick: Callable[[int], None],
+    sampling: Sampling | None,
 ) -> list[list[int]]:
     """Decode until every row has ended or `room` tokens are written. B rows still open, W the width so far."""
     answers: list[list[int]] = [[] for _ in prompts]
@@ -83,7 +116,8 @@ def _greedy(
     input_BL, mask_BW = _pad_left(prompts, model.device)
     position_BL = (mask_BW.cumsum(1) - 1).clamp(min=0)
     cache: Any = DynamicCache(config=model.config)
-    for _ in range(room):
+    uniform_BL = torch.tensor([sampling.uniform(prompt, room) for prompt in prompts] if sampling else [])
+    for step in range(room):
         logits_B1V = model(
             input_ids=input_BL,
             attention_mask=mask_BW,
@@ -92,7 +126,9 @@ def _greedy(
             use_cache=True,
             logits_to_keep=1,
         ).logits
-        chosen = logits_B1V[:, -1].argmax(-1).tolist()
+        logits_BV = logits_B1V[:, -1]
+        chosen_B = sampling.draw(logits_BV, uniform_BL[open_rows, step]) if sampling else logits_BV.argmax(-1)
+        chosen = chosen_B.tolist()
         stay = [i for i, token in enumerate(chosen) if token not in end_ids]
         for i in stay:
             answers[open_rows[i]].append(chosen[i])

@@ -2,13 +2,14 @@
 
 NPO needs one number a forget answer. KL needs a distribution a retain position: P x V of them would be gigabytes, so
 the hidden states in front of the vocabulary projection are kept (P x D, in the host's memory) with one frozen copy of
-the projection on the device, both in the compute type: as the model itself projects.
+the projection on the device, both in the compute type: as the model itself projects. RMU's retain term needs the
+hidden states of one layer, kept in the same way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,13 +21,25 @@ from soul_core.durable import disk_errors, sync
 from soul_core.errors import BadSpec
 from soul_core.listener import Listener, stop_if_asked
 from soul_core.models import Loaded
-from soul_core.objectives.terms import Group, Reference
+from soul_core.objectives.terms import Group, Need, Reference
 from soul_core.scoring import Scores, score
 
 _FILE = "reference.safetensors"
 
 #: Most memory for kept hidden states: 2 million positions of a model 2,048 wide in bfloat16.
 MOST_KEPT_BYTES = 8 << 30
+
+#: Needs that keep P x D numbers a sequence.
+_WIDE: tuple[Need, ...] = ("logits", "hidden")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted of one group: all its examples, the indices training will use, and which numbers of them."""
+
+    examples: Sequence[Example]
+    indices: Sequence[int]
+    needs: Collection[Need]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +72,45 @@ class Projection:
 
 
 class ReferenceScores:
-    """What the base model said of the examples that training will use; looked up by their index in the set."""
+    """What the base model said of the examples that training will use; looked up by group, need and index."""
 
-    def __init__(self) -> None:
-        self.sequence_logp: dict[int, torch.Tensor] = {}  # forget index -> scalar
-        self.hidden: dict[int, torch.Tensor] = {}  # retain index -> (P, D), on the host
+    def __init__(self, device: torch.device) -> None:
+        # sequence_logp: a scalar, on the device; logits (as what goes into the projection) and hidden: (P, D), on the
+        # host, in the compute type
+        self.kept: dict[tuple[Group, Need], dict[int, torch.Tensor]] = {}
         self.projection: Projection | None = None
+        self._device = device
 
-    def of(self, kind: str | None, indices: Sequence[int]) -> Reference:
-        """Return the reference of some sequences, in their order."""
-        if kind == "sequence_logp":
-            return Reference(sequence_logp_B=torch.stack([self.sequence_logp[index] for index in indices]))
-        if kind == "logits":
+    def of(self, group: Group, indices: Sequence[int]) -> Reference:
+        """Return the reference of some sequences of a group, in their order: whatever was kept of it."""
+
+        def found(need: Need) -> list[torch.Tensor] | None:
+            by_index = self.kept.get((group, need))
+            return None if by_index is None else [by_index[index] for index in indices]
+
+        logp, last, hidden = found("sequence_logp"), found("logits"), found("hidden")
+        logits_PV = None
+        if last is not None:
             assert self.projection is not None
-            return Reference(logits_PV=self.projection(torch.cat([self.hidden[index] for index in indices])))
-        return Reference()
+            logits_PV = self.projection(torch.cat(last))
+        return Reference(
+            sequence_logp_B=None if logp is None else torch.stack(logp),
+            logits_PV=logits_PV,
+            hidden_PD=None if hidden is None else torch.cat(hidden).to(self._device).float(),
+        )
+
+    def mean_nll(self, group: Group, indices: Sequence[int], num_tokens: int) -> float:
+        """Return the base model's mean NLL a token over some sequences that have so many tokens together."""
+        by_index = self.kept[group, "sequence_logp"]
+        return -sum(float(by_index[index]) for index in indices) / num_tokens
 
     def save(self, folder: Path) -> None:
         """Keep the numbers for a resumed run. The projection is the base model's own and is not kept."""
-        tensors = {f"sequence_logp.{index}": value.cpu() for index, value in self.sequence_logp.items()}
-        tensors |= {f"hidden.{index}": value.cpu().contiguous() for index, value in self.hidden.items()}
+        tensors = {
+            f"{need}.{group}.{index}": value.cpu().contiguous()
+            for (group, need), by_index in self.kept.items()
+            for index, value in by_index.items()
+        }
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f"{_FILE}.partial"
         with disk_errors("the reference scores"):
@@ -91,62 +123,88 @@ class ReferenceScores:
         """Return what an earlier attempt kept, if it did. The model must still be the base."""
         if not (folder / _FILE).exists():
             return None
-        kept = cls()
+        reference = cls(loaded.device)
         for name, tensor in load_file(folder / _FILE).items():
-            kind, index = name.rsplit(".", 1)
-            getattr(kept, kind)[int(index)] = tensor if kind == "hidden" else tensor.to(loaded.device)
-        if kept.hidden:
-            kept.projection = Projection.of(loaded)
-        return kept
+            need, group, index = cast("tuple[Need, Group, str]", name.split("."))
+            by_index = reference.kept.setdefault((group, need), {})
+            by_index[int(index)] = tensor if need in _WIDE else tensor.to(loaded.device)
+        if any(need == "logits" for _, need in reference.kept):
+            reference.projection = Projection.of(loaded)
+        return reference
 
 
 @torch.no_grad()
 def take_reference(
     loaded: Loaded,
-    wanted: Mapping[str, tuple[Sequence[Example], Sequence[int]]],
+    wanted: Mapping[Group, Wanted],
     *,
     batcher: MicroBatcher,
     listener: Listener,
+    layer: torch.nn.Module | None = None,
 ) -> ReferenceScores:
-    """Score the examples `wanted` (kind of reference -> all examples, the indices training will use) with the base.
+    """Score what is wanted of each group with the base model, all needs of a group in one pass.
 
-    Raises BadSpec when the hidden states would take more than MOST_KEPT_BYTES.
+    `layer` is the one whose hidden states are wanted. Raises BadSpec when they would take more than MOST_KEPT_BYTES.
     """
-    reference = ReferenceScores()
-    for kind, (examples, indices) in wanted.items():
-        if kind == "logits":
-            _check_room(loaded, [examples[index] for index in indices])
-            reference.projection = Projection.of(loaded)
+    _check_room(loaded, wanted)
+    reference = ReferenceScores(loaded.device)
+    if any("logits" in one.needs for one in wanted.values()):
+        reference.projection = Projection.of(loaded)
+    for group, one in wanted.items():
+        kept: dict[Need, dict[int, torch.Tensor]] = {
+            need: reference.kept.setdefault((group, need), {}) for need in one.needs
+        }
 
-        def work(items: list[Item], kind: str = kind) -> None:
+        def work(items: list[Item], kept: dict[Need, dict[int, torch.Tensor]] = kept) -> None:
             stop_if_asked(listener)
-            hidden_PD, scores = _score_with_hidden(loaded, [item.example for item in items])
-            if kind == "sequence_logp":
+            last_PD, scores = _score_with_last(loaded, [item.example for item in items], layer)
+            if "sequence_logp" in kept:
                 pairs = zip(items, scores.sequence_logp_B, strict=True)
-                reference.sequence_logp.update((item.index, value) for item, value in pairs)
-                return
-            assert reference.projection is not None
-            _check_projection(reference.projection(hidden_PD), scores.logits_PV, loaded.model)
-            for place, item in enumerate(items):
-                reference.hidden[item.index] = hidden_PD[scores.sequence_P == place].cpu()
+                kept["sequence_logp"].update((item.index, value) for item, value in pairs)
+            if "logits" in kept:
+                assert reference.projection is not None
+                _check_projection(reference.projection(last_PD), scores.logits_PV, loaded.model)
+                _keep_rows(kept["logits"], items, scores, last_PD)
+            if "hidden" in kept:
+                assert scores.hidden_PD is not None
+                _keep_rows(kept["hidden"], items, scores, scores.hidden_PD.to(loaded.compute_dtype))
 
-        group: Group = "retain" if kind == "logits" else "forget"
-        units: list[Unit] = [(Item(group, index, examples[index]),) for index in indices]
+        units: list[Unit] = [(Item(group, index, one.examples[index]),) for index in one.indices]
         batcher.over(units, work, undo=lambda: None)
     return reference
 
 
-def _check_room(loaded: Loaded, examples: Sequence[Example]) -> None:
-    num_positions = sum(len(example.token_ids) - example.num_prompt for example in examples)
-    needed = num_positions * loaded.model.get_output_embeddings().weight.shape[1] * loaded.compute_dtype.itemsize
-    if needed > MOST_KEPT_BYTES:
-        raise BadSpec(
-            f"retain.kind: 'kl' would keep {needed / 2**30:.1f} GiB of the base's hidden states for {len(examples)} "
-            f"retain rows; the limit is {MOST_KEPT_BYTES / 2**30:.0f} GiB: take fewer retain rows, or 'nll'"
-        )
+def _keep_rows(kept: dict[int, torch.Tensor], items: list[Item], scores: Scores, rows_PD: torch.Tensor) -> None:
+    for place, item in enumerate(items):
+        kept[item.index] = rows_PD[scores.sequence_P == place].cpu()
 
 
-def _score_with_hidden(loaded: Loaded, examples: Sequence[Example]) -> tuple[torch.Tensor, Scores]:
+def _check_room(loaded: Loaded, wanted: Mapping[Group, Wanted]) -> None:
+    position_bytes = loaded.model.get_output_embeddings().weight.shape[1] * loaded.compute_dtype.itemsize
+    for group, one in wanted.items():
+        wide = [need for need in one.needs if need in _WIDE]
+        examples = [one.examples[index] for index in one.indices]
+        num_positions = sum(len(example.token_ids) - example.num_prompt for example in examples)
+        needed = num_positions * position_bytes * len(wide)
+        if needed > MOST_KEPT_BYTES:
+            raise BadSpec(
+                f"{_place(group)} would keep {needed / 2**30:.1f} GiB of the base's hidden states for {len(examples)} "
+                f"{group} rows; the limit is {MOST_KEPT_BYTES / 2**30:.0f} GiB: take fewer {group} rows, or "
+                f"{_alternative(group)}"
+            )
+
+
+def _place(group: Group) -> str:
+    return "retain.kind" if group == "retain" else "forget.kind"
+
+
+def _alternative(group: Group) -> str:
+    return "'nll'" if group == "retain" else "'npo'"
+
+
+def _score_with_last(
+    loaded: Loaded, examples: Sequence[Example], layer: torch.nn.Module | None
+) -> tuple[torch.Tensor, Scores]:
     """Score, and catch what goes into the vocabulary projection: (P, D)."""
     caught: list[torch.Tensor] = []
 
@@ -156,7 +214,7 @@ def _score_with_hidden(loaded: Loaded, examples: Sequence[Example]) -> tuple[tor
     hook = loaded.model.get_output_embeddings().register_forward_pre_hook(catch)
     try:
         with loaded.autocast():
-            scores = score(loaded.model, pack(examples, loaded.device))
+            scores = score(loaded.model, pack(examples, loaded.device), layer=layer)
     finally:
         hook.remove()
     return caught[0][0].to(loaded.compute_dtype), scores
@@ -165,4 +223,7 @@ def _score_with_hidden(loaded: Loaded, examples: Sequence[Example]) -> tuple[tor
 def _check_projection(ours_PV: torch.Tensor, logits_PV: torch.Tensor, model: PreTrainedModel) -> None:
     tolerance = 0.02 * float(logits_PV.abs().amax().clamp(min=1))  # bfloat16 rounds; a forgotten scale is far off
     if not float((ours_PV - logits_PV).abs().amax()) <= tolerance:
-        raise BadSpec(f"retain.kind: 'kl' does not know how {type(model).__name__} makes its logits; use 'nll'")
+        raise BadSpec(
+            f"retain.kind 'kl' and forget.kind 'undial' do not know how {type(model).__name__} makes its logits; use "
+            "'nll' and 'npo'"
+        )

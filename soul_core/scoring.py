@@ -4,7 +4,10 @@ Shape legend of the engine: B sequences (examples), T tokens of a pack, P superv
 D hidden size. A name ends in its shape: `logp_P`, `logits_PV`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -23,6 +26,7 @@ class Scores:
     logp_P: torch.Tensor  # log-probability of each label
     sequence_P: torch.Tensor  # 0..B-1
     num_sequences: int
+    hidden_PD: torch.Tensor | None = None  # float32; output of the layer that was asked for
 
     @property
     def sequence_logp_B(self) -> torch.Tensor:
@@ -44,21 +48,56 @@ class Scores:
         order_P = torch.argsort(renumbered_P, stable=True)  # the others, at -1, come first
         order_P = order_P[(renumbered_P < 0).sum() :]
         return Scores(
-            self.logits_PV[order_P], self.labels_P[order_P], self.logp_P[order_P], renumbered_P[order_P], len(sequences)
+            self.logits_PV[order_P],
+            self.labels_P[order_P],
+            self.logp_P[order_P],
+            renumbered_P[order_P],
+            len(sequences),
+            None if self.hidden_PD is None else self.hidden_PD[order_P],
         )
 
 
-def score(model: PreTrainedModel, packed: Packed) -> Scores:
+def score(model: PreTrainedModel, packed: Packed, *, layer: torch.nn.Module | None = None) -> Scores:
     """Run the model once. The vocabulary projection happens at the P supervised positions only, inside the model, so
-    whatever an architecture does to its logits (a softcap, a scale) is done.
+    whatever an architecture does to its logits (a softcap, a scale) is done. The output of `layer` is kept there too.
     """
-    logits_PV = model(
-        input_ids=packed.token_ids_1T,
-        position_ids=packed.position_ids_1T,
-        use_cache=False,
-        logits_to_keep=packed.supervised_P,
-        **packed_kwargs(packed),
-    ).logits[0]
+    with _outputs_of(layer) as caught:
+        logits_PV = model(
+            input_ids=packed.token_ids_1T,
+            position_ids=packed.position_ids_1T,
+            use_cache=False,
+            logits_to_keep=packed.supervised_P,
+            **packed_kwargs(packed),
+        ).logits[0]
     logits_PV = logits_PV.float()  # softmax over a large vocabulary in bfloat16 loses the tail
     logp_P = -functional.cross_entropy(logits_PV, packed.labels_P, reduction="none")
-    return Scores(logits_PV, packed.labels_P, logp_P, packed.sequence_P, len(packed.segment_lengths))
+    hidden_PD = caught[0][0][packed.supervised_P].float() if caught else None
+    return Scores(logits_PV, packed.labels_P, logp_P, packed.sequence_P, packed.num_sequences, hidden_PD)
+
+
+def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """Return the model's layers, first to last, whatever the architecture calls them (and an adapter around it)."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise ValueError(f"{type(model).__name__} has no list of {num_layers} layers")
+
+
+@contextmanager
+def _outputs_of(layer: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
+    """Catch what a layer gives out, (1, T, D), the first time it runs: checkpointed activations run twice."""
+    caught: list[torch.Tensor] = []
+    if layer is None:
+        yield caught
+        return
+
+    def catch(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if not caught:
+            caught.append(output[0] if isinstance(output, tuple) else output)
+
+    hook = layer.register_forward_hook(catch)
+    try:
+        yield caught
+    finally:
+        hook.remove()

@@ -21,6 +21,7 @@ from soul_core.spec import (
     JobSpec,
     Kind,
 )
+from soul_core.term_pairs import pair_problem
 
 
 def check_spec(
@@ -58,6 +59,8 @@ def _unlearn(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
     if RETAIN not in sets and spec.retain.kind != "none":
         needed = f"'{spec.retain.kind}' needs a retain set; give one, or set retain to "
         yield "retain.kind", needed + '{"kind": "none"} and leave the model\'s other abilities unprotected'
+    if problem := pair_problem(spec.forget.kind, spec.retain.kind):
+        yield "retain.kind", problem
     curvature = getattr(spec.optimizer, "curvature", None)
     if RETAIN not in sets and curvature is not None and getattr(curvature, "data", "forget") != "forget":
         yield "optimizer.curvature.data", f"'{curvature.data}' needs a retain set; give one, or set it to 'forget'"

@@ -40,11 +40,31 @@ class Frozen(BaseModel):
         return filled
 
 
-Weight = Annotated[float, Field(gt=0, le=1000, description="Factor of this term in the total loss.")]
+Weight = Annotated[float, Field(gt=0, le=10_000, description="Factor of this term in the total loss.")]
+Beta = Annotated[float, Field(gt=0, le=100)]
+Refusals = Annotated[
+    tuple[str, ...],
+    Field(min_length=1, description="Refusals to draw from; each forget example gets one, by the seed."),
+]
+
+_REFUSALS = (
+    "I don't know the answer to that.",
+    "I have no information about that.",
+    "That is not something I can tell you.",
+    "I'm sorry, I don't know.",
+    "I am not able to answer that question.",
+)
+
+
+class GradientAscent(Frozen):
+    """Gradient ascent on the forget set (arXiv:2210.01504): minus its NLL. Unbounded: run long it ruins the model."""
+
+    kind: Literal["gradient_ascent"] = "gradient_ascent"
+    weight: Weight = 1.0
 
 
 class GradDiff(Frozen):
-    """Gradient ascent on the forget set: minus its NLL. With a retain term this is the gradient difference."""
+    """Gradient ascent by TOFU's name (arXiv:2401.06121): with the retain term `nll` it is the gradient difference."""
 
     kind: Literal["grad_diff"] = "grad_diff"
     weight: Weight = 1.0
@@ -55,9 +75,30 @@ class Npo(Frozen):
 
     kind: Literal["npo"] = "npo"
     weight: Weight = 1.0
-    beta: float = Field(
-        0.1, gt=0, le=100, description="Inverse temperature on the summed log-ratio of an answer. Paper's value."
+    beta: Beta = Field(0.1, description="Inverse temperature on the summed log-ratio of an answer. Paper's value.")
+
+
+class SimNpo(Frozen):
+    """NPO without a base model, by the mean log-probability of an answer (arXiv:2410.07163)."""
+
+    kind: Literal["simnpo"] = "simnpo"
+    weight: Weight = Field(0.125, description="Factor in the total loss. The authors' value for TOFU forget10.")
+    beta: Beta = Field(4.5, description="Inverse temperature on the NLL per token. The authors' for TOFU forget10.")
+    delta: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Margin: NLL per token above which an answer counts as forgotten. Authors' value.",
     )
+
+
+class Dpo(Frozen):
+    """Direct preference optimisation (arXiv:2305.18290): a refusal over the answer, both relative to the base model."""
+
+    kind: Literal["dpo"] = "dpo"
+    weight: Weight = 1.0
+    beta: Beta = Field(0.1, description="Inverse temperature on the difference of log-ratios. TOFU's and NPO's value.")
+    refusals: Refusals = _REFUSALS
 
 
 class Refusal(Frozen):
@@ -65,20 +106,104 @@ class Refusal(Frozen):
 
     kind: Literal["refusal"] = "refusal"
     weight: Weight = 1.0
-    refusals: tuple[str, ...] = Field(
-        (
-            "I don't know the answer to that.",
-            "I have no information about that.",
-            "That is not something I can tell you.",
-            "I'm sorry, I don't know.",
-            "I am not able to answer that question.",
-        ),
+    refusals: Refusals = _REFUSALS
+
+
+class AltPo(Frozen):
+    """DPO of other plausible answers, made by the model before training, over those to forget (arXiv:2409.13474)."""
+
+    kind: Literal["altpo"] = "altpo"
+    weight: Weight = 1.0
+    beta: Beta = Field(0.1, description="Inverse temperature on the difference of log-ratios. The authors' value.")
+    instruction: str = Field(
+        "Now write another version of the answer, with other plausible facts that change its details. "
+        "Give the answer only.",
         min_length=1,
-        description="Refusals to draw from; each forget example gets one, by the seed.",
+        max_length=2000,
+        description="What the model is asked after question and answer, to get an alternate.",
+    )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        le=5,
+        description="Of the alternates' sampling, by the seed. Authors' value; raised by a half each try.",
+    )
+    tries: int = Field(5, ge=1, le=100, description="Draws before an answer counts as one without an alternate.")
+    max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest alternate. Authors' value.")
+
+
+class Rmu(Frozen):
+    """Representation misdirection (WMDP, arXiv:2403.03218): steer a layer's hidden states to a random direction."""
+
+    kind: Literal["rmu"] = "rmu"
+    weight: Weight = 1.0
+    layer: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="Layer whose output is steered, from 0. auto: a quarter of the way, the paper's 7 of 32."
+    )
+    coefficient: float = Field(
+        6.5,
+        gt=0,
+        le=10_000,
+        description="Length of what states are steered to. Paper's, for Zephyr-7B; scale to a model.",
     )
 
 
-ForgetTerm = Annotated[GradDiff | Npo | Refusal, Field(discriminator="kind")]
+class Undial(Frozen):
+    """Self-distillation with the remembered token's logit turned down (arXiv:2402.10052). Smooth and bounded."""
+
+    kind: Literal["undial"] = "undial"
+    weight: Weight = 1.0
+    beta: Beta = Field(10.0, description="Taken from the base's logit of each answer token. Authors' value.")
+
+
+class CeU(Frozen):
+    """Cross-entropy to the model's own distribution without the answer token (arXiv:2503.01224). Bounded gradients."""
+
+    kind: Literal["ce_u"] = "ce_u"
+    weight: Weight = 1.0
+    leave_out_first: bool = Field(True, description="Leave out the first token of each answer, as the paper does.")
+
+
+class Wga(Frozen):
+    """Gradient ascent weighted by each token's probability (arXiv:2502.19301): it ends by itself."""
+
+    kind: Literal["wga"] = "wga"
+    weight: Weight = 1.0
+    alpha: float = Field(
+        1.0, ge=0, le=100, description="Power of the probability; 0 is plain ascent. OpenUnlearning's."
+    )
+
+
+class SatImp(Frozen):
+    """Gradient ascent weighted by saturation and importance of each token (arXiv:2505.11953)."""
+
+    kind: Literal["satimp"] = "satimp"
+    weight: Weight = Field(0.1, description="Factor in the total loss. OpenUnlearning's value.")
+    beta1: float = Field(5.0, ge=0, le=100, description="Power of p: spares what is forgotten. Authors' value.")
+    beta2: float = Field(1.0, ge=0, le=100, description="Power of 1 - p: spares what is certain. Authors' value.")
+
+
+class Pdu(Frozen):
+    """Primal-dual unlearning (arXiv:2506.05314): flat logits on the forget set while the retain loss keeps a bound."""
+
+    kind: Literal["pdu"] = "pdu"
+    weight: Weight = 1.0
+    slack: float = Field(
+        0.1, ge=0, le=100, description="Nats a token by which the retain loss may exceed the base model's. Ours."
+    )
+    dual_start: float = Field(
+        100.0, ge=0, le=1e6, description="What retain.weight is multiplied by at first. The authors' for TOFU."
+    )
+    dual_step: float = Field(
+        5.0, ge=0, le=1e6, description="Step of that factor a nat of violation. Authors', for TOFU."
+    )
+    dual_warmup: int = Field(0, ge=0, description="Steps before that factor moves. Ours; the authors wait 5 epochs.")
+
+
+ForgetTerm = Annotated[
+    GradientAscent | GradDiff | Npo | SimNpo | Dpo | Refusal | AltPo | Rmu | Undial | CeU | Wga | SatImp | Pdu,
+    Field(discriminator="kind"),
+]
 
 
 class Nll(Frozen):
@@ -97,10 +222,17 @@ class Kl(Frozen):
     weight: Weight = 1.0
 
 
+class RmuRetain(Frozen):
+    """RMU's own retain term (arXiv:2403.03218): hold the steered layer's hidden states near the base model's."""
+
+    kind: Literal["rmu_retain"] = "rmu_retain"
+    weight: Weight = Field(1200.0, description="Factor in the total loss. Paper's value for Zephyr-7B.")
+
+
 class NoRetain(Frozen):
     """No retain term: the forget term alone. Utility is then unprotected."""
 
     kind: Literal["none"] = "none"
 
 
-RetainTerm = Annotated[Nll | Kl | NoRetain, Field(discriminator="kind")]
+RetainTerm = Annotated[Nll | Kl | RmuRetain | NoRetain, Field(discriminator="kind")]

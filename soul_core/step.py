@@ -10,6 +10,7 @@ from soul_core.accumulation import Item, MicroBatcher, Unit
 from soul_core.data import pack
 from soul_core.models import Loaded
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
+from soul_core.objectives.steered_layer import steered_layer
 from soul_core.objectives.terms import Group, TermInputs, Totals
 from soul_core.optimizers.curvature import sample_labels
 from soul_core.reference import ReferenceScores
@@ -32,16 +33,26 @@ class Losses:
 
 
 def add_gradients(
-    loaded: Loaded, spec: JobSpec, units: Sequence[Unit], reference: ReferenceScores, batcher: MicroBatcher
+    loaded: Loaded,
+    spec: JobSpec,
+    units: Sequence[Unit],
+    reference: ReferenceScores,
+    batcher: MicroBatcher,
+    *,
+    retain_weight: float | None = None,
 ) -> Losses:
-    """Accumulate the gradient of the total loss over `units` into the parameters; return the losses."""
+    """Accumulate the gradient of the total loss over `units` into the parameters; return the losses.
+
+    `retain_weight` takes the place of the spec's own (see `dual`).
+    """
     totals = totals_of(units)
     losses = Losses()
+    layer = steered_layer(loaded.model, spec)
 
     def work(items: list[Item]) -> None:
         with loaded.autocast():
-            scores = score(loaded.model, pack([item.example for item in items], loaded.device))
-        total = _total_loss(spec, items, scores, reference, totals, losses)
+            scores = score(loaded.model, pack([item.example for item in items], loaded.device), layer=layer)
+        total = _total_loss(spec, items, scores, reference, totals, losses, retain_weight)
         total.backward()
 
     def undo() -> None:
@@ -100,6 +111,7 @@ def _total_loss(
     reference: ReferenceScores,
     totals: dict[Group, Totals],
     losses: Losses,
+    retain_weight: float | None,
 ) -> torch.Tensor:
     """Return w_f * forget term + w_r * retain term of one micro-batch."""
     places: dict[Group, list[int]] = {}
@@ -114,12 +126,15 @@ def _total_loss(
             scores={group: scores.select(places[group]) for group in term.reads},
             totals=totals,
             reference={
-                group: reference.of(term.reference, [items[place].index for place in places[group]])
+                group: reference.of(group, [items[place].index for place in places[group]])
                 for group in term.reads
+                if group in term.base
             },
+            seed=spec.seed,
         )
         value = term.value(inputs, term_spec)
         setattr(losses, name, getattr(losses, name) + float(value.detach()))
-        total = total + term_spec.weight * value
+        weight = term_spec.weight if name == "forget" or retain_weight is None else retain_weight
+        total = total + weight * value
     losses.total += float(total.detach())
     return total

@@ -6,7 +6,7 @@ Source: Zhang et al. 2024, arXiv:2404.05868, equation 3: -(2/beta) E[log sigmoid
 import torch
 from torch.nn.functional import logsigmoid
 
-from soul_core.objectives.terms import TermInputs
+from soul_core.objectives.terms import TermInputs, sequence_mean
 from soul_core.spec_terms import Npo
 
 
@@ -16,4 +16,4 @@ def npo(inputs: TermInputs, spec: Npo) -> torch.Tensor:
     assert reference_B is not None
     log_ratio_B = inputs.scores["forget"].sequence_logp_B - reference_B
     loss_B = -(2 / spec.beta) * logsigmoid(-spec.beta * log_ratio_B)
-    return loss_B.sum() / inputs.totals["forget"].num_sequences
+    return sequence_mean(loss_B, inputs.totals["forget"])

@@ -8,8 +8,12 @@ import torch
 
 from soul_core.scoring import Scores
 
-#: The examples a term reads: forget answers, refusals to the forget prompts, retain answers.
-Group = Literal["forget", "refusal", "retain"]
+#: The examples a term reads: forget answers, refusals and other answers to the forget prompts, retain answers.
+Group = Literal["forget", "refusal", "alternate", "retain"]
+
+#: Numbers of the base model: log-probability of whole answers, logits at the supervised positions, hidden states there
+#: at the layer of the spec.
+Need = Literal["sequence_logp", "logits", "hidden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Reference:
 
     sequence_logp_B: torch.Tensor | None = None
     logits_PV: torch.Tensor | None = None
+    hidden_PD: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,14 @@ class TermInputs:
     scores: Mapping[Group, Scores]
     totals: Mapping[Group, Totals]
     reference: Mapping[Group, Reference]
+    seed: int = 0  # the run's
 
 
-def token_mean(logp_P: torch.Tensor, totals: Totals) -> torch.Tensor:
-    """Return the micro-batch's share of the step's mean log-probability per supervised token."""
-    return logp_P.sum() / totals.num_tokens
+def token_mean(value_P: torch.Tensor, totals: Totals) -> torch.Tensor:
+    """Return the micro-batch's share of the step's mean over supervised tokens."""
+    return value_P.sum() / totals.num_tokens
+
+
+def sequence_mean(value_B: torch.Tensor, totals: Totals) -> torch.Tensor:
+    """Return the micro-batch's share of the step's mean over sequences."""
+    return value_B.sum() / totals.num_sequences

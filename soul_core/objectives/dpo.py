@@ -1,0 +1,31 @@
+"""Direct preference optimisation of a refusal over the answer to forget.
+
+Source: Rafailov et al. 2023, arXiv:2305.18290, equation 7, with refusals as winners as TOFU (arXiv:2401.06121) and NPO
+(arXiv:2404.05868) have it.
+Differs from the DPO paper: the factor 2/beta, so that the loss has the scale of `npo`, which is this without a winner.
+"""
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from soul_core.objectives.terms import Group, TermInputs, sequence_mean
+from soul_core.spec_terms import Dpo
+
+
+def dpo(inputs: TermInputs, spec: Dpo) -> torch.Tensor:
+    """Return the mean over pairs of a refusal and the answer to forget."""
+    return preference(inputs, "refusal", spec.beta)
+
+
+def preference(inputs: TermInputs, winner: Group, beta: float) -> torch.Tensor:
+    """Return the mean of -(2/beta) log sigmoid(beta * margin) of the winners over the forget answers."""
+    margin_B = _log_ratio_B(inputs, winner) - _log_ratio_B(inputs, "forget")
+    loss_B = -(2 / beta) * logsigmoid(beta * margin_B)
+    return sequence_mean(loss_B, inputs.totals["forget"])
+
+
+def _log_ratio_B(inputs: TermInputs, group: Group) -> torch.Tensor:
+    """Return log(pi/pi_ref) of whole answers: sums, not token means."""
+    reference_B = inputs.reference[group].sequence_logp_B
+    assert reference_B is not None
+    return inputs.scores[group].sequence_logp_B - reference_B

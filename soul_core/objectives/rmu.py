@@ -1,0 +1,25 @@
+"""Representation misdirection: hidden states of one layer steered to noise on the forget set.
+
+Source: Li et al. 2024 (WMDP), arXiv:2403.03218, section 4; the squared distance is divided by the width D, as in the
+authors' code.
+Differs from it: hidden states count at the positions that predict the answer, not over the whole text.
+"""
+
+import torch
+
+from soul_core.objectives.terms import TermInputs, token_mean
+from soul_core.spec_terms import Rmu
+
+
+def rmu(inputs: TermInputs, spec: Rmu) -> torch.Tensor:
+    """Return the mean squared distance of the forget states to c * u, u a unit vector drawn by the seed."""
+    hidden_PD = inputs.scores["forget"].hidden_PD
+    assert hidden_PD is not None
+    target_D = spec.coefficient * direction_D(inputs.seed, hidden_PD.shape[1]).to(hidden_PD)
+    return token_mean((hidden_PD - target_D).square().mean(dim=1), inputs.totals["forget"])
+
+
+def direction_D(seed: int, width: int) -> torch.Tensor:
+    """Return the direction of all forget states: uniform numbers in [0, 1), normalised, as the authors draw it."""
+    drawn_D = torch.rand(width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return drawn_D / drawn_D.norm()

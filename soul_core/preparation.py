@@ -1,0 +1,72 @@
+"""The examples that terms read beside the data sets' own, made before training; and which data can be used for them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from soul_core.alternates import alternate_examples
+from soul_core.data import Example
+from soul_core.errors import BadData
+from soul_core.listener import Listener
+from soul_core.models import Loaded
+from soul_core.objectives import terms_of
+from soul_core.objectives.steered_layer import steered_layer
+from soul_core.objectives.terms import Group
+from soul_core.refusals import refusal_examples
+from soul_core.rows import Row
+from soul_core.spec import JobSpec
+from soul_core.spec_terms import AltPo, Dpo, Refusal
+
+
+def prepare(
+    loaded: Loaded,
+    spec: JobSpec,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    folder: Path,
+    listener: Listener,
+) -> dict[Group, Sequence[Example]]:
+    """Return the examples of every group the spec's terms read, each group in the order of its data set.
+
+    The model must still be the base. What took time to make is kept in `folder` for a resumed run.
+    """
+    groups: dict[Group, Sequence[Example]] = {"forget": forget, "retain": retain}
+    term = spec.forget
+    if forget and isinstance(term, Refusal | Dpo):
+        groups["refusal"] = refusal_examples(forget, term.refusals, loaded, seed=spec.seed)
+    if forget and isinstance(term, AltPo):
+        groups["alternate"] = alternate_examples(
+            forget,
+            term,
+            loaded,
+            seed=spec.seed,
+            max_tokens=min(spec.training.max_tokens, loaded.facts.context_tokens),
+            folder=folder,
+            listener=listener,
+        )
+    return groups
+
+
+def check_terms(
+    rows: Sequence[Row], forget: Sequence[Example], spec: JobSpec, loaded: Loaded, *, max_tokens: int
+) -> None:
+    """Raise BadData naming every forget row that the forget term cannot use, BadSpec for a layer that is not there."""
+    steered_layer(loaded.model, spec)
+    if not any({"refusal", "alternate"} & set(term.reads) for term in terms_of(spec)):
+        return
+    problems = [
+        f"row {row.number}: plain text asks nothing that could be answered otherwise"
+        for row in rows
+        if not row.messages
+    ]
+    if isinstance(spec.forget, Refusal | Dpo):
+        problems += [
+            f"row {example.row}: {len(example.token_ids)} tokens with its refusal, the limit is {max_tokens}"
+            for example in refusal_examples(forget, spec.forget.refusals, loaded, seed=spec.seed)
+            if len(example.token_ids) > max_tokens
+        ]
+    if problems:
+        raise BadData(
+            f"forget set: {len(problems)} of {len(rows)} rows cannot be used with forget.kind '{spec.forget.kind}'; "
+            "give prompts and answers and short refusals, or take 'npo'",
+            details=tuple(problems),
+        )
