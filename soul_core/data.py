@@ -34,10 +34,13 @@ class Packed:
 
     token_ids_1T: torch.Tensor
     position_ids_1T: torch.Tensor  # from 0 in each example
-    segment_lengths: tuple[int, ...]  # tokens of each example; sums to T
+    segment_lengths: tuple[int, ...]  # tokens of each segment, an example or a group of them; sums to T
     supervised_P: torch.Tensor  # the positions in T whose logits predict the labels (one before the label's own)
     labels_P: torch.Tensor
     sequence_P: torch.Tensor  # which example, 0.., each supervised position belongs to
+    num_sequences: int
+    #: Of each segment: tokens of its prompt and of each answer to it; () where there is one answer only.
+    branch_lengths: tuple[tuple[int, ...], ...]
 
 
 def encode_rows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int) -> list[Example]:
@@ -130,27 +133,51 @@ def _start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> Packed:
     """Lay examples end to end on `device`."""
+    return pack_groups([[example] for example in examples], device)
+
+
+def pack_groups(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu") -> Packed:
+    """Lay groups end to end. The examples of a group are answers to one prompt, which is laid down once.
+
+    Sequences are numbered through all groups, in order.
+    """
     token_ids: list[int] = []
     positions: list[int] = []
     supervised: list[int] = []
     labels: list[int] = []
     sequence: list[int] = []
-    for index, example in enumerate(examples):
-        offset, length = len(token_ids), len(example.token_ids)
-        assert 1 <= example.num_prompt < length, "an example supervises at least one token after its first"
-        token_ids += example.token_ids
-        positions += range(length)
-        supervised += range(offset + example.num_prompt - 1, offset + length - 1)
-        labels += example.token_ids[example.num_prompt :]
-        sequence += [index] * (length - example.num_prompt)
+    lengths: list[int] = []
+    branches: list[tuple[int, ...]] = []
+    num_sequences = 0
+    for group in groups:
+        offset, num_prompt = len(token_ids), group[0].num_prompt
+        prompt = group[0].token_ids[:num_prompt]
+        token_ids += prompt
+        positions += range(num_prompt)
+        for example in group:
+            answer = example.token_ids[num_prompt:]
+            assert num_prompt >= 1, "an example supervises at least one token after its first"
+            assert answer, "an example supervises at least one token after its first"
+            assert example.token_ids[:num_prompt] == prompt, "a group shares its prompt"
+            supervised += [offset + num_prompt - 1, *range(len(token_ids), len(token_ids) + len(answer) - 1)]
+            labels += answer
+            sequence += [num_sequences] * len(answer)
+            num_sequences += 1
+            token_ids += answer
+            positions += range(num_prompt, num_prompt + len(answer))
+        lengths.append(len(token_ids) - offset)
+        answers = [len(example.token_ids) - num_prompt for example in group]
+        branches.append((num_prompt, *answers) if len(group) > 1 else ())
     tensor = partial(torch.tensor, dtype=torch.long, device=device)
     return Packed(
         token_ids_1T=tensor([token_ids]),
         position_ids_1T=tensor([positions]),
-        segment_lengths=tuple(len(example.token_ids) for example in examples),
+        segment_lengths=tuple(lengths),
         supervised_P=tensor(supervised),
         labels_P=tensor(labels),
         sequence_P=tensor(sequence),
+        num_sequences=num_sequences,
+        branch_lengths=tuple(branches),
     )
 
 

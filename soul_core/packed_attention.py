@@ -30,8 +30,27 @@ _UNSUPPORTED = {"s_aux": "attention sinks", "position_bias": "a learned position
 
 def packed_kwargs(packed: Packed) -> dict[str, Any]:
     """Return the keywords that keep attention inside each example of `packed`."""
-    no_mask = torch.empty((1, 1, 0, 0), dtype=torch.bool, device=packed.token_ids_1T.device)
-    return {"attention_mask": no_mask, "segment_lengths": packed.segment_lengths}
+    device = packed.token_ids_1T.device
+    no_mask = torch.empty((1, 1, 0, 0), dtype=torch.bool, device=device)
+    keywords: dict[str, Any] = {"attention_mask": no_mask, "segment_lengths": packed.segment_lengths}
+    if any(packed.branch_lengths):
+        keywords["segment_distances"] = tuple(_distances(lengths, device) for lengths in packed.branch_lengths)
+    return keywords
+
+
+def _distances(branch_lengths: tuple[int, ...], device: torch.device) -> torch.Tensor | None:
+    """Return how many places back each token (row) finds each other (column) of one prompt and its answers, -1: never.
+
+    None where there is one answer only, and causal order says it all.
+    """
+    if not branch_lengths:
+        return None
+    num_prompt, *answers = branch_lengths
+    places = [*range(num_prompt), *(num_prompt + i for length in answers for i in range(length))]
+    branches = [0] * num_prompt + [branch for branch, length in enumerate(answers, start=1) for _ in range(length)]
+    place_L, branch_L = torch.tensor(places, device=device), torch.tensor(branches, device=device)
+    sees_LL = (branch_L == 0) | (branch_L == branch_L[:, None])  # the prompt, and its own answer
+    return torch.where(sees_LL, place_L[:, None] - place_L, -1).clamp(min=-1)
 
 
 def register() -> None:
@@ -48,6 +67,7 @@ def attend(
     attention_mask: torch.Tensor | None,
     *,
     segment_lengths: tuple[int, ...] | None = None,
+    segment_distances: tuple[torch.Tensor | None, ...] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend as transformers asks an attention function to: heads second in, heads third out (1, T, H, D)."""
@@ -68,9 +88,12 @@ def attend(
     for keyword, meaning in _UNSUPPORTED.items():
         if kwargs.get(keyword) is not None:
             raise ValueError(f"{type(module).__name__} uses {meaning}, which packed attention does not compute")
+    distances = segment_distances or (None,) * len(segment_lengths)
     outputs = [
-        _attend_segment(module, *parts, **kwargs)
-        for parts in zip(*(x.split(segment_lengths, dim=2) for x in (query, key, value)), strict=True)
+        _attend_segment(module, *parts, distance=distance, **kwargs)
+        for *parts, distance in zip(
+            *(x.split(segment_lengths, dim=2) for x in (query, key, value)), distances, strict=True
+        )
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
@@ -81,16 +104,20 @@ def _attend_segment(
     key: torch.Tensor,
     value: torch.Tensor,
     *,
+    distance: torch.Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **_: Any,
 ) -> torch.Tensor:
-    """Attend causally inside one example: (1, H, L, D) each, key and value with fewer heads under GQA."""
+    """Attend inside one segment: (1, H, L, D) each, key and value with fewer heads under GQA.
+
+    `distance` (L, L) says what sees what in a group of answers to one prompt; without it a segment is plainly causal.
+    """
     length = query.shape[2]
     windowed = sliding_window is not None and length > sliding_window
-    if not windowed and softcap is None:
+    if distance is None and not windowed and softcap is None:
         return functional.scaled_dot_product_attention(
             query,
             key,
@@ -100,7 +127,8 @@ def _attend_segment(
             is_causal=length > 1,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-    distance = torch.arange(length, device=query.device)[:, None] - torch.arange(length, device=query.device)
+    if distance is None:
+        distance = torch.arange(length, device=query.device)[:, None] - torch.arange(length, device=query.device)
     allowed = distance >= 0
     if windowed:
         allowed &= distance < cast("int", sliding_window)  # as transformers counts: the token itself included

@@ -1,9 +1,12 @@
-"""The metric table: name -> pure function of what was observed. `soul_core.metric_catalogue` describes each."""
+"""The table of row metrics: name -> pure function of what was observed. `soul_core.metric_catalogue` describes each."""
 
 from collections.abc import Callable
 
 from soul_core.metrics.aggregate import Resampling
+from soul_core.metrics.alternatives import choice_accuracy, probability_normalised, truth_ratio
 from soul_core.metrics.keywords import keyword_recall
+from soul_core.metrics.knowledge import knowledge_memorisation
+from soul_core.metrics.membership import gradient_norm, loss, min_k, min_k_plus, zlib
 from soul_core.metrics.memorisation import exact_memorisation, extraction_strength
 from soul_core.metrics.observed import Observed
 from soul_core.metrics.perplexity import perplexity
@@ -18,4 +21,13 @@ METRICS: dict[str, Callable[[Observed, Resampling], MetricValue]] = {
     "exact_memorisation": exact_memorisation,
     "extraction_strength": extraction_strength,
     "perplexity": perplexity,
+    "truth_ratio": truth_ratio,
+    "probability_normalised": probability_normalised,
+    "choice_accuracy": choice_accuracy,
+    "loss": loss,
+    "zlib": zlib,
+    "min_k": min_k,
+    "min_k_plus": min_k_plus,
+    "gradient_norm": gradient_norm,
+    "knowledge_memorisation": knowledge_memorisation,
 }

@@ -102,20 +102,44 @@ def _geometric_mean(x_BN: Floats, w_BN: Floats) -> Floats:
     return result
 
 
-_STATISTICS: dict[Aggregate, Callable[[Floats, Floats], Floats]] = {"mean": _mean, "geometric_mean": _geometric_mean}
+def _truth_ratio_forget(x_BN: Floats, w_BN: Floats) -> Floats:
+    with np.errstate(divide="ignore"):  # a ratio of 0: the other one is infinite, and the smaller of them counts
+        return _mean(np.minimum(x_BN, 1 / x_BN), w_BN)
+
+
+def _truth_ratio_kept(x_BN: Floats, w_BN: Floats) -> Floats:
+    return _mean(np.maximum(0.0, 1 - x_BN), w_BN)
+
+
+_STATISTICS: dict[Aggregate, Callable[[Floats, Floats], Floats]] = {
+    "mean": _mean,
+    "geometric_mean": _geometric_mean,
+    "truth_ratio_forget": _truth_ratio_forget,
+    "truth_ratio_kept": _truth_ratio_kept,
+}
 
 
 def _interval(
     statistic: Callable[[NDArray[np.int64]], Floats], num_rows: int, resampling: Resampling
 ) -> tuple[float, float] | None:
-    if resampling.resamples == 0 or num_rows < FEWEST_ROWS:
+    return interval_of(lambda indices: statistic(indices[0]), [num_rows], resampling)
+
+
+def interval_of(
+    statistic: Callable[[Sequence[NDArray[np.int64]]], Floats], sizes: Sequence[int], resampling: Resampling
+) -> tuple[float, float] | None:
+    """Return the percentile interval of a statistic of several samples of rows, each resampled by itself.
+
+    `statistic` gets one (B, size) array of row indices a sample and returns B values. None: no intervals are asked
+    for, a sample is too small, or a resample gave no number.
+    """
+    fewest = min(sizes)
+    if resampling.resamples == 0 or fewest < FEWEST_ROWS:
         return None
     rng: Any = np.random.default_rng(resampling.seed)
-    at_once = max(1, _CELLS_AT_ONCE // num_rows)
-    parts = [
-        statistic(rng.integers(0, num_rows, size=(min(at_once, resampling.resamples - start), num_rows)))
-        for start in range(0, resampling.resamples, at_once)
-    ]
+    at_once = max(1, _CELLS_AT_ONCE // max(sizes))
+    batches = [min(at_once, resampling.resamples - start) for start in range(0, resampling.resamples, at_once)]
+    parts = [statistic([rng.integers(0, size, size=(batch, size)) for size in sizes]) for batch in batches]
     tail = (1 - resampling.confidence) / 2
     low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
     return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None

@@ -35,18 +35,23 @@ def keyword_recall(observed: Observed, resampling: Resampling) -> MetricValue:
     return result
 
 
-def _recall(answer: OwnAnswer) -> float | None:
-    keywords = _words(answer.expected) - _words(answer.asked) - _FUNCTION_WORDS
-    if not keywords:
-        return None
-    return len(keywords & _words(answer.given)) / len(keywords)
+def keywords_of(expected: str, asked: str) -> frozenset[str]:
+    """Return the stems of the answer's words that are neither in the question nor mere grammar."""
+    return words_of(expected) - words_of(asked) - _FUNCTION_WORDS
 
 
-def _words(text: str) -> frozenset[str]:
-    """Words and numbers of any script; Latin ones are stemmed. Scripts without spaces count each sign as a word."""
+def words_of(text: str) -> frozenset[str]:
+    """Return words and numbers of any script; Latin ones are stemmed. Scripts without spaces count each sign as a word."""
     return frozenset(
         map(_stem, re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+", text.casefold()))
     )
+
+
+def _recall(answer: OwnAnswer) -> float | None:
+    keywords = keywords_of(answer.expected, answer.asked)
+    if not keywords:
+        return None
+    return len(keywords & words_of(answer.given)) / len(keywords)
 
 
 @lru_cache(maxsize=65536)

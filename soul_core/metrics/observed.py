@@ -1,6 +1,10 @@
-"""What was observed of one model on one data set: the input of every metric. Plain numbers and text, no tensors."""
+"""What was observed of one model on one data set: the input of every row metric. Plain numbers and text, no tensors."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+#: Tokens that the model writes after the beginning of a text (`MetricEntry.prefix_tokens` long).
+CONTINUED_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -14,10 +18,25 @@ class TokenScores:
     """Whether the token is the model's most likely one."""
     ends: bool
     """The last token is the end-of-answer marker, which is no content."""
+    standardised: tuple[float, ...] = ()
+    """(NLL - its mean) / its deviation over the vocabulary at each token; only where a metric needs the distribution."""
 
     @property
     def content_hits(self) -> tuple[bool, ...]:
         return self.hits[:-1] if self.ends else self.hits
+
+    @property
+    def mean_nll(self) -> float:
+        return sum(self.nll) / len(self.nll)
+
+
+@dataclass(frozen=True)
+class OtherAnswers:
+    """Mean NLL a token of other answers to a row's prompt, end of answer included."""
+
+    paraphrase: float | None
+    """The right answer in other words; None where the row has none."""
+    wrong: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -32,9 +51,31 @@ class OwnAnswer:
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """One text as the model continues its beginning, beside how it goes on: both at most CONTINUED_TOKENS tokens."""
+
+    row: int
+    expected: str
+    given: str
+
+
+@dataclass(frozen=True)
 class Observed:
-    """One data set under one model. `answers` holds None for rows without a prompt."""
+    """One data set under one model. Tuples run along `rows`; one that no metric asked for is empty.
+
+    None stands for a row that has none: `answers` and `few_shot` of rows without a prompt, `others` of rows without
+    wrong answers, `continuations` of rows with a prompt or too short for the beginning.
+    """
 
     rows: tuple[int, ...]
+    set_name: str = ""
+    texts: tuple[str, ...] = ()
+    """The expected answers."""
     scores: tuple[TokenScores, ...] = ()
+    others: tuple[OtherAnswers | None, ...] = ()
     answers: tuple[OwnAnswer | None, ...] = ()
+    few_shot: tuple[OwnAnswer | None, ...] = ()
+    """The model's own answers after worked examples of other questions."""
+    continuations: Mapping[int, tuple[Continuation | None, ...]] = field(default_factory=dict)
+    """Tokens of the beginning -> how the model goes on."""
+    gradient_norms: tuple[float, ...] = ()

@@ -10,17 +10,17 @@ import pytest
 from soul_core.metric_catalogue import CATALOGUE
 from soul_core.metrics import METRICS
 from soul_core.metrics.aggregate import Resampling, ratio_interval, summarise
-from soul_core.metrics.observed import Observed, OwnAnswer, TokenScores
+from soul_core.metrics.observed import Continuation, Observed, OtherAnswers, OwnAnswer, TokenScores
 from soul_core.report import MetricValue
 from soul_core.spec import DEFAULT_CRITERIA, Evaluation
 
 RESAMPLING = Resampling(resamples=200, confidence=0.95, seed=0)
 
 
-def scored(*hit_rows: str, nll: float = 0.5, ends: bool = False) -> Observed:
+def scored(*hit_rows: str, nll: float = 0.5, ends: bool = False, z: float = 0.0) -> Observed:
     """One row for each string: '1' is a first choice, '0' is not."""
     scores = tuple(
-        TokenScores(row=i, nll=(nll,) * len(hits), hits=tuple(c == "1" for c in hits), ends=ends)
+        TokenScores(i, (nll,) * len(hits), tuple(c == "1" for c in hits), ends, (z,) * len(hits))
         for i, hits in enumerate(hit_rows, start=1)
     )
     return Observed(rows=tuple(s.row for s in scores), scores=scores)
@@ -40,7 +40,7 @@ def per_example(metric: str, observed: Observed) -> list[float | None]:
 
 
 def test_table_catalogue_and_default_spec_name_the_same_metrics() -> None:
-    assert list(METRICS) == list(CATALOGUE)
+    assert list(METRICS) == [name for name, entry in CATALOGUE.items() if entry.scope == "row"]
     assert all(name == entry.name for name, entry in CATALOGUE.items())
     assert set(Evaluation().metrics) <= set(CATALOGUE)
 
@@ -53,9 +53,17 @@ def test_catalogue_is_read_without_torch() -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_keeps_one_value_a_row_inside_its_range_and_its_interval(metric: str) -> None:
-    both = scored("110", "011", "111", "000")
+    both = scored("110", "011", "111", "000", z=0.3)
+    answers = answered(*[("red blue green", "red green")] * 4).answers
     observed = Observed(
-        rows=both.rows, scores=both.scores, answers=answered(*[("red blue green", "red green")] * 4).answers
+        rows=both.rows,
+        texts=("red blue green",) * 4,
+        scores=both.scores,
+        others=(OtherAnswers(0.7, (0.9, 1.1)),) * 4,
+        answers=answers,
+        few_shot=answers,
+        continuations={100: (Continuation(1, "red blue green", "red green"),) * 4},
+        gradient_norms=(1.0, 2.0, 3.0, 4.0),
     )
     result = METRICS[metric](observed, RESAMPLING)
     entry = CATALOGUE[metric]
@@ -64,7 +72,7 @@ def test_every_metric_keeps_one_value_a_row_inside_its_range_and_its_interval(me
     assert result.interval is not None
     assert result.per_example is not None
     assert len(result.per_example) == 4
-    assert entry.low <= result.value <= (entry.high or math.inf)
+    assert (-math.inf if entry.low is None else entry.low) <= result.value <= (entry.high or math.inf)
     assert result.interval[0] <= result.value + 1e-12
     assert result.value <= result.interval[1] + 1e-12
 
@@ -186,8 +194,9 @@ def test_no_ratio_where_the_base_may_be_zero_or_the_rows_differ() -> None:
 
 def test_the_documentation_has_a_line_for_every_metric_and_every_default_bound() -> None:
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
-    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| `")]
+    table = page[page.index("## Metrics") : page.index("## Intervals")]
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| `")]
     assert rows == [f"`{name}`" for name in CATALOGUE]
-    for criterion in DEFAULT_CRITERIA:
+    for criterion in (one for of_kind in DEFAULT_CRITERIA.values() for one in of_kind):
         bound = f"at most {criterion.at_most}" if criterion.at_most is not None else f"at least {criterion.at_least}"
         assert f"| {criterion.set} | `{criterion.metric}` | {bound} times the base's |" in page

@@ -1,0 +1,52 @@
+"""The expected answer against other answers to the same question: truth ratio, normalised probability, choice."""
+
+import math
+
+from soul_core.metric_catalogue import CATALOGUE
+from soul_core.metrics.aggregate import Resampling, summarise
+from soul_core.metrics.observed import Observed, OtherAnswers
+from soul_core.report import MetricValue
+
+#: exp() of more is not a float.
+_MOST_NATS = 700.0
+
+
+def truth_ratio(observed: Observed, resampling: Resampling) -> MetricValue:
+    """Return each row's exp(-mean_i l(wrong_i)) / exp(-l(right)); the set says how rows are aggregated.
+
+    Source: TOFU (arXiv:2401.06121), section 2.2, as its official logs have it: right is the paraphrase, or the expected
+    answer where there is none (real authors, world facts), and a row keeps the ratio itself.
+    Differs from the paper's equation 1, which averages the wrong answers' probabilities and not their losses.
+    """
+    values = [others and _ratio(loss, others) for loss, others in _pairs(observed)]
+    return summarise(values, resampling, aggregate=CATALOGUE["truth_ratio"].aggregate_on(observed.set_name))
+
+
+def probability_normalised(observed: Observed, resampling: Resampling) -> MetricValue:
+    """Return the mean of P / (P + sum of P_wrong), P = exp(-l).
+
+    Source: TOFU (arXiv:2401.06121), section 2.2.1.
+    """
+    return summarise([others and _share(loss, others) for loss, others in _pairs(observed)], resampling)
+
+
+def choice_accuracy(observed: Observed, resampling: Resampling) -> MetricValue:
+    """Return the share of rows whose expected answer has a lower mean NLL than every wrong one; a tie is no hit.
+
+    Source: multiple choice by likelihood, normalised by tokens: GPT-3 (arXiv:2005.14165), section 2.4.
+    """
+    values = [others and float(loss < min(others.wrong)) for loss, others in _pairs(observed)]
+    return summarise(values, resampling)
+
+
+def _pairs(observed: Observed) -> list[tuple[float, OtherAnswers | None]]:
+    return [(s.mean_nll, others) for s, others in zip(observed.scores, observed.others, strict=True)]
+
+
+def _ratio(loss: float, others: OtherAnswers) -> float:
+    right = loss if others.paraphrase is None else others.paraphrase
+    return math.exp(min(right - sum(others.wrong) / len(others.wrong), _MOST_NATS))
+
+
+def _share(loss: float, others: OtherAnswers) -> float:
+    return 1 / (1 + sum(math.exp(min(loss - wrong, _MOST_NATS)) for wrong in others.wrong))
