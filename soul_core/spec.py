@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from soul_core.spec_attacks import CHEAP_ATTACKS, Attack
 from soul_core.spec_optimizers import Optimizer, Sophia
 from soul_core.spec_terms import ForgetTerm, Frozen, Nll, Npo, RetainTerm
+from soul_core.spec_wrappers import Lora, Saliency, Selection, Sharpness
 
 #: Data sets with a meaning; any other name is measured too. `ALL` is no set: metrics of the model as a whole.
 FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "train", "holdout", "all"
@@ -28,6 +29,9 @@ class Training(Frozen):
     """The loop."""
 
     steps: int = Field(20, ge=1, le=1_000_000, description="Optimizer steps.")
+    epochs: float | None = Field(
+        None, gt=0, le=10_000, description="Passes over the forget set (finetune: the train set), instead of steps."
+    )
     forget_batch: int = Field(4, ge=1, le=4096, description="Forget examples a step.")
     retain_batch: int = Field(4, ge=1, le=4096, description="Retain examples a step.")
     micro_batch_tokens: int = Field(
@@ -123,6 +127,10 @@ class JobSpec(Frozen):
     forget: ForgetTerm = Npo()
     retain: RetainTerm = Nll()
     optimizer: Optimizer = Sophia()
+    parameters: Selection = Selection()
+    saliency: Saliency | None = None
+    sharpness: Sharpness | None = None
+    lora: Lora | None = None
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     attacks: tuple[Attack, ...] = Field(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from soul_core import step as step_module
+from soul_core import trainer as trainer_module
 from soul_core.checkpoint import newest_checkpoint
 from soul_core.data import Example, Packed, encode_rows
 from soul_core.errors import Cancelled, Diverged, Interrupted, OutOfMemory
@@ -149,6 +150,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(run: Train) -> None:
     assert torch.equal(weights(kept[0]), weights(untouched))
 
 
+def test_curvature_that_is_not_finite_never_reaches_the_weights(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Loaded] = []
+
+    def overflow(gradients: list[torch.Tensor], num_positions: int) -> list[torch.Tensor]:
+        return [gradient / 0 for gradient in gradients]
+
+    monkeypatch.setitem(trainer_module.CURVATURES, "gnb", overflow)  # the fault
+
+    with pytest.raises(Diverged, match="curvature that is not finite at step 1, before its update"):
+        run(SOPHIA, touch=kept.append)
+
+    assert torch.equal(weights(kept[0]), weights(load_model(kept[0].facts.source, device="cpu")))
+
+
 def test_a_run_that_goes_wrong_later_keeps_its_last_good_checkpoint(run: Train, tmp_path: Path) -> None:
     models: list[Loaded] = []
 
@@ -175,7 +190,7 @@ def test_when_memory_runs_out_the_micro_batch_halves_and_the_maths_stays(
     plain, plain_model = run(spec, state="plain")
     score = step_module.score
 
-    def small(model: Any, packed: Packed) -> Scores:
+    def small(model: Any, packed: Packed, **options: Any) -> Scores:
         if packed.token_ids_1T.shape[1] > 70:
             raise torch.OutOfMemoryError("no more")
         return score(model, packed)
@@ -189,8 +204,31 @@ def test_when_memory_runs_out_the_micro_batch_halves_and_the_maths_stays(
     torch.testing.assert_close(weights(halved_model), weights(plain_model), rtol=0, atol=5e-5)
 
 
+def test_when_memory_runs_out_for_the_curvature_the_same_labels_are_drawn_again(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {**SOPHIA, "optimizer": {"kind": "sophia", "lr": 1e-6}, "training": {"steps": 1, "retain_batch": 4}}
+    plain, _ = run(spec, state="plain")
+    score, calls = step_module.score, 0
+
+    def second_fails(model: Any, packed: Packed, **options: Any) -> Scores:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first part is through, and has a gradient that must go
+            raise torch.OutOfMemoryError("no more")
+        return score(model, packed)
+
+    monkeypatch.setattr(step_module, "score", second_fails)  # the fault
+    spec["training"] = {**spec["training"], "micro_batch_tokens": 80}
+    halved, _ = run(spec, state="halved")
+
+    assert calls > 6
+    for name, curve in plain.curves.items():
+        assert halved.curves[name] == pytest.approx(curve, rel=1e-2)
+
+
 def test_when_one_sequence_is_too_much_it_says_what_to_do(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(model: Any, packed: Packed) -> Scores:
+    def none(model: Any, packed: Packed, **options: Any) -> Scores:
         raise torch.OutOfMemoryError("no more")
 
     monkeypatch.setattr(step_module, "score", none)  # the fault
@@ -246,7 +284,7 @@ def test_a_gradient_is_clipped_to_its_bound(run: Train) -> None:
 def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule: str, expected: list[float]) -> None:
     spec = JobSpec.model_validate({"training": {"steps": 5, "warmup_steps": 1, "schedule": schedule}})
 
-    assert [schedule_factor(spec, step) for step in range(5)] == pytest.approx(expected, abs=1e-4)
+    assert [schedule_factor(spec, step, 5) for step in range(5)] == pytest.approx(expected, abs=1e-4)
 
 
 def test_thirty_steps_take_the_pinned_way(run: Train) -> None:

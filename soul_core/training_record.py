@@ -1,0 +1,94 @@
+"""The numbers of a training: counted, kept as curves for the report, told to the listener while they arise."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from soul_core.accumulation import Unit
+from soul_core.listener import Listener, Phase
+from soul_core.models import Loaded
+
+#: The authors of Sophia want this share of weights unclipped (arXiv:2305.14342, section 3.1).
+HEALTHY_UNCLIPPED = (0.1, 0.5)
+#: Steps over which that share is averaged before it is worth a warning.
+_UNCLIPPED_STEPS = 10
+
+
+@dataclass
+class Trained:
+    """What a finished training tells the report."""
+
+    steps: int = 0
+    train_tokens: int = 0
+    flops: float = 0.0
+    resumed_at_steps: list[int] = field(default_factory=list)
+    curves: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+
+
+class Record:
+    """The counts and curves of a run. Its state goes into the checkpoint."""
+
+    def __init__(self, loaded: Loaded, listener: Listener, phase: Phase, num_steps: int) -> None:
+        trainable = sum(each.numel() for each in loaded.model.parameters() if each.requires_grad)
+        # forward and backward of the activations 2 operations a weight each, the weights' own gradients 2 more
+        self._flops_per_token = 4.0 * loaded.facts.num_parameters + 2.0 * trainable
+        self._listener, self._phase, self._num_steps = listener, phase, num_steps
+        self._curves: dict[str, list[float | None]] = {}
+        self._trained = Trained()
+        self._warned = False
+
+    def count(self, units: Sequence[Unit], *, passes: float = 1.0) -> None:
+        """Count the tokens of `units` and the work of so many forward and backward passes over them."""
+        tokens = sum(len(item.example.token_ids) for unit in units for item in unit)
+        self._trained.train_tokens += tokens
+        self._trained.flops += passes * self._flops_per_token * tokens
+
+    def finish_step(self, step: int, started: float, row: dict[str, float | None]) -> None:
+        """Keep and tell the numbers of the step that has just been taken, the `step`-th; `row` has its "loss"."""
+        seconds = time.monotonic() - started
+        for name, value in row.items():
+            self._curves.setdefault(name, []).append(value)
+        self._listener.emit("metrics", step=step, seconds=round(seconds, 4), tokens=self._trained.train_tokens, **row)
+        self._listener.emit(
+            "progress",
+            phase=self._phase,
+            done=step,
+            total=self._num_steps,
+            unit="step",
+            eta_seconds=round(seconds * (self._num_steps - step), 1),
+            loss=row["loss"],
+        )
+        self._watch_clipping()
+
+    def trained(self, step: int) -> Trained:
+        """Return the numbers of the finished training."""
+        self._trained.steps = step
+        self._trained.curves = {name: tuple(values) for name, values in self._curves.items()}
+        return self._trained
+
+    def state(self) -> dict[str, Any]:
+        """Return everything counted so far, as plain values."""
+        return {"curves": self._curves, "trained": vars(self._trained), "warned": self._warned}
+
+    def restore(self, state: dict[str, Any], step: int) -> None:
+        """Go on from a state of the same run, saved at `step`."""
+        self._curves = state["curves"]
+        self._trained = Trained(**state["trained"])
+        self._trained.resumed_at_steps.append(step)
+        self._warned = state["warned"]
+
+    def _watch_clipping(self) -> None:
+        values = self._curves.get("unclipped_fraction", [])[-_UNCLIPPED_STEPS:]
+        recent = [value for value in values if value is not None]
+        low, high = HEALTHY_UNCLIPPED
+        if self._warned or len(recent) < _UNCLIPPED_STEPS or low <= sum(recent) / len(recent) <= high:
+            return
+        self._warned = True
+        mean = sum(recent) / len(recent)
+        advice = "raise" if mean < low else "lower"
+        self._listener.emit(
+            "warning",
+            message=f"{mean:.0%} of the weights moved unclipped over the last {_UNCLIPPED_STEPS} steps; Sophia's "
+            f"authors want {low:.0%} to {high:.0%}: {advice} optimizer.gamma",
+        )
