@@ -4,9 +4,11 @@ import ctypes
 import logging
 import os
 import signal
+import subprocess
 import sys
 from typing import Any
 
+from celery import bootsteps
 from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutdown, worker_shutting_down
 
 import worker.tasks  # noqa: F401  registers run_job
@@ -16,7 +18,32 @@ from worker import drain
 
 _PR_SET_PDEATHSIG = 1
 
+_SWEEP_SECONDS = 300
+
 app = celery_app()
+
+
+class Sweeping(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """Sweeps this machine's scratch folder at the start and every so often, in a process of its own: the main process
+    must not wait, nor hold a connection that its pool children would inherit.
+    """
+
+    requires = frozenset({"celery.worker.components:Timer"})
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._sweeper: subprocess.Popen[bytes] | None = None
+
+    def start(self, parent: Any) -> None:
+        self._sweep()
+        parent.timer.call_repeatedly(_SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        if self._sweeper is None or self._sweeper.poll() is not None:
+            self._sweeper = subprocess.Popen([sys.executable, "-m", "worker.sweeper"])
+
+
+app.steps["worker"].add(Sweeping)
 
 
 @setup_logging.connect

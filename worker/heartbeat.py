@@ -7,10 +7,12 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.store import jobs
+from api.store import runs
 from api.store.database import transaction
 
 log = logging.getLogger(__name__)
+
+_AWAY_SECONDS = 0.5
 
 
 class Heartbeat:
@@ -34,13 +36,15 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        pause = min(self.lease_seconds / 3, 2.0)  # a cancel should not wait longer
+        usual = pause = min(self.lease_seconds / 3, 2.0)  # a cancel should not wait longer
         while not self._stopped.wait(pause) and not self.lost:
             try:
                 with transaction() as session:
-                    beat = jobs.beat(session, self.job_id, self.epoch, lease_seconds=self.lease_seconds)
+                    beat = runs.beat(session, self.job_id, self.epoch, lease_seconds=self.lease_seconds)
             except SQLAlchemyError as error:
                 # While the database is away nobody else can take the job either: go on, it will say who holds it.
-                log.warning("%s: no heartbeat, the database does not answer (%s)", self.job_id, type(error).__name__)
+                if pause == usual:
+                    log.warning("%s: no heartbeat, the database is away (%s)", self.job_id, type(error).__name__)
+                pause = min(usual, _AWAY_SECONDS)  # back before the keeper takes lost jobs back
                 continue
-            self.lost, self.wish = beat.lost, beat.wish
+            self.lost, self.wish, pause = beat.lost, beat.wish, usual

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import IO
 
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
-from api.store import jobs
+from api.store import runs
 from api.store.database import transaction
 from soul_core.listener import Event
 from worker.heartbeat import Heartbeat
+from worker.patience import AWAY
 
 log = logging.getLogger(__name__)
 
@@ -112,23 +112,30 @@ def run_engine(
     asked_at: float | None = None
     asked_to_leave = False
     waiting: list[Event] = []
-    while child.poll() is None:
-        time.sleep(_WRITE_SECONDS)
-        waiting = _write(heart, told, waiting + _drained(ears.events))
-        if heart.lost:
-            child.kill()
-        elif asked_at is None and heart.wish == "cancel":
-            child.send_signal(signal.SIGUSR1)
-            asked_at = time.monotonic()
-        elif asked_at is None and draining():
-            child.send_signal(signal.SIGTERM)
-            asked_at, asked_to_leave = time.monotonic(), True
-        elif asked_at is not None and time.monotonic() - asked_at > grace_seconds:
-            log.warning("%s: the engine did not stop within %s s and is killed", heart.job_id, grace_seconds)
-            child.kill()
+    try:
+        while child.poll() is None:
+            time.sleep(_WRITE_SECONDS)
+            waiting = _write(heart, told, waiting + _drained(ears.events))
+            if heart.lost:
+                child.kill()
+            elif asked_at is None and heart.wish == "cancel":
+                child.send_signal(signal.SIGUSR1)
+                asked_at = time.monotonic()
+            elif asked_at is None and draining():
+                child.send_signal(signal.SIGTERM)
+                asked_at, asked_to_leave = time.monotonic(), True
+            elif asked_at is not None and time.monotonic() - asked_at > grace_seconds:
+                log.warning("%s: the engine did not stop within %s s and is killed", heart.job_id, grace_seconds)
+                child.kill()
+    except BaseException:
+        child.kill()  # nobody would hear it any more
+        child.wait()
+        raise
     for thread in threads:
         thread.join()
-    _write(heart, told, waiting + _drained(ears.events))
+    waiting += _drained(ears.events)
+    while (waiting := _write(heart, told, waiting)) and not draining():
+        time.sleep(_WRITE_SECONDS)
     return Outcome(
         returncode=child.returncode,
         asked_to_leave=asked_to_leave,
@@ -154,8 +161,8 @@ def _write(heart: Heartbeat, told: list[Event], events: list[Event]) -> list[Eve
         return []
     try:
         with transaction() as session:
-            held = jobs.record(session, heart.job_id, heart.epoch, events)
-    except SQLAlchemyError as error:
+            held = runs.record(session, heart.job_id, heart.epoch, events)
+    except AWAY as error:
         log.warning("%s: events wait, the database does not answer (%s)", heart.job_id, type(error).__name__)
         return events
     heart.lost = heart.lost or not held

@@ -6,8 +6,9 @@ import logging
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from api.store import jobs
+from api.store import job_states, runs
 from api.store.blobs import StorageFull, blobs
 from api.store.database import transaction
 from api.store.queue import celery_app, worker_name
@@ -15,7 +16,9 @@ from api.store.settings import settings
 from api.store.tables import Dataset, Job, Model
 from worker.drain import draining
 from worker.heartbeat import Heartbeat
+from worker.patience import patiently
 from worker.supervisor import Outcome, run_engine
+from worker.sweeper import sweep
 from worker.workspace import REPORT, Busy, Workspace
 
 log = logging.getLogger(__name__)
@@ -25,11 +28,11 @@ _USER_FAULT, _FAILED, _INTERRUPTED, _CANCELLED = 2, 3, 4, 5
 _INFRASTRUCTURE = frozenset({"disk_full"})
 
 
-@celery_app().task(name=jobs.RUN_JOB)
+@celery_app().task(name=job_states.RUN_JOB)
 def run_job(job_id: str) -> None:
     """Run one queued job to whatever end it has. A message for a job that is not to be had is dropped."""
     with transaction() as session:
-        job = jobs.claim(session, job_id, worker=worker_name(), lease_seconds=settings().lease_seconds)
+        job = runs.claim(session, job_id, worker=worker_name(), lease_seconds=settings().lease_seconds)
     if job is None:
         log.info("%s: not to be had", job_id)
         return
@@ -39,70 +42,74 @@ def run_job(job_id: str) -> None:
         try:
             with workspace.held(patience_seconds=settings().grace_seconds):
                 outcome = _run_engine(job, workspace, heart)
-                ended = _settle(job, workspace, heart, outcome)
-                if ended:
+                _settle(job, workspace, heart, outcome)
+                if _is_over(job):
                     workspace.wipe()
         except Busy:
             _lose(job, "worker_busy", "an earlier attempt still held the job's folder")
-        except (StorageFull, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                raise
-            workspace.withdraw(blobs(), job)
-            _lose(job, "disk_full", "the worker's disk is full; free some space and submit the job again")
+        except Exception as error:
+            if _is_full_disk(error):
+                _lose(job, "disk_full", "the worker's disk is full; free some space and submit the job again")
+            else:  # whatever it is, the row says so: a silent end would only be tried again
+                log.exception("%s: the worker could not go on", job.id)
+                _lose(job, "worker_error", f"{type(error).__name__} in the worker; its log says more")
+    if heart.lost:
+        sweep(settings().scratch_dir)  # it may have ended elsewhere meanwhile
 
 
 def _run_engine(job: Job, workspace: Workspace, heart: Heartbeat) -> Outcome:
-    with transaction() as session:
-        model = session.get_one(Model, job.model_id)
+    def read(session: Session) -> tuple[Model, dict[str, Dataset]]:
         rows = session.scalars(select(Dataset).where(Dataset.id.in_(job.datasets.values())))
         by_id = {row.id: row for row in rows}
-    named = {name: by_id[dataset_id] for name, dataset_id in job.datasets.items()}
+        named = {name: by_id[dataset_id] for name, dataset_id in job.datasets.items()}
+        return session.get_one(Model, job.model_id), named
+
+    model, named = patiently(read)
     arguments = workspace.fetch(blobs(), job, model, named)
     return run_engine(
         arguments, heart, log_folder=workspace.folder, draining=draining, grace_seconds=settings().grace_seconds
     )
 
 
-def _settle(job: Job, workspace: Workspace, heart: Heartbeat, outcome: Outcome) -> bool:
-    """Write how the run ended. True when the job is over and its folder can go."""
+def _settle(job: Job, workspace: Workspace, heart: Heartbeat, outcome: Outcome) -> None:
+    """Write how the run ended."""
     usage: dict[str, Any] = {"engine_seconds": round(outcome.seconds, 3), "gpu_seconds": 0.0, "flops": 0.0}
+    failure = outcome.failure.data if outcome.failure is not None else None
     if heart.lost:
         log.warning("%s: epoch %s is no longer ours; leaving without a word", job.id, job.epoch)
-        return False
-    if outcome.returncode == 0:
-        return _succeed(job, workspace, usage)
-    if outcome.returncode == _INTERRUPTED or (outcome.asked_to_leave and outcome.returncode < 0):
+    elif outcome.returncode == 0:
+        _succeed(job, workspace, usage)
+    elif outcome.returncode == _INTERRUPTED or (outcome.asked_to_leave and outcome.returncode < 0):
         # killed because its checkpoint took longer than we may: an older one is there, and it was not the job's fault
-        with transaction() as session:
-            jobs.hand_back(session, job.id, job.epoch, usage=usage)
-        return False
-    if outcome.returncode == _CANCELLED or (heart.wish == "cancel" and outcome.returncode < 0):
-        with transaction() as session:
-            jobs.cancelled(session, job.id, job.epoch, usage=usage)
-        return True
-    failure = outcome.failure.data if outcome.failure is not None else None
-    if failure is None or outcome.returncode not in {_USER_FAULT, _FAILED} or failure["code"] in _INFRASTRUCTURE:
-        return _lose_engine(job, outcome, failure, usage)
-    reason = {
-        "code": failure["code"],
-        "message": failure["message"],
-        "retryable": outcome.returncode != _USER_FAULT,
-        "details": failure.get("details", []),
-    }
-    with transaction() as session:
-        jobs.fail(session, job.id, job.epoch, reason=reason, usage=usage)
-    return True
+        patiently(lambda session: runs.hand_back(session, job.id, job.epoch, usage=usage))
+    elif outcome.returncode == _CANCELLED or (heart.wish == "cancel" and outcome.returncode < 0):
+        patiently(lambda session: runs.cancelled(session, job.id, job.epoch, usage=usage))
+    elif failure is None or outcome.returncode not in {_USER_FAULT, _FAILED} or failure["code"] in _INFRASTRUCTURE:
+        _lose_engine(job, outcome, failure, usage)
+    else:
+        reason = {
+            "code": failure["code"],
+            "message": failure["message"],
+            "retryable": outcome.returncode != _USER_FAULT,
+            "details": failure.get("details", []),
+        }
+        patiently(lambda session: runs.fail(session, job.id, job.epoch, reason=reason, usage=usage))
 
 
-def _succeed(job: Job, workspace: Workspace, usage: dict[str, Any]) -> bool:
+def _succeed(job: Job, workspace: Workspace, usage: dict[str, Any]) -> None:
     report = json.loads((workspace.out / REPORT).read_text())
     usage["flops"] = report["run"]["flops"]
     if report["run"]["device"] != "cpu":
         usage["gpu_seconds"] = usage["engine_seconds"]
-    artifacts = workspace.publish(blobs(), job)
+    try:
+        artifacts = workspace.publish(blobs(), job)
+    except Exception:
+        workspace.withdraw(blobs(), job)
+        raise
     report_blob = next(made.blob for made in artifacts if made.path == REPORT)
-    with transaction() as session:
-        ours = jobs.succeed(
+
+    def write(session: Session) -> bool:
+        ours = runs.succeed(
             session,
             job.id,
             job.epoch,
@@ -111,24 +118,37 @@ def _succeed(job: Job, workspace: Workspace, usage: dict[str, Any]) -> bool:
             artifacts=artifacts,
             usage=usage,
         )
-    if not ours:
+        # already written by an earlier try, whose answer was lost
+        return ours or session.scalar(select(Job.report_blob).where(Job.id == job.id)) == report_blob
+
+    if not patiently(write):
         workspace.withdraw(blobs(), job)
-    return ours
 
 
-def _lose_engine(job: Job, outcome: Outcome, failure: dict[str, Any] | None, usage: dict[str, Any]) -> bool:
+def _lose_engine(job: Job, outcome: Outcome, failure: dict[str, Any] | None, usage: dict[str, Any]) -> None:
     if failure is not None:
-        return _lose(job, failure["code"], failure["message"], usage)
+        _lose(job, failure["code"], failure["message"], usage)
+        return
     how = f"signal {-outcome.returncode}" if outcome.returncode < 0 else f"exit code {outcome.returncode}"
     log.error("%s: the engine died of %s; its last words:\n%s", job.id, how, "\n".join(outcome.stderr_tail))
-    return _lose(job, "engine_died", f"the engine process died ({how})", usage)
+    _lose(job, "engine_died", f"the engine process died ({how})", usage)
 
 
-def _lose(job: Job, code: str, message: str, usage: dict[str, Any] | None = None) -> bool:
-    """Spend an attempt. True when none is left and the job has failed."""
-    reason = {"code": code, "message": message, "retryable": True, "details": []}
+def _lose(job: Job, code: str, message: str, usage: dict[str, Any] | None = None) -> None:
+    """Spend an attempt."""
+    reason = job_states.reason(code, message, retryable=True)
     log.warning("%s: %s", job.id, message)
-    with transaction() as session:
-        jobs.lose(session, job.id, job.epoch, reason=reason, max_attempts=settings().max_attempts, usage=usage or {})
-        status = session.scalar(select(Job.status).where(Job.id == job.id))
-    return status == "failed"
+    most = settings().max_attempts
+    patiently(
+        lambda session: runs.lose(session, job.id, job.epoch, reason=reason, max_attempts=most, usage=usage or {})
+    )
+
+
+def _is_over(job: Job) -> bool:
+    status = patiently(lambda session: session.scalar(select(Job.status).where(Job.id == job.id)))
+    return status in job_states.TERMINAL
+
+
+def _is_full_disk(error: Exception) -> bool:
+    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return full or isinstance(error, StorageFull)

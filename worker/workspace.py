@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from api.store.blobs import Blobs
-from api.store.jobs import NewArtifact
+from api.store.runs import NewArtifact
 from api.store.tables import Dataset, Job, Model
 
 MANIFEST = "manifest.json"

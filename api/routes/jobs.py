@@ -16,7 +16,7 @@ from api.services import idempotency
 from api.services import jobs as service
 from api.services.estimates import estimate as estimate_job
 from api.services.methods import methods as all_methods
-from api.store import job_queries, jobs
+from api.store import job_queries, job_states
 from api.store.database import transaction
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -104,7 +104,7 @@ async def get(
         etag, shown = await run_in_threadpool(_look, request, job_id)
         if known is None:
             known = etag
-        over = shown.status in jobs.TERMINAL
+        over = shown.status in job_states.TERMINAL
         if not has_etag(known, etag) or over or time.monotonic() >= deadline or await request.is_disconnected():
             break
         await asyncio.sleep(_LOOK_SECONDS)

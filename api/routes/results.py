@@ -16,7 +16,7 @@ from api.deps import JobsReader, OwnedJob, SessionDep
 from api.errors import ServiceError
 from api.schemas import EventOut, EventsOut, MetricsOut
 from api.services import jobs as service
-from api.store import job_queries, jobs
+from api.store import job_queries, job_states
 from api.store.blobs import blobs
 from api.store.database import transaction
 
@@ -123,4 +123,4 @@ def _news(caller: Caller, job_id: str, seen: int) -> _News:
             }
         rows = job_queries.events_after(session, job_id, seen)
         events = [EventOut.model_validate(row) for row in rows]
-        return _News(events, moment if not events else {}, over=job.status in jobs.TERMINAL)
+        return _News(events, moment if not events else {}, over=job.status in job_states.TERMINAL)

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.errors import ServiceError, not_found
 from api.schemas import JobCreate, JobOut, ProgressOut, StatusReason
-from api.store import datasets, job_queries, jobs, models
-from api.store.jobs import NotAllowed
+from api.store import datasets, job_queries, job_states, jobs, models
+from api.store.job_states import NotAllowed
 from api.store.tables import Dataset, Job, Model
 from soul_core.spec import FORGET, RETAIN
 from soul_core.spec_checks import located_problems
@@ -110,7 +110,7 @@ def shown(session: Session, job: Job) -> JobOut:
         verdict=job.verdict,
         wish=job.wish,
         status_reason=StatusReason(**job.status_reason) if job.status_reason else None,
-        allowed_actions=list(jobs.allowed_actions(job.status)),
+        allowed_actions=list(job_states.allowed_actions(job.status)),
         progress=ProgressOut(**progress),
         attempt=job.attempt,
         model_id=job.model_id,

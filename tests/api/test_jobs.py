@@ -13,7 +13,7 @@ from api.auth import Caller
 from api.schemas import JobCreate, JobStatus
 from api.services import idempotency
 from api.services import jobs as service
-from api.store import jobs
+from api.store import runs
 from api.store.tables import JOB_STATUSES, ApiKey, Dataset, Job, OutboxEntry
 from tests.api.conftest import ROWS, As, problem
 
@@ -298,7 +298,7 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
 def test_a_running_jobs_cancel_is_a_wish(admin: As, job_body: Body, database: Engine) -> None:
     job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
     with Session(database) as session, session.begin():
-        jobs.claim(session, job_id, worker="w", lease_seconds=60)
+        runs.claim(session, job_id, worker="w", lease_seconds=60)
 
     shown = admin("POST", f"/v1/jobs/{job_id}/cancel").json()
 

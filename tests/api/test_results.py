@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from api.store import jobs
+from api.store import runs
 from api.store.blobs import blobs
 from api.store.tables import AuditEntry
 from soul_core.listener import Event
@@ -30,19 +30,19 @@ def finish(admin: As, job_body: dict[str, Any], database: Engine) -> Finish:
     def run(verdict: str) -> str:
         job_id: str = admin("POST", "/v1/jobs", json=job_body).json()["id"]
         with Session(database) as session, session.begin():
-            job = jobs.claim(session, job_id, worker="w", lease_seconds=60)
+            job = runs.claim(session, job_id, worker="w", lease_seconds=60)
             assert job is not None
             told = [
                 Event(kind="phase", data={"phase": "unlearn"}),
                 Event(kind="metrics", data={"step": 1, "loss": 2.0}),
                 Event(kind="metrics", data={"step": 2, "loss": 1.0, "lr": 0.1}),
             ]
-            jobs.record(session, job_id, job.epoch, told)
+            runs.record(session, job_id, job.epoch, told)
             made = []
             for path, content in FILES.items():
                 stored = blobs().put_stream(f"jobs/{job_id}/{job.epoch}/{path}", [content])
-                made.append(jobs.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
-            jobs.succeed(
+                made.append(runs.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
+            runs.succeed(
                 session,
                 job_id,
                 job.epoch,
@@ -213,7 +213,7 @@ def test_the_stream_tells_where_a_running_job_is_and_does_not_keep_it(
 ) -> None:
     job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
     with Session(database) as session, session.begin():
-        job = jobs.claim(session, job_id, worker="w", lease_seconds=60)
+        job = runs.claim(session, job_id, worker="w", lease_seconds=60)
         assert job is not None
         told = [
             Event(kind="phase", data={"phase": "unlearn"}),
@@ -222,11 +222,11 @@ def test_the_stream_tells_where_a_running_job_is_and_does_not_keep_it(
                 kind="progress", data={"phase": "unlearn", "done": 3, "total": 9, "unit": "step", "eta_seconds": 6.0}
             ),
         ]
-        jobs.record(session, job_id, 1, told)
+        runs.record(session, job_id, 1, told)
 
     def end() -> None:
         with Session(database) as session, session.begin():
-            jobs.cancelled(session, job_id, 1, usage={})
+            runs.cancelled(session, job_id, 1, usage={})
 
     later = threading.Timer(1.0, end)
     later.start()

@@ -1,5 +1,6 @@
 """The state machine: what may follow what, who may write, and what is written beside."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
-from api.store import job_queries, jobs
+from api.store import job_queries, job_states, jobs, runs
 from api.store.tables import JOB_STATUSES, Artifact, AuditEntry, Job, JobEvent, JobMetric, OutboxEntry
 from soul_core.listener import Event
 from tests.store.conftest import Owner, make_owner
@@ -20,7 +21,7 @@ REASON = {"code": "diverged", "message": "m", "retryable": False, "details": []}
 
 @pytest.fixture
 def running(session: Session, new_job: NewJob) -> Job:
-    job = jobs.claim(session, new_job().id, worker="w", lease_seconds=60)
+    job = runs.claim(session, new_job().id, worker="w", lease_seconds=60)
     session.commit()
     assert job is not None
     return job
@@ -31,12 +32,30 @@ def statuses(session: Session, job_id: str) -> list[str]:
 
 
 def test_every_status_of_the_table_has_its_transitions_and_actions() -> None:
-    assert set(jobs.TRANSITIONS) == set(jobs.ACTIONS) == set(JOB_STATUSES)
-    assert {follower for followers in jobs.TRANSITIONS.values() for follower in followers} <= set(JOB_STATUSES)
+    assert set(job_states.TRANSITIONS) == set(job_states.ACTIONS) == set(JOB_STATUSES)
+    assert {follower for followers in job_states.TRANSITIONS.values() for follower in followers} <= set(JOB_STATUSES)
 
 
 def test_terminal_statuses_absorb() -> None:
-    assert {"succeeded", "failed", "cancelled"} == jobs.TERMINAL
+    assert {"succeeded", "failed", "cancelled"} == job_states.TERMINAL
+
+
+@pytest.mark.parametrize("status", JOB_STATUSES)
+def test_a_status_becomes_what_the_table_says_and_nothing_else(session: Session, new_job: NewJob, status: str) -> None:
+    became = set()
+    for follower in JOB_STATUSES:
+        job = new_job()
+        now = func.now()
+        values = {"lease_until": now if status == "running" else None}
+        values["finished_at"] = now if status in job_states.TERMINAL else None
+        session.execute(update(Job).where(Job.id == job.id).values(status=status, **values))
+        session.refresh(job)
+        with contextlib.suppress(AssertionError):
+            job_states.move(session, job, follower)
+            became.add(follower)
+        assert (job.status == follower) == (follower in became or follower == status)
+
+    assert became == job_states.TRANSITIONS[status]
 
 
 def test_creating_a_job_writes_row_event_audit_and_message_together(
@@ -73,7 +92,7 @@ def test_two_workers_that_race_for_a_job_claim_it_once(database: Engine, new_job
 
     def claim(worker: str) -> bool:
         with Session(database) as session, session.begin():
-            return jobs.claim(session, job_id, worker=worker, lease_seconds=60) is not None
+            return runs.claim(session, job_id, worker=worker, lease_seconds=60) is not None
 
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(claim, map(str, range(8))))
@@ -89,32 +108,32 @@ def test_a_claim_raises_the_epoch_and_takes_a_lease(running: Job) -> None:
 
 def test_a_zombie_with_an_old_epoch_writes_nothing(session: Session, running: Job) -> None:
     old = running.epoch
-    assert jobs.hand_back(session, running.id, old, usage={})
-    assert jobs.claim(session, running.id, worker="other", lease_seconds=60) is not None
+    assert runs.hand_back(session, running.id, old, usage={})
+    assert runs.claim(session, running.id, worker="other", lease_seconds=60) is not None
     session.commit()
     before = (session.scalar(select(func.count()).select_from(JobEvent)), running.version)
 
     wrote = [
-        jobs.record(session, running.id, old, [Event(kind="phase", data={"phase": "load"})]),
-        jobs.succeed(session, running.id, old, verdict="passed", report_blob="r", artifacts=[], usage=USAGE),
-        jobs.fail(session, running.id, old, reason=REASON, usage=USAGE),
-        jobs.cancelled(session, running.id, old, usage=USAGE),
-        jobs.hand_back(session, running.id, old, usage=USAGE),
-        jobs.lose(session, running.id, old, reason=REASON, max_attempts=3, usage=USAGE),
+        runs.record(session, running.id, old, [Event(kind="phase", data={"phase": "load"})]),
+        runs.succeed(session, running.id, old, verdict="passed", report_blob="r", artifacts=[], usage=USAGE),
+        runs.fail(session, running.id, old, reason=REASON, usage=USAGE),
+        runs.cancelled(session, running.id, old, usage=USAGE),
+        runs.hand_back(session, running.id, old, usage=USAGE),
+        runs.lose(session, running.id, old, reason=REASON, max_attempts=3, usage=USAGE),
     ]
     session.commit()
 
     assert wrote == [False] * 6
-    assert jobs.beat(session, running.id, old, lease_seconds=60).lost
+    assert runs.beat(session, running.id, old, lease_seconds=60).lost
     session.refresh(running)
     assert (session.scalar(select(func.count()).select_from(JobEvent)), running.version) == before
     assert (running.status, running.worker) == ("running", "other")
 
 
 def test_success_shows_artifacts_verdict_and_usage_in_one_commit(session: Session, running: Job) -> None:
-    made = jobs.NewArtifact("report.json", f"jobs/{running.id}/1/report.json", 12, "ab")
+    made = runs.NewArtifact("report.json", f"jobs/{running.id}/1/report.json", 12, "ab")
 
-    jobs.succeed(session, running.id, 1, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
+    runs.succeed(session, running.id, 1, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -124,18 +143,18 @@ def test_success_shows_artifacts_verdict_and_usage_in_one_commit(session: Sessio
     assert session.scalars(select(Artifact.path)).all() == ["report.json"]
 
 
-@pytest.mark.parametrize("status", sorted(jobs.TERMINAL))
+@pytest.mark.parametrize("status", sorted(job_states.TERMINAL))
 def test_a_job_that_is_over_cannot_be_cancelled(session: Session, running: Job, status: str) -> None:
     ends = {
-        "succeeded": lambda: jobs.succeed(
+        "succeeded": lambda: runs.succeed(
             session, running.id, 1, verdict="passed", report_blob="r", artifacts=[], usage={}
         ),
-        "failed": lambda: jobs.fail(session, running.id, 1, reason=REASON, usage={}),
-        "cancelled": lambda: jobs.cancelled(session, running.id, 1, usage={}),
+        "failed": lambda: runs.fail(session, running.id, 1, reason=REASON, usage={}),
+        "cancelled": lambda: runs.cancelled(session, running.id, 1, usage={}),
     }
     ends[status]()
 
-    with pytest.raises(jobs.NotAllowed) as refused:
+    with pytest.raises(job_states.NotAllowed) as refused:
         jobs.request_cancel(session, running, "key")
 
     assert refused.value.allowed_actions == ()
@@ -146,7 +165,7 @@ def test_a_queued_job_is_cancelled_at_once(session: Session, new_job: NewJob) ->
     session.commit()
 
     assert job.status == "cancelled"
-    assert jobs.claim(session, job.id, worker="w", lease_seconds=60) is None
+    assert runs.claim(session, job.id, worker="w", lease_seconds=60) is None
 
 
 def test_a_running_job_is_wished_cancelled_and_its_worker_hears_it(session: Session, running: Job) -> None:
@@ -154,13 +173,13 @@ def test_a_running_job_is_wished_cancelled_and_its_worker_hears_it(session: Sess
     jobs.request_cancel(session, running, "key")  # asking twice is no error
     session.commit()
 
-    assert jobs.beat(session, running.id, 1, lease_seconds=60) == jobs.Beat(lost=False, wish="cancel")
+    assert runs.beat(session, running.id, 1, lease_seconds=60) == runs.Beat(lost=False, wish="cancel")
     wishes = [event for event in job_queries.events_after(session, running.id, 0) if event.kind == "wish"]
     assert len(wishes) == 1
 
 
 def test_a_job_whose_lease_ran_out_goes_back_to_the_queue(session: Session, new_job: NewJob) -> None:
-    job = jobs.claim(session, new_job().id, worker="w", lease_seconds=0.05)
+    job = runs.claim(session, new_job().id, worker="w", lease_seconds=0.05)
     session.commit()
     assert job is not None
     time.sleep(0.1)
@@ -182,7 +201,7 @@ def test_the_third_loss_fails_the_job(session: Session, running: Job) -> None:
     session.execute(update(Job).values(attempt=2))
     session.commit()
 
-    jobs.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    runs.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     session.refresh(running)
@@ -193,23 +212,23 @@ def test_the_second_loss_waits_before_it_is_tried_again(session: Session, runnin
     session.execute(update(Job).values(attempt=1))
     session.commit()
 
-    jobs.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    runs.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
     session.commit()
 
-    assert jobs.claim(session, running.id, worker="w", lease_seconds=60) is None, "it is not due yet"
+    assert runs.claim(session, running.id, worker="w", lease_seconds=60) is None, "it is not due yet"
 
 
 def test_handing_back_spends_no_attempt(session: Session, running: Job) -> None:
-    jobs.hand_back(session, running.id, 1, usage=USAGE)
+    runs.hand_back(session, running.id, 1, usage=USAGE)
     session.commit()
 
     session.refresh(running)
     assert (running.status, running.attempt, running.usage) == ("queued", 0, USAGE)
-    assert jobs.claim(session, running.id, worker="w", lease_seconds=60) is not None
+    assert runs.claim(session, running.id, worker="w", lease_seconds=60) is not None
 
 
 def test_a_cancelled_job_whose_worker_died_ends_cancelled(session: Session, new_job: NewJob) -> None:
-    job = jobs.claim(session, new_job().id, worker="w", lease_seconds=0.05)
+    job = runs.claim(session, new_job().id, worker="w", lease_seconds=0.05)
     assert job is not None
     jobs.request_cancel(session, job, "key")
     session.commit()
@@ -222,6 +241,30 @@ def test_a_cancelled_job_whose_worker_died_ends_cancelled(session: Session, new_
     assert job.status == "cancelled"
 
 
+@pytest.mark.parametrize("attempts_spent", [0, 2])
+def test_a_job_wished_cancelled_is_not_queued_again_however_its_engine_ended(
+    session: Session, running: Job, attempts_spent: int
+) -> None:
+    session.execute(update(Job).values(attempt=attempts_spent, wish="cancel"))
+    session.commit()
+
+    assert runs.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage=USAGE)
+    session.commit()
+
+    session.refresh(running)
+    assert (running.status, running.wish, running.usage) == ("cancelled", None, USAGE)
+
+
+def test_a_job_wished_cancelled_is_not_handed_back(session: Session, running: Job) -> None:
+    jobs.request_cancel(session, running, "key")
+
+    assert runs.hand_back(session, running.id, 1, usage=USAGE)
+    session.commit()
+
+    session.refresh(running)
+    assert running.status == "cancelled"
+
+
 def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(session: Session, running: Job) -> None:
     told = [
         Event(kind="phase", data={"phase": "unlearn"}),
@@ -230,7 +273,7 @@ def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(ses
         Event(kind="checkpoint", data={"step": 1}),
     ]
 
-    jobs.record(session, running.id, 1, told)
+    runs.record(session, running.id, 1, told)
     session.commit()
 
     events = job_queries.events_after(session, running.id, 0)
@@ -244,7 +287,7 @@ def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(ses
 
 def test_a_step_told_twice_is_one_point_of_the_curve(session: Session, running: Job) -> None:
     for loss in (2.0, 1.0):
-        jobs.record(session, running.id, 1, [Event(kind="metrics", data={"step": 1, "loss": loss})])
+        runs.record(session, running.id, 1, [Event(kind="metrics", data={"step": 1, "loss": loss})])
     session.commit()
 
     assert [point.values for point in job_queries.metrics_of(session, running.id)] == [{"loss": 1.0}]
