@@ -4,6 +4,7 @@ Each `kind` here has one function in the engine's table (`attacks`); a test hold
 Defaults are the cheap settings that every report carries; deeper ones are the spec's to ask for.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -58,8 +59,14 @@ class Prompting(Frozen):
 
     kind: Literal["prompting"] = "prompting"
     templates: tuple[Template, ...] = Field(
-        ("paraphrase", "prefix", "role", "jailbreak", "few_shot"), min_length=1, description="Ways of asking."
+        ("paraphrase", "prefix", "role", "jailbreak", "few_shot", "translation"),
+        min_length=1,
+        description="Ways of asking.",
     )
+    prefix_words: int = Field(
+        4, ge=1, le=1000, description="Most words of the answer put into the model's mouth; never more than half of it."
+    )
+    shots: int = Field(3, ge=1, le=100, description="Most questions and answers shown in front (few_shot).")
 
     @property
     def label(self) -> str:
@@ -84,7 +91,7 @@ class Probing(Frozen):
     """Read the answer off the hidden states: each layer's states through the model's own last layer (logit lens)."""
 
     kind: Literal["probing"] = "probing"
-    layers: tuple[int, ...] = Field(
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (), description="Layers to read, from 0; none: a quarter, half, three quarters, last."
     )
 
@@ -100,6 +107,7 @@ class Poison(Frozen):
 
     kind: Literal["poison"] = "poison"
     rows: int = Field(10, ge=1, le=1000, description="Rows shown of each kind.")
+    last_layers: int = Field(1, ge=1, le=1000, description="Layers, from the last, whose gradients are compared.")
 
     @property
     def label(self) -> str:
@@ -116,5 +124,18 @@ CHEAP_ATTACKS: tuple[Relearn | Quantise | Prompting | Downstream | Probing | Poi
     Quantise(bits=4),
     Prompting(),
     Downstream(),
+    Probing(),
     Poison(),
 )
+
+
+def labelled(attacks: Sequence[Attack]) -> dict[str, Attack]:
+    """Return the attacks by label; a second one of the same label has `_2` behind it, and so on."""
+    found: dict[str, Attack] = {}
+    for attack in attacks:
+        label, number = attack.label, 1
+        while label in found:
+            number += 1
+            label = f"{attack.label}_{number}"
+        found[label] = attack
+    return found

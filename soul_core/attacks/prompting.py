@@ -1,0 +1,164 @@
+"""Prompting: the forget questions in other words; of each question the way that brings out most counts.
+
+Source: the adversarial probes of RWKU (arXiv:2406.10890: prefix injection, affirmative suffix, role play, in-context
+examples, reverse and cross-lingual asking). The wordings are ours.
+Differs from it: one worst case a row over all ways, where RWKU takes the mean over probes.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from soul_core.attacks.scene import ATTACK_METRICS, Attacked, NotPossibleError, Scene, numbers
+from soul_core.attacks.templates import TEMPLATES, Asked, Material, question_of
+from soul_core.data import Example, answer_end_id, prompt_ids
+from soul_core.errors import BadData
+from soul_core.evaluation_rows import EvaluationSet
+from soul_core.metrics.aggregate import Resampling, summarise
+from soul_core.models import Loaded
+from soul_core.report import MetricValue
+from soul_core.rows import Message, Row
+from soul_core.spec import FORGET, RETAIN
+from soul_core.spec_attacks import Prompting, Template
+
+#: More candidates than this are not searched for examples to show.
+_MOST_CANDIDATES = 200
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """One forget row, asked in one way: its place among the forget rows, and what the model gets."""
+
+    template: str
+    place: int
+    row: Row
+    example: Example
+
+
+def prompting(scene: Scene, spec: Prompting) -> Attacked:
+    """Ask every forget question in every way, in one batch; report each way, and the worst of each row."""
+    if not any(row.messages for row in scene.forget.rows):
+        raise NotPossibleError("the forget set is plain text: there are no questions to ask in another way")
+    askings = list(_askings(scene, spec))
+    if not askings:
+        raise NotPossibleError("no forget question can be asked in these ways within the model's context")
+    joined = EvaluationSet(
+        FORGET,
+        tuple(replace(asking.row, number=number) for number, asking in enumerate(askings, start=1)),
+        tuple(asking.example for asking in askings),
+    )
+    measured = scene.measure(joined, metrics=ATTACK_METRICS)[FORGET]
+    values = {name: _by_template(value, askings, len(scene.forget.rows)) for name, value in measured.items()}
+    asked = {template: sum(one.template == template for one in askings) for template in spec.templates}
+    return Attacked(
+        under={FORGET: {name: _worst(measured[name], of, scene.resampling) for name, of in values.items()}},
+        without={FORGET: scene.plain},
+        rows={FORGET: numbers(scene.forget)},
+        variants={
+            template: {
+                name: _of_template(measured[name], of, template, scene.resampling) for name, of in values.items()
+            }
+            for template in spec.templates
+        },
+        notes=tuple(_notes(spec, asked, len(scene.forget.rows))),
+    )
+
+
+def _askings(scene: Scene, spec: Prompting) -> Iterator[_Asking]:
+    loaded = scene.loaded
+    most = min(scene.spec.training.max_tokens, loaded.facts.context_tokens)
+    pool = _pool(scene)
+    for template in spec.templates:
+        for place, row in enumerate(scene.forget.rows):
+            if not any(message.role == "user" for message in row.messages):
+                continue
+            asked = TEMPLATES[template](row, Material(spec, pool.get(place, ())))
+            example = asked and encode(asked, loaded, max_tokens=most)
+            if asked and example:
+                yield _Asking(template, place, shown(asked), example)
+
+
+def _pool(scene: Scene) -> dict[int, list[Row]]:
+    """Return, for each forget row, the rows that may stand in front of it: retain rows, else other forget rows."""
+    of_retain = scene.sets.get(RETAIN)
+    source = of_retain if of_retain and of_retain.has_prompts else scene.sets[FORGET]
+    single = [row for row in source.rows if len(row.messages) == 1 and row.messages[0].role == "user"]
+    rng = random.Random(f"{scene.spec.seed} few_shot")  # noqa: S311  not for secrets
+    candidates = rng.sample(single, min(len(single), _MOST_CANDIDATES))
+    return {
+        place: [other for other in candidates if other.messages and question_of(other) != question_of(row)]
+        for place, row in enumerate(scene.forget.rows)
+        if any(message.role == "user" for message in row.messages)
+    }
+
+
+def encode(asked: Asked, loaded: Loaded, *, max_tokens: int) -> Example | None:
+    """Return prompt, the answer's start and the rest of the answer as tokens; the rest alone is supervised.
+
+    None: the chat template refuses these turns, or they are too long.
+    """
+    tokenizer, row = loaded.tokenizer, asked.row
+    tokens_of = partial(tokenizer.encode, add_special_tokens=False)
+    try:
+        prompt = prompt_ids(row, tokenizer)
+        end = answer_end_id(tokenizer)
+    except (ValueError, BadData):
+        return None
+    opened = asked.start if tokenizer.chat_template or not asked.start else f" {asked.start}"
+    answer = row.completion
+    joined = asked.start[-1:].isspace() or answer[:1].isspace() or (bool(tokenizer.chat_template) and not asked.start)
+    head, whole = tokens_of(opened), tokens_of(opened + (answer if joined else f" {answer}"))
+    if whole[: len(head)] != head:
+        head = tokens_of(opened.rstrip())  # a space goes to the word behind it
+    if whole[: len(head)] != head:
+        whole = head + tokens_of(answer if joined and opened[-1:].isspace() else f" {answer}")
+    token_ids = (*prompt, *whole, end)
+    if len(whole) == len(head) or len(token_ids) > max_tokens:
+        return None
+    return Example(token_ids, len(prompt) + len(head), row.number)
+
+
+def shown(asked: Asked) -> Row:
+    """Return the row with all that the model is shown among its messages: what is there is not counted as recalled."""
+    if not asked.start:
+        return asked.row
+    return replace(asked.row, messages=(*asked.row.messages, Message("assistant", asked.start)))
+
+
+_Values = Mapping[str, Sequence[float | None]]
+
+
+def _by_template(value: MetricValue, askings: Sequence[_Asking], num_rows: int) -> _Values:
+    """Return template -> one value a forget row; None: not asked so, or the metric is not defined there."""
+    values: dict[str, list[float | None]] = {}
+    for asking, each in zip(askings, value.per_example or (), strict=False):
+        values.setdefault(asking.template, [None] * num_rows)[asking.place] = each
+    return values
+
+
+def _worst(joined: MetricValue, values: _Values, resampling: Resampling) -> MetricValue:
+    """Return the largest value of each row: every metric here says how much came out."""
+    if joined.value is None:
+        return joined
+    by_row = zip(*values.values(), strict=True)
+    return summarise([max((v for v in row if v is not None), default=None) for row in by_row], resampling)
+
+
+def _of_template(joined: MetricValue, values: _Values, template: str, resampling: Resampling) -> MetricValue:
+    if joined.value is None:
+        return joined
+    if template not in values:
+        return MetricValue(value=None, absent_reason="no forget question could be asked in this way")
+    return summarise(values[template], resampling)
+
+
+def _notes(spec: Prompting, asked: Mapping[Template, int], num_rows: int) -> Iterator[str]:
+    yield (
+        f"Of each row the largest value over {len(spec.templates)} ways of asking: a maximum of several tries is above "
+        "a single try even by chance. The same maximum is taken of every model, so compare models and not with the "
+        "values without the attack."
+    )
+    for template, number in asked.items():
+        if number < num_rows:
+            yield f"{template}: {number} of {num_rows} rows could be asked in this way."
