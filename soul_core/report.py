@@ -85,6 +85,23 @@ class AttackResult(Part):
     absent_reason: str | None = Field(None, description="Why the attack was not run.")
 
 
+class TrialResult(Part):
+    """One training of a search or an ensemble."""
+
+    number: int
+    settings: dict[str, Any] = Field(description="What it had otherwise than the job's spec: dotted place -> value.")
+    steps: int
+    outcome: Literal["met", "finished", "pruned", "diverged"] = Field(
+        description="met: all criteria held on the rows looked at. pruned: given up, it lagged behind the others."
+    )
+    shortfall: float | None = Field(
+        description="By how much the criteria were missed, as shares of their bounds, summed; 0: all held."
+    )
+    values: dict[str, float | None] = Field(description="Criterion -> value at the last look.")
+    seconds: float
+    chosen: bool = Field(description="Its weights are (or went into) the result.")
+
+
 class CriterionResult(Part):
     """How one criterion came out."""
 
@@ -156,6 +173,7 @@ class Report(Part):
     models: dict[str, ModelMeasurements] = Field(description="base, unlearned (or finetuned, audited), reference, ...")
     reference: ReferenceFacts | None = Field(None, description="The retrained model, where one was given.")
     attacks: tuple[AttackResult, ...] = ()
+    trials: tuple[TrialResult, ...] = Field((), description="Of a search or an ensemble, in their order.")
     examples: tuple[SideBySide, ...]
     criteria: tuple[CriterionResult, ...]
     verdict: Verdict

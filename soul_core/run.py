@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from soul_core.data import Example
 from soul_core.durable import disk_errors
 from soul_core.errors import Cancelled, OutOfMemory
 from soul_core.evaluation_rows import side_by_side
@@ -26,10 +25,12 @@ from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
 from soul_core.rows import canonical_sha256
 from soul_core.run_data import DataSet, num_shared, read_sets
 from soul_core.run_state import RunState
-from soul_core.spec import BASE, FORGET, JUDGED, REFERENCE, RETAIN, TRAIN, JobSpec
+from soul_core.spec import BASE, FORGET, JUDGED, REFERENCE, JobSpec
 from soul_core.spec_checks import check_spec
+from soul_core.strategies import STRATEGIES
+from soul_core.strategies.single import Outcome
 from soul_core.subject import Examined, Source, Subject, examine, load_subject
-from soul_core.trainer import Trained, train
+from soul_core.training_record import Trained
 from soul_core.verdict import conclude, judge
 
 
@@ -108,20 +109,12 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
         subject = load()
     seed_everything(spec.seed, device=subject.loaded.device)
 
-    trained = Trained()
+    outcome = Outcome(Trained())
     if spec.kind != "evaluate":
         with state.phase("baseline"):
             examined[BASE] = examine(subject, BASE, spec, state, phase="baseline")
         with state.phase(spec.kind):
-            trained = train(
-                subject.loaded,
-                spec,
-                forget=_examples(subject, FORGET) if spec.kind == "unlearn" else (),
-                retain=_examples(subject, RETAIN if spec.kind == "unlearn" else TRAIN),
-                state_dir=state.folder,
-                listener=state,
-                phase=spec.kind,
-            )
+            outcome = STRATEGIES[spec.strategy.kind](subject, spec, state)
 
     judged = JUDGED[spec.kind]
     with state.phase("evaluate"):
@@ -142,6 +135,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             model=subject.facts,
             data=data,
             models=models,
+            trials=outcome.trials,
             reference=reference,
             examples=side_by_side(
                 subject.chosen,
@@ -151,7 +145,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             criteria=criteria,
             verdict=verdict,
             verdict_reason=reason,
-            run=_run_facts(spec, subject, trained, state),
+            run=_run_facts(spec, subject, outcome.trained, state),
             versions=versions(),
             limits=tuple(limits_of(spec, data, models[judged], models=models, attacks=(), num_shared=num_shared(rows))),
         )
@@ -169,10 +163,6 @@ def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
     if spec.kind == "unlearn":
         forget = subject.sets[FORGET]
         check_terms(forget.rows, forget.examples, spec, subject.loaded, max_tokens=subject.max_tokens)
-
-
-def _examples(subject: Subject, name: str) -> tuple[Example, ...]:
-    return subject.sets[name].examples if name in subject.sets else ()
 
 
 def _order(judged: str, examined: Mapping[str, object]) -> list[str]:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from soul_core.spec_attacks import CHEAP_ATTACKS, Attack
 from soul_core.spec_optimizers import Optimizer, Sophia
+from soul_core.spec_strategy import Ensemble, Single, Strategy
 from soul_core.spec_terms import ForgetTerm, Frozen, Nll, Npo, RetainTerm
 from soul_core.spec_wrappers import Lora, Saliency, Selection, Sharpness
 
@@ -132,6 +133,7 @@ class JobSpec(Frozen):
     sharpness: Sharpness | None = None
     lora: Lora | None = None
     training: Training = Training()
+    strategy: Strategy = Single()
     evaluation: Evaluation = Evaluation()
     attacks: tuple[Attack, ...] = Field(
         DEFAULT_ATTACKS["unlearn"],
@@ -159,6 +161,30 @@ class JobSpec(Frozen):
             return data
         return {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind], **data}
 
+    @model_validator(mode="after")
+    def _members_are_specs(self) -> "JobSpec":
+        if isinstance(self.strategy, Ensemble):
+            for number in range(len(self.strategy.members)):
+                self.member(number)
+        return self
+
+    def member(self, number: int) -> "JobSpec":
+        """Return the spec of one recipe of an ensemble. Raises pydantic's ValidationError where it is none."""
+        assert isinstance(self.strategy, Ensemble)
+        own = self.model_dump(exclude={"strategy"})
+        return JobSpec.model_validate(_laid_over(own, self.strategy.members[number]))
+
     def digest(self) -> str:
         """Return the sha256 of the canonical JSON: two equal specs have one digest."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes` over it; a choice of another kind replaces the whole choice."""
+    result = dict(base)
+    for key, value in changes.items():
+        own = result.get(key)
+        both = isinstance(value, dict) and isinstance(own, dict)
+        same_kind = both and value.get("kind", own.get("kind")) == own.get("kind")
+        result[key] = _laid_over(own, value) if same_kind else value
+    return result

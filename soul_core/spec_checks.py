@@ -21,6 +21,7 @@ from soul_core.spec import (
     JobSpec,
     Kind,
 )
+from soul_core.spec_strategy import Ensemble
 from soul_core.term_pairs import pair_problem
 
 
@@ -49,6 +50,7 @@ def located_problems(
 ) -> Iterator[tuple[str, str]]:
     """Yield (dotted place in the spec, what to do) for each problem; the place is empty when the sets are at fault."""
     yield from _OF_KIND[spec.kind](spec, sets)
+    yield from _strategy(spec, sets)
     yield from _models(spec, models, reference_log)
     yield from _names(spec)
 
@@ -82,7 +84,7 @@ def _evaluate(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]
     if not sets:
         yield "", "there is no data set: say what the model is to be asked"
     plain = JobSpec(kind="evaluate")
-    for name in ("forget", "retain", "optimizer"):
+    for name in ("forget", "retain", "optimizer", "strategy"):
         if getattr(spec, name) != getattr(plain, name):
             yield name, "a job of kind 'evaluate' changes no model; leave it out"
 
@@ -92,6 +94,15 @@ _OF_KIND: dict[Kind, Callable[[JobSpec, Collection[str]], Iterator[tuple[str, st
     "finetune": _finetune,
     "evaluate": _evaluate,
 }
+
+
+def _strategy(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
+    if spec.strategy.kind == "search" and not any(each.attack is None for each in spec.criteria):
+        yield "criteria", "a search needs criteria to hold; name at least one that is not taken under an attack"
+    if isinstance(spec.strategy, Ensemble):
+        for number in range(len(spec.strategy.members)):
+            for place, detail in _OF_KIND[spec.kind](spec.member(number), sets):
+                yield f"strategy.members.{number}.{place}".rstrip("."), detail
 
 
 def _models(spec: JobSpec, models: Collection[str], reference_log: bool) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,164 @@
+"""Searches and ensembles on a tiny model that knows ten capitals."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from soul_core.errors import BadSpec, Diverged, Interrupted
+from soul_core.listener import Wish
+from soul_core.report import Report
+from soul_core.run import Inputs, run
+from soul_core.spec import JobSpec
+from soul_core.strategies import STRATEGIES
+from soul_core.strategies.merging import mean_change, ties_change
+from tests.soul_core.test_methods_docs import kinds
+from tests.soul_core.test_run import Recorder
+from tests.soul_core.tiny_model import COUNTRIES, write_rows
+
+CRITERIA = [
+    {"set": "forget", "metric": "probability", "at_most": 0.3, "relative_to_base": True},
+    {"set": "retain", "metric": "probability", "at_least": 0.7, "relative_to_base": True},
+]
+COMMON = {
+    "optimizer": {"kind": "sophia", "lr": 3e-3},
+    "retain": {"kind": "nll", "weight": 3.0},
+    "training": {"steps": 12, "checkpoint_every": 4},
+    "evaluation": {"metrics": ["probability"], "max_new_tokens": 8, "bootstrap": 20, "side_by_side": 0},
+    "criteria": CRITERIA,
+    "attacks": [],
+}
+SEARCH = {"kind": "search", "trials": 3, "lr": [1e-5, 6e-3], "retain_weight": [1, 5], "check_every": 4, "rows": 6}
+
+
+def spec(**changes: Any) -> JobSpec:
+    return JobSpec.model_validate({**COMMON, **changes})
+
+
+@pytest.fixture(scope="module")
+def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("sets")
+    names = {"forget": list(COUNTRIES)[:4], "retain": list(COUNTRIES)[4:]}
+    return Inputs(
+        model=str(taught_model_dir),
+        sets={name: write_rows(folder / f"{name}.jsonl", countries) for name, countries in names.items()},
+    )
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint" / "model.safetensors")
+
+
+def test_spec_and_table_know_the_same_strategies() -> None:
+    from soul_core.spec_strategy import Strategy
+
+    assert kinds(Strategy) == set(STRATEGIES)
+
+
+def test_a_search_ends_with_the_first_trial_that_holds_all_criteria(inputs: Inputs, tmp_path: Path) -> None:
+    report = run(spec(strategy={**SEARCH, "trials": 8}), inputs, tmp_path)
+
+    assert [trial.outcome for trial in report.trials][-1] == "met"
+    assert "met" not in [trial.outcome for trial in report.trials][:-1]
+    chosen = [trial for trial in report.trials if trial.chosen]
+    assert [trial.shortfall for trial in chosen] == [0.0]
+    assert report.run.train_tokens > 0
+    forget = report.models["unlearned"].sets["forget"]["probability"].value
+    assert forget is not None
+    assert forget <= 0.3 * (report.models["base"].sets["forget"]["probability"].value or 0)
+
+
+def test_an_interrupted_search_goes_on_to_the_same_end(inputs: Inputs, tmp_path: Path) -> None:
+    impossible = spec(
+        strategy={**SEARCH, "trials": 2}, criteria=[{"set": "forget", "metric": "probability", "at_most": -1.0}]
+    )
+    whole = run(impossible, inputs, tmp_path / "whole")
+    stop = Recorder(Wish.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 10)
+
+    with pytest.raises(Interrupted):
+        run(impossible, inputs, tmp_path / "parts", listener=stop)
+    resumed = run(impossible, inputs, tmp_path / "parts")
+
+    drop = {"seconds"}
+    assert [t.model_dump(exclude=drop) for t in resumed.trials] == [t.model_dump(exclude=drop) for t in whole.trials]
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_search_keeps_the_trial_nearest_to_its_criteria(inputs: Inputs, tmp_path: Path) -> None:
+    impossible = spec(strategy=SEARCH, criteria=[{"set": "forget", "metric": "probability", "at_most": -1.0}])
+    report = run(impossible, inputs, tmp_path)
+
+    assert len(report.trials) == 3
+    assert {trial.outcome for trial in report.trials} <= {"finished", "pruned"}
+    best = min(report.trials, key=lambda trial: trial.shortfall or 0)
+    assert best.chosen
+    assert sum(trial.chosen for trial in report.trials) == 1
+    assert report.models["unlearned"].sets["forget"]["probability"].value == pytest.approx(
+        best.values["forget probability"], rel=1e-4
+    )
+
+
+def test_a_search_whose_every_trial_diverges_says_so(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: Any, **__: Any) -> None:
+        raise Diverged("loss inf")
+
+    monkeypatch.setattr(sys.modules["soul_core.strategies.search"], "train_subject", diverge)  # the fault
+
+    with pytest.raises(Diverged, match=r"every trial diverged; lower the bounds of strategy\.lr"):
+        run(spec(strategy=SEARCH), inputs, tmp_path)
+
+
+MEMBERS = [{"seed": 1}, {"forget": {"kind": "grad_diff", "weight": 0.2}, "optimizer": {"kind": "adamw", "lr": 1e-3}}]
+
+
+def test_the_mean_of_two_recipes_lies_between_them(inputs: Inputs, tmp_path: Path) -> None:
+    alone = [JobSpec.model_validate({**COMMON, **member}) for member in MEMBERS]
+    for number, one in enumerate(alone):
+        run(one, inputs, tmp_path / f"{number}")
+
+    report = run(spec(strategy={"kind": "ensemble", "members": MEMBERS}), inputs, tmp_path / "merged")
+
+    first, second, merged = (weights(tmp_path / name) for name in ("0", "1", "merged"))
+    for name in merged:
+        torch.testing.assert_close(merged[name], (first[name] + second[name]) / 2, rtol=1e-5, atol=1e-6)
+    assert [trial.settings for trial in report.trials] == [
+        {"seed": 1},
+        {"forget.kind": "grad_diff", "forget.weight": 0.2, "optimizer.kind": "adamw", "optimizer.lr": 1e-3},
+    ]
+    assert report.run.steps == 24
+
+
+def test_the_best_of_two_recipes_is_the_one_nearer_to_the_criteria(inputs: Inputs, tmp_path: Path) -> None:
+    idle = {"optimizer": {"lr": 1e-9}}
+
+    report: Report = run(
+        spec(strategy={"kind": "ensemble", "members": [idle, {"seed": 0}], "merge": "best"}), inputs, tmp_path
+    )
+
+    assert [trial.chosen for trial in report.trials] == [False, True]
+    assert (report.trials[0].shortfall or 0) > (report.trials[1].shortfall or 0)
+
+
+def test_ties_elects_signs_and_averages_those_that_agree() -> None:
+    changes = [torch.tensor([3.0, -1.0, 0.1, 2.0]), torch.tensor([1.0, 4.0, 0.0, -2.0])]
+
+    assert ties_change(changes, density=0.5).tolist() == [3.0, 4.0, 0.0, 0.0]
+    assert ties_change(changes, density=1.0).tolist() == pytest.approx([2.0, 4.0, 0.1, 0.0])
+    assert mean_change(changes).tolist() == pytest.approx([2.0, 1.5, 0.05, 0.0])
+
+
+def test_mistakes_in_a_strategy_are_told_before_anything_is_spent(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(BadSpec, match="a search needs criteria"):
+        run(spec(strategy=SEARCH, criteria=[]), inputs, tmp_path)
+    with pytest.raises(ValidationError, match="did you mean 'seed'"):
+        spec(strategy={"kind": "ensemble", "members": [{"sead": 1}, {}]})
+    with pytest.raises(ValidationError, match="the smaller one first"):
+        spec(strategy={**SEARCH, "lr": [1e-3, 1e-5]})
