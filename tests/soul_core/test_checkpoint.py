@@ -33,12 +33,31 @@ def test_only_the_newest_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000008"]
 
 
+def test_a_step_saved_twice_is_never_without_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An interruption right behind a checkpoint asks for the same step again, and may be killed while it writes.
+    save_checkpoint(tmp_path, 4, TENSORS, {"step": 4})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for fault in ("save_file", "write_durably", "sync"):
+        monkeypatch.setattr(checkpoint, fault, killed)  # the fault
+    monkeypatch.setattr(Path, "rename", killed)
+    save_checkpoint(tmp_path, 4, TENSORS, {"step": 4})
+
+    found = newest_checkpoint(tmp_path, CPU)
+    assert found is not None
+    assert found.state == {"step": 4}
+
+
 def test_an_empty_folder_has_none(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path, CPU) is None
     assert newest_checkpoint(tmp_path / "missing", CPU) is None
 
 
-@pytest.mark.parametrize("damage", ["no manifest", "half a manifest", "half the tensors", "no state", "never renamed"])
+@pytest.mark.parametrize(
+    "damage", ["no manifest", "half a manifest", "half the tensors", "no state", "other state", "never renamed"]
+)
 def test_killed_between_any_two_writes_it_is_not_a_checkpoint(tmp_path: Path, damage: str) -> None:
     save_checkpoint(tmp_path, 4, TENSORS, {"step": 4})
     older = tmp_path / "kept"
@@ -56,6 +75,8 @@ def test_killed_between_any_two_writes_it_is_not_a_checkpoint(tmp_path: Path, da
             (newest / "tensors.safetensors").write_bytes(content[: len(content) // 2])
         case "no state":
             (newest / "state.json").unlink()
+        case "other state":
+            (newest / "state.json").write_text((newest / "state.json").read_text().replace("8", "9"))
         case "never renamed":
             newest.rename(newest.with_suffix(".partial"))
 
