@@ -19,6 +19,7 @@ def page(
     before: str | None = None,
     status: str | None = None,
     name: str | None = None,
+    kind: str | None = None,
 ) -> list[Job]:
     """Return a tenant's jobs, newest first, at most `limit`, older than the id `before`."""
     query = select(Job).where(Job.tenant_id == tenant_id)
@@ -28,6 +29,8 @@ def page(
         query = query.where(Job.status == status)
     if name is not None:
         query = query.where(Job.name == name)
+    if kind is not None:
+        query = query.where(Job.kind == kind)
     return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
 
 
@@ -59,6 +62,11 @@ def last_metric(session: Session, job_id: str) -> JobMetric | None:
 def artifacts_of(session: Session, job_id: str) -> list[Artifact]:
     """Return a job's files by path."""
     return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.path)))
+
+
+def artifact_at(session: Session, job_id: str, path: str) -> Artifact | None:
+    """Return a job's file of this path."""
+    return session.scalar(select(Artifact).where(Artifact.job_id == job_id, Artifact.path == path))
 
 
 def artifact(session: Session, tenant_id: str, artifact_id: str) -> Artifact | None:

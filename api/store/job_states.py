@@ -6,16 +6,17 @@ Row, event and outbox entry are written in the caller's transaction; a NOTIFY wa
 
 from typing import Any
 
-from sqlalchemy import Interval, cast, func, literal, select, text, update
+from sqlalchemy import Interval, and_, cast, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
+from api.store import references
 from api.store.tables import Job, JobEvent, OutboxEntry
 
 #: The one table: status -> the statuses it may become. Terminal states absorb.
 TRANSITIONS: dict[str, frozenset[str]] = {
     "awaiting_approval": frozenset({"queued", "cancelled"}),
-    "queued": frozenset({"running", "cancelled", "paused"}),
+    "queued": frozenset({"running", "cancelled", "paused", "failed"}),  # failed: what it waited for came to nothing
     "running": frozenset({"succeeded", "failed", "cancelled", "queued", "paused"}),
     "paused": frozenset({"queued", "cancelled"}),
     "succeeded": frozenset(),
@@ -81,6 +82,16 @@ def move(session: Session, job: Job, status: str, **values: Any) -> None:
     if job.status_reason is not None:
         data["reason"] = job.status_reason
     event(session, job, "status", data)
+    if status in TERMINAL:
+        _tell_those_who_wait(session, job)
+
+
+def due() -> Any:
+    """Return the condition under which a queued job may be claimed: its time and what it waits for have come."""
+    earlier = aliased(Job)
+    done = select(earlier.id).where(earlier.id == Job.after_job_id, earlier.status == "succeeded").exists()
+    in_time = or_(Job.next_attempt_at.is_(None), Job.next_attempt_at <= func.clock_timestamp())
+    return and_(Job.status == "queued", in_time, or_(Job.after_job_id.is_(None), done))
 
 
 def requeue(session: Session, job: Job, why: dict[str, Any], *, pause_seconds: float = 0) -> None:
@@ -112,6 +123,22 @@ def event(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:
     values = {"job_id": job.id, "seq": seq, "tenant_id": job.tenant_id, "kind": kind, "data": data}
     session.execute(insert(JobEvent).values(**values))
     notify(session, job)
+
+
+def _tell_those_who_wait(session: Session, job: Job) -> None:
+    """Let the jobs go that waited for this one, with its output as their reference; or end them when it has none."""
+    query = select(Job).where(Job.after_job_id == job.id, Job.status == "queued").order_by(Job.id)
+    waiting = list(session.scalars(query.with_for_update().execution_options(populate_existing=True)))
+    for each in waiting:
+        if job.status == "succeeded":
+            each.models = {**each.models, references.REFERENCE: references.output_of(session, job).id}
+            each.version += 1
+            event(session, each, "log", {"message": f"the reference was retrained by job {job.id}"})
+            session.add(OutboxEntry(task=RUN_JOB, payload={"job_id": each.id}))
+        else:
+            told = f": {job.status_reason['message']}" if job.status_reason and job.status == "failed" else ""
+            message = f"job {job.id}, which was to retrain the reference, is {job.status}{told}"
+            move(session, each, "failed", status_reason=reason("reference_failed", message))
 
 
 def notify(session: Session, job: Job) -> None:

@@ -3,6 +3,8 @@
 Row, event, audit entry and outbox entry are written in the caller's transaction.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import func, or_, select
@@ -23,14 +25,26 @@ def create(
     datasets: dict[str, str],
     spec: dict[str, Any],
     spec_sha256: str,
+    kind: str = "unlearn",
+    models: Mapping[str, str] = MappingProxyType({}),
+    reference_log_id: str | None = None,
+    after: Job | None = None,
 ) -> Job:
-    """Write a queued job with its first event, its audit entry and the message that will start it."""
+    """Write a queued job with its first event, its audit entry and the message that will start it.
+
+    `after` is a job whose row the caller holds: the message waits until that one has succeeded.
+    """
+    waits = after is not None and after.status != "succeeded"
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
         created_by=created_by,
         name=name,
+        kind=kind,
         model_id=model_id,
+        models=dict(models),
+        reference_log_id=reference_log_id,
+        after_job_id=after.id if after is not None else None,
         datasets=dict(datasets),
         spec=spec,
         spec_sha256=spec_sha256,
@@ -40,7 +54,8 @@ def create(
     session.flush()
     session.refresh(job)
     states.event(session, job, "status", {"status": "queued"})
-    session.add(OutboxEntry(task=states.RUN_JOB, payload={"job_id": job.id}))
+    if not waits:
+        session.add(OutboxEntry(task=states.RUN_JOB, payload={"job_id": job.id}))
     session.add(AuditEntry(tenant_id=tenant_id, actor=created_by, action="job.create", resource=job.id))
     return job
 
@@ -77,14 +92,13 @@ def resend_queued(session: Session, *, messages_waiting: int, silent_seconds: fl
 
     Only when the broker holds fewer messages than jobs wait; a message too many is harmless (`claim` finds nothing).
     """
-    due = or_(Job.next_attempt_at.is_(None), Job.next_attempt_at <= func.clock_timestamp())
-    waiting = session.scalar(select(func.count()).select_from(Job).where(Job.status == "queued", due)) or 0
+    waiting = session.scalar(select(func.count()).select_from(Job).where(states.due())) or 0
     if waiting <= messages_waiting:
         return []
     silent = or_(Job.sent_at.is_(None), Job.sent_at < func.clock_timestamp() - states.interval(silent_seconds))
     # a fresh job's own message is still in the outbox
     old = Job.updated_at < func.clock_timestamp() - states.interval(silent_seconds)
-    query = select(Job).where(Job.status == "queued", due, silent, old).order_by(Job.id).limit(1000)
+    query = select(Job).where(states.due(), silent, old).order_by(Job.id).limit(1000)
     forgotten = list(session.scalars(query.with_for_update(skip_locked=True)))
     for job in forgotten:
         session.add(OutboxEntry(task=states.RUN_JOB, payload={"job_id": job.id}))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -40,10 +40,8 @@ class NewArtifact:
 
 def claim(session: Session, job_id: str, *, worker: str, lease_seconds: float) -> Job | None:
     """Take a queued job that is due: running, under a new epoch and a lease. None when it is not to be had."""
-    due = or_(Job.next_attempt_at.is_(None), Job.next_attempt_at <= func.clock_timestamp())
-    job = session.scalar(
-        select(Job).where(Job.id == job_id, Job.status == "queued", due).with_for_update(skip_locked=True)
-    )
+    query = select(Job).where(Job.id == job_id, states.due())
+    job = session.scalar(query.with_for_update(skip_locked=True, of=Job))
     if job is None:
         return None
     first = job.started_at is None

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import Text
 
+JOB_KINDS = ("unlearn", "finetune", "evaluate")
 JOB_STATUSES = ("awaiting_approval", "queued", "running", "paused", "succeeded", "failed", "cancelled")
 
 
@@ -113,8 +114,12 @@ class Job(Row):
     id: Mapped[str] = mapped_column(primary_key=True)  # job_...
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
+    kind: Mapped[str] = mapped_column(server_default=text("'unlearn'"))
     created_by: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    models: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # name (reference, ...) -> model id
+    reference_log_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", use_alter=True))
+    after_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # not claimed before it has succeeded
     datasets: Mapped[dict[str, Any]]  # set name (forget, retain, general, ...) -> data set id
     spec: Mapped[dict[str, Any]]  # frozen soul_core.spec.JobSpec
     spec_sha256: Mapped[str]
@@ -141,6 +146,7 @@ class Job(Row):
     usage: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     report_blob: Mapped[str | None]
     __table_args__ = (
+        CheckConstraint(f"kind IN {JOB_KINDS}", name="kind"),
         CheckConstraint(f"status IN {JOB_STATUSES}", name="status"),
         CheckConstraint("wish IN ('cancel','pause')", name="wish"),
         CheckConstraint("verdict IN ('passed','failed','inconclusive')", name="verdict"),
@@ -149,6 +155,7 @@ class Job(Row):
             "(status IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
         ),
         Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+        Index("ix_jobs_after_job_id", "after_job_id", postgresql_where=text("after_job_id IS NOT NULL")),
         Index("ix_jobs_active", "status", postgresql_where=text("status IN ('queued','running')")),
     )
 

@@ -1,0 +1,63 @@
+"""Retrained references: the fine-tuning job that makes one, found again by digest, and its output as a model."""
+
+import hashlib
+
+from sqlalchemy import or_, select, text
+from sqlalchemy.orm import Session
+
+from api.store import models
+from api.store.tables import Artifact, Dataset, Job, Model
+
+REFERENCE, TRAIN = "reference", "train"
+CHECKPOINT = "checkpoint/"
+
+
+def lock(session: Session, *names: str) -> None:
+    """Let one transaction at a time look for, or make, what is named: two requests at once share one retraining."""
+    number = int.from_bytes(hashlib.sha256(" ".join(names).encode()).digest()[:8], "big", signed=True)
+    session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+
+
+def retraining(
+    session: Session, tenant_id: str, *, model: Model, train_sha256: str | None, spec_sha256: str
+) -> Job | None:
+    """Return a fine-tuning job on the same model, rows and spec that has succeeded or still may; its row is held."""
+    same_model = Model.id == model.id
+    if model.digest is not None:
+        same_model = or_(same_model, Model.digest == model.digest)
+    query = (
+        select(Job)
+        .join(Model, Model.id == Job.model_id)
+        .join(Dataset, Dataset.id == Job.datasets[TRAIN].astext)
+        .where(
+            Job.tenant_id == tenant_id,
+            Job.kind == "finetune",
+            Job.status.in_(("awaiting_approval", "queued", "running", "paused", "succeeded")),
+            Job.spec_sha256 == spec_sha256,
+            Dataset.content_sha256 == train_sha256,
+            same_model,
+        )
+        .order_by((Job.status == "succeeded").desc(), Job.id)
+        .limit(1)
+    )
+    return session.scalar(query.with_for_update(read=True, of=Job).execution_options(populate_existing=True))
+
+
+def output_of(session: Session, job: Job) -> Model:
+    """Return the model a succeeded job made, registered the first time it is asked for."""
+    known = select(Model).where(Model.parent_job_id == job.id, Model.deleted_at.is_(None)).order_by(Model.id).limit(1)
+    if (found := session.scalar(known)) is not None:
+        return found
+    weights = select(Artifact).where(Artifact.job_id == job.id, Artifact.path.startswith(CHECKPOINT)).limit(1)
+    file = session.scalars(weights).one()
+    parent = session.get_one(Model, job.model_id)
+    return models.create(
+        session,
+        tenant_id=job.tenant_id,
+        actor="system",
+        name=job.name or f"output of {job.id}",
+        source="job",
+        location=file.blob.removesuffix(file.path) + CHECKPOINT.rstrip("/"),
+        facts=parent.facts,
+        parent_job_id=job.id,
+    )
