@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from soul_core.alternates import alternate_examples
+from soul_core.alternates import alternate_examples, alternate_prompt
 from soul_core.data import Example
 from soul_core.errors import BadData
 from soul_core.listener import Listener
@@ -15,6 +15,9 @@ from soul_core.refusals import refusal_examples
 from soul_core.rows import Row
 from soul_core.spec import JobSpec
 from soul_core.spec_terms import AltPo, Dpo, Refusal
+
+#: Fewer tokens than this are no answer worth preferring.
+_LEAST_ALTERNATE = 8
 
 
 def prepare(
@@ -53,20 +56,28 @@ def check_terms(
     steered_layer(loaded.model, spec)
     if not any({"refusal", "alternate"} & set(term.reads) for term in terms_of(spec)):
         return
-    problems = [
-        f"row {row.number}: plain text asks nothing that could be answered otherwise"
-        for row in rows
-        if not row.messages
-    ]
+    plain = {row.number for row in rows if not row.messages}
+    problems = [f"row {number}: plain text asks nothing that could be answered otherwise" for number in sorted(plain)]
+    asking = [example for example in forget if example.row not in plain]
     if isinstance(spec.forget, Refusal | Dpo):
+        refused = refusal_examples(forget, spec.forget.refusals, loaded, seed=spec.seed)
         problems += [
             f"row {example.row}: {len(example.token_ids)} tokens with its refusal, the limit is {max_tokens}"
-            for example in refusal_examples(forget, spec.forget.refusals, loaded, seed=spec.seed)
-            if len(example.token_ids) > max_tokens
+            for example in refused
+            if len(example.token_ids) > max_tokens and example.row not in plain
+        ]
+    if isinstance(spec.forget, AltPo):
+        context = loaded.facts.context_tokens
+        lengths = [len(alternate_prompt(example, spec.forget.instruction, loaded)) for example in asking]
+        problems += [
+            f"row {example.row}: {length} tokens with its answer and forget.instruction leave no room for an "
+            f"alternate; the model's limit is {context}"
+            for example, length in zip(asking, lengths, strict=True)
+            if length + _LEAST_ALTERNATE > context
         ]
     if problems:
         raise BadData(
             f"forget set: {len(problems)} of {len(rows)} rows cannot be used with forget.kind '{spec.forget.kind}'; "
-            "give prompts and answers and short refusals, or take 'npo'",
+            "give prompts and answers, short refusals or a short instruction, or take 'npo'",
             details=tuple(problems),
         )

@@ -1,57 +1,73 @@
-"""Terms: each worked out by hand once, and what every term of the tables must do."""
+"""Terms: each worked out by hand once, and against the formulas that torch has."""
 
 import math
-from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
+from torch.distributions import Categorical, kl_divergence
+from torch.nn.functional import cross_entropy
 
-from soul_core import spec_terms
-from soul_core.accumulation import Item, MicroBatcher, Unit
-from soul_core.data import Example, encode_rows
-from soul_core.listener import Quiet
-from soul_core.models import Loaded, load_model
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
-from soul_core.objectives.terms import Reference, TermInputs, Totals
-from soul_core.reference import ReferenceScores, take_reference
-from soul_core.refusals import refusal_examples
+from soul_core.objectives.rmu import direction_D
+from soul_core.objectives.terms import Group, Reference, TermInputs, Totals
 from soul_core.scoring import Scores
-from soul_core.spec import JobSpec
-from soul_core.step import add_gradients
-from tests.soul_core.tiny_model import COUNTRIES, rows_of
+from soul_core.spec_terms import ForgetTerm, Frozen, RetainTerm
 
-ALL = list(COUNTRIES)
+TABLES = {**FORGET_TERMS, **RETAIN_TERMS}
+CLASSES: dict[str, type[Frozen]] = {
+    one.model_fields["kind"].default: one for union in (ForgetTerm, RetainTerm) for one in get_args(get_args(union)[0])
+}
 
 
-def by_hand(kind: str, answers: list[list[float]], *, reference: list[float] | None = None, **spec: float) -> float:
-    """Return a term's value where each answer token has the given log-probability."""
-    table = FORGET_TERMS if kind in FORGET_TERMS else RETAIN_TERMS
-    term = table[kind]
-    logp_P = torch.tensor([value for answer in answers for value in answer])
+def evaluate(
+    kind: str, scores: dict[Group, Scores], reference: dict[Group, Reference] | None = None, **spec: Any
+) -> torch.Tensor:
+    """Return a term's value where these sequences are all there is."""
+    totals: dict[Group, Totals] = {group: Totals(one.num_sequences, len(one.labels_P)) for group, one in scores.items()}
+    return TABLES[kind].value(TermInputs(scores, totals, reference or {}), CLASSES[kind](**spec))
+
+
+def told(answers: list[list[float]], *, differentiable: bool = False) -> Scores:
+    """Return scores in which each answer token has the given log-probability."""
+    logp_P = torch.tensor([value for answer in answers for value in answer], requires_grad=differentiable)
     sequence_P = torch.tensor([index for index, answer in enumerate(answers) for _ in answer])
-    scores = Scores(logp_P[:, None], torch.zeros_like(sequence_P), logp_P, sequence_P, len(answers))
-    (group,) = term.reads
-    inputs = TermInputs(
-        scores={group: scores},
-        totals={group: Totals(len(answers), len(logp_P))},
-        reference={group: Reference(None if reference is None else torch.tensor(reference))},
-    )
-    classes = {
-        "grad_diff": spec_terms.GradDiff,
-        "npo": spec_terms.Npo,
-        "refusal": spec_terms.Refusal,
-        "nll": spec_terms.Nll,
-    }
-    return float(term.value(inputs, classes[kind](**spec)))
+    return Scores(logp_P[:, None], torch.zeros_like(sequence_P), logp_P, sequence_P, len(answers))
 
 
-def test_grad_diff_is_minus_the_mean_nll_of_the_tokens() -> None:
-    assert by_hand("grad_diff", [[-1.0, -3.0], [-2.0]]) == pytest.approx(-2.0)
+def distributed(p_PV: list[list[float]], *, labels: list[int], sequences: list[int] | None = None) -> Scores:
+    """Return scores in which each position has the given distribution."""
+    return from_logits(torch.tensor(p_PV, dtype=torch.float64).log().float(), labels, sequences)
+
+
+def from_logits(logits_PV: torch.Tensor, labels: list[int], sequences: list[int] | None = None) -> Scores:
+    sequence_P = torch.tensor(sequences or [0] * len(labels))
+    labels_P = torch.tensor(labels)
+    logp_P = -cross_entropy(logits_PV, labels_P, reduction="none")
+    return Scores(logits_PV, labels_P, logp_P, sequence_P, int(sequence_P.max()) + 1)
+
+
+def hidden(rows: list[list[float]]) -> Scores:
+    zeros_P = torch.zeros(len(rows), dtype=torch.long)
+    return Scores(zeros_P[:, None].float(), zeros_P, zeros_P.float(), zeros_P, 1, torch.tensor(rows))
+
+
+def logp(*values: float) -> Reference:
+    return Reference(sequence_logp_B=torch.tensor(values))
+
+
+def test_every_kind_of_the_spec_but_none_has_a_line_in_a_table() -> None:
+    assert set(CLASSES) == {*TABLES, "none"}
+
+
+@pytest.mark.parametrize("kind", ["gradient_ascent", "grad_diff"])
+def test_ascent_is_minus_the_mean_nll_of_the_tokens(kind: str) -> None:
+    assert float(evaluate(kind, {"forget": told([[-1.0, -3.0], [-2.0]])})) == pytest.approx(-2.0)
 
 
 def test_nll_and_refusal_are_the_mean_nll_of_the_tokens() -> None:
-    assert by_hand("nll", [[-1.0, -3.0], [-2.0]]) == pytest.approx(2.0)
-    assert by_hand("refusal", [[-1.0, -3.0], [-2.0]]) == pytest.approx(2.0)
+    assert float(evaluate("nll", {"retain": told([[-1.0, -3.0], [-2.0]])})) == pytest.approx(2.0)
+    assert float(evaluate("refusal", {"refusal": told([[-1.0, -3.0], [-2.0]])})) == pytest.approx(2.0)
 
 
 def test_npo_takes_sums_over_answers_and_the_beta_of_the_spec() -> None:
@@ -59,133 +75,205 @@ def test_npo_takes_sums_over_answers_and_the_beta_of_the_spec() -> None:
     ratios = [(-1.0 - 3.0) - (-2.0), -2.0 - (-5.0)]
     for beta in (0.1, 2.0):
         expected = sum(2 / beta * math.log(1 + math.exp(beta * ratio)) for ratio in ratios) / 2
-        found = by_hand("npo", [[-1.0, -3.0], [-2.0]], reference=[-2.0, -5.0], beta=beta)
-        assert found == pytest.approx(expected, rel=1e-5)
+        found = evaluate("npo", {"forget": told([[-1.0, -3.0], [-2.0]])}, {"forget": logp(-2.0, -5.0)}, beta=beta)
+        assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_npo_at_the_base_is_two_over_beta_times_log_two() -> None:
-    assert by_hand("npo", [[-1.0, -3.0]], reference=[-4.0], beta=0.1) == pytest.approx(20 * math.log(2), rel=1e-5)
+    found = evaluate("npo", {"forget": told([[-1.0, -3.0]])}, {"forget": logp(-4.0)}, beta=0.1)
+
+    assert float(found) == pytest.approx(20 * math.log(2), rel=1e-5)
+
+
+def test_simnpo_takes_the_mean_nll_of_each_answer_less_the_margin() -> None:
+    found = evaluate("simnpo", {"forget": told([[-1.0, -3.0], [-5.0]])}, beta=2.0, delta=1.0)
+
+    expected = (math.log(1 + math.exp(-2 * (2 - 1))) + math.log(1 + math.exp(-2 * (5 - 1)))) / 2
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "winner"), [("dpo", "refusal"), ("altpo", "alternate")])
+def test_a_preference_is_of_the_winner_over_the_answer_both_relative_to_the_base(kind: str, winner: Group) -> None:
+    scores: dict[Group, Scores] = {winner: told([[-0.5, -0.5]]), "forget": told([[-4.0]])}
+    reference: dict[Group, Reference] = {winner: logp(-3.0), "forget": logp(-1.0)}
+
+    found = evaluate(kind, scores, reference, beta=0.5)
+
+    margin = (-1.0 - -3.0) - (-4.0 - -1.0)
+    assert float(found) == pytest.approx(4 * math.log(1 + math.exp(-0.5 * margin)), rel=1e-5)
+
+
+def test_without_a_winner_that_moved_dpo_is_npo() -> None:
+    forget, base = told([[-4.0, -1.0], [-2.0]]), logp(-1.0, -3.0)
+
+    preferred = evaluate(
+        "dpo", {"refusal": told([[-2.0], [-2.0]]), "forget": forget}, {"refusal": logp(-2.0, -2.0), "forget": base}
+    )
+
+    assert float(preferred) == pytest.approx(float(evaluate("npo", {"forget": forget}, {"forget": base})), rel=1e-5)
+
+
+def test_undial_learns_the_bases_distribution_with_the_label_turned_down() -> None:
+    base_PV = torch.zeros(1, 2)  # one half each; log 3 less for the label leaves it one quarter
+
+    found = evaluate(
+        "undial",
+        {"forget": distributed([[0.8, 0.2]], labels=[0])},
+        {"forget": Reference(logits_PV=base_PV)},
+        beta=math.log(3),
+    )
+
+    assert float(found) == pytest.approx(-0.25 * math.log(0.8) - 0.75 * math.log(0.2), rel=1e-5)
+
+
+def test_ce_u_learns_the_models_distribution_without_the_label() -> None:
+    scores = distributed([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], labels=[0, 2])
+    first, second = -0.6 * math.log(0.3) - 0.4 * math.log(0.2), -math.log(0.1)
+
+    assert float(evaluate("ce_u", {"forget": scores}, leave_out_first=False)) == pytest.approx((first + second) / 2)
+    assert float(evaluate("ce_u", {"forget": scores})) == pytest.approx(second)
+
+
+def test_ce_u_leaves_out_the_first_token_of_every_answer() -> None:
+    scores = distributed([[0.5, 0.5], [0.9, 0.1], [0.7, 0.3], [0.5, 0.5]], labels=[0, 0, 0, 0], sequences=[0, 0, 0, 1])
+
+    found = evaluate("ce_u", {"forget": scores})
+
+    assert float(found) == pytest.approx((-math.log(0.1) - math.log(0.3)) / 2, rel=1e-5)
+
+
+def test_wga_weighs_by_a_power_of_the_probability() -> None:
+    scores = told([[math.log(0.5)], [math.log(0.25)]], differentiable=True)
+
+    found = evaluate("wga", {"forget": scores}, alpha=2.0)
+
+    assert float(found.detach()) == pytest.approx((0.25 * math.log(0.5) + 0.0625 * math.log(0.25)) / 2, rel=1e-5)
+    assert torch.autograd.grad(found, scores.logp_P)[0].tolist() == pytest.approx([0.25 / 2, 0.0625 / 2], rel=1e-5)
+
+
+def test_satimp_weighs_by_saturation_and_importance() -> None:
+    scores = told([[math.log(0.5)], [math.log(0.25)]], differentiable=True)
+    weights = [0.5**2 * 0.5**3, 0.25**2 * 0.75**3]
+
+    found = evaluate("satimp", {"forget": scores}, beta1=2.0, beta2=3.0)
+
+    assert float(found.detach()) == pytest.approx(
+        (weights[0] * math.log(0.5) + weights[1] * math.log(0.25)) / 2, rel=1e-5
+    )
+    expected = [weight / 2 for weight in weights]
+    assert torch.autograd.grad(found, scores.logp_P)[0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_rmu_is_the_squared_distance_to_the_steered_direction_over_the_width() -> None:
+    at_zero = evaluate("rmu", {"forget": hidden([[0.0, 0.0], [0.0, 0.0]])}, coefficient=6.5)
+    steered = (6.5 * direction_D(0, 2)).float().tolist()
+
+    assert float(at_zero) == pytest.approx(6.5**2 / 2), "whatever the direction: it is a unit vector"
+    assert float(evaluate("rmu", {"forget": hidden([steered])}, coefficient=6.5)) == pytest.approx(0.0, abs=1e-10)
+
+
+def test_the_direction_of_rmu_is_the_seeds() -> None:
+    assert torch.equal(direction_D(1, 64), direction_D(1, 64))
+    assert not torch.equal(direction_D(1, 64), direction_D(2, 64))
+    assert float(direction_D(1, 64).norm()) == pytest.approx(1.0)
+
+
+def test_rmu_retain_is_the_squared_distance_to_the_base_over_the_width() -> None:
+    base = Reference(hidden_PD=torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+
+    found = evaluate("rmu_retain", {"retain": hidden([[1.0, 2.0], [1.0, 1.0]])}, {"retain": base})
+
+    assert float(found) == pytest.approx((1 + 4) / 2 / 2)
+
+
+def test_pdu_is_the_squared_margin_over_the_mean_logit() -> None:
+    scores = from_logits(torch.tensor([[3.0, 1.0, 2.0], [5.0, 1.0, 0.0]]), labels=[1, 1])
+
+    assert float(evaluate("pdu", {"forget": scores})) == pytest.approx((1**2 + 3**2) / 2)
 
 
 def test_kl_is_the_true_one_worked_out_by_hand() -> None:
     # Upstream leaves the base's entropy out: its "KL" of a model with itself is that entropy, not zero.
-    model, base = torch.log(torch.tensor([[0.5, 0.5]])), torch.log(torch.tensor([[0.9, 0.1]]))
+    model, base = distributed([[0.5, 0.5]], labels=[0]), distributed([[0.9, 0.1]], labels=[0])
 
-    def kl(model_PV: torch.Tensor, base_PV: torch.Tensor) -> float:
-        scores = Scores(model_PV, torch.zeros(1, dtype=torch.long), model_PV[:, 0], torch.zeros(1, dtype=torch.long), 1)
-        inputs = TermInputs({"retain": scores}, {"retain": Totals(1, 1)}, {"retain": Reference(logits_PV=base_PV)})
-        return float(RETAIN_TERMS["kl"].value(inputs, spec_terms.Kl()))
+    def kl(of: Scores) -> float:
+        return float(evaluate("kl", {"retain": of}, {"retain": Reference(logits_PV=base.logits_PV)}))
 
-    assert kl(model, base) == pytest.approx(0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5), rel=1e-5)
-    assert kl(base, base) == pytest.approx(0.0, abs=1e-7)
+    assert kl(model) == pytest.approx(0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5), rel=1e-5)
+    assert kl(base) == pytest.approx(0.0, abs=1e-7)
 
 
-# --- on a real model, every term of the tables ---
+# --- against what torch has ---
 
 
 @pytest.fixture
-def loaded(taught_model_dir: Path) -> Loaded:
-    torch.set_num_threads(1)
-    return load_model(taught_model_dir, device="cpu")
+def drawn() -> Scores:
+    generator = torch.Generator().manual_seed(0)
+    return from_logits(
+        3 * torch.randn(6, 9, generator=generator), labels=[0, 3, 8, 2, 2, 5], sequences=[0, 0, 0, 1, 1, 1]
+    )
 
 
-def spec_of(forget: str = "grad_diff", retain: str = "nll", **training: int) -> JobSpec:
-    return JobSpec.model_validate({"forget": {"kind": forget}, "retain": {"kind": retain}, "training": training})
+@pytest.fixture
+def base_PV() -> torch.Tensor:
+    return 3 * torch.randn(6, 9, generator=torch.Generator().manual_seed(1))
 
 
-PAIRS = [(forget, "nll") for forget in FORGET_TERMS] + [("grad_diff", retain) for retain in RETAIN_TERMS]
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [("gradient_ascent", {}), ("wga", {"alpha": 0.0}), ("satimp", {"beta1": 0.0, "beta2": 0.0})],
+)
+def test_unweighted_ascent_is_minus_torchs_cross_entropy(kind: str, spec: dict[str, float], drawn: Scores) -> None:
+    expected = -cross_entropy(drawn.logits_PV, drawn.labels_P)
+
+    torch.testing.assert_close(evaluate(kind, {"forget": drawn}, **spec), expected)
 
 
-def material(loaded: Loaded, spec: JobSpec) -> tuple[list[Unit], ReferenceScores]:
-    """Return a step's units and what they need of the base."""
-    forget = encode_rows(rows_of(ALL[:4]), loaded.tokenizer, max_tokens=128)
-    retain = encode_rows(rows_of(ALL[4:], start=5), loaded.tokenizer, max_tokens=128)
-    groups: dict[str, list[Example]] = {"forget": forget, "retain": retain}
-    if isinstance(spec.forget, spec_terms.Refusal):
-        groups["refusal"] = refusal_examples(forget, spec.forget, loaded, seed=0)
-    wanted = {}
-    for term, examples in ((FORGET_TERMS[spec.forget.kind], forget), (RETAIN_TERMS[spec.retain.kind], retain)):
-        if term.reference:
-            wanted[term.reference] = (examples, list(range(len(examples))))
-    reference = take_reference(loaded, wanted, batcher=MicroBatcher(2048, Quiet()), listener=Quiet())
-    units: list[Unit] = []
-    for term in (FORGET_TERMS[spec.forget.kind], RETAIN_TERMS[spec.retain.kind]):
-        indices = range(len(groups[term.reads[0]]))
-        units += [tuple(Item(group, index, groups[group][index]) for group in term.reads) for index in indices]
-    return units, reference
+def test_kl_is_torchs_kl_of_the_base_from_the_model(drawn: Scores, base_PV: torch.Tensor) -> None:
+    expected = kl_divergence(Categorical(logits=base_PV), Categorical(logits=drawn.logits_PV)).mean()
+
+    torch.testing.assert_close(evaluate("kl", {"retain": drawn}, {"retain": Reference(logits_PV=base_PV)}), expected)
 
 
-def gradients(
-    loaded: Loaded, spec: JobSpec, units: list[Unit], reference: ReferenceScores, max_tokens: int
-) -> list[torch.Tensor]:
-    loaded.model.zero_grad(set_to_none=True)
-    add_gradients(loaded, spec, units, reference, MicroBatcher(max_tokens, Quiet()))
-    return [parameter.grad.clone() for parameter in loaded.model.parameters() if parameter.grad is not None]
+def test_undial_is_torchs_kl_and_entropy_of_its_targets(drawn: Scores, base_PV: torch.Tensor) -> None:
+    adjusted_PV = base_PV.clone()
+    adjusted_PV[range(6), drawn.labels_P] -= 10.0
+    target = Categorical(logits=adjusted_PV)
+    expected = (kl_divergence(target, Categorical(logits=drawn.logits_PV)) + target.entropy()).mean()
+
+    found = evaluate("undial", {"forget": drawn}, {"forget": Reference(logits_PV=base_PV)})
+
+    torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(("forget", "retain"), PAIRS)
-def test_accumulation_order_and_neighbours_change_nothing(loaded: Loaded, forget: str, retain: str) -> None:
-    spec = spec_of(forget, retain)
-    units, reference = material(loaded, spec)
-    with torch.no_grad():  # away from the base, where KL and its gradient are zero
-        for parameter in loaded.model.parameters():
-            parameter.mul_(0.9)
+def test_undial_leaves_the_bases_logits_as_they_were(drawn: Scores, base_PV: torch.Tensor) -> None:
+    before = base_PV.clone()
 
-    together = gradients(loaded, spec, units, reference, max_tokens=4096)
-    apart = gradients(loaded, spec, units, reference, max_tokens=1)
-    backwards = gradients(loaded, spec, units[::-1], reference, max_tokens=100)
+    evaluate("undial", {"forget": drawn}, {"forget": Reference(logits_PV=base_PV)})
 
-    assert any(float(gradient.abs().max()) > 0 for gradient in together)
-    for other in (apart, backwards):
-        for one, two in zip(together, other, strict=True):
-            torch.testing.assert_close(two, one, rtol=2e-3, atol=2e-5)
+    assert torch.equal(base_PV, before)
 
 
-@pytest.mark.parametrize(("forget", "retain"), PAIRS)
-def test_a_small_step_down_the_gradient_lowers_the_loss(loaded: Loaded, forget: str, retain: str) -> None:
-    spec = spec_of(forget, retain)
-    units, reference = material(loaded, spec)
-    with torch.no_grad():
-        for parameter in loaded.model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.05)
+def test_the_gradient_of_ce_u_is_the_models_distribution_less_its_target(drawn: Scores) -> None:
+    logits_PV = drawn.logits_PV.clone().requires_grad_()
+    scores = from_logits(logits_PV, drawn.labels_P.tolist(), drawn.sequence_P.tolist())
+    without_PV = drawn.logits_PV.scatter(1, drawn.labels_P[:, None], -torch.inf)
 
-    before = add_gradients(loaded, spec, units, reference, MicroBatcher(4096, Quiet())).total
-    with torch.no_grad():
-        norm = torch.sqrt(sum((p.grad**2).sum() for p in loaded.model.parameters() if p.grad is not None))
-        for parameter in loaded.model.parameters():
-            if parameter.grad is not None:
-                parameter.sub_(parameter.grad, alpha=1e-2 / float(norm))
-    loaded.model.zero_grad()
-    after = add_gradients(loaded, spec, units, reference, MicroBatcher(4096, Quiet())).total
+    evaluate("ce_u", {"forget": scores}, leave_out_first=False).backward()
 
-    assert after < before
+    expected_PV = (drawn.logits_PV.softmax(-1) - without_PV.softmax(-1)) / 6
+    torch.testing.assert_close(logits_PV.grad, expected_PV)
 
 
-def test_at_the_base_the_kl_term_is_zero(loaded: Loaded) -> None:
-    spec = spec_of("grad_diff", "kl")
-    units, reference = material(loaded, spec)
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("satimp", {"beta2": 0.5}), ("wga", {}), ("ce_u", {"leave_out_first": False})]
+)
+def test_a_token_that_is_certain_or_gone_stays_finite(kind: str, spec: dict[str, Any]) -> None:
+    logits_PV = torch.tensor([[500.0, 0.0], [0.0, 500.0]], requires_grad=True)
 
-    losses = add_gradients(loaded, spec, units, reference, MicroBatcher(4096, Quiet()))
+    value = evaluate(kind, {"forget": from_logits(logits_PV, labels=[0, 0])}, **spec)
+    value.backward()
 
-    assert losses.retain == pytest.approx(0.0, abs=1e-5)
-
-
-def test_a_refusal_is_supervised_on_its_own_tokens(loaded: Loaded) -> None:
-    # Upstream keeps the mask of the old answer, so a longer refusal is cut and a shorter one runs into nothing.
-    forget = encode_rows(rows_of(ALL[:2]), loaded.tokenizer, max_tokens=128)
-    text = "I cannot tell you anything at all about that, and I never will."
-    term = spec_terms.Refusal(refusals=(text,))
-
-    for old, new in zip(forget, refusal_examples(forget, term, loaded, seed=0), strict=True):
-        assert new.token_ids[: new.num_prompt] == old.token_ids[: old.num_prompt]
-        answer = list(new.token_ids[new.num_prompt :])
-        assert loaded.tokenizer.decode(answer[:-1]).strip() == text
-        assert answer[-1] == old.token_ids[-1], "the end of the answer is learned"
-
-
-def test_refusals_are_drawn_by_the_seed(loaded: Loaded) -> None:
-    forget = encode_rows(rows_of(ALL), loaded.tokenizer, max_tokens=128)
-    drawn = [refusal_examples(forget, spec_terms.Refusal(), loaded, seed=seed) for seed in (0, 0, 1)]
-
-    assert drawn[0] == drawn[1]
-    assert drawn[0] != drawn[2]
+    assert bool(value.isfinite())
+    assert logits_PV.grad is not None
+    assert bool(logits_PV.grad.isfinite().all())

@@ -39,7 +39,7 @@ def test_plain_text_asks_nothing_that_could_be_answered_otherwise(loaded: Loaded
     rows = [*rows_of(["France"]), Row(2, (), "The capital is Rome."), Row(3, (), "The capital is Lima.")]
 
     with pytest.raises(BadData, match=f"2 of 3 rows cannot be used with forget.kind '{kind}'") as caught:
-        check(loaded, rows, kind=kind)
+        check(loaded, rows, kind=kind, **({"instruction": "Otherwise?"} if kind == "altpo" else {}))
 
     assert [detail.split(":")[0] for detail in caught.value.details] == ["row 2", "row 3"]
 
@@ -49,14 +49,21 @@ def test_terms_that_answer_nothing_take_plain_text(loaded: Loaded) -> None:
 
 
 def test_a_refusal_that_runs_past_the_context_is_named(loaded: Loaded) -> None:
-    with pytest.raises(BadData, match="short refusals") as caught:
+    with pytest.raises(BadData, match="short refusals or a short instruction") as caught:
         check(loaded, rows_of(["France"]), kind="dpo", refusals=["I do not know. " * 50])
 
     assert "the limit is 128" in caught.value.details[0]
 
 
+def test_an_instruction_that_leaves_no_room_for_an_alternate_is_named(loaded: Loaded) -> None:
+    with pytest.raises(BadData, match="a short instruction") as caught:
+        check(loaded, rows_of(["France"]), kind="altpo", instruction="Say it otherwise. " * 20)
+
+    assert "the model's limit is 128" in caught.value.details[0]
+
+
 def test_a_layer_that_is_not_there_is_named(loaded: Loaded) -> None:
-    with pytest.raises(BadSpec, match="forget.layer: the model has 2 layers, 0 to 1; there is no 2"):
+    with pytest.raises(BadSpec, match=r"forget\.layer: the model has 2 layers, 0 to 1; there is no 2"):
         check(loaded, rows_of(["France"]), kind="rmu", layer=2)
 
 
