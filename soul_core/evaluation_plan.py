@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from soul_core.data import Example, encode_rows, prompt_ids
 from soul_core.errors import BadData
-from soul_core.evaluation_rows import EvaluationSet
+from soul_core.evaluation_rows import PERTURBED, EvaluationSet
 from soul_core.metric_catalogue import CATALOGUE, NEEDS, Need, row_metrics
 from soul_core.metrics.observed import CONTINUED_TOKENS
 from soul_core.models import Loaded
@@ -18,8 +18,8 @@ from soul_core.spec import RETAIN, Evaluation
 
 #: Worked examples before a few-shot question.
 SHOTS = 4
-#: Columns of a row's other answers.
-PARAPHRASED, PERTURBED = "paraphrased_answer", "perturbed_answer"
+#: Column of a row's right answer in other words.
+PARAPHRASED = "paraphrased_answer"
 #: Answers are shorter than they may be; for the estimate of the time left only.
 _USUAL_SHARE = 0.5
 
@@ -96,7 +96,7 @@ def plan_of(
 
 
 def other_answers(row: Row) -> tuple[str | None, tuple[str, ...]]:
-    """Return a row's paraphrase (or None) and its wrong answers. Raises ValueError for what is neither text nor texts."""
+    """Return a row's paraphrase (or None) and its wrong answers. Raises ValueError for what is no text."""
     paraphrase, wrong = row.extra.get(PARAPHRASED), row.extra.get(PERTURBED)
     if isinstance(wrong, str) and wrong.startswith("["):  # a CSV cell
         wrong = json.loads(wrong)

@@ -33,8 +33,8 @@ def _auc(score: str) -> MetricEntry:
     return MetricEntry(
         name=f"mia_{score}",
         title=f"Membership by {_TITLES[score]}",
-        description=f"AUC of {SCORES[score]} in telling forget rows (members) from holdout rows (never seen): 0.5 tells "
-        "nothing, 1 tells all; below 0.5 the forget rows stand out by being too unlikely.",
+        description=f"AUC of {SCORES[score]} in telling forget rows (members) from holdout rows (never seen): 0.5 "
+        "tells nothing, 1 tells all; below 0.5 the forget rows stand out by being too unlikely.",
         unit="AUC",
         low=0,
         high=1,
@@ -51,8 +51,8 @@ def _tpr(score: str) -> MetricEntry:
     return MetricEntry(
         name=f"tpr_{score}",
         title=f"Members found by {_TITLES[score]} at 1% false alarms",
-        description=f"Share of forget rows that {SCORES[score]} finds at a threshold that wrongly points at no more than "
-        "1% of the holdout rows.",
+        description=f"Share of forget rows that {SCORES[score]} finds at a threshold that wrongly points at no more "
+        "than 1% of the holdout rows.",
         unit="share",
         low=0,
         high=1,
@@ -71,8 +71,8 @@ DERIVED_ENTRIES = (
     MetricEntry(
         name="reference_loss",
         title="Loss above the retrained model's",
-        description="Each row's loss minus its loss under the retrained model, which never saw the forget set. Below 0: "
-        "the model knows the row better than it should.",
+        description="Each row's loss minus its loss under the retrained model, which never saw the forget set. Below "
+        "0: the model knows the row better than it should.",
         unit="nats",
         low=None,
         high=None,

@@ -84,8 +84,8 @@ ROW_ENTRIES = (
         title="Truth ratio",
         description="How probable wrong answers are on average beside the right one in other words (the expected "
         "answer where the row has no paraphrase): exp(-mean of l(wrong)) / exp(-l(right)). A row keeps the ratio "
-        "itself. On the forget set: mean of min(ratio, 1/ratio), where 1 tells right from wrong no more; elsewhere mean "
-        "of max(0, 1 - ratio).",
+        "itself. On the forget set: mean of min(ratio, 1/ratio), where 1 tells right from wrong no more; elsewhere "
+        "mean of max(0, 1 - ratio).",
         unit="share",
         low=0,
         high=1,
@@ -99,8 +99,8 @@ ROW_ENTRIES = (
     MetricEntry(
         name="probability_normalised",
         title="Answer probability among choices",
-        description="The expected answer's probability (geometric mean a token) divided by the sum of its own and those "
-        "of the wrong answers.",
+        description="The expected answer's probability (geometric mean a token) divided by the sum of its own and "
+        "those of the wrong answers.",
         unit="probability",
         low=0,
         high=1,
@@ -112,7 +112,8 @@ ROW_ENTRIES = (
     MetricEntry(
         name="choice_accuracy",
         title="Multiple choice",
-        description="Share of rows whose expected answer is more probable (geometric mean a token) than each wrong one.",
+        description="Share of rows whose expected answer is more probable (geometric mean a token) than every wrong "
+        "one.",
         unit="share",
         low=0,
         high=1,
@@ -137,8 +138,8 @@ ROW_ENTRIES = (
     MetricEntry(
         name="zlib",
         title="Loss by compressed length",
-        description="Loss divided by the bytes of the answer's zlib compression: what is simple to say is likely without "
-        "being known. Membership score: members have less.",
+        description="Loss divided by the bytes of the answer's zlib compression: what is simple to say is likely "
+        "without being known. Membership score: members have less.",
         unit="nats per byte",
         low=0,
         high=None,
@@ -175,8 +176,8 @@ ROW_ENTRIES = (
     MetricEntry(
         name="gradient_norm",
         title="Gradient norm",
-        description="L2 norm of the gradient of the row's loss by all weights. Membership score: members have less. Takes "
-        "one backward pass a row.",
+        description="L2 norm of the gradient of the row's loss by all weights. Membership score: members have less. "
+        "Takes one backward pass a row.",
         unit="nats per unit of weight",
         low=0,
         high=None,

@@ -1,4 +1,4 @@
-"""The passes over one data set: likelihoods (one forward, shared prompts once), gradients, own answers, continuations."""
+"""The passes over one data set: likelihoods (one forward, prompts shared), gradients, own answers, continuations."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -12,6 +12,7 @@ from soul_core.metric_catalogue import Aggregate
 from soul_core.report import MetricValue
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 #: With fewer rows a resample says nothing about other rows.
 FEWEST_ROWS = 2
@@ -76,7 +77,7 @@ def ratio_interval(
     b_N, _ = _arrays(theirs, base.weights, kept)
     statistic = _STATISTICS[aggregate]
 
-    def ratio(index_BN: NDArray[np.int64]) -> Floats:
+    def ratio(index_BN: Indices) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
             result: Floats = statistic(a_N[index_BN], w_N[index_BN]) / statistic(b_N[index_BN], w_N[index_BN])
         return result
@@ -120,26 +121,40 @@ _STATISTICS: dict[Aggregate, Callable[[Floats, Floats], Floats]] = {
 
 
 def _interval(
-    statistic: Callable[[NDArray[np.int64]], Floats], num_rows: int, resampling: Resampling
+    statistic: Callable[[Indices], Floats], num_rows: int, resampling: Resampling
 ) -> tuple[float, float] | None:
     return interval_of(lambda indices: statistic(indices[0]), [num_rows], resampling)
 
 
 def interval_of(
-    statistic: Callable[[Sequence[NDArray[np.int64]]], Floats], sizes: Sequence[int], resampling: Resampling
+    statistic: Callable[[Sequence[Indices]], Floats], sizes: Sequence[int], resampling: Resampling
 ) -> tuple[float, float] | None:
-    """Return the percentile interval of a statistic of several samples of rows, each resampled by itself.
+    """Return the percentile interval of a statistic of several samples of rows; see `resample`.
 
-    `statistic` gets one (B, size) array of row indices a sample and returns B values. None: no intervals are asked
-    for, a sample is too small, or a resample gave no number.
+    None: no intervals are asked for, a sample is too small, or a resample gave no number.
     """
-    fewest = min(sizes)
-    if resampling.resamples == 0 or fewest < FEWEST_ROWS:
+    values_B = resample(statistic, sizes, resampling)
+    return None if values_B is None else percentiles(values_B, resampling)
+
+
+def resample(
+    statistic: Callable[[Sequence[Indices]], Floats], sizes: Sequence[int], resampling: Resampling
+) -> Floats | None:
+    """Return the statistic of every resample, (resamples,). Each sample of rows is resampled by itself.
+
+    `statistic` gets one (B, size) array of row indices a sample and returns B values.
+    """
+    if resampling.resamples == 0 or min(sizes) < FEWEST_ROWS:
         return None
     rng: Any = np.random.default_rng(resampling.seed)
     at_once = max(1, _CELLS_AT_ONCE // max(sizes))
     batches = [min(at_once, resampling.resamples - start) for start in range(0, resampling.resamples, at_once)]
     parts = [statistic([rng.integers(0, size, size=(batch, size)) for size in sizes]) for batch in batches]
+    return np.concatenate(parts)
+
+
+def percentiles(values_B: Floats, resampling: Resampling) -> tuple[float, float] | None:
+    """Return the middle part of the resampled values; None when an end of it is no number."""
     tail = (1 - resampling.confidence) / 2
-    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
+    low, high = np.quantile(values_B, [tail, 1 - tail])
     return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None

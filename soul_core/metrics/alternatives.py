@@ -1,6 +1,7 @@
 """The expected answer against other answers to the same question: truth ratio, normalised probability, choice."""
 
 import math
+from collections.abc import Callable
 
 from soul_core.metric_catalogue import CATALOGUE
 from soul_core.metrics.aggregate import Resampling, summarise
@@ -18,7 +19,7 @@ def truth_ratio(observed: Observed, resampling: Resampling) -> MetricValue:
     answer where there is none (real authors, world facts), and a row keeps the ratio itself.
     Differs from the paper's equation 1, which averages the wrong answers' probabilities and not their losses.
     """
-    values = [others and _ratio(loss, others) for loss, others in _pairs(observed)]
+    values = _each(observed, _ratio)
     return summarise(values, resampling, aggregate=CATALOGUE["truth_ratio"].aggregate_on(observed.set_name))
 
 
@@ -27,7 +28,7 @@ def probability_normalised(observed: Observed, resampling: Resampling) -> Metric
 
     Source: TOFU (arXiv:2401.06121), section 2.2.1.
     """
-    return summarise([others and _share(loss, others) for loss, others in _pairs(observed)], resampling)
+    return summarise(_each(observed, _share), resampling)
 
 
 def choice_accuracy(observed: Observed, resampling: Resampling) -> MetricValue:
@@ -35,12 +36,15 @@ def choice_accuracy(observed: Observed, resampling: Resampling) -> MetricValue:
 
     Source: multiple choice by likelihood, normalised by tokens: GPT-3 (arXiv:2005.14165), section 2.4.
     """
-    values = [others and float(loss < min(others.wrong)) for loss, others in _pairs(observed)]
-    return summarise(values, resampling)
+    return summarise(_each(observed, _best), resampling)
 
 
-def _pairs(observed: Observed) -> list[tuple[float, OtherAnswers | None]]:
-    return [(s.mean_nll, others) for s, others in zip(observed.scores, observed.others, strict=True)]
+def _each(observed: Observed, value: Callable[[float, OtherAnswers], float]) -> list[float | None]:
+    """Return a value of each row's loss and other answers; None where it has none."""
+    return [
+        None if others is None else value(s.mean_nll, others)
+        for s, others in zip(observed.scores, observed.others, strict=True)
+    ]
 
 
 def _ratio(loss: float, others: OtherAnswers) -> float:
@@ -50,3 +54,7 @@ def _ratio(loss: float, others: OtherAnswers) -> float:
 
 def _share(loss: float, others: OtherAnswers) -> float:
     return 1 / (1 + sum(math.exp(min(loss - wrong, _MOST_NATS)) for wrong in others.wrong))
+
+
+def _best(loss: float, others: OtherAnswers) -> float:
+    return float(loss < min(others.wrong))

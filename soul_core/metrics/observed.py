@@ -19,7 +19,7 @@ class TokenScores:
     ends: bool
     """The last token is the end-of-answer marker, which is no content."""
     standardised: tuple[float, ...] = ()
-    """(NLL - its mean) / its deviation over the vocabulary at each token; only where a metric needs the distribution."""
+    """(NLL - its mean) / its deviation over the vocabulary at each token; where a metric needs the distribution."""
 
     @property
     def content_hits(self) -> tuple[bool, ...]:

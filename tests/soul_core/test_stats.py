@@ -1,8 +1,18 @@
 """Statistics worked out by hand."""
 
+import numpy as np
 import pytest
 
-from soul_core.stats import auc, harmonic_mean, ks_p_value, tpr_at_fpr
+from soul_core.stats import (
+    auc,
+    harmonic_mean,
+    ks_p_value,
+    ks_p_value_of_gap,
+    resampled_auc,
+    resampled_ks_gap,
+    resampled_tpr,
+    tpr_at_fpr,
+)
 
 
 def test_separable_samples_have_auc_one_equal_ones_a_half() -> None:
@@ -37,3 +47,18 @@ def test_tpr_at_one_percent_allows_one_false_alarm_in_a_hundred() -> None:
 def test_a_lost_ability_is_not_made_up_for() -> None:
     assert harmonic_mean([1.0, 0.5]) == pytest.approx(2 / 3)
     assert harmonic_mean([1.0, 1.0, 0.0]) == 0.0
+
+
+def test_resampled_statistics_equal_the_plain_ones_on_each_resample() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 20, 30).astype(float), rng.integers(3, 23, 30).astype(float)
+    rows, others = rng.integers(0, 30, (20, 30)), rng.integers(0, 30, (20, 30))
+
+    gaps = resampled_ks_gap(first, second, rows)
+    aucs = resampled_auc(first, second, rows, others)
+    rates = resampled_tpr(first, second, rows, others, fpr=0.1)
+
+    for i in range(20):
+        assert ks_p_value_of_gap(int(gaps[i]), 30) == pytest.approx(ks_p_value(first[rows[i]], second[rows[i]]))
+        assert aucs[i] == pytest.approx(auc(first[rows[i]], second[others[i]]))
+        assert rates[i] == tpr_at_fpr(first[rows[i]], second[others[i]], fpr=0.1)
