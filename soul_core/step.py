@@ -1,4 +1,4 @@
-"""One step's gradients: of the total loss, and against labels sampled from the model, for the curvature."""
+"""One step's gradients: of the total loss, and of the plain NLL against true or sampled labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,24 +63,33 @@ def add_gradients(
     return losses
 
 
-def sampled_gradients(
-    loaded: Loaded, units: Sequence[Unit], batcher: MicroBatcher, generator: torch.Generator
+def nll_gradients(
+    loaded: Loaded,
+    units: Sequence[Unit],
+    batcher: MicroBatcher,
+    *,
+    sampled_by: torch.Generator | None = None,
 ) -> tuple[list[torch.Tensor], int]:
-    """Return the gradient of the mean cross-entropy against labels sampled from the model (one tensor a trainable
-    parameter), and the number of positions it is the mean of. The draws come from `generator` alone.
+    """Return the gradient of the mean cross-entropy over `units` (one tensor a trainable parameter), and the number
+    of positions it is the mean of.
+
+    Against the true labels; with `sampled_by` against labels sampled from the model, whose draws come from it alone.
     """
     num_positions = sum(one.num_tokens for one in totals_of(units).values())
-    uniform = torch.rand(num_positions, generator=generator, dtype=torch.float64).to(loaded.device)
+    uniform = torch.empty(0)
+    if sampled_by is not None:
+        uniform = torch.rand(num_positions, generator=sampled_by, dtype=torch.float64).to(loaded.device)
     done = 0
 
     def work(items: list[Item]) -> None:
         nonlocal done
         with loaded.autocast():
             scores = score(loaded.model, pack([item.example for item in items], loaded.device))
-        uniform_P = uniform[done : done + len(scores.labels_P)]
-        done += len(scores.labels_P)
-        sampled_P = sample_labels(scores.logits_PV, uniform_P)
-        (cross_entropy(scores.logits_PV, sampled_P, reduction="sum") / num_positions).backward()
+        labels_P = scores.labels_P
+        if sampled_by is not None:
+            labels_P = sample_labels(scores.logits_PV, uniform[done : done + len(labels_P)])
+        done += len(labels_P)
+        (cross_entropy(scores.logits_PV, labels_P, reduction="sum") / num_positions).backward()
 
     def undo() -> None:
         nonlocal done
@@ -88,10 +97,19 @@ def sampled_gradients(
         loaded.model.zero_grad(set_to_none=True)
 
     batcher.over(units, work, undo)
-    parameters = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    return take_gradients(loaded), num_positions
+
+
+def take_gradients(loaded: Loaded) -> list[torch.Tensor]:
+    """Return the gradients that stand in the trainable parameters, zeros where there is none, and clear them."""
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in trainable(loaded)]
     loaded.model.zero_grad(set_to_none=True)
-    return gradients, num_positions
+    return gradients
+
+
+def trainable(loaded: Loaded) -> list[torch.nn.Parameter]:
+    """Return the parameters that may move, in the model's order."""
+    return [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
 
 
 def totals_of(units: Sequence[Unit]) -> dict[Group, Totals]:

@@ -5,7 +5,7 @@ The model stays in eval mode: dropout would make the reference scores another mo
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from soul_core.accumulation import MicroBatcher, Unit
 from soul_core.batches import Batches
 from soul_core.checkpoint import newest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from soul_core.curvature_passes import CURVATURES, PASSES
 from soul_core.data import Example
 from soul_core.dual import RetainWeight
 from soul_core.errors import Diverged
@@ -22,13 +23,15 @@ from soul_core.listener import Listener, Phase, Wish, stop_if_asked
 from soul_core.models import Loaded
 from soul_core.objectives import needs_of
 from soul_core.objectives.steered_layer import steered_layer
-from soul_core.optimizers import CURVATURES, OPTIMIZERS
+from soul_core.optimizers import OPTIMIZERS
+from soul_core.optimizers.refresh import Refresh
 from soul_core.optimizers.sophia import Sophia
+from soul_core.optimizers.upstream import UpstreamCompat
 from soul_core.preparation import prepare
 from soul_core.reference import ReferenceScores, Wanted, take_reference
 from soul_core.schedule import num_steps, schedule_factor
 from soul_core.spec import JobSpec
-from soul_core.step import Losses, add_gradients, sampled_gradients
+from soul_core.step import Losses, add_gradients, trainable
 from soul_core.training_record import Record, Trained
 
 
@@ -41,10 +44,12 @@ def train(
     state_dir: Path,
     listener: Listener,
     phase: Phase = "unlearn",
+    watch: Callable[[int], bool] | None = None,
 ) -> Trained:
     """Change `loaded.model` in place: the base before, the unlearned or fine-tuned model after.
 
     Without forget examples this is fine-tuning: the retain term is all there is to learn. `phase` names the events.
+    `watch` is told the number of each step behind it and ends the training by True.
     Raises Diverged, OutOfMemory, DiskFull, Interrupted (a checkpoint was written) or Cancelled.
     """
     run = _Run(loaded, spec, forget, retain, state_dir / "train", listener, phase)
@@ -53,8 +58,7 @@ def train(
         run.stop_if_asked()
         started = time.monotonic()
         units = run.batches.next()
-        if run.curvature_due():
-            run.observe_curvature(units)
+        run.observe_curvature_if_due(units)
         losses = add_gradients(loaded, spec, units, run.reference, run.batcher, retain_weight=run.retain_weight.value)
         norm = float(clip_grad_norm_(run.parameters, spec.training.grad_clip))
         if not (math.isfinite(losses.total) and math.isfinite(norm)):
@@ -63,6 +67,8 @@ def train(
         run.optimizer.step()
         loaded.model.zero_grad(set_to_none=True)
         run.finish_step(started, units, losses, grad_norm=norm, lr=lr)
+        if watch is not None and watch(run.step):
+            break
         if run.step % spec.training.checkpoint_every == 0 and run.step < run.num_steps:
             run.checkpoint()
     return run.record.trained(run.step)
@@ -89,8 +95,15 @@ class _Run:
         self.generator = torch.Generator().manual_seed(spec.seed)
         self.reference = self._take_reference()
         self.retain_weight = RetainWeight(spec)
-        self.parameters = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-        self.optimizer: Optimizer = OPTIMIZERS[spec.optimizer.kind](self.parameters, spec.optimizer)
+        self.parameters = trainable(loaded)
+        self.optimizer: Optimizer = OPTIMIZERS[spec.optimizer.kind](
+            self.parameters, spec.optimizer, loaded.compute_dtype
+        )
+        self._curvature = getattr(spec.optimizer, "curvature", None)
+        self.refresh = Refresh(
+            every=self._curvature.every if self._curvature else 1,
+            adaptive=self._curvature is not None and self._curvature.adaptive,
+        )
         self.record = Record(loaded, listener, phase, self.num_steps)
 
     def resume(self) -> None:
@@ -107,6 +120,7 @@ class _Run:
         self.batcher.max_tokens = found.state["micro_batch_tokens"]
         self.batches.restore(found.state["batches"])
         self.retain_weight.restore(found.state["retain_weight"])
+        self.refresh.restore(found.state["refresh"])
         self.record.restore(found.state["record"], self.step)
         self.listener.emit("log", message=f"going on from the checkpoint of step {self.step}")
 
@@ -122,6 +136,7 @@ class _Run:
             "optimizer": {name: group[name] for name in ("lr", "num_observed") if name in group},
             "batches": self.batches.state(),
             "retain_weight": self.retain_weight.state(),
+            "refresh": self.refresh.state(),
             "record": self.record.state(),
         }
         save_checkpoint(self.folder, self.step, tensors, state)
@@ -133,25 +148,19 @@ class _Run:
             self.checkpoint()
         stop_if_asked(self.listener)
 
-    def curvature_due(self) -> bool:
-        """Say whether this step begins with a new estimate."""
-        return isinstance(self.optimizer, Sophia) and self.step % self.spec.optimizer.curvature.every == 0  # type: ignore[union-attr]
-
-    def observe_curvature(self, units: Sequence[Unit]) -> None:
+    def observe_curvature_if_due(self, units: Sequence[Unit]) -> None:
         """Feed the optimizer an estimate of the diagonal; before the first update as many as the warm start asks."""
-        assert isinstance(self.optimizer, Sophia)
+        if not isinstance(self.optimizer, Sophia) or self._curvature is None or not self.refresh.due(self.step):
+            return
         warming = self.step == 0
-        curvature = self.spec.optimizer.curvature  # type: ignore[union-attr]
-        for _ in range(max(1, curvature.warm_start) if warming else 1):
-            if warming and curvature.warm_start == 0:
-                return
-            chosen = self.batches.for_curvature(units, curvature.data)
-            gradients, num_positions = sampled_gradients(self.loaded, chosen, self.batcher, self.generator)
-            estimates = CURVATURES[curvature.kind](gradients, num_positions)
+        for _ in range(self._curvature.warm_start if warming else 1):
+            chosen = self.batches.for_curvature(units, self._curvature.data)
+            estimates = CURVATURES[self._curvature.kind](self.loaded, chosen, self.batcher, self.generator)
             if not all(bool(estimate.isfinite().all()) for estimate in estimates):
                 raise self.diverged("curvature that is not finite")
             self.optimizer.observe(estimates, averaged=warming)
-            self.record.count(chosen)
+            self.record.count(chosen, passes=PASSES[self._curvature.kind])
+        self.refresh.taken(self.step)
 
     def diverged(self, what: str) -> Diverged:
         """Return the error for numbers that must not reach the weights."""
@@ -170,8 +179,9 @@ class _Run:
     def finish_step(self, started: float, units: Sequence[Unit], losses: Losses, **values: float) -> None:
         """Count the step, keep its numbers and tell them."""
         row: dict[str, float | None] = {"loss": losses.total, **losses.parts(self.spec.kind), **values}
-        if isinstance(self.optimizer, Sophia):
+        if isinstance(self.optimizer, Sophia | UpstreamCompat):
             row["unclipped_fraction"] = self.optimizer.unclipped_fraction
+            self.refresh.saw(self.optimizer.unclipped_fraction)
         row |= self.retain_weight.curve()
         self.retain_weight.after_step(self.step, losses.retain, units, self.reference)
         self.step += 1

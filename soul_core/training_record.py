@@ -8,9 +8,8 @@ from typing import Any
 from soul_core.accumulation import Unit
 from soul_core.listener import Listener, Phase
 from soul_core.models import Loaded
+from soul_core.optimizers.refresh import HEALTHY_UNCLIPPED
 
-#: The authors of Sophia want this share of weights unclipped (arXiv:2305.14342, section 3.1).
-HEALTHY_UNCLIPPED = (0.1, 0.5)
 #: Steps over which that share is averaged before it is worth a warning.
 _UNCLIPPED_STEPS = 10
 

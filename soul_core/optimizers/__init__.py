@@ -1,19 +1,19 @@
-"""The tables of optimizers and curvature estimates: kind -> what builds or computes it."""
+"""The table of optimizers: kind -> what builds it. `influence`, which is one static step, is not among them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch.optim import AdamW, Optimizer
 
 from soul_core import spec_optimizers
-from soul_core.optimizers.curvature import gauss_newton_bartlett
 from soul_core.optimizers.sophia import Sophia
+from soul_core.optimizers.upstream import UpstreamCompat
 
 Parameters = Iterable[torch.nn.Parameter]
 
 
-def _adamw(parameters: Parameters, spec: spec_optimizers.AdamW) -> Optimizer:
+def _adamw(parameters: Parameters, spec: spec_optimizers.AdamW, _: torch.dtype) -> Optimizer:
     return AdamW(
         parameters,
         lr=spec.lr,
@@ -24,7 +24,7 @@ def _adamw(parameters: Parameters, spec: spec_optimizers.AdamW) -> Optimizer:
     )
 
 
-def _sophia(parameters: Parameters, spec: spec_optimizers.Sophia) -> Optimizer:
+def _sophia(parameters: Parameters, spec: spec_optimizers.Sophia, _: torch.dtype) -> Optimizer:
     return Sophia(
         parameters,
         lr=spec.lr,
@@ -36,7 +36,23 @@ def _sophia(parameters: Parameters, spec: spec_optimizers.Sophia) -> Optimizer:
     )
 
 
-OPTIMIZERS: dict[str, Callable[[Parameters, Any], Optimizer]] = {"adamw": _adamw, "sophia": _sophia}
+def _upstream_compat(
+    parameters: Parameters, spec: spec_optimizers.UpstreamCompat, compute_dtype: torch.dtype
+) -> Optimizer:
+    return UpstreamCompat(
+        parameters,
+        lr=spec.lr,
+        beta1=spec.beta1,
+        beta2=spec.beta2,
+        rho=spec.rho,
+        weight_decay=spec.weight_decay,
+        weights_dtype=compute_dtype,
+    )
 
-#: kind -> function of the gradients of the mean sampled cross-entropy and the number of positions.
-CURVATURES: dict[str, Callable[[Sequence[torch.Tensor], int], list[torch.Tensor]]] = {"gnb": gauss_newton_bartlett}
+
+#: kind -> function of the parameters, the spec and the compute type.
+OPTIMIZERS: dict[str, Callable[[Parameters, Any, torch.dtype], Optimizer]] = {
+    "adamw": _adamw,
+    "sophia": _sophia,
+    "upstream_compat": _upstream_compat,
+}

@@ -22,3 +22,27 @@ def gauss_newton_bartlett(gradients: Sequence[torch.Tensor], num_positions: int)
     unlearning objective. Source: Sophia, arXiv:2305.14342, algorithm 2.
     """
     return [gradient.float().square_().mul_(num_positions) for gradient in gradients]
+
+
+def empirical_fisher(gradients: Sequence[torch.Tensor], num_positions: int) -> list[torch.Tensor]:
+    """Return N * g^2, with g the gradient of the MEAN cross-entropy against the TRUE labels over N positions.
+
+    Differs from Gauss-Newton-Bartlett in the labels alone, and so in two ways: its expectation is not the curvature
+    unless the model's probabilities are right, and g has a mean of its own, whose square enters N-fold: near a
+    minimum it vanishes, far from it it swamps the rest. Source: Kunstner et al. 2019, arXiv:1905.12558, equation 3,
+    with the batch's gradient squared as a whole as in Sophia, arXiv:2305.14342, section 2.3.
+    """
+    return [gradient.float().square_().mul_(num_positions) for gradient in gradients]
+
+
+def rademacher(shapes: Sequence[torch.Size], generator: torch.Generator) -> list[torch.Tensor]:
+    """Return probes of -1 and +1, drawn on the CPU: the same on every device."""
+    return [torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).float() * 2 - 1 for shape in shapes]
+
+
+def hutchinson(probes: Sequence[torch.Tensor], products: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return z * (H z) for probes z of independent -1 and +1.
+
+    Unbiased for the diagonal of H, of either sign. Source: Sophia, arXiv:2305.14342, algorithm 1.
+    """
+    return [probe * product.float() for probe, product in zip(probes, products, strict=True)]

@@ -6,8 +6,9 @@ from typing import Any, get_args
 
 import pytest
 
+from soul_core.curvature_passes import CURVATURES
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
-from soul_core.optimizers import CURVATURES, OPTIMIZERS
+from soul_core.optimizers import OPTIMIZERS
 from soul_core.spec_optimizers import Curvature, Optimizer
 from soul_core.spec_terms import ForgetTerm, RetainTerm
 
@@ -22,7 +23,7 @@ def kinds(union: Any) -> set[str]:
 FAMILIES = [
     ("Forget terms", ForgetTerm, set(FORGET_TERMS)),
     ("Retain terms", RetainTerm, {*RETAIN_TERMS, "none"}),  # none is the absence of a term
-    ("Optimizers", Optimizer, set(OPTIMIZERS)),
+    ("Optimizers", Optimizer, {*OPTIMIZERS, "influence"}),  # one static step: soul_core.influence
     ("Curvature", Curvature, set(CURVATURES)),
 ]
 

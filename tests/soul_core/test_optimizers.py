@@ -10,6 +10,7 @@ from soul_core import spec_optimizers
 from soul_core.checkpoint import optimizer_tensors, restore_optimizer
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.optimizers.sophia import Sophia
+from soul_core.optimizers.upstream import UpstreamCompat
 
 HYPER = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "gamma": 0.5, "eps": 1e-12, "weight_decay": 0.0}
 
@@ -109,16 +110,104 @@ def test_a_step_too_small_for_bfloat16_still_adds_up() -> None:
     assert float(theta.detach()) == pytest.approx(1 - 1000 * 5e-6, abs=4e-3)
 
 
-SPECS: dict[str, Any] = {"adamw": spec_optimizers.AdamW(lr=0.05), "sophia": spec_optimizers.Sophia(lr=0.05)}
+def upstream(theta: torch.nn.Parameter, dtype: torch.dtype = torch.float32, **changed: float) -> UpstreamCompat:
+    hyper = {"lr": 0.1, "beta1": 0.9, "beta2": 0.95, "rho": 0.04, "weight_decay": 0.0}
+    return UpstreamCompat([theta], **{**hyper, **changed}, weights_dtype=dtype)
 
 
-def test_the_table_is_the_specs() -> None:
+def test_an_upstream_step_is_the_one_worked_out_by_hand() -> None:
+    theta = parameter(1.0, 1.0, 1.0)
+    optimizer = upstream(theta)
+
+    step(optimizer, theta, 1.0, 0.01, -0.01)
+
+    # m = (1 - 0.81) g; h = 0.05 g^2; m / (0.04 * 5120 h): 0.19 / 10.24 for the first, 1.855 for the others: clipped
+    torch.testing.assert_close(theta.data, torch.tensor([1 - 0.1 * 0.19 / 10.24, 1 - 0.1, 1 + 0.1]))
+    assert optimizer.unclipped_fraction == pytest.approx(1 / 3)
+
+
+def test_upstream_squares_every_gradient_and_averages_momentum_twice() -> None:
+    theta = parameter(0.0)
+    optimizer = upstream(theta)
+
+    for _ in range(3):
+        step(optimizer, theta, 2.0)
+
+    state = optimizer.state[theta]
+    torch.testing.assert_close(state["m"], torch.tensor([2 * (1 - 0.81**3)]))
+    torch.testing.assert_close(state["h"], torch.tensor([4 * (1 - 0.95**3)]))
+
+
+def test_upstream_decays_matrices_only_and_before_the_step() -> None:
+    matrix, norm = torch.nn.Parameter(torch.ones(1, 1)), parameter(1.0)
+    optimizer = UpstreamCompat(
+        [matrix, norm], lr=0.1, beta1=0.9, beta2=0.95, rho=0.04, weight_decay=0.5, weights_dtype=torch.float32
+    )
+    matrix.grad, norm.grad = torch.zeros(1, 1), torch.zeros(1)
+
+    optimizer.step()
+
+    assert matrix.item() == pytest.approx(0.95)
+    assert norm.item() == 1.0
+
+
+def test_upstream_in_bfloat16_equals_the_same_sums_on_bfloat16_tensors_bit_for_bit() -> None:
+    start = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    gradients = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(1)) * 1e-2
+    theta = torch.nn.Parameter(start.clone())  # kept in float32, as the engine's weights are
+    optimizer = upstream(theta, torch.bfloat16, lr=1e-2, weight_decay=0.1)
+    w = start.bfloat16()
+    m, h = torch.zeros_like(w), torch.zeros_like(w)
+
+    for gradient in gradients:
+        theta.grad = gradient.clone()
+        optimizer.step()
+        g = gradient.bfloat16()
+        h = (h * 0.95).addcmul(g, g, value=1 - 0.95)
+        m = (m * 0.9).add(g, alpha=1 - 0.9)
+        w = w * (1 - 1e-2 * 0.1)
+        m = (m * 0.9).add(g, alpha=1 - 0.9)
+        w = w.addcmul(m.sign(), (m.abs() / (0.04 * 5120 * h + 1e-15)).clamp(max=1), value=-1e-2)
+
+    assert torch.equal(theta.detach(), w.float())
+
+
+def test_upstream_in_bfloat16_loses_small_steps() -> None:
+    theta = parameter(1.0)
+    optimizer = upstream(theta, torch.bfloat16, lr=5e-6)
+
+    for _ in range(100):
+        step(optimizer, theta, 1e-6)  # so small that every step is clipped to lr
+
+    assert theta.item() == 1.0
+
+
+def test_a_weight_with_negative_curvature_takes_a_whole_step_and_is_not_called_unclipped() -> None:
+    # Hutchinson's estimate may be negative; max(gamma h, eps) is the paper's answer.
+    theta = parameter(1.0, 1.0)
+    optimizer = sophia(theta)
+    optimizer.observe([torch.tensor([-5.0, 5.0])], averaged=False)
+
+    step(optimizer, theta, 1.0, 1.0)
+
+    torch.testing.assert_close(theta.data, torch.tensor([0.9, 1 - 0.1 * 0.1 / 2.5]))
+    assert optimizer.unclipped_fraction == 0.5
+
+
+SPECS: dict[str, Any] = {
+    "adamw": spec_optimizers.AdamW(lr=0.05),
+    "sophia": spec_optimizers.Sophia(lr=0.05),
+    "upstream_compat": spec_optimizers.UpstreamCompat(lr=0.05, rho=1e-5),
+}
+
+
+def test_every_optimizer_of_the_table_is_tried_here() -> None:
     assert set(OPTIMIZERS) == set(SPECS)
 
 
 def descend(kind: str, steps: int, dtype: torch.dtype = torch.float32) -> tuple[torch.nn.Parameter, Optimizer]:
     theta = parameter(1.0, -2.0, 0.5, dtype=dtype)
-    optimizer = OPTIMIZERS[kind]([theta], SPECS[kind])
+    optimizer = OPTIMIZERS[kind]([theta], SPECS[kind], dtype)
     for _ in range(steps):
         advance(theta, optimizer)
     return theta, optimizer
@@ -153,7 +242,7 @@ def test_every_optimizer_goes_on_from_its_saved_state_bit_for_bit(kind: str, dty
     saved = {name: tensor.clone() for name, tensor in optimizer_tensors(before).items()}
 
     resumed = torch.nn.Parameter(half.detach().clone())
-    after = OPTIMIZERS[kind]([resumed], SPECS[kind])
+    after = OPTIMIZERS[kind]([resumed], SPECS[kind], dtype)
     restore_optimizer(after, saved, group)
     for _ in range(10):
         advance(resumed, after)

@@ -18,6 +18,7 @@ from soul_core.models import Loaded, load_model
 from soul_core.schedule import schedule_factor
 from soul_core.scoring import Scores
 from soul_core.spec import JobSpec
+from soul_core.step import trainable
 from soul_core.trainer import Trained, train
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
@@ -153,8 +154,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(run: Train) -> None:
 def test_curvature_that_is_not_finite_never_reaches_the_weights(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Loaded] = []
 
-    def overflow(gradients: list[torch.Tensor], num_positions: int) -> list[torch.Tensor]:
-        return [gradient / 0 for gradient in gradients]
+    def overflow(loaded: Loaded, *_: Any) -> list[torch.Tensor]:
+        return [torch.full_like(parameter, float("inf")) for parameter in trainable(loaded)]
 
     monkeypatch.setitem(trainer_module.CURVATURES, "gnb", overflow)  # the fault
 
