@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 import pytest
 
 from soul_core.report import Report, SideBySide
-from soul_core.report_charts import line_chart, nice_ticks
 from soul_core.report_page import HEADLINES, duration, marked, render, size
 from tests.soul_core.sample_report import sample_report
 
@@ -139,32 +138,6 @@ def test_the_page_needs_neither_torch_nor_the_engines_packages(report: Report) -
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 10_000
-
-
-def test_a_curve_leaves_gaps_where_there_was_no_value_and_says_its_numbers() -> None:
-    chart = line_chart("Loss", [3.0, 2.0, None, 1.0])
-    assert chart is not None
-    assert len(chart.paths) == 2
-    assert chart.summary == "Loss: 3 at first, 1 at last, between 1 and 3, 3 values"
-    assert line_chart("Nothing", [None, None]) is None
-
-
-def test_a_long_curve_is_thinned_but_keeps_its_spike() -> None:
-    values: list[float | None] = [1.0] * 50_000
-    values[31_007] = 99.0
-    chart = line_chart("Loss", values)
-    assert chart is not None
-    assert len(chart.paths) == 1
-    assert chart.paths[0].count("L") < 500
-    assert min(float(y) for y in re.findall(r"[ML ]\S+ (\S+)", chart.paths[0])) < 20
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 0.31), (-5, 1200), (2e-5, 2e-5), (0, 0)])
-def test_ticks_are_few_and_cover_the_range(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high, 4)
-    assert 2 <= len(ticks) <= 7
-    assert ticks[0] <= low
-    assert ticks[-1] >= high
 
 
 def test_durations_and_sizes_read_well() -> None:

@@ -1,0 +1,211 @@
+"""What the page lists: criteria, numbers of each set, gaps, highlights, settings. Torch-free.
+
+Everything here is taken from the report as it is.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from soul_core.metric_catalogue import number
+from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Report
+from soul_core.report_attacks import MAIN_METRICS, attack_lines, recovered_share
+from soul_core.report_words import interval_text, percent, title_of, title_of_set
+from soul_core.spec import BASE, FORGET, GENERAL, JUDGED, RETAIN, TRAIN
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A criterion in the terms it was asked in: as it stands, or in factors of the base model's value."""
+
+    result: CriterionResult
+    value: float | None
+    interval: tuple[float, float] | None
+    bound: float | None
+    base: float | None
+    """The base model's value where the bound is a factor of it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric of a set: a cell for each model."""
+
+    metric: str
+    cells: tuple[MetricValue | None, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A metric that could not be measured."""
+
+    metric: str
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """One number that sums up a set, before and after."""
+
+    title: str
+    before: str
+    after: str
+    remark: str
+
+
+def judged_of(report: Report) -> Iterator[Judged]:
+    """Yield the criteria with what was measured, in the terms each was asked in."""
+    for result in report.criteria:
+        asked = result.criterion
+        factor = asked.at_most if asked.at_most is not None else asked.at_least
+        value, interval, bound = result.value, result.interval, result.bound
+        base = bound / factor if asked.relative_to_base and bound and factor else None
+        if base and value is not None:
+            value = value / base
+            interval = interval and (interval[0] / base, interval[1] / base)
+        yield Judged(result, value, interval, factor if base else bound, base)
+
+
+def measured_sets(report: Report) -> list[str]:
+    """Return the sets on which at least one model has a number."""
+    sets = {
+        name: None
+        for model in report.models.values()
+        for name, values in model.sets.items()
+        if any(value.value is not None for value in values.values())
+    }
+    return list(sets)
+
+
+def of_set(report: Report, name: str) -> dict[str, Mapping[str, MetricValue]]:
+    """Return model -> metric -> value of one set."""
+    return {model: measured.sets[name] for model, measured in report.models.items() if name in measured.sets}
+
+
+def lines_of(report: Report, name: str) -> list[Line]:
+    """Return every metric of a set that at least one model has a number for."""
+    values = of_set(report, name)
+    lines = []
+    for metric in dict.fromkeys(metric for of_model in values.values() for metric in of_model):
+        cells = tuple(values[model].get(metric) if model in values else None for model in report.models)
+        if any(cell and cell.value is not None for cell in cells):
+            lines.append(Line(metric, cells, max(cell.count for cell in cells if cell)))
+    return lines
+
+
+def gaps_of(report: Report) -> Iterator[Gap]:
+    """Yield what could not be measured, metrics with the same reason on the same sets together."""
+    where: dict[tuple[str, str], dict[str, None]] = {}
+    for measured in report.models.values():
+        for set_name, values in measured.sets.items():
+            for metric, value in values.items():
+                if value.value is None:
+                    where.setdefault((metric, value.absent_reason or "no reason is known"), {})[set_name] = None
+    together: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for (metric, reason), sets in where.items():
+        together.setdefault((tuple(sets), reason), []).append(title_of(metric))
+    for (names, reason), metrics in together.items():
+        yield Gap(", ".join(metrics), _on(names), reason)
+
+
+def highlights_of(report: Report) -> Iterator[Highlight]:
+    """Yield the few numbers a hurried reader should see: what is gone, what is kept, what comes back."""
+    judged = report.models.get(JUDGED[report.spec.kind])
+    if judged is None:
+        return
+    for name in (FORGET, TRAIN, RETAIN, GENERAL):
+        values = judged.sets.get(name, {})
+        metric = next((m for m in MAIN_METRICS if m in values and values[m].value is not None), None)
+        if metric is not None and (name != GENERAL or RETAIN not in judged.sets):
+            yield _highlight(report, name, metric)
+    if strongest := _strongest(report):
+        yield strongest
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield settings as dotted names and text."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
+            for i, one in enumerate(value):
+                yield from flat(one if isinstance(one, Mapping) else {"": one}, f"{prefix}{key}.{i}.")
+        elif isinstance(value, list | tuple):
+            yield prefix + key, ", ".join(map(str, value)) or "none"
+        else:
+            yield prefix + key, str(value)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Write an attack's settings in one line."""
+    return ", ".join(f"{key} {value}" for key, value in flat(settings) if key != "kind")
+
+
+def rests_on(report: Report) -> str:
+    """Say how many rows the judged model's numbers come from, and how sure they are."""
+    judged = report.models.get(JUDGED[report.spec.kind])
+    rows = [f"{len(numbers)} {name}" for name, numbers in judged.rows.items()] if judged else []
+    evaluation = report.spec.evaluation
+    how = (
+        f"{percent(evaluation.confidence)} bootstrap intervals over rows"
+        if evaluation.bootstrap
+        else "values alone, without intervals, as the spec asks"
+    )
+    when = "under each model" if report.spec.kind == "evaluate" else "before and after"
+    return f"It rests on {' + '.join(rows) or 'no'} rows, measured {when} by the same code, and on {how}."
+
+
+def _on(names: Sequence[str]) -> str:
+    if names == ("all",):
+        return "of the model as a whole"
+    return f"on the {', '.join(names)} set{'s' if len(names) > 1 else ''}"
+
+
+def _highlight(report: Report, name: str, metric: str) -> Highlight:
+    judged = JUDGED[report.spec.kind]
+
+    def value(model: str) -> MetricValue | None:
+        of_model = report.models.get(model, ModelMeasurements(sets={})).sets.get(name, {}).get(metric)
+        return of_model if of_model and of_model.value is not None else None
+
+    after, before = value(judged), value(BASE)
+    assert after is not None
+    assert after.value is not None
+    remarks = [f"{percent(report.spec.evaluation.confidence)} interval {interval_text(after.interval)}"]
+    remarks = remarks if after.interval else []
+    for model in report.models:
+        other = value(model)
+        if model not in {judged, BASE} and other and other.value is not None:
+            remarks.append(f"{model} {number(other.value)}")
+    return Highlight(
+        title=f"{title_of(metric)} · {title_of_set(name).lower()}",
+        before=number(before.value) if before and before.value is not None else "",
+        after=number(after.value),
+        remark=" · ".join(remarks),
+    )
+
+
+def _strongest(report: Report) -> Highlight | None:
+    """Return what came back under the attack that brought back most, by each attack's main metric."""
+    judged = JUDGED[report.spec.kind]
+    found = []
+    for attack in report.attacks:
+        for line in attack_lines(report, attack):
+            share = recovered_share(attack, judged, line.set, line.metric)
+            if line.is_main and share is not None:
+                found.append((share, line, attack))
+    if not found:
+        return None
+    share, line, attack = max(found, key=lambda one: one[0])
+    without = attack.without[judged][line.set][line.metric].value
+    under = attack.under[judged][line.set][line.metric].value
+    assert without is not None
+    assert under is not None
+    return Highlight(
+        title="Came back under the strongest attack",
+        before="",
+        after=percent(max(share, 0.0)),
+        remark=f"{line.attack}: {title_of(line.metric).lower()} {number(without)} → {number(under)}, "
+        f"of {len(report.attacks)} attacks",
+    )
