@@ -11,13 +11,14 @@ from api import errors
 from api.errors import Problem
 from api.input_schemas import DatasetCreate
 from api.middleware import RequestContext
-from api.routes import account, artifacts, datasets, health, jobs, models, results, uploads
+from api.routes import account, artifacts, datasets, evaluations, health, jobs, models, results, schemas, uploads
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
 
 Register a **model**, upload a **forget set** and a **retain set**, submit a **job**, follow its **events**, read its
-**report**, download its **artifacts**. Every error is a problem document (RFC 9457) with a `code`, pointers to what is
+**report**, download its **artifacts**. Or audit models with an **evaluation**, which changes
+none. Every error is a problem document (RFC 9457) with a `code`, pointers to what is
 wrong, and a `request_id`.
 """
 
@@ -48,7 +49,7 @@ def create_app() -> FastAPI:
     )
     app.add_middleware(RequestContext)
     errors.install(app)
-    for module in (account, models, uploads, datasets, jobs, results, artifacts):
+    for module in (account, models, uploads, datasets, jobs, evaluations, results, artifacts, schemas):
         app.include_router(module.router, responses=errors.declared(_PROBLEM_TEXTS))
     app.include_router(health.router, responses=errors.declared({500: _PROBLEM_TEXTS[500]}))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -1,11 +1,13 @@
-"""The bodies HTTP speaks of jobs and accounts; `input_schemas.py` has data sets and models."""
+"""The bodies HTTP speaks of jobs and accounts; `job_schemas.py` has what is submitted, `input_schemas.py` data sets
+and models.
+"""
 
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from soul_core.spec import SET_NAME, JobSpec
+from soul_core.spec import SET_NAME, Kind
 from soul_core.spec_terms import Frozen
 
 T = TypeVar("T")
@@ -28,32 +30,7 @@ class Page(Out, Generic[T]):
     next_cursor: str | None = Field(None, description="Give it as `cursor` for the next page.")
 
 
-# --- jobs ---
-
-
-class JobCreate(Frozen):
-    """A job: which model, which data sets, and the spec."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "forget customer 4711",
-                    "model_id": "mdl_01k9",
-                    "datasets": {"forget": "ds_01k9a", "retain": "ds_01k9b", "general": "ds_01k9c"},
-                    "spec": {"forget": {"kind": "npo"}, "optimizer": {"kind": "sophia", "lr": 2e-5}},
-                }
-            ]
-        }
-    )
-
-    name: str = Field("", max_length=200, description="For people.")
-    model_id: str = Field(description="The base model.")
-    datasets: dict[SetName, str] = Field(
-        description="Set name -> data set id. `forget` is needed, `retain` by most retain terms, `general` (plain "
-        "text) for perplexity; any other name is measured too."
-    )
-    spec: JobSpec = JobSpec()
+# --- jobs; their bodies are in job_schemas.py ---
 
 
 class ProgressOut(Out):
@@ -81,8 +58,11 @@ class JobOut(Out):
 
     id: str
     name: str
+    kind: Kind
     status: JobStatus
-    phase: str | None = Field(description="load, baseline, unlearn, evaluate or export while it runs.")
+    phase: str | None = Field(
+        description="load, reference, baseline, unlearn or finetune, evaluate, attack or export while it runs."
+    )
     verdict: Literal["passed", "failed", "inconclusive"] | None
     wish: str | None = Field(description="What was asked of it and is under way: cancel.")
     status_reason: StatusReason | None
@@ -90,6 +70,9 @@ class JobOut(Out):
     progress: ProgressOut
     attempt: int = Field(description="Times it was lost to infrastructure.")
     model_id: str
+    models: dict[str, str] = Field(description="Name -> model id: the models measured beside it.")
+    reference_log_id: str | None = Field(description="The artifact read in place of a retrained reference.")
+    after_job_id: str | None = Field(description="The job it waits for, or waited for: it retrains the reference.")
     datasets: dict[str, str]
     spec: dict[str, Any]
     spec_sha256: str

@@ -13,13 +13,13 @@ from api.store.blobs import StorageFull, blobs
 from api.store.database import transaction
 from api.store.queue import celery_app, worker_name
 from api.store.settings import settings
-from api.store.tables import Dataset, Job, Model
+from api.store.tables import Artifact, Dataset, Job, Model
 from worker.drain import draining
 from worker.heartbeat import Heartbeat
 from worker.patience import patiently
 from worker.supervisor import Outcome, run_engine
 from worker.sweeper import sweep
-from worker.workspace import REPORT, Busy, Workspace
+from worker.workspace import REPORT, Busy, Needs, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +58,20 @@ def run_job(job_id: str) -> None:
 
 
 def _run_engine(job: Job, workspace: Workspace, heart: Heartbeat) -> Outcome:
-    def read(session: Session) -> tuple[Model, dict[str, Dataset]]:
-        rows = session.scalars(select(Dataset).where(Dataset.id.in_(job.datasets.values())))
-        by_id = {row.id: row for row in rows}
-        named = {name: by_id[dataset_id] for name, dataset_id in job.datasets.items()}
-        return session.get_one(Model, job.model_id), named
-
-    model, named = patiently(read)
-    arguments = workspace.fetch(blobs(), job, model, named)
+    arguments = workspace.fetch(blobs(), job, patiently(lambda session: _needs(session, job)))
     return run_engine(
         arguments, heart, log_folder=workspace.folder, draining=draining, grace_seconds=settings().grace_seconds
+    )
+
+
+def _needs(session: Session, job: Job) -> Needs:
+    rows = session.scalars(select(Dataset).where(Dataset.id.in_(job.datasets.values())))
+    sets = {row.id: row for row in rows}
+    return Needs(
+        model=session.get_one(Model, job.model_id),
+        models={name: session.get_one(Model, model_id) for name, model_id in job.models.items()},
+        datasets={name: sets[dataset_id] for name, dataset_id in job.datasets.items()},
+        reference_log=session.get_one(Artifact, job.reference_log_id) if job.reference_log_id else None,
     )
 
 

@@ -4,13 +4,15 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from api.store.blobs import Blobs
 from api.store.runs import NewArtifact
-from api.store.tables import Dataset, Job, Model
+from api.store.tables import Artifact, Dataset, Job, Model
+from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"
@@ -18,6 +20,16 @@ REPORT = "report.json"
 
 class Busy(Exception):
     """An earlier attempt of the job still holds the folder."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job's row names: the rows of its model and of others beside it, of its data sets, of a reference's log."""
+
+    model: Model
+    models: Mapping[str, Model]
+    datasets: Mapping[str, Dataset]
+    reference_log: Artifact | None
 
 
 class Workspace:
@@ -47,22 +59,28 @@ class Workspace:
                     time.sleep(0.1)
             yield
 
-    def fetch(self, blobs: Blobs, job: Job, model: Model, datasets: dict[str, Dataset]) -> list[str]:
+    def fetch(self, blobs: Blobs, job: Job, needs: Needs) -> list[str]:
         """Bring everything the engine reads; return its arguments."""
         shutil.rmtree(self.inputs, ignore_errors=True)
         self.inputs.mkdir(parents=True)
         spec = self.inputs / "spec.json"
         spec.write_text(json.dumps(job.spec))
         arguments = [str(spec), "--job-id", job.id, "--out", str(self.out), "--state", str(self.state)]
-        arguments += ["--cache", str(self.cache), "--model-name", model.name]
-        arguments += ["--model", self._fetch_model(blobs, model)]
-        if model.revision is not None:
-            arguments += ["--revision", model.revision]
-        for name, dataset in datasets.items():
+        arguments += ["--cache", str(self.cache), "--model-name", needs.model.name]
+        arguments += ["--model", self._fetch_model(blobs, needs.model, "model")]
+        if needs.model.revision is not None:
+            arguments += ["--revision", needs.model.revision]
+        for name, model in needs.models.items():
+            arguments += ["--also", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}"]
+        if needs.reference_log is not None:
+            path = self.inputs / "reference_log.json"
+            blobs.fetch(needs.reference_log.blob, path)
+            arguments += ["--reference-log", str(path)]
+        for name, dataset in needs.datasets.items():
             assert dataset.blob is not None
             path = self.inputs / f"{name}.jsonl"
             blobs.fetch(dataset.blob, path)
-            if name in {"forget", "retain", "general"}:
+            if name in {FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT}:
                 arguments += [f"--{name}", str(path)]
             else:
                 arguments += ["--set", f"{name}={path}"]
@@ -90,10 +108,10 @@ class Workspace:
     def prefix(job: Job) -> str:
         return f"jobs/{job.id}/{job.epoch}"
 
-    def _fetch_model(self, blobs: Blobs, model: Model) -> str:
+    def _fetch_model(self, blobs: Blobs, model: Model, place: str) -> str:
         if model.source != "job":
             return model.location
-        folder = self.inputs / "model"
+        folder = self.inputs / place
         for key in blobs.keys(model.location):
             blobs.fetch(key, folder / key.removeprefix(f"{model.location}/"))
         return str(folder)

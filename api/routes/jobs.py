@@ -2,27 +2,34 @@
 
 import asyncio
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy.orm import Session
 
-from api.auth import authenticate
+from api.auth import Caller, authenticate
 from api.conditional import has_etag
 from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep, bearer
-from api.schemas import EstimateOut, JobCreate, JobOut, JobStatus, MethodsOut, Page
+from api.job_schemas import JobCreate
+from api.schemas import EstimateOut, JobOut, JobStatus, MethodsOut, Page
 from api.services import idempotency
 from api.services import jobs as service
 from api.services.estimates import estimate as estimate_job
 from api.services.methods import methods as all_methods
 from api.store import job_queries, job_states
 from api.store.database import transaction
+from soul_core.spec import Kind
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 #: A waiting request looks this often; it holds neither a thread nor a connection in between.
 _LOOK_SECONDS = 0.25
+
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"headers": {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}}
+}
 
 
 @router.get("/methods", operation_id="list_methods", tags=["methods"])
@@ -37,13 +44,7 @@ def estimate(body: JobCreate, caller: JobsReader, session: SessionDep) -> Estima
     return estimate_job(session, caller, body)
 
 
-@router.post(
-    "/jobs",
-    status_code=202,
-    operation_id="create_job",
-    response_model=JobOut,
-    responses={202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}}},
-)
+@router.post("/jobs", status_code=202, operation_id="create_job", response_model=JobOut, responses=ACCEPTED)
 def create(
     body: JobCreate,
     caller: JobsWriter,
@@ -52,15 +53,8 @@ def create(
         str | None, Header(description="Any unique text: a request sent twice with it makes one job.")
     ] = None,
 ) -> Response:
-    """Submit a job."""
-
-    def serve() -> idempotency.Answer:
-        job = service.create(session, caller, body)
-        shown = service.shown(session, job).model_dump(mode="json")
-        return idempotency.Answer(202, {"Location": f"/v1/jobs/{job.id}"}, shown)
-
-    answer = idempotency.once(session, caller, idempotency_key, body.model_dump(mode="json"), serve)
-    return JSONResponse(answer.body, answer.status, headers=answer.headers)
+    """Submit a job of any kind: unlearn, finetune or evaluate."""
+    return submitted(session, caller, body, idempotency_key, at="/v1/jobs")
 
 
 @router.get("/jobs", operation_id="list_jobs")
@@ -71,12 +65,10 @@ def page(
     cursor: Cursor = None,
     status: Annotated[JobStatus | None, Query(description="Only jobs of this status.")] = None,
     name: Annotated[str | None, Query(description="Only jobs of this name.")] = None,
+    kind: Annotated[Kind | None, Query(description="Only jobs of this kind.")] = None,
 ) -> Page[JobOut]:
     """List jobs, newest first."""
-    rows = job_queries.page(session, caller.tenant_id, limit=limit + 1, before=cursor, status=status, name=name)
-    shown = [service.shown(session, row) for row in rows[:limit]]
-    more = len(rows) > limit
-    return Page(data=shown, has_more=more, next_cursor=shown[-1].id if more else None)
+    return listed(session, caller, limit=limit, cursor=cursor, status=status, name=name, kind=kind)
 
 
 @router.get(
@@ -117,6 +109,37 @@ async def get(
 def cancel(job_id: str, caller: JobsWriter, session: SessionDep) -> JobOut:
     """Cancel a job. A waiting one ends at once, a running one at its next step; one that is over answers 409."""
     return service.shown(session, service.cancel(session, caller, service.owned(session, caller, job_id)))
+
+
+def submitted(session: Session, caller: Caller, body: JobCreate, key: str | None, *, at: str) -> Response:
+    """Make a job once per Idempotency-Key and answer with it; `at` is the collection it is shown in."""
+
+    def serve() -> idempotency.Answer:
+        job = service.create(session, caller, body)
+        shown = service.shown(session, job).model_dump(mode="json")
+        return idempotency.Answer(202, {"Location": f"{at}/{job.id}"}, shown)
+
+    answer = idempotency.once(session, caller, key, body.model_dump(mode="json"), serve)
+    return JSONResponse(answer.body, answer.status, headers=answer.headers)
+
+
+def listed(
+    session: Session,
+    caller: Caller,
+    *,
+    limit: int,
+    cursor: str | None,
+    status: str | None,
+    name: str | None,
+    kind: str | None,
+) -> Page[JobOut]:
+    """Return one page of the caller's jobs."""
+    rows = job_queries.page(
+        session, caller.tenant_id, limit=limit + 1, before=cursor, status=status, name=name, kind=kind
+    )
+    shown = [service.shown(session, row) for row in rows[:limit]]
+    more = len(rows) > limit
+    return Page(data=shown, has_more=more, next_cursor=shown[-1].id if more else None)
 
 
 def _look(request: Request, job_id: str) -> tuple[str, JobOut]:

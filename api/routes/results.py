@@ -13,11 +13,11 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api.auth import Caller
 from api.deps import JobsReader, OwnedJob, SessionDep
-from api.errors import ServiceError
+from api.errors import declared
 from api.schemas import EventOut, EventsOut, MetricsOut
 from api.services import jobs as service
+from api.services.reports import JSON, PAGE, PDF, report_as, wanted
 from api.store import job_queries, job_states
-from api.store.blobs import blobs
 from api.store.database import transaction
 
 router = APIRouter(prefix="/v1", tags=["results"])
@@ -80,22 +80,26 @@ def metrics(job: OwnedJob, session: SessionDep) -> MetricsOut:
     operation_id="get_job_report",
     responses={
         200: {
-            "content": {"application/json": {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}}
-        }
+            "content": {
+                JSON: {"schema": {"type": "object"}},
+                PAGE: {"schema": {"type": "string"}},
+                PDF: {"schema": {"type": "string", "format": "binary"}},
+            }
+        },
+        **declared({501: "This server cannot make a PDF; `detail` says what it lacks."}),
     },
 )
-def report(job: OwnedJob, accept: Annotated[str, Header()] = "application/json") -> Response:
-    """Return the report: JSON, or the page for `Accept: text/html`."""
-    if job.report_blob is None:
-        raise ServiceError(409, "no_report", f"job {job.id} has no report: it is {job.status}", job_status=job.status)
-    as_page = accept.find("text/html") >= 0 and "application/json" not in accept.partition("text/html")[0]
-    key = job.report_blob.removesuffix(".json") + (".html" if as_page else ".json")
-    with blobs().open(key) as content:
-        body = content.read()
+def report(job: OwnedJob, accept: Annotated[str, Header()] = JSON) -> Response:
+    """Return the report: JSON (GET /v1/schemas/report is its schema), the page for `Accept: text/html`, the same as
+    PDF for `Accept: application/pdf`.
+    """
+    media = wanted(accept)
     headers = {"Vary": "Accept"}
-    if as_page:  # self-contained and inert: nothing in it may run or load
+    if media == PAGE:  # self-contained and inert: nothing in it may run or load
         headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return Response(body, media_type="text/html; charset=utf-8" if as_page else "application/json", headers=headers)
+    if media == PDF:
+        headers["Content-Disposition"] = f'inline; filename="report-{job.id}.pdf"'
+    return Response(report_as(job, media), headers=headers, media_type=media)
 
 
 @dataclass(frozen=True)

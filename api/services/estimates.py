@@ -3,21 +3,19 @@
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.schemas import EstimateOut, JobCreate
+from api.job_schemas import JobCreate
+from api.schemas import EstimateOut
+from api.services.costs import Operations, SetSize, operations
 from api.services.jobs import Checked, check
 from api.store.blobs import blobs
 from api.store.tables import Dataset
 from soul_core.rows import overlap, read_rows
-from soul_core.spec import FORGET, RETAIN, JobSpec
+from soul_core.spec import ALL, FORGET, RETAIN, TRAIN
 
 #: Bytes of a stored row a token stands for, in English; and tokens a chat template adds to a row.
 _BYTES_PER_TOKEN, _TEMPLATE_TOKENS = 4.0, 25
 #: Sustained floating point operations a second.
 _RATES = {"cpu": 6e10, "cuda": 1.5e14}
-#: Answers end before their longest length, on average.
-_USUAL_ANSWER_SHARE = 0.4
-#: Generating reads all weights for each token: that many times slower than their arithmetic on a CPU.
-_GENERATION_PENALTY = 8
 _LOAD_SECONDS = 15.0
 
 
@@ -43,34 +41,29 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
             output_bytes=None,
             basis=basis if num_parameters else "the model's size is not known before it is loaded",
         )
-    flops, weighted = _operations(body.spec, checked, num_parameters)
+    taken = _operations(body, checked, num_parameters)
+    num_models = 1 + len(checked.named.names())
+    # weights, and where they are trained gradient and two moments, in float32; some room for activations and logits
+    a_parameter = 4 if body.spec.kind == "evaluate" else 16
     return EstimateOut(
         allowed=True,
         errors=[],
         warnings=warnings,
-        seconds=round(_LOAD_SECONDS + weighted / _RATES[kind], 1),
-        # weights, gradient and two moments in float32, and some room for activations and logits
-        peak_memory_bytes=int(num_parameters * 16 + body.spec.training.micro_batch_tokens * 1e6),
-        flops=flops,
-        output_bytes=num_parameters * 4,
+        seconds=round(_LOAD_SECONDS * num_models + taken.weighted / _RATES[kind], 1),
+        peak_memory_bytes=int(num_parameters * a_parameter + body.spec.training.micro_batch_tokens * 1e6),
+        flops=taken.all,
+        output_bytes=None if body.spec.kind == "evaluate" else num_parameters * 4,
         basis=basis,
     )
 
 
-def _operations(spec: JobSpec, checked: Checked, num_parameters: int) -> tuple[float, float]:
-    """Return (operations, operations weighted by how slowly they go)."""
-    tokens = {name: _tokens_a_row(row) for name, row in checked.datasets.items()}
-    training = spec.training
-    a_step = training.forget_batch * tokens[FORGET] + training.retain_batch * tokens.get(RETAIN, 0.0)
-    curvature = 1.5 if spec.optimizer.kind == "sophia" else 1.0
-    train = 6.0 * num_parameters * a_step * training.steps * curvature
-    score = generate = 0.0
-    for name, row in checked.datasets.items():
-        measured = min(row.num_rows or 0, spec.evaluation.max_examples)
-        score += 2 * 2.0 * num_parameters * measured * tokens[name]
-        answers = spec.evaluation.max_new_tokens * _USUAL_ANSWER_SHARE
-        generate += 2 * 2.0 * num_parameters * measured * answers
-    return train + score + generate, train + score + generate * _GENERATION_PENALTY
+def _operations(body: JobCreate, checked: Checked, num_parameters: int) -> Operations:
+    """Return what the job takes, and the one that retrains its reference where it asks for that."""
+    sets = {name: SetSize(row.num_rows or 0, _tokens_a_row(row)) for name, row in checked.datasets.items()}
+    taken = operations(body.spec, sets, num_parameters, num_beside=len(checked.named.names()))
+    if checked.named.retrain_spec is not None:
+        taken += operations(checked.named.retrain_spec, {TRAIN: sets[RETAIN]}, num_parameters, num_beside=0)
+    return taken
 
 
 def _tokens_a_row(row: Dataset) -> float:
@@ -88,6 +81,8 @@ def _warnings(checked: Checked) -> list[str]:
         shared = _shared(checked.datasets[FORGET], checked.datasets[RETAIN])
         if shared:
             found.append(f"{shared} rows of the forget set are also in the retain set: they would be kept")
+    if checked.named.retrain_spec is not None:
+        found.append("the reference is retrained first, unless one is found again: its cost is in the sum")
     return found
 
 
@@ -95,10 +90,12 @@ def _undecidable(body: JobCreate) -> list[str]:
     """Say which criteria nothing will be measured for: with one of them no verdict can be `passed`."""
     spec, found = body.spec, []
     for number, criterion in enumerate(spec.criteria):
-        if criterion.set not in body.datasets:
+        if criterion.set != ALL and criterion.set not in body.datasets:
             lacking = f"the data set '{criterion.set}', which the job does not have"
         elif criterion.metric not in spec.evaluation.metrics:
             lacking = f"'{criterion.metric}', which evaluation.metrics does not name"
+        elif criterion.relative_to_base and spec.kind == "evaluate":
+            lacking = "a base to compare with, and an evaluation has none"
         else:
             continue
         found.append(f"criteria.{number} needs {lacking}: it will be inconclusive")

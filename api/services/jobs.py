@@ -8,11 +8,15 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.errors import ServiceError, not_found
-from api.schemas import JobCreate, JobOut, ProgressOut, StatusReason
+from api.job_schemas import JobCreate
+from api.schemas import JobOut, ProgressOut, StatusReason
+from api.services import references
+from api.services.references import Named
 from api.store import datasets, job_queries, job_states, jobs, models
 from api.store.job_states import NotAllowed
+from api.store.references import output_of
 from api.store.tables import Dataset, Job, Model
-from soul_core.spec import FORGET, RETAIN
+from soul_core.spec import FORGET, REFERENCE, RETAIN
 from soul_core.spec_checks import located_problems
 
 
@@ -21,6 +25,7 @@ class Checked:
     """What a job's body names, found and judged. `missing` and `errors` are (pointer, detail)."""
 
     model: Model | None
+    named: Named
     datasets: Mapping[str, Dataset]
     missing: tuple[tuple[str, str], ...]
     errors: tuple[tuple[str, str], ...]
@@ -42,20 +47,30 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
             errors.append((f"/datasets/{name}", f"data set {dataset_id} cannot be used: its status is {row.status}"))
         else:
             found[name] = row
-    errors += [
-        ("/".join(["/spec", *place.split(".")]) if place else "/datasets", detail)
-        for place, detail in located_problems(body.spec, body.datasets)
-    ]
+    named = references.find(session, caller, body)
+    errors += _spec_faults(body, named)
     forget, retain = found.get(FORGET), found.get(RETAIN)
     if forget and retain and forget.content_sha256 == retain.content_sha256:
         errors.append(
             ("/datasets/retain", "the forget set and the retain set are the same: the job would undo its own work")
         )
-    return Checked(model, found, tuple(missing), tuple(errors))
+    return Checked(model, named, found, (*missing, *named.missing), (*errors, *named.errors))
+
+
+def _spec_faults(body: JobCreate, named: Named) -> list[tuple[str, str]]:
+    of_sets = list(located_problems(body.spec, body.datasets))
+    with_models = located_problems(body.spec, body.datasets, models=named.names(), reference_log=named.log is not None)
+    of_models = [("/models", detail) for place, detail in with_models if (place, detail) not in of_sets]
+    return of_models + [
+        ("/".join(["/spec", *place.split(".")]) if place else "/datasets", detail) for place, detail in of_sets
+    ]
 
 
 def create(session: Session, caller: Caller, body: JobCreate) -> Job:
-    """Queue a job. Raises 404 or 422 naming everything that is wrong with it; nothing is written then."""
+    """Queue a job, and the one that retrains its reference where it asks for that.
+
+    Raises 404 or 422 naming everything that is wrong with it; nothing is written then.
+    """
     for dataset_id in sorted(set(body.datasets.values())):  # in one order: two jobs over the same sets cannot deadlock
         datasets.get(session, caller.tenant_id, dataset_id, lock=True)  # none is deleted before the job is there
     checked = check(session, caller, body)
@@ -65,23 +80,43 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         count = len(checked.errors)
         detail = checked.errors[0][1] if count == 1 else f"{count} things speak against this job"
         raise ServiceError(422, "invalid_job", detail, errors=checked.errors)
-    return jobs.create(
+    beside = {name: row.id for name, row in checked.named.models.items()}
+    after, found = None, False
+    if checked.named.retrain_spec is not None:
+        after, found = references.retrain(session, caller, body, checked.named, checked.datasets)
+        if after.status == "succeeded":
+            beside[REFERENCE] = output_of(session, after).id
+    job = jobs.create(
         session,
         tenant_id=caller.tenant_id,
         created_by=caller.key_id,
         name=body.name,
+        kind=body.spec.kind,
         model_id=body.model_id,
+        models=beside,
+        reference_log_id=checked.named.log.id if checked.named.log else None,
+        after=after,
         datasets=body.datasets,
         spec=body.spec.model_dump(mode="json"),
         spec_sha256=body.spec.digest(),
     )
+    if after is not None:
+        job_states.event(session, job, "log", {"message": _retraining_words(after, found=found)})
+    return job
 
 
-def owned(session: Session, caller: Caller, job_id: str) -> Job:
+def _retraining_words(after: Job, *, found: bool) -> str:
+    if after.status == "succeeded":
+        return f"the reference was retrained before, with the same model, rows and settings, by job {after.id}"
+    again = ", found again: it has the same model, rows and settings" if found else ""
+    return f"waits for job {after.id}, which retrains the reference{again}"
+
+
+def owned(session: Session, caller: Caller, job_id: str, *, kind: str | None = None) -> Job:
     """Return the caller's job; another tenant's is not there."""
     job = job_queries.get(session, caller.tenant_id, job_id)
-    if job is None:
-        raise not_found(f"job {job_id}")
+    if job is None or (kind is not None and job.kind != kind):
+        raise not_found(f"{'evaluation' if kind == 'evaluate' else 'job'} {job_id}")
     return job
 
 
@@ -105,6 +140,7 @@ def shown(session: Session, job: Job) -> JobOut:
     return JobOut(
         id=job.id,
         name=job.name,
+        kind=job.kind,
         status=job.status,
         phase=job.phase,
         verdict=job.verdict,
@@ -114,6 +150,9 @@ def shown(session: Session, job: Job) -> JobOut:
         progress=ProgressOut(**progress),
         attempt=job.attempt,
         model_id=job.model_id,
+        models=job.models,
+        reference_log_id=job.reference_log_id,
+        after_job_id=job.after_job_id,
         datasets=job.datasets,
         spec=job.spec,
         spec_sha256=job.spec_sha256,

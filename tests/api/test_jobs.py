@@ -10,7 +10,8 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.schemas import JobCreate, JobStatus
+from api.job_schemas import JobCreate
+from api.schemas import JobStatus
 from api.services import idempotency
 from api.services import jobs as service
 from api.store import runs
@@ -288,7 +289,7 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
     found = admin("GET", "/v1/methods").json()
 
     assert {"grad_diff", "npo", "refusal"} <= {term["kind"] for term in found["forget_terms"]}
-    assert {"adamw", "sophia"} == {each["kind"] for each in found["optimizers"]}
+    assert {"adamw", "sophia"} <= {each["kind"] for each in found["optimizers"]}
     sophia = next(each for each in found["optimizers"] if each["kind"] == "sophia")
     assert sophia["defaults"]["curvature"]["kind"] == "gnb"
     assert "properties" in sophia["schema"]

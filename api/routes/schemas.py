@@ -1,0 +1,15 @@
+"""Schemas of what leaves the service, for those who read it by machine. No key needed: they say nothing of anybody."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from soul_core.report import Report
+
+router = APIRouter(prefix="/v1", tags=["schemas"])
+
+
+@router.get("/schemas/report", operation_id="get_report_schema")
+def report() -> dict[str, Any]:
+    """Return the JSON schema of reports; `schema_version` in it says which one."""
+    return Report.model_json_schema()

@@ -1,0 +1,107 @@
+"""How many operations a job takes: a rough sum over training, measuring, generating and attacks, model by model."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from soul_core.spec import FORGET, RETAIN, TRAIN, JobSpec, Training
+from soul_core.spec_attacks import Attack
+
+#: Answers end before their longest length, on average.
+_USUAL_ANSWER_SHARE = 0.4
+#: Generating reads all weights for each token: that many times slower than their arithmetic on a CPU.
+_GENERATION_PENALTY = 8
+#: A second-order step with its share of the curvature, against a first-order one.
+_CURVATURE = 1.5
+
+
+@dataclass(frozen=True)
+class SetSize:
+    """How large a data set is, in rows and in tokens a row."""
+
+    rows: int
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating point operations: those of plain passes, and those of generating, which go slower."""
+
+    passes: float = 0.0
+    generating: float = 0.0
+
+    def __add__(self, other: "Operations") -> "Operations":
+        return Operations(self.passes + other.passes, self.generating + other.generating)
+
+    def times(self, factor: float) -> "Operations":
+        return Operations(self.passes * factor, self.generating * factor)
+
+    @property
+    def all(self) -> float:
+        return self.passes + self.generating
+
+    @property
+    def weighted(self) -> float:
+        """The same, by how slowly they go."""
+        return self.passes + self.generating * _GENERATION_PENALTY
+
+
+def operations(spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, *, num_beside: int) -> Operations:
+    """Return what a job of any kind takes; `num_beside` models are measured beside its own."""
+    num_own = 1 if spec.kind == "evaluate" else 2  # before and after
+    measured = _measuring(spec, sets) + _attacks(spec, sets)
+    return (_training(spec, sets) + measured.times(num_own + num_beside)).times(num_parameters)
+
+
+# --- below: operations a parameter ---
+
+
+def _training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+    if spec.kind == "evaluate":
+        return Operations()
+    none = SetSize(0, 0.0)
+    forget = sets.get(FORGET, none) if spec.kind == "unlearn" else none
+    other = sets.get(RETAIN if spec.kind == "unlearn" else TRAIN, none)
+    training = spec.training
+    a_step = training.forget_batch * forget.tokens + training.retain_batch * other.tokens
+    order = 1.0 if spec.optimizer.kind == "adamw" else _CURVATURE
+    return Operations(6.0 * a_step * _steps(training, forget.rows, other.rows) * order)
+
+
+def _steps(training: Training, forget_rows: int, other_rows: int) -> int:
+    if training.epochs is None:
+        return training.steps
+    rows, batch = (forget_rows, training.forget_batch) if forget_rows else (other_rows, training.retain_batch)
+    return max(1, math.ceil(training.epochs * rows / batch))
+
+
+def _measuring(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+    found = Operations()
+    for one in sets.values():
+        rows = min(one.rows, spec.evaluation.max_examples)
+        answers = spec.evaluation.max_new_tokens * _USUAL_ANSWER_SHARE
+        found += Operations(2.0 * rows * one.tokens, 2.0 * rows * answers)
+    return found
+
+
+def _attacks(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+    forget = sets.get(FORGET)
+    if forget is None:
+        return Operations()
+    rows = min(forget.rows, spec.evaluation.attack_examples)
+    answers = spec.evaluation.attack_new_tokens * _USUAL_ANSWER_SHARE
+    look = Operations(2.0 * rows * forget.tokens, 2.0 * rows * answers)
+    return sum((_attack(attack, sets, forget, look) for attack in spec.attacks), start=Operations())
+
+
+def _attack(attack: Attack, sets: Mapping[str, SetSize], forget: SetSize, look: Operations) -> Operations:
+    if attack.kind in {"relearn", "downstream"}:
+        learned = sets.get(attack.set)
+        if learned is None:
+            return Operations()
+        return look + Operations(6.0 * attack.steps * attack.batch * learned.tokens)
+    if attack.kind == "prompting":
+        return look.times(len(attack.templates))
+    if attack.kind == "poison":  # a gradient of every row
+        return Operations(6.0 * forget.rows * forget.tokens)
+    return look

@@ -1,0 +1,132 @@
+"""Rules of references: what a body names as the retrained model, and the job that retrains it where it asks for one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from api.auth import Caller
+from api.job_schemas import JobCreate, LogReference, ModelReference, RetrainReference
+from api.store import job_queries, jobs, models, references
+from api.store.tables import Artifact, Dataset, Job, Model
+from soul_core.spec import JUDGED, REFERENCE, RETAIN, TRAIN, Evaluation, JobSpec
+from soul_core.spec_checks import located_problems
+
+_LOGS = "logs/"
+Faults = list[tuple[str, str]]
+
+
+@dataclass
+class Named:
+    """The models a body names beside its own, found: by name, or as a log, or as the one to retrain from.
+
+    `missing` and `errors` are (pointer, detail).
+    """
+
+    models: dict[str, Model] = field(default_factory=dict)
+    log: Artifact | None = None
+    retrain_from: Model | None = None
+    retrain_spec: JobSpec | None = None
+    missing: Faults = field(default_factory=list)
+    errors: Faults = field(default_factory=list)
+
+    def names(self) -> set[str]:
+        """Return the names under which models will be measured."""
+        return {*self.models, *({REFERENCE} if self.retrain_spec is not None else ())}
+
+
+def find(session: Session, caller: Caller, body: JobCreate) -> Named:
+    """Find every model, log and data set the body names beside the base model and the job's own sets."""
+    named = Named()
+    for name, model_id in body.models.items():
+        _find_model(session, caller, named, name, model_id, f"/models/{name}")
+    reference = body.reference
+    if reference.kind != "none" and REFERENCE in body.models:
+        named.errors.append(("/reference", "models.reference names a retrained model already; leave one of both out"))
+    elif isinstance(reference, ModelReference):
+        _find_model(session, caller, named, REFERENCE, reference.model_id, "/reference/model_id")
+    elif isinstance(reference, LogReference):
+        _find_log(session, caller, named, reference)
+    elif isinstance(reference, RetrainReference):
+        _find_retraining(session, caller, named, reference, body)
+    return named
+
+
+def retrain(
+    session: Session, caller: Caller, body: JobCreate, named: Named, datasets: Mapping[str, Dataset]
+) -> tuple[Job, bool]:
+    """Return the job that retrains the reference, its row held, and whether it was there already."""
+    spec, model, train = named.retrain_spec, named.retrain_from, datasets[RETAIN]
+    assert spec is not None
+    assert model is not None
+    rows = train.content_sha256 or train.id
+    references.lock(session, caller.tenant_id, model.digest or model.id, rows, spec.digest())
+    found = references.retraining(
+        session, caller.tenant_id, model=model, train_sha256=train.content_sha256, spec_sha256=spec.digest()
+    )
+    if found is not None:
+        return found, True
+    made = jobs.create(
+        session,
+        tenant_id=caller.tenant_id,
+        created_by=caller.key_id,
+        name=f"retrained reference for {body.name}" if body.name else "retrained reference",
+        kind=spec.kind,
+        model_id=model.id,
+        datasets={TRAIN: train.id},
+        spec=spec.model_dump(mode="json"),
+        spec_sha256=spec.digest(),
+    )
+    return made, False
+
+
+def _find_model(session: Session, caller: Caller, named: Named, name: str, model_id: str, pointer: str) -> None:
+    row = models.get(session, caller.tenant_id, model_id)
+    if row is None:
+        named.missing.append((pointer, f"there is no model {model_id}"))
+    else:
+        named.models[name] = row
+
+
+def _find_log(session: Session, caller: Caller, named: Named, wanted: LogReference) -> None:
+    if wanted.artifact_id is not None:
+        found = job_queries.artifact(session, caller.tenant_id, wanted.artifact_id)
+        if found is None:
+            named.missing.append(("/reference/artifact_id", f"there is no artifact {wanted.artifact_id}"))
+        elif not (found.path.startswith(_LOGS) and found.path.endswith(".json")):
+            detail = f"{found.path} is no log of a model; those are {_LOGS}NAME.json of a job's artifacts"
+            named.errors.append(("/reference/artifact_id", detail))
+        else:
+            named.log = found
+        return
+    assert wanted.job_id is not None
+    job = job_queries.get(session, caller.tenant_id, wanted.job_id)
+    if job is None:
+        named.missing.append(("/reference/job_id", f"there is no job {wanted.job_id}"))
+        return
+    names = [REFERENCE, *(judged for kind, judged in JUDGED.items() if kind == job.kind and kind != "unlearn")]
+    logs = [job_queries.artifact_at(session, job.id, f"{_LOGS}{name}.json") for name in names]
+    named.log = next((log for log in logs if log is not None), None)
+    if named.log is None:
+        detail = f"job {job.id} ({job.kind}, {job.status}) has no log of a reference: no {_LOGS}{names[-1]}.json"
+        named.errors.append(("/reference/job_id", detail))
+
+
+def _find_retraining(session: Session, caller: Caller, named: Named, wanted: RetrainReference, body: JobCreate) -> None:
+    model = models.get(session, caller.tenant_id, wanted.model_id)
+    if model is None:
+        named.missing.append(("/reference/model_id", f"there is no model {wanted.model_id}"))
+    if RETAIN not in body.datasets:
+        named.errors.append(("/reference", "the reference is retrained on the retain data set, and there is none"))
+    spec = JobSpec(
+        kind="finetune",
+        training=wanted.training,
+        optimizer=wanted.optimizer,
+        evaluation=Evaluation(metrics=("probability",)),  # the unlearning job measures the rest beside its own model
+        dtype=body.spec.dtype,
+        device=body.spec.device,
+        seed=body.spec.seed,
+    )
+    problems = located_problems(spec, {TRAIN})
+    named.errors += [("/".join(["/reference", *place.split(".")]), detail) for place, detail in problems]
+    named.retrain_from, named.retrain_spec = model, spec

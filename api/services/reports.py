@@ -1,0 +1,32 @@
+"""A job's report in the form a reader wants: the JSON it is, the page, or the page as PDF."""
+
+from api.errors import ServiceError
+from api.store.blobs import blobs
+from api.store.tables import Job
+
+JSON, PAGE, PDF = "application/json", "text/html", "application/pdf"
+
+
+def wanted(accept: str) -> str:
+    """Return the first form that an Accept header names; JSON when it names none."""
+    named = (part.partition(";")[0].strip().lower() for part in accept.split(","))
+    return next((media for media in named if media in {JSON, PAGE, PDF}), JSON)
+
+
+def report_as(job: Job, media: str) -> bytes:
+    """Return the report. Raises 409 before there is one, 501 where this server cannot make a PDF."""
+    if job.report_blob is None:
+        raise ServiceError(409, "no_report", f"job {job.id} has no report: it is {job.status}", job_status=job.status)
+    key = job.report_blob if media == JSON else job.report_blob.removesuffix(".json") + ".html"
+    with blobs().open(key) as content:
+        body = content.read()
+    return _pdf(body.decode()) if media == PDF else body
+
+
+def _pdf(page: str) -> bytes:
+    from soul_core.report_pdf import PdfUnavailable, to_pdf  # its libraries take a second to load
+
+    try:
+        return to_pdf(page)
+    except PdfUnavailable as error:
+        raise ServiceError(501, "pdf_unavailable", str(error)) from error
