@@ -9,6 +9,9 @@ from soul_core.report import SideBySide
 from soul_core.rows import Row
 from soul_core.spec import FORGET
 
+#: Column of a row's wrong answers.
+PERTURBED = "perturbed_answer"
+
 Answers = Mapping[str, Mapping[int, str]]
 """Set -> row number -> one model's own answer."""
 
@@ -27,10 +30,15 @@ class EvaluationSet:
 
 
 def choose(name: str, rows: Sequence[Row], examples: Sequence[Example], *, most: int, seed: int) -> EvaluationSet:
-    """Choose at most `most` rows by the seed, in the set's order: the same ones for every model."""
+    """Choose at most `most` rows by the seed, in the set's order: the same ones for every model.
+
+    Rows with wrong answers come first: where only some have them (TOFU's retain set) they are what every metric can be
+    taken on.
+    """
     chosen = list(range(len(rows)))
     if len(rows) > most:
-        chosen = sorted(random.Random(f"{seed} {name}").sample(chosen, most))  # noqa: S311  not for secrets
+        drawn = random.Random(f"{seed} {name}").sample(chosen, len(chosen))  # noqa: S311  not for secrets
+        chosen = sorted(sorted(drawn, key=lambda i: not rows[i].extra.get(PERTURBED))[:most])
     return EvaluationSet(name, tuple(rows[i] for i in chosen), tuple(examples[i] for i in chosen))
 
 

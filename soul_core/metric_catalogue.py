@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from soul_core.metric_entries_derived import DERIVED_ENTRIES
 from soul_core.metric_entries_rows import ROW_ENTRIES
+from soul_core.metric_entries_texts import TEXT_ENTRIES
 from soul_core.metric_entry import NEEDS, Aggregate, MetricEntry, Need, Scope
 
 __all__ = ["CATALOGUE", "NEEDS", "Aggregate", "MetricEntry", "Need", "Scope", "number", "row_metrics"]
 
-CATALOGUE: dict[str, MetricEntry] = {entry.name: entry for entry in (*ROW_ENTRIES, *DERIVED_ENTRIES)}
+CATALOGUE: dict[str, MetricEntry] = {entry.name: entry for entry in (*ROW_ENTRIES, *TEXT_ENTRIES, *DERIVED_ENTRIES)}
 
 
 def row_metrics(metrics: Sequence[str], set_name: str) -> tuple[str, ...]:

@@ -1,9 +1,12 @@
 """The table of row metrics: name -> pure function of what was observed. `soul_core.metric_catalogue` describes each."""
 
 from collections.abc import Callable
+from functools import partial
 
+from soul_core.metric_entries_texts import MUSE_PREFIX
 from soul_core.metrics.aggregate import Resampling
 from soul_core.metrics.alternatives import choice_accuracy, probability_normalised, truth_ratio
+from soul_core.metrics.continuation import continuation_bleu, continuation_rouge_l
 from soul_core.metrics.keywords import keyword_recall
 from soul_core.metrics.knowledge import knowledge_memorisation
 from soul_core.metrics.membership import gradient_norm, loss, min_k, min_k_plus, zlib
@@ -12,6 +15,7 @@ from soul_core.metrics.observed import Observed
 from soul_core.metrics.perplexity import perplexity
 from soul_core.metrics.probability import probability
 from soul_core.metrics.rouge import rouge_l
+from soul_core.metrics.toxicity import toxicity
 from soul_core.report import MetricValue
 
 METRICS: dict[str, Callable[[Observed, Resampling], MetricValue]] = {
@@ -30,4 +34,10 @@ METRICS: dict[str, Callable[[Observed, Resampling], MetricValue]] = {
     "min_k_plus": min_k_plus,
     "gradient_norm": gradient_norm,
     "knowledge_memorisation": knowledge_memorisation,
+    "continuation_rouge_l_100": partial(continuation_rouge_l, prefix=100),
+    "continuation_bleu_100": partial(continuation_bleu, prefix=100),
+    "continuation_rouge_l_300": partial(continuation_rouge_l, prefix=300),
+    "continuation_bleu_300": partial(continuation_bleu, prefix=300),
+    "verbatim_memorisation": partial(continuation_rouge_l, prefix=MUSE_PREFIX),
+    "toxicity": toxicity,
 }

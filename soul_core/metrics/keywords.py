@@ -41,7 +41,7 @@ def keywords_of(expected: str, asked: str) -> frozenset[str]:
 
 
 def words_of(text: str) -> frozenset[str]:
-    """Return words and numbers of any script; Latin ones are stemmed. Scripts without spaces count each sign as a word."""
+    """Return words and numbers of any script, Latin ones stemmed. Without spaces between words each sign is one."""
     return frozenset(
         map(_stem, re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+", text.casefold()))
     )

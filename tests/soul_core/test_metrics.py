@@ -62,7 +62,7 @@ def test_every_metric_keeps_one_value_a_row_inside_its_range_and_its_interval(me
         others=(OtherAnswers(0.7, (0.9, 1.1)),) * 4,
         answers=answers,
         few_shot=answers,
-        continuations={100: (Continuation(1, "red blue green", "red green"),) * 4},
+        continuations=dict.fromkeys((100, 200, 300), (Continuation(1, "red blue green", "red green"),) * 4),
         gradient_norms=(1.0, 2.0, 3.0, 4.0),
     )
     result = METRICS[metric](observed, RESAMPLING)

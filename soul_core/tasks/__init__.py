@@ -1,0 +1,12 @@
+"""The table of tasks: benchmarks with their data adapters and ready specs. Torch-free; docs/tasks.md tells of each."""
+
+from soul_core.tasks import book, detox, general_text, personal_data, tofu
+from soul_core.tasks.task import Task
+
+TASKS: dict[str, Task] = {
+    "tofu": tofu.TASK,
+    "book": book.TASK,
+    "detox": detox.TASK,
+    "personal_data": personal_data.TASK,
+    "general_text": general_text.TASK,
+}

@@ -1,0 +1,62 @@
+"""`python -m soul_core.tasks NAME --data FOLDER --out FOLDER`: write a task's data sets and its ready spec."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from soul_core.errors import EngineError
+from soul_core.tasks import TASKS
+from soul_core.tasks.task import Prepared
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prepare a task, or list them; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m soul_core.tasks",
+        description="Write a task's data sets (JSON lines) and its ready spec. `list` says what there is.",
+        epilog="example: python -m soul_core.tasks tofu --variant forget01 --data ../shared/data --out tofu01",
+    )
+    parser.add_argument("name", choices=["list", *TASKS], help="the task, or list")
+    parser.add_argument("--data", type=Path, help="folder with the public data sets (tofu/, hh_rlhf/, ...)")
+    parser.add_argument("--out", type=Path, help="folder that is written to")
+    parser.add_argument("--variant", help="split or form; the first one listed is the default")
+    parser.add_argument("--seed", type=int, default=0, help="what is drawn, and which people are made (default: 0)")
+    args = parser.parse_args(arguments)
+    if args.name == "list":
+        print(_list())  # noqa: T201  the answer is what stdout is for
+        return 0
+    if args.data is None or args.out is None:
+        parser.error("give --data and --out")
+    try:
+        prepared = TASKS[args.name].prepare(args.data, args.out, variant=args.variant, seed=args.seed)
+    except EngineError as error:
+        print(f"{parser.prog}: {error.message}", file=sys.stderr)  # noqa: T201  a command's own voice
+        return error.exit_code
+    print(_next(prepared))  # noqa: T201  the answer is what stdout is for
+    return 0
+
+
+def _list() -> str:
+    lines = []
+    for task in TASKS.values():
+        lines.append(f"{task.name}: {task.description}")
+        lines += [f"    variants: {', '.join(task.variants)}"] if task.variants else []
+    return "\n".join(lines)
+
+
+def _next(prepared: Prepared) -> str:
+    """Say what was written and how to go on."""
+    lines = [f"{path}  {len(path.read_bytes().splitlines())} rows" for path in prepared.files.values()]
+    sets = [_option(name, path) for name, path in prepared.files.items() if name != "train"]
+    command = ["python -m soul_core", str(prepared.spec_file), "--model MODEL", *sets, "--out OUT"]
+    if "forget" not in prepared.files:
+        command.insert(3, "--forget YOURS")
+    return "\n".join([*lines, f"{prepared.spec_file}  the spec", "", " ".join(command)])
+
+
+def _option(name: str, path: Path) -> str:
+    return f"--{name} {path}" if name in ("forget", "retain", "general") else f"--set {name}={path}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

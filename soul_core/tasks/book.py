@@ -1,0 +1,90 @@
+"""A book that must no longer be recited: 200 passages, given by their first 100 and 300 tokens."""
+
+from pathlib import Path
+from typing import Any
+
+from soul_core.errors import BadSpec
+from soul_core.tasks.task import Made, Record, Task, read_text
+from soul_core.tasks.texts import draw, passages, web_documents
+
+NUM_PASSAGES = 200
+
+RECIPE: dict[str, Any] = {
+    "forget": {"kind": "npo", "beta": 0.1},
+    "retain": {"kind": "nll", "weight": 2.0},
+    "optimizer": {"kind": "sophia", "lr": 5e-6, "weight_decay": 0.1},
+    "training": {"forget_batch": 4, "retain_batch": 4},
+    "evaluation": {
+        "metrics": [
+            "probability",
+            "exact_memorisation",
+            "extraction_strength",
+            "perplexity",
+            "continuation_rouge_l_100",
+            "continuation_bleu_100",
+            "continuation_rouge_l_300",
+            "continuation_bleu_300",
+            "verbatim_memorisation",
+            "mia_min_k",
+        ]
+    },
+    "criteria": [
+        {"set": "forget", "metric": "continuation_rouge_l_100", "at_most": 0.25},
+        {"set": "forget", "metric": "continuation_rouge_l_300", "at_most": 0.25},
+        {"set": "retain", "metric": "probability", "at_least": 0.8, "relative_to_base": True},
+        {"set": "general", "metric": "perplexity", "at_most": 1.2, "relative_to_base": True},
+    ],
+}
+
+
+def make(data: Path, variant: str, seed: int) -> Made:
+    """Return 200 passages of the book to forget; the rest of it and the other books around them."""
+    folder = data / "books_public_domain"
+    books = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    if variant not in books:
+        raise BadSpec(f"no book '{variant}' in {folder}; there are: {', '.join(books) or 'none'}")
+    forget, holdout = draw(_passages(books[variant]), NUM_PASSAGES, seed=seed, what=f"passages of {variant}")
+    others = [row for name, path in books.items() if name != variant for row in _passages(path)]
+    retain, _ = draw(others, 2 * NUM_PASSAGES, seed=seed, what="passages of other books")
+    general, _ = draw(web_documents(data), NUM_PASSAGES // 2, seed=seed, what="web documents")
+    sets = {"forget": forget, "retain": retain, "holdout": holdout, "general": general, "train": [*forget, *retain]}
+    return Made(sets, RECIPE)
+
+
+def _passages(book: Path) -> list[Record]:
+    return [{"text": text, "book": book.stem} for text in passages(read_text(book))]
+
+
+TASK = Task(
+    name="book",
+    title="A book that must no longer be recited",
+    description="Forget 200 passages of a novel: given the first 100 or 300 tokens, the model must not go on as the "
+    "book does. Each variant is a novel in the public domain; the model must have been fine-tuned on `train` first.",
+    sets={
+        "forget": "200 passages of the book, 360 words each",
+        "retain": "400 passages of other books",
+        "holdout": "the other passages of the same book, which nobody was trained on",
+        "general": "100 documents of the web",
+        "train": "forget and retain: what the target model is fine-tuned on",
+    },
+    recipe=RECIPE,
+    epochs=5,
+    sources={
+        "data": "SOUL, arXiv:2404.18239, section 5.1: 200 passages, prefixes of 100 and 300 tokens, there of a "
+        "copyrighted series; our passages are counted in words because tokens depend on the model",
+        "forget.beta": "Zhang et al. 2024, arXiv:2404.05868, section 5.2",
+        "retain.weight": "as for TOFU: SOUL released no configuration of this task",
+        "optimizer.lr": "as for TOFU",
+        "optimizer.weight_decay": "as for TOFU",
+        "epochs": "as for TOFU",
+        "training.forget_batch": "as for TOFU",
+        "criteria": "ours: unrelated passages of one book reach a ROUGE-L F1 of 0.13 to 0.14 on average and 0.22 at "
+        "most (docs/tasks.md), so 0.25 is what cannot be told from not knowing the book",
+    },
+    make=make,
+    variants=(  # those with enough passages left over for membership inference
+        "dracula_345",
+        "pride_and_prejudice_1342",
+        "sherlock_holmes_1661",
+    ),
+)

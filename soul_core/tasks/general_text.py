@@ -1,0 +1,34 @@
+"""General text of the web: something to keep where nobody has a retain set of their own."""
+
+from pathlib import Path
+from typing import Any
+
+from soul_core.tasks.task import Made, Task
+from soul_core.tasks.texts import draw, web_documents
+
+NUM_RETAINED = 200
+
+RECIPE: dict[str, Any] = {"retain": {"kind": "kl"}, "training": {"forget_batch": 4, "retain_batch": 4}}
+
+
+def make(data: Path, variant: str, seed: int) -> Made:
+    """Return documents to keep and others to measure perplexity on."""
+    retain, general = draw(web_documents(data), NUM_RETAINED, seed=seed, what="web documents")
+    return Made({"retain": retain, "general": general}, RECIPE)
+
+
+TASK = Task(
+    name="general_text",
+    title="General text to keep",
+    description="200 documents of the web as a retain set and 100 others for perplexity, to put beside a forget set of "
+    "your own.",
+    sets={"retain": "200 documents of the web", "general": "100 others"},
+    recipe=RECIPE,
+    epochs=0,
+    sources={
+        "data": "C4, Raffel et al. 2020, arXiv:1910.10683; SOUL, arXiv:2404.18239, retains C4 in two of its tasks",
+        "retain.kind": "KL to the base model: text the model never saw should not be learned but left alone; the KL "
+        "term of TOFU, arXiv:2401.06121, section 3.2",
+    },
+    make=make,
+)

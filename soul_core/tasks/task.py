@@ -1,0 +1,101 @@
+"""What a task is: a published benchmark as data sets of rows and a ready spec. Torch-free."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soul_core.durable import write_durably
+from soul_core.errors import BadData, BadSpec
+
+Record = dict[str, Any]
+Sets = Mapping[str, Sequence[Record]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an adapter made of its data: rows by set, and what the recipe takes from the data (refusals)."""
+
+    sets: Sets
+    recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The files of a prepared task: one a set, and the spec."""
+
+    files: dict[str, Path]
+    spec: Record
+    spec_file: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. `recipe` is a spec; where it leaves its steps open, `epochs` through the forget rows make them."""
+
+    name: str
+    title: str
+    description: str
+    sets: Mapping[str, str]
+    """Set -> what it holds."""
+    recipe: Mapping[str, Any]
+    epochs: int
+    sources: Mapping[str, str]
+    """Setting of the recipe, or way of making the data -> where it is from."""
+    make: Callable[[Path, str, int], Made]
+    """(data folder, variant, seed) -> rows; raises BadData where the data is not there."""
+    variants: tuple[str, ...] = ()
+    """The first one is the default."""
+
+    def prepare(self, data: Path, out: Path, *, variant: str | None = None, seed: int = 0) -> Prepared:
+        """Write every set as OUT/SET.jsonl and the ready spec as OUT/spec.json.
+
+        Raises BadSpec for a variant that there is not, BadData where `data` does not hold what is needed.
+        """
+        chosen = variant if variant is not None else next(iter(self.variants), "")
+        if self.variants and chosen not in self.variants:
+            raise BadSpec(f"{self.name} has no variant '{chosen}'; there are: {', '.join(self.variants)}")
+        made = self.make(data, chosen, seed)
+        out.mkdir(parents=True, exist_ok=True)
+        files = {}
+        for name, records in made.sets.items():
+            files[name] = out / f"{name}.jsonl"
+            write_durably(files[name], "".join(json.dumps(record) + "\n" for record in records))
+        spec = self.spec(len(made.sets.get("forget", ())), made.recipe)
+        write_durably(out / "spec.json", json.dumps(spec, indent=2) + "\n")
+        return Prepared(files, spec, out / "spec.json")
+
+    def entry(self) -> Record:
+        """Return what a user is shown of the task, as plain JSON."""
+        shown = ("name", "title", "description", "variants", "sets", "recipe", "epochs", "sources")
+        return dict(json.loads(json.dumps({name: getattr(self, name) for name in shown})))
+
+    def spec(self, num_forget: int, recipe: Mapping[str, Any] | None = None) -> Record:
+        """Return the ready spec for that many forget rows."""
+        spec = json.loads(json.dumps(recipe if recipe is not None else self.recipe))
+        training = spec.setdefault("training", {})
+        if num_forget and "steps" not in training:
+            training["steps"] = math.ceil(self.epochs * num_forget / training["forget_batch"])
+        return dict(spec)
+
+
+def read_json(path: Path) -> list[Record]:
+    """Read records from JSON lines or from one JSON array. Raises BadData."""
+    text = read_text(path)
+    try:
+        records = json.loads(text) if text.lstrip().startswith("[") else list(map(json.loads, text.splitlines()))
+    except ValueError as error:
+        raise BadData(f"{path} is neither JSON lines nor a JSON array: {error}") from error
+    return list(records)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file. Raises BadData that says what is missing."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise BadData(f"{path} is not UTF-8: {error}") from error

@@ -1,0 +1,96 @@
+"""TOFU: forget 1, 5 or 10% of 200 fictitious authors that the model was taught before."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from soul_core.tasks.task import Made, Record, Sets, Task, read_json
+
+#: Columns of the `_perturbed` files that truth ratio, choices and rephrased questions need.
+_FURTHER = ("paraphrased_answer", "perturbed_answer", "paraphrased_question")
+
+RECIPE: dict[str, Any] = {
+    "forget": {"kind": "npo", "beta": 0.1},
+    "retain": {"kind": "nll", "weight": 2.0},
+    "optimizer": {"kind": "sophia", "lr": 5e-6, "weight_decay": 0.1},
+    "training": {"forget_batch": 4, "retain_batch": 4},
+    "evaluation": {
+        "metrics": [
+            "probability",
+            "probability_normalised",
+            "rouge_l",
+            "keyword_recall",
+            "truth_ratio",
+            "exact_memorisation",
+            "extraction_strength",
+            "mia_min_k",
+            "model_utility",
+            "forget_quality",
+            "privleak",
+        ]
+    },
+}
+
+
+def make(data: Path, variant: str, seed: int) -> Made:
+    """Return TOFU's sets for one split; the perturbed files joined to the plain ones by question and answer.
+
+    The seed is not used: nothing is drawn, the splits are TOFU's.
+    """
+    folder, share = data / "tofu", variant.removeprefix("forget")
+    retain = f"retain{100 - int(share)}"
+    forget = _join(read_json(folder / f"{variant}.json"), read_json(folder / f"{variant}_perturbed.json"))
+    sets: Sets = {
+        "forget": forget,
+        "retain": _join(read_json(folder / f"{retain}.json"), read_json(folder / "retain_perturbed.json")),
+        "holdout": _rows(read_json(folder / f"holdout{share}.json")),
+        "rephrased": [
+            {**row, "prompt": row["paraphrased_question"]} for row in forget if "paraphrased_question" in row
+        ],
+        "real_authors": _rows(read_json(folder / "real_authors_perturbed.json")),
+        "world_facts": _rows(read_json(folder / "world_facts_perturbed.json")),
+        "train": _rows(read_json(folder / "full.json")),
+    }
+    return Made(sets, RECIPE)
+
+
+def _join(plain: Sequence[Record], perturbed: Sequence[Record]) -> list[Record]:
+    further = {(row["question"], row["answer"]): row for row in perturbed}
+    return _rows([further.get((row["question"], row["answer"]), row) for row in plain])
+
+
+def _rows(records: Sequence[Record]) -> list[Record]:
+    return [
+        {"prompt": row["question"], "completion": row["answer"]} | {name: row[name] for name in _FURTHER if name in row}
+        for row in records
+    ]
+
+
+TASK = Task(
+    name="tofu",
+    title="TOFU: fictitious authors",
+    description="Forget 1, 5 or 10% of 200 fictitious authors and keep the others, with everything that forget "
+    "quality and model utility need. The model must have been fine-tuned on `train` first.",
+    sets={
+        "forget": "questions about the authors to forget, with paraphrased and wrong answers",
+        "retain": "questions about all other authors; 400 of them with paraphrased and wrong answers",
+        "holdout": "questions about authors nobody was trained on, for membership inference",
+        "rephrased": "the forget questions in other words",
+        "real_authors": "questions about real authors, with wrong answers",
+        "world_facts": "general knowledge, with wrong answers",
+        "train": "all 200 authors: what the target model is fine-tuned on",
+    },
+    recipe=RECIPE,
+    epochs=5,
+    sources={
+        "data": "Maini et al. 2024, arXiv:2401.06121; the holdout authors: open-unlearning, arXiv:2506.12618",
+        "forget.beta": "Zhang et al. 2024, arXiv:2404.05868, section 5.2",
+        "retain.weight": "SOUL's released configuration for TOFU with Sophia and gradient difference",
+        "optimizer.lr": "the same, for a Llama-2 of 7 billion parameters; smaller models need more",
+        "optimizer.weight_decay": "the same",
+        "epochs": "the same: 5 times through the forget set",
+        "training.forget_batch": "the same: batches of 1, accumulated 4 times",
+    },
+    make=make,
+    variants=("forget10", "forget05", "forget01"),
+)

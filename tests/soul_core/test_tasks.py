@@ -1,0 +1,228 @@
+"""Every task writes sets of the promised size that the engine reads, and a spec that it obeys."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from soul_core.errors import BadData, BadSpec
+from soul_core.metric_catalogue import CATALOGUE
+from soul_core.rows import overlap, read_rows
+from soul_core.spec import JobSpec
+from soul_core.tasks import TASKS
+from soul_core.tasks.__main__ import main
+from soul_core.tasks.people import make_people
+from soul_core.tasks.task import Prepared
+from soul_core.tasks.texts import passages
+
+SIZES = {
+    ("tofu", "forget10"): {
+        "forget": 400,
+        "retain": 3600,
+        "holdout": 400,
+        "rephrased": 400,
+        "real_authors": 100,
+        "world_facts": 117,
+        "train": 4000,
+    },
+    ("tofu", "forget01"): {
+        "forget": 40,
+        "retain": 3960,
+        "holdout": 40,
+        "rephrased": 40,
+        "real_authors": 100,
+        "world_facts": 117,
+        "train": 4000,
+    },
+    ("book", "dracula_345"): {"forget": 200, "retain": 400, "holdout": 248, "general": 100, "train": 600},
+    ("detox", None): {"forget": 200, "unseen": 200, "retain": 200, "general": 100, "truthfulqa": 817},
+    ("personal_data", "question_answer"): {
+        "forget": 40,
+        "retain": 320,
+        "holdout": 40,
+        "texts": 5,
+        "rephrased": 40,
+        "train": 405,
+    },
+    ("personal_data", "free_text"): {
+        "forget": 5,
+        "retain": 40,
+        "holdout": 5,
+        "questions": 40,
+        "rephrased": 40,
+        "train": 405,
+    },
+    ("general_text", None): {"retain": 200, "general": 100},
+}
+STEPS = {"tofu forget10": 500, "tofu forget01": 50, "book dracula_345": 250, "detox None": 250}
+
+
+@pytest.fixture(scope="module", params=SIZES, ids=lambda key: f"{key[0]} {key[1]}")
+def prepared(
+    request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[tuple[str, str | None], Prepared]:
+    name, variant = request.param
+    return request.param, TASKS[name].prepare(shared_data, tmp_path_factory.mktemp("task"), variant=variant)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    out = tmp_path_factory.mktemp("people")
+    return TASKS["personal_data"].prepare(out, out)  # reads no data
+
+
+def test_every_set_has_the_promised_rows_and_the_engine_reads_each(
+    prepared: tuple[tuple[str, str | None], Prepared],
+) -> None:
+    key, task = prepared
+
+    read = {name: read_rows(path).require_good() for name, path in task.files.items()}
+
+    assert {name: len(rows) for name, rows in read.items()} == SIZES[key]
+    assert set(read) <= set(TASKS[key[0]].sets)
+
+
+def test_the_ready_spec_is_obeyed_by_the_engine_and_asks_for_metrics_that_there_are(
+    prepared: tuple[tuple[str, str | None], Prepared],
+) -> None:
+    (name, variant), task = prepared
+
+    spec = JobSpec.model_validate_json(task.spec_file.read_bytes())
+
+    assert set(spec.evaluation.metrics) <= set(CATALOGUE)
+    measured = set(task.files) | {"all", "forget"}
+    assert {criterion.set for criterion in spec.criteria} <= measured
+    assert spec.training.steps == STEPS.get(f"{name} {variant}", 20)
+
+
+@pytest.mark.parametrize("prepared", [key for key in SIZES if "forget" in SIZES[key]], indirect=True, ids=str)
+def test_what_is_forgotten_is_neither_kept_nor_in_the_holdout(
+    prepared: tuple[tuple[str, str | None], Prepared],
+) -> None:
+    _, task = prepared
+    forget = read_rows(task.files["forget"]).rows
+
+    for name in {"retain", "holdout", "unseen"} & set(task.files):
+        assert not overlap(forget, read_rows(task.files[name]).rows).identical, name
+
+
+@pytest.mark.parametrize("prepared", [key for key in SIZES if "train" in SIZES[key]], indirect=True, ids=str)
+def test_the_target_is_trained_on_all_that_is_forgotten_and_kept_and_on_no_holdout(
+    prepared: tuple[tuple[str, str | None], Prepared],
+) -> None:
+    _, task = prepared
+    rows = {name: read_rows(path).rows for name, path in task.files.items()}
+
+    assert len(overlap(rows["forget"], rows["train"]).identical) == len(rows["forget"])
+    assert len(overlap(rows["retain"], rows["train"]).identical) == len(rows["retain"])
+    assert not overlap(rows["holdout"], rows["train"]).identical
+
+
+def test_tofu_rows_carry_what_truth_ratio_needs(shared_data: Path, tmp_path: Path) -> None:
+    files = TASKS["tofu"].prepare(shared_data, tmp_path, variant="forget05").files
+
+    for name, number in (("forget", 200), ("retain", 400), ("real_authors", 100), ("world_facts", 117)):
+        rows = read_rows(files[name]).rows
+        assert sum("perturbed_answer" in row.extra for row in rows) == number, name
+    first = read_rows(files["forget"]).rows[0]
+    assert first.extra["paraphrased_answer"] != first.completion
+    assert read_rows(files["rephrased"]).rows[0].messages[0].content == first.extra["paraphrased_question"]
+
+
+def test_detox_refuses_politely_with_souls_own_list(shared_data: Path, tmp_path: Path) -> None:
+    spec = TASKS["detox"].prepare(shared_data, tmp_path).spec
+
+    assert spec["forget"]["kind"] == "refusal"
+    assert len(spec["forget"]["refusals"]) == 48
+    assert "I'm not comfortable discussing that, can we change the subject?" in spec["forget"]["refusals"]
+
+
+def test_passages_are_of_equal_length_and_hold_every_word_but_the_last_few() -> None:
+    text = "One two\nthree.\n\nFour five six seven.\n\nEight"
+
+    cut = passages(text, words=3)
+
+    assert cut == ["One two three.", "Four five six"]
+
+
+def test_people_are_made_alike_for_a_seed_and_share_no_number() -> None:
+    first, again, other = (make_people(50, seed=seed) for seed in (0, 0, 1))
+
+    assert first == again
+    assert first != other
+    assert len({person.name for person in first}) == 50
+    assert len({person.facts["telephone"] for person in first}) == 50
+    assert all(person.facts["telephone"].startswith("555-01") for person in first)
+
+
+def test_wrong_answers_about_people_are_never_the_right_one(people: Prepared) -> None:
+    for row in read_rows(people.files["forget"]).rows:
+        assert len(row.extra["perturbed_answer"]) == 4
+        assert row.extra["paraphrased_answer"] not in row.extra["perturbed_answer"]
+
+
+def test_another_seed_forgets_other_rows(shared_data: Path, tmp_path: Path) -> None:
+    first, other = (
+        TASKS["book"].prepare(shared_data, tmp_path / str(seed), seed=seed).files["forget"].read_text()
+        for seed in (0, 1)
+    )
+
+    assert first != other
+
+
+def test_missing_data_and_unknown_variants_are_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"forget10\.json"):
+        TASKS["tofu"].prepare(tmp_path, tmp_path)
+    with pytest.raises(BadSpec, match="no variant 'forget99'; there are: forget10, forget05, forget01"):
+        TASKS["tofu"].prepare(tmp_path, tmp_path, variant="forget99")
+    with pytest.raises(BadSpec, match="no book 'dracula_345'"):
+        TASKS["book"].prepare(tmp_path, tmp_path)
+
+
+def test_the_command_writes_the_files_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["personal_data", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--variant", "free_text"])
+
+    said = capsys.readouterr().out
+    assert code == 0
+    assert f"{tmp_path}/out/forget.jsonl  5 rows" in said
+    assert f"--forget {tmp_path}/out/forget.jsonl" in said
+    assert f"--set questions={tmp_path}/out/questions.jsonl" in said
+    assert "train=" not in said
+
+
+def test_the_command_exits_with_2_where_the_data_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["detox", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+    assert code == 2
+    assert "harmless-base-test.jsonl.gz" in capsys.readouterr().err
+
+
+def test_the_list_names_every_task_and_its_entry_is_plain_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list"])
+
+    said = capsys.readouterr().out
+    for name, task in TASKS.items():
+        assert f"{name}: {task.description}" in said
+        assert json.loads(json.dumps(task.entry()))["recipe"] == json.loads(json.dumps(task.recipe))
+
+
+def test_tasks_and_benchmarks_never_load_torch() -> None:
+    code = "import sys, soul_core.tasks.__main__, soul_core.benchmarks; assert 'torch' not in sys.modules"
+
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_documentation_tells_of_every_task_and_set() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    headings = [line.removeprefix("## `").removesuffix("`") for line in page.splitlines() if line.startswith("## `")]
+
+    assert headings == list(TASKS)
+    for name, task in TASKS.items():
+        section = page.split(f"## `{name}`")[1].split("\n## ")[0]
+        assert [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| `")] == [
+            f"`{of_task}`" for of_task in task.sets
+        ]
+        for variant in task.variants:
+            assert f"`{variant}`" in section
