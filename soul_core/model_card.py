@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from soul_core.metric_catalogue import CATALOGUE, number
 from soul_core.report import MetricValue, Report
 from soul_core.report_page import HEADLINES, bound, visible
+from soul_core.spec import JUDGED
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -26,6 +27,7 @@ def render_card(report: Report) -> str:
     is_hub_id = _HUB_ID.fullmatch(report.model.source) is not None
     return environment.get_template("model_card.md.j2").render(
         report=report,
+        judged=JUDGED[report.spec.kind],
         headline=HEADLINES[report.verdict],
         base_model=report.model.source if is_hub_id else None,
         title_of=lambda metric: CATALOGUE[metric].title if metric in CATALOGUE else metric,
