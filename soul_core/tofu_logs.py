@@ -1,7 +1,6 @@
 """TOFU's summary numbers from per-example evaluation logs, as published ones can be compared with ours.
 
-The format is that of the official logs (`*_EVAL.json`, plain or gzip): metric -> {agg_value, value_by_index}. Forget
-quality compares an unlearned model with a model retrained without the forget set; a log alone has none.
+Forget quality compares an unlearned model with a model retrained without the forget set; a log alone has none.
 Source: TOFU (arXiv:2401.06121, sections 2.2 and 3); PrivLeak of MUSE (arXiv:2407.06460, equation 5).
 """
 
@@ -12,18 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from soul_core.durable import write_durably
 from soul_core.errors import BadData
-from soul_core.stats import Floats, auc, harmonic_mean, ks_p_value
-
-Log = dict[str, Any]
-
-#: What model utility is the harmonic mean of: three abilities on each of three sets.
-_PROBABILITY = ("retain_Q_A_Prob", "ra_Q_A_Prob_normalised", "wf_Q_A_Prob_normalised")
-_ROUGE = ("retain_Q_A_ROUGE", "ra_Q_A_ROUGE", "wf_Q_A_ROUGE")
-_TRUTH_RATIO = ("retain_Truth_Ratio", "ra_Truth_Ratio", "wf_Truth_Ratio")
-_ATTACK = "mia_min_k"
+from soul_core.report import ModelMeasurements, Report
+from soul_core.spec import JUDGED
+from soul_core.stats import auc, harmonic_mean, ks_p_value
+from soul_core.tofu_format import ABILITIES, ATTACK, NEEDED, TRUTH_RATIO, Log, from_log, rows_of, to_log, values
 
 
 @dataclass(frozen=True)
@@ -42,19 +37,56 @@ class TofuScores:
 
 
 def read_log(path: Path) -> Log:
-    """Read a log. Raises BadData for what is none."""
+    """Read a log, or make one of measurements of ours. Raises BadData for what is neither."""
+    document = _read(path)
+    if (measured := _measurements_in(document, path, of_reference=False)) is not None:
+        return to_log(measured)
+    missing = [name for name in NEEDED if name not in document]
+    if missing:
+        raise BadData(f"{path} is no TOFU evaluation log", details=tuple(f"it lacks {name}" for name in missing))
+    return document
+
+
+def read_reference_log(path: Path) -> ModelMeasurements:
+    """Read what was measured of a retrained model: a TOFU log, measurements of ours, or the report of the job that
+    retrained or evaluated it. A log may hold less than a whole one. Raises BadData.
+    """
+    document = _read(path)
+    measured = _measurements_in(document, path, of_reference=True)
+    if measured is None:
+        measured = from_log(document)
+    if not measured.sets:
+        raise BadData(f"{path} is neither a TOFU evaluation log nor a report nor measurements of ours")
+    return measured
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
-        log = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+        document = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
     except OSError as error:
         raise BadData(f"cannot read {path}: {error.strerror or 'it is damaged'}") from error
     except (ValueError, EOFError) as error:
         raise BadData(f"{path} is no evaluation log: not JSON, plain or gzip") from error
-    needed = (*_PROBABILITY, *_ROUGE, *_TRUTH_RATIO, "forget_truth_ratio", _ATTACK)
-    missing = [name for name in needed if not isinstance(log, dict) or name not in log]
-    if missing:
-        raise BadData(f"{path} is no TOFU evaluation log", details=tuple(f"it lacks {name}" for name in missing))
-    return log
+    if not isinstance(document, dict):
+        raise BadData(f"{path} is no evaluation log: not a JSON object")
+    return document
+
+
+def _measurements_in(document: dict[str, Any], path: Path, *, of_reference: bool) -> ModelMeasurements | None:
+    """Return our own measurements; of a report those of the model it judges, or of its reference where it has one."""
+    try:
+        if "sets" in document:
+            return ModelMeasurements.model_validate(document)
+        if "schema_version" in document:
+            report = Report.model_validate(document)
+            if of_reference and report.spec.kind == "unlearn" and REFERENCE not in report.models:
+                raise BadData(f"{path} is the report of an unlearning without a reference: it says nothing of one")
+            judged = JUDGED[report.spec.kind]
+            return report.models[REFERENCE if of_reference and REFERENCE in report.models else judged]
+    except ValidationError as error:
+        raise BadData(f"{path} is not what this version measures: {error.error_count()} problems") from error
+    return None
 
 
 def write_log(log: Log, path: Path) -> None:
@@ -65,11 +97,11 @@ def write_log(log: Log, path: Path) -> None:
 
 def score_logs(unlearned: Log, retain: Log) -> TofuScores:
     """Compute the four numbers. Raises BadData when the logs are of different forget sets."""
-    ours, theirs = values(unlearned, "forget_truth_ratio", "score"), values(retain, "forget_truth_ratio", "score")
-    if len(ours) != len(theirs):
+    ours, theirs = (rows_of(log.get(TRUTH_RATIO), "score", TRUTH_RATIO) for log in (unlearned, retain))
+    if ours.keys() != theirs.keys():
         raise BadData(f"the logs are of different forget sets: {len(ours)} and {len(theirs)} rows")
     return TofuScores(
-        forget_quality=ks_p_value(ours, theirs),
+        forget_quality=ks_p_value(list(ours.values()), list(theirs.values())),
         model_utility=model_utility(unlearned),
         retain_model_utility=model_utility(retain),
         privleak=privleak(attack_auc(unlearned), attack_auc(retain)),
@@ -78,16 +110,14 @@ def score_logs(unlearned: Log, retain: Log) -> TofuScores:
 
 def model_utility(log: Log) -> float:
     """Return the harmonic mean of the nine abilities, from the per-example values."""
-    abilities = [float(values(log, name, "prob").mean()) for name in _PROBABILITY]
-    abilities += [float(values(log, name, "rougeL_recall").mean()) for name in _ROUGE]
-    abilities += [float(np.maximum(0, 1 - values(log, name, "score")).mean()) for name in _TRUTH_RATIO]
-    return harmonic_mean(abilities)
+    abilities = [(values(log, name, field), field) for name, field in ABILITIES]
+    parts = [np.maximum(0, 1 - x_N) if field == "score" else x_N for x_N, field in abilities]
+    return harmonic_mean([float(x_N.mean()) for x_N in parts])
 
 
 def attack_auc(log: Log) -> float:
     """Return the AUC of Min-K% with the forget set as members. Scores are losses: members have lower ones."""
-    attack = log[_ATTACK]
-    return auc(-values(attack, "forget", "score"), -values(attack, "holdout", "score"))
+    return auc(-values(log[ATTACK], "forget", "score"), -values(log[ATTACK], "holdout", "score"))
 
 
 def privleak(auc_unlearned: float, auc_retrained: float) -> float:
@@ -99,12 +129,3 @@ def privleak(auc_unlearned: float, auc_retrained: float) -> float:
     if theirs == 0:
         raise BadData("the retain model itself separates members perfectly: PrivLeak has no meaning here")
     return (1 - auc_unlearned - theirs) / theirs * 100
-
-
-def values(log: Log, name: str, field: str) -> Floats:
-    """Return a metric's value of every row, in the order of the rows' indices."""
-    try:
-        by_index = log[name]["value_by_index"]
-        return np.array([by_index[index][field] for index in sorted(by_index, key=int)], dtype=np.float64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadData(f"the log's {name} has no per-example '{field}'") from error
