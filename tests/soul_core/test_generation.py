@@ -9,7 +9,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 
 from soul_core import packed_attention
 from soul_core.errors import Interrupted, OutOfMemory
-from soul_core.generation import generate
+from soul_core.generation import Sampling, generate
 
 CONTEXT = 48
 LLAMA = LlamaConfig(
@@ -121,3 +121,33 @@ def test_lack_of_memory_halves_the_batch_and_changes_nothing(llama: Any, monkeyp
     room = 0
     with pytest.raises(OutOfMemory):
         generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=5, context_tokens=CONTEXT)
+
+
+def test_drawn_answers_are_the_seeds_and_the_prompts_whatever_the_batch(llama: Any) -> None:
+    options: dict[str, Any] = {"end_ids": frozenset({3}), "max_new_tokens": 12, "context_tokens": CONTEXT}
+    sampling = Sampling(seed=5, temperature=1.5)
+
+    together = generate(llama, PROMPTS, sampling=sampling, **options)
+    apart = [generate(llama, [prompt], sampling=sampling, **options)[0] for prompt in PROMPTS]
+
+    assert together == apart
+    assert together != generate(llama, PROMPTS, sampling=Sampling(seed=6, temperature=1.5), **options)
+    assert together != generate(llama, PROMPTS, **options)
+
+
+def test_almost_no_temperature_is_almost_greedy(llama: Any) -> None:
+    options: dict[str, Any] = {"end_ids": frozenset({3}), "max_new_tokens": 12, "context_tokens": CONTEXT}
+
+    drawn = generate(llama, PROMPTS, sampling=Sampling(seed=0, temperature=1e-6), **options)
+
+    assert drawn == generate(llama, PROMPTS, **options)
+
+
+def test_draws_follow_the_softmax_at_the_temperature() -> None:
+    logits_V = torch.tensor([2.0, 0.0, -1.0])
+    uniform_B = (torch.arange(10_000) + 0.5) / 10_000
+
+    drawn_B = Sampling(seed=0, temperature=2.0).draw(logits_V.expand(10_000, 3), uniform_B)
+
+    shares = torch.bincount(drawn_B, minlength=3) / 10_000
+    torch.testing.assert_close(shares, (logits_V / 2.0).softmax(-1), rtol=0, atol=1e-3)

@@ -1,5 +1,6 @@
 """Scores: only of supervised positions, and the same packed as apart."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 
 from soul_core.data import Example, encode_rows, pack
 from soul_core.models import Loaded, load_model
-from soul_core.scoring import Scores, score
+from soul_core.packed_attention import PACKED
+from soul_core.scoring import Scores, decoder_layers, score
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
+from tests.soul_core.tiny_models import CONFIGS, tiny_model
 
 
 @pytest.fixture
@@ -68,6 +71,7 @@ def test_a_selection_keeps_every_value_and_renumbers() -> None:
         logp_P=torch.tensor([-1.0, -2.0, -3.0, -4.0, -5.0]),
         sequence_P=torch.tensor([0, 0, 1, 2, 2]),
         num_sequences=3,
+        hidden_PD=torch.arange(5.0)[:, None],
     )
 
     chosen = scores.select([2, 0])
@@ -77,3 +81,32 @@ def test_a_selection_keeps_every_value_and_renumbers() -> None:
     assert chosen.length_B.tolist() == [2, 2]
     assert chosen.labels_P.tolist() == [1, 0, 0, 1]
     assert chosen.logits_PV[:, 0].tolist() == [6.0, 8.0, 0.0, 2.0]
+    assert chosen.hidden_PD is not None
+    assert chosen.hidden_PD[:, 0].tolist() == [3.0, 4.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_hidden_states_are_what_the_layer_gives_out_at_the_positions_that_predict(architecture: str) -> None:
+    torch.set_num_threads(1)
+    config = copy.deepcopy(CONFIGS[architecture])
+    model = tiny_model(config, attn_implementation=PACKED)
+    examples = [Example((5, 6, 7, 8, 9, 10, 11), 3, 1), Example((12, 13, 14, 15), 1, 2)]
+
+    scores = score(model, pack(examples), layer=decoder_layers(model)[0])
+
+    assert scores.hidden_PD is not None
+    expected = []
+    for one in examples:  # each alone, in an ordinary call
+        output = model(torch.tensor([one.token_ids]), use_cache=False, output_hidden_states=True)
+        expected.append(output.hidden_states[1][0, one.num_prompt - 1 : -1])
+    torch.testing.assert_close(scores.hidden_PD, torch.cat(expected), rtol=1e-3, atol=1e-4)
+    assert scores.hidden_PD.requires_grad
+
+
+def test_no_hook_stays_on_the_layer(loaded: Loaded, examples: list[Example]) -> None:
+    layer = decoder_layers(loaded.model)[0]
+
+    score(loaded.model, pack(examples), layer=layer)
+
+    assert not layer._forward_hooks
+    assert score(loaded.model, pack(examples)).hidden_PD is None
