@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from soul_core.durable import write_durably
 from soul_core.errors import BadData
 from soul_core.report import ModelMeasurements, Report
-from soul_core.spec import JUDGED
+from soul_core.spec import JUDGED, REFERENCE
 from soul_core.stats import auc, harmonic_mean, ks_p_value
 from soul_core.tofu_format import ABILITIES, ATTACK, NEEDED, TRUTH_RATIO, Log, from_log, rows_of, to_log, values
 

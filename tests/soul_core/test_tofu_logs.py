@@ -145,7 +145,7 @@ def test_measurements_that_make_no_log_say_all_that_is_missing() -> None:
 
 
 def test_a_report_is_a_reference_only_with_one_in_it(tmp_path: Path) -> None:
-    report = sample_report()
+    report = sample_report().model_copy(update={"models": {"base": ours(), "unlearned": ours()}})
     file = tmp_path / "report.json"
     file.write_text(report.model_dump_json())
 
