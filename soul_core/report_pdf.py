@@ -1,0 +1,43 @@
+"""The report page on paper: HTML in, PDF out, by weasyprint (the optional extra `pdf`). Nothing is fetched.
+
+weasyprint is imported when it is first asked for: it needs the system library Pango, which not every machine has.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+
+class PdfUnavailable(Exception):
+    """This machine cannot make PDFs; the message says what to install."""
+
+
+class _RefusedError(Exception):
+    """The page asked for something outside itself."""
+
+
+def to_pdf(html: str) -> bytes:
+    """Return the page as PDF (A4, tagged). Equal pages give equal bytes.
+
+    What the page itself does not hold is not loaded, wherever it lies. Raises PdfUnavailable.
+    """
+    weasyprint = _weasyprint()
+    document = weasyprint.HTML(string=html, url_fetcher=_refuse)
+    pdf: bytes = document.write_pdf(pdf_tags=True, pdf_identifier=b"soul-report")
+    return pdf
+
+
+def _refuse(url: str, *_: Any, **__: Any) -> dict[str, Any]:
+    raise _RefusedError(f"a report holds all it needs; {url[:40]} is not loaded")
+
+
+def _weasyprint() -> ModuleType:
+    try:
+        return import_module("weasyprint")
+    except ModuleNotFoundError as error:
+        raise PdfUnavailable("PDFs need weasyprint: pip install 'soul-unlearning[pdf]'") from error
+    except OSError as error:  # its libraries are loaded at import
+        raise PdfUnavailable(
+            "PDFs need the system library Pango (Debian and Ubuntu: apt-get install libpango-1.0-0 "
+            "libpangoft2-1.0-0 libharfbuzz-subset0; macOS: brew install pango)"
+        ) from error
