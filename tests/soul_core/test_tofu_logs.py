@@ -77,7 +77,7 @@ def test_privleak_is_zero_like_the_retrained_and_negative_where_members_show() -
 
 
 @needs_logs
-@pytest.mark.parametrize("key", GOLDEN or ["absent"])
+@pytest.mark.parametrize("key", list(GOLDEN)[::4] or ["absent"])
 def test_a_published_log_read_as_ours_and_written_again_keeps_every_number(key: str, tmp_path: Path) -> None:
     unlearned, retain = pair(key)
 
