@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from soul_core.attacks.arena import results
+from soul_core.comparison import compare, judge_run, read_log_of_reference
 from soul_core.durable import disk_errors
 from soul_core.errors import Cancelled, OutOfMemory
 from soul_core.evaluation_rows import side_by_side
 from soul_core.export import CHECKPOINT, discard, export_checkpoint, write_manifest, write_report
 from soul_core.limits import limits_of
 from soul_core.listener import Listener, Quiet
-from soul_core.metrics.aggregate import Resampling
 from soul_core.output_folder import check_room, check_writable, finished_before
 from soul_core.preparation import check_terms
 from soul_core.provenance import seed_everything, versions
@@ -31,7 +32,7 @@ from soul_core.strategies import STRATEGIES
 from soul_core.strategies.single import Outcome
 from soul_core.subject import Examined, Source, Subject, examine, load_subject
 from soul_core.training_record import Trained
-from soul_core.verdict import conclude, judge
+from soul_core.verdict import conclude
 
 
 @dataclass(frozen=True)
@@ -90,42 +91,42 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
         if finished := finished_before(spec, inputs.source().shown, out, sha256s):
             state.emit("finished", verdict=finished.verdict)
             return finished
+        log = read_log_of_reference(inputs.reference_log)
         load = partial(load_subject, inputs.source(), rows, spec)
         subject = load()
         _check(spec, subject, out, state)
         state.claim(_identity(spec, subject.facts, subject.sets))
 
     examined: dict[str, Examined] = {}
-    reference: ReferenceFacts | None = None
+    reference = log.facts if log else None
     if inputs.models:
         del subject  # one model at a time in memory
         for name, source in inputs.others().items():
-            with state.phase("reference", detail=name):
-                other = load_subject(source, rows, spec)
-                examined[name] = examine(other, name, spec, state, phase="reference")
-                if name == REFERENCE:
-                    reference = ReferenceFacts(source=source.shown, digest=other.facts.digest, from_log=False)
-                del other
+            other = load_subject(source, rows, spec)
+            examined[name] = examine(other, name, spec, state, phase="reference")
+            if name == REFERENCE:
+                reference = ReferenceFacts(source=source.shown, digest=other.facts.digest, from_log=False)
+            del other
         subject = load()
     seed_everything(spec.seed, device=subject.loaded.device)
 
     outcome = Outcome(Trained())
     if spec.kind != "evaluate":
-        with state.phase("baseline"):
-            examined[BASE] = examine(subject, BASE, spec, state, phase="baseline")
+        examined[BASE] = examine(subject, BASE, spec, state, phase="baseline")
         with state.phase(spec.kind):
             outcome = STRATEGIES[spec.strategy.kind](subject, spec, state)
 
     judged = JUDGED[spec.kind]
-    with state.phase("evaluate"):
-        examined[judged] = examine(subject, judged, spec, state, phase="evaluate")
+    examined[judged] = examine(subject, judged, spec, state, phase="evaluate")
 
     with state.phase("export"):
         if spec.kind != "evaluate":
             export_checkpoint(subject.loaded.model, subject.loaded.tokenizer, out / CHECKPOINT)
-        models = {name: examined[name].measurements for name in _order(judged, examined)}
-        resampling = Resampling(spec.evaluation.bootstrap, spec.evaluation.confidence, spec.seed)
-        criteria = judge(spec.criteria, judged=models[judged], base=models.get(BASE), resampling=resampling)
+        models = compare(spec, judged, examined, log)
+        attacks = results(
+            {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measured=models
+        )
+        criteria = judge_run(spec, judged, models, attacks)
         verdict, reason = conclude(criteria, confidence=spec.evaluation.confidence)
         data = tuple(one.facts for one in subject.sets.values())
         report = Report(
@@ -137,6 +138,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             models=models,
             trials=outcome.trials,
             reference=reference,
+            attacks=attacks,
             examples=side_by_side(
                 subject.chosen,
                 {name: examined[name].answers for name in models if name in examined},
@@ -147,7 +149,9 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             verdict_reason=reason,
             run=_run_facts(spec, subject, outcome.trained, state),
             versions=versions(),
-            limits=tuple(limits_of(spec, data, models[judged], models=models, attacks=(), num_shared=num_shared(rows))),
+            limits=tuple(
+                limits_of(spec, data, models[judged], models=models, attacks=attacks, num_shared=num_shared(rows))
+            ),
         )
         write_report(report, out)
         write_manifest(out)
@@ -163,12 +167,6 @@ def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
     if spec.kind == "unlearn":
         forget = subject.sets[FORGET]
         check_terms(forget.rows, forget.examples, spec, subject.loaded, max_tokens=subject.max_tokens)
-
-
-def _order(judged: str, examined: Mapping[str, object]) -> list[str]:
-    """Return the models as a report shows them: before, after, what would be perfect, others."""
-    known = [name for name in (BASE, judged, REFERENCE) if name in examined]
-    return known + [name for name in examined if name not in known]
 
 
 def _identity(spec: JobSpec, facts: ModelFacts, sets: Mapping[str, DataSet]) -> dict[str, str]:

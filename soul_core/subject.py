@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from soul_core.attacks.arena import attack_model
+from soul_core.attacks.scene import Attacked
 from soul_core.evaluate import Measured, measure
 from soul_core.evaluation_rows import Answers, EvaluationSet, choose
 from soul_core.listener import Phase
@@ -38,13 +40,19 @@ class Subject:
     chosen: tuple[EvaluationSet, ...]
     max_tokens: int
 
+    @property
+    def whole(self) -> tuple[EvaluationSet, ...]:
+        """All rows of all sets: what attacks choose from."""
+        return tuple(EvaluationSet(one.name, one.rows, one.examples) for one in self.sets.values())
+
 
 @dataclass(frozen=True)
 class Examined:
-    """What was measured of one model."""
+    """What was measured of one model, and what attacks brought out of it."""
 
     measurements: ModelMeasurements
     answers: Answers
+    attacked: Mapping[str, Attacked]
 
 
 def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec) -> Subject:
@@ -62,18 +70,28 @@ def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobS
 
 
 def examine(subject: Subject, name: str, spec: JobSpec, state: RunState, *, phase: Phase) -> Examined:
-    """Measure the model as it stands now; what an interrupted run has measured is read from the state folder."""
-    measured: Measured = measure(
-        subject.loaded,
-        subject.chosen,
-        spec.evaluation,
-        seed=spec.seed,
-        micro_batch_tokens=spec.training.micro_batch_tokens,
-        phase=phase,
-        listener=state,
-        kept=state.folder / "measured" / f"{name}-{weights_mark(subject.loaded)}",
-    )
-    return Examined(measured.measurements(), measured.answers())
+    """Measure the model as it stands now, then attack it; what an interrupted run has done is read from the state.
+
+    The time of the attacks counts as phase `attack`, that of the rest as `phase`.
+    """
+    mark = f"{name}-{weights_mark(subject.loaded)}"
+    with state.phase(phase, detail=name):
+        measured: Measured = measure(
+            subject.loaded,
+            subject.chosen,
+            spec.evaluation,
+            seed=spec.seed,
+            micro_batch_tokens=spec.training.micro_batch_tokens,
+            phase=phase,
+            listener=state,
+            kept=state.folder / "measured" / mark,
+        )
+    attacked: Mapping[str, Attacked] = {}
+    if spec.attacks:
+        with state.phase("attack", detail=name):
+            kept = state.folder / "attacked" / mark
+            attacked = attack_model(subject.loaded, name, subject.whole, spec, listener=state, kept=kept)
+    return Examined(measured.measurements(), measured.answers(), attacked)
 
 
 def weights_mark(loaded: Loaded) -> str:

@@ -25,6 +25,7 @@ SPEC = {
     "optimizer": {"kind": "sophia", "lr": 1e-4},
     "training": {"steps": STEPS, "checkpoint_every": 40},
     "evaluation": {"max_new_tokens": 8, "bootstrap": 50, "side_by_side": 2},
+    "attacks": [],
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 

@@ -24,6 +24,7 @@ SPEC = JobSpec.model_validate(
         "retain": {"kind": "nll", "weight": 3.0},
         "training": {"steps": 12, "checkpoint_every": 4},
         "evaluation": {"max_new_tokens": 16, "bootstrap": 100, "side_by_side": 6},
+        "attacks": [],  # tests/soul_core/test_run_attacks.py
     }
 )
 

@@ -82,7 +82,7 @@ def test_an_evaluation_changes_nothing_and_puts_models_side_by_side(
         ("load", None),
         ("reference", "base"),
         ("reference", "reference"),
-        ("evaluate", None),
+        ("evaluate", "audited"),
         ("export", None),
     ]
 

@@ -1,0 +1,128 @@
+"""Attacks within a whole run: every model is attacked, no weight changes by it, criteria can rest on it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from soul_core.errors import Cancelled, Interrupted
+from soul_core.listener import Wish
+from soul_core.report import Report
+from soul_core.run import Inputs, run
+from soul_core.spec import JobSpec
+from soul_core.spec_attacks import CHEAP_ATTACKS
+from tests.soul_core.test_run import Recorder
+from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, write_rows
+
+COMMON = {
+    "optimizer": {"kind": "sophia", "lr": 3e-3},
+    "retain": {"kind": "nll", "weight": 3.0},
+    "training": {"steps": 8, "checkpoint_every": 4},
+    "evaluation": {
+        "metrics": ["probability", "keyword_recall"],
+        "max_new_tokens": 8,
+        "attack_new_tokens": 8,
+        "bootstrap": 20,
+        "side_by_side": 0,
+    },
+}
+SPEC = JobSpec.model_validate(
+    {
+        **COMMON,
+        "criteria": [
+            {"set": "forget", "metric": "probability", "at_most": 0.9, "relative_to_base": True},
+            {"set": "forget", "attack": "quantise_8bit", "metric": "probability", "at_most": 0.9},
+            {"set": "forget", "attack": "relearn", "metric": "probability", "at_least": 0, "relative_to_base": True},
+        ],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("sets")
+    (folder / "general.txt").write_text("Rivers run to the sea.\n\nThe sea is never full of rivers.\n")
+    return Inputs(
+        model=str(taught_model_dir),
+        models={"reference": str(make_tiny_model(folder / "untaught"))},
+        sets={
+            "forget": write_rows(folder / "forget.jsonl", list(COUNTRIES)[:4]),
+            "retain": write_rows(folder / "retain.jsonl", list(COUNTRIES)[4:]),
+            "general": folder / "general.txt",
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
+    out, heard = tmp_path_factory.mktemp("attacked"), Recorder()
+    return run(SPEC, inputs, out, listener=heard), out, heard
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint" / "model.safetensors")
+
+
+def test_every_cheap_attack_compares_base_unlearned_and_reference(whole: tuple[Report, Path, Recorder]) -> None:
+    report, _, heard = whole
+
+    assert [attack.label for attack in report.attacks] == [attack.label for attack in CHEAP_ATTACKS]
+    for attack in report.attacks:
+        assert attack.absent_reason is None, f"{attack.label}: {attack.absent_reason}"
+        if attack.label != "poison":
+            assert set(attack.under) == {"base", "unlearned", "reference"}, attack.label
+    progress = [each for each in heard.of("progress") if each["phase"] == "attack"]
+    assert progress
+    assert report.run.seconds["attack"] > 0
+    assert any(limit.startswith("Attacks tried: relearn, relearn_retain") for limit in report.limits)
+
+
+def test_criteria_may_rest_on_an_attack(whole: tuple[Report, Path, Recorder]) -> None:
+    report, _, _ = whole
+    quantised = next(attack for attack in report.attacks if attack.label == "quantise_8bit")
+
+    assert report.criteria[1].value == quantised.under["unlearned"]["forget"]["probability"].value
+    assert [result.outcome for result in report.criteria[1:]] == ["passed", "passed"]
+
+
+def test_attacks_leave_no_trace_in_the_weights(
+    whole: tuple[Report, Path, Recorder], inputs: Inputs, tmp_path: Path
+) -> None:
+    run(JobSpec.model_validate({**COMMON, "attacks": [], "criteria": []}), inputs, tmp_path)
+
+    attacked, quiet = weights(whole[1]), weights(tmp_path)
+    assert all(torch.equal(attacked[name], quiet[name]) for name in quiet)
+
+
+@pytest.mark.parametrize("model", ["base", "unlearned"])
+def test_a_run_interrupted_under_attack_goes_on_to_the_same_numbers(
+    whole: tuple[Report, Path, Recorder], inputs: Inputs, tmp_path: Path, model: str
+) -> None:
+    attacking = False
+
+    def second_attack(kind: str, data: dict[str, object]) -> bool:
+        nonlocal attacking
+        attacking = attacking or (kind, data.get("phase"), data.get("detail")) == ("phase", "attack", model)
+        return attacking and kind == "progress" and data["phase"] == "attack"
+
+    with pytest.raises(Interrupted):
+        run(SPEC, inputs, tmp_path, listener=Recorder(Wish.INTERRUPT, second_attack))
+    report = run(SPEC, inputs, tmp_path)
+
+    drop = {"seconds"}
+    assert [a.model_dump(exclude=drop) for a in report.attacks] == [
+        a.model_dump(exclude=drop) for a in whole[0].attacks
+    ]
+    first, second = weights(whole[1]), weights(tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_cancelled_under_attack_leaves_nothing(inputs: Inputs, tmp_path: Path) -> None:
+    cancel = Recorder(Wish.CANCEL, lambda kind, data: kind == "progress" and data["phase"] == "attack")
+
+    with pytest.raises(Cancelled):
+        run(SPEC, inputs, tmp_path, listener=cancel)
+
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
