@@ -116,9 +116,17 @@ class SoulClient:
 
     # Jobs
 
-    def estimate(self, *, model_id: str, datasets: Mapping[str, str], spec: Mapping[str, Any]) -> Estimate:
+    def estimate(
+        self,
+        *,
+        model_id: str,
+        datasets: Mapping[str, str],
+        spec: Mapping[str, Any],
+        models: Mapping[str, str] | None = None,
+        reference: Mapping[str, Any] | None = None,
+    ) -> Estimate:
         """Ask what a job would cost and whether it would be taken. Charges nothing."""
-        body = {"model_id": model_id, "datasets": dict(datasets), "spec": dict(spec)}
+        body = _body(model_id=model_id, datasets=datasets, spec=spec, models=models, reference=reference)
         return self._one(Estimate, "POST", "/v1/estimates", json=body)
 
     def submit(
@@ -127,17 +135,43 @@ class SoulClient:
         model_id: str,
         datasets: Mapping[str, str],
         spec: Mapping[str, Any],
+        models: Mapping[str, str] | None = None,
+        reference: Mapping[str, Any] | None = None,
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Submit a job. A key made here lets a retry after a lost answer find the same job instead of a second one."""
-        body = {"model_id": model_id, "datasets": dict(datasets), "spec": dict(spec)} | ({"name": name} if name else {})
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self._one(Job, "POST", "/v1/jobs", json=body, headers=headers)
+        """Submit a job. A key made here lets a retry after a lost answer find the same job instead of a second one.
 
-    def jobs(self, *, status: str | None = None, limit: int | None = None) -> Iterator[Job]:
-        """Yield jobs, newest first."""
-        return self._pages(Job, "/v1/jobs", limit=limit, **({"status": status} if status else {}))
+        `models` are measured beside its own (name -> model id); `reference` says where the retrained one comes from,
+        as {"kind": "retrain", "model_id": ...}.
+        """
+        body = _body(model_id=model_id, datasets=datasets, spec=spec, models=models, reference=reference, name=name)
+        return self._post_job("/v1/jobs", body, idempotency_key)
+
+    def evaluate(
+        self,
+        *,
+        model_id: str,
+        datasets: Mapping[str, str],
+        spec: Mapping[str, Any] | None = None,
+        models: Mapping[str, str] | None = None,
+        reference: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Measure a model, and others beside it, without changing any. What comes back is a job like others."""
+        given = spec or {}
+        body = _body(model_id=model_id, datasets=datasets, spec=given, models=models, reference=reference, name=name)
+        return self._post_job("/v1/evaluations", body, idempotency_key)
+
+    def evaluations(self, *, status: str | None = None, limit: int | None = None) -> Iterator[Job]:
+        """Yield evaluations, newest first."""
+        return self._pages(Job, "/v1/evaluations", limit=limit, **({"status": status} if status else {}))
+
+    def jobs(self, *, status: str | None = None, kind: str | None = None, limit: int | None = None) -> Iterator[Job]:
+        """Yield jobs, newest first. `kind`: unlearn, finetune or evaluate."""
+        wanted = {"status": status, "kind": kind}
+        return self._pages(Job, "/v1/jobs", limit=limit, **{name: value for name, value in wanted.items() if value})
 
     def job(self, job_id: str, *, wait_seconds: float | None = None) -> Job:
         """Return one job; with `wait_seconds` the server holds the answer until the job changes."""
@@ -169,6 +203,14 @@ class SoulClient:
         """Return the report as a page."""
         return self.transport.request("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "text/html"}).text
 
+    def report_pdf(self, job_id: str) -> bytes:
+        """Return the report as PDF; a server that cannot make one answers 501 and says what it lacks."""
+        return self.transport.request("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "application/pdf"}).content
+
+    def report_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of reports."""
+        return self._json("GET", "/v1/schemas/report")
+
     def artifacts(self, job_id: str) -> list[Artifact]:
         """Return the manifest of a finished job's files."""
         return list(self._pages(Artifact, f"/v1/jobs/{job_id}/artifacts"))
@@ -187,6 +229,10 @@ class SoulClient:
     def _one(self, kind: type[R], method: str, path: str, **options: Any) -> R:
         return kind.model_validate(self._json(method, path, **options))
 
+    def _post_job(self, path: str, body: dict[str, Any], idempotency_key: str | None) -> Job:
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return self._one(Job, "POST", path, json=body, headers=headers)
+
     def _pages(self, kind: type[R], path: str, *, limit: int | None = None, **params: Any) -> Iterator[R]:
         num_left = limit
         while True:
@@ -204,6 +250,11 @@ class SoulClient:
         """Take back a data set whose upload failed, if the server still listens; the first error is the one to tell."""
         with suppress(SoulError):
             self.transport.request("DELETE", f"/v1/datasets/{dataset_id}")
+
+
+def _body(**parts: Any) -> dict[str, Any]:
+    """Return a job's body; what was not given is left to the server's defaults."""
+    return {name: dict(part) if isinstance(part, Mapping) else part for name, part in parts.items() if part is not None}
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -20,14 +20,19 @@ from soul_cli.resources import Artifact
 def report(
     job: JobArgument,
     html: Annotated[bool, typer.Option("--html", help="The report as one offline page.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="The same page as PDF; needs -o.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file.", show_default=False)] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was measured before and after; `--html -o report.html` writes the page, `--json` the source."""
-    if html and as_json:
-        raise BadInput("give --html or --json, not both")
+    """Show what was measured before and after; `--html -o report.html` writes the page, `--pdf` the same for paper,
+    `--json` the source.
+    """
+    if html + pdf + as_json > 1:
+        raise BadInput("give one of --html, --pdf and --json")
+    if pdf and out is None:
+        raise BadInput("a PDF is no text for a terminal: name a file, --pdf -o report.pdf")
     with connect(url, key, as_json=as_json) as client:
         if html:
             text = client.report_html(job)
@@ -36,6 +41,10 @@ def report(
             else:
                 out.write_text(text, encoding="utf-8")
                 console.print(f"Report written to {out}")
+            return
+        if pdf and out is not None:
+            out.write_bytes(client.report_pdf(job))
+            console.print(f"Report written to {out}")
             return
         found = client.report(job)
     if out is not None:

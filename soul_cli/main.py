@@ -2,7 +2,7 @@
 
 import typer
 
-from soul_cli import commands_inputs, commands_jobs, commands_results
+from soul_cli import commands_evaluate, commands_inputs, commands_jobs, commands_results, commands_submit
 from soul_cli.demo import demo
 from soul_cli.logs import logs
 from soul_cli.options import SoulGroup, exit_code_help
@@ -37,8 +37,10 @@ app.command("demo")(demo)
 app.add_typer(commands_inputs.models, name="models")
 app.add_typer(commands_inputs.datasets, name="datasets")
 app.command("methods")(commands_inputs.methods)
-app.command("estimate")(commands_jobs.estimate)
-app.command("submit", epilog=commands_jobs.SUBMIT_EXAMPLE)(commands_jobs.submit)
+app.command("estimate")(commands_submit.estimate)
+app.command("submit", epilog=commands_submit.SUBMIT_EXAMPLE)(commands_submit.submit)
+app.command("finetune")(commands_submit.finetune)
+app.command("evaluate", epilog=commands_evaluate.EVALUATE_EXAMPLE)(commands_evaluate.evaluate)
 app.command("status")(commands_jobs.status)
 app.command("watch")(commands_jobs.watch)
 app.command("report")(commands_results.report)

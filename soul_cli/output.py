@@ -77,7 +77,9 @@ def job_lines(job: Job) -> list[tuple[str, Any]]:
     return [
         ("job", job.id),
         ("name", job.name),
+        ("kind", job.kind),
         ("status", job.status),
+        ("waits for", job.after_job_id if job.status == "queued" else None),
         ("phase", job.phase if job.status == "running" else None),
         ("step", step),
         ("ETA", seconds(progress.eta_seconds) if job.status == "running" else None),

@@ -1,5 +1,6 @@
-"""A report on the terminal: the verdict, the metrics before and after, and some answers side by side."""
+"""A report on the terminal: the verdict, the metrics of every model side by side, the attacks, and some answers."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,15 @@ from rich.table import Table
 from soul_cli.output import styled
 
 NUM_EXAMPLES = 12
+#: What each model of a report is called here, in the order of the columns; others go by their own names.
+TITLES = {
+    "base": "before",
+    "unlearned": "after",
+    "finetuned": "after",
+    "audited": "the model",
+    "reference": "retrained",
+}
+JUDGED = ("unlearned", "finetuned", "audited")
 
 
 def print_report(
@@ -21,64 +31,99 @@ def print_report(
     """Print a report (the JSON of soul_core.report.Report) for a person; only some metrics where they are named."""
     console.print(metrics_table(report, metrics))
     console.print()
+    if report.get("attacks"):
+        console.print(attacks_table(report, metrics))
+        console.print()
     if report.get("examples") and num_examples:
         console.print(answers_table(report, num_examples=num_examples))
         console.print()
-    console.print(criteria_table(report))
+    if report["criteria"]:
+        console.print(criteria_table(report))
     console.print(f"Verdict: {styled(report['verdict'])}. {escape(report['verdict_reason'])}", soft_wrap=True)
 
 
 def metrics_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -> Table:
-    """Return set by set and metric by metric: before, after."""
-    before, after = report["models"]["base"]["sets"], report["models"]["unlearned"]["sets"]
-    table = Table(
-        title="Measured before and after", title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
-    table.add_column("set")
-    table.add_column("metric")
-    for name in ("before", "after", _level(report)):
-        table.add_column(name, justify="right")
+    """Return set by set and metric by metric: before, after (with its interval), retrained, others."""
+    models, judged = models_of(report), judged_of(report)
+    table = _table("Measured before and after" if "base" in models else "Measured", "set", "metric")
+    for name in models:
+        table.add_column(escape(TITLES.get(name, name)), justify="right")
+        if name == judged:
+            table.add_column(_level(report), justify="right")
     last = None
-    for set_name, metrics in before.items():
-        for metric, value in metrics.items():
-            now = after.get(set_name, {}).get(metric, {})
-            absent = value.get("value") is None and now.get("value") is None
-            if absent or (only is not None and metric not in only):
+    for set_name, metric in _rows({name: report["models"][name]["sets"] for name in models}):
+        if only is not None and metric not in only:
+            continue
+        values = {name: report["models"][name]["sets"].get(set_name, {}).get(metric, {}) for name in models}
+        if all(value.get("value") is None for value in values.values()):
+            continue
+        cells = []
+        for name, value in values.items():
+            cells.append(number(value.get("value")))
+            if name == judged:
+                cells.append(interval(value.get("interval")))
+        table.add_row(escape(set_name) if set_name != last else "", escape(metric), *cells)
+        last = set_name
+    return table
+
+
+def attacks_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -> Table:
+    """Return attack by attack what each model gave away, on the same rows without and under it."""
+    models = models_of(report)
+    table = _table("Attacks: without → under, on the same rows", "attack", "set", "metric")
+    for name in models:
+        table.add_column(escape(TITLES.get(name, name)), justify="right")
+    for attack in report["attacks"]:
+        label = escape(attack["label"])
+        if attack.get("absent_reason"):
+            table.add_row(label, "", escape(f"not run: {attack['absent_reason']}"), *("" for _ in models))
+            continue
+        for set_name, metric in _rows(attack["under"]):
+            if only is not None and metric not in only:
                 continue
-            table.add_row(
-                escape(set_name) if set_name != last else "",
-                escape(metric),
-                number(value.get("value")),
-                number(now.get("value")),
-                interval(now.get("interval")),
-            )
-            last = set_name
+            cells = [_attacked(attack, name, set_name, metric) for name in models]
+            if any(cells):
+                table.add_row(label, escape(set_name), escape(metric), *(cell or "-" for cell in cells))
+                label = ""
+        for finding in attack.get("findings", []):
+            rows = ", ".join(f"{row['set']} {row['row']}" for row in finding["rows"])
+            table.add_row(label, "", escape(finding["title"]), escape(rows), *("" for _ in models[1:]))
+            label = ""
     return table
 
 
 def answers_table(report: dict[str, Any], *, num_examples: int) -> Table:
-    """Return questions with the greedy answers of both models, taken from each set in turn."""
-    table = Table(title="Answers before and after", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    table.add_column("set")
-    for name in ("question", "before", "after"):
-        table.add_column(name, ratio=1)
+    """Return questions with the greedy answers of the models, taken from each set in turn."""
+    models = [name for name in models_of(report) if any(name in each["answers"] for each in report["examples"])]
+    table = _table("Answers before and after" if "base" in models else "Answers", "set")
+    for name in ("question", *(TITLES.get(name, name) for name in models)):
+        table.add_column(escape(name), ratio=1)
     for example in _in_turn(report["examples"], num_examples):
-        answers = example["answers"]
-        cells = (example["set"], example["prompt"], answers.get("base", "-"), answers.get("unlearned", "-"))
+        cells = (example["set"], example["prompt"], *(example["answers"].get(name, "-") for name in models))
         table.add_row(*(escape(one_line(cell)) for cell in cells))
     return table
 
 
 def criteria_table(report: dict[str, Any]) -> Table:
     """Return every criterion and how it came out."""
-    table = Table(
-        title="Criteria", title_justify="left", box=None, header_style="bold", pad_edge=False, show_header=False
-    )
+    table = _table("Criteria", show_header=False)
     for result in report["criteria"]:
         criterion = result["criterion"]
-        what = f"{criterion['set']} {criterion['metric']}"
+        under = f" under {criterion['attack']}" if criterion.get("attack") else ""
+        what = f"{criterion['set']} {criterion['metric']}{under}"
         table.add_row(styled(result["outcome"]), escape(what), escape(result["reason"]))
     return table
+
+
+def models_of(report: dict[str, Any]) -> list[str]:
+    """Return the models of a report in the order of the columns."""
+    known = [name for name in TITLES if name in report["models"]]
+    return known + [name for name in report["models"] if name not in known]
+
+
+def judged_of(report: dict[str, Any]) -> str:
+    """Return the model the verdict is about."""
+    return next(name for name in JUDGED if name in report["models"])
 
 
 def number(value: float | None) -> str:
@@ -96,6 +141,36 @@ def interval(bounds: list[float] | None) -> str:
 def one_line(text: str) -> str:
     """Put a text on one line."""
     return " ".join(text.split())
+
+
+def _table(title: str, *columns: str, show_header: bool = True) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, show_header=show_header
+    )
+    for name in columns:
+        table.add_column(name)
+    return table
+
+
+def _rows(models: dict[str, dict[str, dict[str, Any]]]) -> Iterator[tuple[str, str]]:
+    """Yield each (set, metric) that any model has, in the order they come."""
+    seen: dict[str, dict[str, None]] = {}
+    for sets in models.values():
+        for set_name, metrics in sets.items():
+            for metric in metrics:
+                seen.setdefault(set_name, {})[metric] = None
+    for set_name, names in seen.items():
+        for metric in names:
+            yield set_name, metric
+
+
+def _attacked(attack: dict[str, Any], model: str, set_name: str, metric: str) -> str:
+    def value(where: str) -> float | None:
+        found: float | None = attack[where].get(model, {}).get(set_name, {}).get(metric, {}).get("value")
+        return found
+
+    under = value("under")
+    return "" if under is None else f"{number(value('without'))} → {number(under)}"
 
 
 def _level(report: dict[str, Any]) -> str:

@@ -66,6 +66,7 @@ class Job(Resource):
 
     id: str
     name: str = ""
+    kind: str = "unlearn"
     status: str
     phase: str | None = None
     verdict: str | None = None
@@ -73,7 +74,10 @@ class Job(Resource):
     allowed_actions: list[str] = Field(default_factory=list)
     progress: Progress = Progress()
     model_id: str | None = None
+    models: dict[str, str] = Field(default_factory=dict)
+    after_job_id: str | None = None
     datasets: dict[str, str] = Field(default_factory=dict)
+    spec: dict[str, Any] = Field(default_factory=dict)
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,37 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """A job as it was typed: files, folders and hub ids may stand where the server wants ids."""
+
+    model: str
+    sets: dict[str, str]
+    spec: dict[str, Any]
+    revision: str | None = None
+    models: dict[str, str] = field(default_factory=dict)
+    reference: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
 class Body:
-    """What POST /v1/jobs and POST /v1/estimates both need. `uploaded`: data sets that were made for it."""
+    """What POST /v1/jobs, /v1/estimates and /v1/evaluations need. `uploaded`: data sets that were made for it."""
 
     model_id: str
     datasets: dict[str, str]
     spec: dict[str, Any]
-    uploaded: list[str]
+    models: dict[str, str] = field(default_factory=dict)
+    reference: dict[str, Any] | None = None
+    uploaded: list[str] = field(default_factory=list)
+
+    def parts(self) -> dict[str, Any]:
+        """Return the arguments of SoulClient's submit, estimate and evaluate."""
+        return {
+            "model_id": self.model_id,
+            "datasets": self.datasets,
+            "spec": self.spec,
+            "models": self.models or None,
+            "reference": self.reference,
+        }
 
     def take_back(self, client: SoulClient) -> None:
         """Delete what was uploaded for it: a forget set is personal data and must not lie about without a job."""
@@ -29,23 +53,19 @@ class Body:
                 client.delete_dataset(dataset_id)
 
 
-def make_body(
-    client: SoulClient,
-    *,
-    model: str,
-    revision: str | None,
-    sets: dict[str, str],
-    spec_file: Path | None,
-    overrides: Iterable[str],
-    say: Say,
-) -> Body:
-    """Read the spec first, so that a typing mistake costs no upload; then register what is not registered yet."""
-    spec = make_spec(spec_file, overrides)
-    check_sets(sets)
-    model_id = ensure_model(client, model, revision=revision, say=say)
-    body = Body(model_id, {}, spec, [])
+def make_body(client: SoulClient, wanted: Wanted, *, say: Say) -> Body:
+    """Register what is not registered yet. Files are looked for first, so that a typing mistake costs no upload."""
+    check_sets(wanted.sets)
+    for value in (wanted.model, *wanted.models.values()):
+        check_model(value)
+    body = Body(ensure_model(client, wanted.model, revision=wanted.revision, say=say), {}, wanted.spec)
+    body.models = {name: ensure_model(client, value, name=name, say=say) for name, value in wanted.models.items()}
+    if wanted.reference is not None:
+        body.reference = dict(wanted.reference)
+        if typed := wanted.reference.get("model_id"):
+            body.reference["model_id"] = ensure_model(client, typed, name="reference", say=say)
     try:
-        for name, value in sets.items():
+        for name, value in wanted.sets.items():
             body.datasets[name] = ensure_dataset(client, name, value, say=say)
             if body.datasets[name] != value:
                 body.uploaded.append(body.datasets[name])
@@ -72,6 +92,11 @@ def make_spec(spec_file: Path | None, overrides: Iterable[str]) -> dict[str, Any
     return spec
 
 
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Return an object of `path.to.key=value` alone."""
+    return make_spec(None, assignments)
+
+
 def _write_over(spec: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
@@ -91,13 +116,14 @@ def _write_over(spec: dict[str, Any], override: str) -> None:
     inner[keys[-1]] = value
 
 
-def parse_sets(assignments: Iterable[str]) -> dict[str, str]:
+def parse_sets(assignments: Iterable[str], *, option: str = "--set") -> dict[str, str]:
     """Read `name=file-or-id` options."""
     sets: dict[str, str] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not name or not value:
-            raise BadInput(f"--set wants name=file or name=ds_..., not {assignment!r}")
+            meant = "name=model" if option == "--also" else "name=file or name=ds_..."
+            raise BadInput(f"{option} wants {meant}, not {assignment!r}")
         sets[name] = value
     return sets
 
@@ -121,14 +147,20 @@ def ensure_dataset(client: SoulClient, name: str, value: str, *, say: Say) -> st
     return dataset.id
 
 
-def ensure_model(client: SoulClient, value: str, *, revision: str | None = None, say: Say) -> str:
+def check_model(value: str) -> None:
+    """Refuse what can be no model before anything is sent."""
+    if not _is_id(value, "mdl_"):
+        model_source(value)
+
+
+def ensure_model(client: SoulClient, value: str, *, revision: str | None = None, name: str = "model", say: Say) -> str:
     """Return the id of a model, registering a folder, a GGUF file, a hub id or a job's output first."""
     if _is_id(value, "mdl_"):
         return value
     source, location = model_source(value)
     model = client.add_model(source, location, revision=revision)
     parameters = model.facts.get("num_parameters")
-    say(f"model: {value} registered as {model.id}" + (f" ({parameters / 1e6:.1f}M parameters)" if parameters else ""))
+    say(f"{name}: {value} registered as {model.id}" + (f" ({parameters / 1e6:.1f}M parameters)" if parameters else ""))
     return model.id
 
 

@@ -17,14 +17,15 @@ from soul_cli.errors import Exit
 from soul_cli.output import seconds, styled
 from soul_cli.resources import Job, JobEvent
 
-PHASES = ("load", "baseline", "unlearn", "evaluate", "attack", "export")
 PHASE_TITLES = {
     "load": "loading the model",
+    "reference": "measuring the models beside it",
     "baseline": "measuring before",
     "unlearn": "unlearning",
+    "finetune": "fine-tuning",
     "evaluate": "measuring after",
     "attack": "attacking",
-    "export": "writing the checkpoint",
+    "export": "writing the results",
 }
 #: Curves worth a place in one line, in this order; the rest is in `soul report`.
 SHOWN_CURVES = ("loss", "forget_loss", "retain_loss", "unclipped_fraction")
@@ -78,8 +79,8 @@ class View:
         return {"queued": "waiting for a worker"}.get(self.status, self.status)
 
     def numbers(self) -> str:
-        """Write the newest values of the main curves; only while unlearning, where they move."""
-        if self.phase != "unlearn":
+        """Write the newest values of the main curves; only while training, where they move."""
+        if self.phase not in {"unlearn", "finetune"}:
             return ""
         return "  ".join(
             f"{name.replace('_', ' ')} {self.curves[name]:.3f}" for name in SHOWN_CURVES if name in self.curves
@@ -147,7 +148,8 @@ def outcome(job: Job) -> Exit:
         return Exit.JOB_FAILED
     if job.status == "cancelled":
         return Exit.JOB_CANCELLED
-    return Exit.OK if job.verdict in {None, "passed"} else Exit.NOT_PASSED
+    asked = job.kind != "evaluate" or bool(job.spec.get("criteria"))  # an audit without criteria has nothing to pass
+    return Exit.NOT_PASSED if asked and job.verdict not in {None, "passed"} else Exit.OK
 
 
 def say_outcome(job: Job, console: Console) -> None:
@@ -161,5 +163,7 @@ def say_outcome(job: Job, console: Console) -> None:
         for line in reason.get("details") or []:
             console.print(f"    {escape(str(line))}", soft_wrap=True)
     if job.status == "succeeded":
-        console.print(f"  soul report {job.id}            what was measured, before and after")
-        console.print(f"  soul download {job.id} -o out   the unlearned checkpoint")
+        made = {"unlearn": "the unlearned checkpoint", "finetune": "the fine-tuned checkpoint"}.get(job.kind)
+        console.print(f"  soul report {job.id}            what was measured" + (", before and after" if made else ""))
+        if made:
+            console.print(f"  soul download {job.id} -o out   {made}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from api.store.blobs import Blobs
 from api.store.runs import NewArtifact
@@ -73,8 +73,9 @@ class Workspace:
         for name, model in needs.models.items():
             arguments += ["--also", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}"]
         if needs.reference_log is not None:
-            path = self.inputs / "reference_log.json"
-            blobs.fetch(needs.reference_log.blob, path)
+            log = needs.reference_log
+            path = self.inputs / f"{log.job_id}-{PurePosixPath(log.path).name}"  # the report names it so
+            blobs.fetch(log.blob, path)
             arguments += ["--reference-log", str(path)]
         for name, dataset in needs.datasets.items():
             assert dataset.blob is not None

@@ -116,7 +116,7 @@ def _news(caller: Caller, job_id: str, seen: int) -> _News:
         job = service.owned(session, caller, job_id)
         moment: dict[str, dict[str, Any]] = {}
         if job.status == "running" and job.progress:
-            if job.phase == "unlearn" and (point := job_queries.last_metric(session, job_id)) is not None:
+            if job.phase in {"unlearn", "finetune"} and (point := job_queries.last_metric(session, job_id)) is not None:
                 moment["metrics"] = {"step": point.step, **point.values}
             moment["progress"] = {
                 "phase": job.phase,

@@ -12,7 +12,7 @@ from api.store.tables import Artifact, Dataset, Job, Model
 from soul_core.spec import JUDGED, REFERENCE, RETAIN, TRAIN, Evaluation, JobSpec
 from soul_core.spec_checks import located_problems
 
-_LOGS = "logs/"
+_LOGS, _REPORT = "logs/", "report.json"
 Faults = list[tuple[str, str]]
 
 
@@ -93,8 +93,8 @@ def _find_log(session: Session, caller: Caller, named: Named, wanted: LogReferen
         found = job_queries.artifact(session, caller.tenant_id, wanted.artifact_id)
         if found is None:
             named.missing.append(("/reference/artifact_id", f"there is no artifact {wanted.artifact_id}"))
-        elif not (found.path.startswith(_LOGS) and found.path.endswith(".json")):
-            detail = f"{found.path} is no log of a model; those are {_LOGS}NAME.json of a job's artifacts"
+        elif found.path != _REPORT and not (found.path.startswith(_LOGS) and found.path.endswith(".json")):
+            detail = f"{found.path} is no log of a model; those are {_LOGS}NAME.json and {_REPORT} of a job's artifacts"
             named.errors.append(("/reference/artifact_id", detail))
         else:
             named.log = found

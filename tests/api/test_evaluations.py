@@ -230,14 +230,14 @@ def test_a_job_without_a_log_and_a_file_that_is_none_are_refused(admin: As, job_
     earlier = admin("POST", "/v1/jobs", json=job_body).json()["id"]
     finished(earlier, "logs/unlearned.json")
     listed = admin("GET", f"/v1/jobs/{earlier}/artifacts").json()["data"]
-    report = next(each["id"] for each in listed if each["path"] == "report.json")
+    weights = next(each["id"] for each in listed if each["path"] == "checkpoint/model.safetensors")
 
     def refused(**reference: str) -> dict[str, str]:
         answer = admin("POST", "/v1/jobs", json={**job_body, "reference": {"kind": "log", **reference}})
         return errors(answer, answer.status_code, answer.json()["code"])
 
     assert "no logs/reference.json" in refused(job_id=earlier)["/reference/job_id"]
-    assert "no log" in refused(artifact_id=report)["/reference/artifact_id"]
+    assert "no log" in refused(artifact_id=weights)["/reference/artifact_id"]
     assert set(refused(job_id="job_no")) == {"/reference/job_id"}
     assert set(refused(artifact_id="art_no")) == {"/reference/artifact_id"}
 

@@ -55,7 +55,7 @@ def test_watching_tells_the_story_on_a_terminal_and_in_a_log(terminal: bool) -> 
     view = watch("job_1", story(), console)
     text = out.getvalue()
     assert view.status == "succeeded"
-    assert text.index("loading the model") < text.index("unlearning") < text.index("writing the checkpoint")
+    assert text.index("loading the model") < text.index("unlearning") < text.index("writing the results")
     assert "the unclipped fraction is low" in text
 
 
