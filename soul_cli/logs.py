@@ -1,6 +1,8 @@
-"""`soul logs`: published evaluation logs, scored by the same code as our own."""
+"""`soul logs`: evaluations as others write them: TOFU's logs scored and written, MUSE's six ways read off reports."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ from soul_cli.errors import BadInput
 from soul_cli.options import JsonOption
 from soul_cli.output import console, print_table
 
-logs = typer.Typer(help="Score published TOFU evaluation logs.", no_args_is_help=True)
+logs = typer.Typer(help="Compare with published evaluations: TOFU logs, MUSE's six ways.", no_args_is_help=True)
 
 _MEANINGS = {
     "forget_quality": "p-value against the retain model; above 0.05: not told apart",
@@ -22,19 +24,69 @@ _MEANINGS = {
 
 @logs.command("score")
 def score(
-    unlearned: Annotated[Path, typer.Argument(help="Log of the unlearned model (.json or .json.gz).")],
+    unlearned: Annotated[Path, typer.Argument(help="Log of the unlearned model (.json or .json.gz), or our report.")],
     retain: Annotated[Path, typer.Argument(help="Log of the model retrained without the forget set.")],
     as_json: JsonOption = False,
 ) -> None:
     """Recompute forget quality, model utility and PrivLeak from the per-example values of two logs."""
-    from soul_core.errors import BadData  # here: `soul` starts fast without numpy and scipy
-    from soul_core.tofu_logs import read_log, score_logs
+    with _bad_input():
+        from soul_core.tofu_logs import read_log, score_logs
 
-    try:
         found = score_logs(read_log(unlearned), read_log(retain)).as_dict()
-    except BadData as error:
-        raise BadInput("; ".join([error.message, *error.details])) from error
     if as_json:
         console.print_json(json.dumps(found))
         return
     print_table(["metric", "value", "what it is"], [(name, f"{found[name]:.6g}", _MEANINGS[name]) for name in found])
+
+
+@logs.command("write")
+def write(
+    report: Annotated[Path, typer.Argument(help="Report of ours (JSON), with the sets that TOFU measures.")],
+    log: Annotated[Path, typer.Argument(help="The log to write (.json or .json.gz).")],
+    model: Annotated[str, typer.Option(help="Model of the report; default: the one it judges.")] = "",
+) -> None:
+    """Write a model's measurements as a TOFU evaluation log."""
+    with _bad_input():
+        from soul_core.errors import BadData
+        from soul_core.spec import JUDGED
+        from soul_core.tofu_format import to_log
+        from soul_core.tofu_logs import read_report, write_log
+
+        read = read_report(report)
+        name = model or JUDGED[read.spec.kind]
+        if name not in read.models:
+            raise BadData(f"{report} has no model '{name}'; it has {', '.join(read.models)}")
+        write_log(to_log(read.models[name]), log)
+    console.print(f"{log}: the {name} model of {report}")
+
+
+@logs.command("muse")
+def muse(
+    reports: Annotated[list[Path], typer.Argument(help="Reports of ours (JSON), in the order of the requests.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Read MUSE's six ways of looking at unlearning off one report or several."""
+    with _bad_input():
+        from soul_core.muse import six_ways
+        from soul_core.tofu_logs import read_report
+
+        found = six_ways([read_report(path) for path in reports])
+    if as_json:
+        console.print_json(json.dumps([way.as_dict() for way in found]))
+        return
+    rows = [
+        (way.name, "absent" if way.value is None else f"{way.value:.4g}", way.absent_reason or way.meaning)
+        for way in found
+    ]
+    print_table(["way", "value", "what it is"], rows)
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    """Imports inside: `soul` starts fast without numpy and scipy."""
+    from soul_core.errors import BadData
+
+    try:
+        yield
+    except BadData as error:
+        raise BadInput("; ".join([error.message, *error.details])) from error

@@ -73,20 +73,31 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
+def read_report(path: Path) -> Report:
+    """Read a report of ours. Raises BadData."""
+    return _report_in(_read(path), path)
+
+
+def _report_in(document: dict[str, Any], path: Path) -> Report:
+    try:
+        return Report.model_validate(document)
+    except ValidationError as error:
+        raise BadData(f"{path} is no report of this version: {error.error_count()} problems") from error
+
+
 def _measurements_in(document: dict[str, Any], path: Path, *, of_reference: bool) -> ModelMeasurements | None:
     """Return our own measurements; of a report those of the model it judges, or of its reference where it has one."""
-    try:
-        if "sets" in document:
+    if "sets" in document:
+        try:
             return ModelMeasurements.model_validate(document)
-        if "schema_version" in document:
-            report = Report.model_validate(document)
-            if of_reference and report.spec.kind == "unlearn" and REFERENCE not in report.models:
-                raise BadData(f"{path} is the report of an unlearning without a reference: it says nothing of one")
-            judged = JUDGED[report.spec.kind]
-            return report.models[REFERENCE if of_reference and REFERENCE in report.models else judged]
-    except ValidationError as error:
-        raise BadData(f"{path} is not what this version measures: {error.error_count()} problems") from error
-    return None
+        except ValidationError as error:
+            raise BadData(f"{path} holds no measurements of this version: {error.error_count()} problems") from error
+    if "schema_version" not in document:
+        return None
+    report = _report_in(document, path)
+    if of_reference and report.spec.kind == "unlearn" and REFERENCE not in report.models:
+        raise BadData(f"{path} is the report of an unlearning without a reference: it says nothing of one")
+    return report.models[REFERENCE if of_reference and REFERENCE in report.models else JUDGED[report.spec.kind]]
 
 
 def write_log(log: Log, path: Path) -> None:
