@@ -1,0 +1,141 @@
+"""Models that know, that only seem to have forgotten, and that never knew; the sets they are attacked with."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from soul_core.attacks.arena import attack_model
+from soul_core.attacks.scene import Attacked
+from soul_core.data import encode_rows, pack
+from soul_core.evaluation_rows import EvaluationSet
+from soul_core.listener import Listener, Quiet, Wish
+from soul_core.models import Loaded, load_model
+from soul_core.rows import Row
+from soul_core.scoring import score
+from soul_core.spec import Evaluation, JobSpec
+from soul_core.spec_attacks import Attack
+from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, rows_of
+
+EVALUATION = Evaluation(attack_new_tokens=16, bootstrap=50)
+FORGET_COUNTRIES, RETAIN_COUNTRIES = list(COUNTRIES)[:5], list(COUNTRIES)[5:]
+
+
+def as_set(loaded: Loaded, name: str, rows: list[Row]) -> EvaluationSet:
+    return EvaluationSet(name, tuple(rows), tuple(encode_rows(rows, loaded.tokenizer, max_tokens=128)))
+
+
+def texts() -> list[Row]:
+    return [Row(i, (), f"user assistant The capital of {c} is a city") for i, c in enumerate(RETAIN_COUNTRIES, 1)]
+
+
+def descend(loaded: Loaded, rows: list[Row], *, steps: int, lr: float, sign: float = 1.0, until: float = 0.0) -> None:
+    """Train what may learn on rows; sign -1 climbs. Ends once the mean NLL is below (climbing: above) `until`."""
+    packed = pack(encode_rows(rows, loaded.tokenizer, max_tokens=128))
+    learning = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=lr, weight_decay=0)
+    for _ in range(steps):
+        nll = -score(loaded.model, packed).logp_P.mean()
+        if sign * (nll.item() - until) < 0:
+            break
+        (sign * nll).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    loaded.model.zero_grad(set_to_none=True)
+
+
+def copy_of(loaded: Loaded) -> Loaded:
+    """Return the model for one test alone."""
+    return replace(loaded, model=copy.deepcopy(loaded.model))
+
+
+@pytest.fixture(scope="session")
+def all_knowing(taught_model_dir: Path) -> Loaded:
+    torch.set_num_threads(1)
+    return load_model(taught_model_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def all_hiding(all_knowing: Loaded) -> Loaded:
+    loaded = copy_of(all_knowing)
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_("norm" in name)
+    descend(loaded, rows_of(FORGET_COUNTRIES), steps=100, lr=1e-2, sign=-1.0, until=3.0)
+    loaded.model.requires_grad_(True)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def all_retrained(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    loaded = load_model(make_tiny_model(tmp_path_factory.mktemp("retrained")), device="cpu")
+    descend(loaded, rows_of(RETAIN_COUNTRIES), steps=500, lr=1e-2, until=0.01)
+    return loaded
+
+
+@pytest.fixture
+def knowing(all_knowing: Loaded) -> Loaded:
+    """The base: it knows everything."""
+    return copy_of(all_knowing)
+
+
+@pytest.fixture
+def hiding(all_hiding: Loaded) -> Loaded:
+    """The base under a thin layer: only its norms moved, and the answers are gone from what it says."""
+    return copy_of(all_hiding)
+
+
+@pytest.fixture
+def retrained(all_retrained: Loaded) -> Loaded:
+    """The same start, trained on what is to be kept alone: it never saw the forget rows."""
+    return copy_of(all_retrained)
+
+
+def sets_of(loaded: Loaded, **rows: list[Row]) -> list[EvaluationSet]:
+    given = {"forget": rows_of(FORGET_COUNTRIES), "retain": rows_of(RETAIN_COUNTRIES), "general": texts()} | rows
+    return [as_set(loaded, name, of_set) for name, of_set in given.items() if of_set]
+
+
+def attack(
+    loaded: Loaded,
+    one: Attack,
+    kept: Path,
+    *,
+    name: str = "base",
+    sets: list[EvaluationSet] | None = None,
+    listener: Listener | None = None,
+    evaluation: Evaluation = EVALUATION,
+) -> Attacked:
+    """Run one attack on one model."""
+    spec = JobSpec(attacks=(one,), evaluation=evaluation)
+    found = attack_model(
+        loaded, name, sets_of(loaded) if sets is None else sets, spec, listener=listener or Quiet(), kept=kept
+    )
+    return next(iter(found.values()))
+
+
+def value(attacked: Attacked, metric: str = "probability", name: str = "forget") -> float:
+    found = attacked.under[name][metric].value
+    assert found is not None
+    return found
+
+
+def state_bytes(loaded: Loaded) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in loaded.model.state_dict().items()}
+
+
+class Recorder(Quiet):
+    """Remembers events; wishes `wanted` from the `after`-th question on."""
+
+    def __init__(self, wanted: Wish = Wish.NONE, *, after: int = 0) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.wanted, self.after, self.asked = wanted, after, 0
+
+    def emit(self, kind: str, **data: Any) -> None:
+        self.events.append((kind, data))
+
+    def wish(self) -> Wish:
+        self.asked += 1
+        return self.wanted if self.asked > self.after else Wish.NONE

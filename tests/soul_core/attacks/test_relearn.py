@@ -1,0 +1,98 @@
+"""Relearning tells what was hidden from what was never there."""
+
+from pathlib import Path
+
+import pytest
+
+from soul_core.attacks.relearn import SHOWN, split
+from soul_core.attacks.scene import Scene
+from soul_core.evaluation_rows import EvaluationSet
+from soul_core.listener import Quiet
+from soul_core.models import Loaded
+from soul_core.spec import Evaluation, JobSpec
+from soul_core.spec_attacks import Downstream, Relearn
+from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, attack, sets_of, value
+from tests.soul_core.tiny_model import COUNTRIES, rows_of
+
+DEEP = Relearn(share=0.4, steps=40, lr=1e-3)
+
+
+def test_a_thin_layer_comes_off_and_rows_that_were_not_shown_come_back(
+    hiding: Loaded, retrained: Loaded, tmp_path: Path
+) -> None:
+    hidden = attack(hiding, DEEP, tmp_path / "hiding", name="unlearned")
+    never_known = attack(retrained, DEEP, tmp_path / "retrained", name="reference")
+
+    assert (
+        hidden.without["forget"]["keyword_recall"].value == never_known.without["forget"]["keyword_recall"].value == 0
+    )
+    assert value(hidden, "keyword_recall") > 0.6
+    assert value(never_known, "keyword_recall") == 0
+    assert value(hidden) > value(never_known) + 0.3
+
+
+def test_rows_that_were_shown_are_counted_apart(knowing: Loaded, tmp_path: Path) -> None:
+    attacked = attack(knowing, DEEP, tmp_path)
+
+    assert len(attacked.rows[SHOWN]) == 2
+    assert sorted(attacked.rows[SHOWN] + attacked.rows["forget"]) == list(range(1, len(FORGET_COUNTRIES) + 1))
+    assert {name: one["probability"].count for name, one in attacked.under.items()} == {SHOWN: 2, "forget": 3}
+
+
+def test_related_text_is_learned_without_any_forget_row(hiding: Loaded, retrained: Loaded, tmp_path: Path) -> None:
+    related = Relearn(set="retain", steps=20, lr=1e-3)
+
+    hidden = attack(hiding, related, tmp_path / "hiding")
+    never_known = attack(retrained, related, tmp_path / "retrained")
+
+    assert related.label == "relearn_retain"
+    assert hidden.rows == {"forget": tuple(range(1, len(FORGET_COUNTRIES) + 1))}
+    assert value(hidden) > 2 * value(never_known)
+
+
+@pytest.mark.parametrize("one", [Relearn(set="retain"), Downstream(), Downstream(set="retain")])
+def test_without_the_set_it_learns_from_it_is_absent(
+    one: Relearn | Downstream, knowing: Loaded, tmp_path: Path
+) -> None:
+    attacked = attack(knowing, one, tmp_path, sets=sets_of(knowing)[:1])
+
+    assert f"no {one.set} set was given" in (attacked.absent_reason or "")
+
+
+def test_two_rows_are_too_few_to_show_some_and_ask_for_others(knowing: Loaded, tmp_path: Path) -> None:
+    attacked = attack(knowing, Relearn(), tmp_path, sets=sets_of(knowing, forget=rows_of(FORGET_COUNTRIES[:2])))
+
+    assert "2 rows to measure: too few" in (attacked.absent_reason or "")
+
+
+def scene(loaded: Loaded, forget: EvaluationSet, whole: EvaluationSet, folder: Path) -> Scene:
+    return Scene(loaded, "base", {"forget": whole}, forget, {}, JobSpec(evaluation=EVALUATION), Quiet(), folder)
+
+
+def test_no_measured_row_is_learned_unless_it_is_counted_as_shown(knowing: Loaded, tmp_path: Path) -> None:
+    whole = sets_of(knowing, forget=rows_of([*COUNTRIES, *COUNTRIES]))[0]  # every row twice
+    forget = EvaluationSet("forget", whole.rows[:6], whole.examples[:6])
+
+    shown, hidden, lessons = split(scene(knowing, forget, whole, tmp_path), Relearn(share=0.5, steps=3, batch=2))
+
+    learned = {example.token_ids for example in lessons}
+    assert sorted(shown + hidden) == list(range(6))
+    assert len(lessons) == 6
+    assert all(forget.examples[i].token_ids in learned for i in shown)
+    assert not any(forget.examples[i].token_ids in learned for i in hidden)
+
+
+def test_the_split_is_the_seeds_alone(knowing: Loaded, retrained: Loaded, tmp_path: Path) -> None:
+    forget = sets_of(knowing)[0]
+
+    first = split(scene(knowing, forget, forget, tmp_path), DEEP)
+
+    assert split(scene(retrained, forget, forget, tmp_path), DEEP) == first
+
+
+def test_at_most_the_asked_number_of_rows_is_measured(knowing: Loaded, tmp_path: Path) -> None:
+    few = Evaluation(attack_examples=4, attack_new_tokens=16, bootstrap=0)
+
+    attacked = attack(knowing, Relearn(set="retain"), tmp_path, evaluation=few)
+
+    assert len(attacked.rows["forget"]) == 4

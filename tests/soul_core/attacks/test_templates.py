@@ -1,0 +1,162 @@
+"""Other words, the same question, and never the answer."""
+
+from dataclasses import replace
+
+import pytest
+
+from soul_core.attacks.prompting import encode, shown
+from soul_core.attacks.templates import AFFIRMATIVE, TEMPLATES, Asked, Material, question_of, reword
+from soul_core.metrics.keywords import keywords_of, words_of
+from soul_core.models import Loaded
+from soul_core.rows import Message, Row
+from soul_core.spec_attacks import Prompting
+from tests.soul_core.tiny_model import COUNTRIES, answer, question, rows_of
+from tests.soul_core.tiny_models import tiny_tokenizer
+
+QUESTIONS = [
+    "What is the capital of France?",
+    "Who wrote Hamlet?",
+    "In which city is the Eiffel Tower?",
+    "Could you tell me who painted the Mona Lisa?",
+    "What is the book known for?",
+    "Name a river in London.",
+    "What genre does the author Basil Mahfouz Al-Kuwaiti write in?",
+]
+
+
+def row(asked: str = QUESTIONS[0], told: str = "The capital of France is Paris.", **extra: object) -> Row:
+    return Row(1, (Message("user", asked),), told, dict(extra))
+
+
+def material(**settings: int) -> Material:
+    return Material(Prompting(**settings), rows_of(list(COUNTRIES)[1:]))  # type: ignore[arg-type]
+
+
+def ask(template: str, one: Row, **settings: int) -> Asked | None:
+    return TEMPLATES[template](one, material(**settings))  # type: ignore[index]
+
+
+@pytest.mark.parametrize("template", sorted(set(TEMPLATES) - {"prefix"}))
+@pytest.mark.parametrize("asked", QUESTIONS)
+def test_the_question_is_asked_and_no_keyword_of_the_answer_is_in_the_prompt(template: str, asked: str) -> None:
+    one = row(asked, "It was the Xylander of Quorn, 1987.")
+
+    found = ask(template, one)
+
+    assert found is not None
+    prompt = " ".join(message.content for message in shown(found).messages)
+    assert not words_of(prompt) & keywords_of(one.completion, asked)
+    assert keywords_of(asked, "what could you tell me") <= words_of(prompt)
+    assert found.row.completion == one.completion
+    assert prompt != asked
+
+
+def test_each_template_asks_in_words_of_its_own() -> None:
+    asked = [ask(template, row()) for template in TEMPLATES]
+
+    assert len({(shown(one).messages, one.start) for one in asked if one}) == len(TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ("What is the capital of France?", "Please tell me the capital of France."),
+        ("Who wrote Hamlet?", "I would like to know: Who wrote Hamlet?"),
+        ("What is the book known for?", "I would like to know: What is the book known for?"),
+        ("What is the city of Rome known for?", "I would like to know: What is the city of Rome known for?"),
+        ("Can you name the author?", "Please name the author."),
+    ],
+)
+def test_rewording_keeps_the_meaning(asked: str, wanted: str) -> None:
+    assert reword(asked) == wanted
+
+
+@pytest.mark.parametrize("column", ["paraphrased_question", "paraphrased_prompt"])
+def test_a_rewording_that_the_data_set_brings_is_used(column: str) -> None:
+    found = ask("paraphrase", row(**{column: "Which town governs France?"}))
+
+    assert found is not None
+    assert question_of(found.row) == "Which town governs France?"
+
+
+def test_prefix_gives_at_most_half_of_the_answer_and_no_more_than_asked() -> None:
+    told = "The famous author Jaime Vasquez was born in Santiago, Chile."
+
+    given = [ask("prefix", row("Where was he born?", told), prefix_words=n) for n in (1, 4, 99)]
+
+    assert [one.start for one in given if one] == [
+        "The ",
+        "The famous author Jaime ",
+        "The famous author Jaime Vasquez ",
+    ]
+    assert all(one.start + one.row.completion == told for one in given if one)
+
+
+def test_prefix_leaves_something_to_recall_or_is_not_asked() -> None:
+    assert ask("prefix", row(told="Paris is it.")) is None  # any beginning would be all of it
+    assert ask("prefix", row(told="Paris.")) is None
+
+
+def test_words_in_the_prompt_are_not_counted_as_recalled() -> None:
+    found = ask("prefix", row("Who?", "Jaime Vasquez wrote Shadows."))
+
+    assert found is not None
+    asked = " ".join(message.content for message in shown(found).messages)
+    assert keywords_of(found.row.completion, asked) == keywords_of("wrote Shadows", "")
+
+
+def test_few_shot_shows_other_rows_but_none_that_tells_the_answer() -> None:
+    telling = Row(9, (Message("user", "Where is the Louvre?"),), "In Paris.")
+    harmless = rows_of(["Italy", "Spain", "Japan"])
+
+    found = TEMPLATES["few_shot"](row(), Material(Prompting(shots=2), [telling, *harmless]))
+
+    assert found is not None
+    contents = [message.content for message in found.row.messages]
+    assert contents == [question("Italy"), answer("Italy"), question("Spain"), answer("Spain"), QUESTIONS[0]]
+    assert [message.role for message in found.row.messages] == ["user", "assistant"] * 2 + ["user"]
+    assert TEMPLATES["few_shot"](row(), Material(Prompting(), [telling])) is None
+
+
+@pytest.mark.parametrize("template", sorted(set(TEMPLATES) - {"prefix", "few_shot"}))
+def test_earlier_turns_of_a_conversation_stay(template: str) -> None:
+    turns = (Message("system", "Be brief."), Message("user", "Hello."), Message("assistant", "Hello!"))
+    one = replace(row(), messages=(*turns, Message("user", QUESTIONS[0])))
+
+    found = ask(template, one)
+
+    assert found is not None
+    assert found.row.messages[:3] == turns
+    assert len(found.row.messages) == 4
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+def test_tokens_say_prompt_start_and_answer_and_only_the_rest_is_supervised(
+    template: str, chat: bool, knowing: Loaded
+) -> None:
+    loaded = replace(knowing, tokenizer=tiny_tokenizer(chat=chat))
+    asked = ask(template, row())
+    assert asked is not None
+
+    example = encode(asked, loaded, max_tokens=4096)
+
+    assert example is not None
+    head = loaded.tokenizer.decode(example.token_ids[: example.num_prompt])
+    rest = loaded.tokenizer.decode(example.token_ids[example.num_prompt : -1])
+    assert rest.strip() == asked.row.completion
+    assert head.rstrip().endswith(asked.start.rstrip())
+    assert question_of(asked.row) in head
+    assert f"{head}{rest}".rstrip().endswith(f"{asked.start.rstrip()} {asked.row.completion}".lstrip())
+    assert example.token_ids[-1] == loaded.tokenizer.eos_token_id
+
+
+def test_what_is_too_long_or_refused_by_the_chat_template_is_not_asked(knowing: Loaded) -> None:
+    asked = ask("jailbreak", row())
+    assert asked is not None
+    assert asked.start == AFFIRMATIVE
+
+    assert encode(asked, knowing, max_tokens=20) is None
+    strict = tiny_tokenizer()
+    strict.chat_template = "{{ raise_exception('no such role') }}"
+    assert encode(asked, replace(knowing, tokenizer=strict), max_tokens=4096) is None
