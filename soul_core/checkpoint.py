@@ -7,6 +7,7 @@ kill between any two writes leaves at least one good checkpoint.
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], state: dict[str, Any]) -> None:
     """Write the checkpoint of `step` and drop older ones. Raises DiskFull; the last good one stays then.
 
     A step that has one already keeps it: replacing the only good checkpoint could leave none.

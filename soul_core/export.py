@@ -11,14 +11,27 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from soul_core.adapters import AdapterWeights
 from soul_core.durable import disk_errors, sync, write_durably
 from soul_core.model_card import render_card
 from soul_core.model_files import sha256_of
+from soul_core.models import Loaded
 from soul_core.report import Report
 from soul_core.report_page import render
 
-CHECKPOINT, REPORT, PAGE, MANIFEST, LOGS = "checkpoint", "report.json", "report.html", "manifest.json", "logs"
+CHECKPOINT, ADAPTER = "checkpoint", "adapter"
+REPORT, PAGE, MANIFEST, LOGS = "report.json", "report.html", "manifest.json", "logs"
 _SHARD = "2GB"
+
+
+def export_weights(loaded: Loaded, adapter: AdapterWeights | None, out: Path) -> None:
+    """Write what was made: a whole checkpoint, or the adapter alone where there is one."""
+    if adapter is None:
+        export_checkpoint(loaded.model, loaded.tokenizer, out / CHECKPOINT)
+        return
+    shutil.rmtree(out / ADAPTER, ignore_errors=True)
+    with disk_errors("the adapter"):
+        adapter.save(out / ADAPTER)
 
 
 def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -55,7 +68,7 @@ def write_manifest(out: Path) -> None:
             files.append(
                 {"path": path.relative_to(out).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
             )
-        for folder in (out / CHECKPOINT, out / LOGS, out):
+        for folder in (out / CHECKPOINT, out / ADAPTER, out / LOGS, out):
             if folder.exists():
                 sync(folder)
     write_durably(out / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
@@ -72,7 +85,7 @@ def discard(out: Path) -> None:
     """Remove what a run has written so far; files of others stay. The manifest goes first: no half result is one."""
     for name in (MANIFEST, REPORT, PAGE):
         (out / name).unlink(missing_ok=True)
-    for folder in (CHECKPOINT, LOGS):
+    for folder in (CHECKPOINT, ADAPTER, LOGS):
         shutil.rmtree(out / folder, ignore_errors=True)
 
 

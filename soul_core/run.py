@@ -16,9 +16,10 @@ from soul_core.comparison import compare, judge_run, read_log_of_reference
 from soul_core.durable import disk_errors
 from soul_core.errors import Cancelled, OutOfMemory
 from soul_core.evaluation_rows import side_by_side
-from soul_core.export import CHECKPOINT, discard, export_checkpoint, write_manifest, write_report
+from soul_core.export import discard, export_weights, write_manifest, write_report
 from soul_core.limits import limits_of
 from soul_core.listener import Listener, Quiet
+from soul_core.movable import check_movable
 from soul_core.output_folder import check_room, check_writable, finished_before
 from soul_core.preparation import check_terms
 from soul_core.provenance import seed_everything, versions
@@ -26,7 +27,7 @@ from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
 from soul_core.rows import canonical_sha256
 from soul_core.run_data import DataSet, num_shared, read_sets
 from soul_core.run_state import RunState
-from soul_core.spec import BASE, FORGET, JUDGED, REFERENCE, JobSpec
+from soul_core.spec import BASE, JUDGED, REFERENCE, JobSpec
 from soul_core.spec_checks import check_spec
 from soul_core.strategies import STRATEGIES
 from soul_core.strategies.single import Outcome
@@ -58,10 +59,14 @@ class Inputs:
         return Source(self.model, self.model_name or _shown(self.model), self.revision, self.cache_dir)
 
     def others(self) -> dict[str, Source]:
-        """Return where the models beside it come from."""
-        return {
-            name: Source(location, _shown(location), cache_dir=self.cache_dir) for name, location in self.models.items()
-        }
+        """Return where the models beside it come from; a hub id may have its revision behind an @."""
+        return {name: self._beside(location) for name, location in self.models.items()}
+
+    def _beside(self, location: str) -> Source:
+        hub_id, _, revision = location.rpartition("@")
+        if hub_id and not Path(location).exists():
+            return Source(hub_id, hub_id, revision, self.cache_dir)
+        return Source(location, _shown(location), cache_dir=self.cache_dir)
 
 
 def run(
@@ -121,7 +126,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
 
     with state.phase("export"):
         if spec.kind != "evaluate":
-            export_checkpoint(subject.loaded.model, subject.loaded.tokenizer, out / CHECKPOINT)
+            export_weights(subject.loaded, outcome.trained.adapter, out)
         models = compare(spec, judged, examined, log)
         attacks = results(
             {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measured=models
@@ -164,9 +169,10 @@ def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
     """Raise what speaks against the run once the model is known, before anything is spent."""
     if spec.kind != "evaluate":
         check_room(out, subject.facts.num_parameters, state)
+        check_movable(subject.loaded, spec)
     if spec.kind == "unlearn":
-        forget = subject.sets[FORGET]
-        check_terms(forget.rows, forget.examples, spec, subject.loaded, max_tokens=subject.max_tokens)
+        for forget in subject.forget_sets(spec):
+            check_terms(forget.rows, forget.examples, spec, subject.loaded, max_tokens=subject.max_tokens)
 
 
 def _identity(spec: JobSpec, facts: ModelFacts, sets: Mapping[str, DataSet]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 
 from soul_core.errors import BadSpec
+from soul_core.method_checks import method_problems
 from soul_core.metric_catalogue import CATALOGUE
 from soul_core.spec import (
     AUDITED,
@@ -50,6 +51,7 @@ def located_problems(
 ) -> Iterator[tuple[str, str]]:
     """Yield (dotted place in the spec, what to do) for each problem; the place is empty when the sets are at fault."""
     yield from _OF_KIND[spec.kind](spec, sets)
+    yield from method_problems(spec, sets)
     yield from _strategy(spec, sets)
     yield from _models(spec, models, reference_log)
     yield from _names(spec)

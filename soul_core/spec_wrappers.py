@@ -39,7 +39,7 @@ class Lora(Frozen):
     """Low-rank adapters beside frozen weights (arXiv:2106.09685): only they are trained."""
 
     rank: int = Field(16, ge=1, le=1024, description="Rank of each adapter.")
-    alpha: float = Field(32.0, gt=0, description="Adapters are scaled by alpha / rank.")
+    alpha: int = Field(32, ge=1, description="Adapters are scaled by alpha / rank.")
     targets: tuple[str, ...] = Field(
         ("all-linear",),
         min_length=1,

@@ -6,6 +6,8 @@ The model stays in eval mode: dropout would make the reference scores another mo
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,14 +15,16 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from soul_core.accumulation import MicroBatcher, Unit
-from soul_core.batches import Batches
+from soul_core.batches import Batches, is_retain
 from soul_core.checkpoint import newest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from soul_core.curvature_passes import CURVATURES, PASSES
 from soul_core.data import Example
 from soul_core.dual import RetainWeight
 from soul_core.errors import Diverged
+from soul_core.influence import take_influence_step
 from soul_core.listener import Listener, Phase, Wish, stop_if_asked
 from soul_core.models import Loaded
+from soul_core.movable import Movable
 from soul_core.objectives import needs_of
 from soul_core.objectives.steered_layer import steered_layer
 from soul_core.optimizers import OPTIMIZERS
@@ -29,8 +33,11 @@ from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat
 from soul_core.preparation import prepare
 from soul_core.reference import ReferenceScores, Wanted, take_reference
+from soul_core.saliency import Mask, take_mask
 from soul_core.schedule import num_steps, schedule_factor
+from soul_core.sharpness import add_sharp_gradients
 from soul_core.spec import JobSpec
+from soul_core.spec_optimizers import Influence
 from soul_core.step import Losses, add_gradients, trainable
 from soul_core.training_record import Record, Trained
 
@@ -52,26 +59,29 @@ def train(
     `watch` is told the number of each step behind it and ends the training by True.
     Raises Diverged, OutOfMemory, DiskFull, Interrupted (a checkpoint was written) or Cancelled.
     """
-    run = _Run(loaded, spec, forget, retain, state_dir / "train", listener, phase)
+    folder = state_dir / "train"
+    if isinstance(spec.optimizer, Influence):
+        movable = Movable(loaded, spec)
+        step = partial(take_influence_step, forget=forget, retain=retain, folder=folder, listener=listener, phase=phase)
+        return step(loaded, spec).trained(1, movable.settle())
+    run = _Run(loaded, spec, forget, retain, folder, listener, phase)
     run.resume()
     while run.step < run.num_steps:
         run.stop_if_asked()
         started = time.monotonic()
         units = run.batches.next()
         run.observe_curvature_if_due(units)
-        losses = add_gradients(loaded, spec, units, run.reference, run.batcher, retain_weight=run.retain_weight.value)
-        norm = float(clip_grad_norm_(run.parameters, spec.training.grad_clip))
+        losses = run.add_gradients(units)
+        norm = run.clip_gradients()
         if not (math.isfinite(losses.total) and math.isfinite(norm)):
             raise run.diverged(f"loss {losses.total} and gradient norm {norm}")
-        lr = run.set_learning_rate()
-        run.optimizer.step()
-        loaded.model.zero_grad(set_to_none=True)
+        lr = run.update()
         run.finish_step(started, units, losses, grad_norm=norm, lr=lr)
         if watch is not None and watch(run.step):
             break
         if run.step % spec.training.checkpoint_every == 0 and run.step < run.num_steps:
             run.checkpoint()
-    return run.record.trained(run.step)
+    return run.record.trained(run.step, run.movable.settle())
 
 
 class _Run:
@@ -95,7 +105,9 @@ class _Run:
         self.generator = torch.Generator().manual_seed(spec.seed)
         self.reference = self._take_reference()
         self.retain_weight = RetainWeight(spec)
+        self.movable = Movable(loaded, spec)  # behind the reference: it may round the weights beside adapters
         self.parameters = trainable(loaded)
+        self.mask = self._take_mask()
         self.optimizer: Optimizer = OPTIMIZERS[spec.optimizer.kind](
             self.parameters, spec.optimizer, loaded.compute_dtype
         )
@@ -126,7 +138,9 @@ class _Run:
 
     def checkpoint(self) -> None:
         """Write everything that `resume` reads."""
-        tensors = {f"parameter.{number}": parameter for number, parameter in enumerate(self.parameters)}
+        tensors: dict[str, torch.Tensor] = {
+            f"parameter.{number}": parameter for number, parameter in enumerate(self.parameters)
+        }
         tensors |= optimizer_tensors(self.optimizer)
         tensors["generator"] = self.generator.get_state()
         group = self.optimizer.param_groups[0]
@@ -158,9 +172,27 @@ class _Run:
             estimates = CURVATURES[self._curvature.kind](self.loaded, chosen, self.batcher, self.generator)
             if not all(bool(estimate.isfinite().all()) for estimate in estimates):
                 raise self.diverged("curvature that is not finite")
+            if self.mask:
+                self.mask.hide(estimates)
             self.optimizer.observe(estimates, averaged=warming)
             self.record.count(chosen, passes=PASSES[self._curvature.kind])
         self.refresh.taken(self.step)
+
+    def add_gradients(self, units: Sequence[Unit]) -> Losses:
+        """Accumulate the gradient of the total loss; the sharpness-aware one where that is wished."""
+        gradients = partial(self._gradients, retain_weight=self.retain_weight.value)
+        losses = (
+            add_sharp_gradients(gradients, self.loaded, units, rho=self.spec.sharpness.rho)
+            if self.spec.sharpness
+            else gradients(units)
+        )
+        if self.mask:
+            self.mask.hide([parameter.grad for parameter in self.parameters])
+        return losses
+
+    def clip_gradients(self) -> float:
+        """Bound the gradient's norm; return what it was."""
+        return float(clip_grad_norm_(self.parameters, self.spec.training.grad_clip))
 
     def diverged(self, what: str) -> Diverged:
         """Return the error for numbers that must not reach the weights."""
@@ -169,24 +201,51 @@ class _Run:
             "(npo instead of grad_diff)"
         )
 
-    def set_learning_rate(self) -> float:
-        """Set and return this step's learning rate."""
-        lr = self.spec.optimizer.lr * schedule_factor(self.spec, self.step, self.num_steps)
+    def update(self) -> float:
+        """Take the optimizer's step and clear the gradients; return the learning rate."""
+        lr = self.spec.optimizer.lr * schedule_factor(self.spec, self.step, self.num_steps)  # type: ignore[union-attr]
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        with self.mask.holding(self.parameters) if self.mask else nullcontext():
+            self.optimizer.step()
+        self.loaded.model.zero_grad(set_to_none=True)
         return lr
 
     def finish_step(self, started: float, units: Sequence[Unit], losses: Losses, **values: float) -> None:
         """Count the step, keep its numbers and tell them."""
         row: dict[str, float | None] = {"loss": losses.total, **losses.parts(self.spec.kind), **values}
         if isinstance(self.optimizer, Sophia | UpstreamCompat):
-            row["unclipped_fraction"] = self.optimizer.unclipped_fraction
-            self.refresh.saw(self.optimizer.unclipped_fraction)
+            row["unclipped_fraction"] = fraction = self._unclipped_fraction(self.optimizer)
+            if self.refresh.adaptive:
+                row["curvature_interval"] = self.refresh.interval
+            self.refresh.saw(fraction)
         row |= self.retain_weight.curve()
         self.retain_weight.after_step(self.step, losses.retain, units, self.reference)
         self.step += 1
         self.record.count(units)
+        if self.spec.sharpness:
+            self.record.count([unit for unit in units if not is_retain(unit)])
         self.record.finish_step(self.step, started, row)
+
+    def _gradients(self, units: Sequence[Unit], *, retain_weight: float) -> Losses:
+        return add_gradients(self.loaded, self.spec, units, self.reference, self.batcher, retain_weight=retain_weight)
+
+    def _unclipped_fraction(self, optimizer: Sophia | UpstreamCompat) -> float | None:
+        """Return the fraction among the weights that may move."""
+        fraction = optimizer.unclipped_fraction
+        return fraction / self.mask.share if self.mask and fraction is not None else fraction
+
+    def _take_mask(self) -> Mask | None:
+        if self.spec.saliency is None:
+            return None
+        return take_mask(
+            self.loaded,
+            self.spec.saliency,
+            self.batches.groups,
+            seed=self.spec.seed,
+            batcher=self.batcher,
+            folder=self.folder,
+        )
 
     def _take_reference(self) -> ReferenceScores:
         """Return the base model's numbers for exactly the examples this run will use."""

@@ -16,7 +16,7 @@ class Refresh:
     """
 
     def __init__(self, *, every: int, adaptive: bool) -> None:
-        self._every, self._adaptive = every, adaptive
+        self._every, self.adaptive = every, adaptive
         self._interval = every
         self._last: int | None = None
         self._next = 0
@@ -33,7 +33,7 @@ class Refresh:
 
     def taken(self, step: int) -> None:
         """Note that `step` began with a new estimate."""
-        if self._adaptive and self._last is not None and not self._left:
+        if self.adaptive and self._last is not None and not self._left:
             self._interval = min(2 * self._interval, SPAN * self._every)
         self._last, self._left = step, False
         self._next = step + self._interval
@@ -41,7 +41,7 @@ class Refresh:
     def saw(self, unclipped_fraction: float | None) -> None:
         """Note the unclipped fraction of a step."""
         low, high = HEALTHY_UNCLIPPED
-        if not self._adaptive or self._left or unclipped_fraction is None or low <= unclipped_fraction <= high:
+        if not self.adaptive or self._left or unclipped_fraction is None or low <= unclipped_fraction <= high:
             return
         self._left = True
         self._interval = max(self._interval // 2, self._every // SPAN, 1)

@@ -1,0 +1,97 @@
+"""Linear layers whose frozen weights are kept in few bits while adapters beside them train, as in QLoRA.
+
+Source: Dettmers et al. 2023, arXiv:2305.14314 (4-bit NormalFloat with double quantisation; weights made whole for each
+product). Differs from it: int8 and plain bfloat16 are choices too, and the original weights are kept in the host's
+memory: adapters are merged into them, not into the rounded ones.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional
+
+from soul_core.errors import BadSpec
+
+Kept = Literal["bfloat16", "int8", "nf4"]
+
+#: Weights that share a scale in nf4, and scales that share one themselves.
+_BLOCK, _SCALE_BLOCK = 64, 256
+
+
+class FrozenLinear(torch.nn.Linear):
+    """A linear layer that gives what the original would, but for the rounding of its weights."""
+
+    def __init__(self, original: torch.nn.Linear, kept: Kept) -> None:
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features, self.bias = original.in_features, original.out_features, original.bias
+        weight = original.weight.detach()
+        self._whole = _KEEPERS[kept](weight)
+        self._device = weight.device
+        # empty: what peft asks for the device and the type of its adapters
+        self.register_buffer("weight", torch.empty(0, device=weight.device, dtype=weight.dtype), persistent=False)
+        original.to("cpu")  # the accelerator is what this saves
+        self._original = (original,)  # a tuple: no submodule, so no parameter of the model in training
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  torch's own name
+        product: torch.Tensor = _Product.apply(input, self._whole)
+        return product if self.bias is None else product + self.bias
+
+    def thawed(self) -> torch.nn.Linear:
+        """Return the original layer, on its device."""
+        return self._original[0].to(self._device)
+
+
+#: Makes the weights whole, in some type.
+Whole = Callable[[torch.dtype], torch.Tensor]
+
+
+class _Product(torch.autograd.Function):
+    """x W^T with a frozen W that is made whole anew for the backward pass instead of being kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, whole: Whole) -> torch.Tensor:
+        ctx.whole = whole
+        return functional.linear(x, whole(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.whole(gradient.dtype), None
+
+
+def _bfloat16(weight: torch.Tensor) -> Whole:
+    return weight.to(torch.bfloat16).to
+
+
+def _int8(weight: torch.Tensor) -> Whole:
+    torchao = _torchao("int8")
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype)
+    layer.weight.data.copy_(weight)
+    torchao.quantize_(layer, torchao.Int8WeightOnlyConfig())
+    kept: Any = layer.weight.detach()
+    return lambda dtype: kept.dequantize().to(dtype)
+
+
+def _nf4(weight: torch.Tensor) -> Whole:
+    torchao = _torchao("nf4")
+    num_blocks, rest = divmod(weight.numel(), _BLOCK)
+    if rest:
+        raise BadSpec(f"lora.base_weights: 'nf4' packs {_BLOCK} weights, and a layer has {weight.numel()}; take 'int8'")
+    scale_block = next(size for size in range(min(_SCALE_BLOCK, num_blocks), 0, -1) if num_blocks % size == 0)
+    kept = torchao.to_nf4(weight.contiguous(), block_size=_BLOCK, scaler_block_size=scale_block)
+    return lambda dtype: kept.get_original_weight().to(dtype)
+
+
+def _torchao(kept: str) -> Any:
+    try:
+        import torchao.quantization
+    except (ImportError, OSError, AttributeError) as error:  # not there, or built for another torch
+        raise BadSpec(
+            f"lora.base_weights: '{kept}' needs torchao on the worker (pip install 'soul-unlearning[quantized]'), "
+            f"which cannot be used here: {type(error).__name__}; take 'bfloat16'"
+        ) from error
+    return torchao.quantization
+
+
+_KEEPERS: dict[Kept, Callable[[torch.Tensor], Whole]] = {"bfloat16": _bfloat16, "int8": _int8, "nf4": _nf4}
