@@ -34,7 +34,9 @@ class LogReference(Frozen):
         description="A job with a log: of its own reference (logs/reference.json); else, of a job of kind finetune or "
         "evaluate, of the model it judged.",
     )
-    artifact_id: str | None = Field(None, description="Or the very file: logs/NAME.json or report.json of a job's artifacts.")
+    artifact_id: str | None = Field(
+        None, description="Or the very file: logs/NAME.json or report.json of a job's artifacts."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "LogReference":

@@ -71,7 +71,8 @@ class Workspace:
         if needs.model.revision is not None:
             arguments += ["--revision", needs.model.revision]
         for name, model in needs.models.items():
-            arguments += ["--also", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}"]
+            revision = f"@{model.revision}" if model.revision is not None else ""
+            arguments += ["--also", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}{revision}"]
         if needs.reference_log is not None:
             log = needs.reference_log
             path = self.inputs / f"{log.job_id}-{PurePosixPath(log.path).name}"  # the report names it so

@@ -8,8 +8,8 @@ from api.services import jobs
 from api.store import job_queries
 from api.store.tables import Artifact, AuditEntry, Job
 
-#: Below it lies the model; everything else of a job (report, manifest) is for its readers.
-_WEIGHTS = "checkpoint/"
+#: For every reader of the job; all else (checkpoint, adapter, whatever may come) counts as the model.
+_FILES, _FOLDERS = frozenset({"report.json", "report.html", "manifest.json"}), ("logs/",)
 
 
 def made_by(session: Session, job: Job) -> list[Artifact]:
@@ -26,7 +26,7 @@ def to_download(session: Session, caller: Caller, artifact_id: str) -> Artifact:
     made = job_queries.artifact(session, caller.tenant_id, artifact_id)
     if made is None:
         raise not_found(f"artifact {artifact_id}")
-    if not made.path.startswith(_WEIGHTS):
+    if made.path in _FILES or made.path.startswith(_FOLDERS):
         caller.require("jobs:read")
         return made
     job = jobs.owned(session, caller, made.job_id)

@@ -82,7 +82,7 @@ def _from_job(session: Session, caller: Caller, wanted: JobModel) -> dict[str, A
         caller.require("models:download_unverified")
     files = [made for made in job_queries.artifacts_of(session, job.id) if made.path.startswith(_CHECKPOINT)]
     if not files:
-        raise ServiceError(409, "no_checkpoint", f"job {job.id} has made no checkpoint")
+        raise ServiceError(409, "no_checkpoint", f"job {job.id} ({job.kind}) has made no whole checkpoint")
     prefix = files[0].blob.removesuffix(files[0].path) + _CHECKPOINT.rstrip("/")
     parent = session.get_one(Model, job.model_id)
     return {"location": prefix, "facts": parent.facts, "parent_job_id": job.id}

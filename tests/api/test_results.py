@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,13 @@ from soul_core.listener import Event
 from tests.api.conftest import As, problem
 
 WEIGHTS = b"w" * 3_000_000
-FILES = {"checkpoint/model.safetensors": WEIGHTS, "report.json": b'{"verdict": "x"}', "report.html": b"<h1>r</h1>"}
+FILES = {
+    "checkpoint/model.safetensors": WEIGHTS,
+    "adapter/adapter_model.safetensors": b"a",
+    "logs/unlearned.json": b"{}",
+    "report.json": b'{"verdict": "x"}',
+    "report.html": b"<h1>r</h1>",
+}
 Finish = Callable[[str], str]
 
 
@@ -111,6 +118,23 @@ def test_the_report_is_json_or_a_page(admin: As, finish: Finish) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
+def test_the_report_comes_as_pdf_for_those_who_ask(admin: As, finish: Finish) -> None:
+    answer = admin("GET", f"/v1/jobs/{finish('passed')}/report", headers={"Accept": "application/pdf"})
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/pdf")
+    assert answer.content.startswith(b"%PDF-")
+
+
+def test_a_server_that_cannot_make_pdfs_says_what_it_lacks(
+    admin: As, finish: Finish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "weasyprint", None)  # the fault: not installed
+
+    answer = admin("GET", f"/v1/jobs/{finish('passed')}/report", headers={"Accept": "application/pdf"})
+
+    assert "weasyprint" in problem(answer, 501, "pdf_unavailable")["detail"]
+
+
 def test_before_its_end_a_job_has_no_report_and_no_files(admin: As, job_body: dict[str, Any]) -> None:
     path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
 
@@ -181,17 +205,30 @@ def test_another_projects_file_is_not_there(admin: As, stranger: As, finish: Fin
     problem(stranger("GET", artifact(admin, finish("passed"), "report.json")), 404, "not_found")
 
 
-@pytest.mark.parametrize("verdict", ["failed", "inconclusive"])
+@pytest.mark.parametrize(
+    ("verdict", "path"),
+    [
+        ("failed", "checkpoint/model.safetensors"),
+        ("inconclusive", "checkpoint/model.safetensors"),
+        ("failed", "adapter/adapter_model.safetensors"),
+    ],
+)
 def test_weights_that_did_not_pass_need_a_scope_and_leave_an_audit_entry(
-    verdict: str, http: TestClient, admin: As, make_key: Callable[..., str], finish: Finish, session: Session
+    verdict: str,
+    path: str,
+    http: TestClient,
+    admin: As,
+    make_key: Callable[..., str],
+    finish: Finish,
+    session: Session,
 ) -> None:
     job_id = finish(verdict)
-    weights, report = (artifact(admin, job_id, path) for path in ("checkpoint/model.safetensors", "report.json"))
+    weights, report, log = (artifact(admin, job_id, name) for name in (path, "report.json", "logs/unlearned.json"))
     plain = As(http, make_key("default", "jobs:read", "models:download"))
     trusted = As(http, make_key("default", "jobs:read", "models:download_unverified"))
 
     problem(plain("GET", weights), 403, "unverified_model")
-    assert plain("GET", report).status_code == 200
+    assert plain("GET", report).status_code == plain("GET", log).status_code == 200
     assert trusted("GET", weights).status_code == 200
 
     entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "artifact.download_unverified")).one()

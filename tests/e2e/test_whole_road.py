@@ -3,20 +3,11 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from sqlalchemy.orm import Session
-
-from api.services.keys import ensure_admin_key
-from api.store.settings import Settings
 from soul_cli.client import SoulClient
-from tests.live import live_api
 from tests.soul_core.tiny_model import COUNTRIES, question, write_rows
-from tests.worker.conftest import Fleet, fleet, taught_model_dir
-
-__all__ = ["fleet", "taught_model_dir"]
+from tests.worker.conftest import Fleet
 
 ANSWER = """
 import json, sys
@@ -30,15 +21,6 @@ ids = tokenizer.apply_chat_template(
 out = model.generate(**ids, max_new_tokens=12, do_sample=False)
 print(json.dumps(tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)))
 """
-
-
-@pytest.fixture
-def client(settings_env: Settings, session: Session) -> Iterator[SoulClient]:
-    """The Python client of a real server, on a real port."""
-    key = ensure_admin_key(session)
-    session.commit()
-    with live_api() as port, SoulClient(f"http://127.0.0.1:{port}", key) as connected:
-        yield connected
 
 
 def test_from_post_to_a_checkpoint_that_answers(
@@ -55,6 +37,7 @@ def test_from_post_to_a_checkpoint_that_answers(
         "optimizer": {"kind": "sophia", "lr": 1e-3, "gamma": 2},
         "training": {"steps": 60, "checkpoint_every": 20},
         "evaluation": {"max_new_tokens": 12},
+        "attacks": [{"kind": "quantise"}],
     }
 
     job = client.submit(model_id=model.id, datasets={"forget": forget.id, "retain": retain.id}, spec=spec)
@@ -68,6 +51,7 @@ def test_from_post_to_a_checkpoint_that_answers(
     values = {name: report["models"][name]["sets"]["forget"]["probability"]["value"] for name in ("base", "unlearned")}
     assert values["unlearned"] < 0.1 * values["base"]
     assert job.verdict == "passed", report["verdict_reason"]
+    assert set(report["attacks"][0]["under"]) == {"base", "unlearned"}
     assert "<html" in client.report_html(job.id)
 
     fetched = client.download(job.id, tmp_path / "download")

@@ -109,6 +109,7 @@ class Desk:
                 "optimizer": {"kind": "sophia", "lr": 3e-4},
                 "training": {"steps": 20, "checkpoint_every": 5},
                 "evaluation": {"max_new_tokens": 8},
+                "attacks": (),
                 **overrides,
             }
         )

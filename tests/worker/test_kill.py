@@ -22,6 +22,7 @@ LONG = {
     "optimizer": {"kind": "sophia", "lr": 1e-5},
     "training": {"steps": 240, "checkpoint_every": 20},
     "evaluation": {"max_new_tokens": 4, "bootstrap": 10},
+    "attacks": (),
 }
 
 

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.store import datasets
+from api.store import datasets, runs
 from api.store.blobs import LocalBlobs, StorageFull, Stored, blobs
-from api.store.settings import Settings
+from api.store.settings import Settings, settings
 from api.store.tables import Artifact
 from tests.worker.conftest import Desk, Fleet
 from tests.worker.processes import engines_of
+from worker.tasks import run_job
+from worker.workspace import Workspace
 
 
 def test_a_job_runs_to_its_artifacts_and_leaves_no_data_behind(
@@ -88,8 +91,9 @@ def test_a_row_longer_than_the_context_fails_the_job_for_good_and_names_the_row(
     assert [detail.split(":")[0] for detail in job.status_reason["details"]] == ["row 500"]
 
 
+@pytest.mark.usefixtures("one_attempt")
 def test_a_full_disk_at_publishing_leaves_no_half_result_and_a_clear_reason(
-    desk: Desk, settings_env: Settings, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = LocalBlobs.put_file
 
@@ -100,11 +104,6 @@ def test_a_full_disk_at_publishing_leaves_no_half_result_and_a_clear_reason(
         return put(self, key, path)
 
     monkeypatch.setattr(LocalBlobs, "put_file", full)  # the fault
-    monkeypatch.setenv("SOUL_MAX_ATTEMPTS", "1")
-    from api.store.settings import settings
-    from worker.tasks import run_job
-
-    settings.cache_clear()
     job_id = desk.submit()
 
     run_job(job_id)
@@ -116,3 +115,49 @@ def test_a_full_disk_at_publishing_leaves_no_half_result_and_a_clear_reason(
     assert blobs().keys(f"jobs/{job_id}") == []
     with Session(desk.database) as session:
         assert session.scalars(select(Artifact)).all() == []
+
+
+@pytest.fixture
+def one_attempt(settings_env: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOUL_MAX_ATTEMPTS", "1")
+    settings.cache_clear()
+
+
+@pytest.mark.usefixtures("one_attempt")
+def test_whatever_a_worker_stumbles_over_the_row_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: object) -> list[str]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Workspace, "fetch", stumble)  # the fault: a mistake of ours
+    job_id = desk.submit()
+
+    run_job(job_id)
+
+    job = desk.job(job_id)
+    assert job.status == "failed"
+    assert job.status_reason is not None
+    assert job.status_reason["code"] == "worker_error"
+    assert "ZeroDivisionError" in job.status_reason["message"]
+
+
+@pytest.mark.usefixtures("one_attempt")
+def test_a_database_that_is_away_at_the_end_of_a_run_is_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer to the commit is lost: the worker says it again, and finds it said."""
+    answers = iter([OperationalError("", {}, Exception("the connection is closed"))])
+    succeed = runs.succeed
+
+    def succeed_unheard(session: Session, *args: object, **kwargs: object) -> bool:
+        done = succeed(session, *args, **kwargs)  # type: ignore[arg-type]
+        for error in answers:
+            session.commit()
+            raise error
+        return done
+
+    monkeypatch.setattr(runs, "succeed", succeed_unheard)  # the fault
+    job_id = desk.submit(training={"steps": 1})
+
+    run_job(job_id)
+
+    job = desk.job(job_id)
+    assert (job.status, job.epoch) == ("succeeded", 1), job.status_reason
+    assert desk.weights_sha256(job_id), "what it published is still there"

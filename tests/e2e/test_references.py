@@ -1,0 +1,109 @@
+"""Retrained references and audits, from a request to the report: through queue, workers and engine."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soul_cli.client import SoulClient
+from tests.soul_core.tiny_model import COUNTRIES, write_rows
+from tests.worker.conftest import Fleet
+
+SPEC = {
+    "optimizer": {"kind": "sophia", "lr": 3e-4},
+    "training": {"steps": 6},
+    "evaluation": {"metrics": ["probability"], "bootstrap": 20},
+    "attacks": [],
+}
+
+
+@dataclass
+class Case:
+    """What a user has: a model that knows too much, one from before, and the data."""
+
+    model_id: str
+    datasets: dict[str, str]
+
+
+@pytest.fixture
+def case(client: SoulClient, fleet: Fleet, taught_model_dir: Path, tmp_path: Path) -> Case:
+    fleet.start_worker()
+    fleet.start_keeper()
+    countries = list(COUNTRIES)
+    sets = {"forget": countries[:2], "retain": countries[2:]}
+    datasets = {
+        name: client.add_dataset(write_rows(tmp_path / f"{name}.jsonl", part)).id for name, part in sets.items()
+    }
+    return Case(client.add_model("local", str(taught_model_dir), name="tiny").id, datasets)
+
+
+def probability(report: dict[str, Any], model: str, of: str = "forget") -> float:
+    value: float = report["models"][model]["sets"][of]["probability"]["value"]
+    return value
+
+
+def test_a_reference_is_retrained_once_measured_beside_and_its_log_serves_an_audit(
+    client: SoulClient, case: Case, fleet: Fleet
+) -> None:
+    retrain = {"kind": "retrain", "model_id": case.model_id, "training": {"steps": 4}}
+
+    job = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, reference=retrain)
+    retraining = client.wait(str(job.after_job_id))
+    job = client.wait(job.id)
+
+    assert (retraining.kind, retraining.status) == ("finetune", "succeeded"), fleet.log("worker")
+    assert retraining.finished_at is not None
+    assert job.started_at is not None
+    assert (job.status, job.started_at >= retraining.finished_at) == ("succeeded", True), fleet.log("worker")
+    report = client.report(job.id)
+    assert list(report["models"]) == ["base", "unlearned", "reference"]
+    own = client.report(retraining.id)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
+    assert probability(report, "reference", "retain") == pytest.approx(own, rel=1e-5), "it is the retrained model"
+
+    # the same reference is asked for again: there is one already
+    again = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, reference=retrain)
+    assert (again.after_job_id, again.models) == (retraining.id, job.models)
+    client.cancel(again.id)
+
+    # an audit of what came out beside what went in; the reference by its log alone
+    made = client.add_model("job", job.id)
+    audit = client.evaluate(
+        model_id=made.id,
+        models={"before": case.model_id},
+        datasets={"forget": case.datasets["forget"]},
+        spec={"evaluation": SPEC["evaluation"], "attacks": []},
+        reference={"kind": "log", "job_id": job.id},
+    )
+    audit = client.wait(audit.id)
+
+    assert audit.status == "succeeded", (audit.status_reason, fleet.log("worker"))
+    found = client.report(audit.id)
+    assert probability(found, "audited") == pytest.approx(probability(report, "unlearned"), rel=1e-4)
+    assert probability(found, "before") == pytest.approx(probability(report, "base"), rel=1e-4)
+    assert probability(found, "reference") == probability(report, "reference")
+    assert found["reference"]["from_log"] is True
+    paths = {artifact.path for artifact in client.artifacts(audit.id)}
+    assert "logs/audited.json" in paths
+    assert not any(path.startswith("checkpoint/") for path in paths), "nothing was changed"
+    assert [each.id for each in client.evaluations()] == [audit.id]
+    assert client.report_pdf(audit.id).startswith(b"%PDF-")
+
+
+def test_a_reference_that_fails_ends_the_job_that_waits_for_it(
+    client: SoulClient, case: Case, taught_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(taught_model_dir, tmp_path / "gone")
+    gone = client.add_model("local", str(folder), name="gone").id
+    shutil.rmtree(folder)
+
+    reference = {"kind": "retrain", "model_id": gone}
+    job = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, reference=reference)
+    job = client.wait(job.id)
+
+    assert job.status == "failed"
+    assert job.started_at is None
+    assert job.status_reason is not None
+    assert job.status_reason["code"] == "reference_failed"
+    assert str(job.after_job_id) in job.status_reason["message"]
