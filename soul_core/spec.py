@@ -18,6 +18,9 @@ from soul_core.spec_wrappers import Lora, Saliency, Selection, Sharpness
 FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "train", "holdout", "all"
 SET_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 
+#: earlier_1, earlier_2, ...: forget sets of the jobs that made the model this one begins with.
+EARLIER = "earlier_"
+
 #: Models with a meaning in a report; an evaluation may name others.
 BASE, UNLEARNED, FINETUNED, AUDITED, REFERENCE = "base", "unlearned", "finetuned", "audited", "reference"
 
@@ -80,6 +83,11 @@ class Evaluation(Frozen):
     max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest generated answer.")
     max_examples: int = Field(400, ge=1, description="Rows of each set that are measured; chosen by the seed.")
     side_by_side: int = Field(20, ge=0, le=1000, description="Questions shown in the report before and after.")
+    probes: tuple[Literal["fill_in", "question", "adversarial"], ...] = Field(
+        (),
+        description="Further sets made of the forget rows, as RWKU asks (arXiv:2406.10890): sentences with the answer "
+        "left blank, reworded questions, questions that press for the answer. Sets forget_fill_in, ...",
+    )
     attack_examples: int = Field(
         32, ge=1, description="Rows of the forget set that are measured under each attack; chosen by the seed."
     )
@@ -146,6 +154,11 @@ class JobSpec(Frozen):
     lora: Lora | None = None
     training: Training = Training()
     strategy: Strategy = Single()
+    earlier: Literal["measure", "join"] = Field(
+        "measure",
+        description="What earlier forget sets (named earlier_1, ...) are for when the base is an earlier job's output. "
+        "measure: is what was forgotten still forgotten? join: also unlearn them again, beside the forget set.",
+    )
     evaluation: Evaluation = Evaluation()
     attacks: tuple[Attack, ...] = Field(
         DEFAULT_ATTACKS["unlearn"],

@@ -1,7 +1,7 @@
 """One model as a run sees it: loaded, its data sets as its own tokens, and what is measured of it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +9,18 @@ import torch
 
 from soul_core.attacks.arena import attack_model
 from soul_core.attacks.scene import Attacked
+from soul_core.data import Example, encode_rows
+from soul_core.errors import BadData
 from soul_core.evaluate import Measured, measure
 from soul_core.evaluation_rows import Answers, EvaluationSet, choose
 from soul_core.listener import Phase
 from soul_core.models import Loaded, load_model
+from soul_core.probes import probe_sets
 from soul_core.report import ModelFacts, ModelMeasurements
 from soul_core.rows import Row
 from soul_core.run_data import DataSet, encode_sets
 from soul_core.run_state import RunState
-from soul_core.spec import JobSpec
+from soul_core.spec import EARLIER, FORGET, JobSpec
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Subject:
     sets: Mapping[str, DataSet]
     chosen: tuple[EvaluationSet, ...]
     max_tokens: int
+
+    def forget_sets(self, spec: JobSpec) -> tuple[DataSet, ...]:
+        """Return what is unlearned: the forget set, and earlier jobs' where the spec has them join."""
+        joins = spec.earlier == "join"
+        return tuple(one for name, one in self.sets.items() if name == FORGET or (joins and name.startswith(EARLIER)))
 
     @property
     def whole(self) -> tuple[EvaluationSet, ...]:
@@ -66,7 +74,28 @@ def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobS
         choose(one.name, one.rows, one.examples, most=spec.evaluation.max_examples, seed=spec.seed)
         for one in sets.values()
     )
-    return Subject(loaded, loaded.facts.model_copy(update={"source": source.shown}), sets, chosen, max_tokens)
+    asked = next((one.rows for one in chosen if one.name == FORGET), ())
+    probes = _probes(asked, loaded, spec, max_tokens=max_tokens)
+    return Subject(loaded, loaded.facts.model_copy(update={"source": source.shown}), sets, chosen + probes, max_tokens)
+
+
+def _probes(forget: Sequence[Row], loaded: Loaded, spec: JobSpec, *, max_tokens: int) -> tuple[EvaluationSet, ...]:
+    """Return the probe sets of the forget rows that are measured. A probe too long for the model is left out: it is not
+    the user's row.
+    """
+    found = []
+    for name, probes in probe_sets(forget, spec.evaluation.probes).items():
+        fitting = [(row, example) for row in probes for example in _encoded(row, loaded, max_tokens)]
+        if fitting:
+            found.append(EvaluationSet(name, *(tuple(part) for part in zip(*fitting, strict=True))))
+    return tuple(found)
+
+
+def _encoded(row: Row, loaded: Loaded, max_tokens: int) -> list[Example]:
+    try:
+        return encode_rows([row], loaded.tokenizer, max_tokens=max_tokens)
+    except BadData:
+        return []
 
 
 def examine(subject: Subject, name: str, spec: JobSpec, state: RunState, *, phase: Phase) -> Examined:

@@ -112,7 +112,7 @@ class _Search:
             sampler=optuna.samplers.TPESampler(seed=self._spec.seed + number, n_startup_trials=3),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=self._strategy.check_every),
         )
-        bounds = {
+        bounds: dict[str, optuna.distributions.BaseDistribution] = {
             "lr": optuna.distributions.FloatDistribution(*self._strategy.lr, log=True),
             "retain_weight": optuna.distributions.FloatDistribution(*self._strategy.retain_weight, log=True),
         }

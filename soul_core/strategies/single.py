@@ -7,7 +7,7 @@ from pathlib import Path
 from soul_core.listener import Listener
 from soul_core.report import TrialResult
 from soul_core.run_state import RunState
-from soul_core.spec import FORGET, RETAIN, TRAIN, JobSpec
+from soul_core.spec import RETAIN, TRAIN, JobSpec
 from soul_core.subject import Subject
 from soul_core.trainer import train
 from soul_core.training_record import Trained
@@ -36,13 +36,13 @@ def train_subject(
 ) -> Trained:
     """Train the model on the sets of its kind of job. `watch` is asked after each step whether that is enough."""
     assert spec.kind != "evaluate"
-    sets = {name: one.examples for name, one in subject.sets.items()}
     unlearning = spec.kind == "unlearn"
+    kept = subject.sets.get(RETAIN if unlearning else TRAIN)
     return train(
         subject.loaded,
         spec,
-        forget=sets[FORGET] if unlearning else (),
-        retain=sets.get(RETAIN if unlearning else TRAIN, ()),
+        forget=[each for one in subject.forget_sets(spec) for each in one.examples] if unlearning else (),
+        retain=kept.examples if kept else (),
         state_dir=folder,
         listener=listener,
         phase=spec.kind,
