@@ -1,0 +1,130 @@
+"""Runs the engine as anybody would, `python -m soul_core`, and says what it took."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.steps import Result, Steps, digest
+
+#: glibc gives large tensors back to the kernel after every use and gets them back zeroed: a fifth of a CPU step.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+_ROOT = Path(__file__).parents[1]
+_SAY_SECONDS = 30.0
+
+
+class EngineFailed(RuntimeError):
+    """The engine left with another code than 0. `code` is what the engine calls the failure."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the engine: the recipe and what it reads. `also` are models measured beside it."""
+
+    spec: Mapping[str, Any]
+    model: Path
+    sets: Mapping[str, Path]
+    also: Mapping[str, Path] = field(default_factory=dict)
+    model_name: str = "model"
+
+    def key(self) -> dict[str, Any]:
+        """Return all that the run depends on, but the code."""
+        return {
+            "spec": self.spec,
+            "model": digest(self.model),
+            "sets": {name: digest(path) for name, path in self.sets.items()},
+            "also": {name: digest(path) for name, path in self.also.items()},
+        }
+
+
+def run_job(steps: Steps, name: str, job: Job) -> Path:
+    """Run it unless that was done before; return its output folder. Raises EngineFailed."""
+
+    def do(folder: Path) -> Result:
+        (folder / "spec.json").write_text(json.dumps(job.spec, indent=1))
+        run = _run_apart if steps.apart else _run_here
+        return {"seconds": run(folder, job, steps), "command": " ".join(_command(Path(name), job))}
+
+    steps.once(name, job.key(), do)
+    return steps.work / name / "out"
+
+
+def report_of(out: Path) -> dict[str, Any]:
+    """Return the report in an output folder."""
+    return dict(json.loads((out / "report.json").read_text()))
+
+
+def seconds_of(out: Path) -> dict[str, float]:
+    """Return wall and CPU seconds of the run behind an output folder: of its last start, if it was interrupted."""
+    return dict(json.loads((out.parent / "step.json").read_text())["seconds"])
+
+
+def _run_here(folder: Path, job: Job, steps: Steps) -> dict[str, float]:
+    """Run inside this process: without the seconds that a new one takes to import torch."""
+    from soul_core.errors import EngineError
+    from soul_core.run import Inputs, run
+    from soul_core.spec import JobSpec
+
+    started, cpu = time.monotonic(), time.process_time()
+    models = {name: str(path) for name, path in job.also.items()}
+    inputs = Inputs(str(job.model), job.sets, model_name=job.model_name, models=models)
+    try:
+        run(JobSpec.model_validate(job.spec), inputs, folder / "out", state_folder=folder / "state")
+    except EngineError as error:
+        raise EngineFailed(error.code, error.message) from error
+    steps.say(f"  {job.model_name}: in this process")
+    return {"wall": round(time.monotonic() - started, 1), "cpu": round(time.process_time() - cpu, 1)}
+
+
+def _run_apart(folder: Path, job: Job, steps: Steps) -> dict[str, float]:
+    started = time.monotonic()
+    failed = {"code": "crash", "message": f"see {folder / 'engine.log'}"}
+    with (folder / "engine.log").open("a") as log:
+        engine = subprocess.Popen(
+            [sys.executable, *_command(folder, job)[1:], "--events", "--parent-pid", str(os.getpid())],
+            cwd=_ROOT,
+            env={"OMP_WAIT_POLICY": "PASSIVE", **KEEP_MEMORY, **os.environ},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        assert engine.stdout is not None
+        told = started
+        for line in engine.stdout:
+            event = json.loads(line)
+            if event["kind"] == "failed":
+                failed = event["data"]
+            elif event["kind"] == "progress" and time.monotonic() - told > _SAY_SECONDS:
+                told = time.monotonic()
+                steps.say(f"  {_progress(event['data'])}")
+        _, status, used = os.wait4(engine.pid, 0)  # its own use: another engine may run beside it
+        engine.returncode = os.waitstatus_to_exitcode(status)
+    if engine.returncode:
+        raise EngineFailed(failed["code"], failed["message"])
+    return {"wall": round(time.monotonic() - started, 1), "cpu": round(used.ru_utime + used.ru_stime, 1)}
+
+
+def _command(folder: Path, job: Job) -> list[str]:
+    command = ["python", "-m", "soul_core", str(folder / "spec.json"), "--model", str(job.model)]
+    command += ["--model-name", job.model_name, "--out", str(folder / "out"), "--state", str(folder / "state")]
+    for name, path in job.sets.items():
+        named = name in {"forget", "retain", "train", "holdout", "general"}
+        command += [f"--{name}", str(path)] if named else ["--set", f"{name}={path}"]
+    for name, path in job.also.items():
+        command += ["--also", f"{name}={path}"]
+    return command
+
+
+def _progress(data: Mapping[str, Any]) -> str:
+    loss = f", loss {data['loss']:.3f}" if "loss" in data else ""
+    return f"{data['phase']} {data['done']}/{data['total']} {data['unit']}{loss}, {data.get('eta_seconds', 0):.0f} s left"
+

@@ -1,0 +1,139 @@
+"""What is compared, and how a recipe is tuned: a few learning rates, one criterion, the same budget for everybody."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.engine import EngineFailed, Job, report_of, run_job, seconds_of
+from bench.steps import Steps
+from bench.tofu_model import Models
+
+Spec = dict[str, Any]
+
+FIRST_ORDER: Spec = {"kind": "adamw", "beta2": 0.99}
+SECOND_ORDER: Spec = {"kind": "sophia"}
+#: The budget of trials: the same learning rates for every recipe.
+LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+#: A trial counts while the model is as useful as this share of the target's utility.
+UTILITY_KEPT = 0.95
+#: What a trial is chosen by.
+TRIAL_METRICS = ("probability", "rouge_l", "truth_ratio", "probability_normalised", "forget_quality", "model_utility")
+
+_MEASURED = ("forget", "retain", "real_authors", "world_facts")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a recipe runs and how much of it is measured."""
+
+    epochs: float = 3
+    batch: int = 16
+    trial_rows: int = 150
+    new_tokens: int = 80
+    learning_rates: tuple[float, ...] = LEARNING_RATES
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a recipe. `forget_quality` and `utility` decide; None: the run diverged."""
+
+    lr: float
+    forget_quality: float | None
+    utility: float | None
+    forget_probability: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A recipe with the learning rate that was chosen, and all that were tried."""
+
+    spec: Spec
+    trials: tuple[Trial, ...]
+    base_utility: float
+
+
+def unlearning(forget: Spec, optimizer: Spec, budget: Budget, *, num_forget: int, seed: int, **more: Any) -> Spec:
+    """Return the spec of one recipe: retain loss with weight 1, nothing else tuned."""
+    return {
+        "kind": "unlearn",
+        "seed": seed,
+        "forget": forget,
+        "retain": {"kind": "nll"},
+        "optimizer": optimizer,
+        "training": {
+            "steps": max(1, round(budget.epochs * num_forget / budget.batch)),
+            "forget_batch": budget.batch,
+            "retain_batch": budget.batch,
+            "schedule": "linear",
+            "warmup_steps": 5,
+            "checkpoint_every": 50,
+        },
+        **more,
+    }
+
+
+def tune(steps: Steps, name: str, spec: Spec, models: Models, budget: Budget) -> Tuned:
+    """Try each learning rate and choose by forget quality among those that keep the utility; else by utility.
+
+    Trials are measured on rows drawn by the seed, `trial_rows` a set; the reports behind the tables on all.
+    """
+    trials, base_utility = [], 0.0
+    for lr in budget.learning_rates:
+        of_trial = {
+            **spec,
+            "optimizer": {**spec["optimizer"], "lr": lr},
+            "attacks": [],
+            "criteria": [],
+            "evaluation": {
+                "metrics": TRIAL_METRICS,
+                "max_examples": budget.trial_rows,
+                "max_new_tokens": budget.new_tokens,
+                "side_by_side": 0,
+                "bootstrap": 0,
+            },
+        }
+        sets = {one: models.tofu.measured[one] for one in _MEASURED}
+        job = Job(of_trial, models.target, sets, {"reference": models.retrained}, model_name="target")
+        try:
+            out = run_job(steps, f"trial-{name}-{lr:g}", job)
+        except EngineFailed as error:
+            if error.code != "diverged":
+                raise
+            trials.append(Trial(lr, None, None, None, 0.0))
+            continue
+        report = report_of(out)
+        base_utility = value_of(report, "base", "all", "model_utility") or base_utility
+        trials.append(
+            Trial(
+                lr,
+                value_of(report, "unlearned", "forget", "forget_quality"),
+                value_of(report, "unlearned", "all", "model_utility"),
+                value_of(report, "unlearned", "forget", "probability"),
+                seconds_of(out)["cpu"],
+            )
+        )
+    best = choose(trials, UTILITY_KEPT * base_utility)
+    return Tuned({**spec, "optimizer": {**spec["optimizer"], "lr": best.lr}}, tuple(trials), base_utility)
+
+
+def choose(trials: list[Trial], floor: float) -> Trial:
+    """Return the trial of the highest forget quality among those whose utility is at least `floor`; else of the highest
+    utility.
+    """
+    useful = [trial for trial in trials if (trial.utility or 0) >= floor]
+    if useful:
+        return max(useful, key=lambda trial: trial.forget_quality or 0)
+    return max(trials, key=lambda trial: trial.utility or 0)
+
+
+def value_of(report: Mapping[str, Any], model: str, set_name: str, metric: str) -> float | None:
+    """Return a value of a report; None where it is absent."""
+    found = report["models"].get(model, {}).get("sets", {}).get(set_name, {}).get(metric)
+    return found and found["value"]
+
+
+def num_rows(path: Path) -> int:
+    """Count the rows of a set in the work folder."""
+    return len(path.read_text().splitlines())

@@ -1,0 +1,53 @@
+"""Markdown tables, and the place in a document that they are written to."""
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from soul_core.durable import write_durably
+from soul_core.metric_catalogue import number
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
+    """Return a markdown table; numbers with three significant digits, what is absent as a dash."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows])
+
+
+def machine() -> str:
+    """Return what a figure was measured on, without anybody's host name."""
+    name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else _processor()
+    return f"{os.cpu_count()} CPU cores, {name}; torch {torch.__version__}; load {os.getloadavg()[1]:.1f} at the end"
+
+
+def write_between(document: Path, mark: str, text: str) -> None:
+    """Replace what stands between `<!-- mark -->` and `<!-- /mark -->`. Raises ValueError where there is no such pair."""
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    content = document.read_text()
+    if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
+        raise ValueError(f"{document} needs {begin} and, behind it, {end}")
+    before, rest = content.split(begin)
+    write_durably(document, f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}")
+
+
+def measured_with(command: str) -> str:
+    """Return the line that says how a table came about."""
+    return f"`{command}`, {datetime.now(UTC):%Y-%m-%d}; {machine()}."
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else number(value)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

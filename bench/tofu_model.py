@@ -1,0 +1,175 @@
+"""A small Llama with a tokenizer of its own, trained from scratch on TOFU: the target, and one retrained without the
+forget set. `python -m bench.tofu_model` builds both once, in the work folder.
+"""
+
+import argparse
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from bench.engine import Job, report_of, run_job, seconds_of
+from bench.steps import Result, Steps, digest
+from bench.tofu_data import Split, Tofu, write_tofu
+
+WORK = Path("bench-out")
+_USER, _ASSISTANT, _END = "<|user|>", "<|assistant|>", "<|end|>"
+#: One token before a question, one before an answer, one behind it.
+_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|assistant|>' + m['content'] + '<|end|>' }}"
+    "{% else %}{{ '<|user|>' + m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the model is, how long it learns, how many rows there are. Chosen by trials: docs/results.md."""
+
+    vocabulary: int = 4096
+    hidden: int = 256
+    intermediate: int = 1024
+    layers: int = 2
+    heads: int = 4
+    context: int = 512
+    epochs: float = 16
+    batch: int = 8
+    lr: float = 2e-3
+    warmup_steps: int = 50
+    kept_rows: int | None = 1200
+    """Of TOFU's 3600 rows that no split forgets; none: all."""
+    most_rows: int | None = None
+    """Longest of the other sets; none: as TOFU has them."""
+
+
+SIZES = {
+    "short": Size(),
+    "whole": Size(kept_rows=None),
+    "tiny": Size(
+        vocabulary=400, hidden=32, intermediate=64, epochs=50, lr=1e-2, kept_rows=16, most_rows=8
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of one split and the data they learned."""
+
+    tofu: Tofu
+    target: Path
+    retrained: Path
+    seconds: dict[str, dict[str, float]]  # model -> wall and CPU seconds of its training
+
+
+def build(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0) -> Models:
+    """Return target and retrained model of a split, trained by the engine (kind finetune) unless they are there."""
+    tofu = write_tofu(steps.work / f"data-{split}", split, kept_rows=size.kept_rows, most=size.most_rows)
+    initial = _initial(steps, size, tofu.train_retrained, split=split, seed=seed)
+    with ThreadPoolExecutor(2) as two:  # side by side, a core each: better than two cores for one
+        wanted = {
+            "target": two.submit(_trained, steps, f"target-{seed}", size, initial, tofu.train_target, seed),
+            "retrained": two.submit(
+                _trained, steps, f"retrained-{split}-{seed}", size, initial, tofu.train_retrained, seed
+            ),
+        }
+        trained = {name: future.result() for name, future in wanted.items()}
+    return Models(
+        tofu,
+        trained["target"] / "checkpoint",
+        trained["retrained"] / "checkpoint",
+        {name: seconds_of(out) for name, out in trained.items()},
+    )
+
+
+def _initial(steps: Steps, size: Size, text: Path, *, split: Split, seed: int) -> Path:
+    """Save the untrained model. Its tokenizer has seen nothing of what will be forgotten."""
+    shape = {**asdict(size), "seed": seed}
+
+    def do(folder: Path) -> Result:
+        tokenizer = _tokenizer([json.loads(line) for line in text.read_text().splitlines()], size.vocabulary)
+        tokenizer.save_pretrained(folder / "model")
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(_config(size, tokenizer))
+        model.save_pretrained(folder / "model")
+        return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+    name = f"initial-{split}-{seed}"
+    steps.once(name, {"size": shape, "text": digest(text)}, do)
+    return steps.work / name / "model"
+
+
+def _tokenizer(rows: list[dict[str, Any]], vocabulary: int) -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[_USER, _ASSISTANT, _END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([text for row in rows for text in (row["question"], row["answer"])], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=_END, pad_token=_END, additional_special_tokens=[_USER, _ASSISTANT]
+    )
+    tokenizer.chat_template = _TEMPLATE
+    return tokenizer
+
+
+def _config(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=size.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _trained(steps: Steps, name: str, size: Size, initial: Path, train: Path, seed: int) -> Path:
+    num_rows = len(train.read_text().splitlines())
+    num_steps = round(size.epochs * num_rows / size.batch)
+    spec = {
+        "kind": "finetune",
+        "seed": seed,
+        "optimizer": {"kind": "adamw", "lr": size.lr, "beta2": 0.99},
+        "training": {
+            "steps": num_steps,
+            "retain_batch": size.batch,
+            "schedule": "cosine",
+            "warmup_steps": min(size.warmup_steps, num_steps // 10),
+            "checkpoint_every": max(1, num_steps // 10),
+        },
+        "evaluation": {"metrics": ["probability", "exact_memorisation"], "max_examples": 200, "side_by_side": 0},
+    }
+    return run_job(steps, name, Job(spec, initial, {"train": train}, model_name=name))
+
+
+def main() -> None:
+    """Build both models and say where they lie and what they know of what they were taught."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tofu_model", description=__doc__)
+    parser.add_argument("--work", type=Path, default=WORK, help=f"work folder (default: ./{WORK})")
+    parser.add_argument("--size", choices=SIZES, default="short")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    steps = Steps(args.work.resolve())
+    built = build(steps, SIZES[args.size], seed=args.seed)
+    for name, checkpoint in (("target", built.target), ("retrained", built.retrained)):
+        known = report_of(checkpoint.parent)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
+        took = built.seconds[name]
+        print(f"{name}: {checkpoint}\n  probability of what it learned {known:.3f}; {took['wall']} s, CPU {took['cpu']} s")
+
+
+if __name__ == "__main__":
+    main()
