@@ -12,6 +12,7 @@ from api.job_schemas import JobCreate
 from api.schemas import JobOut, ProgressOut, StatusReason
 from api.services import references
 from api.services.references import Named
+from api.services.sequences import Carried, carried_forward
 from api.store import datasets, job_queries, job_states, jobs, models
 from api.store.job_states import NotAllowed
 from api.store.references import output_of
@@ -86,6 +87,9 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         after, found = references.retrain(session, caller, body, checked.named, checked.datasets)
         if after.status == "succeeded":
             beside[REFERENCE] = output_of(session, after).id
+    carried = Carried({}, ())
+    if body.spec.kind == "unlearn":
+        carried = carried_forward(session, caller, checked.model, body.datasets)
     job = jobs.create(
         session,
         tenant_id=caller.tenant_id,
@@ -96,12 +100,14 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         models=beside,
         reference_log_id=checked.named.log.id if checked.named.log else None,
         after=after,
-        datasets=body.datasets,
+        datasets={**body.datasets, **carried.datasets},
         spec=body.spec.model_dump(mode="json"),
         spec_sha256=body.spec.digest(),
     )
     if after is not None:
         job_states.event(session, job, "log", {"message": _retraining_words(after, found=found)})
+    for message in carried.told:
+        job_states.event(session, job, "log", {"message": message})
     return job
 
 

@@ -21,11 +21,10 @@ def create(
     return row
 
 
-def get(session: Session, tenant_id: str, model_id: str) -> Model | None:
-    """Return a tenant's model unless it was deleted."""
-    return session.scalar(
-        select(Model).where(Model.id == model_id, Model.tenant_id == tenant_id, Model.deleted_at.is_(None))
-    )
+def get(session: Session, tenant_id: str, model_id: str, *, deleted: bool = False) -> Model | None:
+    """Return a tenant's model; one that was deleted only where `deleted` wants the row, for where it came from."""
+    query = select(Model).where(Model.id == model_id, Model.tenant_id == tenant_id)
+    return session.scalar(query if deleted else query.where(Model.deleted_at.is_(None)))
 
 
 def page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[Model]:
