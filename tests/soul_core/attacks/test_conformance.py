@@ -19,7 +19,7 @@ from tests.soul_core.attacks.conftest import Recorder, attack, sets_of, state_by
 
 #: One or more of each kind, at settings that bite on a model of 30,000 weights.
 ATTACKED: dict[str, tuple[Any, ...]] = {
-    "relearn": (Relearn(share=0.4, steps=40, lr=1e-3), Relearn(set="retain", steps=20, lr=1e-3)),
+    "relearn": (Relearn(share=0.4, steps=8, lr=1e-3), Relearn(set="retain", steps=8, lr=3e-4)),
     "quantise": (Quantise(bits=8, group=0), Quantise(bits=4)),
     "prompting": (Prompting(),),
     "downstream": (Downstream(lr=1e-4),),
