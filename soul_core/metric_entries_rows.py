@@ -64,7 +64,7 @@ ROW_ENTRIES = (
         better_on_forget="lower",
         better_elsewhere="higher",
         needs=("likelihoods",),
-        source="Carlini et al. 2021, arXiv:2012.07805; Wang et al. 2025, arXiv:2406.13356",
+        source="Carlini et al. 2021, arXiv:2012.07805; Wang et al. 2025, arXiv:2406.09179",
     ),
     MetricEntry(
         name="perplexity",

@@ -20,7 +20,7 @@ def extraction_strength(observed: Observed, resampling: Resampling) -> MetricVal
 
     Teacher-forced first choices suffice: greedy decoding completes a_k.. exactly if and only if every first choice
     from k on is right.
-    Source: Carlini et al. (arXiv:2012.07805); the form of Wang et al. (arXiv:2406.13356).
+    Source: Carlini et al. (arXiv:2012.07805); the form of Wang et al. (arXiv:2406.09179).
     Differs from the published code, whose k stops one short of |a| so that the value never reaches 0; and the
     end-of-answer token does not count, for the same reason.
     """
