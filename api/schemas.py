@@ -140,8 +140,13 @@ class MethodsOut(Out):
     retain_terms: list[MethodOut]
     optimizers: list[MethodOut]
     curvatures: list[MethodOut]
+    wrappers: list[MethodOut] = Field(description="`kind` is the field of the spec.")
+    strategies: list[MethodOut]
     attacks: list[MethodOut]
     metrics: list[dict[str, Any]] = Field(description="Name, description, direction and default bounds of each metric.")
+    tasks: list[dict[str, Any]] = Field(
+        description="Published problems with ready specs: sets, recipe, sources."
+    )
     spec: SpecOut
 
 

@@ -6,18 +6,32 @@ from soul_core.metric_catalogue import CATALOGUE
 from soul_core.spec import JobSpec
 from soul_core.spec_attacks import Attack
 from soul_core.spec_optimizers import Curvature, Optimizer
+from soul_core.spec_strategy import Strategy
 from soul_core.spec_terms import ForgetTerm, Frozen, RetainTerm
+from soul_core.spec_wrappers import Lora, Saliency, Selection, Sharpness
+from soul_core.tasks import TASKS
+
+#: Field of the spec -> what it holds; they go with any term and any optimizer.
+WRAPPERS: dict[str, type[Frozen]] = {
+    "parameters": Selection,
+    "saliency": Saliency,
+    "sharpness": Sharpness,
+    "lora": Lora,
+}
 
 
 def methods() -> dict[str, Any]:
-    """Return every choice of a spec: kind, description, JSON schema, defaults; and every metric."""
+    """Return every choice of a spec: kind, description, JSON schema, defaults; every metric; and ready specs."""
     return {
         "forget_terms": _choices(ForgetTerm),
         "retain_terms": _choices(RetainTerm),
         "optimizers": _choices(Optimizer),
         "curvatures": _choices(Curvature),
+        "wrappers": [_entry(name, choice) for name, choice in WRAPPERS.items()],
+        "strategies": _choices(Strategy),
         "attacks": _choices(Attack),
         "metrics": [entry.model_dump(mode="json") for entry in CATALOGUE.values()],
+        "tasks": [task.entry() for task in TASKS.values()],
         "spec": {"schema": JobSpec.model_json_schema(), "defaults": JobSpec().model_dump(mode="json")},
     }
 
@@ -25,12 +39,14 @@ def methods() -> dict[str, Any]:
 def _choices(union: Any) -> list[dict[str, Any]]:
     annotated = get_args(union)[0]
     members: tuple[type[Frozen], ...] = get_args(annotated) or (annotated,)
-    return [
-        {
-            "kind": member.model_fields["kind"].default,
-            "description": " ".join((member.__doc__ or "").split()),
-            "schema": member.model_json_schema(),
-            "defaults": member().model_dump(mode="json"),
-        }
-        for member in members
-    ]
+    return [_entry(member.model_fields["kind"].default, member) for member in members]
+
+
+def _entry(kind: str, choice: type[Frozen]) -> dict[str, Any]:
+    """Describe one choice. Settings without a default are left out of its defaults: the user gives them."""
+    return {
+        "kind": kind,
+        "description": " ".join((choice.__doc__ or "").split()),
+        "schema": choice.model_json_schema(),
+        "defaults": choice.model_construct().model_dump(mode="json", warnings=False),
+    }

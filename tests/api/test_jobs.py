@@ -294,6 +294,9 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
     assert sophia["defaults"]["curvature"]["kind"] == "gnb"
     assert "properties" in sophia["schema"]
     assert "probability" in {metric["name"] for metric in found["metrics"]}
+    assert {"single", "search", "ensemble"} == {each["kind"] for each in found["strategies"]}
+    assert {"parameters", "saliency", "sharpness", "lora"} == {each["kind"] for each in found["wrappers"]}
+    assert {"tofu", "book", "detox", "personal_data"} <= {task["name"] for task in found["tasks"]}
 
 
 def test_a_running_jobs_cancel_is_a_wish(admin: As, job_body: Body, database: Engine) -> None:

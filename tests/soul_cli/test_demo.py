@@ -36,6 +36,7 @@ def examples(tmp_path: Path) -> Path:
         "optimizer": {"kind": "sophia", "lr": 1e-3, "gamma": 2},
         "training": {"steps": 3},
         "evaluation": {"max_new_tokens": 4, "bootstrap": 50},
+        "attacks": [{"kind": "quantise"}],
         "criteria": [{"set": "forget", "metric": "probability", "at_most": 1}],
     }
     (folder / "spec.json").write_text(json.dumps(spec))
