@@ -233,10 +233,10 @@ class SoulClient:
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return self._one(Job, "POST", path, json=body, headers=headers)
 
-    def _pages(self, kind: type[R], path: str, *, limit: int | None = None, **params: Any) -> Iterator[R]:
+    def _pages(self, of: type[R], path: str, *, limit: int | None = None, **params: Any) -> Iterator[R]:
         num_left = limit
         while True:
-            page = Page[kind].model_validate(self._json("GET", path, params=params))  # type: ignore[valid-type]
+            page = Page[of].model_validate(self._json("GET", path, params=params))  # type: ignore[valid-type]
             for item in page.data:
                 if num_left == 0:
                     return

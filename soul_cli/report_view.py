@@ -19,6 +19,8 @@ TITLES = {
     "reference": "retrained",
 }
 JUDGED = ("unlearned", "finetuned", "audited")
+#: What of an attack is worth a line here; the rest is in the JSON and on the page.
+ATTACK_METRICS = ("probability", "rouge_l", "keyword_recall", "verbatim_memorisation", "toxicity")
 
 
 def print_report(
@@ -32,7 +34,9 @@ def print_report(
     console.print(metrics_table(report, metrics))
     console.print()
     if report.get("attacks"):
-        console.print(attacks_table(report, metrics))
+        console.print(attacks_table(report, metrics or ATTACK_METRICS))
+        for line in finding_lines(report):
+            console.print(escape(line), soft_wrap=True)
         console.print()
     if report.get("examples") and num_examples:
         console.print(answers_table(report, num_examples=num_examples))
@@ -85,11 +89,15 @@ def attacks_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -
             if any(cells):
                 table.add_row(label, escape(set_name), escape(metric), *(cell or "-" for cell in cells))
                 label = ""
+    return table
+
+
+def finding_lines(report: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each list of rows that an attack points at."""
+    for attack in report["attacks"]:
         for finding in attack.get("findings", []):
             rows = ", ".join(f"{row['set']} {row['row']}" for row in finding["rows"])
-            table.add_row(label, "", escape(finding["title"]), escape(rows), *("" for _ in models[1:]))
-            label = ""
-    return table
+            yield f"{attack['label']}: {finding['title']}: {rows or 'none'}"
 
 
 def answers_table(report: dict[str, Any], *, num_examples: int) -> Table:
@@ -130,6 +138,8 @@ def number(value: float | None) -> str:
     """Write a metric's value with three digits that say something."""
     if value is None:
         return "-"
+    if 0 < abs(value) < 0.0005:  # a p-value
+        return f"{value:.1e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 

@@ -35,6 +35,7 @@ QUICK = [
     *("--set-spec", "optimizer.gamma=2"),
     *("--set-spec", "training.steps=60"),
     *("--set-spec", "evaluation.max_new_tokens=12"),
+    *("--set-spec", "attacks=[]"),
 ]
 
 

@@ -2,9 +2,11 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from soul_cli.report_view import print_report
+from soul_cli.report_view import TITLES, models_of, print_report
+from soul_core.spec import Kind
 from tests.soul_core.sample_report import sample_report
 
 
@@ -35,3 +37,28 @@ def test_a_models_answer_cannot_speak_in_markup() -> None:
     report = sample_report().model_dump(mode="json")
     report["examples"][0]["answers"]["unlearned"] = "[bold red]PASSED[/] [link=x]y"
     assert "[bold red]PASSED[/]" in printed(report)
+
+
+@pytest.mark.parametrize("kind", ["unlearn", "finetune", "evaluate"])
+def test_every_model_has_its_column_and_every_attack_its_line(kind: Kind) -> None:
+    report = sample_report(kind=kind, rich=kind != "finetune").model_dump(mode="json")
+    text = printed(report)
+
+    header = next(line for line in text.splitlines() if line.startswith("set") and "metric" in line)
+    titles = [TITLES.get(name, name) for name in models_of(report)]
+    assert [header.index(title) for title in titles] == sorted(header.index(title) for title in titles)
+    for name in report["models"]:
+        for metrics in report["models"][name]["sets"].values():
+            value = metrics.get("probability", {}).get("value")
+            assert value is None or f"{value:.3f}" in text
+    for attack in report["attacks"]:
+        assert attack["label"] in text
+        assert attack["absent_reason"] is None or attack["absent_reason"][:30] in text
+
+
+def test_an_attack_is_shown_with_what_was_there_without_it() -> None:
+    report = sample_report(rich=True).model_dump(mode="json")
+    attack = next(each for each in report["attacks"] if each["label"] == "relearn")
+    without, under = (attack[w]["unlearned"]["forget"]["probability"]["value"] for w in ("without", "under"))
+
+    assert f"{without:.3f} → {under:.3f}" in printed(report)
