@@ -185,6 +185,8 @@ def _continuations(loaded: Loaded, plan: Plan, prompts: Prompts, tick: Tick) -> 
 
 def _write(loaded: Loaded, prompts: Prompts, max_new_tokens: int, tick: Tick) -> Mapping[int, list[int]]:
     """Return the greedy tokens after each prompt, under its index."""
+    if not prompts:  # no text of the set is long enough to be continued
+        return {}
     work = sum(map(len, prompts.values())) / len(prompts) + max_new_tokens / 2
     # One cast of the weights for the whole generation, where training casts them anew after every step.
     bf16 = loaded.compute_dtype == torch.bfloat16

@@ -54,6 +54,16 @@ def test_a_kept_model_passes_on_rows_that_differ_widely_because_rows_are_paired(
     assert outcome(criterion, after, summarise(rows, RESAMPLING)).outcome == "passed"
 
 
+def test_a_factor_of_the_truth_ratio_is_taken_as_the_forget_set_aggregates_it() -> None:
+    after = summarise([1.0] * 9, RESAMPLING, aggregate="truth_ratio_forget")
+    before = summarise([4.0] * 9, RESAMPLING, aggregate="truth_ratio_forget")
+    criterion = Criterion(set="forget", metric="truth_ratio", at_least=2.0, relative_to_base=True)
+    base = model(before, name="truth_ratio")
+    (result,) = judge([criterion], judged=model(after, name="truth_ratio"), base=base, resampling=RESAMPLING)
+    assert result.outcome == "passed"
+    assert result.interval == (1.0, 1.0)
+
+
 def test_an_untouched_model_fails_to_forget() -> None:
     rows = summarise([0.5, 0.7, 0.9, 0.4], RESAMPLING)
     criterion = Criterion(set="forget", metric="probability", at_most=0.25, relative_to_base=True)
