@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from soul_core.errors import BadSpec
-from soul_core.frozen_weights import FrozenLinear
+from soul_core.frozen_weights import FrozenLinear, check_keepable
 from soul_core.spec_wrappers import Lora
 
 _NAME = "default"
@@ -108,7 +108,7 @@ def adapter_targets(model: PreTrainedModel, spec: Lora, movable: set[str]) -> li
         raise BadSpec("parameters: none of the weights they choose is a target of LoRA; choose others, or more targets")
     if spec.base_weights != "float32":
         for name in targets:
-            _linear(model, name, spec)
+            check_keepable(_linear(model, name, spec), spec.base_weights)
     return targets
 
 

@@ -19,6 +19,16 @@ Kept = Literal["bfloat16", "int8", "nf4"]
 _BLOCK, _SCALE_BLOCK = 64, 256
 
 
+def check_keepable(layer: torch.nn.Linear, kept: Kept) -> None:
+    """Raise BadSpec where this platform, or the layer's shape, does not allow it."""
+    if kept != "bfloat16":
+        _torchao(kept)
+    if kept == "nf4" and layer.weight.numel() % _BLOCK:
+        raise BadSpec(
+            f"lora.base_weights: 'nf4' packs {_BLOCK} weights, and a layer has {layer.weight.numel()}; take 'int8'"
+        )
+
+
 class FrozenLinear(torch.nn.Linear):
     """A linear layer that gives what the original would, but for the rounding of its weights."""
 
@@ -75,9 +85,7 @@ def _int8(weight: torch.Tensor) -> Whole:
 
 def _nf4(weight: torch.Tensor) -> Whole:
     torchao = _torchao("nf4")
-    num_blocks, rest = divmod(weight.numel(), _BLOCK)
-    if rest:
-        raise BadSpec(f"lora.base_weights: 'nf4' packs {_BLOCK} weights, and a layer has {weight.numel()}; take 'int8'")
+    num_blocks = weight.numel() // _BLOCK
     scale_block = next(size for size in range(min(_SCALE_BLOCK, num_blocks), 0, -1) if num_blocks % size == 0)
     kept = torchao.to_nf4(weight.contiguous(), block_size=_BLOCK, scaler_block_size=scale_block)
     return lambda dtype: kept.get_original_weight().to(dtype)

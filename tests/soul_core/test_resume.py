@@ -1,0 +1,80 @@
+"""Every optimizer, every curvature and every wrapper: stopped in the middle, it goes on bit for bit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from soul_core.checkpoint import newest_checkpoint
+from soul_core.curvature_passes import CURVATURES
+from soul_core.errors import Interrupted
+from soul_core.optimizers import OPTIMIZERS
+from tests.soul_core.tiny_training import Heard, train_tiny, weights
+
+TRAINING = {"steps": 6, "checkpoint_every": 4, "forget_batch": 2, "retain_batch": 2}
+SOPHIA = {"kind": "sophia", "lr": 1e-3}
+
+CASES: dict[str, dict[str, Any]] = {
+    **{f"optimizer {kind}": {"optimizer": {"kind": kind, "lr": 1e-3}} for kind in OPTIMIZERS},
+    **{
+        f"curvature {kind}": {"optimizer": {**SOPHIA, "curvature": {"kind": kind, "every": 2, "data": "both"}}}
+        for kind in CURVATURES
+    },
+    "adaptive": {"optimizer": {**SOPHIA, "curvature": {"every": 3, "adaptive": True}}},
+    "upstream in bfloat16": {"optimizer": {"kind": "upstream_compat", "lr": 1e-3}, "dtype": "bfloat16"},
+    "selection": {"optimizer": SOPHIA, "parameters": {"include": ["model.layers.1.*"], "exclude": ["*norm*"]}},
+    "saliency": {"optimizer": {**SOPHIA, "weight_decay": 0.1}, "saliency": {"share": 0.2, "score": "wagle"}},
+    "sharpness": {"optimizer": SOPHIA, "sharpness": {"rho": 0.1}},
+    "all wrappers": {
+        "optimizer": {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.1},
+        "parameters": {"exclude": ["*embed*"]},
+        "saliency": {"score": "relative"},
+        "sharpness": {},
+        "retain": {"kind": "kl"},
+    },
+    "lora": {"optimizer": SOPHIA, "lora": {"rank": 4}},
+    "lora, sharp, beside 4 bits": {
+        "optimizer": {"kind": "adamw", "lr": 1e-3},
+        "lora": {"rank": 4, "base_weights": "nf4"},
+        "sharpness": {},
+    },
+    "second-order fine-tuning by epochs": {
+        "kind": "finetune",
+        "optimizer": SOPHIA,
+        "training": {**TRAINING, "epochs": 1.5, "retain_batch": 2},  # 7 rows: 6 steps
+    },
+}
+
+
+@pytest.mark.parametrize("spec", CASES.values(), ids=CASES)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    spec: dict[str, Any], taught_model_dir: Path, tmp_path: Path
+) -> None:
+    spec = {"training": TRAINING, **spec}
+    straight, straight_model = train_tiny(taught_model_dir, tmp_path / "straight", spec)
+
+    with pytest.raises(Interrupted):
+        train_tiny(taught_model_dir, tmp_path / "resumed", spec, Heard(wish_behind=3))
+    resumed, resumed_model = train_tiny(taught_model_dir, tmp_path / "resumed", spec)
+
+    assert torch.equal(weights(resumed_model), weights(straight_model))
+    assert resumed.curves == straight.curves
+    assert (resumed.steps, resumed.train_tokens, resumed.flops) == (6, straight.train_tokens, straight.flops)
+    assert resumed.resumed_at_steps == [3]
+
+
+@pytest.mark.parametrize(
+    ("spec", "share"),
+    [(CASES["selection"], 0.25), (CASES["lora"], 0.4)],
+    ids=["selection", "lora"],
+)
+def test_a_checkpoint_holds_only_what_moves(
+    spec: dict[str, Any], share: float, taught_model_dir: Path, tmp_path: Path
+) -> None:
+    _, model = train_tiny(taught_model_dir, tmp_path, {"training": TRAINING, **spec})
+
+    found = newest_checkpoint(tmp_path / "train", torch.device("cpu"))
+    assert found is not None
+    kept = sum(tensor.numel() for name, tensor in found.tensors.items() if name.startswith("parameter."))
+    assert 0 < kept < share * model.facts.num_parameters
