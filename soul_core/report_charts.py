@@ -39,14 +39,15 @@ UNCLIPPED = "unclipped_fraction"
 OfSet = Mapping[str, Mapping[str, MetricValue]]
 
 
-def swatch(name: str, look: Look) -> Markup:
+def swatch(model: str, look: Look, place: int) -> Markup:
     """Draw a small sample of a model's look."""
+    from matplotlib.patches import Rectangle
+
     with drawing():
         figure = canvas(14, width=26)
-        axes = plot_area(figure, 1, 1, 1, 1)
-        axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(), yticks=())
-        axes.bar(0.5, 1, 1, facecolor=look.fill, edgecolor=look.edge, hatch=look.hatch, linewidth=1.4)
-        return finish(figure, f"swatch-{name}", f"look of {name} in the charts")
+        style = {"facecolor": look.fill, "edgecolor": look.edge, "hatch": look.hatch, "linewidth": 1.4}
+        figure.add_artist(Rectangle((0.04, 0.07), 0.92, 0.86, **style))
+        return finish(figure, f"swatch-{place}", f"look of {model} in the charts")
 
 
 def bar_charts(name: str, models: OfSet, looks: Mapping[str, Look]) -> list[Markup]:

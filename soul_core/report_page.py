@@ -3,11 +3,13 @@
 A model's answers are hostile text: all is escaped, control characters are replaced, and the page forbids scripts.
 """
 
+from functools import cache
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from soul_core.metric_catalogue import CATALOGUE, number
 from soul_core.report import Report
-from soul_core.report_answers import answers_of, marked
+from soul_core.report_answers import answers_of, compared_with, marked
 from soul_core.report_attacks import attack_lines, ways_of
 from soul_core.report_charts import bound_chart, swatch
 from soul_core.report_svg import looks
@@ -15,6 +17,7 @@ from soul_core.report_tables import (
     flat,
     gaps_of,
     highlights_of,
+    in_order,
     judged_of,
     lines_of,
     measured_sets,
@@ -47,6 +50,7 @@ __all__ = ["HEADLINES", "bound", "duration", "marked", "render", "size", "visibl
 
 def render(report: Report) -> str:
     """Return the whole page."""
+    report = in_order(report)
     judged = JUDGED[report.spec.kind]
     look = looks(report.models, judged)
     sets = measured_sets(report)
@@ -60,7 +64,7 @@ def render(report: Report) -> str:
             rests_on=rests_on(report),
             highlights=list(highlights_of(report)),
             criteria=[(one, bound_chart(f"bound-{i}", one)) for i, one in enumerate(judged_of(report))],
-            swatches={model: swatch(model, look[model]) for model in report.models},
+            swatches={model: swatch(model, look[model], place) for place, model in enumerate(report.models)},
             planes=list(planes_of(report, look)),
             bars={name: bars_of(report, name, look) for name in sets},
             lines={name: lines_of(report, name) for name in sets},
@@ -71,6 +75,7 @@ def render(report: Report) -> str:
             attack_chart=attack_view(report, look),
             attacks=[(a, list(attack_lines(report, a)), ways_of(report, a)) for a in report.attacks],
             answers=answers_of(report),
+            compared=compared_with(list(report.models), judged),
             curves=list(curves_of(report)),
             settings=list(flat(report.spec.model_dump(mode="json", exclude={"criteria"}))),
         )
@@ -82,10 +87,12 @@ def _metrics_of(report: Report) -> list[str]:
     return list(dict.fromkeys(line.metric for name in measured_sets(report) for line in lines_of(report, name)))
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("soul_core", "templates"),
         autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -96,7 +103,6 @@ def _environment() -> Environment:
         "duration": duration,
         "size": size,
         "bound": bound,
-        "visible": visible,
         "percent": percent,
         "cell": cell_text,
         "interval": interval_text,

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class PdfUnavailable(Exception):
-    """This machine cannot make PDFs; the message says what to install."""
+    """PDFs cannot be made on this machine; the message says what to install."""
 
 
 class _RefusedError(Exception):

@@ -53,6 +53,7 @@ class Point:
 class Plane:
     """Models by how much they forgot and how much they kept."""
 
+    title: str
     points: tuple[Point, ...]
     x_title: str
     y_title: str

@@ -7,6 +7,7 @@ import io
 import math
 import re
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
+from soul_core.report_words import visible
 from soul_core.spec import BASE, REFERENCE
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ def drawing() -> Iterator[None]:
     """Hold matplotlib's settings while a chart is made: ours, whatever the process or the user's files have set."""
     import matplotlib as mpl
 
-    with _ONE_AT_A_TIME, mpl.rc_context():
+    with _ONE_AT_A_TIME, mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's font draws it, not ours
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
         yield
@@ -108,7 +111,7 @@ def plot_area(figure: "Figure", left: float, top: float, right: float, bottom: f
 
 def beside(axes: "Axes", text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
     """Write at a share of the width and a height in the data's measure, so many pixels away."""
-    axes.annotate(text, at, offset, xycoords=("axes fraction", "data"), textcoords="offset points", **style)
+    axes.annotate(visible(text), at, offset, xycoords=("axes fraction", "data"), textcoords="offset points", **style)
 
 
 def finish(figure: "Figure", name: str, label: str) -> Markup:
@@ -121,14 +124,14 @@ def finish(figure: "Figure", name: str, label: str) -> Markup:
     root = ET.fromstring(drawn.getvalue())  # noqa: S314  just drawn by us
     for style in root.findall(f"{_SVG}defs[{_SVG}style]"):
         root.remove(style)
-    _tidy(root, name)
+    _tidy(root, re.sub(r"[^a-z0-9_-]", "-", name))
     view = root.attrib["viewBox"]
     root.attrib.clear()
     root.attrib |= {
         "class": "chart",
         "viewBox": view,
         "role": "img",
-        "aria-label": label,
+        "aria-label": visible(label),
         "font-family": _FONT,
         "stroke-linejoin": "round",
     }
@@ -149,6 +152,7 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
 
 def shortened(text: str, most: int) -> str:
     """Cut the middle out of a long name: beginnings and ends tell names apart."""
+    text = visible(text)
     if len(text) <= most:
         return text
     head = (most - 1) // 2
@@ -161,8 +165,7 @@ def _tidy(root: ET.Element, name: str) -> None:
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
         element.tail = None
-        if element.tag != "text":
-            element.text = None
+        element.text = element.text if element.tag == "text" else None
         tidied = {key.removeprefix(_XLINK): _tidied(key, value, name) for key, value in element.attrib.items()}
         if element.get("id") not in used:
             tidied.pop("id", None)

@@ -11,7 +11,7 @@ from soul_core.metric_catalogue import number
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Report
 from soul_core.report_attacks import MAIN_METRICS, attack_lines, recovered_share
 from soul_core.report_words import interval_text, percent, title_of, title_of_set
-from soul_core.spec import BASE, FORGET, GENERAL, JUDGED, RETAIN, TRAIN
+from soul_core.spec import BASE, FORGET, GENERAL, JUDGED, REFERENCE, RETAIN, TRAIN
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,13 @@ class Highlight:
     before: str
     after: str
     remark: str
+
+
+def in_order(report: Report) -> Report:
+    """Put base, judged and retrained model first, in this order, others behind them."""
+    known = [BASE, JUDGED[report.spec.kind], REFERENCE]
+    names = [name for name in known if name in report.models] + [n for n in report.models if n not in known]
+    return report.model_copy(update={"models": {name: report.models[name] for name in names}})
 
 
 def judged_of(report: Report) -> Iterator[Judged]:
@@ -134,7 +141,13 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
         elif isinstance(value, list | tuple):
             yield prefix + key, ", ".join(map(str, value)) or "none"
         else:
-            yield prefix + key, str(value)
+            yield prefix + key, _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -169,14 +182,14 @@ def _highlight(report: Report, name: str, metric: str) -> Highlight:
         of_model = report.models.get(model, ModelMeasurements(sets={})).sets.get(name, {}).get(metric)
         return of_model if of_model and of_model.value is not None else None
 
-    after, before = value(judged), value(BASE)
+    after, before = value(judged), value(BASE) if report.spec.kind != "evaluate" else None
     assert after is not None
     assert after.value is not None
     remarks = [f"{percent(report.spec.evaluation.confidence)} interval {interval_text(after.interval)}"]
     remarks = remarks if after.interval else []
     for model in report.models:
         other = value(model)
-        if model not in {judged, BASE} and other and other.value is not None:
+        if model != judged and other and other is not before and other.value is not None:
             remarks.append(f"{model} {number(other.value)}")
     return Highlight(
         title=f"{title_of(metric)} · {title_of_set(name).lower()}",
@@ -207,5 +220,5 @@ def _strongest(report: Report) -> Highlight | None:
         before="",
         after=percent(max(share, 0.0)),
         remark=f"{line.attack}: {title_of(line.metric).lower()} {number(without)} → {number(under)}, "
-        f"of {len(report.attacks)} attacks",
+        f"of {len({attack.label for _, _, attack in found})} compared",
     )

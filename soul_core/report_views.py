@@ -113,6 +113,7 @@ def _plane_of_answers(report: Report) -> Plane | None:
         if len(points) > 1:
             title = title_of(metric).lower()
             return Plane(
+                "Forgetting against utility",
                 tuple(points),
                 x_title=f"Forgetting: 1 − {title} on the forget set",
                 y_title=f"Utility: {title}, retain set",
@@ -132,6 +133,7 @@ def _plane_of_tofu(report: Report) -> Plane | None:
     if len(points) < 2 or {point.model for point in points} == {REFERENCE}:
         return None
     return Plane(
+        "Forgetting against utility, by TOFU's numbers",
         tuple(points),
         x_title="Forget quality (p-value)",
         y_title="Model utility",

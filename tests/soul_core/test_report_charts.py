@@ -142,7 +142,7 @@ def test_a_criterions_chart_says_what_was_asked_and_found() -> None:
 
 def test_names_in_the_plane_do_not_cover_each_other() -> None:
     crowd = tuple(Point(model, 0.9 + 0.001 * i, 0.8) for i, model in enumerate(MODELS))
-    chart = plane_chart("p", Plane(crowd, "x", "y", ""), LOOKS, start="base", end="unlearned", goal="reference")
+    chart = plane_chart("p", Plane("t", crowd, "x", "y", ""), LOOKS, start="base", end="unlearned", goal="reference")
     places = [
         (float(element.get("x", 0)), float(element.get("y", 0)))
         for element in ET.fromstring(chart).iter("text")
@@ -154,7 +154,7 @@ def test_names_in_the_plane_do_not_cover_each_other() -> None:
 
 
 def test_p_values_too_small_for_any_axis_are_drawn_all_the_same() -> None:
-    plane = Plane((Point("base", 0.0, 0.6), Point("reference", 1.0, 0.6)), "p", "u", "", is_p_value=True)
+    plane = Plane("t", (Point("base", 0.0, 0.6), Point("reference", 1.0, 0.6)), "p", "u", "", is_p_value=True)
     assert "1e-300" in " ".join(texts(plane_chart("p", plane, LOOKS, start="", end="", goal="reference")))
 
 
