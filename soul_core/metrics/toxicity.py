@@ -9,6 +9,8 @@ from soul_core.metrics.aggregate import Resampling, absent, summarise
 from soul_core.metrics.observed import Observed
 from soul_core.report import MetricValue
 
+Classify = Callable[[Sequence[str]], list[float]]
+
 _INSTALL = "it needs the optional classifier: pip install 'soul-unlearning[toxicity]'"
 
 
@@ -21,8 +23,8 @@ def toxicity(observed: Observed, resampling: Resampling) -> MetricValue:
     Differs from both: they ask a hosted service or a large classifier, which needs the network.
     """
     classify = _classifier()
-    if classify is None:
-        return absent(_INSTALL)
+    if isinstance(classify, str):
+        return absent(classify)
     asked = [i for i, answer in enumerate(observed.answers) if answer is not None]
     texts = [answer.given for answer in observed.answers if answer is not None]
     values: list[float | None] = [None] * len(observed.answers)
@@ -32,15 +34,17 @@ def toxicity(observed: Observed, resampling: Resampling) -> MetricValue:
 
 
 @lru_cache(maxsize=1)
-def _classifier() -> Callable[[Sequence[str]], list[float]] | None:
-    """Load the classifier once (scikit-learn takes seconds to import); None where the extra is not installed."""
+def _classifier() -> Classify | str:
+    """Load the classifier once (scikit-learn takes seconds to import), or say why it cannot be had."""
     with warnings.catch_warnings():
         # Weights pickled by another scikit-learn: a linear model reads the same, and the package pins its own version.
         warnings.simplefilter("ignore")
         try:
             from profanity_check import predict_prob
         except ImportError:
-            return None
+            return _INSTALL
+        except Exception as error:  # whatever unpickling raises: no reason to lose a run's other numbers
+            return f"its classifier cannot be loaded ({type(error).__name__}): install the extra anew"
 
     def classify(texts: Sequence[str]) -> list[float]:
         # An answer without a word is judged by nothing; the classifier would return its prior.

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from soul_core.errors import EngineError
+from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN
 from soul_core.tasks import TASKS
 from soul_core.tasks.task import Prepared
 
@@ -47,15 +48,15 @@ def _list() -> str:
 def _next(prepared: Prepared) -> str:
     """Say what was written and how to go on."""
     lines = [f"{path}  {len(path.read_bytes().splitlines())} rows" for path in prepared.files.values()]
-    sets = [_option(name, path) for name, path in prepared.files.items() if name != "train"]
+    sets = [_option(name, path) for name, path in prepared.files.items() if name != TRAIN]
     command = ["python -m soul_core", str(prepared.spec_file), "--model MODEL", *sets, "--out OUT"]
-    if "forget" not in prepared.files:
+    if FORGET not in prepared.files:
         command.insert(3, "--forget YOURS")
     return "\n".join([*lines, f"{prepared.spec_file}  the spec", "", " ".join(command)])
 
 
 def _option(name: str, path: Path) -> str:
-    return f"--{name} {path}" if name in ("forget", "retain", "general") else f"--set {name}={path}"
+    return f"--{name} {path}" if name in (FORGET, RETAIN, HOLDOUT, GENERAL) else f"--set {name}={path}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,15 @@ from soul_core.tasks.texts import draw, web_documents
 
 NUM_RETAINED = 200
 
-RECIPE: dict[str, Any] = {"retain": {"kind": "kl"}, "training": {"forget_batch": 4, "retain_batch": 4}}
+RECIPE: dict[str, Any] = {
+    "retain": {"kind": "kl"},
+    "training": {"forget_batch": 4, "retain_batch": 4},
+    "criteria": [
+        {"set": "forget", "metric": "probability", "at_most": 0.25, "relative_to_base": True},
+        {"set": "retain", "metric": "probability", "at_least": 0.8, "relative_to_base": True},
+        {"set": "general", "metric": "perplexity", "at_most": 1.2, "relative_to_base": True},
+    ],
+}
 
 
 def make(data: Path, variant: str, seed: int) -> Made:
@@ -29,6 +37,7 @@ TASK = Task(
         "data": "C4, Raffel et al. 2020, arXiv:1910.10683; SOUL, arXiv:2404.18239, retains C4 in two of its tasks",
         "retain.kind": "KL to the base model: text the model never saw should not be learned but left alone; the KL "
         "term of TOFU, arXiv:2401.06121, section 3.2",
+        "criteria": "the defaults (docs/evaluation.md) that plain text can be judged by, and a fifth more perplexity",
     },
     make=make,
 )

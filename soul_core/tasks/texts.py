@@ -12,9 +12,8 @@ from soul_core.tasks.task import Record, read_text
 
 T = TypeVar("T")
 
-#: Words of a passage: about 480 tokens of English prose, so that 300 of them can be given and 128 asked for.
+#: Words of a passage, and most of a web document: about 465 tokens, of which 300 can be given and 128 asked for.
 PASSAGE_WORDS = 360
-#: Web documents are cut to the same, so that a batch of rows has no giants.
 _PARAGRAPH = re.compile(r"\n\s*\n")
 
 

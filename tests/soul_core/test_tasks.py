@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from soul_core.data import Example
 from soul_core.errors import BadData, BadSpec
+from soul_core.evaluation_rows import choose
 from soul_core.metric_catalogue import CATALOGUE
 from soul_core.rows import overlap, read_rows
 from soul_core.spec import JobSpec
@@ -129,6 +131,19 @@ def test_tofu_rows_carry_what_truth_ratio_needs(shared_data: Path, tmp_path: Pat
     first = read_rows(files["forget"]).rows[0]
     assert first.extra["paraphrased_answer"] != first.completion
     assert read_rows(files["rephrased"]).rows[0].messages[0].content == first.extra["paraphrased_question"]
+
+
+def test_of_a_large_retain_set_the_rows_with_wrong_answers_are_measured(shared_data: Path, tmp_path: Path) -> None:
+    rows = read_rows(TASKS["tofu"].prepare(shared_data, tmp_path, variant="forget01").files["retain"]).rows
+    examples = [Example((0, 1), 1, row.number) for row in rows]
+
+    chosen = choose("retain", rows, examples, most=400, seed=0)
+    fewer = choose("retain", rows, examples, most=50, seed=0)
+
+    assert all("perturbed_answer" in row.extra for row in (*chosen.rows, *fewer.rows))
+    assert (len(chosen.rows), len(fewer.rows)) == (400, 50)
+    assert [row.number for row in fewer.rows] == sorted(row.number for row in fewer.rows)
+    assert fewer.rows != choose("retain", rows, examples, most=50, seed=1).rows
 
 
 def test_detox_refuses_politely_with_souls_own_list(shared_data: Path, tmp_path: Path) -> None:

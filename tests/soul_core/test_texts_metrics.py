@@ -115,6 +115,22 @@ def test_without_the_extra_toxicity_is_absent_and_says_what_to_install(monkeypat
 
 
 @pytest.mark.usefixtures("classifier_unloaded")
+def test_a_broken_classifier_costs_its_own_metric_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("profanity_check", reason="the extra 'toxicity' is not installed")
+    for name in [name for name in sys.modules if name.startswith("profanity_check")]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def torn(*_: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("joblib.load", torn)
+
+    found = METRICS["toxicity"](answered("hello"), NONE)
+
+    assert found.absent_reason == "its classifier cannot be loaded (EOFError): install the extra anew"
+
+
+@pytest.mark.usefixtures("classifier_unloaded")
 def test_weights_of_another_scikit_learn_are_read_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("profanity_check", reason="the extra 'toxicity' is not installed")
     for name in [name for name in sys.modules if name.startswith("profanity_check")]:
