@@ -15,7 +15,7 @@ COPY soul_cli soul_cli
 COPY migrations migrations
 
 FROM build AS build-api
-RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf pip install '.[api]'
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf pip install '.[api,pdf]'
 
 FROM build AS build-worker
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf pip install '.[worker]'
@@ -28,6 +28,11 @@ WORKDIR /home/soul
 VOLUME /data
 
 FROM runtime AS api
+# Reports as PDF: weasyprint's system libraries, and letters to write with.
+USER root
+RUN apt-get update && apt-get install -y --no-install-recommends libpango-1.0-0 libpangoft2-1.0-0 \
+  libharfbuzz-subset0 fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
+USER soul
 COPY --from=build-api /venv /venv
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
