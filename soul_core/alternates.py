@@ -1,12 +1,14 @@
 """Other answers to the forget prompts, made by the model itself before it is changed: what the term `altpo` prefers.
 
-The model is asked in a further turn of the same conversation: its prompt, the answer to forget, the instruction.
+Either the model is asked in a further turn of the same conversation: its prompt, the answer to forget, the instruction.
+Or it answers the prompt itself while the words that make up the answer are held back.
 Source: Mekala et al. 2024, arXiv:2409.13474 (sampled at temperature 1, at most 200 tokens).
 Differs from it: question and answer stand in the chat's own turns instead of an `Question: ... Answer: ...` text; one
-alternate an answer; what repeats the answer is drawn again, hotter each time.
+alternate an answer; what tells most of what the answer tells is drawn again, hotter each time.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from soul_core.durable import disk_errors, write_durably
 from soul_core.errors import BadData
 from soul_core.generation import Sampling, end_ids, generate
 from soul_core.listener import Listener, stop_if_asked
+from soul_core.metrics.keywords import keywords_of, words_of
 from soul_core.models import Loaded
 from soul_core.refusals import answered
 from soul_core.spec_terms import AltPo
@@ -48,9 +51,14 @@ def alternate_examples(
     return [answered(example, text, loaded) for example, text in zip(forget, texts, strict=True)]
 
 
-def alternate_prompt(example: Example, instruction: str, loaded: Loaded) -> list[int]:
-    """Return the example's prompt and answer, then the instruction, then what asks for an answer."""
-    return [*example.token_ids[:-1], *loaded.tokenizer.encode(_request(instruction, loaded), add_special_tokens=False)]
+def alternate_prompt(example: Example, term: AltPo, loaded: Loaded) -> list[int]:
+    """Return what the model continues: the prompt alone, or prompt and answer, the instruction, and what asks for an
+    answer.
+    """
+    if term.alternates == "held_back":
+        return list(example.token_ids[: example.num_prompt])
+    request = _request(term.instruction, loaded)
+    return [*example.token_ids[:-1], *loaded.tokenizer.encode(request, add_special_tokens=False)]
 
 
 def _make(
@@ -58,6 +66,7 @@ def _make(
 ) -> list[str]:
     texts: list[str] = [""] * len(forget)
     missing = list(range(len(forget)))
+    held_back = [_telling_tokens(example, loaded) for example in forget] if term.alternates == "held_back" else []
     for attempt in range(term.tries):
         if not missing:
             break
@@ -72,14 +81,21 @@ def _make(
                     "progress", phase="unlearn", done=min(done, len(forget)), total=len(forget), unit="alternate answer"
                 )
 
+        prompts = [alternate_prompt(forget[index], term, loaded) for index in missing]
         answers = generate(
             loaded.model,
-            [alternate_prompt(forget[index], term.instruction, loaded) for index in missing],
+            prompts,
             end_ids=end_ids(loaded),
             max_new_tokens=term.max_new_tokens,
             context_tokens=loaded.facts.context_tokens,
             tick=tick,
-            sampling=Sampling(seed + attempt, term.temperature * (1 + attempt / 2)),
+            sampling=Sampling(
+                seed + attempt,
+                term.temperature * (1 + attempt / 4),
+                {tuple(prompt): held_back[index] for prompt, index in zip(prompts, missing, strict=True)}
+                if term.alternates == "held_back"
+                else {},
+            ),
         )
         for index, tokens in zip(missing, answers, strict=True):
             texts[index] = _as_answer(tokens, forget[index], loaded, max_tokens)
@@ -115,9 +131,25 @@ def _as_answer(tokens: Sequence[int], example: Example, loaded: Loaded, max_toke
 
 
 def _is_other(text: str, example: Example, loaded: Loaded) -> bool:
-    old = str(loaded.tokenizer.decode(example.token_ids[example.num_prompt :], skip_special_tokens=True))
-    return bool(_plain(text)) and _plain(text) != _plain(old)
+    """Say whether a text is another answer: not empty, not the same, and without most of what the answer tells."""
+    old, asked = _texts(example, loaded)
+    told, words = keywords_of(old, asked), words_of(text)
+    repeated = 2 * len(told & words) > len(told) if told else words == words_of(old)
+    return bool(words) and not repeated
 
 
-def _plain(text: str) -> str:
-    return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())
+def _telling_tokens(example: Example, loaded: Loaded) -> tuple[int, ...]:
+    """Return the tokens that the answer's keywords begin with, wherever in a sentence they stand."""
+    old, asked = _texts(example, loaded)
+    told = keywords_of(old, asked)
+    words = {word for word in re.findall(r"\w+", old) if words_of(word) & told}
+    spelled = {form for word in words for form in (word, word.lower(), word.capitalize())}
+    encoded = [loaded.tokenizer.encode(lead + word, add_special_tokens=False) for word in spelled for lead in ("", " ")]
+    return tuple(sorted({tokens[0] for tokens in encoded if tokens}))
+
+
+def _texts(example: Example, loaded: Loaded) -> tuple[str, str]:
+    """Return the answer's text and its prompt's."""
+    parts = example.token_ids[example.num_prompt :], example.token_ids[: example.num_prompt]
+    old, asked = (str(loaded.tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
+    return old, asked

@@ -1,7 +1,7 @@
 """Answers, many at a time: batches of like length, padded on the left, finished rows dropped on the way."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,15 @@ class Sampling:
 
     seed: int
     temperature: float
+    held_back: Mapping[tuple[int, ...], Sequence[int]] = field(default_factory=dict)
+    """Prompt -> tokens that its answer must not hold."""
+
+    def barred(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> torch.Tensor:
+        """Return what is added to the logits of each prompt's answer, (B, V): minus infinity for what is held back."""
+        barred_BV = torch.zeros(len(prompts), num_tokens)
+        for row, prompt in enumerate(prompts):
+            barred_BV[row, list(self.held_back.get(tuple(prompt), ()))] = -torch.inf
+        return barred_BV
 
     def uniform(self, prompt: Sequence[int], room: int) -> list[float]:
         """Return one number in [0, 1) for each token of an answer."""
@@ -127,6 +136,8 @@ def _decode(
             logits_to_keep=1,
         ).logits
         logits_BV = logits_B1V[:, -1]
+        if sampling and sampling.held_back:
+            logits_BV = logits_BV + sampling.barred([prompts[i] for i in open_rows], logits_BV.shape[-1]).to(logits_BV)
         chosen_B = sampling.draw(logits_BV, uniform_BL[open_rows, step]) if sampling else logits_BV.argmax(-1)
         chosen = chosen_B.tolist()
         stay = [i for i, token in enumerate(chosen) if token not in end_ids]

@@ -68,10 +68,10 @@ def check_terms(
         ]
     if isinstance(spec.forget, AltPo):
         context = loaded.facts.context_tokens
-        lengths = [len(alternate_prompt(example, spec.forget.instruction, loaded)) for example in asking]
+        lengths = [len(alternate_prompt(example, spec.forget, loaded)) for example in asking]
         problems += [
-            f"row {example.row}: {length} tokens with its answer and forget.instruction leave no room for an "
-            f"alternate; the model's limit is {context}"
+            f"row {example.row}: {length} tokens with all that is asked leave no room for an alternate; the model's "
+            f"limit is {context}"
             for example, length in zip(asking, lengths, strict=True)
             if length + _LEAST_ALTERNATE > context
         ]

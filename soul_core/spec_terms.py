@@ -115,18 +115,23 @@ class AltPo(Frozen):
     kind: Literal["altpo"] = "altpo"
     weight: Weight = 1.0
     beta: Beta = Field(0.1, description="Inverse temperature on the difference of log-ratios. The authors' value.")
+    alternates: Literal["held_back", "asked"] = Field(
+        "held_back",
+        description="held_back (ours): the model answers the prompt while the words that make up the old answer are "
+        "held back. asked (the authors'): it is told to write another version of the answer, which takes a capable model.",
+    )
     instruction: str = Field(
         "Now write another version of the answer, with other plausible facts that change its details. "
         "Give the answer only.",
         min_length=1,
         max_length=2000,
-        description="What the model is asked after question and answer, to get an alternate.",
+        description="What the model is told after prompt and answer where it is asked for an alternate.",
     )
     temperature: float = Field(
-        1.0,
+        0.5,
         gt=0,
         le=5,
-        description="Of the alternates' sampling, by the seed. Authors' value; raised by a half each try.",
+        description="Of the alternates' sampling, by the seed; a quarter more each try. The authors: 1.",
     )
     tries: int = Field(5, ge=1, le=100, description="Draws before an answer counts as one without an alternate.")
     max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest alternate. Authors' value.")

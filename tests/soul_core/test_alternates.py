@@ -16,7 +16,7 @@ from soul_core.spec_terms import AltPo
 from tests.soul_core.tiny_model import COUNTRIES, answer, rows_of
 
 ALL = list(COUNTRIES)
-TERM = AltPo(instruction="Otherwise?", max_new_tokens=12)
+TERM = AltPo(alternates="asked", instruction="Otherwise?", temperature=1.0, max_new_tokens=12)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def says(monkeypatch: pytest.MonkeyPatch, loaded: Loaded, *rounds: list[str]) ->
 
 
 def test_the_model_is_asked_in_a_further_turn_of_the_same_conversation(loaded: Loaded, forget: list[Example]) -> None:
-    asked = loaded.tokenizer.decode(alternate_prompt(forget[0], "Otherwise?", loaded))
+    asked = loaded.tokenizer.decode(alternate_prompt(forget[0], TERM, loaded))
 
     assert asked == (
         f"<|im_start|>user\nWhat is the capital of {ALL[0]}?<|im_end|>\n"
@@ -65,7 +65,7 @@ def test_without_a_chat_template_the_instruction_follows_in_the_text(loaded: Loa
     loaded.tokenizer.chat_template = None
     (example,) = encode_rows(rows_of(ALL[:1]), loaded.tokenizer, max_tokens=128)
 
-    asked = str(loaded.tokenizer.decode(alternate_prompt(example, "Otherwise?", loaded)))
+    asked = str(loaded.tokenizer.decode(alternate_prompt(example, TERM, loaded)))
 
     assert asked.endswith(f"What is the capital of {ALL[0]}? {answer(ALL[0])}\n\nOtherwise?\n\n")
 
@@ -79,6 +79,18 @@ def test_an_alternate_answers_the_same_prompt_and_is_learned_to_its_end(
         assert text(loaded, new) not in {"", text(loaded, old)}
 
 
+def test_a_model_that_knows_one_answer_only_gives_another_while_that_is_held_back(
+    loaded: Loaded, forget: list[Example], tmp_path: Path
+) -> None:
+    held_back = TERM.model_copy(update={"alternates": "held_back", "temperature": 0.01, "tries": 1})
+
+    made = make(loaded, forget, tmp_path, term=held_back)
+
+    for old, new in zip(forget, made, strict=True):
+        assert text(loaded, new).startswith("The capital is")
+        assert text(loaded, new) != text(loaded, old)
+
+
 def test_alternates_are_drawn_by_the_seed(loaded: Loaded, forget: list[Example], tmp_path: Path) -> None:
     drawn = [make(loaded, forget, tmp_path / str(place), seed=seed) for place, seed in enumerate((0, 0, 1))]
 
@@ -86,10 +98,10 @@ def test_alternates_are_drawn_by_the_seed(loaded: Loaded, forget: list[Example],
     assert drawn[0] != drawn[2]
 
 
-def test_what_repeats_the_answer_is_asked_for_again(
+def test_what_tells_the_answer_is_asked_for_again(
     loaded: Loaded, forget: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repeated = f"  {answer(ALL[1]).upper()} "
+    repeated = f"Well, {COUNTRIES[ALL[1]].upper()} it is."
     asked = says(monkeypatch, loaded, ["It is A.", repeated, "", "It is D."], ["It is B.", "It is C."])
 
     made = make(loaded, forget, tmp_path)

@@ -22,7 +22,6 @@ from tests.soul_core.tiny_model import COUNTRIES, rows_of
 ALL = list(COUNTRIES)
 OF_OWN = {"rmu_retain": "rmu"}
 PAIRS = [(forget, "nll") for forget in FORGET_TERMS] + [(OF_OWN.get(kind, "grad_diff"), kind) for kind in RETAIN_TERMS]
-MORE = {"altpo": {"instruction": "Otherwise?", "max_new_tokens": 8}}
 
 
 class Material:
@@ -30,9 +29,7 @@ class Material:
 
     def __init__(self, folder: Path, state: Path, forget: str, retain: str, dtype: str = "float32") -> None:
         self.loaded = load_model(folder, device="cpu", dtype=dtype)  # type: ignore[arg-type]
-        self.spec = JobSpec.model_validate(
-            {"forget": {"kind": forget, **MORE.get(forget, {})}, "retain": {"kind": retain}}
-        )
+        self.spec = JobSpec.model_validate({"forget": {"kind": forget}, "retain": {"kind": retain}})
         encode = self.loaded.tokenizer
         self.groups = prepare(
             self.loaded,

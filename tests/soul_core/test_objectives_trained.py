@@ -19,7 +19,6 @@ from soul_core.trainer import Trained, train
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
-MORE = {"altpo": {"instruction": "Otherwise?", "max_new_tokens": 16}}  # what fits into a context of 128 tokens
 OF_OWN = {"rmu": {"kind": "rmu_retain"}}
 
 Run = Callable[..., tuple[Trained, Loaded]]
@@ -59,7 +58,7 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Run:
 
 def spec_of(kind: str, optimizer: str = "sophia", *, lr: float = 3e-3, steps: int = 20, **more: Any) -> dict[str, Any]:
     return {
-        "forget": {"kind": kind, **MORE.get(kind, {}), **more},
+        "forget": {"kind": kind, **more},
         "retain": OF_OWN.get(kind, {"kind": "nll"}),
         "optimizer": {"kind": optimizer, "lr": lr},
         "training": {"steps": steps, "forget_batch": 3, "retain_batch": 7},

@@ -39,7 +39,7 @@ def test_plain_text_asks_nothing_that_could_be_answered_otherwise(loaded: Loaded
     rows = [*rows_of(["France"]), Row(2, (), "The capital is Rome."), Row(3, (), "The capital is Lima.")]
 
     with pytest.raises(BadData, match=f"2 of 3 rows cannot be used with forget.kind '{kind}'") as caught:
-        check(loaded, rows, kind=kind, **({"instruction": "Otherwise?"} if kind == "altpo" else {}))
+        check(loaded, rows, kind=kind)
 
     assert [detail.split(":")[0] for detail in caught.value.details] == ["row 2", "row 3"]
 
@@ -57,7 +57,7 @@ def test_a_refusal_that_runs_past_the_context_is_named(loaded: Loaded) -> None:
 
 def test_an_instruction_that_leaves_no_room_for_an_alternate_is_named(loaded: Loaded) -> None:
     with pytest.raises(BadData, match="a short instruction") as caught:
-        check(loaded, rows_of(["France"]), kind="altpo", instruction="Say it otherwise. " * 20)
+        check(loaded, rows_of(["France"]), kind="altpo", alternates="asked", instruction="Say it otherwise. " * 20)
 
     assert "the model's limit is 128" in caught.value.details[0]
 
