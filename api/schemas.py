@@ -144,9 +144,7 @@ class MethodsOut(Out):
     strategies: list[MethodOut]
     attacks: list[MethodOut]
     metrics: list[dict[str, Any]] = Field(description="Name, description, direction and default bounds of each metric.")
-    tasks: list[dict[str, Any]] = Field(
-        description="Published problems with ready specs: sets, recipe, sources."
-    )
+    tasks: list[dict[str, Any]] = Field(description="Published problems with ready specs: sets, recipe, sources.")
     spec: SpecOut
 
 

@@ -137,7 +137,9 @@ def delete_dataset(
 
 
 def methods(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """List the methods: forget and retain terms, optimizers, metrics. `--json` has their schemas and defaults."""
+    """List the methods: forget and retain terms, optimizers, attacks, metrics, ready tasks. `--json` has their schemas
+    and defaults.
+    """
     with connect(url, key, as_json=as_json) as client:
         found = client.methods()
     if as_json:
@@ -146,7 +148,7 @@ def methods(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = 
     for family, entries in found.items():
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             continue
-        rows = [(e.get("kind") or e.get("name"), e.get("description") or e.get("title")) for e in entries]
+        rows = [(e.get("kind") or e.get("name"), e.get("title") or e.get("description")) for e in entries]
         print_table([family.replace("_", " "), ""], rows)
         console.print()
 

@@ -16,6 +16,7 @@ from api.services import idempotency
 from api.services import jobs as service
 from api.store import runs
 from api.store.tables import JOB_STATUSES, ApiKey, Dataset, Job, OutboxEntry
+from soul_core.spec import JobSpec
 from tests.api.conftest import ROWS, As, problem
 
 Body = dict[str, Any]
@@ -293,6 +294,11 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
     sophia = next(each for each in found["optimizers"] if each["kind"] == "sophia")
     assert sophia["defaults"]["curvature"]["kind"] == "gnb"
     assert "properties" in sophia["schema"]
+    assert {"single", "search", "ensemble"} == {each["kind"] for each in found["strategies"]}
+    assert {each["kind"] for each in found["wrappers"]} <= set(found["spec"]["defaults"])
+    assert {"quantise", "relearn"} <= {each["kind"] for each in found["attacks"]}
+    tofu = next(task for task in found["tasks"] if task["name"] == "tofu")
+    assert JobSpec.model_validate(tofu["recipe"])
     assert "probability" in {metric["name"] for metric in found["metrics"]}
     assert {"single", "search", "ensemble"} == {each["kind"] for each in found["strategies"]}
     assert {"parameters", "saliency", "sharpness", "lora"} == {each["kind"] for each in found["wrappers"]}
