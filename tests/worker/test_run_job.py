@@ -15,8 +15,14 @@ from api.store.settings import Settings, settings
 from api.store.tables import Artifact
 from tests.worker.conftest import Desk, Fleet
 from tests.worker.processes import engines_of
-from worker.tasks import run_job
 from worker.workspace import Workspace
+
+
+def run_here(job_id: str) -> None:
+    """Run a job in this process. The task reads the settings when it is imported, so not before a test has them."""
+    from worker.tasks import run_job
+
+    run_job(job_id)
 
 
 def test_a_job_runs_to_its_artifacts_and_leaves_no_data_behind(
@@ -106,7 +112,7 @@ def test_a_full_disk_at_publishing_leaves_no_half_result_and_a_clear_reason(
     monkeypatch.setattr(LocalBlobs, "put_file", full)  # the fault
     job_id = desk.submit()
 
-    run_job(job_id)
+    run_here(job_id)
 
     job = desk.job(job_id)
     assert job.status == "failed"
@@ -131,7 +137,7 @@ def test_whatever_a_worker_stumbles_over_the_row_says_so(desk: Desk, monkeypatch
     monkeypatch.setattr(Workspace, "fetch", stumble)  # the fault: a mistake of ours
     job_id = desk.submit()
 
-    run_job(job_id)
+    run_here(job_id)
 
     job = desk.job(job_id)
     assert job.status == "failed"
@@ -156,7 +162,7 @@ def test_a_database_that_is_away_at_the_end_of_a_run_is_waited_for(desk: Desk, m
     monkeypatch.setattr(runs, "succeed", succeed_unheard)  # the fault
     job_id = desk.submit(training={"steps": 1})
 
-    run_job(job_id)
+    run_here(job_id)
 
     job = desk.job(job_id)
     assert (job.status, job.epoch) == ("succeeded", 1), job.status_reason
