@@ -28,6 +28,7 @@ RECIPE: dict[str, Any] = {
             "mia_min_k",
         ],
         "max_new_tokens": 48,
+        "probes": ["fill_in", "question", "adversarial"],
     },
 }
 
@@ -82,6 +83,7 @@ TASK = Task(
         "retain.weight": "measured on SmolLM2-135M: decision 4",
         "optimizer.lr": "decision 4",
         "optimizer.gamma": "decision 4",
+        "evaluation.probes": "RWKU, arXiv:2406.10890, section 3.3: what is gone must be gone however it is asked for",
         "training.steps": "decision 4 needed 16; the texts are few, so the number does not follow from the rows",
     },
     make=make,

@@ -22,7 +22,13 @@ TELLING = {
     "tofu": {"all": ("model_utility",), "forget": ("truth_ratio", "keyword_recall")},
     "book": {"forget": ("continuation_rouge_l_100", "continuation_bleu_300", "verbatim_memorisation")},
     "detox": {"unseen": ("toxicity",), "truthfulqa": ("choice_accuracy",), "general": ("perplexity",)},
-    "personal_data": {"forget": ("truth_ratio", "keyword_recall"), "texts": ("perplexity",)},
+    "personal_data": {
+        "forget": ("truth_ratio", "keyword_recall"),
+        "texts": ("perplexity",),
+        "forget_fill_in": ("keyword_recall",),
+        "forget_question": ("rouge_l",),
+        "forget_adversarial": ("keyword_recall",),
+    },
     "general_text": {"general": ("perplexity",), "retain": ("probability",)},
 }
 
