@@ -1,7 +1,7 @@
 """The passes over one data set: likelihoods (one forward, prompts shared), gradients, own answers, continuations."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -36,7 +36,10 @@ def observe(loaded: Loaded, plan: Plan, *, max_new_tokens: int, micro_batch_toke
         others=tuple(_others(plan, i, others) for i, (_, *others) in enumerate(scored)),
         gradient_norms=tuple(_gradient_norms(loaded, plan.one.examples, tick)) if plan.gradients else (),
         answers=_answers(loaded, plan, plan.asked, max_new_tokens, tick),
-        few_shot=_answers(loaded, plan, plan.few_shot, max_new_tokens, tick),
+        few_shot=tuple(
+            answer and _first_turn(answer, loaded)
+            for answer in _answers(loaded, plan, plan.few_shot, max_new_tokens, tick)
+        ),
         continuations={
             prefix: _continuations(loaded, plan, prompts, tick) for prefix, prompts in plan.continued.items()
         },
@@ -90,7 +93,8 @@ def _forward(loaded: Loaded, groups: Sequence[Sequence[Example]], *, distributio
 def _standardise(scores: Scores) -> torch.Tensor:
     """Return (NLL - mean) / deviation of each label over the model's own distribution at its place, (P,).
 
-    Where the model is certain, mean and deviation are 0 and so is the result.
+    Source: Zhang et al. (arXiv:2404.02936). The variance is at least 1e-6, as in the open-unlearning code: a model that
+    is certain has no deviation to speak of.
     """
     parts = []
     for logits_CV, logp_C in zip(
@@ -100,7 +104,7 @@ def _standardise(scores: Scores) -> torch.Tensor:
         p_CV = logp_CV.exp()
         mean_C = (p_CV * logp_CV).sum(-1)
         variance_C = (p_CV * (logp_CV - mean_C[:, None]).square()).sum(-1)
-        parts.append((mean_C - logp_C) / variance_C.clamp(min=1e-12).sqrt())
+        parts.append((mean_C - logp_C) / variance_C.clamp(min=1e-6).sqrt())
     return torch.cat(parts)
 
 
@@ -169,6 +173,11 @@ def _answers(
         else None
         for i, row in enumerate(plan.one.rows)
     )
+
+
+def _first_turn(answer: OwnAnswer, loaded: Loaded) -> OwnAnswer:
+    """Return an answer after worked examples without what follows it: models without a chat template go on asking."""
+    return answer if loaded.tokenizer.chat_template else replace(answer, given=answer.given.split("\n")[0])
 
 
 def _continuations(loaded: Loaded, plan: Plan, prompts: Prompts, tick: Tick) -> tuple[Continuation | None, ...]:

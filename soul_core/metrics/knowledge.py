@@ -10,7 +10,9 @@ from soul_core.report import MetricValue
 def knowledge_memorisation(observed: Observed, resampling: Resampling) -> MetricValue:
     """Return the mean ROUGE-L F1 of the few-shot answers; rows whose expected answer ROUGE cannot read have no value.
 
-    Source: MUSE (arXiv:2407.06460), section 3.1.
+    Source: MUSE (arXiv:2407.06460), knowledge memorisation; words are not stemmed, as in its released code.
+    Differs from that code: the examples are rows of the user's own sets, turns of the model's own chat template, and an
+    answer may be as long as any other here.
     """
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
     values = [

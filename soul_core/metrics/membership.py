@@ -17,7 +17,7 @@ K = 0.4
 def loss(observed: Observed, resampling: Resampling) -> MetricValue:
     """Return the mean NLL a token, end of answer included.
 
-    Source: Yeom et al. (arXiv:1709.01604), section 3.
+    Source: Yeom et al. (arXiv:1709.01604).
     """
     return summarise([s.mean_nll for s in observed.scores], resampling)
 
@@ -25,7 +25,7 @@ def loss(observed: Observed, resampling: Resampling) -> MetricValue:
 def zlib(observed: Observed, resampling: Resampling) -> MetricValue:
     """Return the loss divided by the bytes of the answer's compressed text.
 
-    Source: Carlini et al. (arXiv:2012.07805), section 5.2, turned around: they divide the other way.
+    Source: Carlini et al. (arXiv:2012.07805), the comparison with zlib.
     """
     values = [
         s.mean_nll / len(compression.compress(text.encode()))
@@ -37,7 +37,7 @@ def zlib(observed: Observed, resampling: Resampling) -> MetricValue:
 def min_k(observed: Observed, resampling: Resampling) -> MetricValue:
     """Return the mean NLL of the share K of tokens that are least likely, at least one.
 
-    Source: Shi et al. (arXiv:2310.16789), equation 1, sign turned around; K as in MUSE (arXiv:2407.06460).
+    Source: Shi et al. (arXiv:2310.16789), sign turned around; K as in MUSE (arXiv:2407.06460).
     """
     return summarise([_highest(s.nll) for s in observed.scores], resampling)
 
@@ -45,7 +45,7 @@ def min_k(observed: Observed, resampling: Resampling) -> MetricValue:
 def min_k_plus(observed: Observed, resampling: Resampling) -> MetricValue:
     """Return the mean of the share K of tokens with the highest standardised NLL, at least one.
 
-    Source: Zhang et al. (arXiv:2404.02936), equations 3 and 4, sign turned around.
+    Source: Zhang et al. (arXiv:2404.02936), sign turned around.
     """
     return summarise([_highest(s.standardised) for s in observed.scores], resampling)
 

@@ -1,8 +1,10 @@
 """The passes over a data set against plain computations, on a model that knows ten capitals."""
 
+import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,7 @@ def test_standardised_losses_are_those_of_the_whole_vocabulary(loaded: Loaded) -
         scores = score(loaded.model, pack(one.examples))
     logp_PV = scores.logits_PV.double().log_softmax(-1)
     mean_P = (logp_PV.exp() * logp_PV).sum(-1)
-    deviation_P = ((logp_PV.exp() * logp_PV.square()).sum(-1) - mean_P.square()).sqrt()
+    deviation_P = ((logp_PV.exp() * logp_PV.square()).sum(-1) - mean_P.square()).clamp(min=1e-6).sqrt()
     expected = (mean_P - scores.logp_P.double()) / deviation_P
     assert observed.scores[0].standardised == pytest.approx(expected.tolist(), rel=1e-2, abs=1e-4)
 
@@ -205,6 +207,17 @@ def test_few_shot_questions_come_after_worked_examples_that_are_not_their_own(lo
             assert one.rows[i].completion not in text
             assert text.count("The capital is") == SHOTS
             assert question(list(COUNTRIES)[i + (5 if one is forget else 0)]) in text
+
+
+def test_without_a_chat_template_a_few_shot_answer_ends_with_its_line(loaded: Loaded, tmp_path: Path) -> None:
+    tokenizer = copy.copy(loaded.tokenizer)
+    tokenizer.chat_template = None
+    plain = replace(loaded, tokenizer=tokenizer)
+    rows = rows_of(list(COUNTRIES)[:2])
+    one = choose("retain", rows, encode_rows(rows, tokenizer, max_tokens=128), most=9, seed=0)
+    plan = plan_of(one, [one], Evaluation(metrics=("knowledge_memorisation",)), frozenset(), plain)
+    observed = observe(plain, plan, max_new_tokens=30, micro_batch_tokens=512, tick=lambda *_: None)
+    assert all(given is not None and "\n" not in given.given for given in observed.few_shot)
 
 
 def test_knowledge_memorisation_of_a_single_question_says_what_is_missing(loaded: Loaded, tmp_path: Path) -> None:
