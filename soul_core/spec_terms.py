@@ -118,7 +118,7 @@ class AltPo(Frozen):
     alternates: Literal["held_back", "asked"] = Field(
         "held_back",
         description="held_back (ours): the model answers the prompt while the words that make up the old answer are "
-        "held back. asked (the authors'): it is told to write another version of the answer, which takes a capable model.",
+        "held back. asked (the authors'): it is told to write another version, which takes a capable model.",
     )
     instruction: str = Field(
         "Now write another version of the answer, with other plausible facts that change its details. "

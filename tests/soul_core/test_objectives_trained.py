@@ -99,6 +99,18 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Run, kind: str)
     assert resumed.curves == straight.curves
 
 
+def test_rmu_forgets_by_the_few_weights_that_its_paper_moves(run: Run, taught_model_dir: Path) -> None:
+    few = {"parameters": {"include": ["model.layers.0.mlp.down_proj.*"]}}
+
+    _, loaded = run({**spec_of("rmu", steps=40, lr=1e-2), **few})
+
+    before = dict(load_model(taught_model_dir, device="cpu").model.named_parameters())
+    moved = [name for name, now in loaded.model.named_parameters() if not torch.equal(now, before[name])]
+    assert moved == ["model.layers.0.mlp.down_proj.weight"]
+    assert probability(loaded, FORGET) < 0.9
+    assert probability(loaded, FORGET) < probability(loaded, RETAIN)
+
+
 def test_alternates_are_made_once_and_kept_for_the_resumed_run(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
