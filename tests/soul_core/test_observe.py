@@ -18,8 +18,9 @@ from soul_core.evaluate import Measured, measure
 from soul_core.evaluation_plan import SHOTS, other_answers, plan_of
 from soul_core.evaluation_rows import EvaluationSet, choose
 from soul_core.listener import Quiet
+from soul_core.metrics.observed import OwnAnswer
 from soul_core.models import Loaded, load_model
-from soul_core.observe import observe
+from soul_core.observe import _first_turn, observe
 from soul_core.packed_attention import PACKED
 from soul_core.rows import Message, Row, read_rows
 from soul_core.scoring import score
@@ -209,15 +210,12 @@ def test_few_shot_questions_come_after_worked_examples_that_are_not_their_own(lo
             assert question(list(COUNTRIES)[i + (5 if one is forget else 0)]) in text
 
 
-def test_without_a_chat_template_a_few_shot_answer_ends_with_its_line(loaded: Loaded, tmp_path: Path) -> None:
+def test_without_a_chat_template_a_few_shot_answer_ends_with_its_line(loaded: Loaded) -> None:
+    went_on = OwnAnswer(1, "Q", "Lima.", "Lima.\nWhat is the capital of Cuba?\nHavana.")
     tokenizer = copy.copy(loaded.tokenizer)
     tokenizer.chat_template = None
-    plain = replace(loaded, tokenizer=tokenizer)
-    rows = rows_of(list(COUNTRIES)[:2])
-    one = choose("retain", rows, encode_rows(rows, tokenizer, max_tokens=128), most=9, seed=0)
-    plan = plan_of(one, [one], Evaluation(metrics=("knowledge_memorisation",)), frozenset(), plain)
-    observed = observe(plain, plan, max_new_tokens=30, micro_batch_tokens=512, tick=lambda *_: None)
-    assert all(given is not None and "\n" not in given.given for given in observed.few_shot)
+    assert _first_turn(went_on, replace(loaded, tokenizer=tokenizer)).given == "Lima."
+    assert _first_turn(went_on, loaded) == went_on
 
 
 def test_knowledge_memorisation_of_a_single_question_says_what_is_missing(loaded: Loaded, tmp_path: Path) -> None:
