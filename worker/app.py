@@ -18,14 +18,15 @@ from worker import drain
 
 _PR_SET_PDEATHSIG = 1
 
-_SWEEP_SECONDS = 300
+#: Not while everything else starts; and then now and again.
+_FIRST_SWEEP_SECONDS, _SWEEP_SECONDS = 5, 300
 
 app = celery_app()
 
 
 class Sweeping(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """Sweeps this machine's scratch folder at the start and every so often, in a process of its own: the main process
-    must not wait, nor hold a connection that its pool children would inherit.
+    """Sweeps this machine's scratch folder after the start and every so often, in a process of its own: the main
+    process must not wait, nor hold a connection that its pool children would inherit.
     """
 
     requires = frozenset({"celery.worker.components:Timer"})
@@ -35,7 +36,7 @@ class Sweeping(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no 
         self._sweeper: subprocess.Popen[bytes] | None = None
 
     def start(self, parent: Any) -> None:
-        self._sweep()
+        parent.timer.call_after(_FIRST_SWEEP_SECONDS, self._sweep)
         parent.timer.call_repeatedly(_SWEEP_SECONDS, self._sweep)
 
     def _sweep(self) -> None:

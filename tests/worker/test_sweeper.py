@@ -1,6 +1,7 @@
 """What a job leaves on a worker's disk goes when the job is over, wherever that was decided."""
 
 import fcntl
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 from api.store.blobs import blobs
 from api.store.settings import Settings
 from api.store.tables import Job
-from tests.worker.conftest import Desk
+from tests.worker.conftest import Desk, Fleet
 from worker.sweeper import sweep
 
 
@@ -69,6 +70,18 @@ def test_a_folder_of_a_job_this_database_does_not_know_is_somebody_elses(desk: D
     sweep(scratch)
 
     assert (scratch / "job_of_another_service").exists()
+
+
+def test_a_worker_sweeps_by_itself(desk: Desk, fleet: Fleet, scratch: Path) -> None:
+    job_id = leave_behind(desk, scratch, "cancelled")
+
+    fleet.start_worker()
+
+    deadline = time.monotonic() + 120
+    while (scratch / job_id).exists():
+        assert time.monotonic() < deadline, fleet.log("worker")
+        time.sleep(0.2)
+    assert blobs().keys(f"jobs/{job_id}") == []
 
 
 def test_a_folder_an_attempt_still_holds_is_left_to_it(desk: Desk, scratch: Path) -> None:
