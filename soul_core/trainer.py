@@ -158,7 +158,10 @@ class _Run:
 
     def stop_if_asked(self) -> None:
         """Leave when that is wished; with a checkpoint first unless the run is cancelled."""
-        if self.listener.wish() is Wish.INTERRUPT and self.step:
+        wish = self.listener.wish()  # asked once: a wish that comes behind it is heard before the next step
+        if wish is Wish.NONE:
+            return
+        if wish is Wish.INTERRUPT and self.step:
             self.checkpoint()
         stop_if_asked(self.listener)
 

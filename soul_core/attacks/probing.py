@@ -12,11 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from soul_core.accumulation import Item, MicroBatcher, Unit
 from soul_core.attacks.layers import Watcher, decoder_layers
-from soul_core.attacks.scene import Attacked, NotPossibleError, Scene, numbers
+from soul_core.attacks.scene import Attacked, NotPossibleError, Scene, numbers, worst_of
 from soul_core.data import pack
 from soul_core.listener import stop_if_asked
 from soul_core.metrics import METRICS
-from soul_core.metrics.aggregate import Resampling, summarise
 from soul_core.metrics.observed import Observed, TokenScores
 from soul_core.reference import Projection
 from soul_core.report import MetricValue, SetMetrics
@@ -121,9 +120,4 @@ def _best(values: list[MetricValue], scene: Scene) -> MetricValue:
     for value in values:
         if value.value is None:
             return value
-    return _largest(values, scene.resampling)
-
-
-def _largest(values: list[MetricValue], resampling: Resampling) -> MetricValue:
-    by_row = zip(*(value.per_example or () for value in values), strict=True)
-    return summarise([max((v for v in row if v is not None), default=None) for row in by_row], resampling)
+    return worst_of((value.per_example or () for value in values), scene.resampling)

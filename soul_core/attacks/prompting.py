@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from soul_core.attacks.scene import ATTACK_METRICS, Attacked, NotPossibleError, Scene, numbers
+from soul_core.attacks.scene import ATTACK_METRICS, Attacked, NotPossibleError, Scene, numbers, worst_of
 from soul_core.attacks.templates import TEMPLATES, Asked, Material, question_of
 from soul_core.data import Example, answer_end_id, prompt_ids
 from soul_core.errors import BadData
@@ -138,11 +138,9 @@ def _by_template(value: MetricValue, askings: Sequence[_Asking], num_rows: int) 
 
 
 def _worst(joined: MetricValue, values: _Values, resampling: Resampling) -> MetricValue:
-    """Return the largest value of each row: every metric here says how much came out."""
     if joined.value is None:
         return joined
-    by_row = zip(*values.values(), strict=True)
-    return summarise([max((v for v in row if v is not None), default=None) for row in by_row], resampling)
+    return worst_of(values.values(), resampling)
 
 
 def _of_template(joined: MetricValue, values: _Values, template: str, resampling: Resampling) -> MetricValue:

@@ -1,7 +1,7 @@
 """What an attack is given of one model, and what it gives back."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,16 @@ def select(one: EvaluationSet, places: Sequence[int], name: str | None = None) -
 def on_rows(metrics: SetMetrics, places: Sequence[int], resampling: Resampling) -> SetMetrics:
     """Aggregate finished metrics again, over the rows at these places alone."""
     return {name: _on_rows(name, value, places, resampling) for name, value in metrics.items()}
+
+
+def worst_of(tries: Iterable[Sequence[float | None]], resampling: Resampling) -> MetricValue:
+    """Aggregate the largest value of each row over several tries (one sequence of rows each).
+
+    The largest is the worst of every metric of `ATTACK_METRICS`: each says how much came out.
+    """
+    return summarise(
+        [max((v for v in row if v is not None), default=None) for row in zip(*tries, strict=True)], resampling
+    )
 
 
 def _on_rows(name: str, value: MetricValue, places: Sequence[int], resampling: Resampling) -> MetricValue:

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from soul_core.attacks.relearn import SHOWN, split
 from soul_core.attacks.scene import Scene
+from soul_core.errors import Interrupted
 from soul_core.evaluation_rows import EvaluationSet
-from soul_core.listener import Quiet
-from soul_core.models import Loaded
+from soul_core.listener import Quiet, Wish
+from soul_core.models import Loaded, load_model
 from soul_core.spec import Evaluation, JobSpec
-from soul_core.spec_attacks import Downstream, Relearn
-from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, attack, sets_of, value
+from soul_core.spec_attacks import Downstream, Poison, Probing, Prompting, Quantise, Relearn
+from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, Recorder, attack, sets_of, value
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 DEEP = Relearn(share=0.4, steps=40, lr=1e-3)
@@ -96,3 +98,32 @@ def test_at_most_the_asked_number_of_rows_is_measured(knowing: Loaded, tmp_path:
     attacked = attack(knowing, Relearn(set="retain"), tmp_path, evaluation=few)
 
     assert len(attacked.rows["forget"]) == 4
+
+
+def test_a_deep_relearning_goes_on_from_its_checkpoint(knowing: Loaded, tmp_path: Path) -> None:
+    listening, resumed_with = Recorder(), Recorder()
+    whole = attack(knowing, DEEP, tmp_path / "whole", listener=listening)
+    with pytest.raises(Interrupted):
+        attack(knowing, DEEP, tmp_path / "parts", listener=Recorder(Wish.INTERRUPT, after=listening.asked // 2))
+
+    resumed = attack(knowing, DEEP, tmp_path / "parts", listener=resumed_with)
+
+    said = [data["message"] for kind, data in resumed_with.events if kind == "log"]
+    assert len(said) == 1
+    assert "relearn on base: going on from the checkpoint of step" in said[0]
+    assert resumed.under == whole.under
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("one", [DEEP, Quantise(bits=4), Prompting(), Probing(), Poison()], ids=lambda one: one.label)
+def test_on_a_gpu_the_model_is_restored_to_the_bit_too(
+    one: Relearn | Quantise | Prompting | Probing | Poison, taught_model_dir: Path, tmp_path: Path
+) -> None:
+    loaded = load_model(taught_model_dir, device="cuda")
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+
+    attacked = attack(loaded, one, tmp_path)
+
+    assert attacked.absent_reason is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
