@@ -45,8 +45,8 @@ def swatch(model: str, look: Look, place: int) -> Markup:
 
     with drawing():
         figure = canvas(14, width=26)
-        style = {"facecolor": look.fill, "edgecolor": look.edge, "hatch": look.hatch, "linewidth": 1.4}
-        figure.add_artist(Rectangle((0.04, 0.07), 0.92, 0.86, **style))
+        patch = Rectangle((0.04, 0.07), 0.92, 0.86, facecolor=look.fill, edgecolor=look.edge, hatch=look.hatch)
+        figure.add_artist(patch)
         return finish(figure, f"swatch-{place}", f"look of {model} in the charts")
 
 

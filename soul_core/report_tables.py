@@ -126,7 +126,7 @@ def highlights_of(report: Report) -> Iterator[Highlight]:
         metric = next((m for m in MAIN_METRICS if m in values and values[m].value is not None), None)
         if metric is not None and (name != GENERAL or RETAIN not in judged.sets):
             yield _highlight(report, name, metric)
-    if strongest := _strongest(report):
+    if strongest := strongest_attack(report):
         yield strongest
 
 
@@ -199,7 +199,7 @@ def _highlight(report: Report, name: str, metric: str) -> Highlight:
     )
 
 
-def _strongest(report: Report) -> Highlight | None:
+def strongest_attack(report: Report) -> Highlight | None:
     """Return what came back under the attack that brought back most, by each attack's main metric."""
     judged = JUDGED[report.spec.kind]
     found = []

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from soul_core.report import Report
+from soul_core.report_schema import described
 
 router = APIRouter(prefix="/v1", tags=["schemas"])
 
@@ -12,4 +12,4 @@ router = APIRouter(prefix="/v1", tags=["schemas"])
 @router.get("/schemas/report", operation_id="get_report_schema")
 def report() -> dict[str, Any]:
     """Return the JSON schema of reports; `schema_version` in it says which one."""
-    return Report.model_json_schema()
+    return described()

@@ -15,7 +15,6 @@ import torch
 from soul_core.durable import disk_errors, write_durably
 from soul_core.errors import DiskFull
 from soul_core.export import export_checkpoint, read_finished, write_manifest, write_report
-from soul_core.model_card import markdown_text, render_card
 from soul_core.models import Loaded, load_model
 from tests.soul_core.sample_report import sample_report
 from tests.soul_core.tiny_model import make_tiny_model
@@ -137,26 +136,3 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_durably(tmp_path / "a.json", "new")
     assert (tmp_path / "a.json").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_the_card_has_a_head_that_yaml_reads_and_every_criterion() -> None:
-    import yaml
-
-    report = sample_report()
-    _, head, body = render_card(report).split("---\n", 2)
-    facts = yaml.safe_load(head)
-    assert facts["base_model"] == "example/tiny-llama"
-    assert facts["library_name"] == "transformers"
-    assert {"unlearning", "soul", "npo", "sophia"} <= set(facts["tags"])
-    assert body.count("| passed |") == len(report.criteria)
-    assert "## Limits" in body
-
-
-def test_the_card_names_no_base_on_the_hub_for_a_local_model() -> None:
-    report = sample_report()
-    local = report.model_copy(update={"model": report.model.model_copy(update={"source": "/srv/models/x"})})
-    assert "base_model" not in render_card(local).split("---\n")[1]
-
-
-def test_text_from_outside_stays_text_in_the_card() -> None:
-    assert markdown_text("a|b\n# <b>c</b> `d`") == r"a\|b \# \<b\>c\</b\> \`d\`"
