@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from soul_core.spec import FORGET, RETAIN, TRAIN, JobSpec, Training
 from soul_core.spec_attacks import Attack
+from soul_core.spec_strategy import Ensemble, Search
 
 #: Answers end before their longest length, on average.
 _USUAL_ANSWER_SHARE = 0.4
@@ -57,8 +58,18 @@ def operations(spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, 
 
 
 def _training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+    """Return what training takes: of a search the most it may, of an ensemble that of all recipes."""
     if spec.kind == "evaluate":
         return Operations()
+    if isinstance(spec.strategy, Search):
+        return _one_training(spec, sets).times(spec.strategy.trials)
+    if isinstance(spec.strategy, Ensemble):
+        members = (spec.member(number) for number in range(len(spec.strategy.members)))
+        return sum((_one_training(member, sets) for member in members), start=Operations())
+    return _one_training(spec, sets)
+
+
+def _one_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     none = SetSize(0, 0.0)
     forget = sets.get(FORGET, none) if spec.kind == "unlearn" else none
     other = sets.get(RETAIN if spec.kind == "unlearn" else TRAIN, none)

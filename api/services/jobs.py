@@ -51,7 +51,8 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
     named = references.find(session, caller, body)
     errors += _spec_faults(body, named)
     forget, retain = found.get(FORGET), found.get(RETAIN)
-    if forget and retain and forget.content_sha256 == retain.content_sha256:
+    same = forget and retain and forget.content_sha256 == retain.content_sha256
+    if same and body.spec.kind == "unlearn":
         errors.append(
             ("/datasets/retain", "the forget set and the retain set are the same: the job would undo its own work")
         )

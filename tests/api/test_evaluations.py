@@ -92,6 +92,14 @@ def test_an_evaluation_of_nothing_is_refused(admin: As, evaluation: Body) -> Non
     assert "no data set" in found["/datasets"]
 
 
+def test_an_evaluation_may_ask_the_same_rows_under_two_names(admin: As, evaluation: Body) -> None:
+    rows = evaluation["datasets"]["customers"]
+
+    answer = admin("POST", "/v1/evaluations", json={**evaluation, "datasets": {"forget": rows, "retain": rows}})
+
+    assert answer.status_code == 202, answer.text
+
+
 def test_another_projects_models_are_not_there(admin: As, stranger: As, evaluation: Body, model_id: str) -> None:
     own = {**evaluation, "datasets": {"a": stranger.dataset(ROWS)}}
 

@@ -265,6 +265,21 @@ def test_an_estimate_charges_nothing_and_warns(admin: As, job_body: Body, sessio
     assert count(session, Job) == 0
 
 
+def test_an_estimate_counts_every_training_and_every_attack(admin: As, job_body: Body) -> None:
+    def flops(**spec: Any) -> float:
+        found = admin("POST", "/v1/estimates", json={**job_body, "spec": {"training": {"steps": 100}, **spec}}).json()
+        assert found["allowed"], found
+        return float(found["flops"])
+
+    alone = flops(attacks=[])
+
+    assert flops(attacks=[{"kind": "relearn"}]) > alone
+    assert flops(attacks=[], strategy={"kind": "search", "trials": 3}) > 2 * alone
+    assert flops(attacks=[], strategy={"kind": "ensemble", "members": [{}, {"training": {"steps": 900}}]}) > 2 * alone
+    assert flops(attacks=[], optimizer={"kind": "adamw"}) < alone
+    assert flops(attacks=[], training={"epochs": 500}) > alone, "2 rows in batches of 4: 250 steps"
+
+
 def test_an_estimate_warns_of_criteria_that_nothing_can_decide(admin: As, job_body: Body) -> None:
     criteria = [
         {"set": "forgte", "metric": "probability", "at_most": 0.1},
