@@ -75,7 +75,7 @@ def _score(loaded: Loaded, plan: Plan, micro_batch_tokens: int, tick: Tick) -> l
         del waiting[: len(batch)]
         for i, group in batch:
             scored[i] += [next(answers) for _ in group]
-        tick(sum(len(scored[i]) == len(plan.groups[i]) for i, _ in batch), num_tokens)
+        tick(sum(len(scored[i]) == len(plan.groups[i]) for i in {i for i, _ in batch}), num_tokens)
     return scored
 
 

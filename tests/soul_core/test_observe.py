@@ -17,7 +17,7 @@ from soul_core.errors import BadData
 from soul_core.evaluate import Measured, measure
 from soul_core.evaluation_plan import SHOTS, other_answers, plan_of
 from soul_core.evaluation_rows import EvaluationSet, choose
-from soul_core.listener import Quiet
+from soul_core.listener import Listener, Quiet
 from soul_core.metrics.observed import OwnAnswer
 from soul_core.models import Loaded, load_model
 from soul_core.observe import _first_turn, observe
@@ -50,7 +50,14 @@ def with_choices(country: str, *, paraphrase: bool = True) -> Row:
     return Row(7, (Message("user", question(country)),), answer(country), extra)
 
 
-def measured(loaded: Loaded, sets: list[EvaluationSet], folder: Path, *metrics: str, tokens: int = 512) -> Measured:
+def measured(
+    loaded: Loaded,
+    sets: list[EvaluationSet],
+    folder: Path,
+    *metrics: str,
+    tokens: int = 512,
+    listener: Listener | None = None,
+) -> Measured:
     evaluation = Evaluation(metrics=metrics, max_new_tokens=16, bootstrap=50, side_by_side=0)
     return measure(
         loaded,
@@ -59,7 +66,7 @@ def measured(loaded: Loaded, sets: list[EvaluationSet], folder: Path, *metrics: 
         seed=0,
         micro_batch_tokens=tokens,
         phase="baseline",
-        listener=Quiet(),
+        listener=listener or Quiet(),
         kept=folder,
     )
 
@@ -115,6 +122,20 @@ def test_truth_ratio_and_choices_are_those_of_answers_scored_alone(
     assert found["truth_ratio"].value == pytest.approx(max(0, 1 - ratio), rel=1e-4)
     assert found["probability_normalised"].per_example == (pytest.approx(share, rel=1e-5), None)
     assert found["choice_accuracy"].value == 1.0
+
+
+def test_progress_counts_every_pass_to_its_end(loaded: Loaded, tmp_path: Path) -> None:
+    class Told(Quiet):
+        last: tuple[int, int] = (0, 0)
+
+        def emit(self, kind: str, **data: Any) -> None:
+            self.last = (data["done"], data["total"])
+
+    told = Told()
+    rows = [with_choices("Peru"), with_choices("Cuba")]
+    metrics = ("rouge_l", "truth_ratio", "gradient_norm", "knowledge_memorisation")
+    measured(loaded, [evaluation_set(loaded, "forget", rows)], tmp_path, *metrics, listener=told)
+    assert told.last == (8, 8)
 
 
 def test_a_set_without_wrong_answers_says_so(loaded: Loaded, tmp_path: Path) -> None:
