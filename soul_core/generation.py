@@ -126,6 +126,7 @@ def _decode(
     position_BL = (mask_BW.cumsum(1) - 1).clamp(min=0)
     cache: Any = DynamicCache(config=model.config)
     uniform_BL = torch.tensor([sampling.uniform(prompt, room) for prompt in prompts] if sampling else [])
+    barred_BV: torch.Tensor | None = None
     for step in range(room):
         logits_B1V = model(
             input_ids=input_BL,
@@ -137,7 +138,9 @@ def _decode(
         ).logits
         logits_BV = logits_B1V[:, -1]
         if sampling and sampling.held_back:
-            logits_BV = logits_BV + sampling.barred([prompts[i] for i in open_rows], logits_BV.shape[-1]).to(logits_BV)
+            if barred_BV is None:
+                barred_BV = sampling.barred(prompts, logits_BV.shape[-1]).to(logits_BV)
+            logits_BV = logits_BV + barred_BV[open_rows]
         chosen_B = sampling.draw(logits_BV, uniform_BL[open_rows, step]) if sampling else logits_BV.argmax(-1)
         chosen = chosen_B.tolist()
         stay = [i for i, token in enumerate(chosen) if token not in end_ids]
