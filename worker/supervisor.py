@@ -115,7 +115,7 @@ def run_engine(
     try:
         while child.poll() is None:
             time.sleep(_WRITE_SECONDS)
-            waiting = _write(heart, told, waiting + _drained(ears.events))
+            waiting = _write(heart, told, waiting + _drained(ears.events), again=bool(waiting))
             if heart.lost:
                 child.kill()
             elif asked_at is None and heart.wish == "cancel":
@@ -134,7 +134,7 @@ def run_engine(
     for thread in threads:
         thread.join()
     waiting += _drained(ears.events)
-    while (waiting := _write(heart, told, waiting)) and not draining():
+    while (waiting := _write(heart, told, waiting, again=True)) and not draining():
         time.sleep(_WRITE_SECONDS)
     return Outcome(
         returncode=child.returncode,
@@ -155,15 +155,16 @@ def _drained(events: "queue.Queue[Event]") -> list[Event]:
             return drained
 
 
-def _write(heart: Heartbeat, told: list[Event], events: list[Event]) -> list[Event]:
-    """Write events to the job's rows; return those that could not be written yet."""
+def _write(heart: Heartbeat, told: list[Event], events: list[Event], *, again: bool) -> list[Event]:
+    """Write events to the job's rows; return those that could not be written yet. `again`: that was told before."""
     if not events or heart.lost:
         return []
     try:
         with transaction() as session:
             held = runs.record(session, heart.job_id, heart.epoch, events)
     except AWAY as error:
-        log.warning("%s: events wait, the database does not answer (%s)", heart.job_id, type(error).__name__)
+        if not again:
+            log.warning("%s: events wait, the database does not answer (%s)", heart.job_id, type(error).__name__)
         return events
     heart.lost = heart.lost or not held
     told += events

@@ -1,0 +1,58 @@
+"""What a job's row names becomes the engine's arguments, and the engine understands them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from api.store.blobs import LocalBlobs
+from api.store.tables import Artifact, Dataset, Job, Model
+from soul_core.__main__ import _others, _parser, _sets
+from worker.workspace import Needs, Workspace
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalBlobs:
+    found = LocalBlobs(tmp_path / "blobs")
+    for key in ("datasets/a.jsonl", "jobs/job_1/1/checkpoint/config.json", "jobs/job_2/1/logs/reference.json"):
+        found.put_stream(key, [b"{}"])
+    return found
+
+
+def model(source: str, location: str, revision: str | None = None) -> Model:
+    return Model(id="mdl_1", name="a model", source=source, location=location, revision=revision)
+
+
+def test_everything_a_job_names_reaches_the_engine(store: LocalBlobs, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "scratch", "job_3")
+    named = ("forget", "retain", "general", "train", "holdout", "neighbours")
+    needs = Needs(
+        model=model("hub", "owner/name", "abc"),
+        models={"reference": model("job", "jobs/job_1/1/checkpoint"), "before": model("hub", "owner/other", "def")},
+        datasets={name: Dataset(id="ds_1", blob="datasets/a.jsonl") for name in named},
+        reference_log=Artifact(job_id="job_2", path="logs/reference.json", blob="jobs/job_2/1/logs/reference.json"),
+    )
+
+    arguments = workspace.fetch(store, Job(id="job_3", spec={"seed": 7}), needs)
+
+    args = _parser().parse_args(arguments)
+    assert (args.model, args.revision, args.model_name) == ("owner/name", "abc", "a model")
+    assert json.loads(args.spec.read_text()) == {"seed": 7}
+    sets = _sets(args)
+    assert set(sets) == set(named)
+    assert all(path.exists() for path in sets.values())
+    others = _others(args)
+    assert others["before"] == "owner/other@def"
+    assert (Path(others["reference"]) / "config.json").exists()
+    assert args.reference_log.name == "job_2-reference.json", "the report names the job it is from"
+    assert args.reference_log.exists()
+
+
+def test_inputs_are_fetched_anew(store: LocalBlobs, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "scratch", "job_3")
+    workspace.inputs.mkdir(parents=True)
+    (workspace.inputs / "left.jsonl").write_text("of another attempt")
+
+    workspace.fetch(store, Job(id="job_3", spec={}), Needs(model("local", "/m"), {}, {}, None))
+
+    assert [path.name for path in workspace.inputs.iterdir()] == ["spec.json"]
