@@ -34,7 +34,7 @@ serve: .venv/.all ## Run the whole service on this machine (Ctrl-C stops it)
 	@$(BIN)/soul serve $(SERVE_ARGS)
 
 test: .venv/.dev ## Run the test suite (real PostgreSQL, Valkey, Celery worker, small Llama)
-	@$(BIN)/python -m pytest -q -m "not slow" $(TEST_ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(TEST_ARGS)
 
 check: .venv/.dev lint types contracts migrations docs test ## Everything CI runs
 
