@@ -42,7 +42,7 @@ def compare(
     reference = measured.get(REFERENCE)
     known = [name for name in (BASE, judged, REFERENCE) if name in measured]
     return {
-        name: derive(measured[name], None if name == REFERENCE else reference, spec.evaluation, spec.seed)
+        name: derive(measured[name], reference, spec.evaluation, spec.seed)  # the reference against itself: the ideal
         for name in known + [name for name in measured if name not in known]
     }
 
