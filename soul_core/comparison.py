@@ -34,7 +34,7 @@ def compare(
     spec: JobSpec, judged: str, examined: Mapping[str, Examined], log: Log | None
 ) -> dict[str, ModelMeasurements]:
     """Return every model's measurements, derived ones included, as a report shows them: before, after, what would be
-    perfect, others.
+    perfect, others. The reference compared with itself is what perfect looks like: forget quality 1, PrivLeak 0.
     """
     measured = {name: one.measurements for name, one in examined.items()}
     if log is not None:
