@@ -24,7 +24,7 @@ def test_every_model_is_held_against_the_reference_and_the_reference_against_its
         write_log(to_log(ours()), file)
     else:
         file.write_text(ours().model_dump_json())
-    examined = {name: Examined(ours(shift), {}) for name, shift in (("base", 0.5), ("unlearned", 0.1))}
+    examined = {name: Examined(ours(shift), {}, {}) for name, shift in (("base", 0.5), ("unlearned", 0.1))}
 
     models = compare(SPEC, "unlearned", examined, read_log_of_reference(file))
 
