@@ -11,13 +11,12 @@ from api.auth import Caller
 from api.errors import ServiceError, not_found
 from api.input_schemas import GgufModel, HubModel, JobModel, LocalModel
 from api.services import jobs
-from api.store import job_queries, models
+from api.store import models
+from api.store.references import checkpoint_of
 from api.store.settings import settings
 from api.store.tables import Model
 from soul_core.errors import BadModel
 from soul_core.model_files import ModelInspection, inspect_model, is_gguf
-
-_CHECKPOINT = "checkpoint/"
 
 
 def register(session: Session, caller: Caller, wanted: HubModel | LocalModel | GgufModel | JobModel) -> Model:
@@ -80,12 +79,10 @@ def _from_job(session: Session, caller: Caller, wanted: JobModel) -> dict[str, A
         raise ServiceError(409, "job_not_finished", f"job {job.id} is {job.status} and has made no model")
     if job.verdict != "passed":
         caller.require("models:download_unverified")
-    files = [made for made in job_queries.artifacts_of(session, job.id) if made.path.startswith(_CHECKPOINT)]
-    if not files:
+    made = checkpoint_of(session, job)
+    if made is None:
         raise ServiceError(409, "no_checkpoint", f"job {job.id} ({job.kind}) has made no whole checkpoint")
-    prefix = files[0].blob.removesuffix(files[0].path) + _CHECKPOINT.rstrip("/")
-    parent = session.get_one(Model, job.model_id)
-    return {"location": prefix, "facts": parent.facts, "parent_job_id": job.id}
+    return made
 
 
 def _from_hub(wanted: HubModel) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from api.store import references
 from api.store.tables import Job, JobEvent, OutboxEntry
+from soul_core.spec import REFERENCE
 
 #: The one table: status -> the statuses it may become. Terminal states absorb.
 TRANSITIONS: dict[str, frozenset[str]] = {
@@ -131,7 +132,7 @@ def _tell_those_who_wait(session: Session, job: Job) -> None:
     waiting = list(session.scalars(query.with_for_update().execution_options(populate_existing=True)))
     for each in waiting:
         if job.status == "succeeded":
-            each.models = {**each.models, references.REFERENCE: references.output_of(session, job).id}
+            each.models = {**each.models, REFERENCE: references.output_of(session, job).id}
             each.version += 1
             event(session, each, "log", {"message": f"the reference was retrained by job {job.id}"})
             session.add(OutboxEntry(task=RUN_JOB, payload={"job_id": each.id}))

@@ -1,15 +1,18 @@
 """Retrained references: the fine-tuning job that makes one, found again by digest, and its output as a model."""
 
 import hashlib
+from fnmatch import fnmatchcase
+from typing import Any
 
 from sqlalchemy import or_, select, text
 from sqlalchemy.orm import Session
 
 from api.store import models
 from api.store.tables import Artifact, Dataset, Job, Model
+from soul_core.model_files import READ, ModelFile, digest_of
+from soul_core.spec import TRAIN
 
-REFERENCE, TRAIN = "reference", "train"
-CHECKPOINT = "checkpoint/"
+_CHECKPOINT = "checkpoint/"
 
 
 def lock(session: Session, *names: str) -> None:
@@ -48,16 +51,27 @@ def output_of(session: Session, job: Job) -> Model:
     known = select(Model).where(Model.parent_job_id == job.id, Model.deleted_at.is_(None)).order_by(Model.id).limit(1)
     if (found := session.scalar(known)) is not None:
         return found
-    weights = select(Artifact).where(Artifact.job_id == job.id, Artifact.path.startswith(CHECKPOINT)).limit(1)
-    file = session.scalars(weights).one()
-    parent = session.get_one(Model, job.model_id)
-    return models.create(
-        session,
-        tenant_id=job.tenant_id,
-        actor="system",
-        name=job.name or f"output of {job.id}",
-        source="job",
-        location=file.blob.removesuffix(file.path) + CHECKPOINT.rstrip("/"),
-        facts=parent.facts,
-        parent_job_id=job.id,
+    made = checkpoint_of(session, job)
+    assert made is not None, f"{job.id} succeeded without a checkpoint"
+    name = job.name or f"output of {job.id}"
+    return models.create(session, tenant_id=job.tenant_id, actor="system", name=name, source="job", **made)
+
+
+def checkpoint_of(session: Session, job: Job) -> dict[str, Any] | None:
+    """Return what pins a job's checkpoint as a model: where it lies, its digest, its facts. None where it made none."""
+    query = select(Artifact).where(Artifact.job_id == job.id, Artifact.path.startswith(_CHECKPOINT))
+    files = list(session.scalars(query.order_by(Artifact.path)))
+    if not files:
+        return None
+    loaded = tuple(
+        ModelFile(name, file.size_bytes, file.sha256)
+        for file in files
+        if any(fnmatchcase(name := file.path.removeprefix(_CHECKPOINT), pattern) for pattern in READ)
+        and "/" not in name
     )
+    return {
+        "location": files[0].blob.removesuffix(files[0].path) + _CHECKPOINT.rstrip("/"),
+        "digest": digest_of(loaded),
+        "facts": session.get_one(Model, job.model_id).facts,
+        "parent_job_id": job.id,
+    }

@@ -80,6 +80,7 @@ def test_a_reference_is_retrained_once_measured_beside_and_its_log_serves_an_aud
 
     assert audit.status == "succeeded", (audit.status_reason, fleet.log("worker"))
     found = client.report(audit.id)
+    assert found["model"]["digest"] == made.digest, "registered from the manifest, as it is when its files are read"
     assert probability(found, "audited") == pytest.approx(probability(report, "unlearned"), rel=1e-4)
     assert probability(found, "before") == pytest.approx(probability(report, "base"), rel=1e-4)
     assert probability(found, "reference") == probability(report, "reference")
