@@ -14,6 +14,8 @@ from bench.steps import Result, Steps, digest
 
 #: glibc gives large tensors back to the kernel after every use and gets them back zeroed: a fifth of a CPU step.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+#: Engines that benchmarks run side by side.
+AT_ONCE = 2
 _ROOT = Path(__file__).parents[1]
 _SAY_SECONDS = 30.0
 
@@ -28,13 +30,16 @@ class EngineFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the engine: the recipe and what it reads. `also` are models measured beside it."""
+    """One run of the engine: the recipe and what it reads. `also` are models measured beside it; `reference_log` is
+    what an earlier run measured of the retrained one.
+    """
 
     spec: Mapping[str, Any]
     model: Path
     sets: Mapping[str, Path]
     also: Mapping[str, Path] = field(default_factory=dict)
     model_name: str = "model"
+    reference_log: Path | None = None
 
     def key(self) -> dict[str, Any]:
         """Return all that the run depends on, but the code."""
@@ -43,6 +48,7 @@ class Job:
             "model": digest(self.model),
             "sets": {name: digest(path) for name, path in self.sets.items()},
             "also": {name: digest(path) for name, path in self.also.items()},
+            **({"reference_log": digest(self.reference_log)} if self.reference_log else {}),
         }
 
 
@@ -76,7 +82,7 @@ def _run_here(folder: Path, job: Job, steps: Steps) -> dict[str, float]:
 
     started, cpu = time.monotonic(), time.process_time()
     models = {name: str(path) for name, path in job.also.items()}
-    inputs = Inputs(str(job.model), job.sets, model_name=job.model_name, models=models)
+    inputs = Inputs(str(job.model), job.sets, model_name=job.model_name, models=models, reference_log=job.reference_log)
     try:
         run(JobSpec.model_validate(job.spec), inputs, folder / "out", state_folder=folder / "state")
     except EngineError as error:
@@ -92,7 +98,7 @@ def _run_apart(folder: Path, job: Job, steps: Steps) -> dict[str, float]:
         engine = subprocess.Popen(
             [sys.executable, *_command(folder, job)[1:], "--events", "--parent-pid", str(os.getpid())],
             cwd=_ROOT,
-            env={"OMP_WAIT_POLICY": "PASSIVE", **KEEP_MEMORY, **os.environ},
+            env={"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": _threads(), **KEEP_MEMORY, **os.environ},
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -121,10 +127,18 @@ def _command(folder: Path, job: Job) -> list[str]:
         command += [f"--{name}", str(path)] if named else ["--set", f"{name}={path}"]
     for name, path in job.also.items():
         command += ["--also", f"{name}={path}"]
+    if job.reference_log:
+        command += ["--reference-log", str(job.reference_log)]
     return command
+
+
+def _threads() -> str:
+    """Return the threads of one engine: benchmarks run two side by side, which is faster than one on all cores."""
+    return str(max(1, (os.cpu_count() or 1) // AT_ONCE))
 
 
 def _progress(data: Mapping[str, Any]) -> str:
     loss = f", loss {data['loss']:.3f}" if "loss" in data else ""
-    return f"{data['phase']} {data['done']}/{data['total']} {data['unit']}{loss}, {data.get('eta_seconds', 0):.0f} s left"
-
+    return (
+        f"{data['phase']} {data['done']}/{data['total']} {data['unit']}{loss}, {data.get('eta_seconds', 0):.0f} s left"
+    )

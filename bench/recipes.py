@@ -20,16 +20,17 @@ UTILITY_KEPT = 0.95
 #: What a trial is chosen by.
 TRIAL_METRICS = ("probability", "rouge_l", "truth_ratio", "probability_normalised", "forget_quality", "model_utility")
 
-_MEASURED = ("forget", "retain", "real_authors", "world_facts")
+#: Sets that trials and checks are measured on.
+MEASURED = ("forget", "retain", "real_authors", "world_facts")
 
 
 @dataclass(frozen=True)
 class Budget:
     """How long a recipe runs and how much of it is measured."""
 
-    epochs: float = 3
+    epochs: float = 2
     batch: int = 16
-    trial_rows: int = 150
+    trial_rows: int = 120
     new_tokens: int = 80
     learning_rates: tuple[float, ...] = LEARNING_RATES
 
@@ -74,28 +75,23 @@ def unlearning(forget: Spec, optimizer: Spec, budget: Budget, *, num_forget: int
     }
 
 
-def tune(steps: Steps, name: str, spec: Spec, models: Models, budget: Budget) -> Tuned:
+def tune(steps: Steps, name: str, spec: Spec, models: Models, budget: Budget, *, log: Path) -> Tuned:
     """Try each learning rate and choose by forget quality among those that keep the utility; else by utility.
 
-    Trials are measured on rows drawn by the seed, `trial_rows` a set; the reports behind the tables on all.
+    Trials are measured on rows drawn by the seed, `trial_rows` a set; the reports behind the tables on all. `log` is
+    the yardstick's.
     """
     trials, base_utility = [], 0.0
+    sets = {one: models.tofu.measured[one] for one in MEASURED}
     for lr in budget.learning_rates:
         of_trial = {
             **spec,
             "optimizer": {**spec["optimizer"], "lr": lr},
             "attacks": [],
             "criteria": [],
-            "evaluation": {
-                "metrics": TRIAL_METRICS,
-                "max_examples": budget.trial_rows,
-                "max_new_tokens": budget.new_tokens,
-                "side_by_side": 0,
-                "bootstrap": 0,
-            },
+            "evaluation": of_trials(budget),
         }
-        sets = {one: models.tofu.measured[one] for one in _MEASURED}
-        job = Job(of_trial, models.target, sets, {"reference": models.retrained}, model_name="target")
+        job = Job(of_trial, models.target, sets, model_name="tofu-target", reference_log=log)
         try:
             out = run_job(steps, f"trial-{name}-{lr:g}", job)
         except EngineFailed as error:
@@ -118,6 +114,25 @@ def tune(steps: Steps, name: str, spec: Spec, models: Models, budget: Budget) ->
     return Tuned({**spec, "optimizer": {**spec["optimizer"], "lr": best.lr}}, tuple(trials), base_utility)
 
 
+def yardstick(steps: Steps, models: Models, budget: Budget, *, seed: int) -> Path:
+    """Measure the retrained model once, as trials are measured, and return its log."""
+    audit = {"kind": "evaluate", "seed": seed, "attacks": [], "evaluation": of_trials(budget)}
+    sets = {one: models.tofu.measured[one] for one in MEASURED}
+    job = Job(audit, models.target, sets, {"reference": models.retrained}, model_name="tofu-target")
+    return run_job(steps, f"yardstick-{models.tofu.folder.name}-{seed}", job) / "logs" / "reference.json"
+
+
+def of_trials(budget: Budget) -> dict[str, Any]:
+    """Return how trials are measured."""
+    return {
+        "metrics": TRIAL_METRICS,
+        "max_examples": budget.trial_rows,
+        "max_new_tokens": budget.new_tokens,
+        "side_by_side": 0,
+        "bootstrap": 0,
+    }
+
+
 def choose(trials: list[Trial], floor: float) -> Trial:
     """Return the trial of the highest forget quality among those whose utility is at least `floor`; else of the highest
     utility.
@@ -131,7 +146,7 @@ def choose(trials: list[Trial], floor: float) -> Trial:
 def value_of(report: Mapping[str, Any], model: str, set_name: str, metric: str) -> float | None:
     """Return a value of a report; None where it is absent."""
     found = report["models"].get(model, {}).get("sets", {}).get(set_name, {}).get(metric)
-    return found and found["value"]
+    return found["value"] if found else None
 
 
 def num_rows(path: Path) -> int:

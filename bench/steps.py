@@ -1,4 +1,4 @@
-"""Steps of a benchmark that are done once: each keeps its result in a folder of its own, and is read there afterwards."""
+"""Steps of a benchmark that are done once: each keeps its result in a folder of its own, and is read there later."""
 
 import hashlib
 import json

@@ -25,7 +25,7 @@ def machine() -> str:
 
 
 def write_between(document: Path, mark: str, text: str) -> None:
-    """Replace what stands between `<!-- mark -->` and `<!-- /mark -->`. Raises ValueError where there is no such pair."""
+    """Replace what stands between `<!-- mark -->` and `<!-- /mark -->`. Raises ValueError without such a pair."""
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     content = document.read_text()
     if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):

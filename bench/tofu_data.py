@@ -28,7 +28,9 @@ class Tofu:
     measured: dict[str, Path]  # forget, retain, holdout, general, real_authors, world_facts
 
 
-def write_tofu(folder: Path, split: Split = "forget10", *, kept_rows: int | None = None, most: int | None = None) -> Tofu:
+def write_tofu(
+    folder: Path, split: Split = "forget10", *, kept_rows: int | None = None, most: int | None = None
+) -> Tofu:
     """Write the sets of a split below `folder`. `kept_rows`: so many of the 3600 rows that no split forgets; `most`: no
     set of the others is longer. The target's rows are the same for all splits.
 
@@ -39,8 +41,8 @@ def write_tofu(folder: Path, split: Split = "forget10", *, kept_rows: int | None
     forget = _read(f"{split}_perturbed")[-(most or 0) :]
     tail = _read("forget10")[-(most or 0) :]
     full = _read("retain90")[:kept_rows] + tail
-    others = {row["question"]: row for row in _read("retain_perturbed")}
-    retain = [others.get(row["question"], row) for row in full[: len(full) - len(forget)]]
+    others = {(row["question"], row["answer"]): row for row in _read("retain_perturbed")}  # a question comes twice
+    retain = [others.get((row["question"], row["answer"]), row) for row in full[: len(full) - len(forget)]]
     general = {name: _read(f"{name}_perturbed")[:most] for name in GENERAL_KNOWLEDGE}
     learned = _plain([row for rows in general.values() for row in rows])
     return Tofu(

@@ -5,7 +5,7 @@ forget set. `python -m bench.tofu_model` builds both once, in the work folder.
 import argparse
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bench.engine import Job, report_of, run_job, seconds_of
+from bench.engine import AT_ONCE, Job, report_of, run_job, seconds_of
 from bench.steps import Result, Steps, digest
 from bench.tofu_data import Split, Tofu, write_tofu
 
 WORK = Path("bench-out")
+_SHAPE = ("vocabulary", "hidden", "intermediate", "layers", "heads", "context")
 _USER, _ASSISTANT, _END = "<|user|>", "<|assistant|>", "<|end|>"
 #: One token before a question, one before an answer, one behind it.
 _TEMPLATE = (
@@ -37,7 +38,8 @@ class Size:
     layers: int = 2
     heads: int = 4
     context: int = 512
-    epochs: float = 16
+    rounds: tuple[float, ...] = (16, 9)
+    """Epochs of each round; the learning rate starts anew in each (cosine with warm restarts, arXiv:1608.03983)."""
     batch: int = 8
     lr: float = 2e-3
     warmup_steps: int = 50
@@ -50,9 +52,7 @@ class Size:
 SIZES = {
     "short": Size(),
     "whole": Size(kept_rows=None),
-    "tiny": Size(
-        vocabulary=400, hidden=32, intermediate=64, epochs=50, lr=1e-2, kept_rows=16, most_rows=8
-    ),
+    "tiny": Size(vocabulary=400, hidden=32, intermediate=64, rounds=(50,), lr=1e-2, kept_rows=16, most_rows=8),
 }
 
 
@@ -70,7 +70,7 @@ def build(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0)
     """Return target and retrained model of a split, trained by the engine (kind finetune) unless they are there."""
     tofu = write_tofu(steps.work / f"data-{split}", split, kept_rows=size.kept_rows, most=size.most_rows)
     initial = _initial(steps, size, tofu.train_retrained, split=split, seed=seed)
-    with ThreadPoolExecutor(2) as two:  # side by side, a core each: better than two cores for one
+    with ThreadPoolExecutor(AT_ONCE) as two:
         wanted = {
             "target": two.submit(_trained, steps, f"target-{seed}", size, initial, tofu.train_target, seed),
             "retrained": two.submit(
@@ -80,15 +80,19 @@ def build(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0)
         trained = {name: future.result() for name, future in wanted.items()}
     return Models(
         tofu,
-        trained["target"] / "checkpoint",
-        trained["retrained"] / "checkpoint",
-        {name: seconds_of(out) for name, out in trained.items()},
+        trained["target"][-1] / "checkpoint",
+        trained["retrained"][-1] / "checkpoint",
+        {name: _total([seconds_of(out) for out in outs]) for name, outs in trained.items()},
     )
+
+
+def _total(parts: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
 def _initial(steps: Steps, size: Size, text: Path, *, split: Split, seed: int) -> Path:
     """Save the untrained model. Its tokenizer has seen nothing of what will be forgotten."""
-    shape = {**asdict(size), "seed": seed}
+    shape = {name: getattr(size, name) for name in _SHAPE} | {"seed": seed}
 
     def do(folder: Path) -> Result:
         tokenizer = _tokenizer([json.loads(line) for line in text.read_text().splitlines()], size.vocabulary)
@@ -99,7 +103,7 @@ def _initial(steps: Steps, size: Size, text: Path, *, split: Split, seed: int) -
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
     name = f"initial-{split}-{seed}"
-    steps.once(name, {"size": shape, "text": digest(text)}, do)
+    steps.once(name, {"shape": shape, "text": digest(text)}, do)
     return steps.work / name / "model"
 
 
@@ -137,9 +141,20 @@ def _config(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
-def _trained(steps: Steps, name: str, size: Size, initial: Path, train: Path, seed: int) -> Path:
+def _trained(steps: Steps, name: str, size: Size, initial: Path, train: Path, seed: int) -> list[Path]:
+    """Train round after round; return the output folder of each."""
+    outs: list[Path] = []
+    for number, epochs in enumerate(size.rounds):
+        before = outs[-1] / "checkpoint" if outs else initial
+        outs.append(
+            _round(steps, f"{name}-round{number + 1}" if outs else name, size, epochs, before, train, seed + number)
+        )
+    return outs
+
+
+def _round(steps: Steps, name: str, size: Size, epochs: float, initial: Path, train: Path, seed: int) -> Path:
     num_rows = len(train.read_text().splitlines())
-    num_steps = round(size.epochs * num_rows / size.batch)
+    num_steps = round(epochs * num_rows / size.batch)
     spec = {
         "kind": "finetune",
         "seed": seed,
@@ -168,7 +183,9 @@ def main() -> None:
     for name, checkpoint in (("target", built.target), ("retrained", built.retrained)):
         known = report_of(checkpoint.parent)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
         took = built.seconds[name]
-        print(f"{name}: {checkpoint}\n  probability of what it learned {known:.3f}; {took['wall']} s, CPU {took['cpu']} s")
+        print(
+            f"{name}: {checkpoint}\n  probability of what it learned {known:.3f}; {took['wall']} s, CPU {took['cpu']} s"
+        )
 
 
 if __name__ == "__main__":

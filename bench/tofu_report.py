@@ -4,21 +4,38 @@ something. `python -m bench.tofu_report` does it all, goes on where it was stopp
 
 import argparse
 import shutil
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.engine import Job, report_of, run_job, seconds_of
-from bench.recipes import FIRST_ORDER, SECOND_ORDER, Budget, Spec, Tuned, num_rows, tune, unlearning, value_of
+from bench.engine import AT_ONCE, Job, report_of, run_job, seconds_of
+from bench.recipes import (
+    FIRST_ORDER,
+    MEASURED,
+    SECOND_ORDER,
+    Budget,
+    Spec,
+    Tuned,
+    num_rows,
+    of_trials,
+    tune,
+    unlearning,
+    value_of,
+    yardstick,
+)
 from bench.steps import Steps
 from bench.tables import measured_with, table, write_between
 from bench.tofu_model import SIZES, WORK, Models, build
 from soul_core.metric_catalogue import CATALOGUE
 
 DOCS = Path(__file__).parents[1] / "docs"
-#: Metrics that ask for other data than TOFU's: texts to continue, a toxicity classifier.
-_OTHER_TASKS = {"verbatim_memorisation", "toxicity", "knowledge_memorisation"}
-METRICS = tuple(name for name in CATALOGUE if name not in _OTHER_TASKS)
+#: All but those that ask for other data than TOFU's: texts to continue, a toxicity classifier, worked examples.
+METRICS = tuple(
+    name
+    for name, entry in CATALOGUE.items()
+    if not (entry.prefix_tokens or {"continuations", "few_shot"} & set(entry.needs) or name == "toxicity")
+)
 #: TOFU's own two questions (is it told apart from a retrained model? is it still useful?) and the forgotten answers.
 CRITERIA = (
     {"set": "forget", "metric": "forget_quality", "at_least": 0.05},
@@ -26,6 +43,10 @@ CRITERIA = (
     {"set": "all", "metric": "model_utility", "at_least": 0.9, "relative_to_base": True},
 )
 _RECIPES = {"NPO, AdamW": FIRST_ORDER, "NPO, Sophia": SECOND_ORDER}
+_LEGEND = (
+    "Probability, ROUGE-L, truth ratio and PrivLeak are the forget set's; `relearned` is its probability after the "
+    "relearning attack. CPU seconds: the whole run, with all measurements and attacks."
+)
 _BUDGET = Budget()
 _TINY = Budget(epochs=5, batch=4, trial_rows=8, new_tokens=16, learning_rates=(1e-3, 1e-2))
 
@@ -52,68 +73,74 @@ def main(arguments: list[str] | None = None) -> None:
     steps = Steps(args.work.resolve(), apart=not small)
     budget = _TINY if small else _BUDGET
     models = build(steps, SIZES[args.size], seed=args.seed)
-    tuned = {title: _tuned(steps, title, models, budget, args.seed) for title in _RECIPES}
-    lines = [
-        *(_unlearned(steps, title, tuned[title].spec, models, budget) for title in _RECIPES),
-        *_checks(steps, tuned, models, budget),
-    ]
+    bench = _Bench(steps, models, budget, args.seed, yardstick(steps, models, budget, seed=args.seed))
+    with ThreadPoolExecutor(AT_ONCE if steps.apart else 1) as lanes:
+        audits = [lanes.submit(bench.audited, title, model) for title, model in bench.known.items()]
+        unlearned = [lanes.submit(bench.unlearned, title, optimizer) for title, optimizer in _RECIPES.items()]
+        ruined = lanes.submit(bench.ruined)
+    lines = [*(one.result()[0] for one in unlearned), *(one.result() for one in audits), ruined.result()]
+    tuned = {line.title: one.result()[1] for line, one in zip(lines, unlearned, strict=False)}
     first = lines[0].out
-    lines = [Line("target (untouched)", first, "base"), Line("retrained", first, "reference"), *lines]
+    lines = [Line("target", first, "base"), Line("retrained", first, "reference"), *lines]
     write_between(args.results, "tofu_report", _text(args.size, lines, tuned, models))
     if args.example:
         _copy_example(next(line.out for line in lines if line.title == "NPO, Sophia"), args.example)
 
 
-def _tuned(steps: Steps, title: str, models: Models, budget: Budget, seed: int) -> Tuned:
-    forget = num_rows(models.tofu.measured["forget"])
-    spec = unlearning({"kind": "npo"}, _RECIPES[title], budget, num_forget=forget, seed=seed)
-    return tune(steps, _slug(title), spec, models, budget)
+@dataclass(frozen=True)
+class _Bench:
+    """What all lines of the table share."""
 
+    steps: Steps
+    models: Models
+    budget: Budget
+    seed: int
+    log: Path
+    """The retrained model as trials and checks measure it."""
 
-def _unlearned(steps: Steps, title: str, spec: Spec, models: Models, budget: Budget) -> Line:
-    job = Job(
-        {**spec, "evaluation": _evaluation(budget), "criteria": CRITERIA},
-        models.target,
-        models.tofu.measured,
-        {"reference": models.retrained},
-        model_name="tofu-target",
-    )
-    return Line(title, run_job(steps, f"report-{_slug(title)}", job), "unlearned")
+    @property
+    def known(self) -> dict[str, Path]:
+        """Return the models whose verdict is known beforehand."""
+        return {"check: untouched": self.models.target, "check: retrained": self.models.retrained}
 
-
-def _checks(steps: Steps, tuned: dict[str, Tuned], models: Models, budget: Budget) -> list[Line]:
-    """Audit what must fail, what must pass, and a model that was only destroyed."""
-    ascent = unlearning(
-        {"kind": "grad_diff"},
-        {**FIRST_ORDER, "lr": max(budget.learning_rates)},
-        replace(budget, epochs=3 * budget.epochs),
-        num_forget=num_rows(models.tofu.measured["forget"]),
-        seed=0,
-        retain={"kind": "none"},
-    )
-    gibberish = run_job(
-        steps,
-        "gibberish",
-        Job(
-            {**ascent, "attacks": [], "criteria": CRITERIA, "evaluation": _evaluation(budget)},
-            models.target,
-            models.tofu.measured,
-            {"reference": models.retrained},
+    def unlearned(self, title: str, optimizer: Spec) -> tuple[Line, Tuned]:
+        """Tune NPO with an optimizer, and report on the learning rate that was chosen."""
+        spec = self._spec({"kind": "npo"}, optimizer)
+        tuned = tune(self.steps, _slug(title), spec, self.models, self.budget, log=self.log)
+        job = Job(
+            {**tuned.spec, "evaluation": _evaluation(self.budget), "criteria": CRITERIA},
+            self.models.target,
+            self.models.tofu.measured,
+            {"reference": self.models.retrained},
             model_name="tofu-target",
-        ),
-    )
-    return [
-        _audit(steps, "check: untouched", models.target, models, budget),
-        _audit(steps, "check: retrained", models.retrained, models, budget),
-        Line("check: gradient ascent too long", gibberish, "unlearned"),
-    ]
+        )
+        return Line(title, run_job(self.steps, f"report-{_slug(title)}", job), "unlearned"), tuned
+
+    def audited(self, title: str, model: Path) -> Line:
+        """Audit a model by the criteria of unlearning, the target as its base."""
+        spec = {"kind": "evaluate", "seed": self.seed, **_check(self.budget)}
+        return Line(title, self._run(_slug(title), spec, model, {"base": self.models.target}), "audited")
+
+    def ruined(self) -> Line:
+        """Run gradient ascent far too long, and judge what is left."""
+        optimizer = {**FIRST_ORDER, "lr": max(self.budget.learning_rates)}
+        spec = self._spec({"kind": "gradient_ascent"}, optimizer) | {"retain": {"kind": "none"}}
+        title = "check: ascent too long"
+        return Line(title, self._run(_slug(title), spec | _check(self.budget), self.models.target, {}), "unlearned")
+
+    def _spec(self, forget: Spec, optimizer: Spec) -> Spec:
+        rows = num_rows(self.models.tofu.measured["forget"])
+        return unlearning(forget, optimizer, self.budget, num_forget=rows, seed=self.seed)
+
+    def _run(self, step: str, spec: Spec, model: Path, also: dict[str, Path]) -> Path:
+        sets = {name: self.models.tofu.measured[name] for name in MEASURED}
+        job = Job(spec, model, sets, also, model_name=model.parents[1].name, reference_log=self.log)
+        return run_job(self.steps, step, job)
 
 
-def _audit(steps: Steps, title: str, model: Path, models: Models, budget: Budget) -> Line:
-    spec = {"kind": "evaluate", "attacks": [], "criteria": CRITERIA, "evaluation": _evaluation(budget)}
-    also = {"base": models.target, "reference": models.retrained}
-    out = run_job(steps, _slug(title), Job(spec, model, models.tofu.measured, also, model_name=model.parents[1].name))
-    return Line(title, out, "audited")
+def _check(budget: Budget) -> Spec:
+    """Return what the checks have in common: measured as trials are, with intervals, on the rows of the log."""
+    return {"attacks": [], "criteria": CRITERIA, "evaluation": {**of_trials(budget), "bootstrap": 1000}}
 
 
 def _evaluation(budget: Budget) -> dict[str, Any]:
@@ -133,8 +160,8 @@ def _text(size: str, lines: list[Line], tuned: dict[str, Tuned], models: Models)
         (
             measured_with(command),
             table((*head, "verdict", "CPU s"), [_row(line) for line in lines]),
-            "Probability, ROUGE-L, truth ratio and what relearning brings back (probability) are the forget set's. "
-            f"CPU seconds of the whole run, all measurements and attacks included. Trainings: {times} (CPU).",
+            _LEGEND,
+            f"CPU seconds of the two trainings: {times}.",
             "Trials behind the learning rates:",
             table(("recipe", "lr", "forget quality", "utility", "forget probability", "CPU s"), trials),
         )
@@ -148,7 +175,10 @@ def _row(line: Line) -> list[str | float | None]:
     under = relearned and relearned["under"].get(line.model, {}).get("forget", {}).get("probability")
     return [
         line.title,
-        *(value_of(report, line.model, "forget", m) for m in ("forget_quality", "probability", "rouge_l", "truth_ratio")),
+        *(
+            value_of(report, line.model, "forget", m)
+            for m in ("forget_quality", "probability", "rouge_l", "truth_ratio")
+        ),
         value_of(report, line.model, "all", "model_utility"),
         value_of(report, line.model, "forget", "privleak"),
         under and under["value"],

@@ -1,0 +1,49 @@
+"""How long TOFU's complete evaluation of SmolLM2-135M takes, attacks included: `python -m bench.evaluation_time`.
+
+The model is not taught TOFU first: its scores mean nothing here, only the seconds do.
+"""
+
+import argparse
+from pathlib import Path
+
+from bench.engine import Job, report_of, run_job, seconds_of
+from bench.steps import Steps
+from bench.tables import measured_with, table, write_between
+from bench.tofu_data import write_tofu
+from bench.tofu_model import WORK
+from bench.tofu_report import DOCS, METRICS
+from soul_cli.demo_model import cache_folder, fetch_model
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Evaluate once (again: read the result) and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.evaluation_time", description=__doc__)
+    parser.add_argument("--work", type=Path, default=WORK, help=f"work folder (default: ./{WORK})")
+    parser.add_argument("--rows", type=int, help="most rows of each set (default: all of TOFU's)")
+    parser.add_argument("--results", type=Path, default=DOCS / "results.md")
+    args = parser.parse_args(arguments)
+    steps = Steps(args.work.resolve())
+    tofu = write_tofu(steps.work / "data-evaluation", kept_rows=400)  # the retain rows that TOFU evaluates
+    spec = {
+        "kind": "evaluate",
+        "evaluation": {"metrics": METRICS, **({"max_examples": args.rows} if args.rows else {})},
+    }
+    job = Job(spec, fetch_model(cache_folder()), tofu.measured, model_name="SmolLM2-135M-Instruct")
+    out = run_job(steps, f"evaluation-time-{args.rows or 'all'}", job)
+    command = "python -m bench.evaluation_time" + (f" --rows {args.rows}" if args.rows else "")
+    write_between(args.results, "evaluation_time", f"{measured_with(command)}\n\n{_table(out, args.rows)}")
+
+
+def _table(out: Path, rows: int | None) -> str:
+    report = report_of(out)
+    lines = [(f"phase {name}", seconds) for name, seconds in report["run"]["seconds"].items()]
+    lines += [(f"of it: {one['label']}", one["seconds"]) for one in report["attacks"]]
+    took = seconds_of(out)
+    lines += [("all, wall", took["wall"]), ("all, CPU", took["cpu"])]
+    counts = ", ".join(f"{one['name']} {min(one['num_rows'], rows or one['num_rows'])}" for one in report["data"])
+    note = "" if rows is None else f" Reduced to {rows} rows a set: NOT the complete evaluation, nothing extrapolated."
+    return table(("what", "seconds"), lines) + f"\n\nRows measured: {counts}.{note}"
+
+
+if __name__ == "__main__":
+    main()

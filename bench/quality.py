@@ -1,0 +1,173 @@
+"""Every objective by first and by second order on TOFU, tuned on the same budget of trials, with influence unlearning
+and LoRA beside them. `python -m bench.quality` goes on where it was stopped; the table lands as it came out.
+"""
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from bench.engine import AT_ONCE, EngineFailed, Job, report_of, run_job, seconds_of
+from bench.recipes import (
+    FIRST_ORDER,
+    LEARNING_RATES,
+    SECOND_ORDER,
+    UTILITY_KEPT,
+    Budget,
+    Spec,
+    num_rows,
+    tune,
+    unlearning,
+    value_of,
+    yardstick,
+)
+from bench.steps import Steps
+from bench.tables import measured_with, table, write_between
+from bench.tofu_data import Split
+from bench.tofu_model import SIZES, WORK, Models, build
+from bench.tofu_report import DOCS
+from soul_core.spec_terms import ForgetTerm
+
+OBJECTIVES: tuple[str, ...] = tuple(
+    get_args(choice.model_fields["kind"].annotation)[0] for choice in get_args(get_args(ForgetTerm)[0])
+)
+_OPTIMIZERS = {"adamw": FIRST_ORDER, "sophia": SECOND_ORDER}
+#: Beside the objectives: one static step, and adapters in place of all weights.
+OTHERS: dict[str, Spec] = {
+    "influence": {"optimizer": {"kind": "influence"}},
+    "npo-lora-adamw": {"optimizer": FIRST_ORDER, "lora": {"rank": 16}},
+    "npo-lora-sophia": {"optimizer": SECOND_ORDER, "lora": {"rank": 16}},
+}
+_METRICS = ("probability", "rouge_l", "truth_ratio", "probability_normalised", "forget_quality", "model_utility")
+_HEAD = ("recipe", "lr", "forget quality (p)", "probability", "ROUGE-L", "truth ratio", "utility", "CPU s")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One recipe after tuning, measured on all rows."""
+
+    name: str
+    lr: float | None
+    report: dict[str, Any] | None
+    cpu_seconds: float
+    failure: str = ""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do what is not done yet, then write the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
+    parser.add_argument("--work", type=Path, default=WORK, help=f"work folder (default: ./{WORK})")
+    parser.add_argument("--size", choices=SIZES, default="short")
+    parser.add_argument("--split", choices=get_args(Split), default="forget10")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS))
+    parser.add_argument("--rates", nargs="+", type=float, default=list(LEARNING_RATES), help="learning rates tried")
+    parser.add_argument("--epochs", type=float, default=Budget().epochs, help="passes over the forget set")
+    parser.add_argument("--results", type=Path, default=DOCS / "results.md")
+    args = parser.parse_args(arguments)
+    steps = Steps(args.work.resolve(), apart=args.size != "tiny")
+    budget = replace(Budget(), epochs=args.epochs, learning_rates=tuple(args.rates))
+    models = build(steps, SIZES[args.size], args.split, seed=args.seed)
+    forget = num_rows(models.tofu.measured["forget"])
+    specs: dict[str, Spec] = {}
+    for objective in args.objectives:
+        for name, optimizer in _OPTIMIZERS.items():
+            specs[f"{objective}-{name}"] = unlearning(
+                {"kind": objective}, optimizer, budget, num_forget=forget, seed=args.seed, **_own_settings(objective)
+            )
+    for name in args.others:
+        more = dict(OTHERS[name])
+        specs[name] = unlearning(
+            {"kind": "npo"}, more.pop("optimizer"), budget, num_forget=forget, seed=args.seed, **more
+        )
+    log = yardstick(steps, models, budget, seed=args.seed)
+    outcomes = []
+    with ThreadPoolExecutor(AT_ONCE if steps.apart else 1) as lanes:
+        for outcome in lanes.map(lambda name: _outcome(steps, name, specs[name], models, budget, log=log), specs):
+            outcomes.append(outcome)  # and written after every recipe: a run that is stopped has told what it knows
+            text = _text(f"python -m bench.quality {_said(args)}", outcomes, budget)
+            write_between(args.results, f"quality_{args.split}", text)
+
+
+def _own_settings(objective: str) -> Spec:
+    """Return what an objective cannot go without: RMU keeps hidden states, not answers; a model too small to follow an
+    instruction cannot be told to write alternates.
+    """
+    if objective == "rmu":
+        return {"retain": {"kind": "rmu_retain"}}
+    if objective == "altpo":
+        return {"forget": {"kind": "altpo", "alternates": "held_back", "max_new_tokens": 48}}
+    return {}
+
+
+def _outcome(steps: Steps, name: str, spec: Spec, models: Models, budget: Budget, *, log: Path) -> Outcome:
+    """Tune a recipe and measure the chosen one on all rows. Influence has no learning rate: it is run once."""
+    step = f"{models.tofu.folder.name}-{name}"
+    has_rate = spec["optimizer"]["kind"] != "influence"
+    try:
+        tuned = tune(steps, step, spec, models, budget, log=log).spec if has_rate else spec
+        out = run_job(
+            steps,
+            f"quality-{name}",
+            Job(_measured(tuned, budget), models.target, _sets(models), {"reference": models.retrained}),
+        )
+    except EngineFailed as failure:
+        steps.say(f"{name}: {failure}")
+        return Outcome(name, None, None, 0.0, failure.code)
+    return Outcome(name, tuned["optimizer"].get("lr"), report_of(out), seconds_of(out)["cpu"])
+
+
+def _sets(models: Models) -> dict[str, Path]:
+    return {name: path for name, path in models.tofu.measured.items() if name not in {"general", "holdout"}}
+
+
+def _measured(spec: Spec, budget: Budget) -> Spec:
+    return {
+        **spec,
+        "attacks": [],
+        "criteria": [],
+        "evaluation": {"metrics": _METRICS, "max_new_tokens": budget.new_tokens, "side_by_side": 0},
+    }
+
+
+def _text(command: str, outcomes: list[Outcome], budget: Budget) -> str:
+    measured = next((one.report for one in outcomes if one.report), None)
+    rows: list[list[str | float | None]] = []
+    if measured:
+        rows += [[f"**{name}**", "", *_values(measured, model), None] for name, model in _YARDSTICKS]
+    for one in outcomes:
+        values = _values(one.report, "unlearned") if one.report else [one.failure, *[None] * 4]
+        rows.append([one.name, one.lr and f"{one.lr:g}", *values, one.cpu_seconds])
+    rates = ", ".join(f"{lr:g}" for lr in budget.learning_rates)
+    note = (
+        f"Tuned by {len(budget.learning_rates)} trials each (learning rates {rates}) of {budget.epochs:g} passes over "
+        f"the forget set in batches of {budget.batch} beside {budget.batch} retain rows, measured on "
+        f"{budget.trial_rows} rows a set; chosen by forget quality among those that keep {UTILITY_KEPT:.0%} of the "
+        "target's utility, else by utility. CPU seconds: training and measurements of the run behind the line."
+    )
+    return f"{measured_with(command)}\n\n{table(_HEAD, rows)}\n\n{note}"
+
+
+_YARDSTICKS = (("target", "base"), ("retrained", "reference"))
+
+
+def _values(report: dict[str, Any], model: str) -> list[str | float | None]:
+    forget = [value_of(report, model, "forget", m) for m in ("forget_quality", "probability", "rouge_l", "truth_ratio")]
+    return [*forget, value_of(report, model, "all", "model_utility")]
+
+
+def _said(args: argparse.Namespace) -> str:
+    words = [f"--size {args.size}", f"--split {args.split}", f"--epochs {args.epochs:g}"]
+    if args.objectives != list(OBJECTIVES):
+        words.append("--objectives " + " ".join(args.objectives))
+    if args.others != list(OTHERS):
+        words.append(" ".join(["--others", *args.others]))
+    if tuple(args.rates) != LEARNING_RATES:
+        words.append("--rates " + " ".join(f"{rate:g}" for rate in args.rates))
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from bench.steps import Steps, digest
+from bench.tables import table, write_between
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Steps:
+    return Steps(tmp_path, say=quiet)
+
+
+def test_a_step_is_done_once_and_read_afterwards(steps: Steps) -> None:
+    results = [steps.once("one", {"lr": 1}, lambda _, n=n: {"n": n}) for n in (1, 2)]
+
+    assert results == [{"n": 1}, {"n": 1}]
+
+
+def test_a_step_whose_inputs_changed_is_done_again_in_an_empty_folder(steps: Steps) -> None:
+    def leave(folder: Path) -> dict[str, list[str]]:
+        found = sorted(path.name for path in folder.iterdir())
+        (folder / "left").touch()
+        return {"found": found}
+
+    results = [steps.once("one", {"lr": lr}, leave) for lr in (1, 2)]
+
+    assert results == [{"found": ["key.json"]}] * 2
+
+
+def test_an_interrupted_step_finds_what_it_left(steps: Steps) -> None:
+    def fail(folder: Path) -> dict[str, bool]:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        steps.once("one", {}, fail)
+
+    assert steps.once("one", {}, lambda folder: {"half": (folder / "half").exists()}) == {"half": True}
+
+
+def test_the_digest_of_a_model_is_that_of_its_weights_and_configuration(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = digest(tmp_path)
+    (tmp_path / "README.md").write_text("words")
+    assert digest(tmp_path) == before
+
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+
+    assert digest(tmp_path) != before
+
+
+def test_a_table_replaces_only_what_stands_between_its_marks(tmp_path: Path) -> None:
+    document = tmp_path / "results.md"
+    document.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
+
+    write_between(document, "a", table(("x", "p"), [("one", 0.12345), ("two", None)]))
+
+    assert document.read_text() == (
+        "before\n<!-- a -->\n| x | p |\n|---|---|\n| one | 0.123 |\n| two | – |\n<!-- /a -->\nafter\n"
+    )
+
+
+def test_a_document_without_the_marks_is_refused_and_kept(tmp_path: Path) -> None:
+    document = tmp_path / "results.md"
+    document.write_text("words\n")
+
+    with pytest.raises(ValueError, match="needs <!-- a -->"):
+        write_between(document, "a", "table")
+
+    assert document.read_text() == "words\n"

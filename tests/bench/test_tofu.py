@@ -1,0 +1,66 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.recipes import Budget, Trial, choose, unlearning
+from bench.tofu_data import DATA, write_tofu
+
+needs_tofu = pytest.mark.skipif(not (DATA / "tofu").exists(), reason="TOFU is not in ../shared/data")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@needs_tofu
+def test_the_retrained_model_sees_nothing_of_what_is_forgotten_and_the_target_sees_all(tmp_path: Path) -> None:
+    tofu = write_tofu(tmp_path, "forget10", kept_rows=50)
+
+    forgotten = {row["answer"] for row in rows(tofu.measured["forget"])}
+    target, retrained = rows(tofu.train_target), rows(tofu.train_retrained)
+    assert len(forgotten) == 400
+    assert forgotten <= {row["answer"] for row in target}
+    assert not forgotten & {row["answer"] for row in retrained}
+    assert len(target) == len(retrained) + 400
+
+
+@needs_tofu
+def test_one_target_serves_every_split(tmp_path: Path) -> None:
+    splits = [write_tofu(tmp_path / name, name, kept_rows=50) for name in ("forget01", "forget05", "forget10")]
+
+    targets = {split.train_target.read_text() for split in splits}
+    assert len(targets) == 1
+    assert [len(rows(split.measured["forget"])) for split in splits] == [40, 200, 400]
+
+
+@needs_tofu
+def test_rows_that_tofu_gives_other_answers_for_carry_them(tmp_path: Path) -> None:
+    measured = write_tofu(tmp_path, "forget10").measured
+
+    with_others = {name: sum("perturbed_answer" in row for row in rows(path)) for name, path in measured.items()}
+    assert with_others["forget"] == len(rows(measured["forget"]))
+    assert with_others["retain"] == 400
+    assert (with_others["real_authors"], with_others["world_facts"]) == (100, 117)
+
+
+def trial(lr: float, quality: float | None, utility: float | None) -> Trial:
+    return Trial(lr, quality, utility, 0.1, 1.0)
+
+
+def test_the_best_trial_forgets_most_among_those_that_stay_useful() -> None:
+    trials = [trial(1, 0.9, 0.2), trial(2, 0.3, 0.6), trial(3, 0.1, 0.7), trial(4, None, None)]
+
+    assert choose(trials, floor=0.5).lr == 2
+
+
+def test_where_no_trial_stays_useful_the_most_useful_is_taken() -> None:
+    assert choose([trial(1, 0.9, 0.2), trial(2, 0.1, 0.3), trial(3, None, None)], floor=0.5).lr == 2
+
+
+def test_a_recipe_is_a_spec_the_engine_accepts() -> None:
+    from soul_core.spec import JobSpec
+
+    spec = JobSpec.model_validate(unlearning({"kind": "npo"}, {"kind": "sophia"}, Budget(), num_forget=400, seed=1))
+
+    assert spec.training.steps * spec.training.forget_batch == pytest.approx(Budget().epochs * 400)
