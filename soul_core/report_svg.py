@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, GRID, SHADE, PAPER = "#1b1f24", "#57606a", "#dfe3e8", "#e8f1ee", "#ffffff"
 #: Drawn at this width a chart fits a phone as it is: no text in it shrinks below its size.
-WIDTH = 340
+WIDTH = 320
 TEXT, SMALL = 11.0, 10.0
 _FONT = 'system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif'
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"

@@ -15,6 +15,7 @@ from soul_core.report_page import HEADLINES, duration, render, size
 from soul_core.report_tables import flat, highlights_of, judged_of
 from soul_core.report_words import percent
 from soul_core.spec import Kind
+from tests.soul_core.sample_pages import sample_page
 from tests.soul_core.sample_report import sample_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -49,7 +50,7 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages() -> dict[Kind, str]:
-    return {kind: render(sample_report(kind=kind, rich=True)) for kind in KINDS}
+    return {kind: sample_page(kind) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
