@@ -11,7 +11,7 @@ from soul_core.errors import BadData
 from soul_core.metrics.aggregate import Resampling, summarise
 from soul_core.report import MetricValue, ModelMeasurements
 from soul_core.spec import ALL, Evaluation
-from soul_core.tofu_format import NEEDED, PLACES, to_log
+from soul_core.tofu_format import ATTACKS, NEEDED, PLACES, to_log
 from soul_core.tofu_logs import privleak, read_log, read_reference_log, score_logs, write_log
 from tests.soul_core.sample_report import sample_report
 
@@ -92,7 +92,8 @@ def test_a_published_log_read_as_ours_and_written_again_keeps_every_number(key: 
 @pytest.mark.parametrize("key", list(GOLDEN)[::3] or ["absent"])
 def test_the_derived_metrics_of_published_logs_are_the_published_numbers(key: str) -> None:
     unlearned, retain = (read_reference_log(path) for path in pair(key))
-    evaluation = Evaluation(metrics=("forget_quality", "privleak", "model_utility", "mia_min_k"), bootstrap=50)
+    attacks = tuple(f"mia_{score}" for score in ATTACKS.values())
+    evaluation = Evaluation(metrics=("forget_quality", "privleak", "model_utility", *attacks), bootstrap=50)
 
     found = derive(unlearned, retain, evaluation, 0).sets
 
@@ -100,7 +101,9 @@ def test_the_derived_metrics_of_published_logs_are_the_published_numbers(key: st
     assert found["forget"]["forget_quality"].value == pytest.approx(golden["p"], rel=1e-9)
     assert found["forget"]["privleak"].value == pytest.approx(golden["privleak"], rel=1e-12)
     assert found[ALL]["model_utility"].value == pytest.approx(golden["mu_full"], rel=1e-12)
-    assert found["forget"]["mia_min_k"].value == pytest.approx(json.loads(_text(key))["mia_min_k"]["auc"], rel=1e-9)
+    published = json.loads(_text(key))
+    for name, score in ATTACKS.items():
+        assert found["forget"][f"mia_{score}"].value == pytest.approx(published[name]["auc"], rel=1e-9)
     assert found["forget"]["truth_ratio"].value == pytest.approx(golden["tr_full"], rel=1e-9)
 
 
