@@ -23,7 +23,12 @@ class Relearn(Frozen):
         pattern=_SET,
         description="Data set that is learned. Of the forget set only `share` is, and the rest is what is measured.",
     )
-    share: float = Field(0.25, gt=0, lt=1, description="Part of the forget set that is learned again.")
+    share: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        description="Part of the forget set that is learned again: at most as many rows as steps x batch.",
+    )
     steps: int = Field(5, ge=1, le=10_000, description="Optimizer steps.")
     batch: int = Field(4, ge=1, le=4096, description="Examples a step.")
     lr: float = Field(2e-5, gt=0, le=1, description="Learning rate (AdamW).")

@@ -125,11 +125,6 @@ def numbers(one: EvaluationSet) -> tuple[int, ...]:
     return tuple(row.number for row in one.rows)
 
 
-def select(one: EvaluationSet, places: Sequence[int], name: str | None = None) -> EvaluationSet:
-    """Return some rows of a set, by their places in it."""
-    return EvaluationSet(name or one.name, tuple(one.rows[i] for i in places), tuple(one.examples[i] for i in places))
-
-
 def on_rows(metrics: SetMetrics, places: Sequence[int], resampling: Resampling) -> SetMetrics:
     """Aggregate finished metrics again, over the rows at these places alone."""
     return {name: _on_rows(name, value, places, resampling) for name, value in metrics.items()}

@@ -41,6 +41,14 @@ def test_rows_that_were_shown_are_counted_apart(knowing: Loaded, tmp_path: Path)
     assert {name: one["probability"].count for name, one in attacked.under.items()} == {SHOWN: 2, "forget": 3}
 
 
+def test_an_attack_too_weak_to_teach_even_what_it_shows_says_so(hiding: Loaded, tmp_path: Path) -> None:
+    weak = attack(hiding, Relearn(share=0.4, lr=1e-9), tmp_path / "weak", name="unlearned")
+    strong = attack(hiding, DEEP, tmp_path / "strong", name="unlearned")
+
+    assert any("On unlearned even the rows that were shown stayed unlearned" in note for note in weak.notes)
+    assert not any("stayed unlearned" in note for note in strong.notes)
+
+
 def test_related_text_is_learned_without_any_forget_row(hiding: Loaded, retrained: Loaded, tmp_path: Path) -> None:
     related = Relearn(set="retain", steps=20, lr=1e-3)
 
