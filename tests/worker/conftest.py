@@ -149,7 +149,7 @@ class Desk:
         with blobs().open(made.blob) as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
 
-    def wait(self, job_id: str, until: Callable[[Job], bool], *, seconds: float = 60) -> Job:
+    def wait(self, job_id: str, until: Callable[[Job], bool], *, seconds: float = 240) -> Job:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             job = self.job(job_id)
@@ -158,13 +158,11 @@ class Desk:
             time.sleep(0.05)
         pytest.fail(f"{job.status} in phase {job.phase}, reason {job.status_reason}, progress {job.progress}")
 
-    def wait_end(self, job_id: str, *, seconds: float = 90) -> Job:
+    def wait_end(self, job_id: str, *, seconds: float = 240) -> Job:
         return self.wait(job_id, lambda job: job.status in TERMINAL, seconds=seconds)
 
     def wait_step(self, job_id: str, step: int) -> Job:
-        return self.wait(
-            job_id, lambda job: job.phase == "unlearn" and (job.progress.get("step") or 0) >= step, seconds=60
-        )
+        return self.wait(job_id, lambda job: job.phase == "unlearn" and (job.progress.get("step") or 0) >= step)
 
 
 @pytest.fixture

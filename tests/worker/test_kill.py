@@ -134,7 +134,7 @@ def test_no_two_engines_of_a_job_live_at_once(fleet: Fleet, desk: Desk) -> None:
             kill(killed[0])
         return job.status == "succeeded"
 
-    desk.wait(job_id, watch, seconds=90)
+    desk.wait(job_id, watch)
 
     assert max(seen) == 1
 

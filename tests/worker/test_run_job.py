@@ -56,7 +56,7 @@ def test_a_running_job_that_is_cancelled_stops_and_keeps_nothing(
     desk.wait_step(job_id, 5)
 
     desk.cancel(job_id)
-    job = desk.wait_end(job_id, seconds=15)
+    job = desk.wait_end(job_id, seconds=60)
 
     assert job.status == "cancelled"
     assert engines_of(job_id) == []
