@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format lint types contracts migrations docs openapi clean
+.PHONY: help demo serve bench test check format lint types contracts migrations docs openapi clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ demo: .venv/.all ## See a real language model forget, from HTTP request to downl
 
 serve: .venv/.all ## Run the whole service on this machine (Ctrl-C stops it)
 	@$(BIN)/soul serve $(SERVE_ARGS)
+
+bench: .venv/.all ## TOFU reports of a small Llama trained from scratch, into docs/results.md (resumes)
+	@$(BIN)/python -m bench.tofu_report $(BENCH_ARGS)
 
 test: .venv/.dev ## Run the test suite (real PostgreSQL, Valkey, Celery worker, small Llama)
 	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(TEST_ARGS)
