@@ -9,6 +9,7 @@ import pytest
 from soul_core.curvature_passes import CURVATURES
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.optimizers import OPTIMIZERS
+from soul_core.spec import JobSpec
 from soul_core.spec_optimizers import Curvature, Optimizer
 from soul_core.spec_terms import ForgetTerm, RetainTerm
 
@@ -33,3 +34,17 @@ def test_spec_table_and_documentation_are_equal(family: str, union: Any, table: 
     section = DOCS.read_text().split(f"\n## {family}\n")[1].split("\n## ")[0]
 
     assert kinds(union) == table == set(re.findall(r"^### `(\w+)`$", section, flags=re.MULTILINE))
+
+
+def test_every_wrapper_of_the_spec_is_documented() -> None:
+    section = DOCS.read_text().split("\n## Wrappers\n")[1].split("\n## ")[0]
+    documented = set(re.findall(r"^### `(\w+)`$", section, flags=re.MULTILINE))
+
+    in_spec = {name for name, field in JobSpec.model_fields.items() if "spec_wrappers" in repr_of(field.annotation)}
+    assert documented | {"lora"} == in_spec
+    assert "\n## LoRA\n" in DOCS.read_text()
+
+
+def repr_of(annotation: Any) -> str:
+    members = get_args(annotation) or (annotation,)
+    return " ".join(getattr(member, "__module__", "") for member in members)

@@ -110,6 +110,26 @@ def test_a_step_too_small_for_bfloat16_still_adds_up() -> None:
     assert float(theta.detach()) == pytest.approx(1 - 1000 * 5e-6, abs=4e-3)
 
 
+def test_bfloat16_weights_with_a_float32_master_track_float32() -> None:
+    # Softmax regression on fixed data, small steps: without a master most of them are lost.
+    generator = torch.Generator().manual_seed(0)
+    x_ND, label_N = torch.randn(64, 8, generator=generator), torch.randint(0, 5, (64,), generator=generator)
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        w_VD = torch.nn.Parameter(torch.zeros(5, 8, dtype=dtype))
+        optimizer = sophia(w_VD, lr=2e-4, gamma=1.0)
+        curve = []
+        for _ in range(400):
+            loss = torch.nn.functional.cross_entropy(x_ND @ w_VD.float().T, label_N)
+            curve.append(loss.item())
+            w_VD.grad = torch.autograd.grad(loss, w_VD)[0]
+            optimizer.step()
+        losses[dtype] = torch.tensor(curve)
+
+    torch.testing.assert_close(losses[torch.bfloat16], losses[torch.float32], rtol=2e-3, atol=0)
+    assert losses[torch.float32][-1] < 0.99 * losses[torch.float32][0]
+
+
 def upstream(theta: torch.nn.Parameter, dtype: torch.dtype = torch.float32, **changed: float) -> UpstreamCompat:
     hyper = {"lr": 0.1, "beta1": 0.9, "beta2": 0.95, "rho": 0.04, "weight_decay": 0.0}
     return UpstreamCompat([theta], **{**hyper, **changed}, weights_dtype=dtype)

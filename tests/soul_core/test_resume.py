@@ -66,7 +66,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("spec", "share"),
-    [(CASES["selection"], 0.25), (CASES["lora"], 0.4)],
+    [(CASES["selection"], 0.35), (CASES["lora"], 0.4)],
     ids=["selection", "lora"],
 )
 def test_a_checkpoint_holds_only_what_moves(

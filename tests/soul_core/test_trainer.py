@@ -1,7 +1,7 @@
 """The loop: resumed bit for bit, stopped before the update when numbers go wrong, smaller when memory runs out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from soul_core.data import Example, Packed, encode_rows
 from soul_core.errors import Cancelled, Diverged, Interrupted, OutOfMemory
 from soul_core.listener import EventKind, Wish
 from soul_core.models import Loaded, load_model
-from soul_core.schedule import schedule_factor
+from soul_core.schedule import num_steps, schedule_factor
 from soul_core.scoring import Scores
-from soul_core.spec import JobSpec
+from soul_core.spec import JobSpec, Training
 from soul_core.step import trainable
 from soul_core.trainer import Trained, train
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
@@ -297,3 +297,44 @@ def test_thirty_steps_take_the_pinned_way(run: Train) -> None:
 
 #: Losses of steps 1, 10, 20 and 30; they move when the maths moves, and then somebody must say why.
 PINNED = [13.88, 12.68, 11.23, 8.36]
+
+
+def test_second_order_fine_tuning_learns_two_examples_in_few_steps(taught_model_dir: Path, tmp_path: Path) -> None:
+    loaded = load_model(taught_model_dir, device="cpu")
+    swapped = [replace(row, answer="The capital is Oslo.") for row in rows_of(ALL[:2])]
+    examples = encode_rows(swapped, loaded.tokenizer, max_tokens=128)
+    spec = {"kind": "finetune", "optimizer": {"kind": "sophia", "lr": 3e-3}, "training": {"steps": 25}}
+    ear = Ear()
+
+    trained = train(
+        loaded,
+        JobSpec.model_validate(spec),
+        forget=(),
+        retain=examples,
+        state_dir=tmp_path,
+        listener=ear,
+        phase="finetune",
+    )
+
+    losses = [value for value in trained.curves["loss"] if value is not None]
+    assert losses[0] > 1
+    assert losses[-1] < 0.2
+    assert set(trained.curves) == {"loss", "grad_norm", "lr", "unclipped_fraction"}
+    assert {data["phase"] for data in ear.of("progress")} == {"finetune"}
+
+
+def test_epochs_count_over_what_is_unlearned_or_learned() -> None:
+    training = Training(epochs=1.5, forget_batch=4, retain_batch=3)
+
+    assert num_steps(training, forget=10, retain=100) == 4
+    assert num_steps(training, forget=0, retain=10) == 5
+    assert num_steps(training, forget=1, retain=0) == 1
+    assert num_steps(Training(steps=7), forget=10, retain=10) == 7
+
+
+def test_an_adaptive_curvature_says_its_interval_and_is_taken_sooner_while_unhealthy(run: Train) -> None:
+    clipped = {"kind": "sophia", "lr": 1e-5, "gamma": 1e-9, "curvature": {"every": 4, "adaptive": True}}
+
+    trained, _ = run({"optimizer": clipped, "training": {"steps": 6}})
+
+    assert trained.curves["curvature_interval"] == (4, 2, 2, 1, 1, 1)
