@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from transformers import PreTrainedTokenizerBase
+
 from soul_core.attacks.scene import ATTACK_METRICS, Attacked, NotPossibleError, Scene, numbers, worst_of
 from soul_core.attacks.templates import TEMPLATES, Asked, Material, question_of
-from soul_core.data import Example, answer_end_id, prompt_ids
+from soul_core.data import Example, answer_end_id, encode_rows, prompt_ids
 from soul_core.errors import BadData
 from soul_core.evaluation_rows import EvaluationSet
 from soul_core.metrics.aggregate import Resampling, summarise
@@ -87,7 +89,7 @@ def _pool(scene: Scene) -> dict[int, list[Row]]:
     rng = random.Random(f"{scene.spec.seed} few_shot")  # noqa: S311  not for secrets
     candidates = rng.sample(single, min(len(single), _MOST_CANDIDATES))
     return {
-        place: [other for other in candidates if other.messages and question_of(other) != question_of(row)]
+        place: [other for other in candidates if question_of(other) != question_of(row)]
         for place, row in enumerate(scene.forget.rows)
         if any(message.role == "user" for message in row.messages)
     }
@@ -98,25 +100,31 @@ def encode(asked: Asked, loaded: Loaded, *, max_tokens: int) -> Example | None:
 
     None: the chat template refuses these turns, or they are too long.
     """
-    tokenizer, row = loaded.tokenizer, asked.row
-    tokens_of = partial(tokenizer.encode, add_special_tokens=False)
     try:
-        prompt = prompt_ids(row, tokenizer)
-        end = answer_end_id(tokenizer)
+        if not asked.start:
+            return encode_rows([asked.row], loaded.tokenizer, max_tokens=max_tokens)[0]
+        prompt, end = prompt_ids(asked.row, loaded.tokenizer), answer_end_id(loaded.tokenizer)
     except (ValueError, BadData):
         return None
-    opened = asked.start if tokenizer.chat_template or not asked.start else f" {asked.start}"
-    answer = row.completion
-    joined = asked.start[-1:].isspace() or answer[:1].isspace() or (bool(tokenizer.chat_template) and not asked.start)
-    head, whole = tokens_of(opened), tokens_of(opened + (answer if joined else f" {answer}"))
-    if whole[: len(head)] != head:
-        head = tokens_of(opened.rstrip())  # a space goes to the word behind it
-    if whole[: len(head)] != head:
-        whole = head + tokens_of(answer if joined and opened[-1:].isspace() else f" {answer}")
+    head, whole = _begun(asked, loaded.tokenizer)
     token_ids = (*prompt, *whole, end)
     if len(whole) == len(head) or len(token_ids) > max_tokens:
         return None
-    return Example(token_ids, len(prompt) + len(head), row.number)
+    return Example(token_ids, len(prompt) + len(head), asked.row.number)
+
+
+def _begun(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return the tokens of the answer's start, and of start and rest together."""
+    tokens_of = partial(tokenizer.encode, add_special_tokens=False)
+    start, rest = asked.start, asked.row.completion
+    opened = start if tokenizer.chat_template else f" {start}"
+    text = opened + ("" if start[-1].isspace() or rest[0].isspace() else " ") + rest
+    head, whole = tokens_of(opened), tokens_of(text)
+    if whole[: len(head)] != head:  # the space between them goes to the word behind it
+        head = tokens_of(opened.rstrip())
+    if whole[: len(head)] != head:  # a token straddles the border: apart, the mask must be exact
+        whole = head + tokens_of(text[len(opened.rstrip()) :])
+    return head, whole
 
 
 def shown(asked: Asked) -> Row:
