@@ -50,9 +50,17 @@ def prepare(
 
 
 def check_terms(
-    rows: Sequence[Row], forget: Sequence[Example], spec: JobSpec, loaded: Loaded, *, max_tokens: int
+    rows: Sequence[Row],
+    forget: Sequence[Example],
+    spec: JobSpec,
+    loaded: Loaded,
+    *,
+    max_tokens: int,
+    name: str = "forget",
 ) -> None:
-    """Raise BadData naming every forget row that the forget term cannot use, BadSpec for a layer that is not there."""
+    """Raise BadData naming every row of the set `name` that the forget term cannot use, BadSpec for a layer that is
+    not there.
+    """
     steered_layer(loaded.model, spec)
     if not any({"refusal", "alternate"} & set(term.reads) for term in terms_of(spec)):
         return
@@ -77,7 +85,7 @@ def check_terms(
         ]
     if problems:
         raise BadData(
-            f"forget set: {len(problems)} of {len(rows)} rows cannot be used with forget.kind '{spec.forget.kind}'; "
+            f"{name} set: {len(problems)} of {len(rows)} rows cannot be used with forget.kind '{spec.forget.kind}'; "
             "give prompts and answers, short refusals or a short instruction, or take 'npo'",
             details=tuple(problems),
         )

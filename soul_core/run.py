@@ -172,7 +172,14 @@ def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
         check_movable(subject.loaded, spec)
     if spec.kind == "unlearn":
         for forget in subject.forget_sets(spec):
-            check_terms(forget.rows, forget.examples, spec, subject.loaded, max_tokens=subject.max_tokens)
+            check_terms(
+                forget.rows,
+                forget.examples,
+                spec,
+                subject.loaded,
+                max_tokens=subject.max_tokens,
+                name=forget.name,
+            )
 
 
 def _identity(spec: JobSpec, facts: ModelFacts, sets: Mapping[str, DataSet]) -> dict[str, str]:
