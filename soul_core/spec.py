@@ -209,7 +209,8 @@ def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in changes.items():
         own = result.get(key)
-        both = isinstance(value, dict) and isinstance(own, dict)
-        same_kind = both and value.get("kind", own.get("kind")) == own.get("kind")
-        result[key] = _laid_over(own, value) if same_kind else value
+        if isinstance(value, dict) and isinstance(own, dict) and value.get("kind", own.get("kind")) == own.get("kind"):
+            result[key] = _laid_over(own, value)
+        else:
+            result[key] = value
     return result
