@@ -1,5 +1,6 @@
 """LoRA: only adapters train, what comes behind sees a plain model, and the settings that really forget."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from soul_core.export import export_weights
 from soul_core.frozen_weights import FrozenLinear, Kept, check_keepable
 from soul_core.models import Loaded, load_model
 from soul_core.movable import Movable, check_movable
+from soul_core.run import Inputs, run
 from soul_core.scoring import score
 from soul_core.spec import JobSpec
-from tests.soul_core.tiny_training import examples_of, probability, train_tiny, weights
+from tests.soul_core.tiny_model import write_rows
+from tests.soul_core.tiny_training import NAMES, Heard, examples_of, probability, train_tiny, weights
 
 FORGETS = {
     "optimizer": {"kind": "adamw", "lr": 5e-3},
@@ -212,3 +215,44 @@ def test_a_merged_run_leaves_no_adapter_behind(taught_model_dir: Path, tmp_path:
     export_weights(merged, None, tmp_path / "out")
     plain = load_model(tmp_path / "out" / "checkpoint", device="cpu")
     assert torch.equal(weights(plain), weights(merged))
+
+
+RUN: dict[str, Any] = {
+    "training": {"steps": 2},
+    "evaluation": {"metrics": ["probability"], "bootstrap": 0},
+    "attacks": [],
+    "criteria": [],
+}
+
+
+def test_a_whole_run_leaves_the_adapter_in_place_of_a_checkpoint(taught_model_dir: Path, tmp_path: Path) -> None:
+    sets = {
+        "forget": write_rows(tmp_path / "f.jsonl", NAMES[:2]),
+        "retain": write_rows(tmp_path / "r.jsonl", NAMES[2:]),
+    }
+    spec = JobSpec.model_validate({**RUN, "lora": {"output": "adapter", "rank": 2}})
+
+    report = run(spec, Inputs(model=str(taught_model_dir), sets=sets), tmp_path / "out")
+
+    files = [file["path"] for file in json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]]
+    assert [path for path in files if path.startswith(("adapter/", "checkpoint/"))] == [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    ]
+    assert set(report.models) == {"base", "unlearned"}
+
+
+def test_a_run_refuses_a_pattern_that_matches_nothing_before_it_measures(
+    taught_model_dir: Path, tmp_path: Path
+) -> None:
+    sets = {
+        "forget": write_rows(tmp_path / "f.jsonl", NAMES[:2]),
+        "retain": write_rows(tmp_path / "r.jsonl", NAMES[2:]),
+    }
+    spec = JobSpec.model_validate({**RUN, "parameters": {"include": ["transformer.h.0.*"]}})
+    ear = Heard()
+
+    with pytest.raises(BadSpec, match=r"parameters\.include\.0: .* matches no weight"):
+        run(spec, Inputs(model=str(taught_model_dir), sets=sets), tmp_path / "out", listener=ear)
+
+    assert {data["phase"] for data in ear.of("phase")} == {"load"}
