@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=MODEL",
-        help="a model measured beside it: reference=FOLDER for one retrained without the forget set",
+        help="a model measured beside it: reference=FOLDER for one retrained without the forget set; a hub id may have "
+        "its revision behind an @",
     )
     parser.add_argument("--reference-log", type=Path, help="an earlier report's logs/reference.json in its place")
     parser.add_argument("--out", required=True, type=Path, help="folder of the results")
