@@ -87,7 +87,8 @@ def _probes(forget: Sequence[Row], loaded: Loaded, spec: JobSpec, *, max_tokens:
     for name, probes in probe_sets(forget, spec.evaluation.probes).items():
         fitting = [(row, example) for row in probes for example in _encoded(row, loaded, max_tokens)]
         if fitting:
-            found.append(EvaluationSet(name, *(tuple(part) for part in zip(*fitting, strict=True))))
+            made, examples = zip(*fitting, strict=True)
+            found.append(choose(name, made, examples, most=spec.evaluation.max_examples, seed=spec.seed))
     return tuple(found)
 
 
