@@ -13,6 +13,7 @@ from soul_core.spec import BASE, FORGET, JUDGED
 
 #: What a set is summed up by, the first that was measured.
 MAIN_METRICS = ("keyword_recall", "probability", "rouge_l", "perplexity")
+WORTH_LOOKING_AT = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,29 @@ class WayLine:
     is_worst: bool
 
 
+def telling_metric(report: Report, set_name: str) -> str | None:
+    """Return what sums up a set: the first main metric that was measured and that some model does well by.
+
+    What no model has much of cannot show that it went.
+    """
+    judged = report.models.get(JUDGED[report.spec.kind])
+    values = judged.sets.get(set_name, {}) if judged else {}
+    measured = [name for name in MAIN_METRICS if name in values and values[name].value is not None]
+
+    def most(metric: str) -> float:
+        found = [model.sets.get(set_name, {}).get(metric) for model in report.models.values()]
+        return max((one.value for one in found if one and one.value is not None), default=0.0)
+
+    return next((name for name in measured if most(name) >= WORTH_LOOKING_AT), measured[0] if measured else None)
+
+
 def attack_lines(report: Report, attack: AttackResult) -> Iterator[AttackLine]:
     """Yield every metric of every set under one attack, those that decide or sum up marked as main."""
     asked = {(c.set, c.metric) for c in report.spec.criteria if c.attack == attack.label}
-    sets = dict.fromkeys(name for model in attack.under.values() for name in model)
-    for set_name in sets:
-        metrics = dict.fromkeys(m for model in attack.under.values() for m in model.get(set_name, {}))
-        main = next((m for m in MAIN_METRICS if m in metrics), next(iter(metrics), None))
+    telling = telling_metric(report, FORGET)
+    for set_name in dict.fromkeys(name for model in attack.under.values() for name in model):
+        metrics = list(dict.fromkeys(m for model in attack.under.values() for m in model.get(set_name, {})))
+        main = next((m for m in (telling, *MAIN_METRICS) if m in metrics), next(iter(metrics), None))
         for metric in metrics:
             cells = tuple(_struck(attack, model, set_name, metric) for model in report.models)
             if any(cell and cell.under and cell.under.value is not None for cell in cells):
@@ -59,22 +76,27 @@ def attack_lines(report: Report, attack: AttackResult) -> Iterator[AttackLine]:
 
 
 def recovered_share(attack: AttackResult, model: str, set_name: str, metric: str) -> float | None:
-    """Return how much of the way back to the base an attack leads: 0 nothing came back, 1 all. None: nothing was gone.
+    """Return how much of the way back to the base an attack leads: 0 nothing came back, 1 all.
 
-    (under - without) / (base without - without), on the same rows.
+    None: nothing was gone, or no more than chance may take (the intervals of base and model overlap).
     """
-    found = [
-        where.get(name, {}).get(set_name, {}).get(metric)
-        for where, name in ((attack.under, model), (attack.without, model), (attack.without, BASE))
-    ]
-    under, without, base = (value.value if value else None for value in found)
-    if model == BASE or set_name != FORGET or under is None or without is None or base is None:
+    under = attack.under.get(model, {}).get(set_name, {}).get(metric)
+    without = attack.without.get(model, {}).get(set_name, {}).get(metric)
+    base = attack.without.get(BASE, {}).get(set_name, {}).get(metric)
+    if model == BASE or set_name != FORGET or not (under and without and base):
         return None
-    lower_is_gone = metric not in CATALOGUE or CATALOGUE[metric].better_on_forget == "lower"
-    gone = base - without if lower_is_gone else without - base
-    if gone <= 0:
+    if under.value is None or without.value is None or base.value is None:
         return None
-    return ((under - without) if lower_is_gone else (without - under)) / gone
+    known, left = (base, without) if _lower_is_gone(metric) else (without, base)
+    assert known.value is not None
+    assert left.value is not None
+    if (known.interval or (known.value,))[0] <= (left.interval or (left.value,))[-1]:
+        return None
+    return (under.value - without.value) / (base.value - without.value)
+
+
+def _lower_is_gone(metric: str) -> bool:
+    return metric not in CATALOGUE or CATALOGUE[metric].better_on_forget == "lower"
 
 
 def ways_of(report: Report, attack: AttackResult) -> tuple[str, list[WayLine]]:
@@ -87,11 +109,11 @@ def ways_of(report: Report, attack: AttackResult) -> tuple[str, list[WayLine]]:
         for m in values
         if values[m].value is not None
     )
-    metric = next((m for m in MAIN_METRICS if m in metrics), next(iter(metrics), ""))
+    telling = telling_metric(report, FORGET)
+    metric = next((m for m in (telling, *MAIN_METRICS) if m in metrics), next(iter(metrics), "")) or ""
     found = {way: models.get(judged, {}).get(metric) for way, models in attack.variants.items()}
     values = {way: value.value for way, value in found.items() if value is not None and value.value is not None}
-    lower_is_gone = metric not in CATALOGUE or CATALOGUE[metric].better_on_forget == "lower"
-    worst = (max if lower_is_gone else min)(values, key=lambda way: values[way], default=None)
+    worst = (max if _lower_is_gone(metric) else min)(values, key=lambda way: values[way], default=None)
     lines = [
         WayLine(way, tuple(models.get(name, {}).get(metric) for name in report.models), way == worst)
         for way, models in attack.variants.items()

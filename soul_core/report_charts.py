@@ -20,6 +20,7 @@ from soul_core.report_svg import (
     canvas,
     drawing,
     finish,
+    heading,
     nice_ticks,
     plot_area,
     shortened,
@@ -172,7 +173,7 @@ def _bars(name: str, metrics: Sequence[str], models: OfSet, looks: Mapping[str, 
     told = []
     with drawing():
         figure = canvas(height)
-        axes = plot_area(figure, left, 0, 46, 16)
+        axes = plot_area(figure, left, 0, 56, 16)
         ticks = nice_ticks(low, high, 4)
         axes.set(xlim=(min(low, ticks[0]), max(high, ticks[-1])), ylim=(height - 16, 0), yticks=())
         axes.set_xticks(ticks, [number(tick) for tick in ticks])
@@ -183,7 +184,7 @@ def _bars(name: str, metrics: Sequence[str], models: OfSet, looks: Mapping[str, 
         y = 0.0
         for metric, have in rows:
             title = CATALOGUE[metric].title if metric in CATALOGUE else metric
-            beside(axes, title, (0, y + 13), (6 - left, 0), fontsize=TEXT, fontweight="bold", va="baseline")
+            beside(axes, title, (0, y + 13), (6 - left, 0), **heading(title))
             y += _TITLE
             for model in have:
                 _bar(axes, model, models[model][metric], looks[model], y + _BAR / 2)

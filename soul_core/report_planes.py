@@ -14,6 +14,7 @@ from markupsafe import Markup
 from soul_core.metric_catalogue import number
 from soul_core.report_svg import (
     GRID,
+    HALO,
     INK,
     PAPER,
     SOFT,
@@ -24,6 +25,7 @@ from soul_core.report_svg import (
     canvas,
     drawing,
     finish,
+    heading,
     nice_ticks,
     plot_area,
     shortened,
@@ -135,7 +137,7 @@ def attack_chart(
         figure = canvas(height)
         names = {blow.model for blows in rows.values() for blow in blows}
         left = 14 + 5.8 * max(len(shortened(model, 14)) for model in names)
-        axes = plot_area(figure, left, 0, 46, 18)
+        axes = plot_area(figure, left, 0, 58, 18)
         high = max([1.0, *(b.under for blows in rows.values() for b in blows)])
         ticks = nice_ticks(0, high, 4)
         axes.set(xlim=(0, max(high, ticks[-1])), ylim=(height - 18, 0), yticks=())
@@ -145,7 +147,7 @@ def attack_chart(
             axes.axvline(before, color=SOFT, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
         y = 0.0
         for title, blows in rows.items():
-            beside(axes, title, (0, y + 14), (6 - left, 0), fontsize=TEXT, fontweight="bold", va="baseline")
+            beside(axes, title, (0, y + 14), (6 - left, 0), **heading(title))
             y += 20
             for blow in blows:
                 _draw_blow(axes, blow, looks[blow.model], y + 7)
@@ -203,7 +205,9 @@ def _place_names(axes: "Axes", plane: Plane) -> None:
         free = [box for box in boxes if box[0] > 40 and box[2] < WIDTH - 4 and not any(_meet(box, t) for t in taken)]
         box = (free or boxes)[0]
         taken.append(box)
-        axes.annotate(name, (x, y), (box[0] - x, box[1] - y + 2), xycoords="figure pixels", textcoords="offset points")
+        axes.annotate(
+            name, (x, y), (box[0] - x, box[1] - y + 2), xycoords="figure pixels", textcoords="offset points", bbox=HALO
+        )
 
 
 def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
@@ -217,7 +221,7 @@ def _wants_log(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> bool:
 def _edges(values: "np.ndarray[tuple[int], np.dtype[np.float64]]", *, log: bool) -> list[float]:
     scaled = np.log10(values) if log else values
     low, high = float(scaled.min()), float(scaled.max())
-    if not log and low >= 0 and high <= 1:
+    if not log and low >= 0 and 0.5 < high <= 1:
         low, high = 0.0, 1.0
     if high <= low:
         low, high = low - 0.5, high + 0.5

@@ -29,6 +29,8 @@ WIDTH = 320
 TEXT, SMALL = 11.0, 10.0
 _FONT = 'system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif'
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+#: Behind text, so that a line under it does not strike it through.
+HALO = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
 #: How one element names another: by link, or as its paint. Colours look alike but stand after other words.
 _POINTER = re.compile(r"(?:^|\s|url\()#(\w{11,})")
 #: matplotlib keeps its settings in one place for the whole process.
@@ -112,6 +114,18 @@ def plot_area(figure: "Figure", left: float, top: float, right: float, bottom: f
 def beside(axes: "Axes", text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
     """Write at a share of the width and a height in the data's measure, so many pixels away."""
     axes.annotate(visible(text), at, offset, xycoords=("axes fraction", "data"), textcoords="offset points", **style)
+
+
+def heading(text: str) -> dict[str, Any]:
+    """Return the style of a title inside a chart: never wider than the chart, and no line runs through it."""
+    fits = WIDTH / (0.62 * TEXT * len(text)) if text else 1.0
+    return {
+        "fontsize": round(TEXT * min(1.0, fits), 2),
+        "fontweight": "bold",
+        "va": "baseline",
+        "bbox": HALO,
+        "zorder": 6,
+    }
 
 
 def finish(figure: "Figure", name: str, label: str) -> Markup:

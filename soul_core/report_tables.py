@@ -9,9 +9,9 @@ from typing import Any
 
 from soul_core.metric_catalogue import number
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Report
-from soul_core.report_attacks import MAIN_METRICS, attack_lines, recovered_share
+from soul_core.report_attacks import attack_lines, recovered_share, telling_metric
 from soul_core.report_words import interval_text, percent, title_of, title_of_set
-from soul_core.spec import BASE, FORGET, GENERAL, JUDGED, REFERENCE, RETAIN, TRAIN
+from soul_core.spec import ALL, BASE, FORGET, GENERAL, HOLDOUT, JUDGED, REFERENCE, RETAIN, TRAIN
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,16 @@ def judged_of(report: Report) -> Iterator[Judged]:
 
 
 def measured_sets(report: Report) -> list[str]:
-    """Return the sets on which at least one model has a number."""
-    sets = {
+    """Return the sets on which at least one model has a number: what a job is about first, what is beside it last."""
+    measured = {
         name: None
         for model in report.models.values()
         for name, values in model.sets.items()
         if any(value.value is not None for value in values.values())
     }
-    return list(sets)
+    first, last = (FORGET, TRAIN, RETAIN, ALL), (GENERAL, HOLDOUT)
+    others = [name for name in measured if name not in {*first, *last}]
+    return [name for name in (*first, *others, *last) if name in measured]
 
 
 def of_set(report: Report, name: str) -> dict[str, Mapping[str, MetricValue]]:
@@ -102,18 +104,24 @@ def lines_of(report: Report, name: str) -> list[Line]:
 
 
 def gaps_of(report: Report) -> Iterator[Gap]:
-    """Yield what could not be measured, metrics with the same reason on the same sets together."""
-    where: dict[tuple[str, str], dict[str, None]] = {}
-    for measured in report.models.values():
+    """Yield what could not be measured; what is missing for the same reason, on the same sets, together."""
+    lacking: dict[tuple[str, str, str], list[str]] = {}
+    for model, measured in report.models.items():
         for set_name, values in measured.sets.items():
             for metric, value in values.items():
                 if value.value is None:
-                    where.setdefault((metric, value.absent_reason or "no reason is known"), {})[set_name] = None
-    together: dict[tuple[tuple[str, ...], str], list[str]] = {}
-    for (metric, reason), sets in where.items():
-        together.setdefault((tuple(sets), reason), []).append(title_of(metric))
-    for (names, reason), metrics in together.items():
-        yield Gap(", ".join(metrics), _on(names), reason)
+                    reason = value.absent_reason or "no reason is known"
+                    lacking.setdefault((metric, set_name, reason), []).append(model)
+    sets: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
+    for (metric, set_name, reason), models in lacking.items():
+        everywhere = len(models) == sum(set_name in measured.sets for measured in report.models.values())
+        sets.setdefault((metric, () if everywhere else tuple(models), reason), []).append(set_name)
+    together: dict[tuple[tuple[str, ...], tuple[str, ...], str], list[str]] = {}
+    for (metric, of_models, reason), names in sets.items():
+        together.setdefault((tuple(names), of_models, reason), []).append(title_of(metric))
+    for (on, of_models, reason), metrics in together.items():
+        only = f" for {', '.join(of_models)}" if of_models else ""
+        yield Gap(", ".join(metrics), _on(on) + only, reason)
 
 
 def highlights_of(report: Report) -> Iterator[Highlight]:
@@ -122,8 +130,7 @@ def highlights_of(report: Report) -> Iterator[Highlight]:
     if judged is None:
         return
     for name in (FORGET, TRAIN, RETAIN, GENERAL):
-        values = judged.sets.get(name, {})
-        metric = next((m for m in MAIN_METRICS if m in values and values[m].value is not None), None)
+        metric = telling_metric(report, name)
         if metric is not None and (name != GENERAL or RETAIN not in judged.sets):
             yield _highlight(report, name, metric)
     if strongest := strongest_attack(report):
@@ -170,7 +177,7 @@ def rests_on(report: Report) -> str:
 
 
 def _on(names: Sequence[str]) -> str:
-    if names == ("all",):
+    if names == (ALL,):
         return "of the model as a whole"
     return f"on the {', '.join(names)} set{'s' if len(names) > 1 else ''}"
 

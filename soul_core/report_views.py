@@ -6,12 +6,12 @@ from markupsafe import Markup
 
 from soul_core.metric_catalogue import CATALOGUE, number
 from soul_core.report import MetricValue, ModelMeasurements, Report
-from soul_core.report_attacks import MAIN_METRICS, attack_lines
+from soul_core.report_attacks import MAIN_METRICS, attack_lines, telling_metric
 from soul_core.report_charts import bar_charts, curve_chart
 from soul_core.report_planes import Blow, Plane, Point, Spread, attack_chart, plane_chart, spread_chart
 from soul_core.report_svg import Look
-from soul_core.report_tables import of_set
-from soul_core.report_words import title_of, title_of_attack
+from soul_core.report_tables import measured_sets, of_set
+from soul_core.report_words import title_of, title_of_attack, title_of_set
 from soul_core.spec import ALL, BASE, FORGET, HOLDOUT, JUDGED, REFERENCE, RETAIN
 
 _CURVES = {
@@ -30,6 +30,8 @@ MEMBERSHIP = {
     for entry in CATALOGUE.values()
     if entry.scope == "model" and entry.unit == "AUC" and {name for name, _ in entry.rests_on} == {FORGET, HOLDOUT}
 }
+#: Everything that is made of forget and holdout rows.
+_ABOUT_MEMBERS = {entry.name for entry in CATALOGUE.values() if HOLDOUT in dict(entry.rests_on)}
 
 
 def curves_of(report: Report) -> Iterator[tuple[str, Markup]]:
@@ -41,13 +43,20 @@ def curves_of(report: Report) -> Iterator[tuple[str, Markup]]:
             yield title, chart
 
 
-def bars_of(report: Report, name: str, looks: Looks) -> list[Markup]:
-    """Draw a set's metrics. Mere scores that membership is told by are drawn as distributions instead."""
-    shown = {
-        model: {metric: value for metric, value in values.items() if metric not in MEMBERSHIP}
-        for model, values in of_set(report, name).items()
-    }
-    return bar_charts(name, shown, looks)
+def bars_of(report: Report, looks: Looks) -> Iterator[tuple[str, list[Markup]]]:
+    """Yield title and charts of each set's metrics, what tells of membership apart.
+
+    Mere scores that membership is told by are drawn as distributions instead.
+    """
+    told_apart = {*MEMBERSHIP, *_ABOUT_MEMBERS}
+    for name in measured_sets(report):
+        answers = {m: {k: v for k, v in of.items() if k not in told_apart} for m, of in of_set(report, name).items()}
+        if charts := bar_charts(name, answers, looks):
+            yield title_of_set(name), charts
+    for name in measured_sets(report):
+        members = {m: {k: v for k, v in of.items() if k in _ABOUT_MEMBERS} for m, of in of_set(report, name).items()}
+        if charts := bar_charts(f"{name}-members", members, looks):
+            yield f"{title_of_set(name)}: membership", charts
 
 
 def planes_of(report: Report, looks: Looks) -> Iterator[tuple[Plane, Markup]]:
@@ -76,7 +85,7 @@ def spreads_of(report: Report, looks: Looks) -> Iterator[tuple[str, str, Markup]
 def attack_view(report: Report, looks: Looks) -> tuple[str, Markup] | None:
     """Return metric and chart of what attacks brought out of the forget set; the base is a line, not a row."""
     models = [model for model in report.models if model != BASE]
-    for metric in MAIN_METRICS:
+    for metric in dict.fromkeys((telling_metric(report, FORGET) or MAIN_METRICS[0], *MAIN_METRICS)):
         rows: dict[str, Sequence[Blow]] = {}
         befores = []
         for attack in report.attacks:
@@ -101,7 +110,7 @@ def attack_view(report: Report, looks: Looks) -> tuple[str, Markup] | None:
 
 
 def _plane_of_answers(report: Report) -> Plane | None:
-    for metric in MAIN_METRICS:
+    for metric in dict.fromkeys((telling_metric(report, FORGET) or MAIN_METRICS[0], *MAIN_METRICS)):
         if CATALOGUE[metric].high != 1:
             continue
         points = []
@@ -115,7 +124,7 @@ def _plane_of_answers(report: Report) -> Plane | None:
             return Plane(
                 "Forgetting against utility",
                 tuple(points),
-                x_title=f"Forgetting: 1 − {title} on the forget set",
+                x_title=f"Forgetting: 1 − {title}, forget set",
                 y_title=f"Utility: {title}, retain set",
                 note="Up and to the right is better. Lines at a point are its intervals.",
             )

@@ -103,6 +103,13 @@ def percent(share: float) -> str:
     return f"{value:.0f}%" if abs(value) >= 10 or value == 0 else f"{value:.2g}%"
 
 
+def back(share: float) -> str:
+    """Say how much came back."""
+    if share <= 0:
+        return "nothing back"
+    return f"{percent(share)} back" if share >= 0.01 else "less than 1% back"
+
+
 def duration(seconds: float) -> str:
     """Write seconds for people: 8.2 s, 4 min 5 s, 2 h 10 min."""
     if seconds < 60:

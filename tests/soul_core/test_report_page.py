@@ -10,10 +10,10 @@ import pytest
 
 from soul_core.report import Report, SideBySide
 from soul_core.report_answers import answers_of, marked
-from soul_core.report_attacks import recovered_share
+from soul_core.report_attacks import recovered_share, telling_metric
 from soul_core.report_page import HEADLINES, duration, render, size
-from soul_core.report_tables import flat, highlights_of, judged_of
-from soul_core.report_words import percent
+from soul_core.report_tables import flat, gaps_of, highlights_of, judged_of
+from soul_core.report_words import back, percent
 from soul_core.spec import Kind
 from tests.soul_core.sample_pages import sample_page
 from tests.soul_core.sample_report import sample_report
@@ -100,7 +100,8 @@ def test_headings_go_down_one_by_one_and_every_chart_has_words(pages: dict[Kind,
 
 
 def test_equal_reports_give_equal_bytes() -> None:
-    assert render(sample_report()) == render(Report.model_validate_json(sample_report().model_dump_json()))
+    report = sample_report(kind="finetune")
+    assert render(report) == render(Report.model_validate_json(report.model_dump_json()))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,8 @@ def test_equal_reports_give_equal_bytes() -> None:
 )
 def test_the_verdict_stands_on_top_with_its_reason(report: Report, verdict: str) -> None:
     assert report.verdict == verdict
-    top = render(report).split("</header>")[0]
+    run = report.run.model_copy(update={"curves": {}})
+    top = render(report.model_copy(update={"attacks": (), "run": run})).partition("</header>")[0]
     assert HEADLINES[report.verdict] in top
     assert "24 forget + 24 retain" in top
     assert "95%" in top
@@ -177,10 +179,11 @@ def test_each_criterion_says_what_was_asked_measured_and_decided(report: Report,
         assert said[part] in table
 
 
-def test_what_was_not_measured_is_listed_with_its_reason() -> None:
-    text = words(render(sample_report(perplexity=None)))
-    assert "Perplexity on the general set: no general set was given." in text
-    assert "Fine-tuning on unrelated text (general set) was not run: no general set was given." in text
+def test_what_was_not_measured_is_listed_with_its_reason(page: str) -> None:
+    missing = {(gap.metric, gap.where, gap.reason) for gap in gaps_of(sample_report(perplexity=None))}
+    assert ("Perplexity", "on the general set", "no general set was given") in missing
+    assert "Perplexity on the forget, retain sets: the set has prompts; perplexity is of plain text." in words(page)
+    assert "Fine-tuning on unrelated text (general set) was not run: no general set was given." in words(page)
 
 
 def test_an_attack_says_how_much_of_what_was_gone_came_back(report: Report, page: str) -> None:
@@ -199,10 +202,54 @@ def test_an_attack_says_how_much_of_what_was_gone_came_back(report: Report, page
     assert recovered_share(attack, "base", "forget", "keyword_recall") is None
 
 
-def test_where_nothing_was_gone_nothing_can_come_back() -> None:
+def test_where_no_more_was_gone_than_chance_may_take_nothing_can_come_back() -> None:
     attack = sample_report(rich=True).attacks[0]
-    untouched = attack.model_copy(update={"without": attack.without | {"unlearned": attack.without["base"]}})
-    assert recovered_share(untouched, "unlearned", "forget", "keyword_recall") is None
+    base = attack.without["base"]
+    known = base["forget"]["keyword_recall"]
+    assert known.value is not None
+    assert known.interval is not None
+    a_little_less = known.model_copy(update={"value": known.value - 0.01, "interval": (0.5, known.interval[0] + 0.01)})
+    for left in (known, a_little_less):
+        without = attack.without | {"unlearned": {"forget": base["forget"] | {"keyword_recall": left}}}
+        untouched = attack.model_copy(update={"without": without})
+        assert recovered_share(untouched, "unlearned", "forget", "keyword_recall") is None
+
+
+def test_what_no_model_has_much_of_does_not_sum_up_a_set() -> None:
+    report = sample_report(rich=True)
+    assert telling_metric(report, "forget") == "keyword_recall"
+    faint = {
+        name: model.model_copy(
+            update={
+                "sets": {
+                    "forget": model.sets["forget"]
+                    | {"keyword_recall": model.sets["forget"]["keyword_recall"].model_copy(update={"value": 0.1})}
+                }
+            }
+        )
+        for name, model in report.models.items()
+    }
+    assert telling_metric(report.model_copy(update={"models": faint}), "forget") == "probability"
+
+
+def test_a_gap_of_one_model_alone_names_the_model() -> None:
+    report = sample_report(rich=True)
+    gap = report.models["base"].sets["forget"]["perplexity"]
+    lacking = report.models["reference"].sets["forget"] | {"rouge_l": gap}
+    sets = report.models["reference"].sets | {"forget": lacking}
+    models = report.models | {"reference": report.models["reference"].model_copy(update={"sets": sets})}
+    gaps = {gap.metric: gap.where for gap in gaps_of(report.model_copy(update={"models": models}))}
+    assert gaps == {"Perplexity": "on the forget, retain sets", "ROUGE-L recall": "on the forget set for reference"}
+
+
+def test_shares_that_came_back_read_well() -> None:
+    assert [back(share) for share in (-0.4, 0.0, 0.004, 0.05, 0.59)] == [
+        "nothing back",
+        "nothing back",
+        "less than 1% back",
+        "5% back",
+        "59% back",
+    ]
 
 
 def test_the_way_of_asking_that_brings_out_most_is_named(page: str) -> None:
