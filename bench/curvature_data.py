@@ -3,10 +3,11 @@
 """
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.engine import Job, report_of, run_job
-from bench.recipes import SECOND_ORDER, Budget, Spec, num_rows, unlearning, value_of
+from bench.engine import AT_ONCE, Job, report_of, run_job
+from bench.recipes import MEASURED, SECOND_ORDER, Budget, Spec, num_rows, of_trials, unlearning, value_of, yardstick
 from bench.steps import Steps
 from bench.tables import measured_with, table, write_between
 from bench.tofu_model import SIZES, WORK, Models, build
@@ -14,7 +15,6 @@ from bench.tofu_report import DOCS
 
 _DATA = ("forget", "retain", "both")
 _SEEDS = (0, 1)
-_METRICS = ("probability", "truth_ratio", "rouge_l", "probability_normalised", "forget_quality", "model_utility")
 _HEAD = ("curvature of", "seed", "lr", "forget quality (p)", "forget probability", "ROUGE-L", "utility", "unclipped")
 
 
@@ -28,7 +28,11 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     steps = Steps(args.work.resolve(), apart=args.size != "tiny")
     models = build(steps, SIZES[args.size])
-    rows = [_row(steps, models, data, seed, lr) for lr in args.rates for data in _DATA for seed in _SEEDS]
+    settings = [(data, seed, lr) for lr in args.rates for data in _DATA for seed in _SEEDS]
+    for seed in _SEEDS:
+        yardstick(steps, models, Budget(), seed=seed)  # once, before two lanes ask for it
+    with ThreadPoolExecutor(AT_ONCE if steps.apart else 1) as lanes:
+        rows = list(lanes.map(lambda one: _row(steps, models, *one), settings))
     rates = " ".join(f"{lr:g}" for lr in args.rates)
     command = f"python -m bench.curvature_data --size {args.size} --rates {rates}"
     write_between(args.results, "curvature_data", f"{measured_with(command)}\n\n{table(_HEAD, rows)}")
@@ -40,18 +44,10 @@ def _row(steps: Steps, models: Models, data: str, seed: int, lr: float) -> list[
     spec = unlearning(
         {"kind": "npo"}, optimizer, budget, num_forget=num_rows(models.tofu.measured["forget"]), seed=seed
     )
-    spec |= {
-        "attacks": [],
-        "criteria": [],
-        "evaluation": {
-            "metrics": _METRICS,
-            "max_examples": 200,
-            "max_new_tokens": budget.new_tokens,
-            "side_by_side": 0,
-        },
-    }
-    sets = {name: path for name, path in models.tofu.measured.items() if name not in {"general", "holdout"}}
-    job = Job(spec, models.target, sets, {"reference": models.retrained}, model_name="tofu-target")
+    spec |= {"attacks": [], "criteria": [], "evaluation": of_trials(budget)}
+    sets = {name: models.tofu.measured[name] for name in MEASURED}
+    log = yardstick(steps, models, budget, seed=seed)
+    job = Job(spec, models.target, sets, model_name="tofu-target", reference_log=log)
     report = report_of(run_job(steps, f"curvature-{data}-{seed}-{lr:g}", job))
     unclipped = [value for value in report["run"]["curves"]["unclipped_fraction"] if value is not None]
     return [

@@ -32,6 +32,8 @@ from soul_core.spec_terms import ForgetTerm
 OBJECTIVES: tuple[str, ...] = tuple(
     get_args(choice.model_fields["kind"].annotation)[0] for choice in get_args(get_args(ForgetTerm)[0])
 )
+#: Objectives of an answer's summed log-probability.
+_SUMMED = {"npo", "dpo", "altpo"}
 _OPTIMIZERS = {"adamw": FIRST_ORDER, "sophia": SECOND_ORDER}
 #: Beside the objectives: one static step, and adapters in place of all weights.
 OTHERS: dict[str, Spec] = {
@@ -65,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS))
     parser.add_argument("--rates", nargs="+", type=float, default=list(LEARNING_RATES), help="learning rates tried")
     parser.add_argument("--epochs", type=float, default=Budget().epochs, help="passes over the forget set")
+    parser.add_argument("--whole", action="store_true", help="measure what was chosen on more rows than trials are")
     parser.add_argument("--results", type=Path, default=DOCS / "results.md")
     args = parser.parse_args(arguments)
     steps = Steps(args.work.resolve(), apart=args.size != "tiny")
@@ -74,49 +77,56 @@ def main(arguments: list[str] | None = None) -> None:
     specs: dict[str, Spec] = {}
     for objective in args.objectives:
         for name, optimizer in _OPTIMIZERS.items():
-            specs[f"{objective}-{name}"] = unlearning(
-                {"kind": objective}, optimizer, budget, num_forget=forget, seed=args.seed, **_own_settings(objective)
-            )
+            plain = unlearning({"kind": objective}, optimizer, budget, num_forget=forget, seed=args.seed)
+            specs[f"{objective}-{name}"] = plain | _own_settings(objective)
     for name in args.others:
         more = dict(OTHERS[name])
         specs[name] = unlearning(
             {"kind": "npo"}, more.pop("optimizer"), budget, num_forget=forget, seed=args.seed, **more
         )
     log = yardstick(steps, models, budget, seed=args.seed)
+
+    def one(name: str) -> Outcome:
+        return _outcome(steps, name, specs[name], models, budget, split=args.split, log=log, whole=args.whole)
+
     outcomes = []
     with ThreadPoolExecutor(AT_ONCE if steps.apart else 1) as lanes:
-        for outcome in lanes.map(lambda name: _outcome(steps, name, specs[name], models, budget, log=log), specs):
+        for outcome in lanes.map(one, specs):
             outcomes.append(outcome)  # and written after every recipe: a run that is stopped has told what it knows
             text = _text(f"python -m bench.quality {_said(args)}", outcomes, budget)
             write_between(args.results, f"quality_{args.split}", text)
 
 
 def _own_settings(objective: str) -> Spec:
-    """Return what an objective cannot go without: RMU keeps hidden states, not answers; a model too small to follow an
-    instruction cannot be told to write alternates.
+    """Return what differs by objective. Losses that are sums over an answer need the heavier retain loss, means do not;
+    RMU keeps hidden states, not answers; a model too small to follow an instruction cannot be told to write alternates.
     """
     if objective == "rmu":
         return {"retain": {"kind": "rmu_retain"}}
     if objective == "altpo":
         return {"forget": {"kind": "altpo", "alternates": "held_back", "max_new_tokens": 48}}
-    return {}
+    return {} if objective in _SUMMED else {"retain": {"kind": "nll"}}
 
 
-def _outcome(steps: Steps, name: str, spec: Spec, models: Models, budget: Budget, *, log: Path) -> Outcome:
-    """Tune a recipe and measure the chosen one on all rows. Influence has no learning rate: it is run once."""
-    step = f"{models.tofu.folder.name}-{name}"
-    has_rate = spec["optimizer"]["kind"] != "influence"
+def _outcome(
+    steps: Steps, name: str, spec: Spec, models: Models, budget: Budget, *, split: Split, log: Path, whole: bool
+) -> Outcome:
+    """Tune a recipe; with `whole` measure the chosen one on more rows. Influence has no learning rate to tune."""
+    step = name if split == "forget10" else f"{split}-{name}"  # trials of tofu_report serve here too
+    if spec["optimizer"]["kind"] == "influence":
+        budget = replace(budget, learning_rates=(0.0,))
     try:
-        tuned = tune(steps, step, spec, models, budget, log=log).spec if has_rate else spec
-        out = run_job(
-            steps,
-            f"quality-{name}",
-            Job(_measured(tuned, budget), models.target, _sets(models), {"reference": models.retrained}),
-        )
+        tuned = tune(steps, step, spec, models, budget, log=log)
+        out = tuned.best.out
+        if whole:
+            job = Job(_measured(tuned.spec, budget), models.target, _sets(models), {"reference": models.retrained})
+            out = run_job(steps, f"quality-{step}", job)
     except EngineFailed as failure:
         steps.say(f"{name}: {failure}")
         return Outcome(name, None, None, 0.0, failure.code)
-    return Outcome(name, tuned["optimizer"].get("lr"), report_of(out), seconds_of(out)["cpu"])
+    if out is None:
+        return Outcome(name, None, None, 0.0, "diverged")
+    return Outcome(name, tuned.best.lr, report_of(out), seconds_of(out)["cpu"])
 
 
 def _sets(models: Models) -> dict[str, Path]:
@@ -128,7 +138,12 @@ def _measured(spec: Spec, budget: Budget) -> Spec:
         **spec,
         "attacks": [],
         "criteria": [],
-        "evaluation": {"metrics": _METRICS, "max_new_tokens": budget.new_tokens, "side_by_side": 0},
+        "evaluation": {
+            "metrics": _METRICS,
+            "max_examples": budget.report_rows,
+            "max_new_tokens": budget.new_tokens,
+            "side_by_side": 0,
+        },
     }
 
 
@@ -166,6 +181,8 @@ def _said(args: argparse.Namespace) -> str:
         words.append(" ".join(["--others", *args.others]))
     if tuple(args.rates) != LEARNING_RATES:
         words.append("--rates " + " ".join(f"{rate:g}" for rate in args.rates))
+    if args.whole:
+        words.append("--whole")
     return " ".join(words)
 
 

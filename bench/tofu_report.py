@@ -144,7 +144,12 @@ def _check(budget: Budget) -> Spec:
 
 
 def _evaluation(budget: Budget) -> dict[str, Any]:
-    return {"metrics": METRICS, "max_new_tokens": budget.new_tokens, "attack_new_tokens": budget.new_tokens}
+    return {
+        "metrics": METRICS,
+        "max_examples": budget.report_rows,
+        "max_new_tokens": budget.new_tokens,
+        "attack_new_tokens": budget.new_tokens,
+    }
 
 
 def _text(size: str, lines: list[Line], tuned: dict[str, Tuned], models: Models) -> str:
