@@ -63,25 +63,32 @@ def train(
     if isinstance(spec.optimizer, Influence):
         movable = Movable(loaded, spec)
         step = partial(take_influence_step, forget=forget, retain=retain, folder=folder, listener=listener, phase=phase)
-        return step(loaded, spec).trained(1, movable.settle())
+        try:
+            record = step(loaded, spec)
+        finally:
+            adapter = movable.settle()
+        return record.trained(1, adapter)
     run = _Run(loaded, spec, forget, retain, folder, listener, phase)
-    run.resume()
-    while run.step < run.num_steps:
-        run.stop_if_asked()
-        started = time.monotonic()
-        units = run.batches.next()
-        run.observe_curvature_if_due(units)
-        losses = run.add_gradients(units)
-        norm = run.clip_gradients()
-        if not (math.isfinite(losses.total) and math.isfinite(norm)):
-            raise run.diverged(f"loss {losses.total} and gradient norm {norm}")
-        lr = run.update()
-        run.finish_step(started, units, losses, grad_norm=norm, lr=lr)
-        if watch is not None and watch(run.step):
-            break
-        if run.step % spec.training.checkpoint_every == 0 and run.step < run.num_steps:
-            run.checkpoint()
-    return run.record.trained(run.step, run.movable.settle())
+    try:
+        run.resume()
+        while run.step < run.num_steps:
+            run.stop_if_asked()
+            started = time.monotonic()
+            units = run.batches.next()
+            run.observe_curvature_if_due(units)
+            losses = run.add_gradients(units)
+            norm = run.clip_gradients()
+            if not (math.isfinite(losses.total) and math.isfinite(norm)):
+                raise run.diverged(f"loss {losses.total} and gradient norm {norm}")
+            lr = run.update()
+            run.finish_step(started, units, losses, grad_norm=norm, lr=lr)
+            if watch is not None and watch(run.step):
+                break
+            if run.step % spec.training.checkpoint_every == 0 and run.step < run.num_steps:
+                run.checkpoint()
+    finally:
+        adapter = run.movable.settle()  # also when it failed: whoever goes on finds a plain model
+    return run.record.trained(run.step, adapter)
 
 
 class _Run:

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from soul_core.data import pack
-from soul_core.errors import BadSpec
+from soul_core.errors import BadSpec, Cancelled
 from soul_core.export import export_weights
 from soul_core.frozen_weights import FrozenLinear, Kept, check_keepable
+from soul_core.listener import Wish
 from soul_core.models import Loaded, load_model
 from soul_core.movable import Movable, check_movable
 from soul_core.run import Inputs, run
 from soul_core.scoring import score
 from soul_core.spec import JobSpec
+from soul_core.trainer import train
 from tests.soul_core.tiny_model import write_rows
 from tests.soul_core.tiny_training import NAMES, Heard, examples_of, probability, train_tiny, weights
 
@@ -215,6 +217,19 @@ def test_a_merged_run_leaves_no_adapter_behind(taught_model_dir: Path, tmp_path:
     export_weights(merged, None, tmp_path / "out")
     plain = load_model(tmp_path / "out" / "checkpoint", device="cpu")
     assert torch.equal(weights(plain), weights(merged))
+
+
+def test_a_training_that_fails_leaves_a_plain_model(loaded: Loaded, tmp_path: Path) -> None:
+    names = [name for name, _ in loaded.model.named_parameters()]
+    forget, retain = examples_of(loaded)
+    spec = JobSpec.model_validate({**FORGETS, "lora": {"base_weights": "bfloat16"}})
+    ear = Heard(wish_behind=1, wanted=Wish.CANCEL)
+
+    with pytest.raises(Cancelled):
+        train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=ear)
+
+    assert [name for name, _ in loaded.model.named_parameters()] == names
+    assert all(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
 RUN: dict[str, Any] = {
