@@ -29,7 +29,7 @@ class Material:
 
     def __init__(self, folder: Path, state: Path, forget: str, retain: str, dtype: str = "float32") -> None:
         self.loaded = load_model(folder, device="cpu", dtype=dtype)  # type: ignore[arg-type]
-        self.spec = JobSpec.model_validate({"forget": {"kind": forget}, "retain": {"kind": retain}})
+        self.spec = JobSpec.model_validate({"forget": {"kind": forget}, "retain": {"kind": retain}, "seed": 3})
         encode = self.loaded.tokenizer
         self.groups = prepare(
             self.loaded,
