@@ -15,7 +15,7 @@ from soul_core.run_state import RunState
 from soul_core.spec import JobSpec
 from soul_core.spec_strategy import Search
 from soul_core.strategies.goal import Goal, met
-from soul_core.strategies.single import Outcome, train_subject
+from soul_core.strategies.single import Outcome, steps_of, train_subject
 from soul_core.strategies.weights import BaseWeights, keep_weights, load_weights
 from soul_core.subject import Subject
 from soul_core.training_record import Trained
@@ -68,7 +68,7 @@ class _Search:
             "log", message=f"trial {number + 1}: " + ", ".join(f"{k} {v:.3g}" for k, v in settings.items())
         )
         self._base.restore()
-        watch = _Watch(self._goal, f"{number}", trial, self._strategy.check_every, spec.training.steps)
+        watch = _Watch(self._goal, f"{number}", trial, self._strategy.check_every, steps_of(self._subject, spec))
         try:
             trained = train_subject(self._subject, spec, self._folder / f"{number}", self._state, watch=watch)
         except Diverged as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from soul_core.listener import Listener
 from soul_core.report import TrialResult
 from soul_core.run_state import RunState
+from soul_core.schedule import num_steps
 from soul_core.spec import RETAIN, TRAIN, JobSpec
 from soul_core.subject import Subject
 from soul_core.trainer import train
@@ -48,3 +49,10 @@ def train_subject(
         phase=spec.kind,
         watch=watch,
     )
+
+
+def steps_of(subject: Subject, spec: JobSpec) -> int:
+    """Return how many steps a training on the model's sets has."""
+    kept = subject.sets.get(RETAIN if spec.kind == "unlearn" else TRAIN)
+    forget = sum(len(one.examples) for one in subject.forget_sets(spec)) if spec.kind == "unlearn" else 0
+    return num_steps(spec.training, forget=forget, retain=len(kept.examples) if kept else 0)
