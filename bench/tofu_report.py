@@ -3,6 +3,7 @@ something. `python -m bench.tofu_report` does it all, goes on where it was stopp
 """
 
 import argparse
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -193,9 +194,11 @@ def _row(line: Line) -> list[str | float | None]:
 
 
 def _copy_example(out: Path, folder: Path) -> None:
+    """Copy the page and, without its line breaks, the JSON behind it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("report.html", "report.json"):
-        shutil.copyfile(out / name, folder / name)
+    shutil.copyfile(out / "report.html", folder / "report.html")
+    compact = json.dumps(report_of(out), separators=(",", ":"), ensure_ascii=False)
+    (folder / "report.json").write_text(compact + "\n")
 
 
 def _slug(title: str) -> str:
