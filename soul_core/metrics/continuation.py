@@ -2,9 +2,6 @@
 
 from collections.abc import Callable
 
-import sacrebleu
-from rouge_score import rouge_scorer
-
 from soul_core.metrics.aggregate import Resampling, absent, summarise
 from soul_core.metrics.observed import Continuation, Observed
 from soul_core.report import MetricValue
@@ -21,6 +18,8 @@ def continuation_rouge_l(observed: Observed, resampling: Resampling, *, prefix: 
     Differs from SOUL (arXiv:2404.18239), whose copyright table has ROUGE-L recall: both texts have the same number of
     tokens here, and F1 does not reward a model for writing more words than the book.
     """
+    from rouge_score import rouge_scorer
+
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
     def f1(one: Continuation) -> float | None:
@@ -41,6 +40,8 @@ def continuation_bleu(observed: Observed, resampling: Resampling, *, prefix: int
     def bleu(one: Continuation) -> float | None:
         if not one.expected.strip():
             return None
+        import sacrebleu
+
         return sacrebleu.sentence_bleu(one.given, [one.expected], use_effective_order=True).score / _PERCENT
 
     return _summarise(observed, resampling, prefix, bleu)

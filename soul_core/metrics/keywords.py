@@ -1,9 +1,8 @@
 """Keyword recall: the words of the expected answer that the question does not give away."""
 
 import re
-from functools import lru_cache
-
-from nltk.stem.porter import PorterStemmer
+from functools import cache, lru_cache
+from typing import Any
 
 from soul_core.metrics.aggregate import Resampling, absent, summarise
 from soul_core.metrics.observed import Observed, OwnAnswer
@@ -17,7 +16,6 @@ _FUNCTION_WORDS = frozenset(
         "she so that the their them there they this to was we were which who whom whose will with you your",
     )
 )
-_STEMMER = PorterStemmer()
 
 
 def keyword_recall(observed: Observed, resampling: Resampling) -> MetricValue:
@@ -56,4 +54,12 @@ def _recall(answer: OwnAnswer) -> float | None:
 
 @lru_cache(maxsize=65536)
 def _stem(word: str) -> str:
-    return str(_STEMMER.stem(word)) if word.isascii() and len(word) > 3 and word not in _FUNCTION_WORDS else word
+    return str(_stemmer().stem(word)) if word.isascii() and len(word) > 3 and word not in _FUNCTION_WORDS else word
+
+
+@cache
+def _stemmer() -> Any:
+    """Import nltk where it is first needed: it takes a second, and a fault in a spec is told without it."""
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()

@@ -1,7 +1,5 @@
 """Knowledge memorisation: what the model answers after a few worked examples of other questions."""
 
-from rouge_score import rouge_scorer
-
 from soul_core.metrics.aggregate import Resampling, summarise
 from soul_core.metrics.observed import Observed
 from soul_core.report import MetricValue
@@ -14,6 +12,8 @@ def knowledge_memorisation(observed: Observed, resampling: Resampling) -> Metric
     Differs from that code: the examples are rows of the user's own sets, turns of the model's own chat template, and an
     answer may be as long as any other here.
     """
+    from rouge_score import rouge_scorer
+
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
     values = [
         float(scorer.score(answer.expected, answer.given)["rougeL"].fmeasure)

@@ -1,7 +1,5 @@
 """ROUGE-L recall of the model's own answer."""
 
-from rouge_score import rouge_scorer
-
 from soul_core.metrics.aggregate import Resampling, absent, summarise
 from soul_core.metrics.observed import Observed
 from soul_core.report import MetricValue
@@ -14,6 +12,8 @@ def rouge_l(observed: Observed, resampling: Resampling) -> MetricValue:
     none of them (another script) has no value, because 0 there would read as forgotten.
     Source: Lin 2004, by the `rouge-score` package, as TOFU (arXiv:2401.06121) uses it.
     """
+    from rouge_score import rouge_scorer
+
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     values = [
         float(scorer.score(answer.expected, answer.given)["rougeL"].recall)
