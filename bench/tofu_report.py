@@ -29,6 +29,7 @@ from bench.steps import Steps
 from bench.tables import measured_with, table, write_between
 from bench.tofu_model import SIZES, WORK, Models, build
 from soul_core.metric_catalogue import CATALOGUE
+from soul_core.spec_attacks import CHEAP_ATTACKS
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: All but those that ask for other data than TOFU's: texts to continue, a toxicity classifier, worked examples.
@@ -43,6 +44,13 @@ CRITERIA = (
     {"set": "forget", "metric": "rouge_l", "at_most": 0.7, "relative_to_base": True},
     {"set": "all", "metric": "model_utility", "at_least": 0.9, "relative_to_base": True},
 )
+#: The default rate is made for pretrained models of 100 million weights and more: at 2e-5 this one hardly moves in five
+#: steps, and an attack that cannot learn proves nothing. Here attacks learn as fast as the recipes.
+_ATTACK_RATE = 6e-4
+ATTACKS = [
+    {**attack.model_dump(mode="json"), **({"lr": _ATTACK_RATE} if hasattr(attack, "lr") else {})}
+    for attack in CHEAP_ATTACKS
+]
 _RECIPES = {"NPO, AdamW": FIRST_ORDER, "NPO, Sophia": SECOND_ORDER}
 _LEGEND = (
     "Probability, ROUGE-L, truth ratio and PrivLeak are the forget set's; `relearned` is its probability after the "
@@ -109,7 +117,7 @@ class _Bench:
         spec = self._spec({"kind": "npo"}, optimizer)
         tuned = tune(self.steps, _slug(title), spec, self.models, self.budget, log=self.log)
         job = Job(
-            {**tuned.spec, "evaluation": _evaluation(self.budget), "criteria": CRITERIA},
+            {**tuned.spec, "evaluation": _evaluation(self.budget), "criteria": CRITERIA, "attacks": ATTACKS},
             self.models.target,
             self.models.tofu.measured,
             {"reference": self.models.retrained},
