@@ -3,10 +3,9 @@
 """
 
 import argparse
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.engine import AT_ONCE, Job, report_of, run_job
+from bench.engine import Job, lanes, report_of, run_job
 from bench.recipes import MEASURED, SECOND_ORDER, Budget, Spec, num_rows, of_trials, unlearning, value_of, yardstick
 from bench.steps import Steps
 from bench.tables import measured_with, table, write_between
@@ -31,8 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     settings = [(data, seed, lr) for lr in args.rates for data in _DATA for seed in _SEEDS]
     for seed in _SEEDS:
         yardstick(steps, models, Budget(), seed=seed)  # once, before two lanes ask for it
-    with ThreadPoolExecutor(AT_ONCE if steps.apart else 1) as lanes:
-        rows = list(lanes.map(lambda one: _row(steps, models, *one), settings))
+    with lanes(steps) as pool:
+        rows = list(pool.map(lambda one: _row(steps, models, *one), settings))
     rates = " ".join(f"{lr:g}" for lr in args.rates)
     command = f"python -m bench.curvature_data --size {args.size} --rates {rates}"
     write_between(args.results, "curvature_data", f"{measured_with(command)}\n\n{table(_HEAD, rows)}")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ def run_job(steps: Steps, name: str, job: Job) -> Path:
 
     steps.once(name, job.key(), do)
     return steps.work / name / "out"
+
+
+def lanes(steps: Steps) -> ThreadPoolExecutor:
+    """Return what runs jobs side by side; one after the other inside this process, where loading is not thread-safe."""
+    return ThreadPoolExecutor(AT_ONCE if steps.apart else 1)
 
 
 def report_of(out: Path) -> dict[str, Any]:

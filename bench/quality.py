@@ -3,12 +3,11 @@ and LoRA beside them. `python -m bench.quality` goes on where it was stopped; th
 """
 
 import argparse
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from bench.engine import AT_ONCE, EngineFailed, Job, report_of, run_job, seconds_of
+from bench.engine import EngineFailed, Job, lanes, report_of, run_job, seconds_of
 from bench.recipes import (
     FIRST_ORDER,
     LEARNING_RATES,
@@ -90,8 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
         return _outcome(steps, name, specs[name], models, budget, split=args.split, log=log, whole=args.whole)
 
     outcomes = []
-    with ThreadPoolExecutor(AT_ONCE if steps.apart else 1) as lanes:
-        for outcome in lanes.map(one, specs):
+    with lanes(steps) as pool:
+        for outcome in pool.map(one, specs):
             outcomes.append(outcome)  # and written after every recipe: a run that is stopped has told what it knows
             text = _text(f"python -m bench.quality {_said(args)}", outcomes, budget)
             write_between(args.results, f"quality_{args.split}", text)

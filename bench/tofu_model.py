@@ -4,7 +4,6 @@ forget set. `python -m bench.tofu_model` builds both once, in the work folder.
 
 import argparse
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bench.engine import AT_ONCE, Job, report_of, run_job, seconds_of
+from bench.engine import Job, lanes, report_of, run_job, seconds_of
 from bench.steps import Result, Steps, digest
 from bench.tofu_data import Split, Tofu, write_tofu
 
@@ -70,10 +69,10 @@ def build(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0)
     """Return target and retrained model of a split, trained by the engine (kind finetune) unless they are there."""
     tofu = write_tofu(steps.work / f"data-{split}", split, kept_rows=size.kept_rows, most=size.most_rows)
     initial = _initial(steps, size, tofu.train_retrained, split=split, seed=seed)
-    with ThreadPoolExecutor(AT_ONCE) as two:
+    with lanes(steps) as pool:
         wanted = {
-            "target": two.submit(_trained, steps, f"target-{seed}", size, initial, tofu.train_target, seed),
-            "retrained": two.submit(
+            "target": pool.submit(_trained, steps, f"target-{seed}", size, initial, tofu.train_target, seed),
+            "retrained": pool.submit(
                 _trained, steps, f"retrained-{split}-{seed}", size, initial, tofu.train_retrained, seed
             ),
         }

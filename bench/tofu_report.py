@@ -5,12 +5,11 @@ something. `python -m bench.tofu_report` does it all, goes on where it was stopp
 import argparse
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.engine import AT_ONCE, Job, report_of, run_job, seconds_of
+from bench.engine import Job, lanes, report_of, run_job, seconds_of
 from bench.recipes import (
     FIRST_ORDER,
     MEASURED,
@@ -83,10 +82,10 @@ def main(arguments: list[str] | None = None) -> None:
     budget = _TINY if small else _BUDGET
     models = build(steps, SIZES[args.size], seed=args.seed)
     bench = _Bench(steps, models, budget, args.seed, yardstick(steps, models, budget, seed=args.seed))
-    with ThreadPoolExecutor(AT_ONCE if steps.apart else 1) as lanes:
-        audits = [lanes.submit(bench.audited, title, model) for title, model in bench.known.items()]
-        unlearned = [lanes.submit(bench.unlearned, title, optimizer) for title, optimizer in _RECIPES.items()]
-        ruined = lanes.submit(bench.ruined)
+    with lanes(steps) as pool:
+        audits = [pool.submit(bench.audited, title, model) for title, model in bench.known.items()]
+        unlearned = [pool.submit(bench.unlearned, title, optimizer) for title, optimizer in _RECIPES.items()]
+        ruined = pool.submit(bench.ruined)
     lines = [*(one.result()[0] for one in unlearned), *(one.result() for one in audits), ruined.result()]
     tuned = {line.title: one.result()[1] for line, one in zip(lines, unlearned, strict=False)}
     first = lines[0].out
