@@ -105,7 +105,7 @@ def test_missing_columns_are_refused_with_what_was_found_and_what_is_needed(tmp_
     assert "prompt and completion" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b""), b"question,answer\n"])
+@pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b"", mtime=0), b"question,answer\n"])
 def test_an_empty_file_is_refused(tmp_path, content):
     assert "empty" in refusal(written(tmp_path, content, "rows.csv" if b"," in content else "rows.jsonl"))
 
