@@ -49,7 +49,8 @@ def conclude(results: Sequence[CriterionResult], *, confidence: float) -> tuple[
         return "failed", f"{_of(broken, results)} broken: {_list(broken)}."
     if open_ones:
         return "inconclusive", f"{_of(open_ones, results)} undecided: {_list(open_ones)}."
-    reason = f"All {len(results)} criteria hold over their whole {100 * confidence:.4g}% interval."
+    held = f"All {len(results)} criteria hold over their" if len(results) > 1 else "The one criterion holds over its"
+    reason = f"{held} whole {100 * confidence:.4g}% interval."
     return "passed", f"{reason} That is what these tests on these rows show, no proof that nothing can be recovered."
 
 
@@ -156,4 +157,7 @@ def _list(results: Sequence[CriterionResult]) -> str:
 def named(criterion: Criterion) -> str:
     """Say what a criterion is taken on: forget probability, forget probability under relearn."""
     under = f" under {criterion.attack}" if criterion.attack else ""
-    return f"{criterion.set} {criterion.metric}{under}"
+    own_set = (
+        "" if criterion.metric.startswith(f"{criterion.set}_") else f"{criterion.set} "
+    )  # no "forget forget_quality"
+    return f"{own_set}{criterion.metric}{under}"
