@@ -1,6 +1,7 @@
 """LoRA: only adapters train, what comes behind sees a plain model, and the settings that really forget."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from soul_core.spec import JobSpec
 from soul_core.trainer import train
 from tests.soul_core.tiny_model import write_rows
 from tests.soul_core.tiny_training import NAMES, Heard, examples_of, probability, train_tiny, weights
+
+NEEDS_TORCHAO = pytest.mark.skipif(find_spec("torchao") is None, reason="the extra 'quantized' is not installed")
+FEW_BITS = [pytest.param(kept, marks=NEEDS_TORCHAO) for kept in ("int8", "nf4")]
 
 FORGETS = {
     "optimizer": {"kind": "adamw", "lr": 5e-3},
@@ -129,7 +133,7 @@ def test_npo_with_lora_on_all_linear_layers_really_forgets(taught_model_dir: Pat
     assert probability(after, retain) > 0.7
 
 
-@pytest.mark.parametrize("kept", ["bfloat16", "int8", "nf4"])
+@pytest.mark.parametrize("kept", ["bfloat16", *FEW_BITS])
 def test_beside_frozen_weights_of_few_bits_it_forgets_too_and_only_adapters_are_added_to_the_original(
     kept: str, taught_model_dir: Path, tmp_path: Path
 ) -> None:
@@ -147,7 +151,14 @@ def test_beside_frozen_weights_of_few_bits_it_forgets_too_and_only_adapters_are_
     assert type(after.model.get_submodule(name)) is torch.nn.Linear
 
 
-@pytest.mark.parametrize(("kept", "bits"), [("bfloat16", 8), ("int8", 7), ("nf4", 3)])
+@pytest.mark.parametrize(
+    ("kept", "bits"),
+    [
+        ("bfloat16", 8),
+        pytest.param("int8", 7, marks=NEEDS_TORCHAO),
+        pytest.param("nf4", 3, marks=NEEDS_TORCHAO),
+    ],
+)
 def test_a_frozen_layer_gives_what_the_original_does_but_for_rounding(kept: Kept, bits: int) -> None:
     torch.manual_seed(0)
     original = torch.nn.Linear(64, 48)

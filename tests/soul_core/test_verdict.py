@@ -124,7 +124,12 @@ def test_rows_that_do_not_pair_up_are_judged_with_the_base_as_exact_and_say_so()
 def test_the_worst_criterion_is_the_verdict(outcomes: tuple[Verdict, ...], verdict: Verdict) -> None:
     results = [
         CriterionResult(
-            criterion=DEFAULT_CRITERIA["unlearn"][0], outcome=one, value=0.1, interval=None, bound=0.2, reason=f"reason of {one}"
+            criterion=DEFAULT_CRITERIA["unlearn"][0],
+            outcome=one,
+            value=0.1,
+            interval=None,
+            bound=0.2,
+            reason=f"reason of {one}",
         )
         for one in outcomes
     ]
