@@ -184,6 +184,7 @@ def test_its_gradient_has_a_gradient_of_its_own() -> None:
     )  # fmt: skip
 
 
+@NEEDS_TORCHAO
 def test_a_layer_that_does_not_fill_blocks_is_refused_in_4_bits() -> None:
     with pytest.raises(BadSpec, match="'nf4' packs 64 weights, and a layer has 60; take 'int8'"):
         check_keepable(torch.nn.Linear(10, 6), "nf4")
