@@ -1,5 +1,6 @@
 """Real models, small: random weights, a byte-level tokenizer trained on a few sentences, saved as anybody would."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -63,9 +64,12 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 
 
 def tiny_model(config: PreTrainedConfig, **options: object) -> PreTrainedModel:
-    """Build a model whose attention matters: weights five times larger than initialisation makes them."""
+    """Build a model whose attention matters: weights five times larger than initialisation makes them.
+
+    The model gets a config of its own: one that resizes its embeddings would write into what other tests build from.
+    """
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, **options).eval()
+    model = AutoModelForCausalLM.from_config(deepcopy(config), **options).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
