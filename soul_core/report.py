@@ -85,13 +85,16 @@ class AttackResult(Part):
     absent_reason: str | None = Field(None, description="Why the attack was not run.")
 
 
+TrialOutcome = Literal["met", "finished", "pruned", "diverged"]
+
+
 class TrialResult(Part):
     """One training of a search or an ensemble."""
 
     number: int
     settings: dict[str, Any] = Field(description="What it had otherwise than the job's spec: dotted place -> value.")
     steps: int
-    outcome: Literal["met", "finished", "pruned", "diverged"] = Field(
+    outcome: TrialOutcome = Field(
         description="met: all criteria held on the rows looked at. pruned: given up, it lagged behind the others."
     )
     shortfall: float | None = Field(

@@ -4,23 +4,22 @@ Settings are proposed by Optuna's tree-structured Parzen estimator (Bergstra et 
 the median of the earlier ones at the same step is given up (Optuna's MedianPruner).
 """
 
-import json
 import time
 from typing import Any
 
-from soul_core.durable import write_durably
 from soul_core.errors import Diverged
-from soul_core.report import TrialResult
+from soul_core.report import TrialOutcome
 from soul_core.run_state import RunState
 from soul_core.spec import JobSpec
 from soul_core.spec_strategy import Search
 from soul_core.strategies.goal import Goal, met
 from soul_core.strategies.single import Outcome, steps_of, train_subject
+from soul_core.strategies.trials import Trial, Trials
 from soul_core.strategies.weights import BaseWeights, keep_weights, load_weights
 from soul_core.subject import Subject
 from soul_core.training_record import Trained
 
-_RECORD, _BEST = "trials.json", "best.safetensors"
+_TRIALS, _BEST = "trials.json", "best.safetensors"
 
 
 def search(subject: Subject, spec: JobSpec, state: RunState) -> Outcome:
@@ -41,22 +40,21 @@ class _Search:
         self._folder = state.folder / "search"
         self._base = BaseWeights(subject.loaded)
         self._goal = Goal(subject, spec, rows=strategy.rows, folder=self._folder / "looks", listener=state)
-        path = self._folder / _RECORD
-        self._kept: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        self._trials = Trials(self._folder / _TRIALS)
 
     def over(self) -> bool:
         """Say whether a criterion-holding trial was found, or nothing is left to spend."""
-        spent = sum(each["seconds"] for each in self._kept)
+        spent = sum(each.seconds for each in self._trials)
         budget = self._strategy.seconds
         return (
-            any(each["outcome"] == "met" for each in self._kept)
-            or len(self._kept) >= self._strategy.trials
-            or (budget is not None and bool(self._kept) and spent >= budget)
+            any(each.outcome == "met" for each in self._trials)
+            or len(self._trials) >= self._strategy.trials
+            or (budget is not None and bool(self._trials) and spent >= budget)
         )
 
     def try_next(self) -> None:
         """Train one trial from the base and write down how it ended."""
-        number, started = len(self._kept), time.monotonic()
+        number, started = len(self._trials), time.monotonic()
         study = self._study(number)
         trial = study.ask()
         settings = {
@@ -74,31 +72,23 @@ class _Search:
         except Diverged as error:
             trained, watch.outcome, watch.shortfall = Trained(), "diverged", None
             self._state.emit("warning", message=f"trial {number + 1} diverged: {error.message}")
-        best = min((each["shortfall"] for each in self._kept if each["shortfall"] is not None), default=float("inf"))
-        if watch.shortfall is not None and watch.shortfall < best:
+        if self._is_nearest(watch.shortfall):
             keep_weights(self._subject.loaded, self._folder / _BEST)
-        self._keep(settings, watch, trained, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._trials.keep(Trial(settings, watch.outcome, watch.shortfall, watch.values, seconds, trained, watch.looks))
 
     def outcome(self) -> Outcome:
         """Put the best trial's weights into the model. Raises Diverged when every trial did."""
-        ended = [i for i, each in enumerate(self._kept) if each["shortfall"] is not None]
-        if not ended:
+        chosen = self._trials.nearest
+        if chosen is None:
             raise Diverged("every trial diverged; lower the bounds of strategy.lr")
-        chosen = min(ended, key=lambda i: self._kept[i]["shortfall"])
         load_weights(self._subject.loaded, self._folder / _BEST)
-        trained = Trained(**self._kept[chosen]["trained"])
-        trained.curves = {name: tuple(values) for name, values in trained.curves.items()}
-        trained.train_tokens = sum(each["trained"]["train_tokens"] for each in self._kept)
-        trained.flops = sum(each["trained"]["flops"] for each in self._kept)
-        trials = tuple(
-            TrialResult(
-                number=i + 1,
-                chosen=i == chosen,
-                **{key: each[key] for key in ("settings", "steps", "outcome", "shortfall", "values", "seconds")},
-            )
-            for i, each in enumerate(self._kept)
-        )
-        return Outcome(trained, trials)
+        return Outcome(self._trials.cost(chosen), self._trials.results(chosen))
+
+    def _is_nearest(self, shortfall: float | None) -> bool:
+        nearest = self._trials.nearest
+        least = None if nearest is None else self._trials[nearest].shortfall
+        return shortfall is not None and (least is None or shortfall < least)
 
     def _study(self, number: int) -> Any:
         """Return a study that knows the earlier trials. Its sampler depends on seed and number alone: a resumed search
@@ -116,33 +106,18 @@ class _Search:
             "lr": optuna.distributions.FloatDistribution(*self._strategy.lr, log=True),
             "retain_weight": optuna.distributions.FloatDistribution(*self._strategy.retain_weight, log=True),
         }
-        for each in self._kept:
-            failed = each["shortfall"] is None
+        for each in self._trials:
+            failed = each.shortfall is None
             study.add_trial(
                 optuna.trial.create_trial(
-                    params={"lr": each["settings"]["optimizer.lr"], "retain_weight": each["settings"]["retain.weight"]},
+                    params={"lr": each.settings["optimizer.lr"], "retain_weight": each.settings["retain.weight"]},
                     distributions=bounds,
-                    intermediate_values={int(step): value for step, value in each["looks"].items()},
-                    value=None if failed else each["shortfall"],
+                    intermediate_values=each.looks,
+                    value=each.shortfall,
                     state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
                 )
             )
         return study
-
-    def _keep(self, settings: dict[str, float], watch: "_Watch", trained: Trained, seconds: float) -> None:
-        self._kept.append(
-            {
-                "settings": settings,
-                "steps": trained.steps,
-                "outcome": watch.outcome,
-                "shortfall": watch.shortfall,
-                "values": watch.values,
-                "looks": watch.looks,
-                "seconds": round(seconds, 3),
-                "trained": vars(trained),
-            }
-        )
-        write_durably(self._folder / _RECORD, json.dumps(self._kept))
 
 
 class _Watch:
@@ -150,7 +125,7 @@ class _Watch:
 
     def __init__(self, goal: Goal, name: str, trial: Any, every: int, last: int) -> None:
         self._goal, self._name, self._trial, self._every, self._last = goal, name, trial, every, last
-        self.outcome = "finished"
+        self.outcome: TrialOutcome = "finished"
         self.shortfall: float | None = None
         self.values: dict[str, float | None] = {}
         self.looks: dict[int, float] = {}

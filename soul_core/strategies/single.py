@@ -1,9 +1,10 @@
 """One training from the base, with the settings as they stand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from soul_core.data import Example
 from soul_core.listener import Listener
 from soul_core.report import TrialResult
 from soul_core.run_state import RunState
@@ -37,13 +38,12 @@ def train_subject(
 ) -> Trained:
     """Train the model on the sets of its kind of job. `watch` is asked after each step whether that is enough."""
     assert spec.kind != "evaluate"
-    unlearning = spec.kind == "unlearn"
-    kept = subject.sets.get(RETAIN if unlearning else TRAIN)
+    forget, retain = _learned(subject, spec)
     return train(
         subject.loaded,
         spec,
-        forget=[each for one in subject.forget_sets(spec) for each in one.examples] if unlearning else (),
-        retain=kept.examples if kept else (),
+        forget=forget,
+        retain=retain,
         state_dir=folder,
         listener=listener,
         phase=spec.kind,
@@ -53,6 +53,13 @@ def train_subject(
 
 def steps_of(subject: Subject, spec: JobSpec) -> int:
     """Return how many steps a training on the model's sets has."""
-    kept = subject.sets.get(RETAIN if spec.kind == "unlearn" else TRAIN)
-    forget = sum(len(one.examples) for one in subject.forget_sets(spec)) if spec.kind == "unlearn" else 0
-    return num_steps(spec.training, forget=forget, retain=len(kept.examples) if kept else 0)
+    forget, retain = _learned(subject, spec)
+    return num_steps(spec.training, forget=len(forget), retain=len(retain))
+
+
+def _learned(subject: Subject, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Return what is unlearned, nothing in a fine-tuning, and what is kept or learned."""
+    unlearning = spec.kind == "unlearn"
+    kept = subject.sets.get(RETAIN if unlearning else TRAIN)
+    forget = [each for one in subject.forget_sets(spec) for each in one.examples] if unlearning else []
+    return forget, kept.examples if kept else ()

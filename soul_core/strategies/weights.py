@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from soul_core.durable import disk_errors, sync
+from soul_core.checkpoint import keep_tensors
 from soul_core.models import Loaded
 
 
@@ -43,12 +43,7 @@ class BaseWeights:
 
 def keep_weights(loaded: Loaded, path: Path) -> None:
     """Write the parameters, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    with disk_errors("the weights of a trial"):
-        save_file({name: each.detach().cpu().contiguous() for name, each in loaded.model.named_parameters()}, beside)
-        sync(beside)
-        beside.replace(path)
+    keep_tensors(path, dict(loaded.model.named_parameters()), "the weights of a trial")
 
 
 @torch.no_grad()
