@@ -36,9 +36,6 @@ def _auc(score: str) -> MetricEntry:
         description=f"AUC of {SCORES[score]} in telling forget rows (members) from holdout rows (never seen): 0.5 "
         "tells nothing, 1 tells all; below 0.5 the forget rows stand out by being too unlikely.",
         unit="AUC",
-        low=0,
-        high=1,
-        better_on_forget="lower",
         better_elsewhere="lower",
         target=0.5,
         scope="reference" if score == "reference" else "model",
@@ -53,10 +50,6 @@ def _tpr(score: str) -> MetricEntry:
         title=f"Members found by {_TITLES[score]} at 1% false alarms",
         description=f"Share of forget rows that {SCORES[score]} finds at a threshold that wrongly points at no more "
         "than 1% of the holdout rows.",
-        unit="share",
-        low=0,
-        high=1,
-        better_on_forget="lower",
         better_elsewhere="lower",
         target=0.01,
         scope="reference" if score == "reference" else "model",
@@ -89,10 +82,7 @@ DERIVED_ENTRIES = (
         description="p-value of the two-sample Kolmogorov-Smirnov test of the forget rows' truth ratios against the "
         "retrained model's: above 0.05 the two are not told apart, which is no proof that they are alike.",
         unit="p-value",
-        low=0,
-        high=1,
         better_on_forget="higher",
-        better_elsewhere="higher",
         scope="reference",
         rests_on=(("forget", "truth_ratio"),),
         source="TOFU, arXiv:2401.06121, section 3",
@@ -106,7 +96,6 @@ DERIVED_ENTRIES = (
         low=-100,
         high=None,
         better_on_forget="higher",
-        better_elsewhere="higher",
         target=0,
         scope="reference",
         rests_on=(("forget", "min_k"), ("holdout", "min_k")),
@@ -117,11 +106,7 @@ DERIVED_ENTRIES = (
         title="Model utility",
         description="Harmonic mean of probability, ROUGE-L recall and truth ratio on the sets retain, real_authors and "
         "world_facts (probability among choices on the last two).",
-        unit="share",
-        low=0,
-        high=1,
         better_on_forget="higher",
-        better_elsewhere="higher",
         scope="model",
         rests_on=(
             ("retain", "probability"),

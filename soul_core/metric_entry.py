@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Need = Literal["likelihoods", "answers", "text", "perturbed", "distribution", "gradients", "few_shot", "continuations"]
 Aggregate = Literal["mean", "geometric_mean", "truth_ratio_forget", "truth_ratio_kept"]
+Better = Literal["lower", "higher"]
 Scope = Literal["row", "model", "reference"]
 
 #: What a need asks of a data set, in the words used when it is missing.
@@ -22,18 +23,20 @@ NEEDS: dict[Need, str] = {
 
 
 class MetricEntry(BaseModel):
-    """One metric as users see it."""
+    """One metric as users see it. Unless an entry says otherwise: a share from 0 to 1 of what the model still knows,
+    little of which is wanted on the forget set and much elsewhere.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     title: str
     description: str
-    unit: str
-    low: float | None = Field(description="Smallest possible value; none: unbounded.")
-    high: float | None = Field(description="Largest possible value; none: unbounded.")
-    better_on_forget: Literal["lower", "higher"]
-    better_elsewhere: Literal["lower", "higher"]
+    unit: str = "share"
+    low: float | None = Field(0, description="Smallest possible value; none: unbounded.")
+    high: float | None = Field(1, description="Largest possible value; none: unbounded.")
+    better_on_forget: Better = "lower"
+    better_elsewhere: Better = "higher"
     target: float | None = Field(
         None, description="What a model that never saw the forget set has; beyond it is no better. None: not known."
     )
