@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from api.schemas import SetName
-from soul_core.spec import SET_NAME, JobSpec, Training
+from soul_core.spec import JobSpec, Training
 from soul_core.spec_optimizers import AdamW, Optimizer
-from soul_core.spec_terms import Frozen
+from soul_core.spec_terms import SET_NAME, Frozen
 
 ModelName = Annotated[str, Field(pattern=SET_NAME)]
 

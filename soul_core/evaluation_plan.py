@@ -13,8 +13,9 @@ from soul_core.evaluation_rows import PERTURBED, EvaluationSet
 from soul_core.metric_catalogue import CATALOGUE, NEEDS, Need, row_metrics
 from soul_core.metrics.observed import CONTINUED_TOKENS
 from soul_core.models import Loaded
-from soul_core.rows import Message, Row
+from soul_core.rows import Row
 from soul_core.spec import RETAIN, Evaluation
+from soul_core.worked_examples import turns_of
 
 #: Worked examples before a few-shot question.
 SHOTS = 4
@@ -156,8 +157,7 @@ def _few_shot(one: EvaluationSet, shots: Sequence[Row], loaded: Loaded) -> dict[
         if not row.messages:
             continue
         examples = [shot for shot in shots if shot.messages != row.messages][:SHOTS]
-        turns = [turn for shot in examples for turn in (*shot.messages, Message("assistant", shot.completion))]
-        ids = prompt_ids(Row(row.number, (*turns, *row.messages), row.completion), loaded.tokenizer)
+        ids = prompt_ids(Row(row.number, (*turns_of(examples), *row.messages), row.completion), loaded.tokenizer)
         if len(ids) < loaded.facts.context_tokens:
             prompts[i] = tuple(ids)
     return prompts

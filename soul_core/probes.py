@@ -10,12 +10,11 @@ five that can be made from a row by rule.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from soul_core.metrics.keywords import keywords_of, words_of
 from soul_core.row_columns import Message, Row
-
-ProbeKind = Literal["fill_in", "question", "adversarial"]
+from soul_core.spec import ProbeKind
+from soul_core.worked_examples import discreet_examples, turns_of
 
 BLANK = "____"
 
@@ -94,9 +93,8 @@ def _adversarial(rows: Sequence[Row], index: int) -> list[Row]:
     reverse = (Message(asked.role, _REVERSE_QUERY.format(answer=row.completion)),)
     if keywords_of(asked.content, reverse[0].content):
         probes.append(_probe(row, "reverse_query", reverse, asked.content))
-    if others := _examples(rows, index):
-        turns = [turn for other in others for turn in (*other.messages, Message("assistant", other.completion))]
-        probes.append(_probe(row, "in_context", (*turns, *row.messages), row.completion, keep=True))
+    if others := discreet_examples(row, (*rows[index + 1 :], *rows[:index]), _EXAMPLES):
+        probes.append(_probe(row, "in_context", (*turns_of(others), *row.messages), row.completion, keep=True))
     return probes
 
 
@@ -105,20 +103,6 @@ _MAKERS: dict[ProbeKind, Callable[[Sequence[Row], int], list[Row]]] = {
     "question": _question,
     "adversarial": _adversarial,
 }
-
-
-def _examples(rows: Sequence[Row], index: int) -> list[Row]:
-    """Return the next rows, as worked examples, that give away nothing of this row's answer."""
-    row = rows[index]
-    secret = keywords_of(row.completion, row.messages[-1].content)
-    chosen: list[Row] = []
-    for other in (*rows[index + 1 :], *rows[:index]):
-        told = words_of(" ".join([other.completion, *(message.content for message in other.messages)]))
-        if other.messages and not secret & told:
-            chosen.append(other)
-        if len(chosen) == _EXAMPLES:
-            break
-    return chosen
 
 
 def _reworded(row: Row, probe: str, template: str) -> Row:

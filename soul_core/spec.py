@@ -11,12 +11,11 @@ from pydantic import Field, model_validator
 from soul_core.spec_attacks import CHEAP_ATTACKS, Attack
 from soul_core.spec_optimizers import Optimizer, Sophia
 from soul_core.spec_strategy import Ensemble, Single, Strategy
-from soul_core.spec_terms import ForgetTerm, Frozen, Nll, Npo, RetainTerm
+from soul_core.spec_terms import SET_NAME, ForgetTerm, Frozen, Nll, Npo, RetainTerm
 from soul_core.spec_wrappers import Lora, Saliency, Selection, Sharpness
 
 #: Data sets with a meaning; any other name is measured too. `ALL` is no set: metrics of the model as a whole.
 FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "train", "holdout", "all"
-SET_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 
 #: earlier_1, earlier_2, ...: forget sets of the jobs that made the model this one begins with.
 EARLIER = "earlier_"
@@ -25,6 +24,7 @@ EARLIER = "earlier_"
 BASE, UNLEARNED, FINETUNED, AUDITED, REFERENCE = "base", "unlearned", "finetuned", "audited", "reference"
 
 Kind = Literal["unlearn", "finetune", "evaluate"]
+ProbeKind = Literal["fill_in", "question", "adversarial"]
 #: What a job of each kind judges.
 JUDGED: dict[Kind, str] = {"unlearn": UNLEARNED, "finetune": FINETUNED, "evaluate": AUDITED}
 
@@ -83,7 +83,7 @@ class Evaluation(Frozen):
     max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest generated answer.")
     max_examples: int = Field(400, ge=1, description="Rows of each set that are measured; chosen by the seed.")
     side_by_side: int = Field(20, ge=0, le=1000, description="Questions shown in the report before and after.")
-    probes: tuple[Literal["fill_in", "question", "adversarial"], ...] = Field(
+    probes: tuple[ProbeKind, ...] = Field(
         (),
         description="Further sets made of the forget rows, as RWKU asks (arXiv:2406.10890): sentences with the answer "
         "left blank, reworded questions, questions that press for the answer. Sets forget_fill_in, ...",

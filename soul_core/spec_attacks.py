@@ -9,9 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from soul_core.spec_terms import Frozen
-
-_SET = r"^[a-z][a-z0-9_]{0,39}$"
+from soul_core.spec_terms import SET_NAME, Frozen
 
 
 class Relearn(Frozen):
@@ -20,7 +18,7 @@ class Relearn(Frozen):
     kind: Literal["relearn"] = "relearn"
     set: str = Field(
         "forget",
-        pattern=_SET,
+        pattern=SET_NAME,
         description="Data set that is learned. Of the forget set only `share` is, and the rest is what is measured.",
     )
     share: float = Field(
@@ -82,7 +80,7 @@ class Downstream(Frozen):
     """Fine-tune on unrelated text, as a user of the model would, and see what comes back by itself."""
 
     kind: Literal["downstream"] = "downstream"
-    set: str = Field("general", pattern=_SET, description="Data set that is learned.")
+    set: str = Field("general", pattern=SET_NAME, description="Data set that is learned.")
     steps: int = Field(5, ge=1, le=10_000, description="Optimizer steps.")
     batch: int = Field(4, ge=1, le=4096, description="Examples a step.")
     lr: float = Field(2e-5, gt=0, le=1, description="Learning rate (AdamW).")

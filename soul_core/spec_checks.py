@@ -16,13 +16,13 @@ from soul_core.spec import (
     FORGET,
     REFERENCE,
     RETAIN,
-    SET_NAME,
     TRAIN,
     UNLEARNED,
     JobSpec,
     Kind,
 )
 from soul_core.spec_strategy import Ensemble
+from soul_core.spec_terms import SET_NAME
 from soul_core.term_pairs import pair_problem
 
 

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+#: What a data set or a model may be called.
+SET_NAME = r"^[a-z][a-z0-9_]{0,39}$"
+
 
 class Frozen(BaseModel):
     """Base of everything in a spec: immutable, and an unknown key is refused with the near spelling."""

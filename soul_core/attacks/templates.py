@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from soul_core.metrics.keywords import keywords_of, words_of
-from soul_core.rows import Message, Row
+from soul_core.metrics.keywords import keywords_of
+from soul_core.rows import Row
 from soul_core.spec_attacks import Prompting, Template
+from soul_core.worked_examples import discreet_examples, turns_of
 
 #: Columns in which a data set may bring its own rewording (TOFU's name first).
 PARAPHRASE_COLUMNS = ("paraphrased_question", "paraphrased_prompt")
@@ -88,17 +89,12 @@ def jailbreak(row: Row, material: Material) -> Asked | None:
 
 def few_shot(row: Row, material: Material) -> Asked | None:
     """Show other questions with their answers first. None of them holds a keyword of this row's answer."""
-    secret = keywords_of(row.completion, " ".join(message.content for message in row.messages))
-    turns: list[Message] = []
-    for other in material.examples:
-        said = " ".join([*(message.content for message in other.messages), other.completion])
-        if len(turns) < 2 * material.spec.shots and not secret & words_of(said):
-            turns += [*other.messages, Message("assistant", other.completion)]
-    if not turns:
+    examples = discreet_examples(row, material.examples, material.spec.shots)
+    if not examples:
         return None
     system = tuple(message for message in row.messages if message.role == "system")
     rest = tuple(message for message in row.messages if message.role != "system")
-    return Asked(replace(row, messages=(*system, *turns, *rest)))
+    return Asked(replace(row, messages=(*system, *turns_of(examples), *rest)))
 
 
 def translation(row: Row, material: Material) -> Asked | None:
