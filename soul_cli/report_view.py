@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from soul_cli.output import styled
+from soul_core.spec import JUDGED
 
 NUM_EXAMPLES = 12
 #: What each model of a report is called here, in the order of the columns; others go by their own names.
@@ -18,7 +19,6 @@ TITLES = {
     "audited": "the model",
     "reference": "retrained",
 }
-JUDGED = ("unlearned", "finetuned", "audited")
 #: What of an attack is worth a line here; the rest is in the JSON and on the page.
 ATTACK_METRICS = ("probability", "rouge_l", "keyword_recall", "verbatim_memorisation", "toxicity")
 
@@ -131,7 +131,7 @@ def models_of(report: dict[str, Any]) -> list[str]:
 
 def judged_of(report: dict[str, Any]) -> str:
     """Return the model the verdict is about."""
-    return next(name for name in JUDGED if name in report["models"])
+    return JUDGED[report["spec"]["kind"]]
 
 
 def number(value: float | None) -> str:

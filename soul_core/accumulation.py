@@ -1,12 +1,12 @@
 """Micro-batches: a forward pass holds so many tokens, and fewer from then on when memory runs out."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from soul_core.data import Example
+from soul_core.data import Example, micro_batches
 from soul_core.errors import OutOfMemory
 from soul_core.listener import Listener
 from soul_core.objectives.terms import Group
@@ -31,7 +31,6 @@ class MicroBatcher:
 
     max_tokens: int
     listener: Listener
-    _warned: list[int] = field(default_factory=list)
 
     def over(self, units: Sequence[Unit], work: Callable[[list[Item]], None], undo: Callable[[], None]) -> None:
         """Call `work` on the items of each micro-batch; after lack of memory `undo` and begin again, smaller.
@@ -39,7 +38,7 @@ class MicroBatcher:
         Raises OutOfMemory when even one unit is too much.
         """
         while True:
-            batches = list(self._split(units))
+            batches = list(micro_batches(units, self.max_tokens, tokens=_tokens))
             try:
                 for batch in batches:
                     work([item for unit in batch for item in unit])
@@ -63,18 +62,6 @@ class MicroBatcher:
             self.listener.emit(
                 "warning", message=f"memory ran out; going on with at most {self.max_tokens} tokens in a forward pass"
             )
-
-    def _split(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
-        batch: list[Unit] = []
-        room = self.max_tokens
-        for unit in units:
-            if batch and _tokens(unit) > room:
-                yield batch
-                batch, room = [], self.max_tokens
-            batch.append(unit)
-            room -= _tokens(unit)
-        if batch:
-            yield batch
 
 
 def _tokens(unit: Unit) -> int:

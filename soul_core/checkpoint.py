@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, torch.Tensor]
     try:
         with disk_errors("a checkpoint of the run"):
             beside.mkdir(parents=True)
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside / _TENSORS)
+            save_file(_on_host(tensors), beside / _TENSORS)
             sync(beside / _TENSORS)
             content = json.dumps(state).encode()
             write_durably(beside / _STATE, content)
@@ -61,12 +61,26 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, torch.Tensor]
             shutil.rmtree(other)
 
 
+def keep_tensors(path: Path, tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Write one file of tensors beside the checkpoints, whole or not at all. Raises DiskFull, which names `what`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".partial")
+    with disk_errors(what):
+        save_file(_on_host(tensors), beside)
+        sync(beside)
+        beside.replace(path)
+
+
 def newest_checkpoint(folder: Path, device: torch.device) -> Checkpoint | None:
     """Return the newest whole checkpoint, or None."""
     for path in sorted(folder.glob(_WHOLE), reverse=True):
         if _is_whole(path):
             return Checkpoint(load_file(path / _TENSORS, device=str(device)), json.loads((path / _STATE).read_text()))
     return None
+
+
+def _on_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _is_whole(path: Path) -> bool:

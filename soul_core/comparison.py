@@ -55,7 +55,7 @@ def judge_run(
         spec.criteria,
         judged=models[judged],
         base=models.get(BASE),
-        resampling=Resampling(spec.evaluation.bootstrap, spec.evaluation.confidence, spec.seed),
+        resampling=Resampling.of(spec.evaluation, spec.seed),
         attacked={
             one.label: ModelMeasurements(sets=one.under[judged], rows=one.rows)
             for one in attacks

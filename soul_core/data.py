@@ -4,10 +4,10 @@ Loss falls on answers only, and the token that ends an answer is learned with it
 token ids: `eos` may well be `pad`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from soul_core.errors import BadData
 from soul_core.rows import Row
 
+T = TypeVar("T")
 _PROBE = "SOUL"  # an answer nobody's template contains
 
 
@@ -181,20 +182,22 @@ def pack_groups(groups: Sequence[Sequence[Example]], device: torch.device | str 
     )
 
 
-def micro_batches(examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
-    """Split into runs of consecutive examples (as indices into `examples`) of at most `max_tokens` tokens each.
+def micro_batches(items: Sequence[T], max_tokens: int, *, tokens: Callable[[T], int]) -> Iterator[list[T]]:
+    """Split into runs of consecutive items of at most `max_tokens` tokens each; `tokens` says how many an item has.
 
-    One example longer than that gets a batch of its own.
+    One item longer than that gets a run of its own.
     """
-    batches: list[list[int]] = []
-    room = 0
-    for index, example in enumerate(examples):
-        if not batches or len(example.token_ids) > room:
-            batches.append([])
-            room = max_tokens
-        batches[-1].append(index)
-        room -= len(example.token_ids)
-    return batches
+    batch: list[T] = []
+    room = max_tokens
+    for item in items:
+        needed = tokens(item)
+        if batch and needed > room:
+            yield batch
+            batch, room = [], max_tokens
+        batch.append(item)
+        room -= needed
+    if batch:
+        yield batch
 
 
 class BatchStream:

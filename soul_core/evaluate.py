@@ -64,7 +64,7 @@ def measure(
 
     A set whose result lies in `kept` is read from there. Raises BadData for other answers that cannot be used.
     """
-    resampling = Resampling(evaluation.bootstrap, evaluation.confidence, seed)
+    resampling = Resampling.of(evaluation, seed)
     shown = shown_rows(sets, evaluation.side_by_side)
     results = {one.name: found for one in sets if (found := _read(kept / f"{one.name}.json"))}
     plans = [plan_of(one, sets, evaluation, shown[one.name], loaded) for one in sets if one.name not in results]

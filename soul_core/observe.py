@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from soul_core.data import Example, pack, pack_groups
+from soul_core.data import Example, micro_batches, pack, pack_groups
 from soul_core.errors import OutOfMemory
 from soul_core.evaluation_plan import Plan, Prompts, group_tokens, other_answers
 from soul_core.evaluation_rows import prompt_text
@@ -61,7 +61,7 @@ def _score(loaded: Loaded, plan: Plan, micro_batch_tokens: int, tick: Tick) -> l
     waiting = [(i, group) for i, group in enumerate(plan.groups)]
     scored: list[list[_Scored]] = [[] for _ in plan.groups]
     while waiting:
-        batch = waiting[: _how_many(waiting, micro_batch_tokens)]
+        batch = next(micro_batches(waiting, micro_batch_tokens, tokens=_tokens))
         num_tokens = sum(group_tokens(group) for _, group in batch)
         try:
             answers = iter(_forward(loaded, [group for _, group in batch], distribution=plan.distribution))
@@ -108,13 +108,8 @@ def _standardise(scores: Scores) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _how_many(waiting: Sequence[tuple[int, Sequence[Example]]], most_tokens: int) -> int:
-    """Return how many groups, one at least, fit into a forward pass."""
-    num, room = 0, most_tokens
-    while num < len(waiting) and (num == 0 or group_tokens(waiting[num][1]) <= room):
-        room -= group_tokens(waiting[num][1])
-        num += 1
-    return num
+def _tokens(numbered: tuple[int, tuple[Example, ...]]) -> int:
+    return group_tokens(numbered[1])
 
 
 def _halves(row: int, group: tuple[Example, ...], num_tokens: int) -> list[tuple[int, tuple[Example, ...]]]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from soul_core.accumulation import Item, MicroBatcher, Unit
+from soul_core.checkpoint import keep_tensors
 from soul_core.data import Example, pack
-from soul_core.durable import disk_errors, sync
 from soul_core.errors import BadSpec
 from soul_core.listener import Listener, stop_if_asked
 from soul_core.models import Loaded
@@ -107,16 +107,11 @@ class ReferenceScores:
     def save(self, folder: Path) -> None:
         """Keep the numbers for a resumed run. The projection is the base model's own and is not kept."""
         tensors = {
-            f"{need}.{group}.{index}": value.cpu().contiguous()
+            f"{need}.{group}.{index}": value
             for (group, need), by_index in self.kept.items()
             for index, value in by_index.items()
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f"{_FILE}.partial"
-        with disk_errors("the reference scores"):
-            save_file(tensors, beside)
-            sync(beside)
-            beside.replace(folder / _FILE)
+        keep_tensors(folder / _FILE, tensors, "the reference scores")
 
     @classmethod
     def load(cls, folder: Path, loaded: Loaded) -> "ReferenceScores | None":

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from soul_core.accumulation import Item, MicroBatcher, Unit
+from soul_core.checkpoint import keep_tensors
 from soul_core.data import Example
-from soul_core.durable import disk_errors, sync
 from soul_core.models import Loaded
 from soul_core.objectives.terms import Group
 from soul_core.spec_wrappers import Saliency
@@ -50,12 +50,7 @@ class Mask:
 
     def save(self, folder: Path) -> None:
         """Keep the mask for a resumed run, whose model is no longer the base."""
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f"{_FILE}.partial"
-        with disk_errors("the saliency mask"):
-            save_file({str(number): mask.cpu() for number, mask in enumerate(self._tensors)}, beside)
-            sync(beside)
-            beside.replace(folder / _FILE)
+        keep_tensors(folder / _FILE, {str(i): mask for i, mask in enumerate(self._tensors)}, "the saliency mask")
 
 
 def take_mask(

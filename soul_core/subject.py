@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from soul_core.attacks.arena import attack_model
+from soul_core.attacks.restoring import fingerprint
 from soul_core.attacks.scene import Attacked
 from soul_core.data import Example, encode_rows
 from soul_core.errors import BadData
@@ -126,7 +125,4 @@ def examine(subject: Subject, name: str, spec: JobSpec, state: RunState, *, phas
 
 def weights_mark(loaded: Loaded) -> str:
     """Return a mark that weights trained again to other bits (a GPU) do not share: measurements are kept under it."""
-    with torch.no_grad():
-        sums = [(p.sum(dtype=torch.float64), p.abs().sum(dtype=torch.float64)) for p in loaded.model.parameters()]
-    text = " ".join(float(value).hex() for pair in sums for value in pair)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(str(fingerprint(loaded.model)).encode()).hexdigest()[:16]

@@ -1,10 +1,10 @@
 """How many operations a job takes: a rough sum over training, measuring, generating and attacks, model by model."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from soul_core.spec import FORGET, RETAIN, TRAIN, JobSpec, Training
+from soul_core.schedule import num_steps
+from soul_core.spec import FORGET, RETAIN, TRAIN, JobSpec
 from soul_core.spec_attacks import Attack
 from soul_core.spec_strategy import Ensemble, Search
 
@@ -76,14 +76,7 @@ def _one_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     training = spec.training
     a_step = training.forget_batch * forget.tokens + training.retain_batch * other.tokens
     order = 1.0 if spec.optimizer.kind == "adamw" else _CURVATURE
-    return Operations(6.0 * a_step * _steps(training, forget.rows, other.rows) * order)
-
-
-def _steps(training: Training, forget_rows: int, other_rows: int) -> int:
-    if training.epochs is None:
-        return training.steps
-    rows, batch = (forget_rows, training.forget_batch) if forget_rows else (other_rows, training.retain_batch)
-    return max(1, math.ceil(training.epochs * rows / batch))
+    return Operations(6.0 * a_step * num_steps(training, forget=forget.rows, retain=other.rows) * order)
 
 
 def _measuring(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:

@@ -117,7 +117,7 @@ def attack_metrics(spec: JobSpec) -> tuple[str, ...]:
 
 
 def resampling_of(spec: JobSpec) -> Resampling:
-    return Resampling(spec.evaluation.bootstrap, spec.evaluation.confidence, spec.seed)
+    return Resampling.of(spec.evaluation, spec.seed)
 
 
 def numbers(one: EvaluationSet) -> tuple[int, ...]:

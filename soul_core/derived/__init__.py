@@ -45,7 +45,7 @@ def derive(
     Those of the forget set are left out where no forget set was measured, and absent with a reason where less is
     missing.
     """
-    inputs = Inputs(measurements, reference, Resampling(evaluation.bootstrap, evaluation.confidence, seed))
+    inputs = Inputs(measurements, reference, Resampling.of(evaluation, seed))
     sets = {name: dict(metrics) for name, metrics in measurements.sets.items()}
     for name in evaluation.metrics:
         home = ALL if name == "model_utility" else FORGET

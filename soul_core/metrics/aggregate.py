@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from soul_core.metric_catalogue import Aggregate
 from soul_core.report import MetricValue
+from soul_core.spec import Evaluation
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -26,6 +27,11 @@ class Resampling:
     resamples: int
     confidence: float
     seed: int
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, seed: int) -> "Resampling":
+        """Return it as a spec asks for it."""
+        return cls(evaluation.bootstrap, evaluation.confidence, seed)
 
 
 def absent(reason: str) -> MetricValue:
