@@ -58,11 +58,11 @@ migrations: .venv/.dev ## Migrations make exactly the tables the code declares
 
 docs: .venv/.dev ## OpenAPI snapshot and generated documentation are current
 	@$(BIN)/python -m api.openapi --check docs/openapi.json
-	@$(BIN)/python -m soul_core.report_schema --check docs/report.schema.json
+	@$(BIN)/python -m soul_core.report.schema --check docs/report.schema.json
 
 openapi: .venv/.dev ## Write the OpenAPI snapshot and the report's schema
 	@$(BIN)/python -m api.openapi > docs/openapi.json
-	@$(BIN)/python -m soul_core.report_schema > docs/report.schema.json
+	@$(BIN)/python -m soul_core.report.schema > docs/report.schema.json
 
 clean: ## Remove what make made (not your data)
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

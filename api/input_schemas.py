@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from api.schemas import Name, Out
 from soul_core.rows import Format
-from soul_core.spec_terms import Frozen
+from soul_core.spec.terms import Frozen
 
 # --- data sets ---
 

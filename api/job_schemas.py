@@ -6,8 +6,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from api.schemas import SetName
 from soul_core.spec import JobSpec, Training
-from soul_core.spec_optimizers import AdamW, Optimizer
-from soul_core.spec_terms import SET_NAME, Frozen
+from soul_core.spec.optimizers import AdamW, Optimizer
+from soul_core.spec.terms import SET_NAME, Frozen
 
 ModelName = Annotated[str, Field(pattern=SET_NAME)]
 

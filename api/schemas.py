@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from soul_core.spec import Kind
-from soul_core.spec_terms import SET_NAME, Frozen
+from soul_core.spec.terms import SET_NAME, Frozen
 
 T = TypeVar("T")
 Name = Annotated[str, Field(min_length=1, max_length=200)]

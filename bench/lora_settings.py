@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from soul_core.models import load_model
+from soul_core.models.loading import load_model
 from tests.soul_core.tiny_model import make_taught_model
 from tests.soul_core.tiny_training import examples_of, probability, train_tiny
 

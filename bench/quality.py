@@ -26,7 +26,7 @@ from bench.tables import measured_with, table, write_between
 from bench.tofu_data import Split
 from bench.tofu_model import SIZES, WORK, Models, build
 from bench.tofu_report import DOCS
-from soul_core.spec_terms import ForgetTerm
+from soul_core.spec.terms import ForgetTerm
 
 OBJECTIVES: tuple[str, ...] = tuple(
     get_args(choice.model_fields["kind"].annotation)[0] for choice in get_args(get_args(ForgetTerm)[0])

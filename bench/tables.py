@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from soul_core.catalogue import number
 from soul_core.durable import write_durably
-from soul_core.metric_catalogue import number
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:

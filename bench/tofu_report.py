@@ -27,8 +27,8 @@ from bench.recipes import (
 from bench.steps import Steps
 from bench.tables import measured_with, table, write_between
 from bench.tofu_model import SIZES, WORK, Models, build
-from soul_core.metric_catalogue import CATALOGUE
-from soul_core.spec_attacks import CHEAP_ATTACKS
+from soul_core.catalogue import CATALOGUE
+from soul_core.spec.attacks import CHEAP_ATTACKS
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: All but those that ask for other data than TOFU's: texts to continue, a toxicity classifier, worked examples.

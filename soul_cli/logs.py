@@ -30,7 +30,7 @@ def score(
 ) -> None:
     """Recompute forget quality, model utility and PrivLeak from the per-example values of two logs."""
     with _bad_input():
-        from soul_core.tofu_logs import read_log, score_logs
+        from soul_core.evaluation.tofu_logs import read_log, score_logs
 
         found = score_logs(read_log(unlearned), read_log(retain)).as_dict()
     if as_json:
@@ -48,9 +48,9 @@ def write(
     """Write a model's measurements as a TOFU evaluation log."""
     with _bad_input():
         from soul_core.errors import BadData
+        from soul_core.evaluation.tofu_format import to_log
+        from soul_core.evaluation.tofu_logs import read_report, write_log
         from soul_core.spec import JUDGED
-        from soul_core.tofu_format import to_log
-        from soul_core.tofu_logs import read_report, write_log
 
         read = read_report(report)
         name = model or JUDGED[read.spec.kind]
@@ -67,8 +67,8 @@ def muse(
 ) -> None:
     """Read MUSE's six ways of looking at unlearning off one report or several."""
     with _bad_input():
-        from soul_core.muse import six_ways
-        from soul_core.tofu_logs import read_report
+        from soul_core.evaluation.muse import six_ways
+        from soul_core.evaluation.tofu_logs import read_report
 
         found = six_ways([read_report(path) for path in reports])
     if as_json:

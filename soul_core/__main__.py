@@ -24,7 +24,7 @@ from soul_core.console import Console, result_table
 from soul_core.errors import BadSpec, EngineError
 from soul_core.listener import JsonLines, Wish
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN, JobSpec
-from soul_core.spec_terms import SET_NAME
+from soul_core.spec.terms import SET_NAME
 
 _CRASH = 1
 _PR_SET_PDEATHSIG = 1

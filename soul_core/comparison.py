@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soul_core.derived import derive
+from soul_core.evaluation.tofu_logs import read_reference_log
+from soul_core.evaluation.verdict import judge
 from soul_core.metrics.aggregate import Resampling
-from soul_core.model_files import sha256_of
+from soul_core.models.files import sha256_of
 from soul_core.report import AttackResult, CriterionResult, ModelMeasurements, ReferenceFacts
 from soul_core.spec import BASE, REFERENCE, JobSpec
 from soul_core.subject import Examined
-from soul_core.tofu_logs import read_reference_log
-from soul_core.verdict import judge
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from soul_core.catalogue import CATALOGUE, number
+from soul_core.evaluation.verdict import named
 from soul_core.listener import EventKind, Wish
-from soul_core.metric_catalogue import CATALOGUE, number
 from soul_core.report import MetricValue, Report
-from soul_core.report_page import HEADLINES, bound, duration
-from soul_core.verdict import named
+from soul_core.report.page import HEADLINES, bound, duration
 
 _PHASES = {
     "load": "Loading model and data",

@@ -11,13 +11,13 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from soul_core.adapters import AdapterWeights
 from soul_core.durable import disk_errors, sync, write_durably
-from soul_core.model_card import render_card
-from soul_core.model_files import sha256_of
-from soul_core.models import Loaded
+from soul_core.models.files import sha256_of
+from soul_core.models.loading import Loaded
 from soul_core.report import Report
-from soul_core.report_page import render
+from soul_core.report.model_card import render_card
+from soul_core.report.page import render
+from soul_core.training.adapters import AdapterWeights
 
 CHECKPOINT, ADAPTER = "checkpoint", "adapter"
 REPORT, PAGE, MANIFEST, LOGS = "report.json", "report.html", "manifest.json", "logs"

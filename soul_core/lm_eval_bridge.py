@@ -1,7 +1,7 @@
 """`python -m soul_core.lm_eval_bridge --model FOLDER --tasks a,b -o result.json`: any task of the evaluation harness.
 
-The model is loaded by `soul_core.models`, with its rules (safetensors only, no code that comes with a model), and
-handed over ready; the harness (Gao et al., doi:10.5281/zenodo.12608602; extra `lm-eval`) never loads one itself.
+The model is loaded by `soul_core.models.loading`, with its rules (safetensors only, no code that comes with a model),
+and handed over ready; the harness (Gao et al., doi:10.5281/zenodo.12608602; extra `lm-eval`) never loads one itself.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 
 from soul_core.durable import write_durably
 from soul_core.errors import BadData, BadSpec, EngineError
-from soul_core.models import Loaded, load_model
+from soul_core.models.loading import Loaded, load_model
 
 _INSTALL = "it needs the evaluation harness: pip install 'soul-unlearning[lm-eval]'"
 #: Of what the harness returns: what was measured and how, without the texts of all rows.

@@ -9,7 +9,7 @@ from soul_core.errors import BadSpec, DiskFull, EngineError
 from soul_core.export import read_finished
 from soul_core.listener import Listener
 from soul_core.report import Report
-from soul_core.report_page import size
+from soul_core.report.page import size
 from soul_core.spec import JobSpec
 
 

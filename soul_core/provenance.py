@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import torch
 
-from soul_core.model_files import sha256_of
+from soul_core.models.files import sha256_of
 
 __all__ = ["seed_everything", "sha256_of", "versions"]
 

@@ -15,25 +15,25 @@ from soul_core.attacks.arena import results
 from soul_core.comparison import compare, judge_run, read_log_of_reference
 from soul_core.durable import disk_errors
 from soul_core.errors import Cancelled, OutOfMemory
-from soul_core.evaluation_rows import side_by_side
+from soul_core.evaluation.chosen_rows import side_by_side
+from soul_core.evaluation.limits import limits_of
+from soul_core.evaluation.verdict import conclude
 from soul_core.export import discard, export_weights, write_manifest, write_report
-from soul_core.limits import limits_of
 from soul_core.listener import Listener, Quiet
-from soul_core.movable import check_movable
 from soul_core.output_folder import check_room, check_writable, finished_before
-from soul_core.preparation import check_terms
 from soul_core.provenance import seed_everything, versions
 from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
 from soul_core.rows import canonical_sha256
 from soul_core.run_data import DataSet, num_shared, read_sets
 from soul_core.run_state import RunState
 from soul_core.spec import BASE, JUDGED, REFERENCE, JobSpec
-from soul_core.spec_checks import check_spec
+from soul_core.spec.checks import check_spec
 from soul_core.strategies import STRATEGIES
 from soul_core.strategies.single import Outcome
 from soul_core.subject import Examined, Source, Subject, examine, load_subject
-from soul_core.training_record import Trained
-from soul_core.verdict import conclude
+from soul_core.training.movable import check_movable
+from soul_core.training.preparation import check_terms
+from soul_core.training.record import Trained
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from soul_core.data import Example, encode_rows
 from soul_core.errors import BadData
+from soul_core.examples import Example, encode_rows
 from soul_core.listener import Listener
 from soul_core.report import DataFacts
 from soul_core.rows import Row, canonical_sha256, overlap, read_rows

@@ -8,13 +8,13 @@ from pathlib import Path
 from soul_core.attacks.arena import attack_model
 from soul_core.attacks.restoring import fingerprint
 from soul_core.attacks.scene import Attacked
-from soul_core.data import Example, encode_rows
 from soul_core.errors import BadData
-from soul_core.evaluate import Measured, measure
-from soul_core.evaluation_rows import Answers, EvaluationSet, choose
+from soul_core.evaluation.chosen_rows import Answers, EvaluationSet, choose
+from soul_core.evaluation.evaluate import Measured, measure
+from soul_core.evaluation.probes import probe_sets
+from soul_core.examples import Example, encode_rows
 from soul_core.listener import Phase
-from soul_core.models import Loaded, load_model
-from soul_core.probes import probe_sets
+from soul_core.models.loading import Loaded, load_model
 from soul_core.report import ModelFacts, ModelMeasurements
 from soul_core.rows import Row
 from soul_core.run_data import DataSet, encode_sets

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from soul_core.report_schema import described
+from soul_core.report.schema import described
 
 router = APIRouter(prefix="/v1", tags=["schemas"])
 

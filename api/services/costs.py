@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from soul_core.schedule import num_steps
 from soul_core.spec import FORGET, RETAIN, TRAIN, JobSpec
-from soul_core.spec_attacks import Attack
-from soul_core.spec_strategy import Ensemble, Search
+from soul_core.spec.attacks import Attack
+from soul_core.spec.strategy import Ensemble, Search
+from soul_core.training.schedule import num_steps
 
 #: Answers end before their longest length, on average.
 _USUAL_ANSWER_SHARE = 0.4

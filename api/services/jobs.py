@@ -18,7 +18,7 @@ from api.store.job_states import NotAllowed
 from api.store.references import output_of
 from api.store.tables import Dataset, Job, Model
 from soul_core.spec import FORGET, REFERENCE, RETAIN
-from soul_core.spec_checks import located_problems
+from soul_core.spec.checks import located_problems
 
 
 @dataclass(frozen=True)

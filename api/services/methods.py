@@ -2,13 +2,13 @@
 
 from typing import Any, get_args
 
-from soul_core.metric_catalogue import CATALOGUE
+from soul_core.catalogue import CATALOGUE
 from soul_core.spec import JobSpec
-from soul_core.spec_attacks import Attack
-from soul_core.spec_optimizers import Curvature, Optimizer
-from soul_core.spec_strategy import Strategy
-from soul_core.spec_terms import ForgetTerm, Frozen, RetainTerm
-from soul_core.spec_wrappers import Lora, Saliency, Selection, Sharpness
+from soul_core.spec.attacks import Attack
+from soul_core.spec.optimizers import Curvature, Optimizer
+from soul_core.spec.strategy import Strategy
+from soul_core.spec.terms import ForgetTerm, Frozen, RetainTerm
+from soul_core.spec.wrappers import Lora, Saliency, Selection, Sharpness
 from soul_core.tasks import TASKS
 
 #: Field of the spec -> what it holds; they go with any term and any optimizer.

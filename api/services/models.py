@@ -16,7 +16,7 @@ from api.store.references import checkpoint_of
 from api.store.settings import settings
 from api.store.tables import Model
 from soul_core.errors import BadModel
-from soul_core.model_files import ModelInspection, inspect_model, is_gguf
+from soul_core.models.files import ModelInspection, inspect_model, is_gguf
 
 
 def register(session: Session, caller: Caller, wanted: HubModel | LocalModel | GgufModel | JobModel) -> Model:

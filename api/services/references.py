@@ -10,7 +10,7 @@ from api.job_schemas import JobCreate, LogReference, ModelReference, RetrainRefe
 from api.store import job_queries, jobs, models, references
 from api.store.tables import Artifact, Dataset, Job, Model
 from soul_core.spec import JUDGED, REFERENCE, RETAIN, TRAIN, Evaluation, JobSpec
-from soul_core.spec_checks import located_problems
+from soul_core.spec.checks import located_problems
 
 _LOGS, _REPORT = "logs/", "report.json"
 Faults = list[tuple[str, str]]

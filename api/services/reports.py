@@ -24,7 +24,7 @@ def report_as(job: Job, media: str) -> bytes:
 
 
 def _pdf(page: str) -> bytes:
-    from soul_core.report_pdf import PdfUnavailable, to_pdf  # its libraries take a second to load
+    from soul_core.report.pdf import PdfUnavailable, to_pdf  # its libraries take a second to load
 
     try:
         return to_pdf(page)

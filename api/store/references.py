@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.store import models
 from api.store.tables import Artifact, Dataset, Job, Model
-from soul_core.model_files import READ, ModelFile, digest_of
+from soul_core.models.files import READ, ModelFile, digest_of
 from soul_core.spec import TRAIN
 
 _CHECKPOINT = "checkpoint/"

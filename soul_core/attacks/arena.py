@@ -17,12 +17,12 @@ from soul_core.attacks.scene import Attacked, NotPossibleError, Scene, attack_me
 from soul_core.attacks.telling import Telling
 from soul_core.durable import write_durably
 from soul_core.errors import Diverged, EngineError, OutOfMemory
-from soul_core.evaluation_rows import EvaluationSet, choose
+from soul_core.evaluation.chosen_rows import EvaluationSet, choose
 from soul_core.listener import Listener, stop_if_asked
-from soul_core.models import Loaded
+from soul_core.models.loading import Loaded
 from soul_core.report import AttackResult, ModelMeasurements, SetMetrics
 from soul_core.spec import BASE, FORGET, JobSpec
-from soul_core.spec_attacks import Attack, Poison, labelled
+from soul_core.spec.attacks import Attack, Poison, labelled
 
 
 def attack_model(

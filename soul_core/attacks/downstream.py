@@ -6,7 +6,7 @@ Source: Lucki et al. (arXiv:2409.18025), section 4: fine-tuning on unrelated dat
 from soul_core.attacks.learning import learn
 from soul_core.attacks.restoring import restored
 from soul_core.attacks.scene import Attacked, Scene
-from soul_core.spec_attacks import Downstream
+from soul_core.spec.attacks import Downstream
 
 
 def downstream(scene: Scene, spec: Downstream) -> Attacked:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from soul_core.attacks.scene import Scene
-from soul_core.data import Example
+from soul_core.examples import Example
 from soul_core.spec import JobSpec, Training
-from soul_core.spec_optimizers import AdamW
-from soul_core.trainer import train
+from soul_core.spec.optimizers import AdamW
+from soul_core.training.trainer import train
 
 #: A deep relearning keeps a checkpoint this often, so that a crash does not begin it again.
 _CHECKPOINT_STEPS = 200

@@ -13,16 +13,16 @@ from statistics import median
 
 import torch
 
-from soul_core.accumulation import Item, MicroBatcher, Unit
 from soul_core.attacks.layers import decoder_layers, learning_only
 from soul_core.attacks.scene import Attacked, NotPossibleError, Scene
-from soul_core.data import Example, pack
-from soul_core.evaluation_rows import EvaluationSet, choose
+from soul_core.evaluation.chosen_rows import EvaluationSet, choose
+from soul_core.examples import Example, pack
 from soul_core.listener import stop_if_asked
+from soul_core.models.scoring import Scores, score
 from soul_core.report import Finding, HitRow, ModelMeasurements
-from soul_core.scoring import Scores, score
 from soul_core.spec import AUDITED, BASE, FORGET, GENERAL, RETAIN
-from soul_core.spec_attacks import Poison
+from soul_core.spec.attacks import Poison
+from soul_core.training.accumulation import Item, MicroBatcher, Unit
 
 KEPT_SETS = (RETAIN, GENERAL)
 

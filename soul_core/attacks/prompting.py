@@ -14,15 +14,15 @@ from transformers import PreTrainedTokenizerBase
 
 from soul_core.attacks.scene import ATTACK_METRICS, Attacked, NotPossibleError, Scene, numbers, worst_of
 from soul_core.attacks.templates import TEMPLATES, Asked, Material, question_of
-from soul_core.data import Example, answer_end_id, encode_rows, prompt_ids
 from soul_core.errors import BadData
-from soul_core.evaluation_rows import EvaluationSet
+from soul_core.evaluation.chosen_rows import EvaluationSet
+from soul_core.examples import Example, answer_end_id, encode_rows, prompt_ids
 from soul_core.metrics.aggregate import Resampling, summarise
-from soul_core.models import Loaded
+from soul_core.models.loading import Loaded
 from soul_core.report import MetricValue
 from soul_core.rows import Message, Row
 from soul_core.spec import FORGET, RETAIN
-from soul_core.spec_attacks import Prompting, Template
+from soul_core.spec.attacks import Prompting, Template
 
 #: More candidates than this are not searched for examples to show.
 _MOST_CANDIDATES = 200

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from soul_core.attacks.restoring import restored
 from soul_core.attacks.scene import Attacked, Scene
 from soul_core.listener import stop_if_asked
-from soul_core.spec_attacks import Quantise
+from soul_core.spec.attacks import Quantise
 
 #: Weights that are rounded at a time: what the temporary copies of a large embedding may take.
 _WEIGHTS_AT_ONCE = 1 << 24

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from soul_core.attacks.learning import learn
 from soul_core.attacks.restoring import restored
 from soul_core.attacks.scene import Attacked, NotPossibleError, Scene, on_rows
-from soul_core.data import Example
-from soul_core.evaluation_rows import EvaluationSet
-from soul_core.metric_catalogue import number
+from soul_core.catalogue import number
+from soul_core.evaluation.chosen_rows import EvaluationSet
+from soul_core.examples import Example
 from soul_core.report import SetMetrics
 from soul_core.spec import FORGET
-from soul_core.spec_attacks import Relearn
+from soul_core.spec.attacks import Relearn
 
 #: The forget rows that were learned again, where they are shown apart from the others.
 SHOWN = f"{FORGET}_shown"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from soul_core.evaluate import SetMeasured, measure
-from soul_core.evaluation_rows import EvaluationSet
+from soul_core.catalogue import CATALOGUE, row_metrics
+from soul_core.evaluation.chosen_rows import EvaluationSet
+from soul_core.evaluation.evaluate import SetMeasured, measure
 from soul_core.listener import Listener, stop_if_asked
-from soul_core.metric_catalogue import CATALOGUE, row_metrics
 from soul_core.metrics.aggregate import Resampling, absent, summarise
-from soul_core.models import Loaded
+from soul_core.models.loading import Loaded
 from soul_core.report import Finding, MetricValue, Part, SetMetrics
 from soul_core.spec import FORGET, Evaluation, JobSpec
 

@@ -1,18 +1,18 @@
 """The table of metrics made of finished ones: across the sets of a model, or against the retrained model.
 
-`soul_core.metric_catalogue` describes each. `derive` is called once all models are measured.
+`soul_core.catalogue` describes each. `derive` is called once all models are measured.
 """
 
 from collections.abc import Callable
 from functools import partial
 
+from soul_core.catalogue import CATALOGUE
 from soul_core.derived.forget_quality import forget_quality
 from soul_core.derived.inputs import Inputs, NotThereError
 from soul_core.derived.membership import membership_auc, membership_tpr
 from soul_core.derived.model_utility import model_utility
 from soul_core.derived.privleak import privleak
 from soul_core.derived.reference_loss import reference_loss
-from soul_core.metric_catalogue import CATALOGUE
 from soul_core.metrics.aggregate import Resampling, absent
 from soul_core.report import MetricValue, ModelMeasurements
 from soul_core.spec import ALL, FORGET, Evaluation

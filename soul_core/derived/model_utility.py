@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from soul_core.catalogue import CATALOGUE
 from soul_core.derived.inputs import Inputs, NotThereError, metric_of
-from soul_core.metric_catalogue import CATALOGUE
 from soul_core.metrics.aggregate import Floats, Indices, interval_of
 from soul_core.report import MetricValue
 from soul_core.spec import ALL

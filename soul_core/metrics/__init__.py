@@ -1,9 +1,9 @@
-"""The table of row metrics: name -> pure function of what was observed. `soul_core.metric_catalogue` describes each."""
+"""The table of row metrics: name -> pure function of what was observed. `soul_core.catalogue` describes each."""
 
 from collections.abc import Callable
 from functools import partial
 
-from soul_core.metric_entries_texts import MUSE_PREFIX
+from soul_core.catalogue.text_entries import MUSE_PREFIX
 from soul_core.metrics.aggregate import Resampling
 from soul_core.metrics.alternatives import choice_accuracy, probability_normalised, truth_ratio
 from soul_core.metrics.continuation import continuation_bleu, continuation_rouge_l

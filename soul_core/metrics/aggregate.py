@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soul_core.metric_catalogue import Aggregate
+from soul_core.catalogue import Aggregate
 from soul_core.report import MetricValue
 from soul_core.spec import Evaluation
 

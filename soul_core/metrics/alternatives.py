@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from soul_core.metric_catalogue import CATALOGUE
+from soul_core.catalogue import CATALOGUE
 from soul_core.metrics.aggregate import Resampling, summarise
 from soul_core.metrics.observed import Observed, OtherAnswers
 from soul_core.report import MetricValue

@@ -8,7 +8,7 @@ import torch
 
 from soul_core.objectives.dpo import preference
 from soul_core.objectives.terms import TermInputs
-from soul_core.spec_terms import AltPo
+from soul_core.spec.terms import AltPo
 
 
 def altpo(inputs: TermInputs, spec: AltPo) -> torch.Tensor:

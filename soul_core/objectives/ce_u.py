@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from soul_core.objectives.terms import TermInputs
-from soul_core.spec_terms import CeU
+from soul_core.spec.terms import CeU
 
 
 def ce_u(inputs: TermInputs, spec: CeU) -> torch.Tensor:

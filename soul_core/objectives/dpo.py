@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from soul_core.objectives.terms import Group, TermInputs, sequence_mean
-from soul_core.spec_terms import Dpo
+from soul_core.spec.terms import Dpo
 
 
 def dpo(inputs: TermInputs, spec: Dpo) -> torch.Tensor:

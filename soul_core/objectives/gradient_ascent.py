@@ -8,7 +8,7 @@ The mean is over the step's answer tokens, as a causal language model's own loss
 import torch
 
 from soul_core.objectives.terms import TermInputs, token_mean
-from soul_core.spec_terms import GradDiff, GradientAscent
+from soul_core.spec.terms import GradDiff, GradientAscent
 
 
 def gradient_ascent(inputs: TermInputs, spec: GradientAscent | GradDiff) -> torch.Tensor:

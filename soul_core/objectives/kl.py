@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from soul_core.objectives.terms import TermInputs
-from soul_core.spec_terms import Kl
+from soul_core.spec.terms import Kl
 
 
 def kl(inputs: TermInputs, spec: Kl) -> torch.Tensor:

@@ -6,7 +6,7 @@ Source: the retain term of GradDiff in TOFU (arXiv:2401.06121, section 4).
 import torch
 
 from soul_core.objectives.terms import TermInputs, token_mean
-from soul_core.spec_terms import Nll
+from soul_core.spec.terms import Nll
 
 
 def nll(inputs: TermInputs, spec: Nll) -> torch.Tensor:

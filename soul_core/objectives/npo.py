@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from soul_core.objectives.terms import TermInputs, sequence_mean
-from soul_core.spec_terms import Npo
+from soul_core.spec.terms import Npo
 
 
 def npo(inputs: TermInputs, spec: Npo) -> torch.Tensor:

@@ -8,7 +8,7 @@ Differs from it: the bound is the base model's loss on the same examples plus a 
 import torch
 
 from soul_core.objectives.terms import TermInputs, token_mean
-from soul_core.spec_terms import Pdu
+from soul_core.spec.terms import Pdu
 
 
 def pdu(inputs: TermInputs, spec: Pdu) -> torch.Tensor:

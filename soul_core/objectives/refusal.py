@@ -7,7 +7,7 @@ Differs from the released SOUL code: supervision follows the refusal's own token
 import torch
 
 from soul_core.objectives.terms import TermInputs, token_mean
-from soul_core.spec_terms import Refusal
+from soul_core.spec.terms import Refusal
 
 
 def refusal(inputs: TermInputs, spec: Refusal) -> torch.Tensor:

@@ -8,7 +8,7 @@ Differs from it: hidden states count at the positions that predict the answer, n
 import torch
 
 from soul_core.objectives.terms import TermInputs, token_mean
-from soul_core.spec_terms import Rmu
+from soul_core.spec.terms import Rmu
 
 
 def rmu(inputs: TermInputs, spec: Rmu) -> torch.Tensor:

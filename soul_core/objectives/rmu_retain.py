@@ -7,7 +7,7 @@ Differs from it: hidden states count at the positions that predict the answer, n
 import torch
 
 from soul_core.objectives.terms import TermInputs, token_mean
-from soul_core.spec_terms import RmuRetain
+from soul_core.spec.terms import RmuRetain
 
 
 def rmu_retain(inputs: TermInputs, spec: RmuRetain) -> torch.Tensor:

@@ -7,7 +7,7 @@ Source: Yang et al. 2025, arXiv:2505.11953, section 5: p^beta1 holds back tokens
 import torch
 
 from soul_core.objectives.terms import TermInputs, token_mean
-from soul_core.spec_terms import SatImp
+from soul_core.spec.terms import SatImp
 
 
 def satimp(inputs: TermInputs, spec: SatImp) -> torch.Tensor:

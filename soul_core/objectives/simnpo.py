@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from soul_core.objectives.terms import TermInputs, sequence_mean
-from soul_core.spec_terms import SimNpo
+from soul_core.spec.terms import SimNpo
 
 
 def simnpo(inputs: TermInputs, spec: SimNpo) -> torch.Tensor:

@@ -4,9 +4,9 @@ import torch
 from transformers import PreTrainedModel
 
 from soul_core.errors import BadSpec
-from soul_core.scoring import decoder_layers
+from soul_core.models.scoring import decoder_layers
 from soul_core.spec import JobSpec
-from soul_core.spec_terms import Rmu
+from soul_core.spec.terms import Rmu
 
 
 def steered_layer(model: PreTrainedModel, spec: JobSpec) -> torch.nn.Module | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from soul_core.scoring import Scores
+from soul_core.models.scoring import Scores
 
 #: The examples a term reads: forget answers, refusals and other answers to the forget prompts, retain answers.
 Group = Literal["forget", "refusal", "alternate", "retain"]

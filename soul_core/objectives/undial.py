@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from soul_core.objectives.terms import TermInputs
-from soul_core.spec_terms import Undial
+from soul_core.spec.terms import Undial
 
 
 def undial(inputs: TermInputs, spec: Undial) -> torch.Tensor:

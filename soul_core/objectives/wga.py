@@ -7,7 +7,7 @@ itself without gradient, undoes that, so ascent ends by itself.
 import torch
 
 from soul_core.objectives.terms import TermInputs, token_mean
-from soul_core.spec_terms import Wga
+from soul_core.spec.terms import Wga
 
 
 def wga(inputs: TermInputs, spec: Wga) -> torch.Tensor:

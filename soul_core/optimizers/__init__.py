@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Optimizer
 
-from soul_core import spec_optimizers
 from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat
+from soul_core.spec import optimizers as spec_optimizers
 
 Parameters = Iterable[torch.nn.Parameter]
 

@@ -8,7 +8,7 @@ from typing import Any
 from soul_core.report import TrialOutcome
 from soul_core.run_state import RunState
 from soul_core.spec import JobSpec
-from soul_core.spec_strategy import Ensemble
+from soul_core.spec.strategy import Ensemble
 from soul_core.strategies.goal import Goal, met
 from soul_core.strategies.merging import mean_change, ties_change
 from soul_core.strategies.single import Outcome, train_subject

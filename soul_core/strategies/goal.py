@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from soul_core.evaluate import measure
-from soul_core.evaluation_rows import choose
+from soul_core.evaluation.chosen_rows import choose
+from soul_core.evaluation.evaluate import measure
+from soul_core.evaluation.verdict import judge, named
 from soul_core.listener import Listener, Phase, Quiet, Wish
 from soul_core.metrics.aggregate import Resampling
 from soul_core.report import CriterionResult, ModelMeasurements
 from soul_core.spec import Criterion, JobSpec
 from soul_core.subject import Subject
-from soul_core.verdict import judge, named
 
 
 class Goal:

@@ -11,13 +11,13 @@ from soul_core.errors import Diverged
 from soul_core.report import TrialOutcome
 from soul_core.run_state import RunState
 from soul_core.spec import JobSpec
-from soul_core.spec_strategy import Search
+from soul_core.spec.strategy import Search
 from soul_core.strategies.goal import Goal, met
 from soul_core.strategies.single import Outcome, steps_of, train_subject
 from soul_core.strategies.trials import Trial, Trials
 from soul_core.strategies.weights import BaseWeights, keep_weights, load_weights
 from soul_core.subject import Subject
-from soul_core.training_record import Trained
+from soul_core.training.record import Trained
 
 _TRIALS, _BEST = "trials.json", "best.safetensors"
 

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from soul_core.data import Example
+from soul_core.examples import Example
 from soul_core.listener import Listener
 from soul_core.report import TrialResult
 from soul_core.run_state import RunState
-from soul_core.schedule import num_steps
 from soul_core.spec import RETAIN, TRAIN, JobSpec
 from soul_core.subject import Subject
-from soul_core.trainer import train
-from soul_core.training_record import Trained
+from soul_core.training.record import Trained
+from soul_core.training.schedule import num_steps
+from soul_core.training.trainer import train
 
 
 @dataclass(frozen=True)

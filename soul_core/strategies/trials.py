@@ -8,7 +8,7 @@ from typing import Any
 
 from soul_core.durable import write_durably
 from soul_core.report import TrialOutcome, TrialResult
-from soul_core.training_record import Trained
+from soul_core.training.record import Trained
 
 
 @dataclass

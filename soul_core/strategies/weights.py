@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from soul_core.checkpoint import keep_tensors
-from soul_core.models import Loaded
+from soul_core.models.loading import Loaded
+from soul_core.training.checkpoint import keep_tensors
 
 
 class BaseWeights:

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from soul_core.report_page import render
+from soul_core.report.page import render
 from soul_core.spec import Kind
 from tests.soul_core.sample_report import sample_report
 

@@ -10,6 +10,7 @@ import numpy as np
 from soul_core.attacks.arena import results
 from soul_core.attacks.scene import Attacked
 from soul_core.derived import derive
+from soul_core.evaluation.verdict import conclude, judge
 from soul_core.metrics.aggregate import Aggregate, Resampling, absent, summarise
 from soul_core.report import (
     AttackResult,
@@ -27,8 +28,7 @@ from soul_core.report import (
     TrialResult,
 )
 from soul_core.spec import JUDGED, Evaluation, JobSpec, Kind
-from soul_core.spec_attacks import labelled
-from soul_core.verdict import conclude, judge
+from soul_core.spec.attacks import labelled
 
 RESAMPLING = Resampling(resamples=300, confidence=0.95, seed=0)
 SHARES = ("probability", "rouge_l", "keyword_recall", "exact_memorisation", "extraction_strength")

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.data import pack
 from soul_core.errors import BadSpec, Cancelled
+from soul_core.examples import pack
 from soul_core.export import export_weights
-from soul_core.frozen_weights import FrozenLinear, Kept, check_keepable
 from soul_core.listener import Wish
-from soul_core.models import Loaded, load_model
-from soul_core.movable import Movable, check_movable
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import score
 from soul_core.run import Inputs, run
-from soul_core.scoring import score
 from soul_core.spec import JobSpec
-from soul_core.trainer import train
+from soul_core.training.frozen_weights import FrozenLinear, Kept, check_keepable
+from soul_core.training.movable import Movable, check_movable
+from soul_core.training.trainer import train
 from tests.soul_core.tiny_model import write_rows
 from tests.soul_core.tiny_training import NAMES, Heard, examples_of, probability, train_tiny, weights
 

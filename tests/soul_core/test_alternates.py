@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core import alternates
-from soul_core.alternates import alternate_examples, alternate_prompt
-from soul_core.data import Example, encode_rows
 from soul_core.errors import BadData, Cancelled
+from soul_core.examples import Example, encode_rows
 from soul_core.listener import EventKind, Quiet, Wish
-from soul_core.models import Loaded, load_model
-from soul_core.spec_terms import AltPo
+from soul_core.models.loading import Loaded, load_model
+from soul_core.spec.terms import AltPo
+from soul_core.training import alternates
+from soul_core.training.alternates import alternate_examples, alternate_prompt
 from tests.soul_core.tiny_model import COUNTRIES, answer, rows_of
 
 ALL = list(COUNTRIES)

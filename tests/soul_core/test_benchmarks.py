@@ -96,7 +96,17 @@ def test_every_truthfulqa_question_has_a_right_answer_and_wrong_ones(shared_data
 
 def test_the_command_writes_rows_that_the_engine_reads(small_mmlu: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "soul_core.benchmarks", "mmlu", str(small_mmlu), "--shots", "0", "--limit", "1"],
+        [
+            sys.executable,
+            "-m",
+            "soul_core.benchmarks",
+            "mmlu",
+            str(small_mmlu),
+            "--shots",
+            "0",
+            "--limit",
+            "1",
+        ],
         capture_output=True,
         check=True,
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core import checkpoint
-from soul_core.checkpoint import newest_checkpoint, save_checkpoint
 from soul_core.errors import DiskFull
+from soul_core.training import checkpoint
+from soul_core.training.checkpoint import newest_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 TENSORS = {"parameter.0": torch.arange(6.0).reshape(2, 3), "generator": torch.arange(5, dtype=torch.uint8)}

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from soul_core.comparison import compare, read_log_of_reference
+from soul_core.evaluation.tofu_format import to_log
+from soul_core.evaluation.tofu_logs import write_log
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.subject import Examined
-from soul_core.tofu_format import to_log
-from soul_core.tofu_logs import write_log
 from tests.soul_core.test_tofu_logs import ours
 
 SPEC = JobSpec(evaluation=Evaluation(metrics=("forget_quality", "privleak"), bootstrap=50))

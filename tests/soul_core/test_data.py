@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from soul_core.data import BatchStream, Example, answer_end_id, encode_rows, micro_batches, pack, prompt_ids
 from soul_core.errors import BadData
+from soul_core.examples import BatchStream, Example, answer_end_id, encode_rows, micro_batches, pack, prompt_ids
 from soul_core.rows import Message, Row
 from tests.soul_core.tiny_models import tiny_tokenizer
 

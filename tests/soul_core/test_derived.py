@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
+from soul_core.catalogue import CATALOGUE, row_metrics
 from soul_core.derived import DERIVED, derive
-from soul_core.metric_catalogue import CATALOGUE, row_metrics
 from soul_core.metrics.aggregate import Resampling, summarise
 from soul_core.report import MetricValue, ModelMeasurements
 from soul_core.spec import ALL, Evaluation

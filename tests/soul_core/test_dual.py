@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from soul_core.accumulation import Item, Unit
-from soul_core.data import Example
-from soul_core.dual import RetainWeight
-from soul_core.reference import ReferenceScores
+from soul_core.examples import Example
 from soul_core.spec import JobSpec
+from soul_core.training.accumulation import Item, Unit
+from soul_core.training.dual import RetainWeight
+from soul_core.training.reference import ReferenceScores
 
 #: Two retain answers of two and one tokens, which the base model gives up 3 and 0 nats for: 1 a token.
 UNITS: list[Unit] = [

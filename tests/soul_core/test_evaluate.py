@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.data import encode_rows
 from soul_core.errors import Cancelled, Interrupted, OutOfMemory
-from soul_core.evaluate import Measured, measure
-from soul_core.evaluation_rows import EvaluationSet, choose, shown_rows, side_by_side
+from soul_core.evaluation.chosen_rows import EvaluationSet, choose, shown_rows, side_by_side
+from soul_core.evaluation.evaluate import Measured, measure
+from soul_core.examples import encode_rows
 from soul_core.listener import JsonLines, Listener, Quiet, Wish
-from soul_core.models import Loaded, load_model
+from soul_core.models.loading import Loaded, load_model
 from soul_core.rows import Message, Row
 from soul_core.spec import Evaluation
 from tests.soul_core.tiny_model import COUNTRIES, answer, question, rows_of

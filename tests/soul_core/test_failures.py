@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from soul_core.errors import Diverged
-from soul_core.models import load_model
+from soul_core.models.loading import load_model
 from soul_core.spec import JobSpec
-from soul_core.trainer import train
+from soul_core.training.trainer import train
 from tests.soul_core.tiny_training import Heard, examples_of
 
 #: Four sequences of 512 tokens through a layer 16,384 wide: 0.5 GB of activations for all, an eighth of it for 256.
@@ -22,13 +22,13 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from soul_core.data import Example
+from soul_core.examples import Example
 from soul_core.errors import OutOfMemory
-from soul_core.models import Loaded
-from soul_core.packed_attention import PACKED
+from soul_core.models.loading import Loaded
+from soul_core.models.packed_attention import PACKED
 from soul_core.report import ModelFacts
 from soul_core.spec import JobSpec
-from soul_core.trainer import train
+from soul_core.training.trainer import train
 from tests.soul_core.tiny_training import Heard
 
 torch.set_num_threads(1)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from soul_core import packed_attention
 from soul_core.errors import Interrupted, OutOfMemory
-from soul_core.generation import Sampling, generate
+from soul_core.models import packed_attention
+from soul_core.models.generation import Sampling, generate
 
 CONTEXT = 48
 LLAMA = LlamaConfig(

@@ -7,8 +7,8 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from soul_core.errors import BadModel
-from soul_core.gguf_header import read_header
-from soul_core.gguf_model import plain_folder
+from soul_core.models.gguf import plain_folder
+from soul_core.models.gguf_header import read_header
 from tests.soul_core.tiny_gguf import write_gguf
 from tests.soul_core.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
@@ -74,7 +74,7 @@ def test_a_conversion_that_dies_leaves_no_folder(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("soul_core.gguf_model.save_file", full)
+    monkeypatch.setattr("soul_core.models.gguf.save_file", full)
     with pytest.raises(OSError, match="No space"):
         plain_folder(path, digest="d" * 64, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.checkpoint import newest_checkpoint
 from soul_core.errors import Cancelled, Diverged, Interrupted
-from soul_core.influence import krylov_space
 from soul_core.listener import Wish
-from soul_core.models import load_model
-from soul_core.second_order import gauss_newton_product
+from soul_core.models.loading import load_model
 from soul_core.spec import JobSpec
-from soul_core.step import nll_gradients
-from soul_core.trainer import train
+from soul_core.training.checkpoint import newest_checkpoint
+from soul_core.training.influence import krylov_space
+from soul_core.training.second_order import gauss_newton_product
+from soul_core.training.step import nll_gradients
+from soul_core.training.trainer import train
 from tests.soul_core.tiny_derivatives import batcher, flat, jacobian_PVW, small_llama, units
 from tests.soul_core.tiny_training import Heard, examples_of, probability, train_tiny, weights
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from soul_core.method_checks import method_problems
 from soul_core.spec import JobSpec
+from soul_core.spec.method_checks import method_problems
 
 BOTH = {"forget", "retain"}
 

@@ -6,12 +6,12 @@ from typing import Any, get_args
 
 import pytest
 
-from soul_core.curvature_passes import CURVATURES
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.spec import JobSpec
-from soul_core.spec_optimizers import Curvature, Optimizer
-from soul_core.spec_terms import ForgetTerm, RetainTerm
+from soul_core.spec.optimizers import Curvature, Optimizer
+from soul_core.spec.terms import ForgetTerm, RetainTerm
+from soul_core.training.curvature_passes import CURVATURES
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
 
@@ -24,7 +24,7 @@ def kinds(union: Any) -> set[str]:
 FAMILIES = [
     ("Forget terms", ForgetTerm, set(FORGET_TERMS)),
     ("Retain terms", RetainTerm, {*RETAIN_TERMS, "none"}),  # none is the absence of a term
-    ("Optimizers", Optimizer, {*OPTIMIZERS, "influence"}),  # one static step: soul_core.influence
+    ("Optimizers", Optimizer, {*OPTIMIZERS, "influence"}),  # one static step: soul_core.training.influence
     ("Curvature", Curvature, set(CURVATURES)),
 ]
 

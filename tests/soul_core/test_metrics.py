@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from soul_core.metric_catalogue import CATALOGUE
+from soul_core.catalogue import CATALOGUE
 from soul_core.metrics import METRICS
 from soul_core.metrics.aggregate import Resampling, ratio_interval, summarise
 from soul_core.metrics.observed import Continuation, Observed, OtherAnswers, OwnAnswer, TokenScores
@@ -46,7 +46,7 @@ def test_table_catalogue_and_default_spec_name_the_same_metrics() -> None:
 
 
 def test_catalogue_is_read_without_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import soul_core.metric_catalogue as c; print(len(c.CATALOGUE))"
+    code = "import sys; sys.modules['torch'] = None; import soul_core.catalogue as c; print(len(c.CATALOGUE))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == len(CATALOGUE)
 

@@ -5,10 +5,10 @@ import re
 import pytest
 from huggingface_hub import EvalResult, ModelCard
 
-from soul_core.model_card import markdown_text, render_card
 from soul_core.report import Report
-from soul_core.report_attacks import recovered_share
-from soul_core.report_words import percent
+from soul_core.report.attacks import recovered_share
+from soul_core.report.model_card import markdown_text, render_card
+from soul_core.report.words import percent
 from tests.soul_core.sample_report import sample_report
 
 HOSTILE = "x\n---\nlicense: mit\n# <script>alert(1)</script> | `a`"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from soul_core.errors import BadModel
-from soul_core.model_files import inspect_model
+from soul_core.models.files import inspect_model
 from tests.soul_core.tiny_gguf import write_gguf
 from tests.soul_core.tiny_models import CONFIGS, save_tiny, tiny_model, tiny_tokenizer
 

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from soul_core.errors import BadModel, BadSpec
-from soul_core.models import choose_device, choose_dtype, load_model
-from soul_core.packed_attention import PACKED
+from soul_core.models.loading import choose_device, choose_dtype, load_model
+from soul_core.models.packed_attention import PACKED
 from tests.soul_core.tiny_gguf import write_gguf
 from tests.soul_core.tiny_models import CONFIGS, save_tiny, tiny_model, tiny_tokenizer
 

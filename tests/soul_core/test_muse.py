@@ -1,7 +1,7 @@
 """MUSE's six ways, read off reports."""
 
+from soul_core.evaluation.muse import Way, six_ways
 from soul_core.metrics.aggregate import Resampling, absent, summarise
-from soul_core.muse import Way, six_ways
 from soul_core.report import DataFacts, MetricValue, ModelMeasurements, Report
 from tests.soul_core.sample_report import sample_report
 

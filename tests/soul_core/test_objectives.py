@@ -8,11 +8,11 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 from torch.nn.functional import cross_entropy
 
+from soul_core.models.scoring import Scores
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.objectives.rmu import direction_D
 from soul_core.objectives.terms import Group, Reference, TermInputs, Totals
-from soul_core.scoring import Scores
-from soul_core.spec_terms import ForgetTerm, Frozen, RetainTerm
+from soul_core.spec.terms import ForgetTerm, Frozen, RetainTerm
 
 TABLES = {**FORGET_TERMS, **RETAIN_TERMS}
 CLASSES: dict[str, type[Frozen]] = {

@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.accumulation import Item, MicroBatcher, Unit
-from soul_core.data import Example, encode_rows
+from soul_core.examples import Example, encode_rows
 from soul_core.listener import Quiet
-from soul_core.models import Loaded, load_model
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import Scores
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS, needs_of, terms_of
 from soul_core.objectives.steered_layer import steered_layer
 from soul_core.objectives.terms import Group, TermInputs
-from soul_core.preparation import prepare
-from soul_core.reference import ReferenceScores, Wanted, take_reference
-from soul_core.scoring import Scores
 from soul_core.spec import JobSpec
-from soul_core.step import add_gradients, totals_of
+from soul_core.training.accumulation import Item, MicroBatcher, Unit
+from soul_core.training.preparation import prepare
+from soul_core.training.reference import ReferenceScores, Wanted, take_reference
+from soul_core.training.step import add_gradients, totals_of
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core import alternates
-from soul_core.data import encode_rows, pack
 from soul_core.errors import Interrupted
+from soul_core.examples import encode_rows, pack
 from soul_core.listener import EventKind, Quiet, Wish
-from soul_core.models import Loaded, load_model
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import score
 from soul_core.objectives import FORGET_TERMS
-from soul_core.scoring import score
 from soul_core.spec import JobSpec
-from soul_core.trainer import Trained, train
+from soul_core.training import alternates
+from soul_core.training.trainer import Trained, train
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]

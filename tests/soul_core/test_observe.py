@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.data import Example, encode_rows, pack, pack_groups
 from soul_core.derived import derive
 from soul_core.errors import BadData
-from soul_core.evaluate import Measured, measure
-from soul_core.evaluation_plan import SHOTS, other_answers, plan_of
-from soul_core.evaluation_rows import EvaluationSet, choose
+from soul_core.evaluation.chosen_rows import EvaluationSet, choose
+from soul_core.evaluation.evaluate import Measured, measure
+from soul_core.evaluation.observe import _first_turn, observe
+from soul_core.evaluation.plan import SHOTS, other_answers, plan_of
+from soul_core.examples import Example, encode_rows, pack, pack_groups
 from soul_core.listener import Listener, Quiet
 from soul_core.metrics.observed import OwnAnswer
-from soul_core.models import Loaded, load_model
-from soul_core.observe import _first_turn, observe
-from soul_core.packed_attention import PACKED
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.packed_attention import PACKED
+from soul_core.models.scoring import score
 from soul_core.rows import Message, Row, read_rows
-from soul_core.scoring import score
 from soul_core.spec import ALL, Evaluation
 from tests.soul_core.tiny_model import COUNTRIES, answer, question, rows_of
 from tests.soul_core.tiny_models import CONFIGS, tiny_model

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.optim import Optimizer
 
-from soul_core import spec_optimizers
-from soul_core.checkpoint import optimizer_tensors, restore_optimizer
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat
+from soul_core.spec import optimizers as spec_optimizers
+from soul_core.training.checkpoint import optimizer_tensors, restore_optimizer
 
 HYPER = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "gamma": 0.5, "eps": 1e-12, "weight_decay": 0.0}
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from soul_core.evaluation.probes import BLANK, probe_sets
 from soul_core.metrics.keywords import keywords_of, words_of
-from soul_core.probes import BLANK, probe_sets
-from soul_core.row_columns import Message, Row
 from soul_core.rows import read_rows
+from soul_core.rows.columns import Message, Row
 
 KINDS = ("fill_in", "question", "adversarial")
 

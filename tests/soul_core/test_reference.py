@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from soul_core.accumulation import MicroBatcher
-from soul_core.data import Example, Packed, encode_rows, pack
 from soul_core.errors import BadSpec
+from soul_core.examples import Example, Packed, encode_rows, pack
 from soul_core.listener import Quiet
-from soul_core.models import Loaded, load_model
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import Scores, decoder_layers, score
 from soul_core.objectives.terms import Group, Need
-from soul_core.reference import ReferenceScores, Wanted, take_reference
-from soul_core.scoring import Scores, decoder_layers, score
+from soul_core.training.accumulation import MicroBatcher
+from soul_core.training.reference import ReferenceScores, Wanted, take_reference
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 from tests.soul_core.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
@@ -102,7 +102,7 @@ def test_logits_made_in_an_unknown_way_are_refused_not_guessed(
         scores = score(model, packed, **options)
         return replace(scores, logits_PV=scores.logits_PV * 2 + 5)
 
-    monkeypatch.setattr("soul_core.reference.score", doubled)  # the fault
+    monkeypatch.setattr("soul_core.training.reference.score", doubled)  # the fault
 
     with pytest.raises(BadSpec, match="use 'nll'"):
         take(loaded, {"retain": Wanted(examples, [0], ("logits",))})
@@ -123,7 +123,7 @@ def test_when_memory_runs_out_the_reference_is_taken_in_smaller_parts(
             raise torch.OutOfMemoryError("no more")
         return score(model, packed, **options)
 
-    monkeypatch.setattr("soul_core.reference.score", small)  # the fault
+    monkeypatch.setattr("soul_core.training.reference.score", small)  # the fault
     taken = take(loaded, wanted)
 
     assert taken.kept.keys() == plain.kept.keys()
@@ -137,8 +137,8 @@ def test_when_memory_runs_out_the_reference_is_taken_in_smaller_parts(
 def test_more_hidden_states_than_may_be_kept_are_refused_before_they_are_taken(
     loaded: Loaded, examples: list[Example], group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soul_core.reference.MOST_KEPT_BYTES", 100)
-    monkeypatch.setattr("soul_core.reference.score", None)  # would fail if it were called
+    monkeypatch.setattr("soul_core.training.reference.MOST_KEPT_BYTES", 100)
+    monkeypatch.setattr("soul_core.training.reference.score", None)  # would fail if it were called
 
     with pytest.raises(BadSpec, match=f"{group}.kind would keep .* for 3 {group} rows"):
         take(loaded, {group: Wanted(examples, [0, 1, 2], ("logits",))})

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.data import encode_rows
 from soul_core.errors import BadData, BadSpec
-from soul_core.models import Loaded, load_model
-from soul_core.preparation import check_terms
-from soul_core.refusals import refusal_examples
+from soul_core.examples import encode_rows
+from soul_core.models.loading import Loaded, load_model
 from soul_core.rows import Row
 from soul_core.spec import JobSpec
+from soul_core.training.preparation import check_terms
+from soul_core.training.refusals import refusal_examples
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)

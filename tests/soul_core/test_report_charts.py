@@ -8,8 +8,8 @@ import matplotlib as mpl
 import pytest
 
 from soul_core.report import CriterionResult, MetricValue
-from soul_core.report_charts import bar_charts, bound_chart, curve_chart, stretches, thinned
-from soul_core.report_planes import (
+from soul_core.report.charts import bar_charts, bound_chart, curve_chart, stretches, thinned
+from soul_core.report.planes import (
     Blow,
     Plane,
     Point,
@@ -18,8 +18,8 @@ from soul_core.report_planes import (
     plane_chart,
     spread_chart,
 )
-from soul_core.report_svg import canvas, drawing, finish, looks, nice_ticks, plot_area, shortened
-from soul_core.report_tables import Judged
+from soul_core.report.svg import canvas, drawing, finish, looks, nice_ticks, plot_area, shortened
+from soul_core.report.tables import Judged
 from soul_core.spec import Criterion
 
 MODELS = ["base", "unlearned", "reference", "npo", "grad_diff", "simnpo"]

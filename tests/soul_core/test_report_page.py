@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 
 from soul_core.report import Report, SideBySide
-from soul_core.report_answers import answers_of, marked
-from soul_core.report_attacks import recovered_share, telling_metric
-from soul_core.report_page import HEADLINES, duration, render, size
-from soul_core.report_tables import flat, gaps_of, highlights_of, judged_of
-from soul_core.report_words import back, percent
+from soul_core.report.answers import answers_of, marked
+from soul_core.report.attacks import recovered_share, telling_metric
+from soul_core.report.page import HEADLINES, duration, render, size
+from soul_core.report.tables import flat, gaps_of, highlights_of, judged_of
+from soul_core.report.words import back, percent
 from soul_core.spec import Kind
 from tests.soul_core.sample_pages import sample_page
 from tests.soul_core.sample_report import sample_report
@@ -347,7 +347,7 @@ def test_the_page_needs_neither_torch_nor_the_engines_packages() -> None:
         "import sys\n"
         "for name in ('torch', 'transformers', 'rouge_score', 'scipy'): sys.modules[name] = None\n"
         "from soul_core.report import Report\n"
-        "from soul_core.report_page import render\n"
+        "from soul_core.report.page import render\n"
         "assert 'matplotlib' not in sys.modules, 'who wants a word of the report need not wait for its charts'\n"
         "print(len(render(Report.model_validate_json(sys.stdin.read()))))"
     )

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pypdf import PdfReader
 
-from soul_core.report_page import render
-from soul_core.report_pdf import PdfUnavailable, to_pdf
+from soul_core.report.page import render
+from soul_core.report.pdf import PdfUnavailable, to_pdf
 from tests.soul_core.sample_report import sample_report
 
 pytest.importorskip("weasyprint", exc_type=OSError)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from soul_core.report_schema import main, schema
+from soul_core.report.schema import main, schema
 from soul_core.spec import Kind
 from tests.soul_core.sample_report import sample_report
 

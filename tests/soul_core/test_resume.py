@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.checkpoint import newest_checkpoint
-from soul_core.curvature_passes import CURVATURES
 from soul_core.errors import Interrupted
 from soul_core.optimizers import OPTIMIZERS
+from soul_core.training.checkpoint import newest_checkpoint
+from soul_core.training.curvature_passes import CURVATURES
 from tests.soul_core.tiny_training import Heard, train_tiny, weights
 
 TRAINING = {"steps": 6, "checkpoint_every": 4, "forget_batch": 2, "retain_batch": 2}

@@ -9,7 +9,6 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from soul_core import row_compression
 from soul_core.errors import BadData
 from soul_core.rows import (
     Message,
@@ -20,6 +19,7 @@ from soul_core.rows import (
     validate,
     write_canonical,
 )
+from soul_core.rows import compression as row_compression
 
 PAIRS = [{"question": f"Who is {i}?", "answer": f"Nobody {i}."} for i in range(5)]
 EXPECTED = tuple((Message("user", pair["question"]),) for pair in PAIRS)
@@ -297,5 +297,5 @@ def test_overlap_pairs_identical_rows_and_shared_prompts():
 
 
 def test_reading_rows_never_loads_torch():
-    code = "import sys; sys.modules['torch'] = None; import soul_core.rows, soul_core.model_files"
+    code = "import sys; sys.modules['torch'] = None; import soul_core.rows, soul_core.models.files"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,8 +13,8 @@ from soul_core.listener import Listener, Quiet, Wish
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
-from soul_core.spec_optimizers import AdamW, Sophia
-from soul_core.spec_terms import Kl, NoRetain, Npo, Refusal
+from soul_core.spec.optimizers import AdamW, Sophia
+from soul_core.spec.terms import Kl, NoRetain, Npo, Refusal
 from tests.soul_core.tiny_model import COUNTRIES, answer, question, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]

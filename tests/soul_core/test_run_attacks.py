@@ -11,7 +11,7 @@ from soul_core.listener import Wish
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
-from soul_core.spec_attacks import CHEAP_ATTACKS
+from soul_core.spec.attacks import CHEAP_ATTACKS
 from tests.soul_core.test_run import Recorder
 from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, write_rows
 

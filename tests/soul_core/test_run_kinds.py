@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from soul_core.errors import BadSpec
-from soul_core.models import load_model
+from soul_core.models.loading import load_model
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.accumulation import Unit
-from soul_core.models import Loaded, load_model
-from soul_core.saliency import Mask, _lowest_kept, chosen_units, take_mask
-from soul_core.spec_wrappers import Saliency
-from soul_core.step import nll_gradients, trainable
+from soul_core.models.loading import Loaded, load_model
+from soul_core.spec.wrappers import Saliency
+from soul_core.training.accumulation import Unit
+from soul_core.training.saliency import Mask, _lowest_kept, chosen_units, take_mask
+from soul_core.training.step import nll_gradients, trainable
 from tests.soul_core.tiny_training import batcher, examples_of, train_tiny, weights
 
 

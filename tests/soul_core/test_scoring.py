@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.data import Example, encode_rows, pack
-from soul_core.models import Loaded, load_model
-from soul_core.packed_attention import PACKED
-from soul_core.scoring import Scores, decoder_layers, score
+from soul_core.examples import Example, encode_rows, pack
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.packed_attention import PACKED
+from soul_core.models.scoring import Scores, decoder_layers, score
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 from tests.soul_core.tiny_models import CONFIGS, tiny_model
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from soul_core.curvature_passes import CURVATURES
-from soul_core.models import Loaded
-from soul_core.second_order import gauss_newton_product, hessian_product
-from soul_core.step import nll_gradients, trainable
+from soul_core.models.loading import Loaded
+from soul_core.training.curvature_passes import CURVATURES
+from soul_core.training.second_order import gauss_newton_product, hessian_product
+from soul_core.training.step import nll_gradients, trainable
 from tests.soul_core.tiny_derivatives import batcher, flat, jacobian_PVW, small_llama, unflat, units
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from soul_core.errors import BadSpec
-from soul_core.models import Loaded, load_model
-from soul_core.selection import selected
-from soul_core.spec_wrappers import Selection
+from soul_core.models.loading import Loaded, load_model
+from soul_core.spec.wrappers import Selection
+from soul_core.training.selection import selected
 from tests.soul_core.tiny_training import train_tiny
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.accumulation import Item, Unit
-from soul_core.models import Loaded
-from soul_core.sharpness import add_sharp_gradients
-from soul_core.step import Losses, nll_gradients, trainable
+from soul_core.models.loading import Loaded
+from soul_core.training.accumulation import Item, Unit
+from soul_core.training.sharpness import add_sharp_gradients
+from soul_core.training.step import Losses, nll_gradients, trainable
 from tests.soul_core.tiny_derivatives import batcher, flat, small_llama, unflat
 from tests.soul_core.tiny_derivatives import units as both_units
 from tests.soul_core.tiny_training import train_tiny, weights

@@ -4,9 +4,9 @@ import pytest
 
 from soul_core.errors import BadSpec
 from soul_core.spec import Criterion, Evaluation, JobSpec
-from soul_core.spec_checks import check_spec, spec_problems
-from soul_core.spec_optimizers import AdamW, Gnb, Sophia
-from soul_core.spec_terms import NoRetain
+from soul_core.spec.checks import check_spec, spec_problems
+from soul_core.spec.optimizers import AdamW, Gnb, Sophia
+from soul_core.spec.terms import NoRetain
 
 
 def test_the_default_spec_with_both_sets_is_fine() -> None:

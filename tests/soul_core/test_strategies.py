@@ -55,7 +55,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def test_spec_and_table_know_the_same_strategies() -> None:
-    from soul_core.spec_strategy import Strategy
+    from soul_core.spec.strategy import Strategy
 
     assert kinds(Strategy) == set(STRATEGIES)
 

@@ -4,8 +4,8 @@ import pytest
 
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.spec import JobSpec
-from soul_core.spec_checks import located_problems
-from soul_core.term_pairs import pair_problem
+from soul_core.spec.checks import located_problems
+from soul_core.spec.term_pairs import pair_problem
 
 REFUSED = {(forget, "rmu_retain") for forget in FORGET_TERMS if forget != "rmu"} | {("pdu", "none")}
 

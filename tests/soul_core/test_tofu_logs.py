@@ -8,11 +8,11 @@ import pytest
 
 from soul_core.derived import derive
 from soul_core.errors import BadData
+from soul_core.evaluation.tofu_format import ATTACKS, NEEDED, PLACES, to_log
+from soul_core.evaluation.tofu_logs import privleak, read_log, read_reference_log, score_logs, write_log
 from soul_core.metrics.aggregate import Resampling, summarise
 from soul_core.report import MetricValue, ModelMeasurements
 from soul_core.spec import ALL, Evaluation
-from soul_core.tofu_format import ATTACKS, NEEDED, PLACES, to_log
-from soul_core.tofu_logs import privleak, read_log, read_reference_log, score_logs, write_log
 from tests.soul_core.sample_report import sample_report
 
 LOGS = Path(__file__).parents[3] / "shared" / "data" / "published_numbers" / "tofu_eval_logs"

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core import step as step_module
-from soul_core import trainer as trainer_module
-from soul_core.checkpoint import newest_checkpoint
-from soul_core.data import Example, Packed, encode_rows
 from soul_core.errors import Cancelled, Diverged, Interrupted, OutOfMemory
+from soul_core.examples import Example, Packed, encode_rows
 from soul_core.listener import EventKind, Wish
-from soul_core.models import Loaded, load_model
-from soul_core.schedule import num_steps, schedule_factor
-from soul_core.scoring import Scores
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import Scores
 from soul_core.spec import JobSpec, Training
-from soul_core.step import trainable
-from soul_core.trainer import Trained, train
+from soul_core.training import step as step_module
+from soul_core.training import trainer as trainer_module
+from soul_core.training.checkpoint import newest_checkpoint
+from soul_core.training.schedule import num_steps, schedule_factor
+from soul_core.training.step import trainable
+from soul_core.training.trainer import Trained, train
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from soul_core.checkpoint import Checkpoint, newest_checkpoint
-from soul_core.data import BatchStream, Example, encode_rows
+from soul_core.examples import BatchStream, Example, encode_rows
 from soul_core.listener import EventKind, Quiet
-from soul_core.models import Loaded, load_model
+from soul_core.models.loading import Loaded, load_model
 from soul_core.optimizers.curvature import sample_labels
 from soul_core.spec import JobSpec
-from soul_core.trainer import train
+from soul_core.training.checkpoint import Checkpoint, newest_checkpoint
+from soul_core.training.trainer import train
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]

@@ -2,10 +2,10 @@
 
 import pytest
 
+from soul_core.evaluation.verdict import conclude, judge
 from soul_core.metrics.aggregate import Resampling, absent, summarise
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Verdict
 from soul_core.spec import DEFAULT_CRITERIA, Criterion
-from soul_core.verdict import conclude, judge
 
 RESAMPLING = Resampling(resamples=400, confidence=0.95, seed=0)
 NOTHING = ModelMeasurements(sets={})

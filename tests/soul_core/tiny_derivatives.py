@@ -5,15 +5,15 @@ from typing import cast
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from soul_core.accumulation import Item, MicroBatcher, Unit
-from soul_core.data import Example, pack
+from soul_core.examples import Example, pack
 from soul_core.listener import Quiet
-from soul_core.models import Loaded
-from soul_core.packed_attention import PACKED
+from soul_core.models.loading import Loaded
+from soul_core.models.packed_attention import PACKED
+from soul_core.models.scoring import score
 from soul_core.report import ModelFacts
-from soul_core.scoring import score
-from soul_core.second_order import twice_differentiable
-from soul_core.step import trainable
+from soul_core.training.accumulation import Item, MicroBatcher, Unit
+from soul_core.training.second_order import twice_differentiable
+from soul_core.training.step import trainable
 
 #: The last norm and one projection in front of the attention: 16 + 8 x 16 weights.
 MOVABLE = ("model.norm.weight", "model.layers.1.self_attn.k_proj.weight")

@@ -76,9 +76,9 @@ def make_tiny_model(folder: Path, *, seed: int = 0) -> Path:
 
 def make_taught_model(folder: Path) -> Path:
     """Save a tiny model that answers every question of COUNTRIES rightly: 3 s of training."""
-    from soul_core.data import encode_rows, pack
-    from soul_core.models import load_model
-    from soul_core.packed_attention import packed_kwargs
+    from soul_core.examples import encode_rows, pack
+    from soul_core.models.loading import load_model
+    from soul_core.models.packed_attention import packed_kwargs
 
     make_tiny_model(folder)
     loaded = load_model(folder, device="cpu")

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from soul_core.accumulation import MicroBatcher
-from soul_core.data import Example, encode_rows, pack
+from soul_core.examples import Example, encode_rows, pack
 from soul_core.listener import EventKind, Quiet, Wish
-from soul_core.models import Loaded, load_model
-from soul_core.scoring import score
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import score
 from soul_core.spec import JobSpec
-from soul_core.trainer import train
-from soul_core.training_record import Trained
+from soul_core.training.accumulation import MicroBatcher
+from soul_core.training.record import Trained
+from soul_core.training.trainer import train
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 NAMES = list(COUNTRIES)

@@ -10,14 +10,14 @@ import torch
 
 from soul_core.attacks.arena import attack_model
 from soul_core.attacks.scene import Attacked
-from soul_core.data import encode_rows, pack
-from soul_core.evaluation_rows import EvaluationSet
+from soul_core.evaluation.chosen_rows import EvaluationSet
+from soul_core.examples import encode_rows, pack
 from soul_core.listener import Listener, Quiet, Wish
-from soul_core.models import Loaded, load_model
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import score
 from soul_core.rows import Row
-from soul_core.scoring import score
 from soul_core.spec import Evaluation, JobSpec
-from soul_core.spec_attacks import Attack
+from soul_core.spec.attacks import Attack
 from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, rows_of
 
 EVALUATION = Evaluation(attack_new_tokens=16, bootstrap=50)

@@ -11,10 +11,10 @@ from soul_core.attacks.arena import attack_model, results
 from soul_core.attacks.scene import Attacked, Scene
 from soul_core.errors import Diverged, EngineError, Interrupted, OutOfMemory
 from soul_core.listener import Quiet, Wish
-from soul_core.models import Loaded
+from soul_core.models.loading import Loaded
 from soul_core.report import AttackResult, MetricValue, ModelMeasurements
 from soul_core.spec import Criterion, JobSpec
-from soul_core.spec_attacks import CHEAP_ATTACKS, Downstream, Poison, Probing, Quantise, Relearn, labelled
+from soul_core.spec.attacks import CHEAP_ATTACKS, Downstream, Poison, Probing, Quantise, Relearn, labelled
 from tests.soul_core.attacks.conftest import EVALUATION, Recorder, sets_of, state_bytes
 
 SPEC = JobSpec(attacks=(Quantise(bits=8, group=0), Probing(), Poison()), evaluation=EVALUATION)

@@ -12,9 +12,9 @@ from soul_core.attacks import ATTACKS
 from soul_core.attacks.scene import Attacked
 from soul_core.errors import Cancelled, Interrupted
 from soul_core.listener import Wish
-from soul_core.models import Loaded
+from soul_core.models.loading import Loaded
 from soul_core.spec import FORGET
-from soul_core.spec_attacks import Attack, Downstream, Poison, Probing, Prompting, Quantise, Relearn
+from soul_core.spec.attacks import Attack, Downstream, Poison, Probing, Prompting, Quantise, Relearn
 from tests.soul_core.attacks.conftest import Recorder, attack, sets_of, state_bytes, value
 
 #: One or more of each kind, at settings that bite on a model of 30,000 weights.

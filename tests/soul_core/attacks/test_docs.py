@@ -10,7 +10,7 @@ from soul_core.attacks import ATTACKS
 from soul_core.attacks.scene import ATTACK_METRICS
 from soul_core.attacks.templates import PARAPHRASE_COLUMNS, TEMPLATES
 from soul_core.spec import Evaluation, JobSpec
-from soul_core.spec_attacks import CHEAP_ATTACKS, Attack, Template, labelled
+from soul_core.spec.attacks import CHEAP_ATTACKS, Attack, Template, labelled
 
 DOCS = Path(__file__).parents[3] / "docs" / "evaluation.md"
 MEMBERS = get_args(get_args(Attack)[0])

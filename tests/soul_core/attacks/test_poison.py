@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from soul_core.attacks.poison import hits
-from soul_core.models import Loaded
+from soul_core.models.loading import Loaded
 from soul_core.report import Finding, MetricValue, ModelMeasurements
-from soul_core.spec_attacks import Poison
+from soul_core.spec.attacks import Poison
 from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, RETAIN_COUNTRIES, attack, descend, sets_of
 from tests.soul_core.tiny_model import rows_of
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from soul_core.attacks.layers import Watcher, decoder_layers
-from soul_core.models import Loaded
-from soul_core.packed_attention import PACKED
+from soul_core.models.loading import Loaded
+from soul_core.models.packed_attention import PACKED
 from soul_core.report import ModelFacts
-from soul_core.spec_attacks import Probing
+from soul_core.spec.attacks import Probing
 from tests.soul_core.attacks.conftest import attack, sets_of, value
 from tests.soul_core.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from soul_core.models import Loaded
+from soul_core.models.loading import Loaded
 from soul_core.rows import Message, Row
-from soul_core.spec_attacks import Prompting
+from soul_core.spec.attacks import Prompting
 from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, attack, sets_of, texts, value
 from tests.soul_core.tiny_model import answer, question, rows_of
 

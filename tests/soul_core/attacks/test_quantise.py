@@ -7,9 +7,9 @@ import torch
 from transformers import GPT2Config
 
 from soul_core.attacks.quantise import matrices, round_in_place
-from soul_core.models import Loaded
+from soul_core.models.loading import Loaded
 from soul_core.rows import Row
-from soul_core.spec_attacks import Quantise
+from soul_core.spec.attacks import Quantise
 from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, as_set, attack, descend, sets_of, value
 from tests.soul_core.tiny_model import rows_of
 from tests.soul_core.tiny_models import CONFIGS, tiny_model

@@ -8,11 +8,11 @@ import torch
 from soul_core.attacks.relearn import SHOWN, split
 from soul_core.attacks.scene import Scene
 from soul_core.errors import Interrupted
-from soul_core.evaluation_rows import EvaluationSet
+from soul_core.evaluation.chosen_rows import EvaluationSet
 from soul_core.listener import Quiet, Wish
-from soul_core.models import Loaded, load_model
+from soul_core.models.loading import Loaded, load_model
 from soul_core.spec import Evaluation, JobSpec
-from soul_core.spec_attacks import Downstream, Poison, Probing, Prompting, Quantise, Relearn
+from soul_core.spec.attacks import Downstream, Poison, Probing, Prompting, Quantise, Relearn
 from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, Recorder, attack, sets_of, value
 from tests.soul_core.tiny_model import COUNTRIES, rows_of
 

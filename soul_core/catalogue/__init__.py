@@ -1,0 +1,31 @@
+"""What each metric is, what it needs and which way is good: the part of the metric tables that needs no torch.
+
+`GET /v1/methods` and the report page read it. Metrics of rows have one function each in `soul_core.metrics.METRICS`,
+those made of finished ones in `soul_core.derived.DERIVED`.
+"""
+
+from collections.abc import Sequence
+
+from soul_core.catalogue.derived_entries import DERIVED_ENTRIES
+from soul_core.catalogue.entry import NEEDS, Aggregate, MetricEntry, Need, Scope
+from soul_core.catalogue.row_entries import ROW_ENTRIES
+from soul_core.catalogue.text_entries import TEXT_ENTRIES
+
+__all__ = ["CATALOGUE", "NEEDS", "Aggregate", "MetricEntry", "Need", "Scope", "number", "row_metrics"]
+
+CATALOGUE: dict[str, MetricEntry] = {entry.name: entry for entry in (*ROW_ENTRIES, *TEXT_ENTRIES, *DERIVED_ENTRIES)}
+
+
+def row_metrics(metrics: Sequence[str], set_name: str) -> tuple[str, ...]:
+    """Return the row metrics to take on a set: those named, and those that the other named ones are made of."""
+    named = [name for name in metrics if CATALOGUE[name].scope == "row"]
+    made_of = [metric for name in metrics for of, metric in CATALOGUE[name].rests_on if of == set_name]
+    return tuple(dict.fromkeys([*named, *made_of]))
+
+
+def number(value: float) -> str:
+    """Write a metric's value for people: three significant digits, an exponent only where it cannot be helped."""
+    size = abs(value)
+    if size == 0 or 1e-4 <= size < 1e3:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if 1 < size < 1e9 else f"{value:.1e}"

@@ -1,0 +1,124 @@
+"""The metrics that are made of finished ones, as users see them: across sets, or against the retrained model.
+
+Torch-free. `soul_core.derived` holds one function for each.
+"""
+
+from soul_core.catalogue.entry import MetricEntry
+
+#: Membership score of a row -> how it is called in a sentence.
+SCORES = {
+    "loss": "the loss",
+    "zlib": "the loss by compressed length",
+    "min_k": "Min-K%",
+    "min_k_plus": "Min-K%++",
+    "gradient_norm": "the gradient norm",
+    "reference": "the loss above the retrained model's",
+}
+_TITLES = {
+    "loss": "loss",
+    "zlib": "zlib",
+    "min_k": "Min-K%",
+    "min_k_plus": "Min-K%++",
+    "gradient_norm": "gradient norm",
+    "reference": "reference",
+}
+
+
+def _rests_on(score: str) -> tuple[tuple[str, str], ...]:
+    metric = "loss" if score == "reference" else score
+    return (("forget", metric), ("holdout", metric))
+
+
+def _auc(score: str) -> MetricEntry:
+    return MetricEntry(
+        name=f"mia_{score}",
+        title=f"Membership by {_TITLES[score]}",
+        description=f"AUC of {SCORES[score]} in telling forget rows (members) from holdout rows (never seen): 0.5 "
+        "tells nothing, 1 tells all; below 0.5 the forget rows stand out by being too unlikely.",
+        unit="AUC",
+        better_elsewhere="lower",
+        target=0.5,
+        scope="reference" if score == "reference" else "model",
+        rests_on=_rests_on(score),
+        source="Yeom et al. 2018, arXiv:1709.01604; AUC as in MUSE, arXiv:2407.06460",
+    )
+
+
+def _tpr(score: str) -> MetricEntry:
+    return MetricEntry(
+        name=f"tpr_{score}",
+        title=f"Members found by {_TITLES[score]} at 1% false alarms",
+        description=f"Share of forget rows that {SCORES[score]} finds at a threshold that wrongly points at no more "
+        "than 1% of the holdout rows.",
+        better_elsewhere="lower",
+        target=0.01,
+        scope="reference" if score == "reference" else "model",
+        rests_on=_rests_on(score),
+        source="Carlini et al. 2022, arXiv:2112.03570",
+    )
+
+
+DERIVED_ENTRIES = (
+    *(_auc(score) for score in SCORES),
+    *(_tpr(score) for score in SCORES),
+    MetricEntry(
+        name="reference_loss",
+        title="Loss above the retrained model's",
+        description="Each row's loss minus its loss under the retrained model, which never saw the forget set. Below "
+        "0: the model knows the row better than it should.",
+        unit="nats",
+        low=None,
+        high=None,
+        better_on_forget="higher",
+        better_elsewhere="lower",
+        target=0,
+        scope="reference",
+        rests_on=(("forget", "loss"), ("holdout", "loss")),
+        source="Carlini et al. 2021, arXiv:2012.07805",
+    ),
+    MetricEntry(
+        name="forget_quality",
+        title="Forget quality",
+        description="p-value of the two-sample Kolmogorov-Smirnov test of the forget rows' truth ratios against the "
+        "retrained model's: above 0.05 the two are not told apart, which is no proof that they are alike.",
+        unit="p-value",
+        better_on_forget="higher",
+        scope="reference",
+        rests_on=(("forget", "truth_ratio"),),
+        source="TOFU, arXiv:2401.06121, section 3",
+    ),
+    MetricEntry(
+        name="privleak",
+        title="PrivLeak",
+        description="(AUC - AUC of the retrained model) / AUC of the retrained model, in percent, of Min-K% membership "
+        "in MUSE's sign: 0 like the retrained model, below it members show, above it they are hidden too well.",
+        unit="percent",
+        low=-100,
+        high=None,
+        better_on_forget="higher",
+        target=0,
+        scope="reference",
+        rests_on=(("forget", "min_k"), ("holdout", "min_k")),
+        source="MUSE, arXiv:2407.06460, equation 5",
+    ),
+    MetricEntry(
+        name="model_utility",
+        title="Model utility",
+        description="Harmonic mean of probability, ROUGE-L recall and truth ratio on the sets retain, real_authors and "
+        "world_facts (probability among choices on the last two).",
+        better_on_forget="higher",
+        scope="model",
+        rests_on=(
+            ("retain", "probability"),
+            ("real_authors", "probability_normalised"),
+            ("world_facts", "probability_normalised"),
+            ("retain", "rouge_l"),
+            ("real_authors", "rouge_l"),
+            ("world_facts", "rouge_l"),
+            ("retain", "truth_ratio"),
+            ("real_authors", "truth_ratio"),
+            ("world_facts", "truth_ratio"),
+        ),
+        source="TOFU, arXiv:2401.06121, section 2.2.3",
+    ),
+)

@@ -1,0 +1,55 @@
+"""The metrics of what the model writes by itself beyond right and wrong, as users see them: recital, toxicity.
+
+Torch-free. `soul_core.metrics` holds one function for each.
+"""
+
+from soul_core.catalogue.entry import MetricEntry
+
+#: Tokens of a passage that the model is given, as in SOUL's copyright task.
+PREFIXES = (100, 300)
+#: The same for MUSE's verbatim memorisation.
+MUSE_PREFIX = 200
+
+
+def _recital(prefix: int) -> tuple[MetricEntry, MetricEntry]:
+    given = f"after the first {prefix} tokens of a text, up to 128 tokens"
+    rouge = MetricEntry(
+        name=f"continuation_rouge_l_{prefix}",
+        title=f"Recital after {prefix} tokens (ROUGE-L F1)",
+        description=f"ROUGE-L F1 between the model's own continuation {given}, and how the text itself goes on.",
+        needs=("text", "continuations"),
+        prefix_tokens=prefix,
+        source="SOUL, arXiv:2404.18239, section 5.1; Lin 2004",
+    )
+    bleu = MetricEntry(
+        name=f"continuation_bleu_{prefix}",
+        title=f"Recital after {prefix} tokens (BLEU)",
+        description=f"Sentence BLEU of the model's own continuation {given}, against how the text itself goes on.",
+        needs=("text", "continuations"),
+        prefix_tokens=prefix,
+        source="SOUL, arXiv:2404.18239, section 5.1; Papineni et al. 2002",
+    )
+    return rouge, bleu
+
+
+TEXT_ENTRIES = (
+    *(entry for prefix in PREFIXES for entry in _recital(prefix)),
+    MetricEntry(
+        name="verbatim_memorisation",
+        title="Verbatim memorisation",
+        description=f"ROUGE-L F1 of the model's own continuation after {MUSE_PREFIX} tokens of a text, up to 128 "
+        "tokens, against how the text itself goes on.",
+        needs=("text", "continuations"),
+        prefix_tokens=MUSE_PREFIX,
+        source="MUSE, arXiv:2407.06460, section 3.1",
+    ),
+    MetricEntry(
+        name="toxicity",
+        title="Toxicity",
+        description="Probability that the model's own answer is offensive, by a small local classifier of words.",
+        unit="probability",
+        better_elsewhere="lower",
+        needs=("answers",),
+        source="Gehman et al. 2020, arXiv:2009.11462; classifier: alt-profanity-check",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Evaluation: what is measured of a model, compared between models, and concluded from it."""

@@ -1,0 +1,177 @@
+"""What is to be done with one data set so that its metrics can be taken: which rows are scored, asked, continued.
+
+`measure` makes one plan a set, `soul_core.evaluation.observe` carries it out.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from soul_core.catalogue import CATALOGUE, NEEDS, Need, row_metrics
+from soul_core.errors import BadData
+from soul_core.evaluation.chosen_rows import PERTURBED, EvaluationSet
+from soul_core.evaluation.worked_examples import turns_of
+from soul_core.examples import Example, encode_rows, prompt_ids
+from soul_core.metrics.observed import CONTINUED_TOKENS
+from soul_core.models.loading import Loaded
+from soul_core.rows import Row
+from soul_core.spec import RETAIN, Evaluation
+
+#: Worked examples before a few-shot question.
+SHOTS = 4
+#: Column of a row's right answer in other words.
+PARAPHRASED = "paraphrased_answer"
+#: Answers are shorter than they may be; for the estimate of the time left only.
+_USUAL_SHARE = 0.5
+
+Prompts = Mapping[int, tuple[int, ...]]
+"""Index of a row -> what the model is given, as tokens."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One data set and all that is done with it. Rows are meant by their index in `one`."""
+
+    one: EvaluationSet
+    metrics: tuple[str, ...]
+    groups: tuple[tuple[Example, ...], ...]
+    """Of each row: the expected answer, the paraphrase if it has one, the wrong answers."""
+    asked: Prompts
+    few_shot: Prompts
+    continued: Mapping[int, Prompts]
+    """Tokens of the beginning -> the rows that are long enough."""
+    missing: Mapping[Need, str]
+    """What the set cannot give, and why."""
+    distribution: bool
+    gradients: bool
+
+    def reason_against(self, metric: str) -> str | None:
+        """Return why a metric cannot be taken on this set; None: it can."""
+        entry = CATALOGUE[metric]
+        if reasons := [self.missing[need] for need in entry.needs if need in self.missing]:
+            return reasons[0]
+        if entry.prefix_tokens and not self.continued.get(entry.prefix_tokens):
+            return f"no text of this set is longer than {entry.prefix_tokens} tokens"
+        return None
+
+    def work(self, max_new_tokens: int) -> tuple[int, float]:
+        """Return rows and tokens (an estimate) through all passes."""
+        rows, tokens = len(self.groups), 0.0
+        for group in self.groups:
+            scored = group_tokens(group)
+            tokens += scored + (3 * len(group[0].token_ids) if self.gradients else 0)  # backward: twice a forward
+        rows += len(self.groups) * self.gradients
+        asked = [(self.asked, max_new_tokens), (self.few_shot, max_new_tokens)]
+        asked += [(prompts, CONTINUED_TOKENS) for prompts in self.continued.values()]
+        for prompts, most in asked:
+            rows += len(prompts)
+            tokens += sum(map(len, prompts.values())) + _USUAL_SHARE * most * len(prompts)
+        return rows, tokens
+
+
+def group_tokens(group: Sequence[Example]) -> int:
+    """Return the tokens of a group when its prompt is laid down once."""
+    return sum(len(example.token_ids) for example in group) - (len(group) - 1) * group[0].num_prompt
+
+
+def plan_of(
+    one: EvaluationSet, sets: Sequence[EvaluationSet], evaluation: Evaluation, shown: frozenset[int], loaded: Loaded
+) -> Plan:
+    """Plan one set. Raises BadData naming the rows whose other answers cannot be used."""
+    metrics = row_metrics(evaluation.metrics, one.name)
+    missing = _missing(one, shots := _shots(one, sets))
+    needs = {need for metric in metrics for need in CATALOGUE[metric].needs} - missing.keys()
+    answered = [i for i, row in enumerate(one.rows) if row.messages and ("answers" in needs or row.number in shown)]
+    prefixes = {CATALOGUE[metric].prefix_tokens for metric in metrics} if "continuations" in needs else set()
+    return Plan(
+        one=one,
+        metrics=metrics,
+        groups=_groups(one, loaded) if "perturbed" in needs else tuple((example,) for example in one.examples),
+        asked={i: _prompt(one.examples[i]) for i in answered},
+        few_shot=_few_shot(one, shots, loaded) if "few_shot" in needs else {},
+        continued={prefix: _beginnings(one, prefix, loaded) for prefix in sorted(prefixes - {0})},
+        missing=missing,
+        distribution="distribution" in needs,
+        gradients="gradients" in needs,
+    )
+
+
+def other_answers(row: Row) -> tuple[str | None, tuple[str, ...]]:
+    """Return a row's paraphrase (or None) and its wrong answers. Raises ValueError for what is no text."""
+    paraphrase, wrong = row.extra.get(PARAPHRASED), row.extra.get(PERTURBED)
+    if isinstance(wrong, str) and wrong.startswith("["):  # a CSV cell
+        wrong = json.loads(wrong)
+    wrong = [wrong] if isinstance(wrong, str) else wrong or []
+    if not (isinstance(wrong, list) and all(isinstance(text, str) and text.strip() for text in wrong)):
+        raise ValueError(f"{PERTURBED} must be a list of texts")
+    if paraphrase is not None and not (isinstance(paraphrase, str) and paraphrase.strip()):
+        raise ValueError(f"{PARAPHRASED} must be text")
+    return paraphrase, tuple(wrong)
+
+
+def _missing(one: EvaluationSet, shots: Sequence[Row]) -> dict[Need, str]:
+    missing: dict[Need, str] = {}
+    if not one.has_prompts:
+        missing["answers"] = missing["few_shot"] = f"it needs {NEEDS['answers']}; this set has none"
+    elif len(shots) < 2:  # a row is no example for itself
+        missing["few_shot"] = "it needs other questions as worked examples; there are none"
+    if one.has_prompts:
+        missing["text"] = missing["continuations"] = f"it needs {NEEDS['text']}; this set has prompts"
+    if not any(row.messages and row.extra.get(PERTURBED) for row in one.rows):
+        missing["perturbed"] = f"it needs {NEEDS['perturbed']}; this set has none"
+    return missing
+
+
+def _groups(one: EvaluationSet, loaded: Loaded) -> tuple[tuple[Example, ...], ...]:
+    """Encode the other answers of each row that has wrong ones, behind the same prompt."""
+    groups, problems = [], []
+    for row, example in zip(one.rows, one.examples, strict=True):
+        try:
+            paraphrase, wrong = other_answers(row) if row.messages else (None, ())
+        except ValueError as error:
+            problems.append(f"row {row.number}: {error}")
+            continue
+        texts = [*([paraphrase] if paraphrase else []), *wrong] if wrong else []
+        rows = [Row(row.number, row.messages, text) for text in texts]
+        try:
+            others = encode_rows(rows, loaded.tokenizer, max_tokens=loaded.facts.context_tokens)
+        except BadData as error:
+            problems += error.details
+            continue
+        groups.append((example, *others))
+    if problems:
+        raise BadData(f"{one.name} set: {len(problems)} other answers cannot be used", details=tuple(problems))
+    return tuple(groups)
+
+
+def _shots(one: EvaluationSet, sets: Sequence[EvaluationSet]) -> list[Row]:
+    """Choose the worked examples: the retain set's first questions, else the set's own, one more than are shown."""
+    source = next((other for other in sets if other.name == RETAIN and other.has_prompts), one)
+    return [row for row in source.rows if row.messages][: SHOTS + 1]
+
+
+def _few_shot(one: EvaluationSet, shots: Sequence[Row], loaded: Loaded) -> dict[int, tuple[int, ...]]:
+    """Put worked examples before each question that has room for them; a row is never its own example."""
+    prompts = {}
+    for i, row in enumerate(one.rows):
+        if not row.messages:
+            continue
+        examples = [shot for shot in shots if shot.messages != row.messages][:SHOTS]
+        ids = prompt_ids(Row(row.number, (*turns_of(examples), *row.messages), row.completion), loaded.tokenizer)
+        if len(ids) < loaded.facts.context_tokens:
+            prompts[i] = tuple(ids)
+    return prompts
+
+
+def _beginnings(one: EvaluationSet, prefix: int, loaded: Loaded) -> dict[int, tuple[int, ...]]:
+    """Return the first `prefix` tokens of each text that goes on after them."""
+    prompts = {}
+    for i, (row, example) in enumerate(zip(one.rows, one.examples, strict=True)):
+        end = len(prompt_ids(row, loaded.tokenizer)) + prefix
+        if not row.messages and len(example.token_ids) > end:
+            prompts[i] = example.token_ids[:end]
+    return prompts
+
+
+def _prompt(example: Example) -> tuple[int, ...]:
+    return example.token_ids[: example.num_prompt]

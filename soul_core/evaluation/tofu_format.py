@@ -1,0 +1,144 @@
+"""TOFU's log format and our measurements, one made of the other. Index i of a log is row i + 1 of the data set.
+
+A log is JSON (`*_EVAL.json`, plain or gzip): metric -> {agg_value, value_by_index}; a membership attack has one of
+these for each of its two sets.
+Source: the official logs of TOFU (arXiv:2401.06121).
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from soul_core.catalogue import CATALOGUE
+from soul_core.errors import BadData
+from soul_core.metrics.aggregate import Floats, Resampling, summarise
+from soul_core.report import ModelMeasurements
+from soul_core.spec import ALL, FORGET, HOLDOUT, RETAIN, Evaluation
+
+Log = dict[str, Any]
+
+AUTHORS, FACTS = "real_authors", "world_facts"
+
+#: Name in a log -> (set, metric of ours, field of a row).
+PLACES: Mapping[str, tuple[str, str, str]] = {
+    "forget_Q_A_Prob": (FORGET, "probability", "prob"),
+    "forget_Q_A_ROUGE": (FORGET, "rouge_l", "rougeL_recall"),
+    "forget_truth_ratio": (FORGET, "truth_ratio", "score"),
+    "exact_memorization": (FORGET, "exact_memorisation", "score"),
+    "extraction_strength": (FORGET, "extraction_strength", "score"),
+    "retain_Q_A_Prob": (RETAIN, "probability", "prob"),
+    "retain_Q_A_ROUGE": (RETAIN, "rouge_l", "rougeL_recall"),
+    "retain_Truth_Ratio": (RETAIN, "truth_ratio", "score"),
+    "ra_Q_A_Prob": (AUTHORS, "probability", "prob"),
+    "ra_Q_A_Prob_normalised": (AUTHORS, "probability_normalised", "prob"),
+    "ra_Q_A_ROUGE": (AUTHORS, "rouge_l", "rougeL_recall"),
+    "ra_Truth_Ratio": (AUTHORS, "truth_ratio", "score"),
+    "wf_Q_A_Prob": (FACTS, "probability", "prob"),
+    "wf_Q_A_Prob_normalised": (FACTS, "probability_normalised", "prob"),
+    "wf_Q_A_ROUGE": (FACTS, "rouge_l", "rougeL_recall"),
+    "wf_Truth_Ratio": (FACTS, "truth_ratio", "score"),
+}
+#: Name of a membership attack in a log -> score of rows of ours.
+ATTACKS: Mapping[str, str] = {
+    "mia_loss": "loss",
+    "mia_zlib": "zlib",
+    "mia_min_k": "min_k",
+    "mia_min_k_plus_plus": "min_k_plus",
+    "mia_gradnorm": "gradient_norm",
+}
+#: Aggregates only -> where ours are.
+_SUMMARIES = {"model_utility": (ALL, "model_utility"), "privleak": (FORGET, "privleak")}
+_SUMMARIES["forget_quality"] = (FORGET, "forget_quality")
+#: What the summary numbers are made of, by name in a log.
+ABILITIES: tuple[tuple[str, str], ...] = tuple(
+    (name, field)
+    for name, (set_name, metric, field) in PLACES.items()
+    if (set_name, metric) in CATALOGUE["model_utility"].rests_on
+)
+ATTACK, TRUTH_RATIO = "mia_min_k", "forget_truth_ratio"
+NEEDED = (*(name for name, _ in ABILITIES), TRUTH_RATIO, ATTACK)
+
+
+def to_log(measured: ModelMeasurements) -> Log:
+    """Return the log of measurements. Raises BadData naming what a TOFU log needs and was not measured."""
+    log: Log = {}
+    problems: list[str] = []
+    for name, (set_name, metric, field) in PLACES.items():
+        try:
+            log[name] = _section(measured, set_name, metric, field)
+        except BadData as error:
+            problems += [error.message] * (name in NEEDED)
+    for name, score in ATTACKS.items():
+        try:
+            log[name] = {part: _section(measured, part, score, "score") for part in (FORGET, HOLDOUT)}
+        except BadData as error:
+            problems += [error.message] * (name in NEEDED)
+    for name, (set_name, metric) in _SUMMARIES.items():
+        value = measured.sets.get(set_name, {}).get(metric)
+        if value is not None and value.value is not None:
+            log[name] = {"agg_value": value.value}
+    if problems:
+        raise BadData("these measurements do not make a TOFU log", details=tuple(problems))
+    return log
+
+
+def from_log(log: Log) -> ModelMeasurements:
+    """Return the measurements in a log, as many as there are, with the intervals a spec's defaults ask for."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for name, (set_name, metric, field) in PLACES.items():
+        if name in log:
+            found.setdefault(set_name, {})[metric] = rows_of(log[name], field, name)
+    for name, score in ATTACKS.items():
+        for part in (FORGET, HOLDOUT):
+            if name in log and part in log[name]:
+                found.setdefault(part, {})[score] = rows_of(log[name][part], "score", name)
+    numbers = {of: sorted({row for values in metrics.values() for row in values}) for of, metrics in found.items()}
+    settings = Evaluation()
+    resampling = Resampling(settings.bootstrap, settings.confidence, 0)
+    sets = {
+        of: {
+            metric: summarise(
+                [values.get(row) for row in numbers[of]], resampling, aggregate=CATALOGUE[metric].aggregate_on(of)
+            )
+            for metric, values in metrics.items()
+        }
+        for of, metrics in found.items()
+    }
+    return ModelMeasurements(sets=sets, rows={of: tuple(rows) for of, rows in numbers.items()})
+
+
+def rows_of(section: Any, field: str, name: str) -> dict[int, float]:
+    """Return row number -> value of a part of a log, in the rows' order. Raises BadData."""
+    try:
+        by_index = section["value_by_index"]
+        return {int(index) + 1: float(by_index[index][field]) for index in sorted(by_index, key=int)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadData(f"the log's {name} has no per-example '{field}'") from error
+
+
+def values(log: Log, name: str, field: str) -> Floats:
+    """Return a metric's value of every row, in the order of the rows' indices. Raises BadData."""
+    return np.array(list(rows_of(log.get(name), field, name).values()), dtype=np.float64)
+
+
+def _section(measured: ModelMeasurements, set_name: str, metric: str, field: str) -> dict[str, Any]:
+    value = measured.sets.get(set_name, {}).get(metric)
+    if value is None:
+        raise BadData(f"{metric} was not measured on a set named {set_name}")
+    if value.value is None or value.per_example is None:
+        raise BadData(f"no {metric} of the {set_name} set: {value.absent_reason or 'it has no values of single rows'}")
+    numbers = measured.rows.get(set_name) or range(1, len(value.per_example) + 1)
+    rows = {
+        str(row - 1): dict(_fields(field, one))
+        for row, one in zip(numbers, value.per_example, strict=True)
+        if one is not None
+    }
+    return {"agg_value": value.value, "value_by_index": rows}
+
+
+def _fields(field: str, value: float) -> Iterator[tuple[str, float]]:
+    yield field, value
+    if field == "prob" and value > 0:
+        yield "avg_loss", -math.log(value)

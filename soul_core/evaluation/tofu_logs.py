@@ -1,0 +1,152 @@
+"""TOFU's summary numbers from per-example evaluation logs, as published ones can be compared with ours.
+
+Forget quality compares an unlearned model with a model retrained without the forget set; a log alone has none.
+Source: TOFU (arXiv:2401.06121, sections 2.2 and 3); PrivLeak of MUSE (arXiv:2407.06460, equation 5).
+"""
+
+import gzip
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from soul_core.durable import write_durably
+from soul_core.errors import BadData
+from soul_core.evaluation.tofu_format import (
+    ABILITIES,
+    ATTACK,
+    NEEDED,
+    TRUTH_RATIO,
+    Log,
+    from_log,
+    rows_of,
+    to_log,
+    values,
+)
+from soul_core.report import ModelMeasurements, Report
+from soul_core.spec import JUDGED, REFERENCE
+from soul_core.stats import auc, harmonic_mean, ks_p_value
+
+
+@dataclass(frozen=True)
+class TofuScores:
+    """The numbers of one unlearned model against its retain model."""
+
+    forget_quality: float
+    """p-value: is the truth ratio on the forget set distributed as the retain model's? Above 0.05 nobody can tell."""
+    model_utility: float
+    retain_model_utility: float
+    privleak: float
+    """Percent: 0 like the retain model; negative under-forgotten (members show), positive over-forgotten."""
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def read_log(path: Path) -> Log:
+    """Read a log, or make one of measurements of ours. Raises BadData for what is neither."""
+    document = _read(path)
+    if (measured := _measurements_in(document, path, of_reference=False)) is not None:
+        return to_log(measured)
+    missing = [name for name in NEEDED if name not in document]
+    if missing:
+        raise BadData(f"{path} is no TOFU evaluation log", details=tuple(f"it lacks {name}" for name in missing))
+    return document
+
+
+def read_reference_log(path: Path) -> ModelMeasurements:
+    """Read what was measured of a retrained model: a TOFU log, measurements of ours, or the report of the job that
+    retrained or evaluated it. A log may hold less than a whole one. Raises BadData.
+    """
+    document = _read(path)
+    measured = _measurements_in(document, path, of_reference=True)
+    if measured is None:
+        measured = from_log(document)
+    if not measured.sets:
+        raise BadData(f"{path} is neither a TOFU evaluation log nor a report nor measurements of ours")
+    return measured
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+        document = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror or 'it is damaged'}") from error
+    except (ValueError, EOFError) as error:
+        raise BadData(f"{path} is no evaluation log: not JSON, plain or gzip") from error
+    if not isinstance(document, dict):
+        raise BadData(f"{path} is no evaluation log: not a JSON object")
+    return document
+
+
+def read_report(path: Path) -> Report:
+    """Read a report of ours. Raises BadData."""
+    return _report_in(_read(path), path)
+
+
+def _report_in(document: dict[str, Any], path: Path) -> Report:
+    try:
+        return Report.model_validate(document)
+    except ValidationError as error:
+        raise BadData(f"{path} is no report of this version: {error.error_count()} problems") from error
+
+
+def _measurements_in(document: dict[str, Any], path: Path, *, of_reference: bool) -> ModelMeasurements | None:
+    """Return our own measurements; of a report those of the model it judges, or of its reference where it has one."""
+    if "sets" in document:
+        try:
+            return ModelMeasurements.model_validate(document)
+        except ValidationError as error:
+            raise BadData(f"{path} holds no measurements of this version: {error.error_count()} problems") from error
+    if "schema_version" not in document:
+        return None
+    report = _report_in(document, path)
+    if of_reference and report.spec.kind == "unlearn" and REFERENCE not in report.models:
+        raise BadData(f"{path} is the report of an unlearning without a reference: it says nothing of one")
+    return report.models[REFERENCE if of_reference and REFERENCE in report.models else JUDGED[report.spec.kind]]
+
+
+def write_log(log: Log, path: Path) -> None:
+    """Write a log in the same format; gzip when the name ends so."""
+    text = json.dumps(log, allow_nan=False).encode()
+    write_durably(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+
+
+def score_logs(unlearned: Log, retain: Log) -> TofuScores:
+    """Compute the four numbers. Raises BadData when the logs are of different forget sets."""
+    ours, theirs = (rows_of(log.get(TRUTH_RATIO), "score", TRUTH_RATIO) for log in (unlearned, retain))
+    if ours.keys() != theirs.keys():
+        raise BadData(f"the logs are of different forget sets: {len(ours)} and {len(theirs)} rows")
+    return TofuScores(
+        forget_quality=ks_p_value(list(ours.values()), list(theirs.values())),
+        model_utility=model_utility(unlearned),
+        retain_model_utility=model_utility(retain),
+        privleak=privleak(attack_auc(unlearned), attack_auc(retain)),
+    )
+
+
+def model_utility(log: Log) -> float:
+    """Return the harmonic mean of the nine abilities, from the per-example values."""
+    abilities = [(values(log, name, field), field) for name, field in ABILITIES]
+    parts = [np.maximum(0, 1 - x_N) if field == "score" else x_N for x_N, field in abilities]
+    return harmonic_mean([float(x_N.mean()) for x_N in parts])
+
+
+def attack_auc(log: Log) -> float:
+    """Return the AUC of Min-K% with the forget set as members. Scores are losses: members have lower ones."""
+    return auc(-values(log[ATTACK], "forget", "score"), -values(log[ATTACK], "holdout", "score"))
+
+
+def privleak(auc_unlearned: float, auc_retrained: float) -> float:
+    """Return PrivLeak in percent, in MUSE's sign.
+
+    MUSE ranks by the loss itself, so its AUC is one minus ours: a model that still shows its members is at -100.
+    """
+    theirs = 1 - auc_retrained
+    if theirs == 0:
+        raise BadData("the retain model itself separates members perfectly: PrivLeak has no meaning here")
+    return (1 - auc_unlearned - theirs) / theirs * 100

@@ -1,0 +1,177 @@
+"""Loads the base model and its tokenizer: a folder, a GGUF file, or a hub id pinned to a commit. Safetensors only.
+
+Parameters are float32 always: they are the master weights, and a step of 2e-5 moves few weights of a bfloat16 copy.
+Computing in bfloat16 is `Loaded.autocast()`, which trainer and evaluation open around their forward passes.
+"""
+
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from httpx import HTTPError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from soul_core.errors import BadModel, BadSpec
+from soul_core.models.files import READ, inspect_model
+from soul_core.models.gguf import plain_folder
+from soul_core.models.packed_attention import PACKED, check_isolation
+from soul_core.report import ModelFacts
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to train or to measure, in eval mode; its tokenizer pads on the left."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    facts: ModelFacts
+    device: torch.device
+    compute_dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context forward passes run in: bfloat16 matrix products over float32 weights, or nothing."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16, cache_enabled=False
+        )
+
+
+def choose_device(wish: str | torch.device = "auto") -> torch.device:
+    """Return the device; "auto" is the GPU where there is one. Raises BadSpec for a GPU that is not there."""
+    if str(wish) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wish)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadSpec("device: cuda was asked for, but this machine has no usable GPU; say auto or cpu")
+    return device
+
+
+def choose_dtype(wish: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the compute type; "auto" is bfloat16 on a GPU, float32 on a CPU (ten times slower in bfloat16)."""
+    if isinstance(wish, torch.dtype):
+        return wish
+    if wish == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wish]
+
+
+def load_model(
+    source: Path | str,
+    *,
+    revision: str | None = None,
+    device: str | torch.device = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] | torch.dtype = "auto",
+    cache_dir: Path | str | None = None,
+) -> Loaded:
+    """Load `source` with float32 parameters on `device`; `dtype` is the compute type.
+
+    A GGUF file is dequantised once into `cache_dir`, a hub id is downloaded into it (default: ~/.cache/soul).
+    Raises BadModel with what to do about it.
+    """
+    device = choose_device(device)
+    cache_dir = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "soul"
+    folder, digest = _local_folder(source, revision, cache_dir)
+    inspection = inspect_model(folder, hashed=digest is None)
+    model, tokenizer = _load_folder(folder)
+    model = cast("PreTrainedModel", model.to(device))
+    model.eval()
+    try:
+        check_isolation(model)
+    except ValueError as error:
+        raise BadModel(str(error)) from error
+    facts = ModelFacts(
+        source=str(source),
+        digest=digest or inspection.digest,
+        architecture=inspection.architecture,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        context_tokens=inspection.context_tokens,
+        chat_template=bool(tokenizer.chat_template),
+    )
+    return Loaded(model, tokenizer, facts, device, choose_dtype(dtype, device))
+
+
+def _local_folder(source: Path | str, revision: str | None, cache_dir: Path) -> tuple[Path, str | None]:
+    """Return a folder of safetensors for any source, and its digest where that is not the folder's own."""
+    path = Path(source)
+    if path.is_file():
+        digest = inspect_model(path).digest
+        return plain_folder(path, digest=digest, cache_dir=cache_dir), digest
+    if path.is_dir():
+        return path, None
+    if not _HUB_ID.fullmatch(str(source)):
+        raise BadModel(f"there is no model at {source}")
+    return _from_hub(str(source), revision, cache_dir)
+
+
+def _from_hub(repository: str, revision: str | None, cache_dir: Path) -> tuple[Path, str]:
+    """Download what loading reads, at a commit: the given one, or the one the branch or tag stands at now."""
+    try:
+        if revision and _COMMIT.fullmatch(revision):
+            try:
+                return _snapshot(repository, revision, cache_dir, local_only=True), revision
+            except OSError:
+                commit = revision  # not in the cache yet
+        else:
+            commit = str(HfApi().model_info(repository, revision=revision).sha)
+        return _snapshot(repository, commit, cache_dir, local_only=False), commit
+    except GatedRepoError as error:
+        raise BadModel(f"{repository} is gated: accept its terms on the hub and set HF_TOKEN") from error
+    except RevisionNotFoundError as error:
+        raise BadModel(f"{repository} has no revision {revision}") from error
+    except RepositoryNotFoundError as error:
+        raise BadModel(f"the hub has no model {repository}, or it is private: check the name, set HF_TOKEN") from error
+    except (HTTPError, OSError, ValueError) as error:  # no network, or an id or a cache the client refuses
+        raise BadModel(
+            f"{repository} is neither a local path nor to be had from the hub ({type(error).__name__}); where there is "
+            "no network give a folder with safetensors or a GGUF file"
+        ) from error
+
+
+def _snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool) -> Path:
+    return Path(
+        snapshot_download(
+            repository,
+            revision=commit,
+            cache_dir=cache_dir / "hub",
+            allow_patterns=list(READ),
+            local_files_only=local_only,
+        )
+    )
+
+
+def _load_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=PACKED,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # loaders of weights, configs and tokenizers raise all kinds, `Exception` itself too
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's fault, not the model's
+        raise BadModel(f"transformers cannot load the model: {error}") from error
+    if lost := sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"]):
+        raise BadModel("weights are missing, or have another shape than config.json says", details=tuple(lost[:20]))
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > num_embeddings:
+        raise BadModel(f"the tokenizer has {len(tokenizer)} tokens, the model embeddings for {num_embeddings} only")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise BadModel("the tokenizer has neither a padding nor an end-of-sequence token")
+        tokenizer.pad_token = tokenizer.eos_token  # harmless: masks come from lengths
+    tokenizer.padding_side = "left"
+    return model, tokenizer

@@ -1,0 +1,103 @@
+"""One forward pass over packed examples -> log-probabilities at the supervised positions, and only there.
+
+Shape legend of the engine: B sequences (examples), T tokens of a pack, P supervised positions, V vocabulary,
+D hidden size. A name ends in its shape: `logp_P`, `logits_PV`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from soul_core.examples import Packed
+from soul_core.models.packed_attention import packed_kwargs
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What terms see of B sequences. Differentiable where the forward pass was."""
+
+    logits_PV: torch.Tensor  # float32
+    labels_P: torch.Tensor
+    logp_P: torch.Tensor  # log-probability of each label
+    sequence_P: torch.Tensor  # 0..B-1
+    num_sequences: int
+    hidden_PD: torch.Tensor | None = None  # float32; output of the layer that was asked for
+
+    @property
+    def sequence_logp_B(self) -> torch.Tensor:
+        """Log-probability of each whole answer: the SUM over its tokens."""
+        return self.logp_P.new_zeros(self.num_sequences).index_add(0, self.sequence_P, self.logp_P)
+
+    @property
+    def length_B(self) -> torch.Tensor:
+        """Supervised tokens of each sequence."""
+        return torch.bincount(self.sequence_P, minlength=self.num_sequences)
+
+    def select(self, sequences: list[int]) -> "Scores":
+        """Return the scores of some sequences, renumbered from 0 in the order given."""
+        place_B = torch.full((self.num_sequences,), -1, dtype=torch.long, device=self.sequence_P.device)
+        place_B[torch.tensor(sequences, dtype=torch.long, device=place_B.device)] = torch.arange(
+            len(sequences), device=place_B.device
+        )
+        renumbered_P = place_B[self.sequence_P]
+        order_P = torch.argsort(renumbered_P, stable=True)  # the others, at -1, come first
+        order_P = order_P[(renumbered_P < 0).sum() :]
+        return Scores(
+            self.logits_PV[order_P],
+            self.labels_P[order_P],
+            self.logp_P[order_P],
+            renumbered_P[order_P],
+            len(sequences),
+            None if self.hidden_PD is None else self.hidden_PD[order_P],
+        )
+
+
+def score(model: PreTrainedModel, packed: Packed, *, layer: torch.nn.Module | None = None) -> Scores:
+    """Run the model once. The vocabulary projection happens at the P supervised positions only, inside the model, so
+    whatever an architecture does to its logits (a softcap, a scale) is done. The output of `layer` is kept there too.
+    """
+    with _outputs_of(layer) as caught:
+        logits_PV = model(
+            input_ids=packed.token_ids_1T,
+            position_ids=packed.position_ids_1T,
+            use_cache=False,
+            logits_to_keep=packed.supervised_P,
+            **packed_kwargs(packed),
+        ).logits[0]
+    logits_PV = logits_PV.float()  # softmax over a large vocabulary in bfloat16 loses the tail
+    logp_P = -functional.cross_entropy(logits_PV, packed.labels_P, reduction="none")
+    hidden_PD = caught[0][0][packed.supervised_P].float() if caught else None
+    return Scores(logits_PV, packed.labels_P, logp_P, packed.sequence_P, packed.num_sequences, hidden_PD)
+
+
+def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """Return the model's layers, first to last, whatever the architecture calls them (and an adapter around it)."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise ValueError(f"{type(model).__name__} has no list of {num_layers} layers")
+
+
+@contextmanager
+def _outputs_of(layer: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
+    """Catch what a layer gives out, (1, T, D), the first time it runs: checkpointed activations run twice."""
+    caught: list[torch.Tensor] = []
+    if layer is None:
+        yield caught
+        return
+
+    def catch(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if not caught:
+            caught.append(output[0] if isinstance(output, tuple) else output)
+
+    hook = layer.register_forward_hook(catch)
+    try:
+        yield caught
+    finally:
+        hook.remove()

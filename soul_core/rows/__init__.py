@@ -1,0 +1,204 @@
+"""Rows of a data set: read from any accepted file, summarised, compared, written as the JSON lines the engine reads.
+
+Torch-free: the API and the engine read data with the same code. `formats` turns files into records,
+`columns` records into rows.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from soul_core.errors import BadData
+from soul_core.rows.columns import CANONICAL, Message, Row, choose_shape, columns_of, rename, to_row
+from soul_core.rows.compression import MAX_EXPANDED_BYTES
+from soul_core.rows.formats import (
+    CHUNK_CHARS,
+    FORMATS,
+    Format,
+    Record,
+    RowProblem,
+    format_of,
+    read_records,
+)
+
+__all__ = [
+    "FORMATS",
+    "MAX_EXPANDED_BYTES",
+    "Format",
+    "Message",
+    "Overlap",
+    "Reading",
+    "Row",
+    "RowProblem",
+    "Validation",
+    "canonical_sha256",
+    "format_of",
+    "overlap",
+    "read_rows",
+    "validate",
+    "write_canonical",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a file held: the good rows, and every bad one by number."""
+
+    rows: tuple[Row, ...]
+    problems: tuple[RowProblem, ...]
+    format: Format
+    columns: tuple[str, ...]  # found in the file, in order
+    used_columns: tuple[str, ...]  # those that made prompt and completion
+
+    def require_good(self) -> tuple[Row, ...]:
+        """Return the rows; raise BadData listing every bad one if there is any."""
+        if self.problems:
+            numbers = {problem.number for problem in self.problems}
+            raise BadData(
+                f"{len(numbers)} of {len(self.rows) + len(numbers)} rows cannot be used",
+                details=tuple(_line(problem) for problem in self.problems),
+            )
+        return self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The summary a user sees of an uploaded data set."""
+
+    num_rows: int
+    problems: tuple[RowProblem, ...]
+    duplicates: tuple[tuple[int, ...], ...]  # groups of row numbers with the same prompt and completion
+    columns: tuple[str, ...]
+    used_columns: tuple[str, ...]
+    format: Format
+    sha256: str  # of the canonical rows
+
+    @property
+    def usable(self) -> bool:
+        return self.num_rows > 0 and not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What two data sets share, as pairs of row numbers (first set's, second set's)."""
+
+    identical: tuple[tuple[int, int], ...]  # same prompt, same completion
+    same_prompt: tuple[tuple[int, int], ...]  # same prompt, another completion
+    equal: bool  # the two sets hold the same rows, in whatever order
+
+
+def read_rows(
+    path: Path | str,
+    *,
+    format: Format | None = None,  # noqa: A002  the word of the API
+    mapping: Mapping[str, str] | None = None,
+    name: str | None = None,
+    max_expanded_bytes: int = MAX_EXPANDED_BYTES,
+    chunk_chars: int = CHUNK_CHARS,
+) -> Reading:
+    """Read a data set, plain or compressed. Bad rows are listed, never raised.
+
+    The format is `format`, else what `name` (the user's file name; the path's by default) promises, else guessed from
+    the content. `mapping` is {accepted column name: the file's}. Raises BadData when nothing can be read: an empty,
+    damaged or oversized file, one that is not UTF-8, one without usable columns.
+    """
+    path = Path(path)
+    found_format, stream = read_records(
+        path,
+        format=format,
+        name=name or path.name,
+        max_expanded_bytes=max_expanded_bytes,
+        chunk_chars=chunk_chars,
+    )
+    items = list(stream)
+    records = [item for item in items if isinstance(item, Record)]
+    problems = [item for item in items if isinstance(item, RowProblem)]
+    columns = columns_of(records)
+    if not records:
+        if not problems:
+            raise BadData("the data set is empty: it has no rows")
+        return Reading((), tuple(problems), found_format, columns, ())
+    if mapping:
+        records = rename(records, mapping)
+    shape = choose_shape(records)
+    rows: list[Row] = []
+    for record in records:
+        row = to_row(record, shape)
+        if isinstance(row, Row):
+            rows.append(row)
+        else:
+            problems += row
+    problems.sort(key=lambda problem: problem.number)
+    return Reading(tuple(rows), tuple(problems), found_format, columns, shape)
+
+
+def validate(reading: Reading) -> Validation:
+    """Summarise a reading."""
+    groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for row in reading.rows:
+        groups[_key(row)].append(row.number)
+    return Validation(
+        num_rows=len(reading.rows),
+        problems=reading.problems,
+        duplicates=tuple(tuple(numbers) for numbers in groups.values() if len(numbers) > 1),
+        columns=reading.columns,
+        used_columns=reading.used_columns,
+        format=reading.format,
+        sha256=canonical_sha256(reading.rows),
+    )
+
+
+def overlap(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> Overlap:
+    """Compare two sets; spaces and line ends aside. Each row of `rows_a` is paired with at most one of `rows_b`."""
+    by_key = {_key(row): row.number for row in reversed(rows_b)}  # reversed: the first of equals stays
+    by_prompt = {_key(row)[:-1]: row.number for row in reversed(rows_b) if row.messages}
+    identical, same_prompt = [], []
+    for row in rows_a:
+        key = _key(row)
+        if key in by_key:
+            identical.append((row.number, by_key[key]))
+        elif row.messages and key[:-1] in by_prompt:
+            same_prompt.append((row.number, by_prompt[key[:-1]]))
+    equal = bool(by_key) and {_key(row) for row in rows_a} == set(by_key)
+    return Overlap(tuple(identical), tuple(same_prompt), equal)
+
+
+def write_canonical(rows: Sequence[Row], path: Path | str) -> str:
+    """Write the JSON lines the engine reads, original row numbers kept, and return their sha256."""
+    digest = hashlib.sha256()
+    with Path(path).open("wb") as file:
+        for line in _canonical_lines(rows):
+            digest.update(line)
+            file.write(line)
+    return digest.hexdigest()
+
+
+def canonical_sha256(rows: Sequence[Row]) -> str:
+    """Return the sha256 `write_canonical` would."""
+    digest = hashlib.sha256()
+    for line in _canonical_lines(rows):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _canonical_lines(rows: Sequence[Row]) -> Iterator[bytes]:
+    messages, completion = CANONICAL
+    for row in rows:
+        turns = [{"role": message.role, "content": message.content} for message in row.messages]
+        record = {messages: turns, completion: row.completion, "number": row.number}
+        record |= {name: value for name, value in row.extra.items() if name not in record}
+        yield json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    """Return what makes a row the same as another: its texts, runs of white space made equal; the completion last."""
+    texts = [text for message in row.messages for text in (message.role, message.content)]
+    return tuple(" ".join(text.split()) for text in [*texts, row.completion])
+
+
+def _line(problem: RowProblem) -> str:
+    column = f"{problem.column}: " if problem.column else ""
+    return f"row {problem.number}: {column}{problem.detail}"

@@ -1,0 +1,216 @@
+"""JobSpec: everything a run depends on but the model and the data. Torch-free.
+
+One definition from HTTP to trainer: the API validates request bodies with these classes, the engine obeys them.
+"""
+
+import hashlib
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from soul_core.spec.attacks import CHEAP_ATTACKS, Attack
+from soul_core.spec.optimizers import Optimizer, Sophia
+from soul_core.spec.strategy import Ensemble, Single, Strategy
+from soul_core.spec.terms import SET_NAME, ForgetTerm, Frozen, Nll, Npo, RetainTerm
+from soul_core.spec.wrappers import Lora, Saliency, Selection, Sharpness
+
+#: Data sets with a meaning; any other name is measured too. `ALL` is no set: metrics of the model as a whole.
+FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "train", "holdout", "all"
+
+#: earlier_1, earlier_2, ...: forget sets of the jobs that made the model this one begins with.
+EARLIER = "earlier_"
+
+#: Models with a meaning in a report; an evaluation may name others.
+BASE, UNLEARNED, FINETUNED, AUDITED, REFERENCE = "base", "unlearned", "finetuned", "audited", "reference"
+
+Kind = Literal["unlearn", "finetune", "evaluate"]
+ProbeKind = Literal["fill_in", "question", "adversarial"]
+#: What a job of each kind judges.
+JUDGED: dict[Kind, str] = {"unlearn": UNLEARNED, "finetune": FINETUNED, "evaluate": AUDITED}
+
+
+class Training(Frozen):
+    """The loop."""
+
+    steps: int = Field(20, ge=1, le=1_000_000, description="Optimizer steps.")
+    epochs: float | None = Field(
+        None, gt=0, le=10_000, description="Passes over the forget set (finetune: the train set), instead of steps."
+    )
+    forget_batch: int = Field(4, ge=1, le=4096, description="Forget examples a step.")
+    retain_batch: int = Field(4, ge=1, le=4096, description="Retain examples a step.")
+    micro_batch_tokens: int = Field(
+        2048,
+        ge=16,
+        description="Most tokens in one forward pass; larger batches are accumulated. Halves by itself "
+        "when memory runs out.",
+    )
+    max_tokens: int = Field(
+        2048, ge=8, description="Longest example, prompt and answer together; the model's context if that is shorter."
+    )
+    grad_clip: float = Field(1.0, gt=0, description="Bound of the gradient's L2 norm.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Learning rate over the run.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    checkpoint_every: int = Field(10, ge=1, description="Steps between two checkpoints of the run.")
+
+
+class Evaluation(Frozen):
+    """What is measured before and after, and how."""
+
+    metrics: tuple[str, ...] = Field(
+        (
+            "probability",
+            "rouge_l",
+            "keyword_recall",
+            "exact_memorisation",
+            "extraction_strength",
+            "perplexity",
+            "truth_ratio",
+            "mia_loss",
+            "mia_zlib",
+            "mia_min_k",
+            "mia_min_k_plus",
+            "tpr_loss",
+            "tpr_zlib",
+            "tpr_min_k",
+            "tpr_min_k_plus",
+            "forget_quality",
+            "privleak",
+            "model_utility",
+        ),
+        min_length=1,
+        description="Names from GET /v1/methods.",
+    )
+    max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest generated answer.")
+    max_examples: int = Field(400, ge=1, description="Rows of each set that are measured; chosen by the seed.")
+    side_by_side: int = Field(20, ge=0, le=1000, description="Questions shown in the report before and after.")
+    probes: tuple[ProbeKind, ...] = Field(
+        (),
+        description="Further sets made of the forget rows, as RWKU asks (arXiv:2406.10890): sentences with the answer "
+        "left blank, reworded questions, questions that press for the answer. Sets forget_fill_in, ...",
+    )
+    attack_examples: int = Field(
+        32, ge=1, description="Rows of the forget set that are measured under each attack; chosen by the seed."
+    )
+    attack_new_tokens: int = Field(48, ge=1, le=4096, description="Longest generated answer under an attack.")
+    bootstrap: int = Field(1000, ge=0, le=100_000, description="Resamples behind a confidence interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals.")
+
+
+class Criterion(Frozen):
+    """One bound the judged model must keep. Holds when the whole confidence interval is on the right side."""
+
+    set: str = Field(
+        pattern=SET_NAME,
+        description="Data set the metric is taken on: forget, retain, general, ...; `all`: the whole model.",
+    )
+    attack: str | None = Field(None, description="Label of an attack: the metric is taken under it.")
+    metric: str = Field(description="Name from GET /v1/methods.")
+    at_most: float | None = Field(None, description="Upper bound.")
+    at_least: float | None = Field(None, description="Lower bound.")
+    relative_to_base: bool = Field(False, description="Bounds are factors of the base model's value.")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "Criterion":
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("give either at_most or at_least")
+        return self
+
+
+_FORGOTTEN = (
+    Criterion(set=FORGET, metric="probability", at_most=0.25, relative_to_base=True),
+    Criterion(set=FORGET, metric="keyword_recall", at_most=0.25, relative_to_base=True),
+)
+_KEPT = (
+    Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
+    Criterion(set=RETAIN, metric="keyword_recall", at_least=0.8, relative_to_base=True),
+)
+#: Why these: docs/evaluation.md.
+DEFAULT_CRITERIA: dict[Kind, tuple[Criterion, ...]] = {
+    "unlearn": _FORGOTTEN + _KEPT,
+    "finetune": (Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True),),
+    "evaluate": (),
+}
+DEFAULT_ATTACKS: dict[Kind, tuple[Attack, ...]] = {
+    "unlearn": CHEAP_ATTACKS,
+    "finetune": (),
+    "evaluate": CHEAP_ATTACKS,
+}
+
+
+class JobSpec(Frozen):
+    """A recipe: forget term, retain term, optimizer, loop, evaluation, attacks, criteria."""
+
+    kind: Kind = Field(
+        "unlearn",
+        description="What the job does. unlearn: the whole road. finetune: learn the `train` set. evaluate: audit a "
+        "model, and others beside it, without changing any.",
+    )
+    forget: ForgetTerm = Npo()
+    retain: RetainTerm = Nll()
+    optimizer: Optimizer = Sophia()
+    parameters: Selection = Selection()
+    saliency: Saliency | None = None
+    sharpness: Sharpness | None = None
+    lora: Lora | None = None
+    training: Training = Training()
+    strategy: Strategy = Single()
+    earlier: Literal["measure", "join"] = Field(
+        "measure",
+        description="What earlier forget sets (named earlier_1, ...) are for when the base is an earlier job's output. "
+        "measure: is what was forgotten still forgotten? join: also unlearn them again, beside the forget set.",
+    )
+    evaluation: Evaluation = Evaluation()
+    attacks: tuple[Attack, ...] = Field(
+        DEFAULT_ATTACKS["unlearn"],
+        description="Tried on the judged model, the base and the reference after all else is measured. The default "
+        "depends on the kind: cheap ones; none for finetune.",
+    )
+    criteria: tuple[Criterion, ...] = Field(
+        DEFAULT_CRITERIA["unlearn"], description="What decides the verdict. The default depends on the kind."
+    )
+    model_train_tokens: int | None = Field(
+        None, ge=1, description="Tokens the base model was trained on, if known: the report then gives the run's share."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Compute type. auto: bfloat16 on a GPU, float32 on a CPU; master weights are float32 always.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one.")
+    seed: int = Field(0, ge=0, lt=2**32, description="All randomness of the run.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_kind(cls, data: Any) -> Any:
+        kind = data.get("kind", "unlearn") if isinstance(data, dict) else None
+        if kind not in DEFAULT_CRITERIA:
+            return data
+        return {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind], **data}
+
+    @model_validator(mode="after")
+    def _members_are_specs(self) -> "JobSpec":
+        if isinstance(self.strategy, Ensemble):
+            for number in range(len(self.strategy.members)):
+                self.member(number)
+        return self
+
+    def member(self, number: int) -> "JobSpec":
+        """Return the spec of one recipe of an ensemble. Raises pydantic's ValidationError where it is none."""
+        assert isinstance(self.strategy, Ensemble)
+        own = self.model_dump(exclude={"strategy"})
+        return JobSpec.model_validate(_laid_over(own, self.strategy.members[number]))
+
+    def digest(self) -> str:
+        """Return the sha256 of the canonical JSON: two equal specs have one digest."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes` over it; a choice of another kind replaces the whole choice."""
+    result = dict(base)
+    for key, value in changes.items():
+        own = result.get(key)
+        if isinstance(value, dict) and isinstance(own, dict) and value.get("kind", own.get("kind")) == own.get("kind"):
+            result[key] = _laid_over(own, value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,138 @@
+"""What a spec asks that a single field cannot check: known metrics, and the data sets its terms need. Torch-free.
+
+The API asks before a job is queued, the engine before a run begins.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Iterator
+
+from soul_core.catalogue import CATALOGUE
+from soul_core.errors import BadSpec
+from soul_core.spec import (
+    AUDITED,
+    FINETUNED,
+    FORGET,
+    REFERENCE,
+    RETAIN,
+    TRAIN,
+    UNLEARNED,
+    JobSpec,
+    Kind,
+)
+from soul_core.spec.method_checks import method_problems
+from soul_core.spec.strategy import Ensemble
+from soul_core.spec.term_pairs import pair_problem
+from soul_core.spec.terms import SET_NAME
+
+
+def check_spec(
+    spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), reference_log: bool = False
+) -> None:
+    """Raise BadSpec naming everything that cannot be obeyed with data sets and further models of these names."""
+    problems = list(spec_problems(spec, sets, models=models, reference_log=reference_log))
+    if problems:
+        raise BadSpec(
+            problems[0] if len(problems) == 1 else f"the spec has {len(problems)} problems",
+            details=tuple(problems) if len(problems) > 1 else (),
+        )
+
+
+def spec_problems(
+    spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), reference_log: bool = False
+) -> Iterator[str]:
+    """Yield one line for each problem, saying what to do."""
+    for place, detail in located_problems(spec, sets, models=models, reference_log=reference_log):
+        yield f"{place}: {detail}" if place else detail
+
+
+def located_problems(
+    spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), reference_log: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yield (dotted place in the spec, what to do) for each problem; the place is empty when the sets are at fault."""
+    yield from _OF_KIND[spec.kind](spec, sets)
+    yield from method_problems(spec, sets)
+    yield from _strategy(spec, sets)
+    yield from _models(spec, models, reference_log)
+    yield from _names(spec)
+
+
+def _unlearn(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
+    if FORGET not in sets:
+        yield "", "there is no forget set: say what is to be unlearned"
+    if RETAIN not in sets and spec.retain.kind != "none":
+        needed = f"'{spec.retain.kind}' needs a retain set; give one, or set retain to "
+        yield "retain.kind", needed + '{"kind": "none"} and leave the model\'s other abilities unprotected'
+    if problem := pair_problem(spec.forget.kind, spec.retain.kind):
+        yield "retain.kind", problem
+    curvature = getattr(spec.optimizer, "curvature", None)
+    if RETAIN not in sets and curvature is not None and getattr(curvature, "data", "forget") != "forget":
+        yield "optimizer.curvature.data", f"'{curvature.data}' needs a retain set; give one, or set it to 'forget'"
+
+
+def _finetune(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
+    if TRAIN not in sets:
+        yield "", "there is no train set: say what is to be learned"
+    plain = JobSpec(kind="finetune")
+    for name in ("forget", "retain"):
+        if getattr(spec, name) != getattr(plain, name):
+            yield name, f"a job of kind 'finetune' learns its train set and has no {name} term; leave it out"
+    curvature = getattr(spec.optimizer, "curvature", None)
+    if curvature is not None and getattr(curvature, "data", "retain") != "retain":
+        yield "optimizer.curvature.data", "fine-tuning takes the curvature of what it learns; leave it out"
+
+
+def _evaluate(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
+    if not sets:
+        yield "", "there is no data set: say what the model is to be asked"
+    plain = JobSpec(kind="evaluate")
+    for name in ("forget", "retain", "optimizer", "strategy"):
+        if getattr(spec, name) != getattr(plain, name):
+            yield name, "a job of kind 'evaluate' changes no model; leave it out"
+
+
+_OF_KIND: dict[Kind, Callable[[JobSpec, Collection[str]], Iterator[tuple[str, str]]]] = {
+    "unlearn": _unlearn,
+    "finetune": _finetune,
+    "evaluate": _evaluate,
+}
+
+
+def _strategy(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
+    if spec.strategy.kind == "search" and not any(each.attack is None for each in spec.criteria):
+        yield "criteria", "a search needs criteria to hold; name at least one that is not taken under an attack"
+    if isinstance(spec.strategy, Ensemble):
+        for number in range(len(spec.strategy.members)):
+            for place, detail in _OF_KIND[spec.kind](spec.member(number), sets):
+                yield f"strategy.members.{number}.{place}".rstrip("."), detail
+
+
+def _models(spec: JobSpec, models: Collection[str], reference_log: bool) -> Iterator[tuple[str, str]]:
+    if reference_log and REFERENCE in models:
+        yield "", "the reference is given twice: as a model and as a log; leave one out"
+    for name in models:
+        if not re.fullmatch(SET_NAME, name):
+            yield "", f"'{name}' is no name for a model: small letters, digits and _"
+        elif name in {UNLEARNED, FINETUNED, AUDITED}:
+            yield "", f"'{name}' is what the report calls the job's own model; name the other one differently"
+        elif spec.kind != "evaluate" and name != REFERENCE:
+            yield "", f"beside the job's model only a '{REFERENCE}' is measured, not '{name}'; evaluate compares others"
+
+
+def _names(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    """Yield metrics nobody knows, attacks of one label, and criteria on attacks that are not run."""
+    labels = [attack.label for attack in spec.attacks]
+    for i, label in enumerate(labels):
+        if label in labels[:i]:
+            yield f"attacks.{i}", f"there is an attack '{label}' already; one of each label can be told apart"
+    for i, criterion in enumerate(spec.criteria):
+        if criterion.attack is not None and criterion.attack not in labels:
+            ran = ", ".join(labels) or "none"
+            yield f"criteria.{i}.attack", f"no attack of the spec is called '{criterion.attack}'; they are: {ran}"
+    named = [(f"evaluation.metrics.{i}", name) for i, name in enumerate(spec.evaluation.metrics)]
+    named += [(f"criteria.{i}.metric", criterion.metric) for i, criterion in enumerate(spec.criteria)]
+    for place, name in named:
+        if name not in CATALOGUE:
+            near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.6)
+            hint = f"did you mean '{near[0]}'?" if near else f"known metrics: {', '.join(CATALOGUE)}"
+            yield place, f"unknown metric '{name}'; {hint}"

@@ -1,0 +1,1 @@
+"""Training: from rows as tokens to changed weights."""

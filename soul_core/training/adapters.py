@@ -1,0 +1,127 @@
+"""Low-rank adapters: put beside frozen weights for a training, merged into the weights after it.
+
+What comes behind a training (measuring, attacks, export) sees a plain model of the same layers as before.
+Source: LoRA (Hu et al. 2021, arXiv:2106.09685), by peft: W + alpha / rank * B A, B zero at first.
+Differs from it: no dropout, because the model stays in eval mode.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from soul_core.errors import BadSpec
+from soul_core.spec.wrappers import Lora
+from soul_core.training.frozen_weights import FrozenLinear, check_keepable
+
+_NAME = "default"
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """Trained adapters in peft's own form: what `output: adapter` leaves behind."""
+
+    config: Any  # peft.LoraConfig
+    tensors: Mapping[str, torch.Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Write what `PeftModel.from_pretrained(base, folder)` loads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(str(folder))
+        save_file(dict(self.tensors), folder / "adapter_model.safetensors")
+
+
+class Adapters:
+    """Adapters inside a model, from their birth to their merging."""
+
+    def __init__(self, model: PreTrainedModel, spec: Lora, targets: list[str], *, base_name: str, seed: int) -> None:
+        """Put an adapter on each of `targets`; only they require gradients then. B is zero: the model says the same."""
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+
+        self._model = model
+        self._targets = targets
+        if spec.base_weights != "float32":
+            for name in targets:
+                _replace(model, name, FrozenLinear(_linear(model, name, spec), spec.base_weights))
+        config = LoraConfig(
+            r=spec.rank,
+            lora_alpha=spec.alpha,
+            target_modules=targets,
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=base_name,
+            fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # A is drawn
+            self._tuner = LoraModel(model, {_NAME: config}, _NAME)
+        self._config = config
+
+    @torch.no_grad()
+    def merge(self) -> AdapterWeights:
+        """Add the adapters to the original weights, take them out, and return them."""
+        tensors = {
+            f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter.detach().cpu().contiguous()
+            for name, parameter in self._model.named_parameters()
+            if ".lora_" in name
+        }
+        adapted: dict[str, Any] = {name: self._model.get_submodule(name) for name in self._targets}
+        self._tuner.unload()
+        for name, adapter in adapted.items():
+            layer: Any = self._model.get_submodule(name)
+            if isinstance(layer, FrozenLinear):
+                layer = layer.thawed()
+                _replace(self._model, name, layer)
+            layer.weight.add_(adapter.get_delta_weight(_NAME).to(layer.weight))
+        return AdapterWeights(self._config, tensors)
+
+
+def adapter_targets(model: PreTrainedModel, spec: Lora, movable: set[str]) -> list[str]:
+    """Return the names of the linear layers that get an adapter, of those whose weight is in `movable`.
+
+    Raises BadSpec for a target that no layer is called by, with the near name.
+    """
+    last = model.get_output_embeddings()
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not last
+    }
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    for number, target in enumerate(spec.targets):
+        if target not in {ALL_LINEAR, *known}:
+            near = difflib.get_close_matches(target, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"they are called {', '.join(known)}"
+            raise BadSpec(f"lora.targets.{number}: no linear layer is called '{target}'; {hint}")
+    wanted = set(known) if ALL_LINEAR in spec.targets else set(spec.targets)
+    targets = [name for name in linear if name.rpartition(".")[2] in wanted and f"{name}.weight" in movable]
+    if not targets:
+        raise BadSpec("parameters: none of the weights they choose is a target of LoRA; choose others, or more targets")
+    if spec.base_weights != "float32":
+        for name in targets:
+            check_keepable(_linear(model, name, spec), spec.base_weights)
+    return targets
+
+
+def _linear(model: PreTrainedModel, name: str, spec: Lora) -> torch.nn.Linear:
+    layer = model.get_submodule(name)
+    if not isinstance(layer, torch.nn.Linear):
+        raise BadSpec(
+            f"lora.base_weights: {type(model).__name__} has {type(layer).__name__} layers, which '{spec.base_weights}' "
+            "does not know; take 'float32'"
+        )
+    return layer
+
+
+def _replace(model: PreTrainedModel, name: str, layer: torch.nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, layer)

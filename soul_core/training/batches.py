@@ -1,0 +1,69 @@
+"""What each step reads: the examples of each group, drawn by the seed, and those whose curvature is taken."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from soul_core.examples import BatchStream, Example
+from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
+from soul_core.objectives.terms import Group
+from soul_core.spec import JobSpec
+from soul_core.training.accumulation import Item, Unit
+
+
+class Batches:
+    """The forget and the retain stream of a run. Its state is where they stand."""
+
+    def __init__(self, spec: JobSpec, groups: Mapping[Group, Sequence[Example]]) -> None:
+        self._spec, self.groups = spec, groups
+        self._forget = self._stream("forget")
+        self._retain = self._stream("retain")
+
+    def next(self) -> list[Unit]:
+        """Draw the step's examples, forget and retain together."""
+        reads = FORGET_TERMS[self._spec.forget.kind].reads
+        units = [self._unit(reads, index) for index in self._forget.next()] if self._forget else []
+        if self._retain and self._spec.retain.kind in RETAIN_TERMS:
+            units += [self._unit(("retain",), index) for index in self._retain.next()]
+        return units
+
+    def for_curvature(self, units: Sequence[Unit], data: str) -> list[Unit]:
+        """Return this step's examples of the wanted kind; drawn anew when the loss has none (no retain term)."""
+        chosen = [unit for unit in units if data in {"both", "retain" if is_retain(unit) else "forget"}]
+        if not any(map(is_retain, units)) and data != "forget" and self._retain:
+            chosen += [self._unit(("retain",), index) for index in self._retain.next()]
+        return chosen
+
+    def used(self, group: Group, num_steps: int) -> list[int]:
+        """Return the indices of a group's examples that so many steps will take, in order."""
+        stream = self._stream("retain" if group == "retain" else "forget")
+        return sorted({index for _ in range(num_steps) for index in stream.next()}) if stream else []
+
+    def state(self) -> dict[str, Any]:
+        """Return where the streams stand, as plain values."""
+        return {
+            "forget_stream": self._forget.state() if self._forget else None,
+            "retain_stream": self._retain.state() if self._retain else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same run."""
+        if self._forget:
+            self._forget.restore(state["forget_stream"])
+        if self._retain:
+            self._retain.restore(state["retain_stream"])
+
+    def _stream(self, group: Group) -> BatchStream | None:
+        training, seed, examples = self._spec.training, self._spec.seed, self.groups[group]
+        if not examples:
+            return None
+        if group == "forget":
+            return BatchStream(len(examples), training.forget_batch, seed)
+        return BatchStream(len(examples), training.retain_batch, seed + 1)
+
+    def _unit(self, groups: Sequence[Group], index: int) -> Unit:
+        return tuple(Item(group, index, self.groups[group][index]) for group in groups)
+
+
+def is_retain(unit: Unit) -> bool:
+    """Say whether a unit belongs to the retain term."""
+    return unit[0].group == "retain"

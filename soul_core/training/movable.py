@@ -1,0 +1,51 @@
+"""What of a model moves in a training: the weights the spec selects, or low-rank adapters beside them."""
+
+from pathlib import Path
+
+import torch
+
+from soul_core.models.loading import Loaded
+from soul_core.spec import JobSpec
+from soul_core.training.adapters import Adapters, AdapterWeights, adapter_targets
+from soul_core.training.selection import selected
+
+
+def check_movable(loaded: Loaded, spec: JobSpec) -> None:
+    """Raise BadSpec for patterns and targets that the model does not have, before anything is spent."""
+    movable = selected(loaded.model, spec.parameters)
+    if spec.lora is not None:
+        adapter_targets(loaded.model, spec.lora, movable)
+
+
+class Movable:
+    """Marks what may move by `requires_grad` for the time of a training."""
+
+    def __init__(self, loaded: Loaded, spec: JobSpec) -> None:
+        """Choose, and put the adapters in. What the model says does not change. Raises BadSpec as `check_movable`."""
+        self._model = loaded.model
+        self._before = [(parameter, parameter.requires_grad) for parameter in loaded.model.parameters()]
+        chosen = selected(loaded.model, spec.parameters)
+        self._adapters: Adapters | None = None
+        self._wanted = spec.lora is not None and spec.lora.output == "adapter"
+        if spec.lora is None:
+            for name, parameter in loaded.model.named_parameters():
+                parameter.requires_grad_(name in chosen)
+            return
+        source = loaded.facts.source
+        self._adapters = Adapters(
+            loaded.model,
+            spec.lora,
+            adapter_targets(loaded.model, spec.lora, chosen),
+            base_name=Path(source).resolve().name if Path(source).exists() else source,
+            seed=spec.seed,
+        )
+
+    def settle(self) -> AdapterWeights | None:
+        """Merge the adapters, if there are any; the model is then as plain as before. Return them if they are wanted
+        for themselves.
+        """
+        weights = self._adapters.merge() if self._adapters else None
+        with torch.no_grad():
+            for parameter, required in self._before:
+                parameter.requires_grad_(required)
+        return weights if self._wanted else None

@@ -1,0 +1,113 @@
+"""The weights that matter most for the forget set, chosen once on the base model; the others are held still.
+
+Source: SalUn (Fan et al. 2023, arXiv:2310.12508, equation 5): a mask of the largest |gradient of the forget loss|;
+WAGLE (Jia et al. 2024, arXiv:2410.17509): |w g_f - g_r g_f / gamma|.
+Differs from them: the gradients are of the answers' NLL whatever the forget term, and a share is kept, not a threshold.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from soul_core.examples import Example
+from soul_core.models.loading import Loaded
+from soul_core.objectives.terms import Group
+from soul_core.spec.wrappers import Saliency
+from soul_core.training.accumulation import Item, MicroBatcher, Unit
+from soul_core.training.checkpoint import keep_tensors
+from soul_core.training.step import nll_gradients, trainable
+
+_FILE = "saliency.safetensors"
+_TINY = 1e-12
+
+
+class Mask:
+    """One boolean a trainable weight: whether it may move."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._tensors = list(tensors)
+        self.share = sum(int(one.sum()) for one in tensors) / sum(one.numel() for one in tensors)
+        """Share of the trainable weights that may move."""
+
+    def hide(self, values: Sequence[torch.Tensor | None]) -> None:
+        """Set to zero what belongs to weights held still: gradients, curvature."""
+        for value, mask in zip(values, self._tensors, strict=True):
+            if value is not None:
+                value.mul_(mask)
+
+    @contextmanager
+    def holding(self, parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+        """Put back the weights held still after a step that may move them: weight decay does."""
+        held = [parameter.detach()[~mask] for parameter, mask in zip(parameters, self._tensors, strict=True)]
+        yield
+        with torch.no_grad():
+            for parameter, mask, values in zip(parameters, self._tensors, held, strict=True):
+                parameter[~mask] = values
+
+    def save(self, folder: Path) -> None:
+        """Keep the mask for a resumed run, whose model is no longer the base."""
+        keep_tensors(folder / _FILE, {str(i): mask for i, mask in enumerate(self._tensors)}, "the saliency mask")
+
+
+def take_mask(
+    loaded: Loaded,
+    spec: Saliency,
+    groups: Mapping[Group, Sequence[Example]],
+    *,
+    seed: int,
+    batcher: MicroBatcher,
+    folder: Path,
+) -> Mask:
+    """Return the mask an earlier attempt kept in `folder`, or choose it: the model must still be the base then."""
+    if (folder / _FILE).exists():
+        kept = load_file(folder / _FILE, device=str(loaded.device))
+        return Mask([kept[str(number)] for number in range(len(kept))])
+    forget = nll_gradients(loaded, chosen_units("forget", groups["forget"], spec.max_examples, seed), batcher)[0]
+    retain = forget
+    if spec.score != "gradient":
+        retain = nll_gradients(loaded, chosen_units("retain", groups["retain"], spec.max_examples, seed), batcher)[0]
+    scores = [
+        _score(spec, parameter.detach(), of_forget, of_retain)
+        for parameter, of_forget, of_retain in zip(trainable(loaded), forget, retain, strict=True)
+    ]
+    lowest = _lowest_kept(scores, spec.share)
+    mask = Mask([score >= lowest for score in scores])
+    mask.save(folder)
+    return mask
+
+
+def chosen_units(group: Group, examples: Sequence[Example], most: int, seed: int) -> list[Unit]:
+    """Return a unit for each example of a set; of a larger set `most`, drawn by the seed, in the set's order."""
+    chosen: Sequence[int] = range(len(examples))
+    if len(examples) > most:
+        chosen = sorted(np.random.default_rng(seed).permutation(len(examples))[:most].tolist())
+    return [(Item(group, index, examples[index]),) for index in chosen]
+
+
+def _score(spec: Saliency, weight: torch.Tensor, forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:
+    if spec.score == "relative":
+        return forget.abs() / (retain.abs() + _TINY)
+    if spec.score == "wagle":
+        return (weight * forget - retain * forget / spec.gamma).abs()
+    return forget.abs()
+
+
+def _lowest_kept(scores: Sequence[torch.Tensor], share: float) -> float:
+    """Return the score that `share` of all weights reach, never zero: a weight without any does not matter.
+
+    Bisection over the 31 bits of a float32, which are ordered as the numbers are: no copy of all scores is needed.
+    """
+    wanted = share * sum(score.numel() for score in scores)
+    bits = [score.float().contiguous().view(torch.int32) for score in scores]
+    low, high = 1, int(torch.tensor(float("inf")).view(torch.int32))  # low is reached by enough, or is the smallest
+    while high - low > 1:
+        middle = (low + high) // 2
+        if sum(int((one >= middle).sum()) for one in bits) >= wanted:
+            low = middle
+        else:
+            high = middle
+    return float(torch.tensor(low, dtype=torch.int32).view(torch.float32))

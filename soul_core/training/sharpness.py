@@ -1,0 +1,53 @@
+"""The forget gradient taken where the forget loss is worst nearby, so that little relearning does not undo it.
+
+Source: Fan et al. 2025, arXiv:2502.05374: sharpness-aware minimisation (arXiv:2010.01412) of the forget term alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from soul_core.models.loading import Loaded
+from soul_core.training.accumulation import Unit
+from soul_core.training.batches import is_retain
+from soul_core.training.step import Losses, take_gradients, trainable
+
+
+def add_sharp_gradients(
+    gradients: Callable[[Sequence[Unit]], Losses], loaded: Loaded, units: Sequence[Unit], *, rho: float
+) -> Losses:
+    """Accumulate w_f grad L_f(theta + delta) + w_r grad L_r(theta), delta = rho grad L_f / |grad L_f|, all at theta.
+
+    `gradients` accumulates the gradient of the total loss over units. Three passes: forget, forget, retain. The losses
+    are those at theta. Memory: a second gradient and a second copy of the trainable weights.
+    """
+    forget, retain = [unit for unit in units if not is_retain(unit)], [unit for unit in units if is_retain(unit)]
+    if not forget:
+        return gradients(retain)
+    losses = gradients(forget)
+    with _moved(loaded, take_gradients(loaded), rho):
+        gradients(forget)
+    worst = take_gradients(loaded)
+    kept = gradients(retain) if retain else Losses()
+    for parameter, gradient in zip(trainable(loaded), worst, strict=True):
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return Losses(total=losses.total + kept.total, forget=losses.forget, retain=kept.retain)
+
+
+@contextmanager
+def _moved(loaded: Loaded, direction: list[torch.Tensor], distance: float) -> Iterator[None]:
+    """Move the trainable weights by `distance` along `direction`; they come back to the bit."""
+    norm = torch.stack([one.norm() for one in direction]).norm()
+    parameters = trainable(loaded)
+    before = [parameter.detach().clone() for parameter in parameters]
+    try:
+        with torch.no_grad():
+            for parameter, one in zip(parameters, direction, strict=True):
+                parameter.add_(one * (distance / norm.clamp(min=torch.finfo(norm.dtype).tiny)))
+        direction.clear()
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, kept in zip(parameters, before, strict=True):
+                parameter.copy_(kept)

@@ -1,0 +1,158 @@
+"""One step's gradients: of the total loss, and of the plain NLL against true or sampled labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from soul_core.examples import pack
+from soul_core.models.loading import Loaded
+from soul_core.models.scoring import Scores, score
+from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
+from soul_core.objectives.steered_layer import steered_layer
+from soul_core.objectives.terms import Group, TermInputs, Totals
+from soul_core.optimizers.curvature import sample_labels
+from soul_core.spec import JobSpec, Kind
+from soul_core.spec.terms import NoRetain
+from soul_core.training.accumulation import Item, MicroBatcher, Unit
+from soul_core.training.reference import ReferenceScores
+
+
+@dataclass(slots=True)
+class Losses:
+    """A step's loss and its parts, summed over the micro-batches."""
+
+    total: float = 0.0
+    forget: float = 0.0
+    retain: float = 0.0
+
+    def parts(self, kind: Kind) -> dict[str, float]:
+        """Return the losses that have a curve of their own: fine-tuning has no parts."""
+        return {} if kind == "finetune" else {"forget_loss": self.forget, "retain_loss": self.retain}
+
+
+def add_gradients(
+    loaded: Loaded,
+    spec: JobSpec,
+    units: Sequence[Unit],
+    reference: ReferenceScores,
+    batcher: MicroBatcher,
+    *,
+    retain_weight: float | None = None,
+) -> Losses:
+    """Accumulate the gradient of the total loss over `units` into the parameters; return the losses.
+
+    `retain_weight` takes the place of the spec's own (see `dual`).
+    """
+    totals = totals_of(units)
+    losses = Losses()
+    layer = steered_layer(loaded.model, spec)
+
+    def work(items: list[Item]) -> None:
+        with loaded.autocast():
+            scores = score(loaded.model, pack([item.example for item in items], loaded.device), layer=layer)
+        total = _total_loss(spec, items, scores, reference, totals, losses, retain_weight)
+        total.backward()
+
+    def undo() -> None:
+        loaded.model.zero_grad(set_to_none=True)
+        losses.total = losses.forget = losses.retain = 0.0
+
+    batcher.over(units, work, undo)
+    return losses
+
+
+def nll_gradients(
+    loaded: Loaded,
+    units: Sequence[Unit],
+    batcher: MicroBatcher,
+    *,
+    sampled_by: torch.Generator | None = None,
+) -> tuple[list[torch.Tensor], int]:
+    """Return the gradient of the mean cross-entropy over `units` (one tensor a trainable parameter), and the number
+    of positions it is the mean of.
+
+    Against the true labels; with `sampled_by` against labels sampled from the model, whose draws come from it alone.
+    """
+    num_positions = sum(one.num_tokens for one in totals_of(units).values())
+    uniform = torch.empty(0)
+    if sampled_by is not None:
+        uniform = torch.rand(num_positions, generator=sampled_by, dtype=torch.float64).to(loaded.device)
+    done = 0
+
+    def work(items: list[Item]) -> None:
+        nonlocal done
+        with loaded.autocast():
+            scores = score(loaded.model, pack([item.example for item in items], loaded.device))
+        labels_P = scores.labels_P
+        if sampled_by is not None:
+            labels_P = sample_labels(scores.logits_PV, uniform[done : done + len(labels_P)])
+        done += len(labels_P)
+        (cross_entropy(scores.logits_PV, labels_P, reduction="sum") / num_positions).backward()
+
+    def undo() -> None:
+        nonlocal done
+        done = 0
+        loaded.model.zero_grad(set_to_none=True)
+
+    batcher.over(units, work, undo)
+    return take_gradients(loaded), num_positions
+
+
+def take_gradients(loaded: Loaded) -> list[torch.Tensor]:
+    """Return the gradients that stand in the trainable parameters, zeros where there is none, and clear them."""
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in trainable(loaded)]
+    loaded.model.zero_grad(set_to_none=True)
+    return gradients
+
+
+def trainable(loaded: Loaded) -> list[torch.nn.Parameter]:
+    """Return the parameters that may move, in the model's order."""
+    return [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+
+
+def totals_of(units: Sequence[Unit]) -> dict[Group, Totals]:
+    """Count sequences and supervised tokens of each group over the whole step."""
+    counted: dict[Group, Totals] = {}
+    for item in (item for unit in units for item in unit):
+        before = counted.get(item.group, Totals(0, 0))
+        answer_tokens = len(item.example.token_ids) - item.example.num_prompt
+        counted[item.group] = Totals(before.num_sequences + 1, before.num_tokens + answer_tokens)
+    return counted
+
+
+def _total_loss(
+    spec: JobSpec,
+    items: list[Item],
+    scores: Scores,
+    reference: ReferenceScores,
+    totals: dict[Group, Totals],
+    losses: Losses,
+    retain_weight: float | None,
+) -> torch.Tensor:
+    """Return w_f * forget term + w_r * retain term of one micro-batch."""
+    places: dict[Group, list[int]] = {}
+    for place, item in enumerate(items):
+        places.setdefault(item.group, []).append(place)
+    total = scores.logp_P.new_zeros(())
+    for table, term_spec, name in ((FORGET_TERMS, spec.forget, "forget"), (RETAIN_TERMS, spec.retain, "retain")):
+        term = table.get(term_spec.kind)
+        if term is None or isinstance(term_spec, NoRetain) or not all(group in places for group in term.reads):
+            continue  # no retain term, or none of its sequences here
+        inputs = TermInputs(
+            scores={group: scores.select(places[group]) for group in term.reads},
+            totals=totals,
+            reference={
+                group: reference.of(group, [items[place].index for place in places[group]])
+                for group in term.reads
+                if group in term.base
+            },
+            seed=spec.seed,
+        )
+        value = term.value(inputs, term_spec)
+        setattr(losses, name, getattr(losses, name) + float(value.detach()))
+        weight = term_spec.weight if name == "forget" or retain_weight is None else retain_weight
+        total = total + weight * value
+    losses.total += float(total.detach())
+    return total
