@@ -37,7 +37,7 @@ bench: .venv/.all ## TOFU reports of a small Llama trained from scratch, into do
 	@$(BIN)/python -m bench.tofu_report $(BENCH_ARGS)
 
 test: .venv/.dev ## Run the test suite (real PostgreSQL, Valkey, Celery worker, small Llama)
-	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(TEST_ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 check: .venv/.dev lint types contracts migrations docs test ## Everything CI runs
 

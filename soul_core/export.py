@@ -1,4 +1,4 @@
-"""What a run leaves behind: the checkpoint with its card, the report, and the manifest, written last.
+"""What a run leaves behind: the weights with their card, the report, and the manifest, written last.
 
 A folder is a result only when it holds a manifest: everything the manifest names was on disk before it.
 """
@@ -55,8 +55,9 @@ def write_report(report: Report, out: Path) -> None:
     for name, measurements in report.models.items():
         (out / LOGS).mkdir(exist_ok=True)
         write_durably(out / LOGS / f"{name}.json", measurements.model_dump_json() + "\n")
-    if (out / CHECKPOINT).exists():
-        write_durably(out / CHECKPOINT / "README.md", render_card(report))
+    for folder in (out / CHECKPOINT, out / ADAPTER):
+        if folder.exists():
+            write_durably(folder / "README.md", render_card(report))
 
 
 def write_manifest(out: Path) -> None:

@@ -13,11 +13,25 @@ from api.store.settings import Settings, settings
 from migrations.run import upgrade
 from tests.servers import Servers, running_servers
 
+#: Folders whose tests wait for real processes.
+_WAITING = ("worker", "e2e", "soul_cli")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 # One thread per process: two cores are shared by servers, worker and engine, and results repeat bit for bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: a third of the suite's time is spent waiting for services."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that wait: the others fill the time beside them, and no long file is left for the end."""
+    folders = {folder: place for place, folder in enumerate(_WAITING)}
+    items.sort(key=lambda item: folders.get(item.path.parent.name, len(_WAITING)))
 
 
 @pytest.fixture(scope="session")

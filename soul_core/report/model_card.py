@@ -57,6 +57,7 @@ def render_card(report: Report) -> str:
         judged=JUDGED[report.spec.kind],
         headline=headline(report),
         kind=KINDS[report.spec.kind],
+        is_adapter=is_adapter(report.spec),
         recipe=_recipe(report.spec),
         criteria=list(judged_of(report)),
         lines={name: lines_of(report, name) for name in measured_sets(report)},
@@ -75,16 +76,22 @@ def card_data(report: Report) -> ModelCardData:
     """Return the metadata. A licence is not known here, so none is named; the base model is, where it has a hub id."""
     is_hub_id = _HUB_ID.fullmatch(report.model.source) is not None
     results = eval_results(report)
+    alone = is_adapter(report.spec)
     return ModelCardData(
-        library_name="transformers",
+        library_name="peft" if alone else "transformers",
         pipeline_tag=_TASK,
         base_model=report.model.source if is_hub_id else None,
-        base_model_relation="finetune" if is_hub_id else None,
+        base_model_relation=("adapter" if alone else "finetune") if is_hub_id else None,
         tags=_tags(report.spec),
         eval_results=results or None,
         model_name=f"{report.model.source} after {KINDS[report.spec.kind]}" if results else None,
         ignore_metadata_errors=False,
     )
+
+
+def is_adapter(spec: JobSpec) -> bool:
+    """Say whether adapters alone are left behind, which are nothing without their base model."""
+    return spec.lora is not None and spec.lora.output == "adapter"
 
 
 def eval_results(report: Report) -> list[EvalResult]:

@@ -263,6 +263,7 @@ def test_a_whole_run_leaves_the_adapter_in_place_of_a_checkpoint(taught_model_di
 
     files = [file["path"] for file in json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]]
     assert [path for path in files if path.startswith(("adapter/", "checkpoint/"))] == [
+        "adapter/README.md",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
     ]

@@ -9,6 +9,7 @@ from soul_core.report import Report
 from soul_core.report.attacks import recovered_share
 from soul_core.report.model_card import markdown_text, render_card
 from soul_core.report.words import percent
+from soul_core.spec.wrappers import Lora
 from tests.soul_core.sample_report import sample_report
 
 HOSTILE = "x\n---\nlicense: mit\n# <script>alert(1)</script> | `a`"
@@ -90,6 +91,14 @@ def test_a_fine_tuned_model_has_a_card_of_its_own() -> None:
     assert "after fine-tuning" in card.text
     assert "forget term" not in card.text
     assert {one.dataset_type for one in card.data.eval_results} == {"soul-train"}
+
+
+def test_the_card_of_adapters_says_that_they_need_their_base() -> None:
+    report = sample_report()
+    spec = report.spec.model_copy(update={"lora": Lora(output="adapter")})
+    card = ModelCard(render_card(report.model_copy(update={"spec": spec})))
+    assert (card.data.library_name, card.data.base_model_relation) == ("peft", "adapter")
+    assert "PeftModel.from_pretrained" in card.text
 
 
 def test_text_from_outside_stays_text_in_the_card() -> None:
