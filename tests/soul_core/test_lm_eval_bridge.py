@@ -2,14 +2,19 @@
 
 import csv
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from soul_core.errors import BadSpec
+from soul_core.examples import encode_rows, pack
 from soul_core.lm_eval_bridge import check_names, main
-from tests.soul_core.tiny_model import COUNTRIES, answer, question
+from soul_core.models.loading import load_model
+from soul_core.models.scoring import score
+from tests.soul_core.tiny_model import COUNTRIES, answer, question, rows_of
 
 needs_harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="the extra 'lm-eval' is not installed")
 
@@ -85,6 +90,31 @@ def test_a_model_that_knows_the_answers_scores_1_in_the_harness_too(
     assert result["n-samples"]["capitals"]["effective"] == len(COUNTRIES)
     assert len(result["model"]["digest"]) == 64
     assert "capitals  acc,none  1" in capsys.readouterr().out
+
+
+@needs_harness
+def test_one_answer_is_above_another_by_the_same_log_likelihood_in_the_harness(taught_model_dir: Path) -> None:
+    """A difference, for the harness counts the white space that ends a prompt as the answer's, before either answer."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    loaded = load_model(taught_model_dir, device="cpu")
+    right = rows_of(list(COUNTRIES))
+    wrong = [replace(row, completion=other.completion) for row, other in zip(right, right[1:] + right[:1], strict=True)]
+    examples = encode_rows(right + wrong, loaded.tokenizer, max_tokens=128)
+    told = [loaded.tokenizer.decode(one.token_ids) for one in examples]
+    asked = [loaded.tokenizer.decode(one.token_ids[: one.num_prompt]) for one in examples]
+    pairs = [(prompt, whole.removeprefix(prompt)) for prompt, whole in zip(asked, told, strict=True)]
+    harness = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=4)
+
+    found = harness.loglikelihood(
+        [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)], disable_tqdm=True
+    )
+
+    theirs = torch.tensor([logp for logp, _ in found]).view(2, -1)
+    ours = score(loaded.model, pack(examples)).sequence_logp_B.view(2, -1)
+    torch.testing.assert_close(theirs[0] - theirs[1], (ours[0] - ours[1]).detach(), rtol=1e-4, atol=1e-3)
+    assert (ours[0] - ours[1]).min() > 1, "the two answers differ, or this proves nothing"
 
 
 @needs_harness

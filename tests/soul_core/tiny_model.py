@@ -93,7 +93,7 @@ def make_taught_model(folder: Path) -> Path:
             **packed_kwargs(packed),
         ).logits[0]
         loss = torch.nn.functional.cross_entropy(logits, packed.labels_P)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         if loss < 0.01:
