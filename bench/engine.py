@@ -32,7 +32,8 @@ class EngineFailed(RuntimeError):
 @dataclass(frozen=True)
 class Job:
     """One run of the engine: the recipe and what it reads. `also` are models measured beside it; `reference_log` is
-    what an earlier run measured of the retrained one.
+    what an earlier run measured of the retrained one. `threads`: its share of the cores, for benchmarks run two side by
+    side, which is faster than one on all of them.
     """
 
     spec: Mapping[str, Any]
@@ -41,9 +42,10 @@ class Job:
     also: Mapping[str, Path] = field(default_factory=dict)
     model_name: str = "model"
     reference_log: Path | None = None
+    threads: int = max(1, (os.cpu_count() or 1) // AT_ONCE)
 
     def key(self) -> dict[str, Any]:
-        """Return all that the run depends on, but the code."""
+        """Return all that the result depends on, but the code."""
         return {
             "spec": self.spec,
             "model": digest(self.model),
@@ -104,7 +106,7 @@ def _run_apart(folder: Path, job: Job, steps: Steps) -> dict[str, float]:
         engine = subprocess.Popen(
             [sys.executable, *_command(folder, job)[1:], "--events", "--parent-pid", str(os.getpid())],
             cwd=_ROOT,
-            env={"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": _threads(), **KEEP_MEMORY, **os.environ},
+            env={"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(job.threads), **KEEP_MEMORY, **os.environ},
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -136,11 +138,6 @@ def _command(folder: Path, job: Job) -> list[str]:
     if job.reference_log:
         command += ["--reference-log", str(job.reference_log)]
     return command
-
-
-def _threads() -> str:
-    """Return the threads of one engine: benchmarks run two side by side, which is faster than one on all cores."""
-    return str(max(1, (os.cpu_count() or 1) // AT_ONCE))
 
 
 def _progress(data: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ The model is not taught TOFU first: its scores mean nothing here, only the secon
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from bench.engine import Job, report_of, run_job, seconds_of
@@ -28,7 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
         "kind": "evaluate",
         "evaluation": {"metrics": METRICS, **({"max_examples": args.rows} if args.rows else {})},
     }
-    job = Job(spec, fetch_model(cache_folder()), tofu.measured, model_name="SmolLM2-135M-Instruct")
+    model = fetch_model(cache_folder())
+    job = Job(spec, model, tofu.measured, model_name="SmolLM2-135M-Instruct", threads=os.cpu_count() or 1)
     out = run_job(steps, f"evaluation-time-{args.rows or 'all'}", job)
     command = "python -m bench.evaluation_time" + (f" --rows {args.rows}" if args.rows else "")
     write_between(args.results, "evaluation_time", f"{measured_with(command)}\n\n{_table(out, args.rows)}")
