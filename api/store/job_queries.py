@@ -3,6 +3,7 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from api.store.job_states import due
 from api.store.tables import Artifact, Job, JobEvent, JobMetric
 
 
@@ -35,10 +36,10 @@ def page(
 
 
 def queue_position(session: Session, job: Job) -> int | None:
-    """Return how many queued jobs are ahead of this one (0: next); None when it does not wait."""
+    """Return how many jobs that a worker may take are ahead of this one (0: next); None when it is not queued."""
     if job.status != "queued":
         return None
-    ahead = select(func.count()).select_from(Job).where(Job.status == "queued", Job.id < job.id)
+    ahead = select(func.count()).select_from(Job).where(due(), Job.id < job.id)
     return session.scalar(ahead)
 
 

@@ -79,6 +79,17 @@ def find(session: Session, owner: Owner, **other: str) -> Job | None:
     return references.retraining(session, owner.tenant_id, model=model, **wanted)
 
 
+def test_a_job_that_waits_for_another_is_ahead_of_nobody(
+    session: Session, new_job: Callable[[], Job], waiting: Job, succeed: Callable[[], None]
+) -> None:
+    later = new_job()
+
+    before, _, after = job_queries.queue_position(session, later), succeed(), job_queries.queue_position(session, later)
+
+    assert waiting.id < later.id
+    assert (before, after) == (0, 1)
+
+
 def test_a_waiting_job_is_neither_sent_nor_claimed(session: Session, waiting: Job) -> None:
     assert messages(session, waiting) == 0
     assert runs.claim(session, waiting.id, worker="w", lease_seconds=60) is None
