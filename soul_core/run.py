@@ -132,7 +132,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measured=models
         )
         criteria = judge_run(spec, judged, models, attacks)
-        verdict, reason = conclude(criteria, confidence=spec.evaluation.confidence)
+        verdict, reason = conclude(criteria, confidence=spec.evaluation.confidence, forgetting=spec.kind != "finetune")
         data = tuple(one.facts for one in subject.sets.values())
         report = Report(
             job_id=inputs.job_id,

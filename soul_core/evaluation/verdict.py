@@ -39,8 +39,11 @@ def judge(
     return tuple(map(one, criteria))
 
 
-def conclude(results: Sequence[CriterionResult], *, confidence: float) -> tuple[Verdict, str]:
-    """Return the verdict and its reason: failed if any criterion failed, else inconclusive if any is, else passed."""
+def conclude(results: Sequence[CriterionResult], *, confidence: float, forgetting: bool = True) -> tuple[Verdict, str]:
+    """Return the verdict and its reason: failed if any criterion failed, else inconclusive if any is, else passed.
+
+    `forgetting`: the criteria are about something that should be gone, whose absence nothing proves.
+    """
     if not results:
         return "inconclusive", "The spec names no criteria, so there is nothing to decide by."
     broken = [r for r in results if r.outcome == "failed"]
@@ -51,7 +54,8 @@ def conclude(results: Sequence[CriterionResult], *, confidence: float) -> tuple[
         return "inconclusive", f"{_of(open_ones, results)} undecided: {_list(open_ones)}."
     held = f"All {len(results)} criteria hold over their" if len(results) > 1 else "The one criterion holds over its"
     reason = f"{held} whole {100 * confidence:.4g}% interval."
-    return "passed", f"{reason} That is what these tests on these rows show, no proof that nothing can be recovered."
+    more = "no proof that nothing can be recovered" if forgetting else "and no more"
+    return "passed", f"{reason} That is what these tests on these rows show, {more}."
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def test_finetuning_learns_its_train_set_and_leaves_a_model(finetuned: tuple[Rep
     assert after is not None
     assert after > before
     assert report.verdict == "passed"
+    assert "recovered" not in report.verdict_reason, "nothing was to go"
     assert set(report.run.curves) == {"loss", "grad_norm", "lr"}
     load_model(str(out / "checkpoint"), device="cpu")
 
