@@ -1,4 +1,4 @@
-"""What is said of a metric, and what a metric may need. Torch-free; the entries are in `metric_entries_*`."""
+"""What is said of a metric, and what a metric may need. Torch-free; the entries are in the modules beside this one."""
 
 from typing import Literal
 
