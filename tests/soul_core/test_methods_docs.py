@@ -40,7 +40,7 @@ def test_every_wrapper_of_the_spec_is_documented() -> None:
     section = DOCS.read_text().split("\n## Wrappers\n")[1].split("\n## ")[0]
     documented = set(re.findall(r"^### `(\w+)`$", section, flags=re.MULTILINE))
 
-    in_spec = {name for name, field in JobSpec.model_fields.items() if "spec_wrappers" in repr_of(field.annotation)}
+    in_spec = {name for name, field in JobSpec.model_fields.items() if "spec.wrappers" in repr_of(field.annotation)}
     assert documented | {"lora"} == in_spec
     assert "\n## LoRA\n" in DOCS.read_text()
 
