@@ -83,9 +83,11 @@ def main(arguments: list[str] | None = None) -> None:
             specs[f"{objective}-{name}"] = plain | _own_settings(objective)
     for name in args.others:
         more = dict(OTHERS[name])
-        specs[name] = unlearning(
-            {"kind": "npo"}, more.pop("optimizer"), budget, num_forget=forget, seed=args.seed, **more
-        )
+        optimizer = more.pop("optimizer")
+        if optimizer["kind"] == "influence":  # one static step: no loop, no terms, nothing to tune
+            specs[name] = {"kind": "unlearn", "seed": args.seed, "optimizer": optimizer}
+        else:
+            specs[name] = unlearning({"kind": "npo"}, optimizer, budget, num_forget=forget, seed=args.seed, **more)
     log = yardstick(steps, models, budget, seed=args.seed)
 
     def one(name: str) -> Outcome:
