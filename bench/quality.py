@@ -14,6 +14,7 @@ from bench.recipes import (
     UTILITY_KEPT,
     Budget,
     Spec,
+    Trial,
     num_rows,
     tune,
     unlearning,
@@ -56,6 +57,7 @@ class Outcome:
     report: dict[str, Any] | None
     cpu_seconds: float
     failure: str = ""
+    trials: tuple[Trial, ...] = ()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -134,7 +136,7 @@ def _outcome(
         return Outcome(name, None, None, 0.0, failure.code)
     if out is None:
         return Outcome(name, None, None, 0.0, "diverged")
-    return Outcome(name, tuned.best.lr, report_of(out), seconds_of(out)["cpu"])
+    return Outcome(name, tuned.best.lr, report_of(out), seconds_of(out)["cpu"], trials=tuned.trials)
 
 
 def _sets(models: Models) -> dict[str, Path]:
@@ -171,6 +173,12 @@ def _text(command: str, outcomes: list[Outcome], budget: Budget) -> str:
         f"that keep {UTILITY_KEPT:.0%} of the target's utility, else by utility. CPU seconds: training and measuring "
         "of the run behind the line."
     )
+    better, worse = (_beaten(outcomes, *pair) for pair in (("sophia", "adamw"), ("adamw", "sophia")))
+    note += (
+        f"\n\nTrials of one objective side by side: some trial by Sophia both forgets more (probability) and keeps at "
+        f"least as much utility as some trial by AdamW under {_named(better)}; the other way round under "
+        f"{_named(worse)}."
+    )
     return f"{measured_with(command)}\n\n{table(_HEAD, rows)}\n\n{note}"
 
 
@@ -180,6 +188,29 @@ _YARDSTICKS = (("target", "base"), ("retrained", "reference"))
 def _values(report: dict[str, Any], model: str) -> list[str | float | None]:
     forget = [value_of(report, model, "forget", m) for m in ("forget_quality", "probability", "rouge_l", "truth_ratio")]
     return [*forget, value_of(report, model, "all", "model_utility")]
+
+
+def _beaten(outcomes: list[Outcome], first: str, second: str) -> list[str]:
+    """Return the recipes of which a trial by the first optimizer beats one by the second on both counts."""
+    trials = {one.name: one.trials for one in outcomes}
+    recipes = [name.removesuffix(f"-{first}") for name in trials if name.endswith(f"-{first}")]
+    return [
+        recipe
+        for recipe in recipes
+        if any(beats(a, b) for a in trials[f"{recipe}-{first}"] for b in trials.get(f"{recipe}-{second}", ()))
+    ]
+
+
+def beats(one: Trial, other: Trial) -> bool:
+    """Say whether a trial forgot more than another and kept at least as much; one that diverged beats none."""
+    a, b = (one.forget_probability, one.utility), (other.forget_probability, other.utility)
+    if a[0] is None or a[1] is None or b[0] is None or b[1] is None:
+        return False
+    return a[0] < b[0] and a[1] >= b[1]
+
+
+def _named(recipes: list[str]) -> str:
+    return f"{len(recipes)} ({', '.join(recipes)})" if recipes else "none"
 
 
 def _said(args: argparse.Namespace) -> str:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.quality import beats
 from bench.recipes import Budget, Trial, choose, unlearning
 from bench.tofu_data import DATA, write_tofu
 
@@ -42,6 +43,13 @@ def test_rows_that_tofu_gives_other_answers_for_carry_them(tmp_path: Path) -> No
     assert with_others["forget"] == len(rows(measured["forget"]))
     assert with_others["retain"] == 400
     assert (with_others["real_authors"], with_others["world_facts"]) == (100, 117)
+
+
+def test_a_trial_beats_another_only_on_both_counts() -> None:
+    better, worse, ruined = Trial(1, 0, 0.8, 0.2, 1), Trial(1, 0, 0.7, 0.3, 1), Trial(1, 0, 0.1, 0.0, 1)
+    diverged = Trial(1, None, None, None, 0)
+    pairs = [(better, worse), (worse, better), (ruined, worse), (better, diverged), (diverged, better), (worse, worse)]
+    assert [beats(one, other) for one, other in pairs] == [True, False, False, False, False, False]
 
 
 def trial(lr: float, quality: float | None, utility: float | None) -> Trial:
