@@ -8,7 +8,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from soul_cli.output import styled
-from soul_core.spec import JUDGED
 
 NUM_EXAMPLES = 12
 #: What each model of a report is called here, in the order of the columns; others go by their own names.
@@ -131,6 +130,8 @@ def models_of(report: dict[str, Any]) -> list[str]:
 
 def judged_of(report: dict[str, Any]) -> str:
     """Return the model the verdict is about."""
+    from soul_core.spec import JUDGED  # the spec's classes cost a tenth of a second, and most commands show no report
+
     return JUDGED[report["spec"]["kind"]]
 
 

@@ -11,6 +11,11 @@ from pydantic import Field
 
 from soul_core.spec.terms import SET_NAME, Frozen
 
+#: How attacks learn.
+_Steps = Annotated[int, Field(ge=1, le=10_000, description="Optimizer steps.")]
+_Batch = Annotated[int, Field(ge=1, le=4096, description="Examples a step.")]
+_LearningRate = Annotated[float, Field(gt=0, le=1, description="Learning rate (AdamW).")]
+
 
 class Relearn(Frozen):
     """Learn a part of the forget set again, or related text, for a few steps, and see how much comes back."""
@@ -27,9 +32,9 @@ class Relearn(Frozen):
         lt=1,
         description="Part of the forget set that is learned again: at most as many rows as steps x batch.",
     )
-    steps: int = Field(5, ge=1, le=10_000, description="Optimizer steps.")
-    batch: int = Field(4, ge=1, le=4096, description="Examples a step.")
-    lr: float = Field(2e-5, gt=0, le=1, description="Learning rate (AdamW).")
+    steps: _Steps = 5
+    batch: _Batch = 4
+    lr: _LearningRate = 2e-5
 
     @property
     def label(self) -> str:
@@ -81,9 +86,9 @@ class Downstream(Frozen):
 
     kind: Literal["downstream"] = "downstream"
     set: str = Field("general", pattern=SET_NAME, description="Data set that is learned.")
-    steps: int = Field(5, ge=1, le=10_000, description="Optimizer steps.")
-    batch: int = Field(4, ge=1, le=4096, description="Examples a step.")
-    lr: float = Field(2e-5, gt=0, le=1, description="Learning rate (AdamW).")
+    steps: _Steps = 5
+    batch: _Batch = 4
+    lr: _LearningRate = 2e-5
 
     @property
     def label(self) -> str:
