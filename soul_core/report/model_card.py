@@ -6,22 +6,15 @@ The head is the hub's metadata, made by its own library, so that the hub lists e
 import re
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from soul_core.catalogue import number
 from soul_core.report import Report
 from soul_core.report.attacks import attack_lines
 from soul_core.report.tables import Highlight, in_order, judged_of, lines_of, measured_sets, strongest_attack
+from soul_core.report.templating import environment_of
 from soul_core.report.words import (
     KINDS,
-    SYMBOLS,
-    bound,
-    cell_text,
-    criterion_subject,
     headline,
-    percent,
     title_of,
-    title_of_attack,
     title_of_set,
     visible,
 )
@@ -34,22 +27,8 @@ _TASK = "text-generation"
 def render_card(report: Report) -> str:
     """Return the card: a YAML head that the model hub reads, then plain Markdown."""
     report = in_order(report)
-    environment = Environment(
-        loader=PackageLoader("soul_core.report", "templates"),
-        autoescape=False,  # noqa: S701  Markdown; `text` below escapes what comes from outside
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "bound": bound,
-        "cell": cell_text,
-        "number": number,
-        "percent": percent,
-        "subject": criterion_subject,
-        "text": markdown_text,
-    }
+    environment = environment_of(html=False)
+    environment.filters["text"] = markdown_text
     strongest: Highlight | None = strongest_attack(report)
     return environment.get_template("model_card.md.j2").render(
         report=report,
@@ -65,10 +44,6 @@ def render_card(report: Report) -> str:
             (attack, [line for line in attack_lines(report, attack) if line.is_main]) for attack in report.attacks
         ],
         strongest=strongest,
-        symbols=SYMBOLS,
-        title_of=title_of,
-        title_of_set=title_of_set,
-        title_of_attack=title_of_attack,
     )
 
 

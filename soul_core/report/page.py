@@ -5,9 +5,9 @@ A model's answers are hostile text: all is escaped, control characters are repla
 
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
-from soul_core.catalogue import CATALOGUE, number
+from soul_core.catalogue import CATALOGUE
 from soul_core.report import Report
 from soul_core.report.answers import answers_of, compared_with, marked
 from soul_core.report.attacks import attack_lines, ways_of
@@ -24,24 +24,18 @@ from soul_core.report.tables import (
     rests_on,
     settings_text,
 )
+from soul_core.report.templating import environment_of
 from soul_core.report.views import attack_view, bars_of, curves_of, planes_of, spreads_of
 from soul_core.report.words import (
     HEADLINES,
     KINDS,
     ROLES,
-    SYMBOLS,
     back,
     bound,
-    cell_text,
-    criterion_subject,
     duration,
     headline,
     interval_text,
-    percent,
     size,
-    title_of,
-    title_of_attack,
-    title_of_set,
     visible,
 )
 from soul_core.spec import JUDGED
@@ -90,33 +84,14 @@ def _metrics_of(report: Report) -> list[str]:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("soul_core.report", "templates"),
-        autoescape=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = environment_of(html=True)
+    environment.finalize = lambda value: visible(value) if type(value) is str else value
     environment.filters |= {
-        "number": number,
         "duration": duration,
         "size": size,
-        "bound": bound,
-        "percent": percent,
         "back": back,
-        "cell": cell_text,
         "interval": interval_text,
-        "subject": criterion_subject,
         "settings": settings_text,
     }
-    environment.globals |= {
-        "symbols": SYMBOLS,
-        "roles": ROLES,
-        "kinds": KINDS,
-        "title_of": title_of,
-        "title_of_set": title_of_set,
-        "title_of_attack": title_of_attack,
-    }
+    environment.globals |= {"roles": ROLES, "kinds": KINDS}
     return environment
