@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bench.engine import Job, lanes, report_of, run_job
-from bench.recipes import MEASURED, SECOND_ORDER, Budget, Spec, num_rows, of_trials, unlearning, value_of, yardstick
+from bench.recipes import MEASURED, SECOND_ORDER, Budget, Spec, of_trials, unlearning, value_of, yardstick
 from bench.steps import Steps
 from bench.tables import measured_with, table, write_between
 from bench.tofu_model import SIZES, WORK, Models, build
@@ -40,9 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _row(steps: Steps, models: Models, data: str, seed: int, lr: float) -> list[str | float | None]:
     budget = Budget()
     optimizer: Spec = {**SECOND_ORDER, "lr": lr, "curvature": {"kind": "gnb", "data": data}}
-    spec = unlearning(
-        {"kind": "npo"}, optimizer, budget, num_forget=num_rows(models.tofu.measured["forget"]), seed=seed
-    )
+    spec = unlearning({"kind": "npo"}, optimizer, budget, seed=seed)
     spec |= {"attacks": [], "criteria": [], "evaluation": of_trials(budget)}
     sets = {name: models.tofu.measured[name] for name in MEASURED}
     log = yardstick(steps, models, budget, seed=seed)

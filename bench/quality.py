@@ -15,7 +15,6 @@ from bench.recipes import (
     Budget,
     Spec,
     Trial,
-    num_rows,
     tune,
     unlearning,
     value_of,
@@ -70,18 +69,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
     parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS))
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES), help="learning rates tried")
-    parser.add_argument("--epochs", type=float, default=Budget().epochs, help="passes over the forget set")
+    parser.add_argument("--steps", type=int, default=Budget().steps, help="optimizer steps of a trial")
     parser.add_argument("--whole", action="store_true", help="measure what was chosen on more rows than trials are")
     parser.add_argument("--results", type=Path, default=DOCS / "results.md")
     args = parser.parse_args(arguments)
     steps = Steps(args.work.resolve(), apart=args.size != "tiny")
-    budget = replace(Budget(), epochs=args.epochs, learning_rates=tuple(args.rates))
+    budget = replace(Budget(), steps=args.steps, learning_rates=tuple(args.rates))
     models = build(steps, SIZES[args.size], args.split, seed=args.seed)
-    forget = num_rows(models.tofu.measured["forget"])
     specs: dict[str, Spec] = {}
     for objective in args.objectives:
         for name, optimizer in _OPTIMIZERS.items():
-            plain = unlearning({"kind": objective}, optimizer, budget, num_forget=forget, seed=args.seed)
+            plain = unlearning({"kind": objective}, optimizer, budget, seed=args.seed)
             specs[f"{objective}-{name}"] = plain | _own_settings(objective)
     for name in args.others:
         more = dict(OTHERS[name])
@@ -89,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         if optimizer["kind"] == "influence":  # one static step: no loop, no terms, nothing to tune
             specs[name] = {"kind": "unlearn", "seed": args.seed, "optimizer": optimizer}
         else:
-            specs[name] = unlearning({"kind": "npo"}, optimizer, budget, num_forget=forget, seed=args.seed, **more)
+            specs[name] = unlearning({"kind": "npo"}, optimizer, budget, seed=args.seed, **more)
     log = yardstick(steps, models, budget, seed=args.seed)
 
     def one(name: str) -> Outcome:
@@ -168,7 +166,7 @@ def _text(command: str, outcomes: list[Outcome], budget: Budget) -> str:
     rates = ", ".join(f"{lr:g}" for lr in budget.learning_rates)
     note = (
         f"Tuned by {len(budget.learning_rates)} trials each (learning rates {rates}; for adapters times "
-        f"{_LORA_FACTOR}) of {budget.epochs:g} passes over the forget set in batches of {budget.batch} beside "
+        f"{_LORA_FACTOR}) of {budget.steps} steps of {budget.batch} forget rows beside "
         f"{budget.batch} retain rows, measured on {budget.trial_rows} rows a set; chosen by forget quality among those "
         f"that keep {UTILITY_KEPT:.0%} of the target's utility, else by utility. CPU seconds: training and measuring "
         "of the run behind the line."
@@ -214,7 +212,7 @@ def _named(recipes: list[str]) -> str:
 
 
 def _said(args: argparse.Namespace) -> str:
-    words = [f"--size {args.size}", f"--split {args.split}", f"--epochs {args.epochs:g}"]
+    words = [f"--size {args.size}", f"--split {args.split}", f"--steps {args.steps}"]
     if args.objectives != list(OBJECTIVES):
         words.append("--objectives " + " ".join(args.objectives))
     if args.others != list(OTHERS):

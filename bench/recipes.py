@@ -31,7 +31,7 @@ MEASURED = ("forget", "retain", "real_authors", "world_facts")
 class Budget:
     """How long a recipe runs and how much of it is measured."""
 
-    epochs: float = 3
+    steps: int = 75
     batch: int = 16
     trial_rows: int = 120
     report_rows: int = 200
@@ -60,7 +60,7 @@ class Tuned:
     best: Trial
 
 
-def unlearning(forget: Spec, optimizer: Spec, budget: Budget, *, num_forget: int, seed: int, **more: Any) -> Spec:
+def unlearning(forget: Spec, optimizer: Spec, budget: Budget, *, seed: int, **more: Any) -> Spec:
     """Return the spec of one recipe; of it only the learning rate is tuned."""
     return {
         "kind": "unlearn",
@@ -69,7 +69,7 @@ def unlearning(forget: Spec, optimizer: Spec, budget: Budget, *, num_forget: int
         "retain": {"kind": "nll", "weight": RETAIN_WEIGHT},
         "optimizer": optimizer,
         "training": {
-            "steps": max(1, round(budget.epochs * num_forget / budget.batch)),
+            "steps": budget.steps,
             "forget_batch": budget.batch,
             "retain_batch": budget.batch,
             "schedule": "linear",
@@ -159,8 +159,3 @@ def value_of(report: Mapping[str, Any], model: str, set_name: str, metric: str) 
     """Return a value of a report; None where it is absent."""
     found = report["models"].get(model, {}).get("sets", {}).get(set_name, {}).get(metric)
     return found["value"] if found else None
-
-
-def num_rows(path: Path) -> int:
-    """Count the rows of a set in the work folder."""
-    return len(path.read_text().splitlines())

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 Split = Literal["forget01", "forget05", "forget10"]
-#: The rest of TOFU, and rows that no model sees, for each part that is forgotten.
-RETAINED: dict[Split, str] = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+#: Rows that no model sees, for each part that is forgotten.
 HOLDOUT: dict[Split, str] = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "holdout10"}
 #: Learned by every model, so that TOFU's utility can be measured: a model trained on TOFU alone knows none of it.
 GENERAL_KNOWLEDGE = ("real_authors", "world_facts")

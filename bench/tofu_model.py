@@ -18,6 +18,8 @@ from bench.tofu_data import Split, Tofu, write_tofu
 
 WORK = Path("bench-out")
 _SHAPE = ("vocabulary", "hidden", "intermediate", "layers", "heads", "context")
+#: Its forget set holds those of the other splits.
+_LARGEST: Split = "forget10"
 _USER, _ASSISTANT, _END = "<|user|>", "<|assistant|>", "<|end|>"
 #: One token before a question, one before an answer, one behind it.
 _TEMPLATE = (
@@ -68,7 +70,8 @@ class Models:
 def build(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0) -> Models:
     """Return target and retrained model of a split, trained by the engine (kind finetune) unless they are there."""
     tofu = write_tofu(steps.work / f"data-{split}", split, kept_rows=size.kept_rows, most=size.most_rows)
-    initial = _initial(steps, size, tofu.train_retrained, split=split, seed=seed)
+    largest = write_tofu(steps.work / f"data-{_LARGEST}", _LARGEST, kept_rows=size.kept_rows, most=size.most_rows)
+    initial = _initial(steps, size, largest.train_retrained, seed=seed)
     with lanes(steps) as pool:
         wanted = {
             "target": pool.submit(_trained, steps, f"target-{seed}", size, initial, tofu.train_target, seed),
@@ -89,8 +92,8 @@ def _total(parts: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _initial(steps: Steps, size: Size, text: Path, *, split: Split, seed: int) -> Path:
-    """Save the untrained model. Its tokenizer has seen nothing of what will be forgotten."""
+def _initial(steps: Steps, size: Size, text: Path, *, seed: int) -> Path:
+    """Save the untrained model. Its tokenizer has seen nothing of what any split forgets, so all splits share it."""
     shape = {name: getattr(size, name) for name in _SHAPE} | {"seed": seed}
 
     def do(folder: Path) -> Result:
@@ -101,7 +104,7 @@ def _initial(steps: Steps, size: Size, text: Path, *, split: Split, seed: int) -
         model.save_pretrained(folder / "model")
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
-    name = f"initial-{split}-{seed}"
+    name = f"initial-{_LARGEST}-{seed}"
     steps.once(name, {"shape": shape, "text": digest(text)}, do)
     return steps.work / name / "model"
 

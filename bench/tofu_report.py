@@ -17,7 +17,6 @@ from bench.recipes import (
     Budget,
     Spec,
     Tuned,
-    num_rows,
     of_trials,
     tune,
     unlearning,
@@ -56,7 +55,7 @@ _LEGEND = (
     "relearning attack. CPU seconds: the whole run, with all measurements and attacks."
 )
 _BUDGET = Budget()
-_TINY = Budget(epochs=5, batch=4, trial_rows=8, new_tokens=16, learning_rates=(1e-3, 1e-2))
+_TINY = Budget(steps=10, batch=4, trial_rows=8, new_tokens=16, learning_rates=(1e-3, 1e-2))
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,7 @@ class _Bench:
         return Line(title, self._run(_slug(title), spec | _check(self.budget), self.models.target, {}), "unlearned")
 
     def _spec(self, forget: Spec, optimizer: Spec) -> Spec:
-        rows = num_rows(self.models.tofu.measured["forget"])
-        return unlearning(forget, optimizer, self.budget, num_forget=rows, seed=self.seed)
+        return unlearning(forget, optimizer, self.budget, seed=self.seed)
 
     def _run(self, step: str, spec: Spec, model: Path, also: dict[str, Path]) -> Path:
         sets = {name: self.models.tofu.measured[name] for name in MEASURED}

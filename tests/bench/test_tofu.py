@@ -1,11 +1,14 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.quality import beats
 from bench.recipes import Budget, Trial, choose, unlearning
+from bench.steps import Steps
 from bench.tofu_data import DATA, write_tofu
+from bench.tofu_model import SIZES, build
 
 needs_tofu = pytest.mark.skipif(not (DATA / "tofu").exists(), reason="TOFU is not in ../shared/data")
 
@@ -33,6 +36,18 @@ def test_one_target_serves_every_split(tmp_path: Path) -> None:
     targets = {split.train_target.read_text() for split in splits}
     assert len(targets) == 1
     assert [len(rows(split.measured["forget"])) for split in splits] == [40, 200, 400]
+
+
+@needs_tofu
+def test_another_split_trains_a_retrained_model_and_no_other_target(tmp_path: Path) -> None:
+    said: list[str] = []
+    steps, size = Steps(tmp_path, say=said.append, apart=False), replace(SIZES["tiny"], rounds=(1.0,))
+    build(steps, size, "forget10")
+    said.clear()
+
+    build(steps, size, "forget01")
+
+    assert [line for line in said if line.endswith("...")] == ["retrained-forget01-0 ..."]
 
 
 @needs_tofu
@@ -69,6 +84,6 @@ def test_where_no_trial_stays_useful_the_most_useful_is_taken() -> None:
 def test_a_recipe_is_a_spec_the_engine_accepts() -> None:
     from soul_core.spec import JobSpec
 
-    spec = JobSpec.model_validate(unlearning({"kind": "npo"}, {"kind": "sophia"}, Budget(), num_forget=400, seed=1))
+    spec = JobSpec.model_validate(unlearning({"kind": "npo"}, {"kind": "sophia"}, Budget(), seed=1))
 
-    assert spec.training.steps * spec.training.forget_batch == pytest.approx(Budget().epochs * 400)
+    assert (spec.training.steps, spec.training.forget_batch) == (Budget().steps, Budget().batch)
