@@ -2,7 +2,8 @@
 
 Source: Liu et al. 2023, arXiv:2305.14342, algorithm 3; for unlearning SOUL (Jia et al. 2024, arXiv:2404.18239, eq. 6).
 Differs from the paper: a parameter below float32 is updated through a float32 master kept here, because a step of
-2e-5 is lost in bfloat16's 8 bits; the first curvature replaces h instead of entering it with weight 1 - beta2.
+2e-5 is lost in bfloat16's 8 bits; h is corrected for its start at zero, as Adam corrects its averages
+(arXiv:1412.6980, section 3): unlearning ends after a few estimates, where the paper's h is still a fraction of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -59,14 +60,13 @@ class Sophia(Optimizer):
         self.unclipped_fraction = float(torch.stack(unclipped).sum()) / total if total else None
 
     @torch.no_grad()
-    def observe(self, estimates: Sequence[torch.Tensor], *, averaged: bool) -> None:
-        """Take one curvature estimate a parameter, in the order of the parameters.
-
-        `averaged`: into the plain mean of all estimates so far (warm start), not the running average.
+    def observe(self, estimates: Sequence[torch.Tensor]) -> None:
+        """Take one curvature estimate a parameter, in the order of the parameters, into the corrected running average:
+        h_n = sum_i w_i estimate_i / sum_i w_i with w_i = beta2^(n - i).
         """
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         group = self.param_groups[0]
-        share = 1 / (group["num_observed"] + 1) if averaged or group["num_observed"] == 0 else 1 - group["beta2"]
+        share = (1 - group["beta2"]) / (1 - group["beta2"] ** (group["num_observed"] + 1))
         for parameter, estimate in zip(parameters, estimates, strict=True):
             self._state(parameter)["h"].lerp_(estimate, share)
         for each in self.param_groups:

@@ -20,7 +20,7 @@ class _Estimated(Frozen):
         "retain", description="Examples whose curvature is taken; influence unlearning takes the data that stays."
     )
     warm_start: int = Field(
-        1, ge=0, le=100, description="Estimates averaged before the first update; with 0 it is a sign step."
+        1, ge=0, le=100, description="Estimates before the first update; with 0 steps are sign steps up to the next."
     )
     adaptive: bool = Field(
         False,

@@ -1,6 +1,6 @@
 """What each step reads: the examples of each group, drawn by the seed, and those whose curvature is taken."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from soul_core.examples import BatchStream, Example
@@ -26,12 +26,13 @@ class Batches:
             units += [self._unit(("retain",), index) for index in self._retain.next()]
         return units
 
-    def for_curvature(self, units: Sequence[Unit], data: str) -> list[Unit]:
-        """Return this step's examples of the wanted kind; drawn anew when the loss has none (no retain term)."""
-        chosen = [unit for unit in units if data in {"both", "retain" if is_retain(unit) else "forget"}]
-        if not any(map(is_retain, units)) and data != "forget" and self._retain:
-            chosen += [self._unit(("retain",), index) for index in self._retain.next()]
-        return chosen
+    def for_curvature(self, units: Sequence[Unit], data: str, *, count: int = 1) -> Iterator[list[Unit]]:
+        """Yield the examples of so many estimates: this step's of the wanted kind, then others (a warm start)."""
+        if count:
+            yield self._of_kind(units, data)
+        others = Batches(self._spec.model_copy(update={"seed": self._spec.seed + 2}), self.groups)
+        for _ in range(count - 1):
+            yield others._of_kind(others.next(), data)
 
     def used(self, group: Group, num_steps: int) -> list[int]:
         """Return the indices of a group's examples that so many steps will take, in order."""
@@ -51,6 +52,13 @@ class Batches:
             self._forget.restore(state["forget_stream"])
         if self._retain:
             self._retain.restore(state["retain_stream"])
+
+    def _of_kind(self, units: Sequence[Unit], data: str) -> list[Unit]:
+        """Return the examples of the wanted kind; drawn anew when the loss has none (no retain term)."""
+        chosen = [unit for unit in units if data in {"both", "retain" if is_retain(unit) else "forget"}]
+        if not any(map(is_retain, units)) and data != "forget" and self._retain:
+            chosen += [self._unit(("retain",), index) for index in self._retain.next()]
+        return chosen
 
     def _stream(self, group: Group) -> BatchStream | None:
         training, seed, examples = self._spec.training, self._spec.seed, self.groups[group]

@@ -176,15 +176,14 @@ class _Run:
         """Feed the optimizer an estimate of the diagonal; before the first update as many as the warm start asks."""
         if not isinstance(self.optimizer, Sophia) or self._curvature is None or not self.refresh.due(self.step):
             return
-        warming = self.step == 0
-        for _ in range(self._curvature.warm_start if warming else 1):
-            chosen = self.batches.for_curvature(units, self._curvature.data)
+        count = 1 if self.step else self._curvature.warm_start
+        for chosen in self.batches.for_curvature(units, self._curvature.data, count=count):
             estimates = CURVATURES[self._curvature.kind](self.loaded, chosen, self.batcher, self.generator)
             if not all(bool(estimate.isfinite().all()) for estimate in estimates):
                 raise self.diverged("curvature that is not finite")
             if self.mask:
                 self.mask.hide(estimates)
-            self.optimizer.observe(estimates, averaged=warming)
+            self.optimizer.observe(estimates)
             self.record.count(chosen, passes=PASSES[self._curvature.kind])
         self.refresh.taken(self.step)
 

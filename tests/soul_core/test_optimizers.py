@@ -31,7 +31,7 @@ def step(optimizer: Optimizer, theta: torch.nn.Parameter, *gradient: float) -> N
 def test_a_sophia_step_is_the_one_worked_out_by_hand() -> None:
     theta = parameter(1.0, 1.0, 1.0)
     optimizer = sophia(theta, weight_decay=0.01)
-    optimizer.observe([torch.tensor([1.0, 0.1, 0.0])], averaged=False)
+    optimizer.observe([torch.tensor([1.0, 0.1, 0.0])])
 
     step(optimizer, theta, 1.0, 1.0, -1.0)
 
@@ -45,7 +45,7 @@ def test_momentum_is_averaged_once_a_step() -> None:
     # Upstream averages twice, so its 0.9 acts as 0.81.
     theta = parameter(0.0)
     optimizer = sophia(theta)
-    optimizer.observe([torch.tensor([1e6])], averaged=False)
+    optimizer.observe([torch.tensor([1e6])])
 
     for _ in range(3):
         step(optimizer, theta, 1.0)
@@ -67,7 +67,7 @@ def test_weights_at_rest_do_not_make_the_unclipped_fraction_healthy() -> None:
     # Rows of an embedding that no example uses: no gradient, no curvature, no step.
     theta = parameter(1.0, 1.0, 1.0, 1.0)
     optimizer = sophia(theta)
-    optimizer.observe([torch.tensor([1.0, 0.0, 0.0, 0.0])], averaged=False)
+    optimizer.observe([torch.tensor([1.0, 0.0, 0.0, 0.0])])
 
     step(optimizer, theta, 1.0, 0.0, 0.0, 0.0)
 
@@ -75,25 +75,28 @@ def test_weights_at_rest_do_not_make_the_unclipped_fraction_healthy() -> None:
     torch.testing.assert_close(theta.data, torch.tensor([1 - 0.1 * 0.1 / 0.5, 1, 1, 1]))
 
 
-def test_the_first_estimate_replaces_h_later_ones_are_averaged_in() -> None:
+def test_h_is_the_papers_running_average_over_the_weight_its_estimates_have_in_it() -> None:
     theta = parameter(0.0)
     optimizer = sophia(theta)
+    running, weight = 0.0, 0.0
 
-    optimizer.observe([torch.tensor([4.0])], averaged=False)
-    assert float(optimizer.state[theta]["h"]) == 4.0
-    optimizer.observe([torch.tensor([8.0])], averaged=False)
+    for value in (4.0, 8.0, 1.0, 7.0):
+        optimizer.observe([torch.tensor([value])])
+        running, weight = 0.99 * running + 0.01 * value, 0.99 * weight + 0.01  # algorithm 3, from zero
+        assert float(optimizer.state[theta]["h"]) == pytest.approx(running / weight)
 
-    assert float(optimizer.state[theta]["h"]) == pytest.approx(0.99 * 4 + 0.01 * 8)
+    assert float(optimizer.state[theta]["h"]) == pytest.approx(5.0, abs=0.02)  # almost their plain mean
 
 
-def test_a_warm_start_is_the_mean_of_its_estimates() -> None:
+def test_far_from_the_start_h_is_the_papers_running_average() -> None:
     theta = parameter(0.0)
     optimizer = sophia(theta)
+    for _ in range(1500):
+        optimizer.observe([torch.tensor([1.0])])
 
-    for value in (1.0, 2.0, 6.0):
-        optimizer.observe([torch.tensor([value])], averaged=True)
+    optimizer.observe([torch.tensor([2.0])])
 
-    assert float(optimizer.state[theta]["h"]) == pytest.approx(3.0)
+    assert float(optimizer.state[theta]["h"]) == pytest.approx(0.99 * 1 + 0.01 * 2, rel=1e-5)
 
 
 def test_a_step_too_small_for_bfloat16_still_adds_up() -> None:
@@ -206,7 +209,7 @@ def test_a_weight_with_negative_curvature_takes_a_whole_step_and_is_not_called_u
     # Hutchinson's estimate may be negative; max(gamma h, eps) is the paper's answer.
     theta = parameter(1.0, 1.0)
     optimizer = sophia(theta)
-    optimizer.observe([torch.tensor([-5.0, 5.0])], averaged=False)
+    optimizer.observe([torch.tensor([-5.0, 5.0])])
 
     step(optimizer, theta, 1.0, 1.0)
 
@@ -236,7 +239,7 @@ def descend(kind: str, steps: int, dtype: torch.dtype = torch.float32) -> tuple[
 def advance(theta: torch.nn.Parameter, optimizer: Optimizer) -> None:
     scale = torch.tensor([1.0, 10.0, 0.1], dtype=theta.dtype)
     if isinstance(optimizer, Sophia):
-        optimizer.observe([scale.float()], averaged=False)
+        optimizer.observe([scale.float()])
     theta.grad = (scale * theta).detach()
     optimizer.step()
 
