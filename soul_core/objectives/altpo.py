@@ -1,7 +1,7 @@
 """Alternate preference optimisation: other plausible answers over the ones to forget.
 
 Source: Mekala et al. 2024, arXiv:2409.13474. The alternates are the model's own (`preparation`).
-Differs from it: one alternate an answer where the authors make five; the factor 2/beta, as in `dpo`.
+Differs from it: one alternate an answer where the authors make five. The factor 2/beta is in their code too.
 """
 
 import torch

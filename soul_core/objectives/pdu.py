@@ -2,7 +2,8 @@
 
 Source: Entesari et al. 2025, arXiv:2506.05314: the logit-margin flattening loss, and the primal-dual updates by which
 the retain term's weight, a dual variable, grows while the retain loss is over its bound.
-Differs from it: the bound is the base model's loss on the same examples plus a slack, instead of one number for all.
+Differs from it: the bound is the base model's loss on the same examples plus a slack, instead of one number for all;
+margins count where answers are predicted, while the authors' code averages over the prompt and its padding too.
 """
 
 import torch

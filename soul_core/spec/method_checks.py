@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 
 from soul_core.spec import RETAIN, JobSpec, Training
 from soul_core.spec.optimizers import Influence
-from soul_core.spec.terms import Nll
+from soul_core.spec.terms import GradDiff, GradientAscent, Nll
 
 Problem = tuple[str, str]
 
@@ -41,7 +41,7 @@ def _influence(spec: JobSpec, sets: Collection[str]) -> Iterator[Problem]:
         yield "strategy.kind", "'influence' has no learning rate to search; take 'single'"
     if RETAIN not in sets:
         yield "optimizer.kind", "'influence' takes the curvature of the retain set; give one, or another optimizer"
-    if spec.forget.kind not in {JobSpec.model_fields["forget"].default.kind, "gradient_ascent", "grad_diff"}:
+    if spec.forget not in (JobSpec.model_fields["forget"].default, GradientAscent(), GradDiff()):
         yield "forget.kind", "'influence' ascends the forget answers' NLL and reads no forget term; leave it out"
     if spec.retain != Nll():
         yield "retain.kind", "'influence' holds the retain answers' NLL and reads no retain term; leave it out"

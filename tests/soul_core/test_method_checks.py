@@ -36,6 +36,8 @@ def test_what_goes_together_is_fine(spec: dict[str, Any]) -> None:
     [
         ({"optimizer": {"kind": "influence"}, "kind": "finetune"}, "optimizer.kind"),
         ({"optimizer": {"kind": "influence"}, "forget": {"kind": "refusal"}}, "forget.kind"),
+        ({"optimizer": {"kind": "influence"}, "forget": {"kind": "npo", "beta": 0.7}}, "forget.kind"),
+        ({"optimizer": {"kind": "influence"}, "forget": {"kind": "grad_diff", "weight": 5}}, "forget.kind"),
         ({"optimizer": {"kind": "influence"}, "retain": {"kind": "kl"}}, "retain.kind"),
         ({"optimizer": {"kind": "influence"}, "retain": {"weight": 3}}, "retain.kind"),
         ({"optimizer": {"kind": "influence"}, "training": {"steps": 7}}, "training.steps"),

@@ -96,6 +96,44 @@ def test_curvature_is_of_sampled_labels_not_the_squared_gradient_of_the_loss(
     assert float((found - clipped**2).norm()) > 0.5 * float(found.norm())
 
 
+@pytest.mark.parametrize("data", ["forget", "retain", "both"])
+def test_curvature_is_of_the_examples_that_are_asked_for(data: str, taught_model_dir: Path, tmp_path: Path) -> None:
+    loaded, forget, retain = load(taught_model_dir)
+    curvature = {"kind": "empirical_fisher", "data": data}  # samples nothing
+
+    keeper = unlearn(loaded, forget, retain, tmp_path, optimizer={"lr": 1e-6, "curvature": curvature}, seed=7)
+
+    base, forget, retain = load(taught_model_dir)
+    step = {"forget": take(forget, 2, 7), "retain": take(retain, 3, 8)}
+    taken = [*step["forget"], *step["retain"]] if data == "both" else step[data]
+    torch.testing.assert_close(keeper.optimizer("h", step=1), fisher(base, taken), rtol=2e-2, atol=1e-6)
+
+
+def test_a_warm_start_averages_estimates_of_other_examples(taught_model_dir: Path, tmp_path: Path) -> None:
+    loaded, forget, retain = load(taught_model_dir)
+    curvature = {"kind": "empirical_fisher", "warm_start": 3, "beta2": 0.5}
+
+    keeper = unlearn(loaded, forget, retain, tmp_path, optimizer={"lr": 1e-6, "curvature": curvature}, seed=7)
+
+    base, _, retain = load(taught_model_dir)
+    others = BatchStream(len(retain), 3, 10)
+    batches = [take(retain, 3, 8), *([retain[index] for index in others.next()] for _ in range(2))]
+    one, two, three = (fisher(base, batch) for batch in batches)
+    torch.testing.assert_close(keeper.optimizer("h", step=1), (one + 2 * two + 4 * three) / 7, rtol=2e-2, atol=1e-6)
+
+
+def take(examples: list[Example], count: int, seed: int) -> list[Example]:
+    """Return the first batch of a stream."""
+    return [examples[index] for index in BatchStream(len(examples), count, seed).next()]
+
+
+def fisher(base: Loaded, examples: list[Example]) -> torch.Tensor:
+    """Return the empirical Fisher's diagonal of the examples' answers, one example at a time."""
+    logits_PV = torch.cat([alone(base, example) for example in examples])
+    labels_P = torch.tensor([token for example in examples for token in example.token_ids[example.num_prompt :]])
+    return len(labels_P) * gradient(base, cross_entropy(logits_PV, labels_P)) ** 2
+
+
 def test_curvature_is_taken_every_k_steps_and_stays_between(taught_model_dir: Path, tmp_path: Path) -> None:
     loaded, forget, retain = load(taught_model_dir)
 
