@@ -58,11 +58,16 @@ def encode_rows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, max_
             problems.append(f"row {row.number}: {error}")
             continue
         if len(example.token_ids) > max_tokens:
-            problems.append(f"row {row.number}: {len(example.token_ids)} tokens, the limit is {max_tokens}")
+            problems.append(f"row {row.number}: {too_long(len(example.token_ids), max_tokens)}")
         examples.append(example)
     if problems:
         raise BadData(f"{len(problems)} of {len(rows)} rows cannot be used with this model", details=tuple(problems))
     return examples
+
+
+def too_long(num_tokens: int, max_tokens: int) -> str:
+    """Return what is said of an example that is too long, and what decides how long it may be."""
+    return f"{num_tokens} tokens, the limit is {max_tokens} (training.max_tokens, the model's context at most)"
 
 
 def prompt_ids(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:

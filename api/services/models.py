@@ -81,7 +81,12 @@ def _from_job(session: Session, caller: Caller, wanted: JobModel) -> dict[str, A
         caller.require("models:download_unverified")
     made = checkpoint_of(session, job)
     if made is None:
-        raise ServiceError(409, "no_checkpoint", f"job {job.id} ({job.kind}) has made no whole checkpoint")
+        raise ServiceError(
+            409,
+            "no_checkpoint",
+            f"job {job.id} ({job.kind}) has made no whole checkpoint: an evaluation changes no model, and "
+            "'lora.output': 'adapter' leaves the adapter alone; run it again with 'merged' to build on it",
+        )
     return made
 
 

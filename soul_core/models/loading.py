@@ -83,6 +83,7 @@ def load_model(
     model, tokenizer = _load_folder(folder)
     model = cast("PreTrainedModel", model.to(device))
     model.eval()
+    _require_finite(model)
     try:
         check_isolation(model)
     except ValueError as error:
@@ -96,6 +97,14 @@ def load_model(
         chat_template=bool(tokenizer.chat_template),
     )
     return Loaded(model, tokenizer, facts, device, choose_dtype(dtype, device))
+
+
+def _require_finite(model: PreTrainedModel) -> None:
+    wrong = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
+    if wrong:
+        raise BadModel(
+            "weights hold NaN or infinity: the file is damaged, or its training diverged", details=tuple(wrong[:20])
+        )
 
 
 def _local_folder(source: Path | str, revision: str | None, cache_dir: Path) -> tuple[Path, str | None]:

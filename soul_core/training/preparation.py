@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from soul_core.errors import BadData
-from soul_core.examples import Example
+from soul_core.examples import Example, too_long
 from soul_core.listener import Listener
 from soul_core.models.loading import Loaded
 from soul_core.objectives import terms_of
@@ -70,7 +70,7 @@ def check_terms(
     if isinstance(spec.forget, Refusal | Dpo):
         refused = refusal_examples(forget, spec.forget.refusals, loaded, seed=spec.seed)
         problems += [
-            f"row {example.row}: {len(example.token_ids)} tokens with its refusal, the limit is {max_tokens}"
+            f"row {example.row}: with its refusal {too_long(len(example.token_ids), max_tokens)}"
             for example in refused
             if len(example.token_ids) > max_tokens and example.row not in plain
         ]

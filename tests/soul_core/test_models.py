@@ -67,6 +67,15 @@ def test_missing_weights_are_never_made_up(folder, tmp_path):
     assert caught.value.details == ("model.layers.1.mlp.up_proj.weight",)
 
 
+def test_weights_that_are_no_numbers_are_named(folder, tmp_path):
+    state = load_file(folder / "model.safetensors")
+    state["model.norm.weight"][3] = float("nan")
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadModel, match="NaN or infinity") as caught:
+        load_model(folder, device="cpu", cache_dir=tmp_path)
+    assert caught.value.details == ("model.norm.weight",)
+
+
 def test_weights_of_another_shape_are_refused(folder, tmp_path):
     state = load_file(folder / "model.safetensors")
     state["model.norm.weight"] = torch.ones(31)
