@@ -14,7 +14,7 @@ import torch
 from soul_core.attacks.arena import results
 from soul_core.comparison import compare, judge_run, read_log_of_reference
 from soul_core.durable import disk_errors
-from soul_core.errors import Cancelled, OutOfMemory
+from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
 from soul_core.evaluation.chosen_rows import side_by_side
 from soul_core.evaluation.limits import limits_of
 from soul_core.evaluation.verdict import conclude
@@ -169,17 +169,33 @@ def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
     """Raise what speaks against the run once the model is known, before anything is spent."""
     if spec.kind != "evaluate":
         check_room(out, subject.facts.num_parameters, state)
-        check_movable(subject.loaded, spec)
-    if spec.kind == "unlearn":
-        for forget in subject.forget_sets(spec):
-            check_terms(
-                forget.rows,
-                forget.examples,
-                spec,
-                subject.loaded,
-                max_tokens=subject.max_tokens,
-                name=forget.name,
-            )
+        for place, recipe in spec.recipes().items():
+            with _found_at(place):
+                _check_recipe(recipe, subject)
+
+
+def _check_recipe(spec: JobSpec, subject: Subject) -> None:
+    check_movable(subject.loaded, spec)
+    for forget in subject.forget_sets(spec) if spec.kind == "unlearn" else ():
+        check_terms(
+            forget.rows,
+            forget.examples,
+            spec,
+            subject.loaded,
+            max_tokens=subject.max_tokens,
+            name=forget.name,
+        )
+
+
+@contextmanager
+def _found_at(place: str) -> Iterator[None]:
+    """Name the recipe of an ensemble that cannot be obeyed."""
+    try:
+        yield
+    except (BadSpec, BadData) as error:
+        if not place:
+            raise
+        raise type(error)(f"{place}: {error.message}", details=error.details) from error
 
 
 def _identity(spec: JobSpec, facts: ModelFacts, sets: Mapping[str, DataSet]) -> dict[str, str]:

@@ -6,7 +6,7 @@ One definition from HTTP to trainer: the API validates request bodies with these
 import hashlib
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from soul_core.spec.attacks import CHEAP_ATTACKS, Attack
 from soul_core.spec.optimizers import Optimizer, Sophia
@@ -188,10 +188,21 @@ class JobSpec(Frozen):
 
     @model_validator(mode="after")
     def _members_are_specs(self) -> "JobSpec":
-        if isinstance(self.strategy, Ensemble):
-            for number in range(len(self.strategy.members)):
+        for number in range(len(self.strategy.members) if isinstance(self.strategy, Ensemble) else 0):
+            try:
                 self.member(number)
+            except ValidationError as error:
+                found = (
+                    ".".join(map(str, ("members", number, *one["loc"]))) + f": {one['msg']}" for one in error.errors()
+                )
+                raise ValueError(f"strategy.{'; strategy.'.join(found)}") from error
         return self
+
+    def recipes(self) -> dict[str, "JobSpec"]:
+        """Return what is trained by its place in the spec: the spec itself ("") or each recipe of an ensemble."""
+        if not isinstance(self.strategy, Ensemble):
+            return {"": self}
+        return {f"strategy.members.{number}": self.member(number) for number in range(len(self.strategy.members))}
 
     def member(self, number: int) -> "JobSpec":
         """Return the spec of one recipe of an ensemble. Raises pydantic's ValidationError where it is none."""

@@ -50,9 +50,9 @@ def located_problems(
     spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), reference_log: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Yield (dotted place in the spec, what to do) for each problem; the place is empty when the sets are at fault."""
-    yield from _OF_KIND[spec.kind](spec, sets)
-    yield from method_problems(spec, sets)
-    yield from _strategy(spec, sets)
+    yield from _recipes(spec, sets)
+    if spec.strategy.kind == "search" and not any(each.attack is None for each in spec.criteria):
+        yield "criteria", "a search needs criteria to hold; name at least one that is not taken under an attack"
     yield from _models(spec, models, reference_log)
     yield from _names(spec)
 
@@ -98,13 +98,33 @@ _OF_KIND: dict[Kind, Callable[[JobSpec, Collection[str]], Iterator[tuple[str, st
 }
 
 
-def _strategy(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
-    if spec.strategy.kind == "search" and not any(each.attack is None for each in spec.criteria):
-        yield "criteria", "a search needs criteria to hold; name at least one that is not taken under an attack"
-    if isinstance(spec.strategy, Ensemble):
-        for number in range(len(spec.strategy.members)):
-            for place, detail in _OF_KIND[spec.kind](spec.member(number), sets):
-                yield f"strategy.members.{number}.{place}".rstrip("."), detail
+def _recipes(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield what speaks against each recipe that is trained. What an ensemble's members take over from the job is told
+    once, at the job's own place; what all of them replace is nobody's problem.
+    """
+    own = list(_of_recipe(spec, sets, spec.strategy.kind))
+    if not isinstance(spec.strategy, Ensemble) or spec.kind == "evaluate":
+        yield from own
+        return
+    found = {}
+    for place, member in spec.recipes().items():
+        found[place] = list(_of_recipe(member, sets, spec.strategy.kind))
+        if member.training.max_tokens != spec.training.max_tokens:
+            detail = "the data sets are encoded once, for all members; set the job's own training.max_tokens"
+            found[place].append(("training.max_tokens", detail))
+    yield from (problem for problem in own if any(problem in each for each in found.values()))
+    for settings, (place, problems) in zip(spec.strategy.members, found.items(), strict=True):
+        for at, detail in problems:
+            if (at, detail) not in own:
+                taken_over = (
+                    "" if at.split(".")[0] in settings else "; it is the job's: give it to the members it suits"
+                )
+                yield f"{place}.{at}", f"{detail}{taken_over}"
+
+
+def _of_recipe(spec: JobSpec, sets: Collection[str], strategy: str) -> Iterator[tuple[str, str]]:
+    yield from _OF_KIND[spec.kind](spec, sets)
+    yield from method_problems(spec, sets, strategy=strategy)
 
 
 def _models(spec: JobSpec, models: Collection[str], reference_log: bool) -> Iterator[tuple[str, str]]:

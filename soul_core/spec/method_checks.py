@@ -15,8 +15,10 @@ _OF_THE_LOOP = (
 _WRAPPERS = ("parameters", "saliency", "sharpness", "lora")
 
 
-def method_problems(spec: JobSpec, sets: Collection[str]) -> Iterator[Problem]:
-    """Yield (dotted place in the spec, what to do) for everything that cannot be obeyed."""
+def method_problems(spec: JobSpec, sets: Collection[str], *, strategy: str = "single") -> Iterator[Problem]:
+    """Yield (dotted place in the spec, what to do) for everything that cannot be obeyed. `strategy`: the job's, for a
+    recipe of an ensemble has none of its own.
+    """
     if spec.kind == "evaluate":
         for name in _WRAPPERS:
             if getattr(spec, name) != JobSpec.model_fields[name].default:
@@ -27,17 +29,17 @@ def method_problems(spec: JobSpec, sets: Collection[str]) -> Iterator[Problem]:
             if getattr(spec, name) is not None:
                 yield name, "looks at the forget set, and fine-tuning has none; leave it out"
     if isinstance(spec.optimizer, Influence):
-        yield from _influence(spec, sets)
+        yield from _influence(spec, sets, strategy)
     yield from _saliency(spec, sets)
-    if spec.lora is not None and spec.lora.output == "adapter" and spec.strategy.kind != "single":
-        yield "lora.output", f"'{spec.strategy.kind}' chooses or merges whole models; take 'merged'"
+    if spec.lora is not None and spec.lora.output == "adapter" and strategy != "single":
+        yield "lora.output", f"'{strategy}' chooses or merges whole models; take 'merged'"
 
 
-def _influence(spec: JobSpec, sets: Collection[str]) -> Iterator[Problem]:
+def _influence(spec: JobSpec, sets: Collection[str], strategy: str) -> Iterator[Problem]:
     if spec.kind == "finetune":
         yield "optimizer.kind", "'influence' undoes what was learned; fine-tune with 'sophia' or 'adamw'"
         return
-    if spec.strategy.kind == "search":
+    if strategy == "search":
         yield "strategy.kind", "'influence' has no learning rate to search; take 'single'"
     if RETAIN not in sets:
         yield "optimizer.kind", "'influence' takes the curvature of the retain set; give one, or another optimizer"

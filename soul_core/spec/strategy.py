@@ -4,11 +4,17 @@ Torch-free. Each `kind` here has one function in the engine's table (`strategies
 `docs/methods.md`, equal.
 """
 
+import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from soul_core.spec.terms import Frozen
+
+#: What a recipe of an ensemble may choose for itself. All else (what is measured, judged and written) is the job's.
+OF_MEMBERS = (
+    "forget", "retain", "optimizer", "parameters", "saliency", "sharpness", "lora", "training", "seed",
+)  # fmt: skip
 
 
 class Single(Frozen):
@@ -48,7 +54,7 @@ class Ensemble(Frozen):
     members: tuple[dict[str, Any], ...] = Field(
         min_length=2,
         max_length=16,
-        description="Parts of a spec (forget, retain, optimizer, training, seed, ...), each laid over the job's own.",
+        description=f"Parts of a spec ({', '.join(OF_MEMBERS)}), each laid over the job's own.",
     )
     merge: Literal["mean", "ties", "best"] = Field(
         "mean",
@@ -57,6 +63,19 @@ class Ensemble(Frozen):
     )
     density: float = Field(0.2, gt=0, le=1, description="TIES keeps this share of each change, the largest. Paper's.")
     rows: int = Field(24, ge=1, description="Rows of each set that each recipe is measured on.")
+
+    @field_validator("members")
+    @classmethod
+    def _choose_only_their_own(cls, members: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        wrong = [(number, key) for number, member in enumerate(members) for key in member if key not in OF_MEMBERS]
+        found = []
+        for number, key in wrong:
+            near = difflib.get_close_matches(key, OF_MEMBERS, n=1, cutoff=0.6)
+            hint = f"did you mean '{near[0]}'?" if near else f"a member may hold {', '.join(OF_MEMBERS)}"
+            found.append(f"strategy.members.{number}: '{key}' is not a member's to choose; {hint}")
+        if found:
+            raise ValueError("; ".join(found))
+        return members
 
 
 Strategy = Annotated[Single | Search | Ensemble, Field(discriminator="kind")]

@@ -115,6 +115,16 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
             "did you mean 'rouge_l'?",
         ),
         ({"criteria": [{"set": "forget", "metric": "rouge_l"}]}, "/spec/criteria/0", "at_most or at_least"),
+        (
+            {"strategy": {"kind": "ensemble", "members": [{}, {"kind": "evaluate"}]}},
+            "/spec/strategy/members",
+            "strategy.members.1: 'kind' is not a member's to choose",
+        ),
+        (
+            {"strategy": {"kind": "ensemble", "members": [{}, {"lora": {"output": "adapter"}}]}},
+            "/spec/strategy/members/1/lora/output",
+            "chooses or merges whole models",
+        ),
     ],
 )
 def test_a_mistake_in_the_spec_is_pointed_at(

@@ -4,7 +4,7 @@ import pytest
 
 from soul_core.errors import BadSpec
 from soul_core.spec import Criterion, Evaluation, JobSpec
-from soul_core.spec.checks import check_spec, spec_problems
+from soul_core.spec.checks import check_spec, located_problems, spec_problems
 from soul_core.spec.optimizers import AdamW, Gnb, Sophia
 from soul_core.spec.terms import NoRetain
 
@@ -35,6 +35,20 @@ def test_a_mistyped_metric_is_named_with_its_place_and_near_spelling() -> None:
 def test_no_forget_set_is_a_problem() -> None:
     with pytest.raises(BadSpec, match="no forget set"):
         check_spec(JobSpec(), {"retain"})
+
+
+def test_what_an_ensembles_recipes_take_over_is_told_once_and_what_all_replace_is_fine() -> None:
+    def places(members: list[dict[str, object]], **changes: object) -> list[str]:
+        spec = JobSpec.model_validate({"strategy": {"kind": "ensemble", "members": members}, **changes})
+        return [place for place, _ in located_problems(spec, {"forget"})]
+
+    plain = {"retain": {"kind": "none"}, "optimizer": {"kind": "adamw"}}
+    assert places([plain, {**plain, "seed": 1}]) == []
+    assert places([{}, {"seed": 1}]) == ["retain.kind", "optimizer.curvature.data"]
+    assert places([{}, {"forget": {"kind": "grad_diff"}, "saliency": {"score": "wagle"}}], **plain) == [
+        "strategy.members.1.saliency.score"
+    ]
+    assert places([{}, {"training": {"max_tokens": 64}}], **plain) == ["strategy.members.1.training.max_tokens"]
 
 
 def test_a_choice_without_its_kind_is_the_default_one() -> None:

@@ -1,11 +1,14 @@
 """Searches and ensembles on a tiny model that knows ten capitals."""
 
+import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft.utils.merge_utils import ties
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -17,7 +20,7 @@ from soul_core.spec import JobSpec
 from soul_core.strategies import STRATEGIES
 from soul_core.strategies.merging import mean_change, ties_change
 from tests.soul_core.test_methods_docs import kinds
-from tests.soul_core.test_run import Recorder
+from tests.soul_core.test_run import Recorder, refused
 from tests.soul_core.tiny_model import COUNTRIES, write_rows
 
 CRITERIA = [
@@ -116,24 +119,45 @@ def test_a_search_whose_every_trial_diverges_says_so(
         run(spec(strategy=SEARCH), inputs, tmp_path)
 
 
-MEMBERS = [{"seed": 1}, {"forget": {"kind": "grad_diff", "weight": 0.2}, "optimizer": {"kind": "adamw", "lr": 1e-3}}]
+#: Scores of the base, a mask, adapters, alternates that the base writes: each recipe makes its own, from the base.
+MEMBERS: list[dict[str, Any]] = [
+    {"seed": 1, "saliency": {}},
+    {"forget": {"kind": "grad_diff", "weight": 0.2}, "optimizer": {"kind": "adamw", "lr": 1e-3}},
+    {"retain": {"kind": "kl"}, "lora": {"rank": 4}, "training": {"steps": 6}},
+    {"forget": {"kind": "altpo"}, "training": {"steps": 4}},
+]
 
 
-def test_the_mean_of_two_recipes_lies_between_them(inputs: Inputs, tmp_path: Path) -> None:
-    alone = [JobSpec.model_validate({**COMMON, **member}) for member in MEMBERS]
-    for number, one in enumerate(alone):
-        run(one, inputs, tmp_path / f"{number}")
+@pytest.fixture(scope="module")
+def changes(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
+    """What each of MEMBERS changes in the weights when it is a job of its own."""
+    base, found = load_file(Path(inputs.model) / "model.safetensors"), []
+    for member in MEMBERS:
+        content = COMMON | {
+            key: {**COMMON.get(key, {}), **of} if key == "training" else of for key, of in member.items()
+        }
+        run(JobSpec.model_validate(content), inputs, out := tmp_path_factory.mktemp("alone"))
+        found.append({name: after - base[name] for name, after in weights(out).items()})
+    return found
 
-    report = run(spec(strategy={"kind": "ensemble", "members": MEMBERS}), inputs, tmp_path / "merged")
 
-    first, second, merged = (weights(tmp_path / name) for name in ("0", "1", "merged"))
-    for name in merged:
-        torch.testing.assert_close(merged[name], (first[name] + second[name]) / 2, rtol=1e-5, atol=1e-6)
-    assert [trial.settings for trial in report.trials] == [
-        {"seed": 1},
+@pytest.mark.parametrize(("merge", "of"), [("mean", mean_change), ("ties", partial(ties_change, density=0.3))])
+def test_an_ensemble_is_the_base_plus_the_merged_changes_of_its_recipes(
+    changes: list[dict[str, torch.Tensor]], inputs: Inputs, tmp_path: Path, merge: str, of: Any
+) -> None:
+    ensemble = {"kind": "ensemble", "members": MEMBERS, "merge": merge, "density": 0.3}
+
+    report = run(spec(strategy=ensemble), inputs, tmp_path)
+
+    base = load_file(Path(inputs.model) / "model.safetensors")
+    for name, merged in weights(tmp_path).items():
+        expected = of([change[name] for change in changes])
+        torch.testing.assert_close(merged - base[name], expected, rtol=1e-4, atol=1e-6)
+    assert [trial.settings for trial in report.trials[:2]] == [
+        {"seed": 1, "saliency": {}},
         {"forget.kind": "grad_diff", "forget.weight": 0.2, "optimizer.kind": "adamw", "optimizer.lr": 1e-3},
     ]
-    assert report.run.steps == 24
+    assert report.run.steps == 12 + 12 + 6 + 4
 
 
 def test_the_best_of_two_recipes_is_the_one_nearer_to_the_criteria(inputs: Inputs, tmp_path: Path) -> None:
@@ -155,10 +179,49 @@ def test_ties_elects_signs_and_averages_those_that_agree() -> None:
     assert mean_change(changes).tolist() == pytest.approx([2.0, 1.5, 0.05, 0.0])
 
 
+@pytest.mark.filterwarnings("ignore:The density 1.0:UserWarning")
+@pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
+def test_ties_is_that_of_peft_for_one_tensor(density: float) -> None:
+    changes = list(torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(0)))
+    theirs = ties(changes, torch.ones(3), density)
+    torch.testing.assert_close(ties_change(changes, density=density), theirs)
+
+
+@pytest.mark.parametrize(
+    ("member", "claim"),
+    [
+        ({"parameters": {"include": ["nope.*"]}}, r"strategy.members.1: parameters.include.0: 'nope\.\*' matches no"),
+        ({"lora": {"targets": ["nope"]}}, r"strategy.members.1: lora.targets"),
+        ({"forget": {"kind": "rmu", "layer": 9}}, r"strategy.members.1: forget.layer: the model has 2 layers"),
+        ({"forget": {"kind": "dpo", "refusals": ["no " * 200]}}, r"strategy.members.1: forget set: 4 of 4 rows"),
+        ({"forget": {"kind": "simnpo"}, "optimizer": {"kind": "influence"}}, "the spec has 4 problems"),
+        ({"lora": {"output": "adapter"}}, r"strategy.members.1.lora.output: 'ensemble' chooses or merges whole models"),
+    ],
+)
+def test_what_a_recipe_cannot_do_is_told_before_another_is_trained(
+    inputs: Inputs, tmp_path: Path, member: dict[str, Any], claim: str
+) -> None:
+    wrong = spec(strategy={"kind": "ensemble", "members": [{}, member]})
+
+    error, _ = refused(inputs, tmp_path, wrong)
+
+    assert re.match(claim, error.message), error.message
+
+
+@pytest.mark.parametrize("field", ["kind", "criteria", "evaluation", "earlier", "strategy", "attacks", "dtype"])
+def test_a_recipe_holds_no_setting_that_only_the_job_can_have(field: str) -> None:
+    value = spec(kind="evaluate", criteria=[]).model_dump()[field]
+
+    with pytest.raises(ValidationError, match=f"strategy.members.1: '{field}' is not a member's to choose"):
+        spec(strategy={"kind": "ensemble", "members": [{}, {field: value}]})
+
+
 def test_mistakes_in_a_strategy_are_told_before_anything_is_spent(inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(BadSpec, match="a search needs criteria"):
         run(spec(strategy=SEARCH, criteria=[]), inputs, tmp_path)
     with pytest.raises(ValidationError, match="did you mean 'seed'"):
         spec(strategy={"kind": "ensemble", "members": [{"sead": 1}, {}]})
+    with pytest.raises(ValidationError, match=r"strategy.members.1.optimizer.adamw.lr: Input should be greater than 0"):
+        spec(strategy={"kind": "ensemble", "members": [{}, {"optimizer": {"kind": "adamw", "lr": -1}}]})
     with pytest.raises(ValidationError, match="the smaller one first"):
         spec(strategy={**SEARCH, "lr": [1e-3, 1e-5]})
