@@ -52,7 +52,7 @@ def judge_run(
 ) -> tuple[CriterionResult, ...]:
     """Judge the criteria; those on attacks by the judged model under them and the base without them."""
     return judge(
-        spec.criteria,
+        spec.criteria_on(models[judged].sets),
         judged=models[judged],
         base=models.get(BASE),
         resampling=Resampling.of(spec.evaluation, spec.seed),

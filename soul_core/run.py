@@ -91,7 +91,7 @@ def run(
 
 def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     with state.phase("load"):
-        rows = read_sets(inputs.sets, state)
+        rows = read_sets(inputs.sets, state, joins=spec.kind == "unlearn" and spec.earlier == "join")
         sha256s = {name: canonical_sha256(rows[name]) for name in rows}
         if finished := finished_before(spec, inputs.source().shown, out, sha256s):
             state.emit("finished", verdict=finished.verdict)
@@ -155,7 +155,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             run=_run_facts(spec, subject, outcome.trained, state),
             versions=versions(),
             limits=tuple(
-                limits_of(spec, data, models[judged], models=models, attacks=attacks, num_shared=num_shared(rows))
+                limits_of(spec, data, models[judged], models=models, attacks=attacks, shared=num_shared(rows))
             ),
         )
         write_report(report, out)

@@ -10,8 +10,8 @@ from soul_core.errors import BadData
 from soul_core.examples import Example, encode_rows
 from soul_core.listener import Listener
 from soul_core.report import DataFacts
-from soul_core.rows import Row, canonical_sha256, overlap, read_rows
-from soul_core.spec import FORGET, RETAIN
+from soul_core.rows import Overlap, Row, canonical_sha256, overlap, read_rows
+from soul_core.spec import EARLIER, FORGET, RETAIN
 
 Rows = Mapping[str, tuple[Row, ...]]
 
@@ -26,8 +26,10 @@ class DataSet:
     facts: DataFacts
 
 
-def read_sets(paths: Mapping[str, Path], listener: Listener) -> dict[str, tuple[Row, ...]]:
-    """Read every set, the forget set first. Raises BadData naming set and rows; warns of rows in both sets."""
+def read_sets(paths: Mapping[str, Path], listener: Listener, *, joins: bool = False) -> dict[str, tuple[Row, ...]]:
+    """Read every set, the forget set first. Raises BadData naming set and rows; warns of rows in two sets that pull
+    different ways. `joins`: earlier forget sets are unlearned too.
+    """
     rows: dict[str, tuple[Row, ...]] = {}
     for name in sorted(paths, key=lambda name: (name != FORGET, name != RETAIN, name)):
         try:
@@ -38,8 +40,7 @@ def read_sets(paths: Mapping[str, Path], listener: Listener) -> dict[str, tuple[
             raise BadData(f"{name} set: cannot read {paths[name]}: {error.strerror or error}") from error
         if not rows[name]:
             raise BadData(f"{name} set: it has no rows")
-    if FORGET in rows:
-        _compare(rows[FORGET], rows.get(RETAIN, ()), listener)
+    _compare(rows, listener, joins=joins)
     return rows
 
 
@@ -62,20 +63,38 @@ def encode_sets(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, max_tokens: i
     return sets
 
 
-def num_shared(rows: Rows) -> int:
-    """Count the forget set's questions that the retain set asks too."""
-    shared = overlap(rows.get(FORGET, ()), rows.get(RETAIN, ()))
-    return len(shared.identical) + len(shared.same_prompt)
+def num_shared(rows: Rows) -> dict[str, int]:
+    """Count the questions of the forget set, and of earlier ones, that the retain set asks too."""
+    found = {name: overlap(rows[name], rows.get(RETAIN, ())) for name in _forgotten(rows)}
+    return {name: len(shared.identical) + len(shared.same_prompt) for name, shared in found.items()}
 
 
-def _compare(forget: tuple[Row, ...], retain: tuple[Row, ...], listener: Listener) -> None:
-    shared = overlap(forget, retain)
-    if shared.equal:
-        raise BadData("the forget set and the retain set hold the same rows: nothing can be both forgotten and kept")
+def _forgotten(rows: Rows) -> list[str]:
+    return [name for name in rows if name == FORGET or name.startswith(EARLIER)]
+
+
+def _compare(rows: Rows, listener: Listener, *, joins: bool) -> None:
+    for name in _forgotten(rows):
+        shared = overlap(rows[name], rows.get(RETAIN, ()))
+        if name == FORGET and shared.equal:
+            raise BadData(
+                "the forget set and the retain set hold the same rows: nothing can be both forgotten and kept"
+            )
+        if name != FORGET and joins and len(shared.identical) == len(rows[name]):
+            raise BadData(
+                f"{name} set: the retain set holds all its rows, and nothing can be both forgotten and kept; take them "
+                "out of the retain set, or set earlier to 'measure'"
+            )
+        _warn(shared, f"the {name} and the {RETAIN} set", listener)
+        if name != FORGET:
+            _warn(overlap(rows.get(FORGET, ()), rows[name]), f"the {FORGET} and the {name} set", listener)
+
+
+def _warn(shared: Overlap, both: str, listener: Listener) -> None:
     for pairs, what in ((shared.identical, "are in both"), (shared.same_prompt, "ask in both, with other answers")):
         if pairs:
             numbers = ", ".join(f"{a}={b}" for a, b in pairs[:20]) + (", ..." if len(pairs) > 20 else "")
-            listener.emit("warning", message=f"{len(pairs)} rows {what} the forget and the retain set: {numbers}")
+            listener.emit("warning", message=f"{len(pairs)} rows {what} {both}: {numbers}")
 
 
 def _about(name: str, error: BadData) -> BadData:

@@ -10,7 +10,7 @@ from api.services.jobs import Checked, check
 from api.store.blobs import blobs
 from api.store.tables import Dataset
 from soul_core.rows import overlap, read_rows
-from soul_core.spec import ALL, FORGET, RETAIN, TRAIN
+from soul_core.spec import ALL, EARLIER_SETS, FORGET, RETAIN, TRAIN
 
 #: Bytes of a stored row a token stands for, in English; and tokens a chat template adds to a row.
 _BYTES_PER_TOKEN, _TEMPLATE_TOKENS = 4.0, 25
@@ -90,6 +90,8 @@ def _undecidable(body: JobCreate) -> list[str]:
     """Say which criteria nothing will be measured for: with one of them no verdict can be `passed`."""
     spec, found = body.spec, []
     for number, criterion in enumerate(spec.criteria):
+        if criterion.set == EARLIER_SETS:  # on those there are
+            continue
         if criterion.set != ALL and criterion.set not in body.datasets:
             lacking = f"the data set '{criterion.set}', which the job does not have"
         elif criterion.metric not in spec.evaluation.metrics:

@@ -1,6 +1,7 @@
 """Rules of sequences: a job that begins with an earlier job's output carries forward what must stay forgotten."""
 
 from dataclasses import dataclass
+from itertools import count
 
 from sqlalchemy.orm import Session
 
@@ -19,10 +20,10 @@ class Carried:
 
 
 def carried_forward(session: Session, caller: Caller, model: Model | None, taken: dict[str, str]) -> Carried:
-    """Walk from the model to the jobs that made it, and return their forget sets, the oldest first.
+    """Walk from the model to the jobs that made it, and return what they forgot or kept forgotten, the oldest first.
 
-    A set that was deleted since cannot be measured again, and is told. `taken`: the job's own data sets, which are
-    neither renamed nor doubled.
+    A set that was deleted since cannot be measured again, and is told. `taken`: the job's own data sets. Their names
+    stay theirs, and what the job itself forgets, or names as an earlier set, is not doubled.
     """
     found: list[tuple[str, str]] = []  # (job, data set), the newest first
     while model is not None and model.parent_job_id is not None:
@@ -30,16 +31,29 @@ def carried_forward(session: Session, caller: Caller, model: Model | None, taken
         if job is None:
             break
         if job.kind == "unlearn":
-            found.append((job.id, job.datasets[FORGET]))
+            found += [(job.id, dataset_id) for dataset_id in _forgotten(job.datasets)]
         model = models.get(session, caller.tenant_id, job.model_id, deleted=True)
     carried: dict[str, str] = {}
     told = []
-    for number, (job_id, dataset_id) in enumerate(reversed(found), start=1):
-        name = f"{EARLIER}{number}"
+    free = (name for number in count(1) if (name := f"{EARLIER}{number}") not in taken)
+    known = {dataset_id for name, dataset_id in taken.items() if _is_forgotten(name)}
+    for job_id, dataset_id in reversed(found):
+        if dataset_id in known:
+            continue
+        known.add(dataset_id)
         row = datasets.get(session, caller.tenant_id, dataset_id, lock=True)
         if row is None or row.status != "ready":
             told.append(f"what job {job_id} forgot cannot be measured again: its forget set was deleted")
-        elif name not in taken and dataset_id not in {*taken.values(), *carried.values()}:
-            carried[name] = dataset_id
+        else:
+            carried[name := next(free)] = dataset_id
             told.append(f"{name}: what job {job_id} forgot is measured again")
     return Carried(carried, tuple(told))
+
+
+def _forgotten(datasets: dict[str, str]) -> list[str]:
+    """Return what a job forgot and what it was to keep forgotten: its forget set first."""
+    return [dataset_id for name, dataset_id in sorted(datasets.items(), reverse=True) if _is_forgotten(name)]
+
+
+def _is_forgotten(name: str) -> bool:
+    return name == FORGET or name.startswith(EARLIER)

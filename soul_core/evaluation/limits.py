@@ -1,9 +1,10 @@
 """What a report must admit: what was not measured, and what its numbers cannot say. Torch-free."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from soul_core.catalogue import number
 from soul_core.report import AttackResult, DataFacts, ModelMeasurements
-from soul_core.spec import BASE, FORGET, GENERAL, REFERENCE, RETAIN, JobSpec
+from soul_core.spec import BASE, EARLIER, FORGET, GENERAL, REFERENCE, RETAIN, STAY_FORGOTTEN, JobSpec
 
 #: Bootstrap intervals of fewer rows are rough: they are too narrow.
 _FEW_ROWS = 30
@@ -14,12 +15,12 @@ def limits_of(
     data: Sequence[DataFacts],
     measured: ModelMeasurements,
     *,
-    models: Collection[str],
+    models: Mapping[str, ModelMeasurements],
     attacks: Sequence[AttackResult],
-    num_shared: int,
+    shared: Mapping[str, int],
 ) -> Iterator[str]:
-    """Yield one sentence for each limit. `models`: those of the report; `num_shared`: rows that forget and retain set
-    have in common.
+    """Yield one sentence for each limit. `models`: those of the report; `shared`: questions that the forget set, and
+    each earlier one, has in common with the retain set.
     """
     sets = {facts.name for facts in data}
     yield "Answers are the model's first choice (greedy decoding); sampling may bring out others."
@@ -33,8 +34,13 @@ def limits_of(
         yield "No base model was given to compare with: these numbers cannot say what has changed."
     for facts in data:
         yield from _of_rows(facts, len(measured.rows.get(facts.name, ())))
-    if num_shared:
-        yield f"{num_shared} questions of the forget set are asked in the retain set too: they pull both ways."
+    if spec.kind == "unlearn" and BASE in models:
+        yield from _of_earlier(models[BASE])
+    for name, count in shared.items():
+        if count:
+            again = name != FORGET and spec.kind == "unlearn" and spec.earlier == "measure"
+            pull = "they are learned again" if again else "they pull both ways"
+            yield f"{count} questions of the {name} set are asked in the retain set too: {pull}."
     if spec.evaluation.bootstrap == 0:
         yield "No confidence intervals were asked for: chance differences count as differences."
     if spec.kind != "evaluate":
@@ -60,6 +66,23 @@ def _of_forgetting(spec: JobSpec, models: Collection[str], attacks: Sequence[Att
             "No model retrained without the forget set was given, so these numbers cannot say how a model that never "
             "saw it would answer."
         )
+
+
+def _of_earlier(base: ModelMeasurements) -> Iterator[str]:
+    for name in base.sets:
+        if not name.startswith(EARLIER):
+            continue
+        found = ((bound, base.sets[name].get(bound.metric)) for bound in STAY_FORGOTTEN)
+        known = [
+            f"{bound.metric} {number(one.value)}"
+            for bound, one in found
+            if one is not None and one.value is not None and bound.at_most is not None and one.value > bound.at_most
+        ]
+        if known:
+            yield (
+                f"The {name} set was still known when this job began ({', '.join(known)}): what an earlier job was to "
+                "forget did not go far, or came back."
+            )
 
 
 def _of_rows(facts: DataFacts, num_rows: int) -> Iterator[str]:

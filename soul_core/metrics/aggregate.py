@@ -162,5 +162,6 @@ def resample(
 def percentiles(values_B: Floats, resampling: Resampling) -> tuple[float, float] | None:
     """Return the middle part of the resampled values; None when an end of it is no number."""
     tail = (1 - resampling.confidence) / 2
-    low, high = np.quantile(values_B, [tail, 1 - tail])
+    with np.errstate(invalid="ignore"):  # between two infinite values: no number
+        low, high = np.quantile(values_B, [tail, 1 - tail])
     return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None

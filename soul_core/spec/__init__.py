@@ -4,6 +4,7 @@ One definition from HTTP to trainer: the API validates request bodies with these
 """
 
 import hashlib
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -19,6 +20,9 @@ FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "t
 
 #: earlier_1, earlier_2, ...: forget sets of the jobs that made the model this one begins with.
 EARLIER = "earlier_"
+
+#: In criteria: each of them, however many there are.
+EARLIER_SETS = "earlier_*"
 
 #: Models with a meaning in a report; an evaluation may name others.
 BASE, UNLEARNED, FINETUNED, AUDITED, REFERENCE = "base", "unlearned", "finetuned", "audited", "reference"
@@ -100,8 +104,9 @@ class Criterion(Frozen):
     """One bound the judged model must keep. Holds when the whole confidence interval is on the right side."""
 
     set: str = Field(
-        pattern=SET_NAME,
-        description="Data set the metric is taken on: forget, retain, general, ...; `all`: the whole model.",
+        pattern=SET_NAME + r"|^earlier_\*$",
+        description="Data set the metric is taken on: forget, retain, general, ...; `all`: the whole model; "
+        "`earlier_*`: each of the sets that earlier jobs forgot, if there are any.",
     )
     attack: str | None = Field(None, description="Label of an attack: the metric is taken under it.")
     metric: str = Field(description="Name from GET /v1/methods.")
@@ -120,13 +125,18 @@ _FORGOTTEN = (
     Criterion(set=FORGET, metric="probability", at_most=0.25, relative_to_base=True),
     Criterion(set=FORGET, metric="keyword_recall", at_most=0.25, relative_to_base=True),
 )
+#: Absolute, for the base of such a job has forgotten them already: a factor of next to nothing is no bound.
+STAY_FORGOTTEN = (
+    Criterion(set=EARLIER_SETS, metric="probability", at_most=0.25),
+    Criterion(set=EARLIER_SETS, metric="keyword_recall", at_most=0.25),
+)
 _KEPT = (
     Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
     Criterion(set=RETAIN, metric="keyword_recall", at_least=0.8, relative_to_base=True),
 )
 #: Why these: docs/evaluation.md.
 DEFAULT_CRITERIA: dict[Kind, tuple[Criterion, ...]] = {
-    "unlearn": _FORGOTTEN + _KEPT,
+    "unlearn": _FORGOTTEN + STAY_FORGOTTEN + _KEPT,
     "finetune": (Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True),),
     "evaluate": (),
 }
@@ -203,6 +213,15 @@ class JobSpec(Frozen):
         if not isinstance(self.strategy, Ensemble):
             return {"": self}
         return {f"strategy.members.{number}": self.member(number) for number in range(len(self.strategy.members))}
+
+    def criteria_on(self, sets: Collection[str]) -> tuple[Criterion, ...]:
+        """Return the criteria of a run on data sets of these names: one on `earlier_*` becomes one on each of them."""
+        earlier = [name for name in sets if name.startswith(EARLIER)]
+        return tuple(
+            each.model_copy(update={"set": name})
+            for each in self.criteria
+            for name in (earlier if each.set == EARLIER_SETS else [each.set])
+        )
 
     def member(self, number: int) -> "JobSpec":
         """Return the spec of one recipe of an ensemble. Raises pydantic's ValidationError where it is none."""

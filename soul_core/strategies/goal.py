@@ -19,7 +19,7 @@ class Goal:
     def __init__(self, subject: Subject, spec: JobSpec, *, rows: int, folder: Path, listener: Listener) -> None:
         self._subject, self._spec, self._listener = subject, spec, listener
         self._folder = folder
-        self.criteria = tuple(each for each in spec.criteria if each.attack is None)
+        self.criteria = tuple(each for each in spec.criteria_on(subject.sets) if each.attack is None)
         wanted = {criterion.set for criterion in self.criteria}
         self._sets = tuple(
             choose(one.name, one.rows, one.examples, most=rows, seed=spec.seed)

@@ -16,20 +16,25 @@ Body = dict[str, Any]
 def next_body(admin: As, job_body: Body, session: Session) -> Body:
     """The body of a job over the output of one that has succeeded."""
     first = admin("POST", "/v1/jobs", json=job_body).json()["id"]
+    new = {"forget": admin.dataset([{**ROWS[0], "prompt": "Who?"}]), "retain": job_body["datasets"]["retain"]}
+    return {**job_body, "model_id": output_of(session, first), "datasets": new}
+
+
+def output_of(session: Session, job_id: str) -> str:
+    """Let a job succeed, and return the model it left."""
     ended = {"status": "succeeded", "verdict": "passed", "finished_at": func.now()}
-    session.execute(update(Job).where(Job.id == first).values(**ended))
+    session.execute(update(Job).where(Job.id == job_id).values(**ended))
     output = Model(
-        id="mdl_output",
-        tenant_id=session.get_one(Job, first).tenant_id,
+        id=f"mdl_of_{job_id}",
+        tenant_id=session.get_one(Job, job_id).tenant_id,
         name="output",
         source="job",
-        location=f"jobs/{first}/1/checkpoint",
-        parent_job_id=first,
+        location=f"jobs/{job_id}/1/checkpoint",
+        parent_job_id=job_id,
     )
     session.add(output)
     session.commit()
-    new = {"forget": admin.dataset([{**ROWS[0], "prompt": "Who?"}]), "retain": job_body["datasets"]["retain"]}
-    return {**job_body, "model_id": "mdl_output", "datasets": new}
+    return str(output.id)
 
 
 def test_the_next_job_measures_what_the_earlier_one_forgot(admin: As, job_body: Body, next_body: Body) -> None:
@@ -56,3 +61,32 @@ def test_a_set_the_user_names_again_is_not_doubled(admin: As, job_body: Body, ne
     same = {**next_body, "datasets": {**next_body["datasets"], "forget": job_body["datasets"]["forget"]}}
 
     assert admin("POST", "/v1/jobs", json=same).json()["datasets"] == same["datasets"]
+
+
+def test_an_earlier_set_of_the_users_own_takes_no_name_from_one_that_is_carried_and_is_carried_on(
+    admin: As, job_body: Body, next_body: Body, session: Session
+) -> None:
+    own = admin.dataset([{**ROWS[0], "prompt": "Where?"}])
+    body = {**next_body, "datasets": {**next_body["datasets"], "earlier_1": own}}
+
+    second = admin("POST", "/v1/jobs", json=body).json()
+    third = {**next_body, "model_id": output_of(session, second["id"])}
+    third["datasets"] = {**next_body["datasets"], "forget": admin.dataset([{**ROWS[0], "prompt": "When?"}])}
+    made = admin("POST", "/v1/jobs", json=third).json()["datasets"]
+
+    assert second["datasets"] == {**body["datasets"], "earlier_2": job_body["datasets"]["forget"]}
+    assert {made[f"earlier_{number}"] for number in (1, 2, 3)} == {
+        own,
+        job_body["datasets"]["forget"],
+        next_body["datasets"]["forget"],
+    }
+
+
+def test_an_earlier_forget_set_that_is_now_kept_is_measured_as_what_it_was(
+    admin: As, job_body: Body, next_body: Body
+) -> None:
+    forgotten = job_body["datasets"]["forget"]
+
+    made = admin("POST", "/v1/jobs", json={**next_body, "datasets": {**next_body["datasets"], "retain": forgotten}})
+
+    assert made.json()["datasets"]["earlier_1"] == forgotten

@@ -157,7 +157,9 @@ def sample_report(
     if not rich:
         models = {name: plain(model) for name, model in models.items()}
     attacks = attacks_of(spec, models) if spec.attacks else ()
-    criteria = judge(spec.criteria, judged=models[judged], base=models.get("base"), resampling=RESAMPLING)
+    criteria = judge(
+        spec.criteria_on(models[judged].sets), judged=models[judged], base=models.get("base"), resampling=RESAMPLING
+    )
     verdict, reason = conclude(criteria, confidence=0.95)
     return Report(
         job_id="job_01J0000000000000000000000",

@@ -190,6 +190,7 @@ def test_no_ratio_where_the_base_may_be_zero_or_the_rows_differ() -> None:
     base = summarise([0.0, 0.0, 0.1], RESAMPLING)
     assert ratio_interval(base, base, RESAMPLING, aggregate="mean") is None
     assert ratio_interval(summarise([0.1], RESAMPLING), base, RESAMPLING, aggregate="mean") is None
+    assert ratio_interval(summarise([0.1] * 3, RESAMPLING), base, RESAMPLING, aggregate="mean") is None
 
 
 def test_the_documentation_has_a_line_for_every_metric_and_every_default_bound() -> None:
@@ -199,4 +200,5 @@ def test_the_documentation_has_a_line_for_every_metric_and_every_default_bound()
     assert rows == [f"`{name}`" for name in CATALOGUE]
     for criterion in (one for of_kind in DEFAULT_CRITERIA.values() for one in of_kind):
         bound = f"at most {criterion.at_most}" if criterion.at_most is not None else f"at least {criterion.at_least}"
-        assert f"| {criterion.set} | `{criterion.metric}` | {bound} times the base's |" in page
+        of_base = " times the base's" if criterion.relative_to_base else ""
+        assert f"| {criterion.set} | `{criterion.metric}` | {bound}{of_base} |" in page

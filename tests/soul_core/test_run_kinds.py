@@ -102,30 +102,6 @@ def test_probes_of_the_forget_rows_are_measured_as_sets_of_their_own(
     assert [facts.name for facts in report.data] == ["forget", "retain"]
 
 
-def test_what_earlier_jobs_forgot_is_measured_and_may_join(
-    taught_model_dir: Path, sets: dict[str, Path], tmp_path: Path
-) -> None:
-    earlier = {
-        "forget": sets["forget"],
-        "retain": write_rows(tmp_path / "retain.jsonl", RETAIN[2:]),
-        "earlier_1": write_rows(tmp_path / "earlier.jsonl", RETAIN[:2]),
-    }
-    common = {
-        "optimizer": {"kind": "sophia", "lr": 3e-3},
-        "retain": {"kind": "nll", "weight": 3.0},
-        "training": {"steps": 10, "forget_batch": 6},
-        "evaluation": {**EVALUATION, "metrics": ["probability"]},
-        "attacks": [],
-    }
-    left = {}
-    for choice in ("measure", "join"):
-        spec = JobSpec.model_validate({**common, "earlier": choice})
-        report = run(spec, Inputs(model=str(taught_model_dir), sets=earlier), tmp_path / choice)
-        left[choice] = report.models["unlearned"].sets["earlier_1"]["probability"].value or 0
-
-    assert left["join"] < 0.7 * left["measure"], left
-
-
 @pytest.mark.parametrize(
     ("spec", "names", "models", "claim"),
     [

@@ -1,0 +1,121 @@
+"""A job that begins with an earlier job's output: what that one forgot is measured, judged, and may join."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from soul_core.errors import BadData
+from soul_core.report import Report
+from soul_core.run import Inputs, run
+from soul_core.spec import JobSpec
+from tests.soul_core.test_run import Recorder, refused
+from tests.soul_core.tiny_model import COUNTRIES, write_rows
+
+FIRST, SECOND, KEPT = list(COUNTRIES)[:3], list(COUNTRIES)[3:6], list(COUNTRIES)[6:]
+
+ONE_TRIAL = {"kind": "search", "trials": 1, "lr": [5e-3, 5e-3], "retain_weight": [3, 3], "check_every": 20}
+
+
+def spec(**changes: Any) -> JobSpec:
+    return JobSpec.model_validate(
+        {
+            "optimizer": {"kind": "sophia", "lr": 5e-3},
+            "retain": {"kind": "nll", "weight": 3.0},
+            "training": {"steps": 20},
+            "evaluation": {"metrics": ["probability", "keyword_recall"], "max_new_tokens": 12, "bootstrap": 50},
+            "attacks": [],
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def first(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Inputs]:
+    """The first job's report, and the inputs of the next one: its checkpoint, and its forget set as an earlier one."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("first")
+    forgotten = write_rows(folder / "first.jsonl", FIRST)
+    sets = {"forget": forgotten, "retain": write_rows(folder / "others.jsonl", SECOND + KEPT)}
+    report = run(spec(), Inputs(model=str(taught_model_dir), sets=sets), folder / "out")
+    following = {
+        "forget": write_rows(folder / "second.jsonl", SECOND),
+        "retain": write_rows(folder / "kept.jsonl", KEPT),
+        "earlier_1": forgotten,
+    }
+    return report, Inputs(model=str(folder / "out" / "checkpoint"), sets=following)
+
+
+def of_earlier(report: Report, model: str = "unlearned") -> dict[str, float | None]:
+    return {name: each.value for name, each in report.models[model].sets["earlier_1"].items()}
+
+
+def outcomes(report: Report) -> set[tuple[str, str, str]]:
+    """Return (metric, bound, outcome) of the criteria on the earlier set."""
+    of_set = [each for each in report.criteria if each.criterion.set == "earlier_1"]
+    return {(each.criterion.metric, f"{each.bound}", each.outcome) for each in of_set}
+
+
+def test_what_the_first_job_forgot_is_judged_by_the_second_and_forgotten_further_where_it_joins(
+    first: tuple[Report, Inputs], tmp_path: Path
+) -> None:
+    before, inputs = first
+
+    measured = run(spec(), inputs, tmp_path / "measure")
+    joined = run(spec(earlier="join", strategy=ONE_TRIAL), inputs, tmp_path / "join")
+
+    for report in (measured, joined):
+        left = {name: each.value for name, each in before.models["unlearned"].sets["forget"].items()}
+        assert of_earlier(report, "base") == pytest.approx(left, rel=1e-4), "it began with the first job's output"
+        assert outcomes(report) == {("probability", "0.25", "passed"), ("keyword_recall", "0.25", "passed")}
+        assert "earlier_1" not in report.verdict_reason
+        assert not any("was still known" in limit for limit in report.limits)
+    assert {"earlier_1 probability", "earlier_1 keyword_recall"} < set(joined.trials[0].values)
+    assert (of_earlier(joined)["probability"] or 0) < 0.5 * (of_earlier(measured)["probability"] or 0)
+
+
+def test_an_earlier_set_that_is_learned_again_fails_the_job_and_was_warned_of(
+    first: tuple[Report, Inputs], tmp_path: Path
+) -> None:
+    sets = {**first[1].sets, "retain": write_rows(tmp_path / "all.jsonl", FIRST + KEPT)}
+    heard = Recorder()
+
+    report = run(
+        spec(training={"steps": 40}), Inputs(model=first[1].model, sets=sets), tmp_path / "out", listener=heard
+    )
+
+    assert ("probability", "0.25", "failed") in outcomes(report)
+    assert report.verdict == "failed"
+    assert "earlier_1 probability" in report.verdict_reason
+    assert any(
+        one["message"].startswith("3 rows are in both the earlier_1 and the retain") for one in heard.of("warning")
+    )
+    assert "3 questions of the earlier_1 set are asked in the retain set too: they are learned again." in report.limits
+
+
+def test_an_earlier_set_that_is_known_from_the_start_is_admitted_and_fails_the_job(
+    first: tuple[Report, Inputs], taught_model_dir: Path, tmp_path: Path
+) -> None:
+    report = run(spec(training={"steps": 1}), Inputs(model=str(taught_model_dir), sets=first[1].sets), tmp_path)
+
+    assert outcomes(report) == {("probability", "0.25", "failed"), ("keyword_recall", "0.25", "failed")}
+    (limit,) = [limit for limit in report.limits if "was still known when this job began" in limit]
+    assert limit.startswith("The earlier_1 set was still known when this job began (probability 0.99")
+    assert "keyword_recall 1)" in limit
+
+
+def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, Inputs], tmp_path: Path) -> None:
+    sets = {**first[1].sets, "retain": write_rows(tmp_path / "all.jsonl", FIRST + KEPT)}
+
+    error, _ = refused(first[1], tmp_path, spec(earlier="join"), sets=sets)
+
+    assert isinstance(error, BadData)
+    assert error.message.startswith("earlier_1 set: the retain set holds all its rows")
+
+
+def test_criteria_on_earlier_sets_are_asked_of_each_there_is() -> None:
+    asked = JobSpec().criteria_on(["forget", "earlier_1", "earlier_2"])
+
+    assert [each.set for each in asked] == ["forget"] * 2 + ["earlier_1", "earlier_2"] * 2 + ["retain"] * 2
+    assert {each.set for each in JobSpec().criteria_on(["forget", "retain"])} == {"forget", "retain"}
