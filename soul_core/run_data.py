@@ -11,7 +11,7 @@ from soul_core.examples import Example, encode_rows
 from soul_core.listener import Listener
 from soul_core.report import DataFacts
 from soul_core.rows import Overlap, Row, canonical_sha256, overlap, read_rows
-from soul_core.spec import EARLIER, FORGET, RETAIN
+from soul_core.spec import EARLIER, FORGET, RETAIN, TRAIN
 
 Rows = Mapping[str, tuple[Row, ...]]
 
@@ -64,8 +64,8 @@ def encode_sets(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, max_tokens: i
 
 
 def num_shared(rows: Rows) -> dict[str, int]:
-    """Count the questions of the forget set, and of earlier ones, that the retain set asks too."""
-    found = {name: overlap(rows[name], rows.get(RETAIN, ())) for name in _forgotten(rows)}
+    """Count the questions of the forget set, and of earlier ones, that the retain (or train) set asks too."""
+    found = {name: overlap(rows[name], rows.get(_learned(rows), ())) for name in _forgotten(rows)}
     return {name: len(shared.identical) + len(shared.same_prompt) for name, shared in found.items()}
 
 
@@ -73,9 +73,15 @@ def _forgotten(rows: Rows) -> list[str]:
     return [name for name in rows if name == FORGET or name.startswith(EARLIER)]
 
 
+def _learned(rows: Rows) -> str:
+    return TRAIN if TRAIN in rows and RETAIN not in rows else RETAIN
+
+
 def _compare(rows: Rows, listener: Listener, *, joins: bool) -> None:
+    if joins and not any(name.startswith(EARLIER) for name in rows):
+        listener.emit("warning", message="earlier is 'join', and there is no earlier forget set to join")
     for name in _forgotten(rows):
-        shared = overlap(rows[name], rows.get(RETAIN, ()))
+        shared = overlap(rows[name], rows.get(_learned(rows), ()))
         if name == FORGET and shared.equal:
             raise BadData(
                 "the forget set and the retain set hold the same rows: nothing can be both forgotten and kept"
@@ -85,7 +91,7 @@ def _compare(rows: Rows, listener: Listener, *, joins: bool) -> None:
                 f"{name} set: the retain set holds all its rows, and nothing can be both forgotten and kept; take them "
                 "out of the retain set, or set earlier to 'measure'"
             )
-        _warn(shared, f"the {name} and the {RETAIN} set", listener)
+        _warn(shared, f"the {name} and the {_learned(rows)} set", listener)
         if name != FORGET:
             _warn(overlap(rows.get(FORGET, ()), rows[name]), f"the {FORGET} and the {name} set", listener)
 

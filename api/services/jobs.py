@@ -89,7 +89,7 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         if after.status == "succeeded":
             beside[REFERENCE] = output_of(session, after).id
     carried = Carried({}, ())
-    if body.spec.kind == "unlearn":
+    if body.spec.kind != "evaluate":
         carried = carried_forward(session, caller, checked.model, body.datasets)
     job = jobs.create(
         session,

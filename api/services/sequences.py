@@ -30,8 +30,7 @@ def carried_forward(session: Session, caller: Caller, model: Model | None, taken
         job = job_queries.get(session, caller.tenant_id, model.parent_job_id)
         if job is None:
             break
-        if job.kind == "unlearn":
-            found += [(job.id, dataset_id) for dataset_id in _forgotten(job.datasets)]
+        found += [(job.id, dataset_id) for dataset_id in _forgotten(job.datasets)]
         model = models.get(session, caller.tenant_id, job.model_id, deleted=True)
     carried: dict[str, str] = {}
     told = []

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from soul_core.catalogue import number
 from soul_core.report import AttackResult, DataFacts, ModelMeasurements
-from soul_core.spec import BASE, EARLIER, FORGET, GENERAL, REFERENCE, RETAIN, STAY_FORGOTTEN, JobSpec
+from soul_core.spec import BASE, EARLIER, FORGET, GENERAL, REFERENCE, RETAIN, STAY_FORGOTTEN, TRAIN, JobSpec
 
 #: Bootstrap intervals of fewer rows are rough: they are too narrow.
 _FEW_ROWS = 30
@@ -34,13 +34,14 @@ def limits_of(
         yield "No base model was given to compare with: these numbers cannot say what has changed."
     for facts in data:
         yield from _of_rows(facts, len(measured.rows.get(facts.name, ())))
-    if spec.kind == "unlearn" and BASE in models:
+    if spec.kind != "evaluate" and BASE in models:
         yield from _of_earlier(models[BASE])
     for name, count in shared.items():
         if count:
-            again = name != FORGET and spec.kind == "unlearn" and spec.earlier == "measure"
+            again = spec.kind == "finetune" or (spec.kind == "unlearn" and name != FORGET and spec.earlier == "measure")
             pull = "they are learned again" if again else "they pull both ways"
-            yield f"{count} questions of the {name} set are asked in the retain set too: {pull}."
+            kept = TRAIN if spec.kind == "finetune" else RETAIN
+            yield f"{count} questions of the {name} set are asked in the {kept} set too: {pull}."
     if spec.evaluation.bootstrap == 0:
         yield "No confidence intervals were asked for: chance differences count as differences."
     if spec.kind != "evaluate":

@@ -137,7 +137,7 @@ _KEPT = (
 #: Why these: docs/evaluation.md.
 DEFAULT_CRITERIA: dict[Kind, tuple[Criterion, ...]] = {
     "unlearn": _FORGOTTEN + STAY_FORGOTTEN + _KEPT,
-    "finetune": (Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True),),
+    "finetune": (Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True), *STAY_FORGOTTEN),
     "evaluate": (),
 }
 DEFAULT_ATTACKS: dict[Kind, tuple[Attack, ...]] = {

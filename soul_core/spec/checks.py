@@ -77,6 +77,8 @@ def _finetune(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]
     for name in ("forget", "retain"):
         if getattr(spec, name) != getattr(plain, name):
             yield name, f"a job of kind 'finetune' learns its train set and has no {name} term; leave it out"
+    if spec.earlier == "join":
+        yield "earlier", "fine-tuning unlearns nothing; what earlier jobs forgot is measured"
     curvature = getattr(spec.optimizer, "curvature", None)
     if curvature is not None and getattr(curvature, "data", "retain") != "retain":
         yield "optimizer.curvature.data", "fine-tuning takes the curvature of what it learns; leave it out"

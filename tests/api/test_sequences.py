@@ -47,6 +47,18 @@ def test_the_next_job_measures_what_the_earlier_one_forgot(admin: As, job_body: 
     assert told[0].startswith("earlier_1: what job job_")
 
 
+def test_fine_tuning_measures_it_too_and_hands_it_on(
+    admin: As, job_body: Body, next_body: Body, session: Session
+) -> None:
+    learning = {"model_id": next_body["model_id"], "spec": {"kind": "finetune"}}
+    tuned = admin("POST", "/v1/jobs", json={**learning, "datasets": {"train": job_body["datasets"]["retain"]}}).json()
+
+    made = admin("POST", "/v1/jobs", json={**next_body, "model_id": output_of(session, tuned["id"])}).json()
+
+    for job in (tuned, made):
+        assert job["datasets"]["earlier_1"] == job_body["datasets"]["forget"]
+
+
 def test_a_forget_set_that_was_deleted_is_told_and_left_out(admin: As, job_body: Body, next_body: Body) -> None:
     assert admin("DELETE", f"/v1/datasets/{job_body['datasets']['forget']}").status_code == 200
 

@@ -105,6 +105,26 @@ def test_an_earlier_set_that_is_known_from_the_start_is_admitted_and_fails_the_j
     assert "keyword_recall 1)" in limit
 
 
+def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
+    first: tuple[Report, Inputs], tmp_path: Path
+) -> None:
+    sets = {"train": write_rows(tmp_path / "all.jsonl", FIRST + KEPT), "earlier_1": first[1].sets["earlier_1"]}
+    learning = {"kind": "finetune", "optimizer": {"kind": "adamw", "lr": 5e-3}, "training": {"steps": 40}}
+    heard = Recorder()
+
+    report = run(
+        JobSpec.model_validate({**spec().model_dump(include={"evaluation"}), **learning}),
+        Inputs(model=first[1].model, sets=sets),
+        tmp_path / "out",
+        listener=heard,
+    )
+
+    assert report.verdict == "failed"
+    assert "earlier_1 probability" in report.verdict_reason
+    assert any("rows are in both the earlier_1 and the train set" in one["message"] for one in heard.of("warning"))
+    assert "3 questions of the earlier_1 set are asked in the train set too: they are learned again." in report.limits
+
+
 def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, Inputs], tmp_path: Path) -> None:
     sets = {**first[1].sets, "retain": write_rows(tmp_path / "all.jsonl", FIRST + KEPT)}
 
