@@ -95,7 +95,7 @@ def test_the_ready_spec_is_obeyed_by_the_engine_and_asks_for_metrics_that_there_
 
     assert set(spec.evaluation.metrics) <= set(CATALOGUE)
     measured = set(task.files) | {"all", "forget"}
-    assert {criterion.set for criterion in spec.criteria} <= measured
+    assert {criterion.set for criterion in spec.criteria_on(measured)} <= measured
     assert spec.training.steps == STEPS.get(f"{name} {variant}", 20)
 
 
