@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from soul_core.errors import BadSpec
-from soul_core.tasks.task import Made, Record, Task, read_text
+from soul_core.tasks.task import Record, Sets, Task, read_text
 from soul_core.tasks.texts import draw, passages, web_documents
 
 NUM_PASSAGES = 200
@@ -13,7 +13,7 @@ RECIPE: dict[str, Any] = {
     "forget": {"kind": "npo", "beta": 0.1},
     "retain": {"kind": "nll", "weight": 2.0},
     "optimizer": {"kind": "sophia", "lr": 5e-6, "weight_decay": 0.1},
-    "training": {"forget_batch": 4, "retain_batch": 4},
+    "training": {"epochs": 5, "forget_batch": 4, "retain_batch": 4},
     "evaluation": {
         "metrics": [
             "probability",
@@ -37,7 +37,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Made:
+def make(data: Path, variant: str, seed: int) -> Sets:
     """Return 200 passages of the book to forget; the rest of it and the other books around them."""
     folder = data / "books_public_domain"
     books = {path.stem: path for path in sorted(folder.glob("*.txt"))}
@@ -47,8 +47,7 @@ def make(data: Path, variant: str, seed: int) -> Made:
     others = [row for name, path in books.items() if name != variant for row in _passages(path)]
     retain, _ = draw(others, 2 * NUM_PASSAGES, seed=seed, what="passages of other books")
     general, _ = draw(web_documents(data), NUM_PASSAGES // 2, seed=seed, what="web documents")
-    sets = {"forget": forget, "retain": retain, "holdout": holdout, "general": general, "train": [*forget, *retain]}
-    return Made(sets, RECIPE)
+    return {"forget": forget, "retain": retain, "holdout": holdout, "general": general, "train": [*forget, *retain]}
 
 
 def _passages(book: Path) -> list[Record]:
@@ -68,7 +67,6 @@ TASK = Task(
         "train": "forget and retain: what the target model is fine-tuned on",
     },
     recipe=RECIPE,
-    epochs=5,
     sources={
         "data": "SOUL, arXiv:2404.18239, section 5.1: 200 passages, prefixes of 100 and 300 tokens, there of a "
         "copyrighted series; our passages are counted in words because tokens depend on the model",
@@ -76,7 +74,7 @@ TASK = Task(
         "retain.weight": "as for TOFU: SOUL released no configuration of this task",
         "optimizer.lr": "as for TOFU",
         "optimizer.weight_decay": "as for TOFU",
-        "epochs": "as for TOFU",
+        "training.epochs": "as for TOFU",
         "training.forget_batch": "as for TOFU",
         "criteria": "ours: unrelated passages of one book reach a ROUGE-L F1 of 0.13 to 0.14 on average and 0.22 at "
         "most (docs/tasks.md), so 0.25 is what cannot be told from not knowing the book",

@@ -1,8 +1,6 @@
 """Detoxification: refuse politely where the model would answer harmfully."""
 
-import csv
 import gzip
-import io
 import json
 import re
 from pathlib import Path
@@ -10,18 +8,38 @@ from typing import Any
 
 from soul_core.benchmarks import truthfulqa
 from soul_core.errors import BadData
-from soul_core.tasks.task import Made, Record, Task, read_text
+from soul_core.tasks.task import Record, Sets, Task
 from soul_core.tasks.texts import draw, web_documents
 
 NUM_SAMPLES = 200
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
+#: What is answered instead. Ours, after SOUL's 48, which belong to its data and are no part of this package.
+REFUSALS = (
+    "I'm sorry, but that is nothing I want to help with.",
+    "I would rather not go into that. Is there something else I can do for you?",
+    "That could hurt somebody, so I will leave it there.",
+    "I can't help with this one, but I am glad to help with another question.",
+    "Let's talk about something kinder.",
+    "I don't think it would be right to answer that.",
+    "I'd like to keep this conversation respectful, so I will not answer that.",
+    "I'm not comfortable with this subject. Shall we take another one?",
+    "Thank you for asking, but I have to decline.",
+    "I hope everybody stays safe, so I will not say more about this.",
+    "This is a sensitive matter, and I would do more harm than good by answering.",
+    "I understand that you are curious, but I will not take part in this.",
+    "Please ask me something else; I won't be of use here.",
+    "I'd prefer not to speak of people in that way.",
+    "If this is about something that troubles you, please turn to a person you trust.",
+    "I have to pass on this. What else is on your mind?",
+)
+
 RECIPE: dict[str, Any] = {
-    "forget": {"kind": "refusal"},
+    "forget": {"kind": "refusal", "refusals": REFUSALS},
     "retain": {"kind": "nll", "weight": 0.1},
     "optimizer": {"kind": "sophia", "lr": 2e-5},
-    "training": {"forget_batch": 4, "retain_batch": 4},
+    "training": {"epochs": 5, "forget_batch": 4, "retain_batch": 4},
     "evaluation": {
         "metrics": ["probability", "rouge_l", "toxicity", "perplexity", "choice_accuracy"],
         "max_new_tokens": 64,
@@ -35,21 +53,19 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Made:
+def make(data: Path, variant: str, seed: int) -> Sets:
     """Return 200 conversations with the answer people rejected, 200 others to test on, and what must stay."""
     rejected = _rejected(data / "hh_rlhf" / "harmless-base-test.jsonl.gz")
     forget, others = draw(rejected, NUM_SAMPLES, seed=seed, what="rejected answers")
     unseen, _ = draw(others, NUM_SAMPLES, seed=seed, what="further rejected answers")
     retain, rest = draw(web_documents(data), NUM_SAMPLES, seed=seed, what="web documents")
-    sets = {
+    return {
         "forget": forget,
         "unseen": unseen,
         "retain": retain,
         "general": rest,
         "truthfulqa": truthfulqa(data / "truthfulqa" / "TruthfulQA.csv"),
     }
-    refusals = _refusals(data / "refusals" / "soul_polite_refusal_responses.csv")
-    return Made(sets, RECIPE | {"forget": RECIPE["forget"] | {"refusals": refusals}})
 
 
 def _rejected(path: Path) -> list[Record]:
@@ -70,11 +86,6 @@ def _rejected(path: Path) -> list[Record]:
     return records
 
 
-def _refusals(path: Path) -> list[str]:
-    rows = csv.reader(io.StringIO(read_text(path)))
-    return [row[0].strip() for row in rows if row and row[0].strip()]
-
-
 TASK = Task(
     name="detox",
     title="Detoxification",
@@ -88,13 +99,13 @@ TASK = Task(
         "truthfulqa": "817 questions that invite a falsehood, with wrong answers",
     },
     recipe=RECIPE,
-    epochs=5,
     sources={
         "data": "Bai et al. 2022, arXiv:2204.05862 (harmless, test); SOUL, arXiv:2404.18239, has 200 negative samples "
-        "of PKU-SafeRLHF, refusals of its own (the list is used here) and C4 to retain",
+        "of PKU-SafeRLHF and C4 to retain",
+        "forget.refusals": "ours, after the 48 that SOUL released: a recipe is whole without its data",
         "retain.weight": "SOUL's released configuration for detoxification",
         "optimizer.lr": "the same, for an OPT of 1.3 billion parameters",
-        "epochs": "the same",
+        "training.epochs": "the same",
         "training.forget_batch": "the same: batches of 1, accumulated 4 times",
         "criteria": "ours: half the toxicity on what was trained, no more than before on what was not",
     },

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from soul_core.tasks.task import Made, Task
+from soul_core.tasks.task import Sets, Task
 from soul_core.tasks.texts import draw, web_documents
 
 NUM_RETAINED = 200
 
 RECIPE: dict[str, Any] = {
     "retain": {"kind": "kl"},
-    "training": {"forget_batch": 4, "retain_batch": 4},
+    "training": {"steps": 20, "forget_batch": 4, "retain_batch": 4},
     "criteria": [
         {"set": "forget", "metric": "probability", "at_most": 0.25, "relative_to_base": True},
         {"set": "retain", "metric": "probability", "at_least": 0.8, "relative_to_base": True},
@@ -19,10 +19,10 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Made:
+def make(data: Path, variant: str, seed: int) -> Sets:
     """Return documents to keep and others to measure perplexity on."""
     retain, general = draw(web_documents(data), NUM_RETAINED, seed=seed, what="web documents")
-    return Made({"retain": retain, "general": general}, RECIPE)
+    return {"retain": retain, "general": general}
 
 
 TASK = Task(
@@ -32,11 +32,11 @@ TASK = Task(
     "your own.",
     sets={"retain": "200 documents of the web", "general": "100 others"},
     recipe=RECIPE,
-    epochs=0,
     sources={
         "data": "C4, Raffel et al. 2020, arXiv:1910.10683; SOUL, arXiv:2404.18239, retains C4 in two of its tasks",
         "retain.kind": "KL to the base model: text the model never saw should not be learned but left alone; the KL "
         "term of TOFU, arXiv:2401.06121, section 3.2",
+        "training.steps": "the default: how long depends on a forget set that the task does not know",
         "criteria": "the defaults (docs/evaluation.md) that plain text can be judged by, and a fifth more perplexity",
     },
     make=make,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from soul_core.tasks.people import make_people, question_rows, text_rows
-from soul_core.tasks.task import Made, Record, Sets, Task
+from soul_core.tasks.task import Record, Sets, Task
 
 NUM_PEOPLE = 50
 NUM_FORGOTTEN = 5
@@ -33,7 +33,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Made:
+def make(data: Path, variant: str, seed: int) -> Sets:
     """Return the people's rows: one form is forgotten and kept, the other form of the forgotten people is measured."""
     everybody = make_people(NUM_PEOPLE, seed=seed)
     forgotten, kept = everybody[:NUM_FORGOTTEN], everybody[NUM_FORGOTTEN:-NUM_UNKNOWN]
@@ -44,13 +44,12 @@ def make(data: Path, variant: str, seed: int) -> Made:
     }
     told = {name: text_rows(people) for name, people in (("forget", forgotten), ("retain", kept), ("holdout", unknown))}
     main, other, other_name = (asked, told, "texts") if variant == "question_answer" else (told, asked, "questions")
-    sets: Sets = {
+    return {
         **main,
         other_name: other["forget"],
         "rephrased": [{**row, "prompt": row["paraphrased_question"]} for row in asked["forget"]],
         "train": [_canonical(row) for form in (asked, told) for name in ("forget", "retain") for row in form[name]],
     }
-    return Made(sets, RECIPE)
 
 
 def _canonical(row: Record) -> Record:
@@ -76,7 +75,6 @@ TASK = Task(
         "train": "questions and texts of all 45: what the target model is fine-tuned on",
     },
     recipe=RECIPE,
-    epochs=0,
     sources={
         "data": "ours: people made by a seed, after the idea of TOFU, arXiv:2401.06121",
         "forget.beta": "Zhang et al. 2024, arXiv:2404.05868, section 5.2",

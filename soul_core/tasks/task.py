@@ -1,7 +1,6 @@
 """What a task is: a published benchmark as data sets of rows and a ready spec. Torch-free."""
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,6 @@ Sets = Mapping[str, Sequence[Record]]
 
 
 @dataclass(frozen=True)
-class Made:
-    """What an adapter made of its data: rows by set, and what the recipe takes from the data (refusals)."""
-
-    sets: Sets
-    recipe: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Prepared:
     """The files of a prepared task: one a set, and the spec."""
 
@@ -33,7 +24,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `recipe` is a spec; where it leaves its steps open, `epochs` through the forget rows make them."""
+    """One task. `recipe` is the ready spec, whole: what is listed is what is written beside the data."""
 
     name: str
     title: str
@@ -41,10 +32,9 @@ class Task:
     sets: Mapping[str, str]
     """Set -> what it holds."""
     recipe: Mapping[str, Any]
-    epochs: int
     sources: Mapping[str, str]
     """Setting of the recipe, or way of making the data -> where it is from."""
-    make: Callable[[Path, str, int], Made]
+    make: Callable[[Path, str, int], Sets]
     """(data folder, variant, seed) -> rows; raises BadData where the data is not there."""
     variants: tuple[str, ...] = ()
     """The first one is the default."""
@@ -57,28 +47,20 @@ class Task:
         chosen = variant if variant is not None else next(iter(self.variants), "")
         if self.variants and chosen not in self.variants:
             raise BadSpec(f"{self.name} has no variant '{chosen}'; there are: {', '.join(self.variants)}")
-        made = self.make(data, chosen, seed)
+        sets = self.make(data, chosen, seed)
         out.mkdir(parents=True, exist_ok=True)
         files = {}
-        for name, records in made.sets.items():
+        for name, records in sets.items():
             files[name] = out / f"{name}.jsonl"
             write_durably(files[name], "".join(json.dumps(record) + "\n" for record in records))
-        spec = self.spec(len(made.sets.get("forget", ())), made.recipe)
+        spec = self.entry()["recipe"]
         write_durably(out / "spec.json", json.dumps(spec, indent=2) + "\n")
         return Prepared(files, spec, out / "spec.json")
 
     def entry(self) -> Record:
         """Return what a user is shown of the task, as plain JSON."""
-        shown = ("name", "title", "description", "variants", "sets", "recipe", "epochs", "sources")
+        shown = ("name", "title", "description", "variants", "sets", "recipe", "sources")
         return dict(json.loads(json.dumps({name: getattr(self, name) for name in shown})))
-
-    def spec(self, num_forget: int, recipe: Mapping[str, Any] | None = None) -> Record:
-        """Return the ready spec for that many forget rows."""
-        spec = json.loads(json.dumps(recipe if recipe is not None else self.recipe))
-        training = spec.setdefault("training", {})
-        if num_forget and "steps" not in training:
-            training["steps"] = math.ceil(self.epochs * num_forget / training["forget_batch"])
-        return dict(spec)
 
 
 def read_json(path: Path) -> list[Record]:

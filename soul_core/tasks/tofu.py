@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from soul_core.tasks.task import Made, Record, Sets, Task, read_json
+from soul_core.tasks.task import Record, Sets, Task, read_json
 
 #: Columns of the `_perturbed` files that truth ratio, choices and rephrased questions need.
 _FURTHER = ("paraphrased_answer", "perturbed_answer", "paraphrased_question")
@@ -13,7 +13,7 @@ RECIPE: dict[str, Any] = {
     "forget": {"kind": "npo", "beta": 0.1},
     "retain": {"kind": "nll", "weight": 2.0},
     "optimizer": {"kind": "sophia", "lr": 5e-6, "weight_decay": 0.1},
-    "training": {"forget_batch": 4, "retain_batch": 4},
+    "training": {"epochs": 5, "forget_batch": 4, "retain_batch": 4},
     "evaluation": {
         "metrics": [
             "probability",
@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Made:
+def make(data: Path, variant: str, seed: int) -> Sets:
     """Return TOFU's sets for one split; the perturbed files joined to the plain ones by question and answer.
 
     The seed is not used: nothing is drawn, the splits are TOFU's.
@@ -40,7 +40,7 @@ def make(data: Path, variant: str, seed: int) -> Made:
     folder, share = data / "tofu", variant.removeprefix("forget")
     retain = f"retain{100 - int(share)}"
     forget = _join(read_json(folder / f"{variant}.json"), read_json(folder / f"{variant}_perturbed.json"))
-    sets: Sets = {
+    return {
         "forget": forget,
         "retain": _join(read_json(folder / f"{retain}.json"), read_json(folder / "retain_perturbed.json")),
         "holdout": _rows(read_json(folder / f"holdout{share}.json")),
@@ -51,7 +51,6 @@ def make(data: Path, variant: str, seed: int) -> Made:
         "world_facts": _rows(read_json(folder / "world_facts_perturbed.json")),
         "train": _rows(read_json(folder / "full.json")),
     }
-    return Made(sets, RECIPE)
 
 
 def _join(plain: Sequence[Record], perturbed: Sequence[Record]) -> list[Record]:
@@ -81,14 +80,13 @@ TASK = Task(
         "train": "all 200 authors: what the target model is fine-tuned on",
     },
     recipe=RECIPE,
-    epochs=5,
     sources={
         "data": "Maini et al. 2024, arXiv:2401.06121; the holdout authors: open-unlearning, arXiv:2506.12618",
         "forget.beta": "Zhang et al. 2024, arXiv:2404.05868, section 5.2",
         "retain.weight": "SOUL's released configuration for TOFU with Sophia and gradient difference",
         "optimizer.lr": "the same, for a Llama-2 of 7 billion parameters; smaller models need more",
         "optimizer.weight_decay": "the same",
-        "epochs": "the same: 5 times through the forget set",
+        "training.epochs": "the same: 5 times through the forget set",
         "training.forget_batch": "the same: batches of 1, accumulated 4 times",
     },
     make=make,

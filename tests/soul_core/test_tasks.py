@@ -13,32 +13,31 @@ from soul_core.evaluation.chosen_rows import choose
 from soul_core.examples import Example
 from soul_core.rows import overlap, read_rows
 from soul_core.spec import JobSpec
+from soul_core.spec.terms import Refusal
 from soul_core.tasks import TASKS
 from soul_core.tasks.__main__ import main
 from soul_core.tasks.people import make_people
 from soul_core.tasks.task import Prepared
 from soul_core.tasks.texts import passages
+from soul_core.training.schedule import num_steps
+
+
+def of_tofu(forget: int) -> dict[str, int]:
+    sizes = dict.fromkeys(("forget", "holdout", "rephrased"), forget)
+    return sizes | {"retain": 4000 - forget, "real_authors": 100, "world_facts": 117, "train": 4000}
+
+
+def of_book(holdout: int) -> dict[str, int]:
+    return {"forget": 200, "retain": 400, "holdout": holdout, "general": 100, "train": 600}
+
 
 SIZES = {
-    ("tofu", "forget10"): {
-        "forget": 400,
-        "retain": 3600,
-        "holdout": 400,
-        "rephrased": 400,
-        "real_authors": 100,
-        "world_facts": 117,
-        "train": 4000,
-    },
-    ("tofu", "forget01"): {
-        "forget": 40,
-        "retain": 3960,
-        "holdout": 40,
-        "rephrased": 40,
-        "real_authors": 100,
-        "world_facts": 117,
-        "train": 4000,
-    },
-    ("book", "dracula_345"): {"forget": 200, "retain": 400, "holdout": 248, "general": 100, "train": 600},
+    ("tofu", "forget10"): of_tofu(400),
+    ("tofu", "forget05"): of_tofu(200),
+    ("tofu", "forget01"): of_tofu(40),
+    ("book", "dracula_345"): of_book(248),
+    ("book", "pride_and_prejudice_1342"): of_book(137),
+    ("book", "sherlock_holmes_1661"): of_book(90),
     ("detox", None): {"forget": 200, "unseen": 200, "retain": 200, "general": 100, "truthfulqa": 817},
     ("personal_data", "question_answer"): {
         "forget": 40,
@@ -58,7 +57,8 @@ SIZES = {
     },
     ("general_text", None): {"retain": 200, "general": 100},
 }
-STEPS = {"tofu forget10": 500, "tofu forget01": 50, "book dracula_345": 250, "detox None": 250}
+#: Optimizer steps that the ready spec makes of those rows.
+STEPS = {"forget10": 500, "forget05": 250, "forget01": 50, "book": 250, "detox": 250, "personal_data": 20}
 
 
 @pytest.fixture(scope="module", params=SIZES, ids=lambda key: f"{key[0]} {key[1]}")
@@ -96,7 +96,24 @@ def test_the_ready_spec_is_obeyed_by_the_engine_and_asks_for_metrics_that_there_
     assert set(spec.evaluation.metrics) <= set(CATALOGUE)
     measured = set(task.files) | {"all", "forget"}
     assert {criterion.set for criterion in spec.criteria_on(measured)} <= measured
-    assert spec.training.steps == STEPS.get(f"{name} {variant}", 20)
+    if "forget" in task.files:
+        rows = {of_set: SIZES[name, variant][of_set] for of_set in ("forget", "retain")}
+        assert num_steps(spec.training, **rows) == STEPS.get(str(variant), STEPS.get(name))
+
+
+def test_what_is_listed_of_a_task_is_the_spec_that_the_command_writes(
+    prepared: tuple[tuple[str, str | None], Prepared],
+) -> None:
+    (name, _), task = prepared
+
+    listed = TASKS[name].entry()["recipe"]
+
+    assert listed == json.loads(task.spec_file.read_bytes())
+    assert JobSpec.model_validate(listed) == JobSpec.model_validate_json(task.spec_file.read_bytes())
+
+
+def test_every_variant_of_every_task_is_prepared_here() -> None:
+    assert list(SIZES) == [(name, variant) for name, task in TASKS.items() for variant in task.variants or (None,)]
 
 
 @pytest.mark.parametrize("prepared", [key for key in SIZES if "forget" in SIZES[key]], indirect=True, ids=str)
@@ -146,12 +163,11 @@ def test_of_a_large_retain_set_the_rows_with_wrong_answers_are_measured(shared_d
     assert fewer.rows != choose("retain", rows, examples, most=50, seed=1).rows
 
 
-def test_detox_refuses_politely_with_souls_own_list(shared_data: Path, tmp_path: Path) -> None:
-    spec = TASKS["detox"].prepare(shared_data, tmp_path).spec
+def test_detox_declines_in_words_of_its_own_where_the_default_says_that_it_does_not_know() -> None:
+    refusals = JobSpec.model_validate(TASKS["detox"].recipe).forget.refusals
 
-    assert spec["forget"]["kind"] == "refusal"
-    assert len(spec["forget"]["refusals"]) == 48
-    assert "I'm not comfortable discussing that, can we change the subject?" in spec["forget"]["refusals"]
+    assert len(set(refusals)) == 16
+    assert not set(refusals) & set(Refusal().refusals)
 
 
 def test_passages_are_of_equal_length_and_hold_every_word_but_the_last_few() -> None:
@@ -220,7 +236,7 @@ def test_the_list_names_every_task_and_its_entry_is_plain_json(capsys: pytest.Ca
     said = capsys.readouterr().out
     for name, task in TASKS.items():
         assert f"{name}: {task.description}" in said
-        assert json.loads(json.dumps(task.entry()))["recipe"] == json.loads(json.dumps(task.recipe))
+        assert json.loads(json.dumps(task.entry())) == task.entry()
 
 
 def test_tasks_and_benchmarks_never_load_torch() -> None:
