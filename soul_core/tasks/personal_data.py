@@ -30,6 +30,11 @@ RECIPE: dict[str, Any] = {
         "max_new_tokens": 48,
         "probes": ["fill_in", "question", "adversarial"],
     },
+    "criteria": [
+        {"set": "forget", "metric": "probability", "at_most": 0.25, "relative_to_base": True},
+        {"set": "rephrased", "metric": "keyword_recall", "at_most": 0.25, "relative_to_base": True},
+        {"set": "retain", "metric": "probability", "at_least": 0.8, "relative_to_base": True},
+    ],
 }
 
 
@@ -82,6 +87,7 @@ TASK = Task(
         "optimizer.lr": "decision 4",
         "optimizer.gamma": "decision 4",
         "evaluation.probes": "RWKU, arXiv:2406.10890, section 3.3: what is gone must be gone however it is asked for",
+        "criteria": "the defaults (docs/evaluation.md); recall is taken on the rephrased questions: texts ask none",
         "training.steps": "decision 4 needed 16; the texts are few, so the number does not follow from the rows",
     },
     make=make,

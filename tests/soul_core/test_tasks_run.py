@@ -1,4 +1,4 @@
-"""Every task runs, small: its sets and its ready spec on a tiny model, from the first row to the report."""
+"""Every variant of every task runs, small: its sets and its ready spec on a tiny model, from first row to report."""
 
 import json
 from pathlib import Path
@@ -16,21 +16,32 @@ from soul_core.spec import JobSpec
 from soul_core.tasks import TASKS
 from tests.soul_core.tiny_model import TEMPLATE
 
-NUM_ROWS, WORDS = 3, 20
+NUM_ROWS = 2
+#: Of a text: 240 words are the 300 tokens given and a few more to go on with; only the forget set is recited.
+WORDS, FORGET_WORDS = 20, 240
 #: Metric and set that make a task what it is.
 TELLING = {
     "tofu": {"all": ("model_utility",), "forget": ("truth_ratio", "keyword_recall")},
     "book": {"forget": ("continuation_rouge_l_100", "continuation_bleu_300", "verbatim_memorisation")},
     "detox": {"unseen": ("toxicity",), "truthfulqa": ("choice_accuracy",), "general": ("perplexity",)},
     "personal_data": {
-        "forget": ("truth_ratio", "keyword_recall"),
-        "texts": ("perplexity",),
+        "retain": ("probability",),
+        "rephrased": ("keyword_recall", "truth_ratio"),
         "forget_fill_in": ("keyword_recall",),
-        "forget_question": ("rouge_l",),
-        "forget_adversarial": ("keyword_recall",),
     },
     "general_text": {"general": ("perplexity",), "retain": ("probability",)},
 }
+#: Knowledge learned in one form is asked for in the other; only questions can be asked in other ways.
+OF_FORM = {
+    "question_answer": {
+        "forget": ("truth_ratio", "keyword_recall"),
+        "texts": ("perplexity",),
+        "forget_question": ("rouge_l",),
+        "forget_adversarial": ("keyword_recall",),
+    },
+    "free_text": {"forget": ("probability", "perplexity"), "questions": ("keyword_recall",)},
+}
+VARIANTS = [(name, variant) for name, task in TASKS.items() for variant in task.variants or ("",)]
 
 
 @pytest.fixture(scope="module")
@@ -71,48 +82,51 @@ def tiny_reader(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def shortened(path: Path) -> Path:
     """Keep the shortest rows; those with wrong answers first, for they are what TOFU's retain set is measured on.
 
-    Texts but those to forget are cut, so that only the forget set is recited: 128 tokens three times over.
+    Texts are cut, so that only those to forget can be recited.
     """
     lines = sorted(path.read_text().splitlines(), key=lambda line: ("perturbed_answer" not in line, len(line)))
     rows = [json.loads(line) for line in lines[:NUM_ROWS]]
     for row in rows:
-        if "text" in row and path.stem != "forget":
-            row["text"] = " ".join(row["text"].split()[:WORDS])
+        if "text" in row:
+            row["text"] = " ".join(row["text"].split()[: FORGET_WORDS if path.stem == "forget" else WORDS])
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda key: " ".join(filter(None, key)))
 def outcome(
     request: pytest.FixtureRequest, shared_data: Path, tiny_reader: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Report]:
-    if request.param == "detox":
+) -> tuple[str, str, Report]:
+    name, variant = request.param
+    if name == "detox":
         pytest.importorskip("profanity_check", reason="the extra 'toxicity' is not installed")
-    out = tmp_path_factory.mktemp(request.param)
-    prepared = TASKS[request.param].prepare(shared_data, out)
-    sets = {name: shortened(path) for name, path in prepared.files.items() if name != "train"}
+    out = tmp_path_factory.mktemp(name)
+    prepared = TASKS[name].prepare(shared_data, out, variant=variant or None)
+    sets = {of_set: shortened(path) for of_set, path in prepared.files.items() if of_set != "train"}
     if "forget" not in sets:  # general text goes beside a forget set of one's own
         sets["forget"] = out / "forget.jsonl"
         sets["forget"].write_text(json.dumps({"prompt": "Who is the Queen?", "completion": "Alice is."}) + "\n")
     settings: dict[str, Any] = prepared.spec
-    settings["training"] |= {"steps": 2, "forget_batch": 2, "retain_batch": 2}
+    settings["training"] |= {"epochs": None, "steps": 2, "forget_batch": 2, "retain_batch": 2}
     settings["evaluation"] = settings.get("evaluation", {}) | {"max_new_tokens": 4, "bootstrap": 20, "side_by_side": 1}
     spec = JobSpec.model_validate(settings | {"attacks": []})
-    return request.param, run(spec, Inputs(model=str(tiny_reader), sets=sets), out / "out", listener=Quiet())
+    return name, variant, run(spec, Inputs(model=str(tiny_reader), sets=sets), out / "out", listener=Quiet())
 
 
-def test_a_task_runs_from_its_files_to_a_verdict_and_measures_what_it_is_about(outcome: tuple[str, Report]) -> None:
-    name, report = outcome
+def test_a_task_runs_from_its_files_to_a_verdict_and_measures_what_it_is_about(
+    outcome: tuple[str, str, Report],
+) -> None:
+    name, variant, report = outcome
 
     assert report.run.steps == 2
     for model in ("base", "unlearned"):
-        for of_set, metrics in TELLING[name].items():
+        for of_set, metrics in (TELLING[name] | OF_FORM.get(variant, {})).items():
             for metric in metrics:
                 found = report.models[model].sets[of_set][metric]
                 assert found.value is not None, f"{of_set} {metric}: {found.absent_reason}"
 
 
-def test_no_criterion_of_a_task_is_left_undecided_for_want_of_data(outcome: tuple[str, Report]) -> None:
-    _, report = outcome
+def test_no_criterion_of_a_task_is_left_undecided_for_want_of_data(outcome: tuple[str, str, Report]) -> None:
+    *_, report = outcome
 
     assert [one.reason for one in report.criteria if one.value is None] == []
