@@ -71,7 +71,7 @@ def build(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0)
     """Return target and retrained model of a split, trained by the engine (kind finetune) unless they are there."""
     tofu = write_tofu(steps.work / f"data-{split}", split, kept_rows=size.kept_rows, most=size.most_rows)
     largest = write_tofu(steps.work / f"data-{_LARGEST}", _LARGEST, kept_rows=size.kept_rows, most=size.most_rows)
-    initial = _initial(steps, size, largest.train_retrained, seed=seed)
+    initial = untrained(steps, f"initial-{_LARGEST}-{seed}", size, largest.train_retrained, seed=seed)
     with lanes(steps) as pool:
         wanted = {
             "target": pool.submit(_trained, steps, f"target-{seed}", size, initial, tofu.train_target, seed),
@@ -92,8 +92,12 @@ def _total(parts: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _initial(steps: Steps, size: Size, text: Path, *, seed: int) -> Path:
-    """Save the untrained model. Its tokenizer has seen nothing of what any split forgets, so all splits share it."""
+def untrained(steps: Steps, name: str, size: Size, text: Path, *, seed: int) -> Path:
+    """Save an untrained model whose tokenizer is made from `text`, JSON lines of `question` and `answer`.
+
+    For TOFU these are the rows that the largest split keeps: it has seen nothing of what any split forgets, and all
+    splits share it.
+    """
     shape = {name: getattr(size, name) for name in _SHAPE} | {"seed": seed}
 
     def do(folder: Path) -> Result:
@@ -104,7 +108,6 @@ def _initial(steps: Steps, size: Size, text: Path, *, seed: int) -> Path:
         model.save_pretrained(folder / "model")
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
-    name = f"initial-{_LARGEST}-{seed}"
     steps.once(name, {"shape": shape, "text": digest(text)}, do)
     return steps.work / name / "model"
 
@@ -149,12 +152,13 @@ def _trained(steps: Steps, name: str, size: Size, initial: Path, train: Path, se
     for number, epochs in enumerate(size.rounds):
         before = outs[-1] / "checkpoint" if outs else initial
         outs.append(
-            _round(steps, f"{name}-round{number + 1}" if outs else name, size, epochs, before, train, seed + number)
+            learn(steps, f"{name}-round{number + 1}" if outs else name, size, epochs, before, train, seed + number)
         )
     return outs
 
 
-def _round(steps: Steps, name: str, size: Size, epochs: float, initial: Path, train: Path, seed: int) -> Path:
+def learn(steps: Steps, name: str, size: Size, epochs: float, initial: Path, train: Path, seed: int) -> Path:
+    """Train one round by the engine (kind finetune), from step `name`; return its output folder."""
     num_rows = len(train.read_text().splitlines())
     num_steps = round(epochs * num_rows / size.batch)
     spec = {

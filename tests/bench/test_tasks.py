@@ -1,0 +1,45 @@
+"""The benchmark of the tasks, very small: every line is two real runs of the engine."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import tasks
+from soul_core.spec import JobSpec
+from soul_core.tasks import TASKS
+from tests.bench.test_tofu import needs_tofu
+
+
+def test_every_task_is_shown_by_a_measure_that_its_ready_spec_takes() -> None:
+    assert list(tasks.SHOWN) == list(TASKS)
+    for name, task in TASKS.items():
+        assert tasks.SHOWN[name].measure[1] in JobSpec.model_validate(task.recipe).evaluation.metrics
+
+
+@needs_tofu
+@pytest.mark.slow
+def test_each_variant_is_taught_and_forgotten_by_its_ready_spec_and_a_second_start_repeats_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "results.md"
+    document.write_text("<!-- tasks -->\n<!-- /tasks -->\n")
+    arguments = ["--size", "tiny", "--work", str(tmp_path / "work"), "--results", str(document)]
+    arguments += ["--lr", "0.01", "--tasks", "personal_data", "general_text"]
+
+    tasks.main(arguments)
+    table = document.read_text().split("\n\n")[1].splitlines()[2:]
+    capsys.readouterr()
+    tasks.main(arguments)
+
+    assert [line.split("|")[1].strip() for line in table] == [
+        "personal_data question_answer",
+        "personal_data free_text",
+        "general_text",
+    ]
+    assert "done in" not in capsys.readouterr().out
+    ran = json.loads((tmp_path / "work" / "forget-personal_data-free_text" / "spec.json").read_text())
+    overridden = {"seed", "optimizer", "evaluation", "attacks"}
+    recipe = TASKS["personal_data"].entry()["recipe"]
+    assert {**recipe, **{name: ran[name] for name in overridden}} == ran
+    assert ran["optimizer"] == recipe["optimizer"] | {"lr": 0.01}
