@@ -1,7 +1,7 @@
 """`soul models`, `soul datasets`, `soul methods`: what a job is made of."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -148,9 +148,19 @@ def methods(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = 
     for family, entries in found.items():
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             continue
-        rows = [(e.get("kind") or e.get("name"), e.get("title") or e.get("description")) for e in entries]
+        rows = [(e.get("kind") or e.get("name"), _told(e)) for e in entries]
         print_table([family.replace("_", " "), ""], rows)
+        if family == "tasks":
+            console.print(
+                "Their data sets and ready specs as files: python -m soul_core.tasks NAME (--help says more)"
+            )
         console.print()
+
+
+def _told(entry: dict[str, Any]) -> str:
+    """Return a method's title, and the variants of a task."""
+    variants = ", ".join(entry.get("variants") or ())
+    return f"{entry.get('title') or entry.get('description')}" + (f" ({variants})" if variants else "")
 
 
 def _show_model(model: Model, *, as_json: bool) -> None:

@@ -259,7 +259,7 @@ def test_submitting_again_with_the_same_key_finds_the_same_job(
 
 def test_methods_are_listed_with_their_descriptions(soul: Soul) -> None:
     text = soul("methods").output
-    assert all(word in text for word in ("npo", "sophia", "keyword_recall", "gnb"))
+    assert all(word in text for word in ("npo", "sophia", "keyword_recall", "gnb", "forget05", "soul_core.tasks"))
     assert soul.json("methods")["spec"]["defaults"]["training"]["steps"] > 0
 
 
