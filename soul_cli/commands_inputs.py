@@ -151,9 +151,7 @@ def methods(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = 
         rows = [(e.get("kind") or e.get("name"), _told(e)) for e in entries]
         print_table([family.replace("_", " "), ""], rows)
         if family == "tasks":
-            console.print(
-                "Their data sets and ready specs as files: python -m soul_core.tasks NAME (--help says more)"
-            )
+            console.print("Their data sets and ready specs as files: python -m soul_core.tasks NAME (--help says more)")
         console.print()
 
 

@@ -1,6 +1,6 @@
 """Every way a run can end badly, by name. Torch-free; the worker turns `code` into the job's status_reason."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class EngineError(Exception):
@@ -40,9 +40,16 @@ class BadModel(UserFault):
 
 
 class Diverged(EngineError):
-    """A loss or a gradient norm was not finite. Raised before the update, so the last checkpoint stays good."""
+    """A loss or a gradient norm was not finite. Raised before the update, so the last checkpoint stays good.
+
+    `trained` is what a training tells of itself until then, where it is a training that diverged.
+    """
 
     code = "diverged"
+
+    def __init__(self, message: str, *, trained: Any = None) -> None:
+        super().__init__(message)
+        self.trained = trained
 
 
 class OutOfMemory(EngineError):

@@ -29,6 +29,7 @@ from soul_core.run_state import RunState
 from soul_core.spec import BASE, JUDGED, REFERENCE, JobSpec
 from soul_core.spec.checks import check_spec
 from soul_core.strategies import STRATEGIES
+from soul_core.strategies.goal import check_goal
 from soul_core.strategies.single import Outcome
 from soul_core.subject import Examined, Source, Subject, examine, load_subject
 from soul_core.training.movable import check_movable
@@ -172,6 +173,7 @@ def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
         for place, recipe in spec.recipes().items():
             with _found_at(place):
                 _check_recipe(recipe, subject)
+        check_goal(subject, spec)
 
 
 def _check_recipe(spec: JobSpec, subject: Subject) -> None:

@@ -60,7 +60,7 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
 
 
 def _spec_faults(body: JobCreate, named: Named) -> list[tuple[str, str]]:
-    of_sets = list(located_problems(body.spec, body.datasets))
+    of_sets = list(located_problems(body.spec, body.datasets, reference_log=True))  # its lack is told of the models
     with_models = located_problems(body.spec, body.datasets, models=named.names(), reference_log=named.log is not None)
     of_models = [("/models", detail) for place, detail in with_models if (place, detail) not in of_sets]
     return of_models + [

@@ -54,6 +54,13 @@ class MetricEntry(BaseModel):
     aggregate_on_forget: Aggregate | None = Field(None, description="The same on the forget set, where it differs.")
     source: str
 
+    @property
+    def home(self) -> str | None:
+        """The set that a metric of one model's, or two models', finished metrics is told of; None: any, it has rows."""
+        if self.scope == "row":
+            return None
+        return "all" if self.name == "model_utility" else "forget"
+
     def aggregate_on(self, set_name: str) -> Aggregate:
         """Return how rows are aggregated on a set."""
         on_forget = self.aggregate_on_forget if set_name == "forget" else None

@@ -15,7 +15,7 @@ from soul_core.derived.privleak import privleak
 from soul_core.derived.reference_loss import reference_loss
 from soul_core.metrics.aggregate import Resampling, absent
 from soul_core.report import MetricValue, ModelMeasurements
-from soul_core.spec import ALL, FORGET, Evaluation
+from soul_core.spec import FORGET, Evaluation
 
 DERIVED: dict[str, Callable[[Inputs], dict[str, MetricValue]]] = {
     "mia_loss": partial(membership_auc, score="loss"),
@@ -48,8 +48,8 @@ def derive(
     inputs = Inputs(measurements, reference, Resampling.of(evaluation, seed))
     sets = {name: dict(metrics) for name, metrics in measurements.sets.items()}
     for name in evaluation.metrics:
-        home = ALL if name == "model_utility" else FORGET
-        if CATALOGUE[name].scope == "row" or (home == FORGET and FORGET not in measurements.rows):
+        home = CATALOGUE[name].home
+        if home is None or (home == FORGET and FORGET not in measurements.rows):
             continue
         try:
             values = DERIVED[name](inputs)

@@ -95,12 +95,17 @@ class TrialResult(Part):
     settings: dict[str, Any] = Field(description="What it had otherwise than the job's spec: dotted place -> value.")
     steps: int
     outcome: TrialOutcome = Field(
-        description="met: all criteria held on the rows looked at. pruned: given up, it lagged behind the others."
+        description="How it ended. met: all criteria held on the rows looked at. pruned: given up, it lagged behind."
     )
     shortfall: float | None = Field(
         description="By how much the criteria were missed, as shares of their bounds, summed; 0: all held."
     )
-    values: dict[str, float | None] = Field(description="Criterion -> value at the last look.")
+    values: dict[str, float | None] = Field(description="Criterion -> value at `kept_step`.")
+    kept_step: int | None = Field(
+        None,
+        description="The step at which it missed least: shortfall and values are those there, and so are the weights "
+        "where it is chosen. None: it diverged before the first look.",
+    )
     seconds: float
     chosen: bool = Field(description="Its weights are (or went into) the result.")
 

@@ -21,6 +21,7 @@ from soul_core.spec import (
     Kind,
 )
 from soul_core.spec.method_checks import method_problems
+from soul_core.spec.search_checks import search_problems
 from soul_core.spec.strategy import Ensemble
 from soul_core.spec.term_pairs import pair_problem
 from soul_core.spec.terms import SET_NAME
@@ -51,8 +52,7 @@ def located_problems(
 ) -> Iterator[tuple[str, str]]:
     """Yield (dotted place in the spec, what to do) for each problem; the place is empty when the sets are at fault."""
     yield from _recipes(spec, sets)
-    if spec.strategy.kind == "search" and not any(each.attack is None for each in spec.criteria):
-        yield "criteria", "a search needs criteria to hold; name at least one that is not taken under an attack"
+    yield from search_problems(spec, sets, has_reference=reference_log or REFERENCE in models)
     yield from _models(spec, models, reference_log)
     yield from _names(spec)
 

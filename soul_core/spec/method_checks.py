@@ -31,8 +31,8 @@ def method_problems(spec: JobSpec, sets: Collection[str], *, strategy: str = "si
     if isinstance(spec.optimizer, Influence):
         yield from _influence(spec, sets, strategy)
     yield from _saliency(spec, sets)
-    if spec.lora is not None and spec.lora.output == "adapter" and strategy != "single":
-        yield "lora.output", f"'{strategy}' chooses or merges whole models; take 'merged'"
+    if spec.lora is not None and spec.lora.output == "adapter" and strategy == "ensemble":
+        yield "lora.output", "'ensemble' chooses or merges whole models; take 'merged'"
 
 
 def _influence(spec: JobSpec, sets: Collection[str], strategy: str) -> Iterator[Problem]:

@@ -10,6 +10,8 @@ from pydantic import Field
 
 from soul_core.spec.terms import Frozen
 
+MOST_LR = 1.0
+
 
 class _Estimated(Frozen):
     """What every estimate of the curvature has in common."""
@@ -58,7 +60,7 @@ class AdamW(Frozen):
     """First order: Adam with decoupled weight decay."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: float = Field(1e-5, gt=0, le=1, description="Learning rate.")
+    lr: float = Field(1e-5, gt=0, le=MOST_LR, description="Learning rate.")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
@@ -71,7 +73,9 @@ class Sophia(Frozen):
     """
 
     kind: Literal["sophia"] = "sophia"
-    lr: float = Field(2e-5, gt=0, le=1, description="Learning rate: also the largest change of a weight in a step.")
+    lr: float = Field(
+        2e-5, gt=0, le=MOST_LR, description="Learning rate: also the largest change of a weight in a step."
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied once a step.")
     gamma: float = Field(1.0, gt=0, description="Scale of the curvature; lower clips more weights.")
     eps: float = Field(1e-12, gt=0, description="Floor of the denominator.")
@@ -85,7 +89,7 @@ class UpstreamCompat(Frozen):
     """
 
     kind: Literal["upstream_compat"] = "upstream_compat"
-    lr: float = Field(5e-6, gt=0, le=1, description="Learning rate.")
+    lr: float = Field(5e-6, gt=0, le=MOST_LR, description="Learning rate.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied twice a step.")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the squared gradient, applied once a step.")
     rho: float = Field(0.04, gt=0, description="Scale of the squared gradient, times 5120.")

@@ -9,7 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from soul_core.spec.terms import Frozen
+from soul_core.spec.optimizers import MOST_LR
+from soul_core.spec.terms import MOST_WEIGHT, Frozen
+
+Rate = Annotated[float, Field(gt=0, le=MOST_LR)]
+Factor = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
 
 #: What a recipe of an ensemble may choose for itself. All else (what is measured, judged and written) is the job's.
 OF_MEMBERS = (
@@ -25,15 +29,21 @@ class Single(Frozen):
 
 class Search(Frozen):
     """Goal-seeking: instead of a learning rate the criteria are what counts. Few trials from the base, each with
-    another learning rate and retain weight; one that lags behind is given up, and all ends as soon as a trial holds
-    every criterion.
+    another learning rate and retain weight, the spec's own first; one that lags behind is given up, and all ends as
+    soon as a trial holds every criterion.
     """
 
     kind: Literal["search"] = "search"
     trials: int = Field(6, ge=1, le=1000, description="Most trials.")
-    lr: tuple[float, float] = Field((2e-6, 2e-4), description="Bounds of the learning rate, searched by its logarithm.")
-    retain_weight: tuple[float, float] = Field(
-        (1.0, 20.0), description="Bounds of the retain term's weight, searched by its logarithm."
+    lr: tuple[Rate, Rate] | None = Field(
+        None,
+        description="Bounds of the learning rate, searched by its logarithm; none: from a tenth to ten times "
+        "optimizer.lr.",
+    )
+    retain_weight: tuple[Factor, Factor] | None = Field(
+        None,
+        description="Bounds of the retain term's weight, searched by its logarithm; none: from a tenth to ten times "
+        "retain.weight.",
     )
     check_every: int = Field(5, ge=1, description="Steps between two looks at the criteria.")
     rows: int = Field(24, ge=1, description="Rows of each set that such a look measures; chosen by the seed.")
@@ -41,8 +51,8 @@ class Search(Frozen):
 
     @model_validator(mode="after")
     def _ordered(self) -> "Search":
-        for name, (low, high) in (("lr", self.lr), ("retain_weight", self.retain_weight)):
-            if not 0 < low <= high:
+        for name, bounds in (("lr", self.lr), ("retain_weight", self.retain_weight)):
+            if bounds and bounds[0] > bounds[1]:
                 raise ValueError(f"{name}: give two positive numbers, the smaller one first")
         return self
 

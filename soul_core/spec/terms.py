@@ -43,7 +43,8 @@ class Frozen(BaseModel):
         return filled
 
 
-Weight = Annotated[float, Field(gt=0, le=10_000, description="Factor of this term in the total loss.")]
+MOST_WEIGHT = 10_000
+Weight = Annotated[float, Field(gt=0, le=MOST_WEIGHT, description="Factor of this term in the total loss.")]
 Beta = Annotated[float, Field(gt=0, le=100)]
 Refusals = Annotated[
     tuple[str, ...],

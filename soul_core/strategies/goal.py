@@ -1,40 +1,52 @@
 """How far a model is from holding the job's criteria, on few rows: what trials are compared by."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from soul_core.evaluation.chosen_rows import choose
+from soul_core.catalogue import CATALOGUE
+from soul_core.derived import derive
+from soul_core.errors import BadSpec
+from soul_core.evaluation.chosen_rows import EvaluationSet, choose
 from soul_core.evaluation.evaluate import measure
+from soul_core.evaluation.plan import plan_of
 from soul_core.evaluation.verdict import judge, named
 from soul_core.listener import Listener, Phase, Quiet, Wish
 from soul_core.metrics.aggregate import Resampling
 from soul_core.report import CriterionResult, ModelMeasurements
-from soul_core.spec import Criterion, JobSpec
+from soul_core.spec import Criterion, Evaluation, JobSpec
+from soul_core.spec.search_checks import looked_at
+from soul_core.spec.strategy import Search
 from soul_core.subject import Subject
 
 
 class Goal:
-    """The criteria that can be looked at while training: all but those under attacks."""
+    """The criteria that can be looked at while training."""
 
     def __init__(self, subject: Subject, spec: JobSpec, *, rows: int, folder: Path, listener: Listener) -> None:
         self._subject, self._spec, self._listener = subject, spec, listener
         self._folder = folder
-        self.criteria = tuple(each for each in spec.criteria_on(subject.sets) if each.attack is None)
-        wanted = {criterion.set for criterion in self.criteria}
-        self._sets = tuple(
-            choose(one.name, one.rows, one.examples, most=rows, seed=spec.seed)
-            for one in subject.sets.values()
-            if one.name in wanted
-        )
-        metrics = tuple(dict.fromkeys(each.metric for each in self.criteria))
-        changes = {"metrics": metrics, "max_examples": rows, "side_by_side": 0, "bootstrap": 0}
-        self._evaluation = spec.evaluation.model_copy(update=changes)
+        self.criteria = looked_at(spec, subject.sets)
+        self._sets = _sets(subject, spec, rows)
+        self._evaluation = _evaluation(subject, spec, rows)
         self._base = self._measure("base")  # the subject is the base when a strategy begins
 
     def look(self, name: str) -> tuple[float, dict[str, float | None]]:
         """Return (shortfall, criterion -> value) of the model as it stands. `name` keeps the look for a resumed run."""
-        results = judge(self.criteria, judged=self._measure(name), base=self._base, resampling=Resampling(0, 0.95, 0))
+        results = self._judge(self._measure(name))
         return sum(map(shortfall, results)), {named(each.criterion): each.value for each in results}
+
+    def require_bounds(self) -> None:
+        """Raise BadSpec for criteria that no look could ever find held: already the base has no value or no bound."""
+        problems = [
+            f"criteria: {named(each.criterion)} on the rows of a look: {each.reason}"
+            for each in self._judge(self._base)
+            if each.bound is None
+        ]
+        if problems:
+            raise BadSpec(f"{problems[0]}; a larger strategy.rows may help", details=tuple(problems))
+
+    def _judge(self, model: ModelMeasurements) -> tuple[CriterionResult, ...]:
+        return judge(self.criteria, judged=model, base=self._base, resampling=Resampling(0, 0.95, 0))
 
     def _measure(self, name: str) -> ModelMeasurements:
         if not self.criteria or not self._sets:
@@ -50,7 +62,45 @@ class Goal:
             listener=_Silent(self._listener),
             kept=self._folder / name,
         )
-        return measured.measurements()
+        return derive(measured.measurements(), None, self._evaluation, self._spec.seed)
+
+
+def check_goal(subject: Subject, spec: JobSpec) -> None:
+    """Raise BadSpec for criteria of a search that its rows do not allow, before anything is spent."""
+    if isinstance(spec.strategy, Search) and (problems := tuple(_problems(subject, spec, spec.strategy.rows))):
+        raise BadSpec(problems[0], details=problems if len(problems) > 1 else ())
+
+
+def _problems(subject: Subject, spec: JobSpec, rows: int) -> Iterator[str]:
+    sets, evaluation = _sets(subject, spec, rows), _evaluation(subject, spec, rows)
+    plans = {one.name: plan_of(one, sets, evaluation, frozenset(), subject.loaded) for one in sets}
+    for number, criterion in enumerate(spec.criteria):
+        for name, metric in _rests_on(criterion) if criterion in looked_at(spec, subject.sets) else ():
+            reason = plans[name].reason_against(metric) if name in plans else "no row of it can be made"
+            if reason:
+                yield f"criteria.{number}: {metric} of the set '{name}' cannot be looked at: {reason}"
+
+
+def _sets(subject: Subject, spec: JobSpec, rows: int) -> tuple[EvaluationSet, ...]:
+    """Return the rows that a look measures, some of those that are measured at the end."""
+    wanted = {name for criterion in looked_at(spec, subject.sets) for name, _ in _rests_on(criterion)}
+    return tuple(
+        choose(one.name, one.rows, one.examples, most=rows, seed=spec.seed)
+        for one in subject.chosen
+        if one.name in wanted
+    )
+
+
+def _evaluation(subject: Subject, spec: JobSpec, rows: int) -> Evaluation:
+    metrics = tuple(dict.fromkeys(each.metric for each in looked_at(spec, subject.sets)))
+    return spec.evaluation.model_copy(
+        update={"metrics": metrics, "max_examples": rows, "side_by_side": 0, "bootstrap": 0}
+    )
+
+
+def _rests_on(criterion: Criterion) -> tuple[tuple[str, str], ...]:
+    """Return the (set, row metric) pairs that a criterion is decided by."""
+    return CATALOGUE[criterion.metric].rests_on or ((criterion.set, criterion.metric),)
 
 
 def shortfall(result: CriterionResult) -> float:

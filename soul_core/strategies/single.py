@@ -1,6 +1,6 @@
 """One training from the base, with the settings as they stand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from soul_core.spec import RETAIN, TRAIN, JobSpec
 from soul_core.subject import Subject
 from soul_core.training.record import Trained
 from soul_core.training.schedule import num_steps
-from soul_core.training.trainer import train
+from soul_core.training.trainer import Watch, train
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def train_subject(
     folder: Path,
     listener: Listener,
     *,
-    watch: Callable[[int], bool] | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train the model on the sets of its kind of job. `watch` is asked after each step whether that is enough."""
     assert spec.kind != "evaluate"

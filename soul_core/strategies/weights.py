@@ -5,8 +5,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from soul_core.durable import disk_errors
 from soul_core.models.loading import Loaded
+from soul_core.training.adapters import AdapterWeights
 from soul_core.training.checkpoint import keep_tensors
+from soul_core.training.movable import Movable
+
+_WEIGHTS, _WHAT = "weights.safetensors", "the weights of a trial"
 
 
 class BaseWeights:
@@ -43,7 +48,23 @@ class BaseWeights:
 
 def keep_weights(loaded: Loaded, path: Path) -> None:
     """Write the parameters, whole or not at all."""
-    keep_tensors(path, dict(loaded.model.named_parameters()), "the weights of a trial")
+    keep_tensors(path, dict(loaded.model.named_parameters()), _WHAT)
+
+
+def keep_movable(movable: Movable, folder: Path) -> None:
+    """Write the plain weights of a training that goes on, and its adapters where they are wanted. What is there after a
+    crash is whole only if something written later names it.
+    """
+    keep_tensors(folder / _WEIGHTS, movable.plain_weights(), _WHAT)
+    if adapter := movable.adapter():
+        with disk_errors(_WHAT):
+            adapter.save(folder)
+
+
+def load_movable(loaded: Loaded, folder: Path) -> AdapterWeights | None:
+    """Read what `keep_movable` wrote: weights into the model, adapters returned."""
+    load_weights(loaded, folder / _WEIGHTS)
+    return AdapterWeights.load(folder)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -20,7 +20,7 @@ from soul_core.errors import BadSpec
 from soul_core.spec.wrappers import Lora
 from soul_core.training.frozen_weights import FrozenLinear, check_keepable
 
-_NAME = "default"
+_NAME, _TENSORS = "default", "adapter_model.safetensors"
 ALL_LINEAR = "all-linear"
 
 
@@ -35,7 +35,16 @@ class AdapterWeights:
         """Write what `PeftModel.from_pretrained(base, folder)` loads."""
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(str(folder))
-        save_file(dict(self.tensors), folder / "adapter_model.safetensors")
+        save_file(dict(self.tensors), folder / _TENSORS)
+
+    @classmethod
+    def load(cls, folder: Path) -> "AdapterWeights | None":
+        """Undo `save`; None where nothing was saved."""
+        if not (folder / _TENSORS).exists():
+            return None
+        from peft import LoraConfig
+
+        return cls(LoraConfig.from_pretrained(str(folder)), load_file(folder / _TENSORS))
 
 
 class Adapters:
@@ -66,14 +75,33 @@ class Adapters:
             self._tuner = LoraModel(model, {_NAME: config}, _NAME)
         self._config = config
 
-    @torch.no_grad()
-    def merge(self) -> AdapterWeights:
-        """Add the adapters to the original weights, take them out, and return them."""
+    def weights(self) -> AdapterWeights:
+        """Return a copy of the adapters as they are."""
         tensors = {
-            f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter.detach().cpu().contiguous()
+            f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter.detach().cpu().clone().contiguous()
             for name, parameter in self._model.named_parameters()
             if ".lora_" in name
         }
+        return AdapterWeights(self._config, tensors)
+
+    @torch.no_grad()
+    def merged(self) -> dict[str, torch.Tensor]:
+        """Return the parameters that `merge` would leave behind, under their plain names; the adapters stay."""
+        plain = {
+            name.replace(".base_layer.", "."): parameter.detach()
+            for name, parameter in self._model.named_parameters()
+            if ".lora_" not in name
+        }
+        for name in self._targets:
+            adapter: Any = self._model.get_submodule(name)
+            layer = adapter.base_layer
+            whole = layer.original_weight if isinstance(layer, FrozenLinear) else layer.weight
+            plain[f"{name}.weight"] = whole.detach() + adapter.get_delta_weight(_NAME).to(whole)
+        return plain
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the adapters to the original weights and take them out."""
         adapted: dict[str, Any] = {name: self._model.get_submodule(name) for name in self._targets}
         self._tuner.unload()
         for name, adapter in adapted.items():
@@ -82,7 +110,6 @@ class Adapters:
                 layer = layer.thawed()
                 _replace(self._model, name, layer)
             layer.weight.add_(adapter.get_delta_weight(_NAME).to(layer.weight))
-        return AdapterWeights(self._config, tensors)
 
 
 def adapter_targets(model: PreTrainedModel, spec: Lora, movable: set[str]) -> list[str]:

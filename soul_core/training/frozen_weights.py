@@ -47,6 +47,11 @@ class FrozenLinear(torch.nn.Linear):
         product: torch.Tensor = _Product.apply(input, self._whole)
         return product if self.bias is None else product + self.bias
 
+    @property
+    def original_weight(self) -> torch.Tensor:
+        """What the weight was before its rounding, in the host's memory."""
+        return self._original[0].weight
+
     def thawed(self) -> torch.nn.Linear:
         """Return the original layer, on its device."""
         return self._original[0].to(self._device)

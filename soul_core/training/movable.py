@@ -40,12 +40,22 @@ class Movable:
             seed=spec.seed,
         )
 
+    def plain_weights(self) -> dict[str, torch.Tensor]:
+        """Return the parameters that `settle` would leave behind, by name. The training can go on."""
+        return self._adapters.merged() if self._adapters else dict(self._model.named_parameters())
+
+    def adapter(self) -> AdapterWeights | None:
+        """Return the adapters as they are, where the spec wants them for themselves."""
+        return self._adapters.weights() if self._adapters and self._wanted else None
+
     def settle(self) -> AdapterWeights | None:
         """Merge the adapters, if there are any; the model is then as plain as before. Return them if they are wanted
         for themselves.
         """
-        weights = self._adapters.merge() if self._adapters else None
+        weights = self.adapter()
+        if self._adapters:
+            self._adapters.merge()
         with torch.no_grad():
             for parameter, required in self._before:
                 parameter.requires_grad_(required)
-        return weights if self._wanted else None
+        return weights

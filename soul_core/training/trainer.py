@@ -41,6 +41,9 @@ from soul_core.training.schedule import num_steps, schedule_factor
 from soul_core.training.sharpness import add_sharp_gradients
 from soul_core.training.step import Losses, add_gradients, trainable
 
+#: Asked after each step, with its number and what moves: is that enough?
+Watch = Callable[[int, Movable], bool]
+
 
 def train(
     loaded: Loaded,
@@ -51,13 +54,14 @@ def train(
     state_dir: Path,
     listener: Listener,
     phase: Phase = "unlearn",
-    watch: Callable[[int], bool] | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Change `loaded.model` in place: the base before, the unlearned or fine-tuned model after.
 
     Without forget examples this is fine-tuning: the retain term is all there is to learn. `phase` names the events.
     `watch` is told the number of each step behind it and ends the training by True.
-    Raises Diverged, OutOfMemory, DiskFull, Interrupted (a checkpoint was written) or Cancelled.
+    Raises Diverged (with what was trained until then), OutOfMemory, DiskFull, Interrupted (a checkpoint was written) or
+    Cancelled.
     """
     folder = state_dir / "train"
     if isinstance(spec.optimizer, Influence):
@@ -82,7 +86,7 @@ def train(
                 raise run.diverged(f"loss {losses.total} and gradient norm {norm}")
             lr = run.update()
             run.finish_step(started, units, losses, grad_norm=norm, lr=lr)
-            if watch is not None and watch(run.step):
+            if watch is not None and watch(run.step, run.movable):
                 break
             if run.step % spec.training.checkpoint_every == 0 and run.step < run.num_steps:
                 run.checkpoint()
@@ -207,7 +211,8 @@ class _Run:
         """Return the error for numbers that must not reach the weights."""
         return Diverged(
             f"{what} at step {self.step + 1}, before its update; lower optimizer.lr, or bound the forget term "
-            "(npo instead of grad_diff)"
+            "(npo instead of grad_diff)",
+            trained=self.record.trained(self.step),
         )
 
     def update(self) -> float:

@@ -218,6 +218,7 @@ def trials() -> tuple[TrialResult, ...]:
             outcome="met",
             shortfall=0.0,
             values={"forget probability": 0.06},
+            kept_step=30,
             seconds=80.0,
             chosen=True,
         ),

@@ -1,7 +1,6 @@
-"""Searches and ensembles on a tiny model that knows ten capitals."""
+"""Ensembles, and the table of strategies, on a tiny model that knows ten capitals."""
 
 import re
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,13 @@ from peft.utils.merge_utils import ties
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from soul_core.errors import BadSpec, Diverged, Interrupted
-from soul_core.listener import Wish
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
 from soul_core.strategies import STRATEGIES
 from soul_core.strategies.merging import mean_change, ties_change
 from tests.soul_core.test_methods_docs import kinds
-from tests.soul_core.test_run import Recorder, refused
+from tests.soul_core.test_run import refused
 from tests.soul_core.tiny_model import COUNTRIES, write_rows
 
 CRITERIA = [
@@ -35,7 +32,6 @@ COMMON = {
     "criteria": CRITERIA,
     "attacks": [],
 }
-SEARCH = {"kind": "search", "trials": 3, "lr": [1e-5, 6e-3], "retain_weight": [1, 5], "check_every": 4, "rows": 6}
 
 
 def spec(**changes: Any) -> JobSpec:
@@ -61,62 +57,6 @@ def test_spec_and_table_know_the_same_strategies() -> None:
     from soul_core.spec.strategy import Strategy
 
     assert kinds(Strategy) == set(STRATEGIES)
-
-
-def test_a_search_ends_with_the_first_trial_that_holds_all_criteria(inputs: Inputs, tmp_path: Path) -> None:
-    report = run(spec(strategy={**SEARCH, "trials": 8}), inputs, tmp_path)
-
-    assert [trial.outcome for trial in report.trials][-1] == "met"
-    assert "met" not in [trial.outcome for trial in report.trials][:-1]
-    chosen = [trial for trial in report.trials if trial.chosen]
-    assert [trial.shortfall for trial in chosen] == [0.0]
-    assert report.run.train_tokens > 0
-    forget = report.models["unlearned"].sets["forget"]["probability"].value
-    assert forget is not None
-    assert forget <= 0.3 * (report.models["base"].sets["forget"]["probability"].value or 0)
-
-
-def test_an_interrupted_search_goes_on_to_the_same_end(inputs: Inputs, tmp_path: Path) -> None:
-    impossible = spec(
-        strategy={**SEARCH, "trials": 2}, criteria=[{"set": "forget", "metric": "probability", "at_most": -1.0}]
-    )
-    whole = run(impossible, inputs, tmp_path / "whole")
-    stop = Recorder(Wish.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 10)
-
-    with pytest.raises(Interrupted):
-        run(impossible, inputs, tmp_path / "parts", listener=stop)
-    resumed = run(impossible, inputs, tmp_path / "parts")
-
-    drop = {"seconds"}
-    assert [t.model_dump(exclude=drop) for t in resumed.trials] == [t.model_dump(exclude=drop) for t in whole.trials]
-    first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_a_search_keeps_the_trial_nearest_to_its_criteria(inputs: Inputs, tmp_path: Path) -> None:
-    impossible = spec(strategy=SEARCH, criteria=[{"set": "forget", "metric": "probability", "at_most": -1.0}])
-    report = run(impossible, inputs, tmp_path)
-
-    assert len(report.trials) == 3
-    assert {trial.outcome for trial in report.trials} <= {"finished", "pruned"}
-    best = min(report.trials, key=lambda trial: trial.shortfall or 0)
-    assert best.chosen
-    assert sum(trial.chosen for trial in report.trials) == 1
-    assert report.models["unlearned"].sets["forget"]["probability"].value == pytest.approx(
-        best.values["forget probability"], rel=1e-4
-    )
-
-
-def test_a_search_whose_every_trial_diverges_says_so(
-    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def diverge(*_: Any, **__: Any) -> None:
-        raise Diverged("loss inf")
-
-    monkeypatch.setattr(sys.modules["soul_core.strategies.search"], "train_subject", diverge)  # the fault
-
-    with pytest.raises(Diverged, match=r"every trial diverged; lower the bounds of strategy\.lr"):
-        run(spec(strategy=SEARCH), inputs, tmp_path)
 
 
 #: Scores of the base, a mask, adapters, alternates that the base writes: each recipe makes its own, from the base.
@@ -216,12 +156,8 @@ def test_a_recipe_holds_no_setting_that_only_the_job_can_have(field: str) -> Non
         spec(strategy={"kind": "ensemble", "members": [{}, {field: value}]})
 
 
-def test_mistakes_in_a_strategy_are_told_before_anything_is_spent(inputs: Inputs, tmp_path: Path) -> None:
-    with pytest.raises(BadSpec, match="a search needs criteria"):
-        run(spec(strategy=SEARCH, criteria=[]), inputs, tmp_path)
+def test_mistakes_in_a_member_are_told_before_anything_is_spent() -> None:
     with pytest.raises(ValidationError, match="did you mean 'seed'"):
         spec(strategy={"kind": "ensemble", "members": [{"sead": 1}, {}]})
     with pytest.raises(ValidationError, match=r"strategy.members.1.optimizer.adamw.lr: Input should be greater than 0"):
         spec(strategy={"kind": "ensemble", "members": [{}, {"optimizer": {"kind": "adamw", "lr": -1}}]})
-    with pytest.raises(ValidationError, match="the smaller one first"):
-        spec(strategy={**SEARCH, "lr": [1e-3, 1e-5]})

@@ -1,0 +1,74 @@
+"""What the spec alone tells of a search: which criteria it looks at, what it searches, what speaks against it.
+
+Torch-free: the API asks it before a job is queued.
+"""
+
+from collections.abc import Collection, Iterator
+
+from soul_core.catalogue import CATALOGUE, MetricEntry
+from soul_core.spec import EARLIER_SETS, Criterion, JobSpec
+from soul_core.spec.optimizers import MOST_LR, Influence
+from soul_core.spec.strategy import Search
+from soul_core.spec.terms import MOST_WEIGHT, NoRetain
+
+#: Default bounds are the spec's own value divided and multiplied by this.
+_WIDTH = 10
+
+
+def looked_at(spec: JobSpec, sets: Collection[str]) -> tuple[Criterion, ...]:
+    """Return the criteria that a look measures on data sets of these names. The others are the verdict's alone: an
+    attack costs as much as a trial, and the retrained model's numbers are of other rows than a look's.
+    """
+    return tuple(one for one in spec.criteria_on(sets) if one.attack is None and _scope(one) != "reference")
+
+
+def search_space(spec: JobSpec) -> dict[str, tuple[float, float]]:
+    """Return dotted place in the spec -> bounds, of what a search varies. A weight is searched beside another term
+    only: alone it would scale the loss and nothing else.
+    """
+    strategy = spec.strategy
+    assert isinstance(strategy, Search)
+    assert not isinstance(spec.optimizer, Influence)
+    space = {"optimizer.lr": strategy.lr or _around(spec.optimizer.lr, MOST_LR)}
+    if spec.kind == "unlearn" and not isinstance(spec.retain, NoRetain):
+        space["retain.weight"] = strategy.retain_weight or _around(spec.retain.weight, MOST_WEIGHT)
+    return space
+
+
+def search_problems(spec: JobSpec, sets: Collection[str], *, has_reference: bool) -> Iterator[tuple[str, str]]:
+    """Yield (dotted place in the spec, what to do) for what a search can never hold, or has no use for."""
+    if not isinstance(spec.strategy, Search) or isinstance(spec.optimizer, Influence):
+        return
+    if not looked_at(spec, sets):
+        needed = "name at least one that is not taken under an attack, nor against a retrained model"
+        yield "criteria", f"a search needs criteria to hold; {needed}"
+    if spec.strategy.retain_weight and "retain.weight" not in search_space(spec):
+        yield "strategy.retain_weight", "there is no retain term beside another one to weigh; leave it out"
+    known = {*sets, *(f"forget_{kind}" for kind in spec.evaluation.probes)}
+    for number, criterion in enumerate(spec.criteria):
+        entry = CATALOGUE.get(criterion.metric)
+        if criterion.set == EARLIER_SETS:  # on those there are
+            continue
+        if criterion.attack is None and entry and (problem := _problem(criterion, entry, known)):
+            yield f"criteria.{number}", problem
+        elif criterion.attack is None and _scope(criterion) == "reference" and not has_reference:
+            yield f"criteria.{number}", f"{criterion.metric} compares with a retrained model; give a reference"
+
+
+def _problem(criterion: Criterion, entry: MetricEntry, known: Collection[str]) -> str | None:
+    if entry.scope == "model" and criterion.set != entry.home:
+        return f"{criterion.metric} is told of the set '{entry.home}', not of '{criterion.set}'"
+    needed = {name for name, _ in entry.rests_on} or {criterion.set}
+    if lacking := sorted(needed.difference(known)):
+        what = f"the set '{lacking[0]}'" if len(lacking) == 1 else f"the sets {', '.join(lacking)}"
+        return f"a search measures {criterion.metric} on {what}, not given here; give it, or leave the criterion out"
+    return None
+
+
+def _scope(criterion: Criterion) -> str | None:
+    entry = CATALOGUE.get(criterion.metric)
+    return entry.scope if entry else None
+
+
+def _around(own: float, most: float) -> tuple[float, float]:
+    return own / _WIDTH, min(own * _WIDTH, most)
