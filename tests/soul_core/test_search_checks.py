@@ -60,7 +60,7 @@ def test_a_criterion_that_no_look_can_measure_is_refused(criteria: list[dict[str
 def test_criteria_of_the_verdict_alone_are_not_looked_at() -> None:
     both = spec(FORGOTTEN, QUALITY, {**FORGOTTEN, "set": "forget_question"}, evaluation={"probes": ["question"]})
 
-    assert [criterion.set for criterion in looked_at(both)] == ["forget", "forget_question"]
+    assert [criterion.set for criterion in looked_at(both, ["forget", "retain"])] == ["forget", "forget_question"]
     assert not list(spec_problems(both, SETS, models={"reference"}))
     assert "a search needs criteria to hold" in next(spec_problems(spec(QUALITY), SETS, models={"reference"}))
 
