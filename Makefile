@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve bench test check format lint types contracts migrations docs openapi clean
+.PHONY: help demo serve bench test quantized check format lint types contracts migrations docs openapi clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -39,7 +39,16 @@ bench: .venv/.all ## TOFU reports of a small Llama trained from scratch, into do
 test: .venv/.dev ## Run the test suite (real PostgreSQL, Valkey, Celery worker, small Llama)
 	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
-check: .venv/.dev lint types contracts migrations docs test ## Everything CI runs
+# Beside .venv, not in it: transformers imports torchao wherever it finds it, a second and a half of every engine's start.
+.venv/.quantized: .venv/.dev
+	@$(BIN)/python -m pip install --quiet --no-deps --target .venv/quantized "$$($(BIN)/python -c \
+		'from importlib.metadata import requires; print(*[r.split(";")[0] for r in requires("soul-unlearning") if "torchao" in r])')" \
+		&& touch $@
+
+quantized: .venv/.quantized ## Tests of LoRA beside 8- and 4-bit weights, with the extra they need
+	@PYTHONPATH=.venv/quantized $(BIN)/python -m pytest -q tests/soul_core/test_adapters.py tests/soul_core/test_resume.py
+
+check: .venv/.dev lint types contracts migrations docs test quantized ## Everything CI runs
 
 format: .venv/.dev ## Rewrite the code the way `lint` wants it
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
