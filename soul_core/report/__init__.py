@@ -98,7 +98,7 @@ class TrialResult(Part):
         description="How it ended. met: all criteria held on the rows looked at. pruned: given up, it lagged behind."
     )
     shortfall: float | None = Field(
-        description="By how much the criteria were missed, as shares of their bounds, summed; 0: all held."
+        description="How far the criteria are from holding, each from 0 (it holds) over 1 (as the base) to 2, summed."
     )
     values: dict[str, float | None] = Field(description="Criterion -> value at `kept_step`.")
     kept_step: int | None = Field(

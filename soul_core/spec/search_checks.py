@@ -6,13 +6,14 @@ Torch-free: the API asks it before a job is queued.
 from collections.abc import Collection, Iterator
 
 from soul_core.catalogue import CATALOGUE, MetricEntry
-from soul_core.spec import EARLIER_SETS, Criterion, JobSpec
+from soul_core.spec import DEFAULT_CRITERIA, EARLIER_SETS, Criterion, JobSpec
 from soul_core.spec.optimizers import MOST_LR, Influence
-from soul_core.spec.strategy import Search
+from soul_core.spec.strategy import Ensemble, Search
 from soul_core.spec.terms import MOST_WEIGHT, NoRetain
 
 #: Default bounds are the spec's own value divided and multiplied by this.
 _WIDTH = 10
+_NEEDED = "name at least one that is not taken under an attack, nor against a retrained model"
 
 
 def looked_at(spec: JobSpec, sets: Collection[str]) -> tuple[Criterion, ...]:
@@ -36,12 +37,17 @@ def search_space(spec: JobSpec) -> dict[str, tuple[float, float]]:
 
 
 def search_problems(spec: JobSpec, sets: Collection[str], *, has_reference: bool) -> Iterator[tuple[str, str]]:
-    """Yield (dotted place in the spec, what to do) for what a search can never hold, or has no use for."""
+    """Yield (dotted place in the spec, what to do) for what a search can never hold, or has no use for, and for a
+    choice of the best of several recipes by nothing.
+    """
+    if isinstance(spec.strategy, Ensemble) and spec.strategy.merge == "best" and not looked_at(spec, sets):
+        yield "criteria", f"'best' chooses by the criteria; {_NEEDED}"
     if not isinstance(spec.strategy, Search) or isinstance(spec.optimizer, Influence):
         return
     if not looked_at(spec, sets):
-        needed = "name at least one that is not taken under an attack, nor against a retrained model"
-        yield "criteria", f"a search needs criteria to hold; {needed}"
+        yield "criteria", f"a search needs criteria to hold; {_NEEDED}"
+    if spec.kind == "finetune" and spec.criteria == DEFAULT_CRITERIA["finetune"]:
+        yield "criteria", "the default asks only that something was learned; say what the model is to reach"
     if spec.strategy.retain_weight and "retain.weight" not in search_space(spec):
         yield "strategy.retain_weight", "there is no retain term beside another one to weigh; leave it out"
     known = {*sets, *(f"forget_{kind}" for kind in spec.evaluation.probes)}

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from soul_core.report import TrialOutcome
+from soul_core.errors import Diverged
 from soul_core.run_state import RunState
 from soul_core.spec import JobSpec
 from soul_core.spec.strategy import Ensemble
@@ -15,10 +15,13 @@ from soul_core.strategies.single import Outcome, train_subject
 from soul_core.strategies.trials import Trial, Trials
 from soul_core.strategies.weights import BaseWeights, keep_weights, load_weights
 from soul_core.subject import Subject
+from soul_core.training.record import Trained
 
 
 def ensemble(subject: Subject, spec: JobSpec, state: RunState) -> Outcome:
-    """Train every member from the base and leave the model with the merged, or the best, weights."""
+    """Train every member from the base and leave the model with the merged, or the best, weights. A member that
+    diverges is told and left out; Diverged is raised when too few are left.
+    """
     strategy = spec.strategy
     assert isinstance(strategy, Ensemble)
     folder = state.folder / "ensemble"
@@ -29,20 +32,35 @@ def ensemble(subject: Subject, spec: JobSpec, state: RunState) -> Outcome:
         number, started = len(members), time.monotonic()
         state.emit("log", message=f"recipe {number + 1} of {len(strategy.members)}")
         base.restore()
-        trained = train_subject(subject, spec.member(number), folder / f"{number}", state)
-        keep_weights(subject.loaded, _weights(folder, number))
-        shortfall, values = goal.look(f"{number}")
-        outcome: TrialOutcome = "met" if met(shortfall, goal.criteria) else "finished"
-        seconds = time.monotonic() - started
-        members.keep(Trial(_flat(strategy.members[number]), outcome, shortfall, values, seconds, trained))
-    chosen = members.nearest
-    assert chosen is not None, "a recipe that diverges ends the job"
-    trained = replace(members.cost(chosen), steps=sum(each.trained.steps for each in members))
+        member = Trial(_flat(strategy.members[number]))
+        try:
+            member.trained = train_subject(subject, spec.member(number), folder / f"{number}", state)
+        except Diverged as error:
+            member.trained, member.outcome = error.trained or Trained(), "diverged"
+            state.emit("warning", message=f"recipe {number + 1} diverged, and is left out: {error.message}")
+        else:
+            keep_weights(subject.loaded, _weights(folder, number))
+            member.shortfall, member.values = goal.look(f"{number}")
+            member.outcome = "met" if met(member.shortfall, goal.criteria) else "finished"
+        member.seconds = time.monotonic() - started
+        members.keep(member)
+    return _outcome(subject, strategy, base, members, folder)
+
+
+def _outcome(subject: Subject, strategy: Ensemble, base: BaseWeights, members: Trials, folder: Path) -> Outcome:
+    left = [number for number, each in enumerate(members) if each.outcome != "diverged"]
+    nearest = members.nearest
+    if nearest is None or len(left) < (1 if strategy.merge == "best" else 2):
+        raise Diverged(
+            f"{len(members) - len(left)} of {len(members)} recipes diverged, and '{strategy.merge}' needs more than "
+            "are left; lower their optimizer.lr"
+        )
+    trained = replace(members.cost(nearest), steps=sum(each.trained.steps for each in members))
     if strategy.merge == "best":
-        load_weights(subject.loaded, _weights(folder, chosen))
-        return Outcome(trained, members.results(chosen))
-    _merge(base, [_weights(folder, i) for i in range(len(members))], strategy)
-    return Outcome(trained, members.results(*range(len(members))))
+        load_weights(subject.loaded, _weights(folder, nearest))
+        return Outcome(trained, members.results(nearest))
+    _merge(base, [_weights(folder, number) for number in left], strategy)
+    return Outcome(trained, members.results(*left))
 
 
 def _merge(base: BaseWeights, paths: list[Path], strategy: Ensemble) -> None:

@@ -33,7 +33,8 @@ class Goal:
     def look(self, name: str) -> tuple[float, dict[str, float | None]]:
         """Return (shortfall, criterion -> value) of the model as it stands. `name` keeps the look for a resumed run."""
         results = self._judge(self._measure(name))
-        return sum(map(shortfall, results)), {named(each.criterion): each.value for each in results}
+        at_base = [each.value for each in self._judge(self._base)]
+        return sum(map(shortfall, results, at_base)), {named(each.criterion): each.value for each in results}
 
     def require_bounds(self) -> None:
         """Raise BadSpec for criteria that no look could ever find held: already the base has no value or no bound."""
@@ -103,12 +104,22 @@ def _rests_on(criterion: Criterion) -> tuple[tuple[str, str], ...]:
     return CATALOGUE[criterion.metric].rests_on or ((criterion.set, criterion.metric),)
 
 
-def shortfall(result: CriterionResult) -> float:
-    """Return by how much of its bound a criterion is missed; 0 when it holds, 1 when it cannot be measured."""
+def shortfall(result: CriterionResult, at_base: float | None) -> float:
+    """Return how far a criterion is from holding: 0 when it holds; 1 at the base's value, or, where the base held it, a
+    whole bound away, and when it cannot be measured; farther out more slowly, up to 2. So a model that forgets by
+    losing everything does not come out ahead of one that nearly holds all.
+    """
     if result.value is None or result.bound is None:
         return 1.0
-    over = result.value - result.bound if result.criterion.at_most is not None else result.bound - result.value
-    return max(0.0, over) / max(abs(result.bound), 1e-6)
+    way = 0.0 if at_base is None else _beyond(result, at_base)
+    whole = way if way > 0 else abs(result.bound)
+    share = max(0.0, _beyond(result, result.value)) / max(whole, 1e-6)
+    return share if share <= 1 else 2 - 1 / share
+
+
+def _beyond(result: CriterionResult, value: float) -> float:
+    assert result.bound is not None
+    return value - result.bound if result.criterion.at_most is not None else result.bound - value
 
 
 def met(total: float, criteria: Sequence[Criterion]) -> bool:

@@ -11,6 +11,7 @@ from peft.utils.merge_utils import ties
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from soul_core.errors import Diverged
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
@@ -109,6 +110,20 @@ def test_the_best_of_two_recipes_is_the_one_nearer_to_the_criteria(inputs: Input
 
     assert [trial.chosen for trial in report.trials] == [False, True]
     assert (report.trials[0].shortfall or 0) > (report.trials[1].shortfall or 0)
+
+
+def test_a_recipe_that_diverges_is_reported_and_the_others_make_the_result(inputs: Inputs, tmp_path: Path) -> None:
+    far_too_high = {"kind": "adamw", "lr": 1.0, "beta2": 0.0}
+    runaway = {"optimizer": far_too_high, "training": {"steps": 100, "forget_batch": 1}}
+    quiet = {"seed": 1}
+
+    report = run(spec(strategy={"kind": "ensemble", "merge": "best", "members": [runaway, quiet]}), inputs, tmp_path)
+
+    assert [(trial.outcome == "diverged", trial.chosen) for trial in report.trials] == [(True, False), (False, True)]
+    kept = report.models["unlearned"].sets["retain"]["probability"].value
+    assert kept == pytest.approx(report.trials[1].values["retain probability"], rel=1e-4)
+    with pytest.raises(Diverged, match="1 of 2 recipes diverged, and 'mean' needs more than are left"):
+        run(spec(strategy={"kind": "ensemble", "members": [runaway, quiet]}), inputs, tmp_path / "mean")
 
 
 def test_ties_elects_signs_and_averages_those_that_agree() -> None:
