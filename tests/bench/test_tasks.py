@@ -39,7 +39,8 @@ def test_each_variant_is_taught_and_forgotten_by_its_ready_spec_and_a_second_sta
     ]
     assert "done in" not in capsys.readouterr().out
     ran = json.loads((tmp_path / "work" / "forget-personal_data-free_text" / "spec.json").read_text())
-    overridden = {"seed", "optimizer", "evaluation", "attacks"}
+    overridden = {"seed", "optimizer", "training", "evaluation", "attacks"}
     recipe = TASKS["personal_data"].entry()["recipe"]
     assert {**recipe, **{name: ran[name] for name in overridden}} == ran
+    assert ran["training"] == recipe["training"]
     assert ran["optimizer"] == recipe["optimizer"] | {"lr": 0.01}
