@@ -11,7 +11,7 @@ from soul_core.examples import Example, encode_rows
 from soul_core.listener import Listener
 from soul_core.report import DataFacts
 from soul_core.rows import Overlap, Row, canonical_sha256, overlap, read_rows
-from soul_core.spec import EARLIER, FORGET, RETAIN, TRAIN
+from soul_core.spec import EARLIER, FORGET, RETAIN, TRAIN, is_forgotten
 
 Rows = Mapping[str, tuple[Row, ...]]
 
@@ -70,7 +70,7 @@ def num_shared(rows: Rows) -> dict[str, int]:
 
 
 def _forgotten(rows: Rows) -> list[str]:
-    return [name for name in rows if name == FORGET or name.startswith(EARLIER)]
+    return [name for name in rows if is_forgotten(name)]
 
 
 def _learned(rows: Rows) -> str:

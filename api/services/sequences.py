@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.store import datasets, job_queries, models
 from api.store.tables import Model
-from soul_core.spec import EARLIER, FORGET
+from soul_core.spec import EARLIER, is_forgotten
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def carried_forward(session: Session, caller: Caller, model: Model | None, taken
     carried: dict[str, str] = {}
     told = []
     free = (name for number in count(1) if (name := f"{EARLIER}{number}") not in taken)
-    known = {dataset_id for name, dataset_id in taken.items() if _is_forgotten(name)}
+    known = {dataset_id for name, dataset_id in taken.items() if is_forgotten(name)}
     for job_id, dataset_id in reversed(found):
         if dataset_id in known:
             continue
@@ -51,8 +51,4 @@ def carried_forward(session: Session, caller: Caller, model: Model | None, taken
 
 def _forgotten(datasets: dict[str, str]) -> list[str]:
     """Return what a job forgot and what it was to keep forgotten: its forget set first."""
-    return [dataset_id for name, dataset_id in sorted(datasets.items(), reverse=True) if _is_forgotten(name)]
-
-
-def _is_forgotten(name: str) -> bool:
-    return name == FORGET or name.startswith(EARLIER)
+    return [dataset_id for name, dataset_id in sorted(datasets.items(), reverse=True) if is_forgotten(name)]

@@ -33,6 +33,11 @@ ProbeKind = Literal["fill_in", "question", "adversarial"]
 JUDGED: dict[Kind, str] = {"unlearn": UNLEARNED, "finetune": FINETUNED, "evaluate": AUDITED}
 
 
+def is_forgotten(set_name: str) -> bool:
+    """Say whether a data set holds what is to be forgotten, or was by an earlier job."""
+    return set_name == FORGET or set_name.startswith(EARLIER)
+
+
 class Training(Frozen):
     """The loop."""
 

@@ -26,21 +26,22 @@ class Goal:
         self._subject, self._spec, self._listener = subject, spec, listener
         self._folder = folder
         self.criteria = looked_at(spec, subject.sets)
-        self._sets = _sets(subject, spec, rows)
-        self._evaluation = _evaluation(subject, spec, rows)
+        self._sets = _sets(subject, spec, self.criteria, rows)
+        self._evaluation = _evaluation(spec, self.criteria, rows)
         self._base = self._measure("base")  # the subject is the base when a strategy begins
+        self._of_base = self._judge(self._base)
 
     def look(self, name: str) -> tuple[float, dict[str, float | None]]:
         """Return (shortfall, criterion -> value) of the model as it stands. `name` keeps the look for a resumed run."""
         results = self._judge(self._measure(name))
-        at_base = [each.value for each in self._judge(self._base)]
+        at_base = [each.value for each in self._of_base]
         return sum(map(shortfall, results, at_base)), {named(each.criterion): each.value for each in results}
 
     def require_bounds(self) -> None:
         """Raise BadSpec for criteria that no look could ever find held: already the base has no value or no bound."""
         problems = [
             f"criteria: {named(each.criterion)} on the rows of a look: {each.reason}"
-            for each in self._judge(self._base)
+            for each in self._of_base
             if each.bound is None
         ]
         if problems:
@@ -73,18 +74,19 @@ def check_goal(subject: Subject, spec: JobSpec) -> None:
 
 
 def _problems(subject: Subject, spec: JobSpec, rows: int) -> Iterator[str]:
-    sets, evaluation = _sets(subject, spec, rows), _evaluation(subject, spec, rows)
+    criteria = looked_at(spec, subject.sets)
+    sets, evaluation = _sets(subject, spec, criteria, rows), _evaluation(spec, criteria, rows)
     plans = {one.name: plan_of(one, sets, evaluation, frozenset(), subject.loaded) for one in sets}
     for number, criterion in enumerate(spec.criteria):
-        for name, metric in _rests_on(criterion) if criterion in looked_at(spec, subject.sets) else ():
+        for name, metric in _rests_on(criterion) if criterion in criteria else ():
             reason = plans[name].reason_against(metric) if name in plans else "no row of it can be made"
             if reason:
                 yield f"criteria.{number}: {metric} of the set '{name}' cannot be looked at: {reason}"
 
 
-def _sets(subject: Subject, spec: JobSpec, rows: int) -> tuple[EvaluationSet, ...]:
+def _sets(subject: Subject, spec: JobSpec, criteria: Sequence[Criterion], rows: int) -> tuple[EvaluationSet, ...]:
     """Return the rows that a look measures, some of those that are measured at the end."""
-    wanted = {name for criterion in looked_at(spec, subject.sets) for name, _ in _rests_on(criterion)}
+    wanted = {name for criterion in criteria for name, _ in _rests_on(criterion)}
     return tuple(
         choose(one.name, one.rows, one.examples, most=rows, seed=spec.seed)
         for one in subject.chosen
@@ -92,8 +94,8 @@ def _sets(subject: Subject, spec: JobSpec, rows: int) -> tuple[EvaluationSet, ..
     )
 
 
-def _evaluation(subject: Subject, spec: JobSpec, rows: int) -> Evaluation:
-    metrics = tuple(dict.fromkeys(each.metric for each in looked_at(spec, subject.sets)))
+def _evaluation(spec: JobSpec, criteria: Sequence[Criterion], rows: int) -> Evaluation:
+    metrics = tuple(dict.fromkeys(each.metric for each in criteria))
     return spec.evaluation.model_copy(
         update={"metrics": metrics, "max_examples": rows, "side_by_side": 0, "bootstrap": 0}
     )

@@ -30,6 +30,8 @@ class Batches:
         """Yield the examples of so many estimates: this step's of the wanted kind, then others (a warm start)."""
         if count:
             yield self._of_kind(units, data)
+        if count <= 1:
+            return
         others = Batches(self._spec.model_copy(update={"seed": self._spec.seed + 2}), self.groups)
         for _ in range(count - 1):
             yield others._of_kind(others.next(), data)
