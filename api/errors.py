@@ -163,9 +163,9 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _faults(error: Mapping[str, Any], body: Any) -> list[tuple[str, str]]:
-    """Return a validation error as (pointer, detail): one, but for unknown keys, which come bundled."""
+    """Return a validation error as (pointer, detail): one, but for refused keys, which come bundled."""
     pointer = _pointer(error, body)
-    if error["type"] != "unknown_key":
+    if error["type"] != "refused_key":
         return [(pointer, explain(error))]
     keys, hints = error["ctx"]["keys"], str(error["ctx"]["hints"]).split(" | ")
     if len(keys) != len(hints):  # a key that holds the separator itself

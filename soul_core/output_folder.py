@@ -11,6 +11,7 @@ from soul_core.listener import Listener
 from soul_core.report import Report
 from soul_core.report.page import size
 from soul_core.spec import JobSpec
+from soul_core.spec.strategy import Ensemble, Search
 
 
 def finished_before(spec: JobSpec, shown: str, out: Path, sha256s: Mapping[str, str]) -> Report | None:
@@ -38,11 +39,17 @@ def check_writable(out: Path) -> None:
         raise EngineError(f"cannot write to {out}: {error.strerror}") from error
 
 
-def check_room(out: Path, num_parameters: int, listener: Listener) -> None:
-    """Raise DiskFull when the result cannot fit; warn when the run's own checkpoints may not."""
+def check_room(out: Path, spec: JobSpec, num_parameters: int, listener: Listener) -> None:
+    """Raise DiskFull when the result cannot fit; warn when the run's own checkpoints, and what it keeps of trials, may
+    not.
+    """
     free, result = shutil.disk_usage(out).free, 4 * num_parameters  # float32
     # weights and two tensors of the optimizer; the old one goes after the new one is whole
     checkpoints = 2 * 3 * result
+    if isinstance(spec.strategy, Ensemble):
+        checkpoints += len(spec.strategy.members) * result
+    elif isinstance(spec.strategy, Search):
+        checkpoints += 2 * result  # the best look's, and the one before until that is whole
     if free < result:
         raise DiskFull(f"the result needs {size(result)}, but the disk of the output folder has {size(free)} left")
     if free < result + checkpoints:

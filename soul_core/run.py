@@ -92,7 +92,7 @@ def run(
 
 def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     with state.phase("load"):
-        rows = read_sets(inputs.sets, state, joins=spec.kind == "unlearn" and spec.earlier == "join")
+        rows = read_sets(inputs.sets, spec, state)
         sha256s = {name: canonical_sha256(rows[name]) for name in rows}
         if finished := finished_before(spec, inputs.source().shown, out, sha256s):
             state.emit("finished", verdict=finished.verdict)
@@ -169,7 +169,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
 def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
     """Raise what speaks against the run once the model is known, before anything is spent."""
     if spec.kind != "evaluate":
-        check_room(out, subject.facts.num_parameters, state)
+        check_room(out, spec, subject.facts.num_parameters, state)
         for place, recipe in spec.recipes().items():
             with _found_at(place):
                 _check_recipe(recipe, subject)
@@ -178,7 +178,7 @@ def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
 
 def _check_recipe(spec: JobSpec, subject: Subject) -> None:
     check_movable(subject.loaded, spec)
-    for forget in subject.forget_sets(spec) if spec.kind == "unlearn" else ():
+    for forget in subject.forget_sets(spec):
         check_terms(
             forget.rows,
             forget.examples,

@@ -11,7 +11,7 @@ from soul_core.examples import Example, encode_rows
 from soul_core.listener import Listener
 from soul_core.report import DataFacts
 from soul_core.rows import Overlap, Row, canonical_sha256, overlap, read_rows
-from soul_core.spec import EARLIER, FORGET, RETAIN, TRAIN, is_forgotten
+from soul_core.spec import EARLIER, FORGET, RETAIN, TRAIN, JobSpec, is_forgotten
 
 Rows = Mapping[str, tuple[Row, ...]]
 
@@ -26,9 +26,9 @@ class DataSet:
     facts: DataFacts
 
 
-def read_sets(paths: Mapping[str, Path], listener: Listener, *, joins: bool = False) -> dict[str, tuple[Row, ...]]:
+def read_sets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) -> dict[str, tuple[Row, ...]]:
     """Read every set, the forget set first. Raises BadData naming set and rows; warns of rows in two sets that pull
-    different ways. `joins`: earlier forget sets are unlearned too.
+    different ways.
     """
     rows: dict[str, tuple[Row, ...]] = {}
     for name in sorted(paths, key=lambda name: (name != FORGET, name != RETAIN, name)):
@@ -40,7 +40,7 @@ def read_sets(paths: Mapping[str, Path], listener: Listener, *, joins: bool = Fa
             raise BadData(f"{name} set: cannot read {paths[name]}: {error.strerror or error}") from error
         if not rows[name]:
             raise BadData(f"{name} set: it has no rows")
-    _compare(rows, listener, joins=joins)
+    _compare(rows, spec, listener)
     return rows
 
 
@@ -77,16 +77,16 @@ def _learned(rows: Rows) -> str:
     return TRAIN if TRAIN in rows and RETAIN not in rows else RETAIN
 
 
-def _compare(rows: Rows, listener: Listener, *, joins: bool) -> None:
-    if joins and not any(name.startswith(EARLIER) for name in rows):
+def _compare(rows: Rows, spec: JobSpec, listener: Listener) -> None:
+    if spec.kind == "unlearn" and spec.earlier == "join" and not any(name.startswith(EARLIER) for name in rows):
         listener.emit("warning", message="earlier is 'join', and there is no earlier forget set to join")
     for name in _forgotten(rows):
         shared = overlap(rows[name], rows.get(_learned(rows), ()))
-        if name == FORGET and shared.equal:
+        if spec.unlearns(name) and name == FORGET and shared.equal:
             raise BadData(
                 "the forget set and the retain set hold the same rows: nothing can be both forgotten and kept"
             )
-        if name != FORGET and joins and len(shared.identical) == len(rows[name]):
+        if spec.unlearns(name) and name != FORGET and len(shared.identical) == len(rows[name]):
             raise BadData(
                 f"{name} set: the retain set holds all its rows, and nothing can be both forgotten and kept; take them "
                 "out of the retain set, or set earlier to 'measure'"

@@ -19,7 +19,7 @@ from soul_core.report import ModelFacts, ModelMeasurements
 from soul_core.rows import Row
 from soul_core.run_data import DataSet, encode_sets
 from soul_core.run_state import RunState
-from soul_core.spec import FORGET, JobSpec, is_forgotten
+from soul_core.spec import FORGET, JobSpec
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ class Subject:
     max_tokens: int
 
     def forget_sets(self, spec: JobSpec) -> tuple[DataSet, ...]:
-        """Return what is unlearned: the forget set, and earlier jobs' where the spec has them join."""
-        joins = spec.earlier == "join"
-        return tuple(one for name, one in self.sets.items() if name == FORGET or (joins and is_forgotten(name)))
+        """Return what is unlearned."""
+        return tuple(one for name, one in self.sets.items() if spec.unlearns(name))
 
     @property
     def whole(self) -> tuple[EvaluationSet, ...]:

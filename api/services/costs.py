@@ -1,10 +1,13 @@
 """How many operations a job takes: a rough sum over training, measuring, generating and attacks, model by model."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from soul_core.catalogue import CATALOGUE
 from soul_core.spec import FORGET, RETAIN, TRAIN, JobSpec
 from soul_core.spec.attacks import Attack
+from soul_core.spec.search_checks import looked_at, rests_on
 from soul_core.spec.strategy import Ensemble, Search
 from soul_core.training.schedule import num_steps
 
@@ -58,25 +61,55 @@ def operations(spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, 
 
 
 def _training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
-    """Return what training takes: of a search the most it may, of an ensemble that of all recipes."""
+    """Return what training takes: of a search the most it may, of an ensemble that of all recipes; with the looks at
+    the criteria, of which the base has one too.
+    """
     if spec.kind == "evaluate":
         return Operations()
-    if isinstance(spec.strategy, Search):
-        return _one_training(spec, sets).times(spec.strategy.trials)
-    if isinstance(spec.strategy, Ensemble):
-        members = (spec.member(number) for number in range(len(spec.strategy.members)))
-        return sum((_one_training(member, sets) for member in members), start=Operations())
+    strategy = spec.strategy
+    if isinstance(strategy, Search):
+        looks = strategy.trials * math.ceil(_steps(spec, sets) / strategy.check_every)
+        return _one_training(spec, sets).times(strategy.trials) + _look(spec, sets, strategy.rows).times(1 + looks)
+    if isinstance(strategy, Ensemble):
+        members = [_one_training(member, sets) for member in spec.recipes().values()]
+        return sum(members, start=_look(spec, sets, strategy.rows).times(1 + len(members)))
     return _one_training(spec, sets)
 
 
 def _one_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
-    none = SetSize(0, 0.0)
-    forget = sets.get(FORGET, none) if spec.kind == "unlearn" else none
-    other = sets.get(RETAIN if spec.kind == "unlearn" else TRAIN, none)
-    training = spec.training
-    a_step = training.forget_batch * forget.tokens + training.retain_batch * other.tokens
+    forget, other = _learned(spec, sets)
+    a_step = spec.training.forget_batch * forget.tokens + spec.training.retain_batch * other.tokens
     order = 1.0 if spec.optimizer.kind == "adamw" else _CURVATURE
-    return Operations(6.0 * a_step * num_steps(training, forget=forget.rows, retain=other.rows) * order)
+    return Operations(6.0 * a_step * _steps(spec, sets) * order)
+
+
+def _steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
+    forget, other = _learned(spec, sets)
+    return num_steps(spec.training, forget=forget.rows, retain=other.rows)
+
+
+def _learned(spec: JobSpec, sets: Mapping[str, SetSize]) -> tuple[SetSize, SetSize]:
+    """Return what is unlearned, earlier forget sets that join with it, and what is learned."""
+    none = SetSize(0, 0.0)
+    if spec.kind == "finetune":
+        return none, sets.get(TRAIN, none)
+    unlearned = [one for name, one in sets.items() if spec.unlearns(name)]
+    rows = sum(one.rows for one in unlearned)
+    tokens = sum(one.rows * one.tokens for one in unlearned) / max(1, rows)
+    return SetSize(rows, tokens), sets.get(RETAIN, none)
+
+
+def _look(spec: JobSpec, sets: Mapping[str, SetSize], most: int) -> Operations:
+    """Return what one look at the criteria takes: of each set they rest on, at most so many rows."""
+    wanted = [pair for criterion in looked_at(spec, sets) for pair in rests_on(criterion)]
+    found = Operations()
+    for name, one in sets.items():
+        metrics = [metric for set_name, metric in wanted if set_name == name]
+        rows = min(one.rows, most) if metrics else 0
+        answered = any("answers" in CATALOGUE[metric].needs for metric in metrics)
+        answers = spec.evaluation.max_new_tokens * _USUAL_ANSWER_SHARE if answered else 0
+        found += Operations(2.0 * rows * one.tokens, 2.0 * rows * answers)
+    return found
 
 
 def _measuring(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:

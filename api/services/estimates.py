@@ -59,7 +59,8 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
 
 def _operations(body: JobCreate, checked: Checked, num_parameters: int) -> Operations:
     """Return what the job takes, and the one that retrains its reference where it asks for that."""
-    sets = {name: SetSize(row.num_rows or 0, _tokens_a_row(row)) for name, row in checked.datasets.items()}
+    rows = {**checked.datasets, **checked.carried.datasets}
+    sets = {name: SetSize(row.num_rows or 0, _tokens_a_row(row)) for name, row in rows.items()}
     taken = operations(body.spec, sets, num_parameters, num_beside=len(checked.named.names()))
     if checked.named.retrain_spec is not None:
         taken += operations(checked.named.retrain_spec, {TRAIN: sets[RETAIN]}, num_parameters, num_beside=0)
@@ -83,7 +84,7 @@ def _warnings(checked: Checked) -> list[str]:
             found.append(f"{shared} rows of the forget set are also in the retain set: they would be kept")
     if checked.named.retrain_spec is not None:
         found.append("the reference is retrained first, unless one is found again: its cost is in the sum")
-    return found
+    return [*found, *checked.carried.told]
 
 
 def _undecidable(body: JobCreate) -> list[str]:

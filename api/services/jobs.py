@@ -17,23 +17,28 @@ from api.store import datasets, job_queries, job_states, jobs, models
 from api.store.job_states import NotAllowed
 from api.store.references import output_of
 from api.store.tables import Dataset, Job, Model
-from soul_core.spec import FORGET, REFERENCE, RETAIN
+from soul_core.spec import REFERENCE, RETAIN, JobSpec
 from soul_core.spec.checks import located_problems
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a job's body names, found and judged. `missing` and `errors` are (pointer, detail)."""
+    """What a job's body names and what it carries forward, found and judged. `missing` and `errors` are (pointer,
+    detail).
+    """
 
     model: Model | None
     named: Named
     datasets: Mapping[str, Dataset]
+    carried: Carried
     missing: tuple[tuple[str, str], ...]
     errors: tuple[tuple[str, str], ...]
 
 
 def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
-    """Find what the body names and everything that speaks against the job."""
+    """Find what the body names and everything that speaks against the job. Its data sets are held until the
+    transaction ends: none is deleted before the job is there.
+    """
     missing: list[tuple[str, str]] = []
     errors: list[tuple[str, str]] = []
     model = models.get(session, caller.tenant_id, body.model_id)
@@ -41,7 +46,7 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
         missing.append(("/model_id", f"there is no model {body.model_id}"))
     found: dict[str, Dataset] = {}
     for name, dataset_id in body.datasets.items():
-        row = datasets.get(session, caller.tenant_id, dataset_id)
+        row = datasets.get(session, caller.tenant_id, dataset_id, hold=True)
         if row is None:
             missing.append((f"/datasets/{name}", f"there is no data set {dataset_id}"))
         elif row.status != "ready":
@@ -50,13 +55,21 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
             found[name] = row
     named = references.find(session, caller, body)
     errors += _spec_faults(body, named)
-    forget, retain = found.get(FORGET), found.get(RETAIN)
-    same = forget and retain and forget.content_sha256 == retain.content_sha256
-    if same and body.spec.kind == "unlearn":
-        errors.append(
-            ("/datasets/retain", "the forget set and the retain set are the same: the job would undo its own work")
-        )
-    return Checked(model, named, found, (*missing, *named.missing), (*errors, *named.errors))
+    carried = Carried({}, ())
+    if body.spec.kind != "evaluate":
+        carried = carried_forward(session, caller, model, body.datasets)
+    errors += _undone(body.spec, {**found, **carried.datasets})
+    return Checked(model, named, found, carried, (*missing, *named.missing), (*errors, *named.errors))
+
+
+def _undone(spec: JobSpec, sets: Mapping[str, Dataset]) -> list[tuple[str, str]]:
+    """Find what would be unlearned and learned at once. The engine, which reads the rows, finds more."""
+    retain = sets.get(RETAIN)
+    return [
+        ("/datasets/retain", f"the {name} set and the retain set are the same: the job would undo its own work")
+        for name, row in sets.items()
+        if retain is not None and spec.unlearns(name) and row.content_sha256 == retain.content_sha256
+    ]
 
 
 def _spec_faults(body: JobCreate, named: Named) -> list[tuple[str, str]]:
@@ -73,8 +86,6 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
 
     Raises 404 or 422 naming everything that is wrong with it; nothing is written then.
     """
-    for dataset_id in sorted(set(body.datasets.values())):  # in one order: two jobs over the same sets cannot deadlock
-        datasets.get(session, caller.tenant_id, dataset_id, lock=True)  # none is deleted before the job is there
     checked = check(session, caller, body)
     if checked.missing:
         raise ServiceError(404, "not_found", checked.missing[0][1], errors=checked.missing)
@@ -88,9 +99,6 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         after, found = references.retrain(session, caller, body, checked.named, checked.datasets)
         if after.status == "succeeded":
             beside[REFERENCE] = output_of(session, after).id
-    carried = Carried({}, ())
-    if body.spec.kind != "evaluate":
-        carried = carried_forward(session, caller, checked.model, body.datasets)
     job = jobs.create(
         session,
         tenant_id=caller.tenant_id,
@@ -101,13 +109,13 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         models=beside,
         reference_log_id=checked.named.log.id if checked.named.log else None,
         after=after,
-        datasets={**body.datasets, **carried.datasets},
+        datasets={**body.datasets, **checked.carried.ids()},
         spec=body.spec.model_dump(mode="json"),
         spec_sha256=body.spec.digest(),
     )
     if after is not None:
         job_states.event(session, job, "log", {"message": _retraining_words(after, found=found)})
-    for message in carried.told:
+    for message in checked.carried.told:
         job_states.event(session, job, "log", {"message": message})
     return job
 

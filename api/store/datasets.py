@@ -35,12 +35,14 @@ def create(
     return row
 
 
-def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False) -> Dataset | None:
-    """Return a tenant's data set unless it was deleted."""
+def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False, hold: bool = False) -> Dataset | None:
+    """Return a tenant's data set unless it was deleted. `lock`: only this transaction may change it. `hold`: nobody
+    changes it before this transaction ends, and others may hold it too: whoever only holds cannot deadlock.
+    """
     query = select(Dataset).where(
         Dataset.id == dataset_id, Dataset.tenant_id == tenant_id, Dataset.deleted_at.is_(None)
     )
-    return session.scalar(query.with_for_update() if lock else query)
+    return session.scalar(query.with_for_update(read=not lock) if lock or hold else query)
 
 
 def page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[Dataset]:

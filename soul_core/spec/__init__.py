@@ -219,6 +219,11 @@ class JobSpec(Frozen):
             return {"": self}
         return {f"strategy.members.{number}": self.member(number) for number in range(len(self.strategy.members))}
 
+    def unlearns(self, set_name: str) -> bool:
+        """Say whether a data set of this name is unlearned: the forget set, and earlier jobs' where they join."""
+        joins = self.earlier == "join" and is_forgotten(set_name)
+        return self.kind == "unlearn" and (set_name == FORGET or joins)
+
     def criteria_on(self, sets: Collection[str]) -> tuple[Criterion, ...]:
         """Return the criteria of a run on data sets of these names: one on `earlier_*` becomes one on each of them."""
         earlier = [name for name in sets if name.startswith(EARLIER)]

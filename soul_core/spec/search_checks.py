@@ -23,6 +23,11 @@ def looked_at(spec: JobSpec, sets: Collection[str]) -> tuple[Criterion, ...]:
     return tuple(one for one in spec.criteria_on(sets) if one.attack is None and _scope(one) != "reference")
 
 
+def rests_on(criterion: Criterion) -> tuple[tuple[str, str], ...]:
+    """Return the (set, row metric) pairs that a criterion is decided by."""
+    return CATALOGUE[criterion.metric].rests_on or ((criterion.set, criterion.metric),)
+
+
 def search_space(spec: JobSpec) -> dict[str, tuple[float, float]]:
     """Return dotted place in the spec -> bounds, of what a search varies. A weight is searched beside another term
     only: alone it would scale the loss and nothing else.

@@ -21,16 +21,24 @@ class Frozen(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict) and (unknown := [key for key in data if key not in cls.model_fields]):
-            known = list(cls.model_fields)
-            hints = []
-            for key in unknown:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
-                hints.append(f"unknown key '{key}'; {hint}")
-            raise PydanticCustomError("unknown_key", "{hints}", {"hints": " | ".join(hints), "keys": unknown})
-        return cls._with_default_kinds(data) if isinstance(data, dict) else data
+    def _refuse_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if refused := {key: hint for key, value in data.items() if (hint := cls._against(str(key), value))}:
+            context = {"hints": " | ".join(refused.values()), "keys": list(refused)}
+            raise PydanticCustomError("refused_key", "{hints}", context)
+        return cls._with_default_kinds(data)
+
+    @classmethod
+    def _against(cls, key: str, value: Any) -> str | None:
+        """Return what is wrong with a key, or that its value is true or false, which pydantic takes for 1 and 0."""
+        if key not in cls.model_fields:
+            near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.6)
+            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
+            return f"unknown key '{key}'; {hint}"
+        if isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
+            return f"'{key}' cannot be {str(value).lower()}: it is no switch"
+        return None
 
     @classmethod
     def _with_default_kinds(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from soul_core.catalogue import CATALOGUE
 from soul_core.derived import derive
 from soul_core.errors import BadSpec
 from soul_core.evaluation.chosen_rows import EvaluationSet, choose
@@ -14,7 +13,7 @@ from soul_core.listener import Listener, Phase, Quiet, Wish
 from soul_core.metrics.aggregate import Resampling
 from soul_core.report import CriterionResult, ModelMeasurements
 from soul_core.spec import Criterion, Evaluation, JobSpec
-from soul_core.spec.search_checks import looked_at
+from soul_core.spec.search_checks import looked_at, rests_on
 from soul_core.spec.strategy import Search
 from soul_core.subject import Subject
 
@@ -78,7 +77,7 @@ def _problems(subject: Subject, spec: JobSpec, rows: int) -> Iterator[str]:
     sets, evaluation = _sets(subject, spec, criteria, rows), _evaluation(spec, criteria, rows)
     plans = {one.name: plan_of(one, sets, evaluation, frozenset(), subject.loaded) for one in sets}
     for number, criterion in enumerate(spec.criteria):
-        for name, metric in _rests_on(criterion) if criterion in criteria else ():
+        for name, metric in rests_on(criterion) if criterion in criteria else ():
             reason = plans[name].reason_against(metric) if name in plans else "no row of it can be made"
             if reason:
                 yield f"criteria.{number}: {metric} of the set '{name}' cannot be looked at: {reason}"
@@ -86,7 +85,7 @@ def _problems(subject: Subject, spec: JobSpec, rows: int) -> Iterator[str]:
 
 def _sets(subject: Subject, spec: JobSpec, criteria: Sequence[Criterion], rows: int) -> tuple[EvaluationSet, ...]:
     """Return the rows that a look measures, some of those that are measured at the end."""
-    wanted = {name for criterion in criteria for name, _ in _rests_on(criterion)}
+    wanted = {name for criterion in criteria for name, _ in rests_on(criterion)}
     return tuple(
         choose(one.name, one.rows, one.examples, most=rows, seed=spec.seed)
         for one in subject.chosen
@@ -99,11 +98,6 @@ def _evaluation(spec: JobSpec, criteria: Sequence[Criterion], rows: int) -> Eval
     return spec.evaluation.model_copy(
         update={"metrics": metrics, "max_examples": rows, "side_by_side": 0, "bootstrap": 0}
     )
-
-
-def _rests_on(criterion: Criterion) -> tuple[tuple[str, str], ...]:
-    """Return the (set, row metric) pairs that a criterion is decided by."""
-    return CATALOGUE[criterion.metric].rests_on or ((criterion.set, criterion.metric),)
 
 
 def shortfall(result: CriterionResult, at_base: float | None) -> float:

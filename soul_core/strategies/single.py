@@ -59,7 +59,6 @@ def steps_of(subject: Subject, spec: JobSpec) -> int:
 
 def _learned(subject: Subject, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
     """Return what is unlearned, nothing in a fine-tuning, and what is kept or learned."""
-    unlearning = spec.kind == "unlearn"
-    kept = subject.sets.get(RETAIN if unlearning else TRAIN)
-    forget = [each for one in subject.forget_sets(spec) for each in one.examples] if unlearning else []
+    kept = subject.sets.get(RETAIN if spec.kind == "unlearn" else TRAIN)
+    forget = [each for one in subject.forget_sets(spec) for each in one.examples]
     return forget, kept.examples if kept else ()

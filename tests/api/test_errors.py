@@ -1,6 +1,7 @@
 """Every error is a problem document, and a credential decides what one may."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -77,6 +78,14 @@ def test_every_unknown_key_is_pointed_at(admin: As) -> None:
 
     assert [error["pointer"] for error in found["errors"]] == ["/nmae", "/a~1b"]
     assert "did you mean 'name'?" in found["errors"][0]["detail"]
+
+
+def test_true_is_no_number_and_a_switch_is_none_of_these(admin: As, job_body: dict[str, Any]) -> None:
+    wrong = {"training": {"steps": True}, "optimizer": {"kind": "adamw", "lr": False}}
+
+    found = problem(admin("POST", "/v1/jobs", json={**job_body, "spec": wrong}), 422, "invalid_request")
+
+    assert {error["pointer"] for error in found["errors"]} == {"/spec/training/steps", "/spec/optimizer/lr"}
 
 
 def test_a_body_that_is_no_json_is_told_apart_from_a_wrong_one(admin: As) -> None:

@@ -263,6 +263,21 @@ def test_a_data_set_cannot_go_while_a_job_over_it_is_being_made(
         problem(deletion.result(timeout=10), 409, "in_use")
 
 
+def test_jobs_over_the_same_data_sets_do_not_wait_for_each_other(admin: As, job_body: Body, session: Session) -> None:
+    """Nor can they deadlock: what each only holds, all may hold."""
+    tenant_id = session.get_one(Dataset, job_body["datasets"]["forget"]).tenant_id
+    caller = Caller(tenant_id, session.scalars(select(ApiKey.id)).one(), frozenset("*"))
+    service.create(session, caller, JobCreate.model_validate(job_body))
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            made = pool.submit(admin, "POST", "/v1/jobs", json=job_body).result(timeout=10)
+        finally:
+            session.rollback()
+
+    assert made.status_code == 202
+
+
 def test_an_estimate_charges_nothing_and_warns(admin: As, job_body: Body, session: Session) -> None:
     overlapping = {"forget": admin.dataset(ROWS[:2]), "retain": admin.dataset(ROWS[1:])}
 
@@ -286,6 +301,8 @@ def test_an_estimate_counts_every_training_and_every_attack(admin: As, job_body:
     assert flops(attacks=[{"kind": "relearn"}]) > alone
     assert flops(attacks=[], strategy={"kind": "search", "trials": 3}) > 2 * alone
     assert flops(attacks=[], strategy={"kind": "ensemble", "members": [{}, {"training": {"steps": 900}}]}) > 2 * alone
+    often, rarely = ({"kind": "search", "trials": 3, "check_every": every} for every in (2, 50))
+    assert flops(attacks=[], strategy=often) > flops(attacks=[], strategy=rarely)
     assert flops(attacks=[], optimizer={"kind": "adamw"}) < alone
     assert flops(attacks=[], training={"epochs": 500}) > alone, "2 rows in batches of 4: 250 steps"
 

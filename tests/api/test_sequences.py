@@ -7,7 +7,7 @@ from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
 from api.store.tables import Job, Model
-from tests.api.conftest import ROWS, As
+from tests.api.conftest import ROWS, As, problem
 
 Body = dict[str, Any]
 
@@ -31,6 +31,7 @@ def output_of(session: Session, job_id: str) -> str:
         source="job",
         location=f"jobs/{job_id}/1/checkpoint",
         parent_job_id=job_id,
+        facts={"num_parameters": 32},
     )
     session.add(output)
     session.commit()
@@ -102,3 +103,29 @@ def test_an_earlier_forget_set_that_is_now_kept_is_measured_as_what_it_was(
     made = admin("POST", "/v1/jobs", json={**next_body, "datasets": {**next_body["datasets"], "retain": forgotten}})
 
     assert made.json()["datasets"]["earlier_1"] == forgotten
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_a_set_that_joins_cannot_be_kept_too(admin: As, job_body: Body, next_body: Body, carried: bool) -> None:
+    sets = {**next_body["datasets"], "retain": job_body["datasets"]["forget"]}
+    sets |= {} if carried else {"earlier_1": sets["retain"]}
+    model_id = next_body["model_id"] if carried else job_body["model_id"]
+    body = {**next_body, "model_id": model_id, "datasets": sets, "spec": {"earlier": "join"}}
+    before = len(admin("GET", "/v1/jobs").json()["data"])
+
+    found = problem(admin("POST", "/v1/jobs", json=body), 422, "invalid_job")
+
+    assert [(error["pointer"], "earlier_1" in error["detail"]) for error in found["errors"]] == [
+        ("/datasets/retain", True)
+    ]
+    assert len(admin("GET", "/v1/jobs").json()["data"]) == before
+
+
+def test_an_estimate_tells_and_counts_what_is_carried_forward(admin: As, job_body: Body, next_body: Body) -> None:
+    joined = {**next_body, "spec": {"earlier": "join", "training": {"epochs": 200}}}
+    without = {**joined, "model_id": job_body["model_id"]}
+
+    alone, found = (admin("POST", "/v1/estimates", json=body).json() for body in (without, joined))
+
+    assert [warning for warning in found["warnings"] if warning.startswith("earlier_1: ")]
+    assert found["flops"] > 2 * alone["flops"], "1 row to unlearn, and 3 where the earlier 2 join"

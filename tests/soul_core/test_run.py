@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 
 from soul_core.errors import BadData, BadModel, BadSpec, Cancelled, DiskFull, EngineError, Interrupted
 from soul_core.listener import Listener, Quiet, Wish
+from soul_core.output_folder import check_room
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import AdamW, Sophia
+from soul_core.spec.strategy import Ensemble, Search, Strategy
 from soul_core.spec.terms import Kl, NoRetain, Npo, Refusal
 from tests.soul_core.tiny_model import COUNTRIES, answer, question, write_rows
 
@@ -318,6 +320,24 @@ def test_a_result_that_cannot_fit_is_told_before_training(
     Usage.free = 200_000
     with pytest.raises(Interrupted):
         run(SPEC, inputs, tmp_path, listener=Recorder(Wish.INTERRUPT, lambda kind, _: kind == "warning"))
+
+
+@pytest.mark.parametrize("strategy", [Search(), Ensemble(members=({}, {}))])
+def test_what_is_kept_of_trials_is_counted_in_the_warning_of_little_room(
+    strategy: Strategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 7 * 4_000  # result, and checkpoints twice: weights and two moments
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
+    heard = Recorder()
+
+    for spec in (SPEC, SPEC.model_copy(update={"strategy": strategy})):
+        check_room(tmp_path, spec, 1_000, heard)
+
+    assert [warning["message"].partition(",")[0] for warning in heard.of("warning")] == [
+        "result and checkpoints may need 35.2 KiB"
+    ]
 
 
 def test_an_output_folder_that_cannot_be_written_is_told_at_once(inputs: Inputs, tmp_path: Path) -> None:
