@@ -70,12 +70,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS))
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES), help="learning rates tried")
     parser.add_argument("--steps", type=int, default=Budget().steps, help="optimizer steps of a trial")
+    parser.add_argument("--retain-factor", type=float, default=1.0, help="multiplies the weight of each retain loss")
     parser.add_argument("--whole", action="store_true", help="measure what was chosen on more rows than trials are")
     parser.add_argument("--results", type=Path, default=DOCS / "results.md")
     args = parser.parse_args(arguments)
     steps = Steps(args.work.resolve(), apart=args.size != "tiny")
     budget = replace(Budget(), steps=args.steps, learning_rates=tuple(args.rates))
     models = build(steps, SIZES[args.size], args.split, seed=args.seed)
+    specs = _specs(args, budget)
+    log = yardstick(steps, models, budget, seed=args.seed)
+    variant = _variant(args)
+    # trials of tofu_report serve here too
+    prefix = "".join(f"{part}-" for part in ([] if args.split == "forget10" else [args.split]) + variant)
+
+    def one(name: str) -> Outcome:
+        return _outcome(steps, name, specs[name], models, budget, step=prefix + name, log=log, whole=args.whole)
+
+    outcomes = []
+    with lanes(steps) as pool:
+        for outcome in pool.map(one, specs):
+            outcomes.append(outcome)  # and written after every recipe: a run that is stopped has told what it knows
+            text = _text(f"python -m bench.quality {_said(args)}", outcomes, budget)
+            write_between(args.results, "_".join(["quality", args.split, *variant]), text)
+
+
+def _specs(args: argparse.Namespace, budget: Budget) -> dict[str, Spec]:
+    """Return every recipe by its name."""
     specs: dict[str, Spec] = {}
     for objective in args.objectives:
         for name, optimizer in _OPTIMIZERS.items():
@@ -88,17 +108,16 @@ def main(arguments: list[str] | None = None) -> None:
             specs[name] = {"kind": "unlearn", "seed": args.seed, "optimizer": optimizer}
         else:
             specs[name] = unlearning({"kind": "npo"}, optimizer, budget, seed=args.seed, **more)
-    log = yardstick(steps, models, budget, seed=args.seed)
+    for spec in specs.values() if args.retain_factor != 1 else ():
+        if (retain := spec.get("retain", {"kind": "none"}))["kind"] != "none":
+            spec["retain"] = {**retain, "weight": retain.get("weight", 1.0) * args.retain_factor}
+    return specs
 
-    def one(name: str) -> Outcome:
-        return _outcome(steps, name, specs[name], models, budget, split=args.split, log=log, whole=args.whole)
 
-    outcomes = []
-    with lanes(steps) as pool:
-        for outcome in pool.map(one, specs):
-            outcomes.append(outcome)  # and written after every recipe: a run that is stopped has told what it knows
-            text = _text(f"python -m bench.quality {_said(args)}", outcomes, budget)
-            write_between(args.results, f"quality_{args.split}", text)
+def _variant(args: argparse.Namespace) -> list[str]:
+    """Return what sets these trials apart from those of the plain table, for the names of trials and of the table."""
+    parts = [f"{args.steps}"] if args.steps != Budget().steps else []
+    return parts + ([f"retain{args.retain_factor:g}"] if args.retain_factor != 1 else [])
 
 
 def _own_settings(objective: str) -> Spec:
@@ -115,10 +134,11 @@ def _own_settings(objective: str) -> Spec:
 
 
 def _outcome(
-    steps: Steps, name: str, spec: Spec, models: Models, budget: Budget, *, split: Split, log: Path, whole: bool
+    steps: Steps, name: str, spec: Spec, models: Models, budget: Budget, *, step: str, log: Path, whole: bool
 ) -> Outcome:
-    """Tune a recipe; with `whole` measure the chosen one on more rows. Influence has no learning rate to tune."""
-    step = name if split == "forget10" else f"{split}-{name}"  # trials of tofu_report serve here too
+    """Tune a recipe; with `whole` measure the chosen one on more rows. Influence has no learning rate to tune. Its
+    trials' names begin with `step`.
+    """
     if spec["optimizer"]["kind"] == "influence":
         budget = replace(budget, learning_rates=(0.0,))
     if "lora" in spec:
@@ -219,6 +239,8 @@ def _said(args: argparse.Namespace) -> str:
         words.append(" ".join(["--others", *args.others]))
     if tuple(args.rates) != RATES:
         words.append("--rates " + " ".join(f"{rate:g}" for rate in args.rates))
+    if args.retain_factor != 1:
+        words.append(f"--retain-factor {args.retain_factor:g}")
     if args.whole:
         words.append("--whole")
     return " ".join(words)
