@@ -70,7 +70,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS))
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES), help="learning rates tried")
     parser.add_argument("--steps", type=int, default=Budget().steps, help="optimizer steps of a trial")
-    parser.add_argument("--retain-factor", type=float, default=1.0, help="multiplies the weight of each retain loss")
     parser.add_argument("--whole", action="store_true", help="measure what was chosen on more rows than trials are")
     parser.add_argument("--results", type=Path, default=DOCS / "results.md")
     args = parser.parse_args(arguments)
@@ -79,19 +78,19 @@ def main(arguments: list[str] | None = None) -> None:
     models = build(steps, SIZES[args.size], args.split, seed=args.seed)
     specs = _specs(args, budget)
     log = yardstick(steps, models, budget, seed=args.seed)
-    variant = _variant(args)
-    # trials of tofu_report serve here too
-    prefix = "".join(f"{part}-" for part in ([] if args.split == "forget10" else [args.split]) + variant)
+    split = [] if args.split == "forget10" else [args.split]  # trials of tofu_report serve here too
+    length = [] if args.steps == Budget().steps else [str(args.steps)]
 
     def one(name: str) -> Outcome:
-        return _outcome(steps, name, specs[name], models, budget, step=prefix + name, log=log, whole=args.whole)
+        step = "-".join([*split, *length, name])
+        return _outcome(steps, name, specs[name], models, budget, step=step, log=log, whole=args.whole)
 
     outcomes = []
     with lanes(steps) as pool:
         for outcome in pool.map(one, specs):
             outcomes.append(outcome)  # and written after every recipe: a run that is stopped has told what it knows
             text = _text(f"python -m bench.quality {_said(args)}", outcomes, budget)
-            write_between(args.results, "_".join(["quality", args.split, *variant]), text)
+            write_between(args.results, "_".join(["quality", args.split, *length]), text)
 
 
 def _specs(args: argparse.Namespace, budget: Budget) -> dict[str, Spec]:
@@ -108,16 +107,7 @@ def _specs(args: argparse.Namespace, budget: Budget) -> dict[str, Spec]:
             specs[name] = {"kind": "unlearn", "seed": args.seed, "optimizer": optimizer}
         else:
             specs[name] = unlearning({"kind": "npo"}, optimizer, budget, seed=args.seed, **more)
-    for spec in specs.values() if args.retain_factor != 1 else ():
-        if (retain := spec.get("retain", {"kind": "none"}))["kind"] != "none":
-            spec["retain"] = {**retain, "weight": retain.get("weight", 1.0) * args.retain_factor}
     return specs
-
-
-def _variant(args: argparse.Namespace) -> list[str]:
-    """Return what sets these trials apart from those of the plain table, for the names of trials and of the table."""
-    parts = [f"{args.steps}"] if args.steps != Budget().steps else []
-    return parts + ([f"retain{args.retain_factor:g}"] if args.retain_factor != 1 else [])
 
 
 def _own_settings(objective: str) -> Spec:
@@ -239,8 +229,6 @@ def _said(args: argparse.Namespace) -> str:
         words.append(" ".join(["--others", *args.others]))
     if tuple(args.rates) != RATES:
         words.append("--rates " + " ".join(f"{rate:g}" for rate in args.rates))
-    if args.retain_factor != 1:
-        words.append(f"--retain-factor {args.retain_factor:g}")
     if args.whole:
         words.append("--whole")
     return " ".join(words)

@@ -156,7 +156,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             run=_run_facts(spec, subject, outcome.trained, state),
             versions=versions(),
             limits=tuple(
-                limits_of(spec, data, models[judged], models=models, attacks=attacks, shared=num_shared(rows))
+                limits_of(spec, data, models[judged], models=models, attacks=attacks, shared=num_shared(rows, spec))
             ),
         )
         write_report(report, out)

@@ -11,7 +11,7 @@ from soul_core.examples import Example, encode_rows
 from soul_core.listener import Listener
 from soul_core.report import DataFacts
 from soul_core.rows import Overlap, Row, canonical_sha256, overlap, read_rows
-from soul_core.spec import EARLIER, FORGET, RETAIN, TRAIN, JobSpec, is_forgotten
+from soul_core.spec import EARLIER, FORGET, RETAIN, JobSpec, is_forgotten
 
 Rows = Mapping[str, tuple[Row, ...]]
 
@@ -63,9 +63,9 @@ def encode_sets(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, max_tokens: i
     return sets
 
 
-def num_shared(rows: Rows) -> dict[str, int]:
+def num_shared(rows: Rows, spec: JobSpec) -> dict[str, int]:
     """Count the questions of the forget set, and of earlier ones, that the retain (or train) set asks too."""
-    found = {name: overlap(rows[name], rows.get(_learned(rows), ())) for name in _forgotten(rows)}
+    found = {name: overlap(rows[name], rows.get(spec.learned_set, ())) for name in _forgotten(rows)}
     return {name: len(shared.identical) + len(shared.same_prompt) for name, shared in found.items()}
 
 
@@ -73,15 +73,11 @@ def _forgotten(rows: Rows) -> list[str]:
     return [name for name in rows if is_forgotten(name)]
 
 
-def _learned(rows: Rows) -> str:
-    return TRAIN if TRAIN in rows and RETAIN not in rows else RETAIN
-
-
 def _compare(rows: Rows, spec: JobSpec, listener: Listener) -> None:
     if spec.kind == "unlearn" and spec.earlier == "join" and not any(name.startswith(EARLIER) for name in rows):
         listener.emit("warning", message="earlier is 'join', and there is no earlier forget set to join")
     for name in _forgotten(rows):
-        shared = overlap(rows[name], rows.get(_learned(rows), ()))
+        shared = overlap(rows[name], rows.get(spec.learned_set, ()))
         if spec.unlearns(name) and name == FORGET and shared.equal:
             raise BadData(
                 "the forget set and the retain set hold the same rows: nothing can be both forgotten and kept"
@@ -91,7 +87,7 @@ def _compare(rows: Rows, spec: JobSpec, listener: Listener) -> None:
                 f"{name} set: the retain set holds all its rows, and nothing can be both forgotten and kept; take them "
                 "out of the retain set, or set earlier to 'measure'"
             )
-        _warn(shared, f"the {name} and the {_learned(rows)} set", listener)
+        _warn(shared, f"the {name} and the {spec.learned_set} set", listener)
         if name != FORGET:
             _warn(overlap(rows.get(FORGET, ()), rows[name]), f"the {FORGET} and the {name} set", listener)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from soul_core.catalogue import CATALOGUE
-from soul_core.spec import FORGET, RETAIN, TRAIN, JobSpec
+from soul_core.spec import FORGET, JobSpec
 from soul_core.spec.attacks import Attack
 from soul_core.spec.search_checks import looked_at, rests_on
 from soul_core.spec.strategy import Ensemble, Search
@@ -90,13 +90,10 @@ def _steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
 
 def _learned(spec: JobSpec, sets: Mapping[str, SetSize]) -> tuple[SetSize, SetSize]:
     """Return what is unlearned, earlier forget sets that join with it, and what is learned."""
-    none = SetSize(0, 0.0)
-    if spec.kind == "finetune":
-        return none, sets.get(TRAIN, none)
     unlearned = [one for name, one in sets.items() if spec.unlearns(name)]
     rows = sum(one.rows for one in unlearned)
     tokens = sum(one.rows * one.tokens for one in unlearned) / max(1, rows)
-    return SetSize(rows, tokens), sets.get(RETAIN, none)
+    return SetSize(rows, tokens), sets.get(spec.learned_set, SetSize(0, 0.0))
 
 
 def _look(spec: JobSpec, sets: Mapping[str, SetSize], most: int) -> Operations:
@@ -104,30 +101,29 @@ def _look(spec: JobSpec, sets: Mapping[str, SetSize], most: int) -> Operations:
     wanted = [pair for criterion in looked_at(spec, sets) for pair in rests_on(criterion)]
     found = Operations()
     for name, one in sets.items():
-        metrics = [metric for set_name, metric in wanted if set_name == name]
-        rows = min(one.rows, most) if metrics else 0
-        answered = any("answers" in CATALOGUE[metric].needs for metric in metrics)
-        answers = spec.evaluation.max_new_tokens * _USUAL_ANSWER_SHARE if answered else 0
-        found += Operations(2.0 * rows * one.tokens, 2.0 * rows * answers)
+        if metrics := [metric for set_name, metric in wanted if set_name == name]:
+            answered = any("answers" in CATALOGUE[metric].needs for metric in metrics)
+            found += _of_set(one, most, spec.evaluation.max_new_tokens if answered else 0)
     return found
 
 
 def _measuring(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
-    found = Operations()
-    for one in sets.values():
-        rows = min(one.rows, spec.evaluation.max_examples)
-        answers = spec.evaluation.max_new_tokens * _USUAL_ANSWER_SHARE
-        found += Operations(2.0 * rows * one.tokens, 2.0 * rows * answers)
-    return found
+    evaluation = spec.evaluation
+    measured = (_of_set(one, evaluation.max_examples, evaluation.max_new_tokens) for one in sets.values())
+    return sum(measured, start=Operations())
+
+
+def _of_set(one: SetSize, most: int, answer_tokens: int) -> Operations:
+    """Return what one set takes: at most so many rows, each read once and answered in at most so many tokens."""
+    rows = min(one.rows, most)
+    return Operations(2.0 * rows * one.tokens, 2.0 * rows * answer_tokens * _USUAL_ANSWER_SHARE)
 
 
 def _attacks(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     forget = sets.get(FORGET)
     if forget is None:
         return Operations()
-    rows = min(forget.rows, spec.evaluation.attack_examples)
-    answers = spec.evaluation.attack_new_tokens * _USUAL_ANSWER_SHARE
-    look = Operations(2.0 * rows * forget.tokens, 2.0 * rows * answers)
+    look = _of_set(forget, spec.evaluation.attack_examples, spec.evaluation.attack_new_tokens)
     return sum((_attack(attack, sets, forget, look) for attack in spec.attacks), start=Operations())
 
 

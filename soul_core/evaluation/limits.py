@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from soul_core.catalogue import number
 from soul_core.report import AttackResult, DataFacts, ModelMeasurements
-from soul_core.spec import BASE, EARLIER, FORGET, GENERAL, REFERENCE, RETAIN, STAY_FORGOTTEN, TRAIN, JobSpec
+from soul_core.spec import BASE, EARLIER, FORGET, GENERAL, REFERENCE, RETAIN, STAY_FORGOTTEN, JobSpec
 
 #: Bootstrap intervals of fewer rows are rough: they are too narrow.
 _FEW_ROWS = 30
@@ -38,10 +38,9 @@ def limits_of(
         yield from _of_earlier(models[BASE])
     for name, count in shared.items():
         if count:
-            again = spec.kind == "finetune" or (spec.kind == "unlearn" and name != FORGET and spec.earlier == "measure")
+            again = spec.kind != "evaluate" and not spec.unlearns(name)
             pull = "they are learned again" if again else "they pull both ways"
-            kept = TRAIN if spec.kind == "finetune" else RETAIN
-            yield f"{count} questions of the {name} set are asked in the {kept} set too: {pull}."
+            yield f"{count} questions of the {name} set are asked in the {spec.learned_set} set too: {pull}."
     if spec.evaluation.bootstrap == 0:
         yield "No confidence intervals were asked for: chance differences count as differences."
     if spec.kind != "evaluate":

@@ -219,6 +219,11 @@ class JobSpec(Frozen):
             return {"": self}
         return {f"strategy.members.{number}": self.member(number) for number in range(len(self.strategy.members))}
 
+    @property
+    def learned_set(self) -> str:
+        """The data set that is learned, or kept."""
+        return TRAIN if self.kind == "finetune" else RETAIN
+
     def unlearns(self, set_name: str) -> bool:
         """Say whether a data set of this name is unlearned: the forget set, and earlier jobs' where they join."""
         joins = self.earlier == "join" and is_forgotten(set_name)

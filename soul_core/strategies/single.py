@@ -8,7 +8,7 @@ from soul_core.examples import Example
 from soul_core.listener import Listener
 from soul_core.report import TrialResult
 from soul_core.run_state import RunState
-from soul_core.spec import RETAIN, TRAIN, JobSpec
+from soul_core.spec import JobSpec
 from soul_core.subject import Subject
 from soul_core.training.record import Trained
 from soul_core.training.schedule import num_steps
@@ -59,6 +59,6 @@ def steps_of(subject: Subject, spec: JobSpec) -> int:
 
 def _learned(subject: Subject, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
     """Return what is unlearned, nothing in a fine-tuning, and what is kept or learned."""
-    kept = subject.sets.get(RETAIN if spec.kind == "unlearn" else TRAIN)
+    kept = subject.sets.get(spec.learned_set)
     forget = [each for one in subject.forget_sets(spec) for each in one.examples]
     return forget, kept.examples if kept else ()

@@ -9,6 +9,7 @@ import torch
 from soul_core.errors import BadData
 from soul_core.report import Report
 from soul_core.run import Inputs, run
+from soul_core.run_data import num_shared, read_sets
 from soul_core.spec import JobSpec
 from tests.soul_core.test_run import Recorder, refused
 from tests.soul_core.tiny_model import COUNTRIES, write_rows
@@ -139,3 +140,20 @@ def test_criteria_on_earlier_sets_are_asked_of_each_there_is() -> None:
 
     assert [each.set for each in asked] == ["forget"] * 2 + ["earlier_1", "earlier_2"] * 2 + ["retain"] * 2
     assert {each.set for each in JobSpec().criteria_on(["forget", "retain"])} == {"forget", "retain"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "retain", "shared"), [("finetune", KEPT, 3), ("evaluate", KEPT, 0), ("evaluate", FIRST, 3)]
+)
+def test_shared_rows_are_those_of_what_is_learned_and_only_unlearning_is_refused_for_them(
+    kind: str, retain: list[str], shared: int, tmp_path: Path
+) -> None:
+    sets = {"forget": FIRST, "retain": retain, "train": FIRST}
+    paths = {name: write_rows(tmp_path / f"{name}.jsonl", rows) for name, rows in sets.items()}
+    other = JobSpec.model_validate({"kind": kind})
+
+    rows = read_sets(paths, other, Recorder())
+
+    assert num_shared(rows, other) == {"forget": shared}
+    with pytest.raises(BadData, match="the same rows"):
+        read_sets({**paths, "retain": paths["forget"]}, spec(), Recorder())
