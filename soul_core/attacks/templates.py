@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from soul_core.evaluation.worked_examples import discreet_examples, turns_of
-from soul_core.metrics.keywords import keywords_of
 from soul_core.rows import Row
 from soul_core.spec.attacks import Prompting, Template
+from soul_core.texts import keywords_of
 
 #: Columns in which a data set may bring its own rewording (TOFU's name first).
 PARAPHRASE_COLUMNS = ("paraphrased_question", "paraphrased_prompt")

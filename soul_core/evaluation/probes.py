@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Sequence
 
 from soul_core.evaluation.worked_examples import discreet_examples, turns_of
-from soul_core.metrics.keywords import keywords_of, words_of
 from soul_core.rows.columns import Message, Row
 from soul_core.spec import ProbeKind
+from soul_core.texts import keywords_of, words_of
 
 BLANK = "____"
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from itertools import islice
 
-from soul_core.metrics.keywords import keywords_of, words_of
 from soul_core.rows.columns import Message, Row
+from soul_core.texts import keywords_of, words_of
 
 
 def discreet_examples(row: Row, others: Iterable[Row], most: int) -> list[Row]:

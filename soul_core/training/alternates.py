@@ -16,10 +16,10 @@ from soul_core.durable import disk_errors, write_durably
 from soul_core.errors import BadData
 from soul_core.examples import Example
 from soul_core.listener import Listener, stop_if_asked
-from soul_core.metrics.keywords import keywords_of, words_of
 from soul_core.models.generation import Sampling, end_ids, generate
 from soul_core.models.loading import Loaded
 from soul_core.spec.terms import AltPo
+from soul_core.texts import keywords_of, words_of
 from soul_core.training.refusals import answered
 
 _FILE = "alternates.json"
