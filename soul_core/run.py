@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from soul_core.attacks.arena import results
+from soul_core.chat.template import unread_variable, variables_of
 from soul_core.comparison import compare, judge_run, read_log_of_reference
 from soul_core.durable import disk_errors
 from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
@@ -98,7 +99,8 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             state.emit("finished", verdict=finished.verdict)
             return finished
         log = read_log_of_reference(inputs.reference_log)
-        load = partial(load_subject, inputs.source(), rows, spec)
+        opened = partial(load_subject, rows=rows, spec=spec, template_date=state.started_at.date())
+        load = partial(opened, inputs.source())
         subject = load()
         _check(spec, subject, out, state)
         state.claim(_identity(spec, subject.facts, subject.sets))
@@ -108,7 +110,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     if inputs.models:
         del subject  # one model at a time in memory
         for name, source in inputs.others().items():
-            other = load_subject(source, rows, spec)
+            other = opened(source)
             examined[name] = examine(other, name, spec, state, phase="reference")
             if name == REFERENCE:
                 reference = ReferenceFacts(source=source.shown, digest=other.facts.digest, from_log=False)
@@ -139,6 +141,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             job_id=inputs.job_id,
             spec=spec,
             spec_sha256=spec.digest(),
+            template_date=subject.loaded.encoder.asked_date,
             model=subject.facts,
             data=data,
             models=models,
@@ -148,6 +151,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             examples=side_by_side(
                 subject.chosen,
                 {name: examined[name].answers for name in models if name in examined},
+                {name: examined[name].preambles for name in models if name in examined},
                 most=spec.evaluation.side_by_side,
             ),
             criteria=criteria,
@@ -156,7 +160,15 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             run=_run_facts(spec, subject, outcome.trained, state),
             versions=versions(),
             limits=tuple(
-                limits_of(spec, data, models[judged], models=models, attacks=attacks, shared=num_shared(rows, spec))
+                limits_of(
+                    spec,
+                    data,
+                    models[judged],
+                    models=models,
+                    attacks=attacks,
+                    shared=num_shared(rows, spec),
+                    unfinished=_unfinished(examined[judged]),
+                )
             ),
         )
         write_report(report, out)
@@ -168,12 +180,43 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
 
 def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
     """Raise what speaks against the run once the model is known, before anything is spent."""
+    _check_template(spec, subject, state)
     if spec.kind != "evaluate":
         check_room(out, spec, subject.facts.num_parameters, state)
         for place, recipe in spec.recipes().items():
             with _found_at(place):
                 _check_recipe(recipe, subject)
         check_goal(subject, spec)
+
+
+def _check_template(spec: JobSpec, subject: Subject, state: RunState) -> None:
+    """Raise BadSpec for variables that the chat template does not read; warn of system turns that have to move."""
+    encoder = subject.loaded.encoder
+    template = encoder.template
+    known = variables_of(template.source, template.special_tokens) if template is not None else ()
+    if unread := [name for name in spec.chat_template_kwargs if name not in known]:
+        raise BadSpec(f"chat_template_kwargs: {unread_variable(unread[0], known)}")
+    for name, dataset in subject.sets.items():
+        moved = [row.number for row in dataset.rows if encoder.moves_system_turn(row)]
+        if moved:
+            state.emit(
+                "warning",
+                message=f"{name} set: the model's chat template takes no system turn; in {len(moved)} rows its text "
+                f"stands at the head of the user's turn: {_numbers(moved)}",
+            )
+
+
+def _numbers(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
+
+
+def _unfinished(examined: Examined) -> dict[str, int]:
+    """Count, by set, the answers that never began: the model was still thinking when it was cut off."""
+    cut_off = {
+        name: sum(not examined.answers[name][row] for row in preambles)
+        for name, preambles in examined.preambles.items()
+    }
+    return {name: count for name, count in cut_off.items() if count}
 
 
 def _check_recipe(spec: JobSpec, subject: Subject) -> None:

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
+from soul_core.encoding import Example, RowEncoder, encode_rows
 from soul_core.errors import BadData
-from soul_core.examples import Example, encode_rows
 from soul_core.listener import Listener
 from soul_core.report import DataFacts
 from soul_core.rows import Overlap, Row, canonical_sha256, overlap, read_rows
@@ -44,12 +42,12 @@ def read_sets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) -> d
     return rows
 
 
-def encode_sets(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int) -> dict[str, DataSet]:
-    """Encode every set with the model's tokenizer. Raises BadData naming every row that is too long."""
+def encode_sets(rows: Rows, encoder: RowEncoder, *, max_tokens: int) -> dict[str, DataSet]:
+    """Encode every set. Raises BadData naming every row that is too long."""
     sets = {}
     for name, of_set in rows.items():
         try:
-            examples = encode_rows(of_set, tokenizer, max_tokens=max_tokens)
+            examples = encode_rows(of_set, encoder, max_tokens=max_tokens)
         except BadData as error:
             raise _about(name, error) from error
         facts = DataFacts(

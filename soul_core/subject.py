@@ -3,16 +3,17 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from soul_core.attacks.arena import attack_model
 from soul_core.attacks.restoring import fingerprint
 from soul_core.attacks.scene import Attacked
+from soul_core.encoding import ChatSettings, Example, encode_rows
 from soul_core.errors import BadData
 from soul_core.evaluation.chosen_rows import Answers, EvaluationSet, choose
 from soul_core.evaluation.evaluate import Measured, measure
 from soul_core.evaluation.probes import probe_sets
-from soul_core.examples import Example, encode_rows
 from soul_core.listener import Phase
 from soul_core.models.loading import Loaded, load_model
 from soul_core.report import ModelFacts, ModelMeasurements
@@ -58,16 +59,28 @@ class Examined:
 
     measurements: ModelMeasurements
     answers: Answers
+    preambles: Answers
     attacked: Mapping[str, Attacked]
 
 
-def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec) -> Subject:
-    """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData."""
+def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec, *, template_date: date) -> Subject:
+    """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData.
+
+    `template_date` is the day on which a chat template renders that asks for one, unless the spec names it.
+    """
     loaded = load_model(
-        source.location, revision=source.revision, device=spec.device, dtype=spec.dtype, cache_dir=source.cache_dir
+        source.location,
+        revision=source.revision,
+        device=spec.device,
+        dtype=spec.dtype,
+        cache_dir=source.cache_dir,
+        chat=ChatSettings(spec.chat_template_kwargs, spec.template_date or template_date),
+        chat_template=spec.chat_template,
     )
+    for of_set in rows.values():
+        loaded.encoder.check(of_set)
     max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
-    sets = encode_sets(rows, loaded.tokenizer, max_tokens=max_tokens)
+    sets = encode_sets(rows, loaded.encoder, max_tokens=max_tokens)
     chosen = tuple(
         choose(one.name, one.rows, one.examples, most=spec.evaluation.max_examples, seed=spec.seed)
         for one in sets.values()
@@ -92,7 +105,7 @@ def _probes(forget: Sequence[Row], loaded: Loaded, spec: JobSpec, *, max_tokens:
 
 def _encoded(row: Row, loaded: Loaded, max_tokens: int) -> list[Example]:
     try:
-        return encode_rows([row], loaded.tokenizer, max_tokens=max_tokens)
+        return encode_rows([row], loaded.encoder, max_tokens=max_tokens)
     except BadData:
         return []
 
@@ -119,7 +132,7 @@ def examine(subject: Subject, name: str, spec: JobSpec, state: RunState, *, phas
         with state.phase("attack", detail=name):
             kept = state.folder / "attacked" / mark
             attacked = attack_model(subject.loaded, name, subject.whole, spec, listener=state, kept=kept)
-    return Examined(measured.measurements(), measured.answers(), attacked)
+    return Examined(measured.measurements(), measured.answers(), measured.preambles(), attacked)
 
 
 def weights_mark(loaded: Loaded) -> str:

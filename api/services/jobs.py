@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -17,8 +18,12 @@ from api.store import datasets, job_queries, job_states, jobs, models
 from api.store.job_states import NotAllowed
 from api.store.references import output_of
 from api.store.tables import Dataset, Job, Model
+from soul_core.chat.template import unread_variable, variables_of
 from soul_core.spec import REFERENCE, RETAIN, JobSpec
 from soul_core.spec.checks import located_problems
+
+#: Of a model whose chat template nobody has read yet.
+_UNKNOWN: dict[str, Any] = {"asks_for_date": True}
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
         else:
             found[name] = row
     named = references.find(session, caller, body)
-    errors += _spec_faults(body, named)
+    errors += _spec_faults(body, named) + _template_faults(body.spec, model)
     carried = Carried({}, ())
     if body.spec.kind != "evaluate":
         carried = carried_forward(session, caller, model, body.datasets)
@@ -86,6 +91,7 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
 
     Raises 404 or 422 naming everything that is wrong with it; nothing is written then.
     """
+    body = _with_template_date(session, caller, body)
     checked = check(session, caller, body)
     if checked.missing:
         raise ServiceError(404, "not_found", checked.missing[0][1], errors=checked.missing)
@@ -118,6 +124,33 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
     for message in checked.carried.told:
         job_states.event(session, job, "log", {"message": message})
     return job
+
+
+def _with_template_date(session: Session, caller: Caller, body: JobCreate) -> JobCreate:
+    """Pin the day on which the chat template renders, where it may ask for one: the job's numbers depend on it."""
+    model = models.get(session, caller.tenant_id, body.model_id)
+    chat = (model.facts or {}).get("chat", _UNKNOWN) if model else None
+    if body.spec.template_date is not None or chat is None or not chat["asks_for_date"]:
+        return body
+    return body.model_copy(update={"spec": body.spec.model_copy(update={"template_date": datetime.now(UTC).date()})})
+
+
+def _template_faults(spec: JobSpec, model: Model | None) -> list[tuple[str, str]]:
+    """Find variables that the model's chat template does not read."""
+    if model is None or not spec.chat_template_kwargs:
+        return []
+    if spec.chat_template is not None:
+        known = variables_of(spec.chat_template, {})
+    else:
+        chat = (model.facts or {}).get("chat", _UNKNOWN)
+        if chat is _UNKNOWN:  # a hub model: the engine finds out
+            return []
+        known = chat["variables"] if chat else ()
+    return [
+        (f"/spec/chat_template_kwargs/{name}", unread_variable(name, known))
+        for name in spec.chat_template_kwargs
+        if name not in known
+    ]
 
 
 def _retraining_words(after: Job, *, found: bool) -> str:

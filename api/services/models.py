@@ -15,8 +15,10 @@ from api.store import models
 from api.store.references import checkpoint_of
 from api.store.settings import settings
 from api.store.tables import Model
+from soul_core.chat.inspection import inspect_template, template_of_folder, template_of_gguf
 from soul_core.errors import BadModel
 from soul_core.models.files import ModelInspection, inspect_model, is_gguf
+from soul_core.models.gguf_header import read_header
 
 
 def register(session: Session, caller: Caller, wanted: HubModel | LocalModel | GgufModel | JobModel) -> Model:
@@ -49,9 +51,16 @@ def _from_disk(wanted: LocalModel | GgufModel) -> dict[str, Any]:
         raise _unusable(f"{wanted.location} is not a GGUF file")
     try:
         found = inspect_model(path)
+        chat = _chat_facts(path)
     except BadModel as error:
         raise _unusable(error.message, error.details) from error
-    return {"location": str(path), "digest": found.digest, "facts": _facts(found)}
+    return {"location": str(path), "digest": found.digest, "facts": _facts(found) | chat}
+
+
+def _chat_facts(path: Path) -> dict[str, Any]:
+    """Return what the model's chat template does. Raises BadModel for one that cannot be followed."""
+    found = template_of_gguf(read_header(path).metadata) if path.is_file() else template_of_folder(path)
+    return {"chat": None if found is None else asdict(inspect_template(*found))}
 
 
 def _allowed_path(location: str) -> Path:

@@ -126,6 +126,9 @@ def _find_retraining(session: Session, caller: Caller, named: Named, wanted: Ret
         dtype=body.spec.dtype,
         device=body.spec.device,
         seed=body.spec.seed,
+        chat_template=body.spec.chat_template,
+        chat_template_kwargs=body.spec.chat_template_kwargs,
+        template_date=body.spec.template_date,
     )
     problems = located_problems(spec, {TRAIN})
     named.errors += [("/".join(["/reference", *place.split(".")]), detail) for place, detail in problems]

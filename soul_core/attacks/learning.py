@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from soul_core.attacks.scene import Scene
-from soul_core.examples import Example
+from soul_core.encoding import Example
 from soul_core.spec import JobSpec, Training
 from soul_core.spec.optimizers import AdamW
 from soul_core.training.trainer import train

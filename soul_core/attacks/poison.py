@@ -15,8 +15,9 @@ import torch
 
 from soul_core.attacks.layers import decoder_layers, learning_only
 from soul_core.attacks.scene import Attacked, NotPossibleError, Scene
+from soul_core.encoding import Example
 from soul_core.evaluation.chosen_rows import EvaluationSet, choose
-from soul_core.examples import Example, pack
+from soul_core.examples import pack
 from soul_core.listener import stop_if_asked
 from soul_core.models.scoring import Scores, score
 from soul_core.report import Finding, HitRow, ModelMeasurements

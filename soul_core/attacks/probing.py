@@ -105,7 +105,7 @@ def _share_out(scene: Scene, items: list[Item], nll_P: list[float], hit_P: list[
         row = scene.forget.rows[item.index]
         end = start + len(item.example.token_ids) - item.example.num_prompt
         scores[item.index] = TokenScores(
-            row.number, tuple(nll_P[start:end]), tuple(hit_P[start:end]), ends=bool(row.messages)
+            row.number, tuple(nll_P[start:end]), tuple(hit_P[start:end]), num_end=item.example.num_end
         )
         start = end
 

@@ -8,15 +8,11 @@ Differs from it: one worst case a row over all ways, where RWKU takes the mean o
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-
-from transformers import PreTrainedTokenizerBase
 
 from soul_core.attacks.scene import ATTACK_METRICS, Attacked, NotPossibleError, Scene, numbers, worst_of
 from soul_core.attacks.templates import TEMPLATES, Asked, Material, question_of
-from soul_core.errors import BadData
+from soul_core.encoding import Example
 from soul_core.evaluation.chosen_rows import EvaluationSet
-from soul_core.examples import Example, answer_end_id, encode_rows, prompt_ids
 from soul_core.metrics.aggregate import Resampling, summarise
 from soul_core.models.loading import Loaded
 from soul_core.report import MetricValue
@@ -101,30 +97,10 @@ def encode(asked: Asked, loaded: Loaded, *, max_tokens: int) -> Example | None:
     None: the chat template refuses these turns, or they are too long.
     """
     try:
-        if not asked.start:
-            return encode_rows([asked.row], loaded.tokenizer, max_tokens=max_tokens)[0]
-        prompt, end = prompt_ids(asked.row, loaded.tokenizer), answer_end_id(loaded.tokenizer)
-    except (ValueError, BadData):
+        example = loaded.encoder.encode(asked.row, given=asked.start)
+    except ValueError:
         return None
-    head, whole = _begun(asked, loaded.tokenizer)
-    token_ids = (*prompt, *whole, end)
-    if len(whole) == len(head) or len(token_ids) > max_tokens:
-        return None
-    return Example(token_ids, len(prompt) + len(head), asked.row.number)
-
-
-def _begun(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return the tokens of the answer's start, and of start and rest together."""
-    tokens_of = partial(tokenizer.encode, add_special_tokens=False)
-    start, rest = asked.start, asked.row.completion
-    opened = start if tokenizer.chat_template else f" {start}"
-    text = opened + ("" if start[-1].isspace() or rest[0].isspace() else " ") + rest
-    head, whole = tokens_of(opened), tokens_of(text)
-    if whole[: len(head)] != head:  # the space between them goes to the word behind it
-        head = tokens_of(opened.rstrip())
-    if whole[: len(head)] != head:  # a token straddles the border: apart, the mask must be exact
-        whole = head + tokens_of(text[len(opened.rstrip()) :])
-    return head, whole
+    return example if len(example.token_ids) <= max_tokens else None
 
 
 def shown(asked: Asked) -> Row:

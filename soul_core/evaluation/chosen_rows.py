@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soul_core.examples import Example
+from soul_core.encoding import Example
 from soul_core.report import SideBySide
 from soul_core.rows import Row
 from soul_core.spec import FORGET
@@ -42,8 +42,16 @@ def choose(name: str, rows: Sequence[Row], examples: Sequence[Example], *, most:
     return EvaluationSet(name, tuple(rows[i] for i in chosen), tuple(examples[i] for i in chosen))
 
 
-def side_by_side(sets: Sequence[EvaluationSet], answers: Mapping[str, Answers], *, most: int) -> tuple[SideBySide, ...]:
-    """Put the same questions beside each other, one answer a model (`answers`: model -> its answers)."""
+def side_by_side(
+    sets: Sequence[EvaluationSet],
+    answers: Mapping[str, Answers],
+    preambles: Mapping[str, Answers] | None = None,
+    *,
+    most: int,
+) -> tuple[SideBySide, ...]:
+    """Put the same questions beside each other, one answer a model (`answers`: model -> its answers; `preambles`: what
+    it wrote before them).
+    """
     shown = shown_rows(sets, most)
     return tuple(
         SideBySide(
@@ -52,6 +60,11 @@ def side_by_side(sets: Sequence[EvaluationSet], answers: Mapping[str, Answers], 
             prompt=prompt_text(row),
             expected=row.completion,
             answers={model: of_model[one.name][row.number] for model, of_model in answers.items()},
+            preambles={
+                model: of_model[one.name][row.number]
+                for model, of_model in (preambles or {}).items()
+                if row.number in of_model.get(one.name, {})
+            },
         )
         for one in sets
         for row in one.rows

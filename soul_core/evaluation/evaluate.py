@@ -26,11 +26,14 @@ _EVENT_SECONDS = 0.5
 
 
 class SetMeasured(Part):
-    """All that is kept of one model on one set. `answers` is row number -> the model's own answer."""
+    """All that is kept of one model on one set. By row number: the model's own answer, and what it wrote before it
+    where it wrote anything.
+    """
 
     rows: tuple[int, ...]
     metrics: dict[str, MetricValue]
     answers: dict[int, str]
+    preambles: dict[int, str]
 
 
 class Measured(Part):
@@ -47,6 +50,10 @@ class Measured(Part):
     def answers(self) -> Answers:
         """Return the model's own answers."""
         return {name: one.answers for name, one in self.sets.items()}
+
+    def preambles(self) -> Answers:
+        """Return what the model wrote before its answers, where it wrote anything."""
+        return {name: one.preambles for name, one in self.sets.items()}
 
 
 def measure(
@@ -82,6 +89,7 @@ def measure(
             rows=observed.rows,
             metrics={name: _value(name, plan, observed, resampling) for name in plan.metrics},
             answers={answer.row: answer.given for answer in observed.answers if answer},
+            preambles={answer.row: answer.preamble for answer in observed.answers if answer and answer.preamble},
         )
         write_durably(kept / f"{plan.one.name}.json", results[plan.one.name].model_dump_json())
     return Measured(sets={one.name: results[one.name] for one in sets}, gaps=_gaps(sets, evaluation))

@@ -18,9 +18,11 @@ def limits_of(
     models: Mapping[str, ModelMeasurements],
     attacks: Sequence[AttackResult],
     shared: Mapping[str, int],
+    unfinished: Mapping[str, int],
 ) -> Iterator[str]:
     """Yield one sentence for each limit. `models`: those of the report; `shared`: questions that the forget set, and
-    each earlier one, has in common with the retain set.
+    each earlier one, has in common with the retain set; `unfinished`: answers of each set that were cut off before
+    they began.
     """
     sets = {facts.name for facts in data}
     yield "Answers are the model's first choice (greedy decoding); sampling may bring out others."
@@ -32,6 +34,11 @@ def limits_of(
         yield "No general text was given: abilities outside the data sets were not measured."
     if spec.kind == "evaluate" and BASE not in models:
         yield "No base model was given to compare with: these numbers cannot say what has changed."
+    for name, count in unfinished.items():
+        yield (
+            f"In {count} rows of the {name} set the model was still thinking after evaluation.max_new_tokens, so it "
+            "gave no answer: raise that, or turn thinking off (chat_template_kwargs)."
+        )
     for facts in data:
         yield from _of_rows(facts, len(measured.rows.get(facts.name, ())))
     if spec.kind != "evaluate" and BASE in models:

@@ -5,14 +5,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from soul_core.encoding import Example
 from soul_core.errors import OutOfMemory
 from soul_core.evaluation.chosen_rows import prompt_text
 from soul_core.evaluation.plan import Plan, Prompts, group_tokens, other_answers
-from soul_core.examples import Example, micro_batches, pack, pack_groups
+from soul_core.examples import micro_batches, pack, pack_groups
 from soul_core.metrics.observed import CONTINUED_TOKENS, Continuation, Observed, OtherAnswers, OwnAnswer, TokenScores
 from soul_core.models.generation import end_ids, generate
 from soul_core.models.loading import Loaded
 from soul_core.models.scoring import Scores, score
+from soul_core.rows import Row
 
 Tick = Callable[[int, float], None]
 """Told of rows and tokens done; may raise to stop."""
@@ -30,8 +32,8 @@ def observe(loaded: Loaded, plan: Plan, *, max_new_tokens: int, micro_batch_toke
         set_name=plan.one.name,
         texts=tuple(row.completion for row in rows),
         scores=tuple(
-            TokenScores(row.number, own.nll, own.hits, bool(row.messages), own.standardised)
-            for row, (own, *_) in zip(rows, scored, strict=True)
+            TokenScores(row.number, own.nll, own.hits, example.num_end, own.standardised)
+            for row, example, (own, *_) in zip(rows, plan.one.examples, scored, strict=True)
         ),
         others=tuple(_others(plan, i, others) for i, (_, *others) in enumerate(scored)),
         gradient_norms=tuple(_gradient_norms(loaded, plan.one.examples, tick)) if plan.gradients else (),
@@ -162,12 +164,13 @@ def _answers(
     if not prompts:
         return (None,) * len(plan.one.rows)
     written = _write(loaded, prompts, max_new_tokens, tick)
-    return tuple(
-        OwnAnswer(row.number, prompt_text(row), row.completion, _text(loaded, written[i]).strip())
-        if i in written
-        else None
-        for i, row in enumerate(plan.one.rows)
-    )
+    return tuple(_own_answer(row, loaded, written[i]) if i in written else None for i, row in enumerate(plan.one.rows))
+
+
+def _own_answer(row: Row, loaded: Loaded, tokens: Sequence[int]) -> OwnAnswer:
+    text = loaded.encoder.answer_text(tokens)
+    expected = loaded.encoder.expected_text(row.completion)
+    return OwnAnswer(row.number, prompt_text(row), expected, text.answer, text.preamble)
 
 
 def _first_turn(answer: OwnAnswer, loaded: Loaded) -> OwnAnswer:

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from soul_core.catalogue import CATALOGUE, NEEDS, Need, row_metrics
+from soul_core.encoding import Example, encode_rows
 from soul_core.errors import BadData
 from soul_core.evaluation.chosen_rows import PERTURBED, EvaluationSet
 from soul_core.evaluation.worked_examples import turns_of
-from soul_core.examples import Example, encode_rows, prompt_ids
+from soul_core.examples import num_shared_tokens
 from soul_core.metrics.observed import CONTINUED_TOKENS
 from soul_core.models.loading import Loaded
 from soul_core.rows import Row
@@ -71,7 +72,7 @@ class Plan:
 
 def group_tokens(group: Sequence[Example]) -> int:
     """Return the tokens of a group when its prompt is laid down once."""
-    return sum(len(example.token_ids) for example in group) - (len(group) - 1) * group[0].num_prompt
+    return sum(len(example.token_ids) for example in group) - (len(group) - 1) * num_shared_tokens(group)
 
 
 def plan_of(
@@ -87,7 +88,7 @@ def plan_of(
         one=one,
         metrics=metrics,
         groups=_groups(one, loaded) if "perturbed" in needs else tuple((example,) for example in one.examples),
-        asked={i: _prompt(one.examples[i]) for i in answered},
+        asked={i: one.examples[i].given_ids or loaded.encoder.prompt_ids(one.rows[i]) for i in answered},
         few_shot=_few_shot(one, shots, loaded) if "few_shot" in needs else {},
         continued={prefix: _beginnings(one, prefix, loaded) for prefix in sorted(prefixes - {0})},
         missing=missing,
@@ -134,7 +135,7 @@ def _groups(one: EvaluationSet, loaded: Loaded) -> tuple[tuple[Example, ...], ..
         texts = [*([paraphrase] if paraphrase else []), *wrong] if wrong else []
         rows = [Row(row.number, row.messages, text) for text in texts]
         try:
-            others = encode_rows(rows, loaded.tokenizer, max_tokens=loaded.facts.context_tokens)
+            others = encode_rows(rows, loaded.encoder, max_tokens=loaded.facts.context_tokens)
         except BadData as error:
             problems += error.details
             continue
@@ -157,9 +158,9 @@ def _few_shot(one: EvaluationSet, shots: Sequence[Row], loaded: Loaded) -> dict[
         if not row.messages:
             continue
         examples = [shot for shot in shots if shot.messages != row.messages][:SHOTS]
-        ids = prompt_ids(Row(row.number, (*turns_of(examples), *row.messages), row.completion), loaded.tokenizer)
+        ids = loaded.encoder.prompt_ids(Row(row.number, (*turns_of(examples), *row.messages), row.completion))
         if len(ids) < loaded.facts.context_tokens:
-            prompts[i] = tuple(ids)
+            prompts[i] = ids
     return prompts
 
 
@@ -167,11 +168,9 @@ def _beginnings(one: EvaluationSet, prefix: int, loaded: Loaded) -> dict[int, tu
     """Return the first `prefix` tokens of each text that goes on after them."""
     prompts = {}
     for i, (row, example) in enumerate(zip(one.rows, one.examples, strict=True)):
-        end = len(prompt_ids(row, loaded.tokenizer)) + prefix
-        if not row.messages and len(example.token_ids) > end:
+        if row.messages:
+            continue
+        end = len(loaded.encoder.prompt_ids(row)) + prefix
+        if len(example.token_ids) > end:
             prompts[i] = example.token_ids[:end]
     return prompts
-
-
-def _prompt(example: Example) -> tuple[int, ...]:
-    return example.token_ids[: example.num_prompt]

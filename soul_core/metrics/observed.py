@@ -16,14 +16,14 @@ class TokenScores:
     """Negative log-likelihood of each answer token, in nats."""
     hits: tuple[bool, ...]
     """Whether the token is the model's most likely one."""
-    ends: bool
-    """The last token is the end-of-answer marker, which is no content."""
+    num_end: int
+    """Tokens at the end that end the turn and are not content."""
     standardised: tuple[float, ...] = ()
     """(NLL - its mean) / its deviation over the vocabulary at each token; where a metric needs the distribution."""
 
     @property
     def content_hits(self) -> tuple[bool, ...]:
-        return self.hits[:-1] if self.ends else self.hits
+        return self.hits[: len(self.hits) - self.num_end]
 
     @property
     def mean_nll(self) -> float:
@@ -48,6 +48,8 @@ class OwnAnswer:
     """All that the prompt says."""
     expected: str
     given: str
+    preamble: str = ""
+    """What the model wrote before its answer: a thinking block, a channel. No metric reads it."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from soul_core.errors import OutOfMemory
-from soul_core.examples import answer_end_id
 from soul_core.models.loading import Loaded
 
 _MOST_ROWS = 64
@@ -49,7 +48,7 @@ def end_ids(loaded: Loaded) -> frozenset[int]:
     """Return every token that ends an answer: the one training teaches, and those the model came with."""
     config = getattr(loaded.model, "generation_config", None)
     own = getattr(config, "eos_token_id", None)
-    found = {answer_end_id(loaded.tokenizer), loaded.tokenizer.eos_token_id}
+    found = {*loaded.encoder.end_ids, loaded.tokenizer.eos_token_id}
     return frozenset(int(i) for i in found | set(own if isinstance(own, list) else [own]) if i is not None)
 
 

@@ -6,7 +6,7 @@ Computing in bfloat16 is `Loaded.autocast()`, which trainer and evaluation open 
 
 import re
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
@@ -17,6 +17,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from soul_core.encoding import ChatSettings, RowEncoder
 from soul_core.errors import BadModel, BadSpec
 from soul_core.models.files import READ, inspect_model
 from soul_core.models.gguf import plain_folder
@@ -36,6 +37,12 @@ class Loaded:
     facts: ModelFacts
     device: torch.device
     compute_dtype: torch.dtype
+    chat: ChatSettings = field(default_factory=ChatSettings)
+
+    @property
+    def encoder(self) -> RowEncoder:
+        """What turns rows into this model's tokens."""
+        return RowEncoder(self.tokenizer, self.chat)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context forward passes run in: bfloat16 matrix products over float32 weights, or nothing."""
@@ -70,8 +77,10 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | torch.dtype = "auto",
     cache_dir: Path | str | None = None,
+    chat: ChatSettings | None = None,
+    chat_template: str | None = None,
 ) -> Loaded:
-    """Load `source` with float32 parameters on `device`; `dtype` is the compute type.
+    """Load `source` with float32 parameters on `device`; `dtype` is the compute type, `chat_template` replaces its own.
 
     A GGUF file is dequantised once into `cache_dir`, a hub id is downloaded into it (default: ~/.cache/soul).
     Raises BadModel with what to do about it.
@@ -81,6 +90,8 @@ def load_model(
     folder, digest = _local_folder(source, revision, cache_dir)
     inspection = inspect_model(folder, hashed=digest is None)
     model, tokenizer = _load_folder(folder)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     model = cast("PreTrainedModel", model.to(device))
     model.eval()
     _require_finite(model)
@@ -96,7 +107,7 @@ def load_model(
         context_tokens=inspection.context_tokens,
         chat_template=bool(tokenizer.chat_template),
     )
-    return Loaded(model, tokenizer, facts, device, choose_dtype(dtype, device))
+    return Loaded(model, tokenizer, facts, device, choose_dtype(dtype, device), chat or ChatSettings())
 
 
 def _require_finite(model: PreTrainedModel) -> None:

@@ -20,7 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from soul_core.examples import Example, Packed, pack
+from soul_core.encoding import Example
+from soul_core.examples import Packed, pack
 
 PACKED = "soul_packed"
 

@@ -1,6 +1,6 @@
 """The report: what was measured, before and after, and what follows from it. JSON is the source. Torch-free."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,6 +48,10 @@ class SideBySide(Part):
     prompt: str
     expected: str
     answers: dict[str, str] = Field(description="Model name (base, unlearned, ...) -> its greedy answer.")
+    preambles: dict[str, str] = Field(
+        {},
+        description="Model name -> what it wrote before that answer (a thinking block, a channel); no metric reads it.",
+    )
 
 
 class HitRow(Part):
@@ -176,6 +180,9 @@ class Report(Part):
     job_id: str | None = None
     spec: JobSpec
     spec_sha256: str
+    template_date: date | None = Field(
+        None, description="The day on which the chat template rendered; absent where it asks for none."
+    )
     model: ModelFacts
     data: tuple[DataFacts, ...]
     models: dict[str, ModelMeasurements] = Field(description="base, unlearned (or finetuned, audited), reference, ...")

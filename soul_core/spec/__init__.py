@@ -5,10 +5,12 @@ One definition from HTTP to trainer: the API validates request bodies with these
 
 import hashlib
 from collections.abc import Collection
+from datetime import date
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from soul_core.chat.template import RESERVED, check_syntax
 from soul_core.spec.attacks import CHEAP_ATTACKS, Attack
 from soul_core.spec.optimizers import Optimizer, Sophia
 from soul_core.spec.strategy import Ensemble, Single, Strategy
@@ -183,6 +185,19 @@ class JobSpec(Frozen):
     criteria: tuple[Criterion, ...] = Field(
         DEFAULT_CRITERIA["unlearn"], description="What decides the verdict. The default depends on the kind."
     )
+    chat_template: str | None = Field(
+        None,
+        max_length=100_000,
+        description="A chat template (Jinja) in place of the model's own. The exported model carries it.",
+    )
+    chat_template_kwargs: dict[str, bool | int | float | str | None] = Field(
+        {}, description="Variables of the chat template, such as enable_thinking; names it does not read are refused."
+    )
+    template_date: date | None = Field(
+        None,
+        description="The day on which a chat template renders that writes the current date. Default: the day the job "
+        "was created (UTC); the report names it.",
+    )
     model_train_tokens: int | None = Field(
         None, ge=1, description="Tokens the base model was trained on, if known: the report then gives the run's share."
     )
@@ -200,6 +215,20 @@ class JobSpec(Frozen):
         if kind not in DEFAULT_CRITERIA:
             return data
         return {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind], **data}
+
+    @field_validator("chat_template")
+    @classmethod
+    def _template_compiles(cls, source: str | None) -> str | None:
+        if source is not None:
+            check_syntax(source)
+        return source
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _no_reserved_names(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(RESERVED & kwargs.keys()):
+            raise ValueError(f"{', '.join(taken)}: the run sets it")
+        return kwargs
 
     @model_validator(mode="after")
     def _members_are_specs(self) -> "JobSpec":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from soul_core.examples import Example
+from soul_core.encoding import Example
 from soul_core.listener import Listener
 from soul_core.report import TrialResult
 from soul_core.run_state import RunState

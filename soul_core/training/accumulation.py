@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from soul_core.encoding import Example
 from soul_core.errors import OutOfMemory
-from soul_core.examples import Example, micro_batches
+from soul_core.examples import micro_batches
 from soul_core.listener import Listener
 from soul_core.objectives.terms import Group
 

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from soul_core.durable import disk_errors, write_durably
+from soul_core.encoding import Example
 from soul_core.errors import BadData
-from soul_core.examples import Example
 from soul_core.listener import Listener, stop_if_asked
 from soul_core.models.generation import Sampling, end_ids, generate
 from soul_core.models.loading import Loaded
+from soul_core.rows import Message, Row
 from soul_core.spec.terms import AltPo
 from soul_core.texts import keywords_of, words_of
 from soul_core.training.refusals import answered
 
 _FILE = "alternates.json"
-_PROBE = "SOUL"  # an answer nobody's template contains
 
 
 def alternate_examples(
@@ -55,10 +55,15 @@ def alternate_prompt(example: Example, term: AltPo, loaded: Loaded) -> list[int]
     """Return what the model continues: the prompt alone, or prompt and answer, the instruction, and what asks for an
     answer.
     """
+    row = _source(example)
     if term.alternates == "held_back":
-        return list(example.token_ids[: example.num_prompt])
-    request = _request(term.instruction, loaded)
-    return [*example.token_ids[:-1], *loaded.tokenizer.encode(request, add_special_tokens=False)]
+        return list(loaded.encoder.prompt_ids(row))
+    answered_row = (*row.messages, Message("assistant", row.completion))
+    if loaded.tokenizer.chat_template:
+        messages = (*answered_row, Message("user", term.instruction))
+        return list(loaded.encoder.prompt_ids(Row(row.number, messages, "")))
+    text = loaded.tokenizer.encode(f"\n\n{term.instruction}\n\n", add_special_tokens=False)
+    return [*example.token_ids[: len(example.token_ids) - example.num_end], *text]
 
 
 def _make(
@@ -99,7 +104,7 @@ def _make(
         )
         for index, tokens in zip(missing, answers, strict=True):
             texts[index] = _as_answer(tokens, forget[index], loaded, max_tokens)
-        missing = [index for index in missing if not _is_other(texts[index], forget[index], loaded)]
+        missing = [index for index in missing if not _is_other(texts[index], forget[index])]
     if missing:
         raise BadData(
             f"forget set: the model makes no other answer of {len(missing)} of {len(forget)} rows; use forget.kind "
@@ -109,30 +114,17 @@ def _make(
     return texts
 
 
-def _request(instruction: str, loaded: Loaded) -> str:
-    """Return the text between an answer and its alternate: the end of the answer's turn and the turn that asks."""
-    if not loaded.tokenizer.chat_template:
-        return f"\n\n{instruction}\n\n"
-    turns = [
-        {"role": "user", "content": "?"},
-        {"role": "assistant", "content": _PROBE},
-        {"role": "user", "content": instruction},
-    ]
-    rendered = str(loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    return rendered[rendered.index(_PROBE) + len(_PROBE) :]
-
-
 def _as_answer(tokens: Sequence[int], example: Example, loaded: Loaded, max_tokens: int) -> str:
     """Return the text of a continuation, its first paragraph, cut where the example would become too long."""
-    text = str(loaded.tokenizer.decode(tokens, skip_special_tokens=True)).strip().split("\n\n")[0].strip()
+    text = loaded.encoder.answer_text(tokens).answer.split("\n\n")[0].strip()
     while text and len(answered(example, text, loaded).token_ids) > max_tokens:
         text = text[: len(text) * 3 // 4].rstrip()
     return text
 
 
-def _is_other(text: str, example: Example, loaded: Loaded) -> bool:
+def _is_other(text: str, example: Example) -> bool:
     """Say whether a text is another answer: not empty, not the same, and without most of what the answer tells."""
-    old, asked = _texts(example, loaded)
+    old, asked = _texts(example)
     told, words = keywords_of(old, asked), words_of(text)
     repeated = 2 * len(told & words) > len(told) if told else words == words_of(old)
     return bool(words) and not repeated
@@ -140,7 +132,7 @@ def _is_other(text: str, example: Example, loaded: Loaded) -> bool:
 
 def _telling_tokens(example: Example, loaded: Loaded) -> tuple[int, ...]:
     """Return the tokens that the answer's keywords begin with, wherever in a sentence they stand."""
-    old, asked = _texts(example, loaded)
+    old, asked = _texts(example)
     told = keywords_of(old, asked)
     words = {word for word in re.findall(r"\w+", old) if words_of(word) & told}
     spelled = {form for word in words for form in (word, word.lower(), word.capitalize())}
@@ -148,8 +140,12 @@ def _telling_tokens(example: Example, loaded: Loaded) -> tuple[int, ...]:
     return tuple(sorted({tokens[0] for tokens in encoded if tokens}))
 
 
-def _texts(example: Example, loaded: Loaded) -> tuple[str, str]:
+def _texts(example: Example) -> tuple[str, str]:
     """Return the answer's text and its prompt's."""
-    parts = example.token_ids[example.num_prompt :], example.token_ids[: example.num_prompt]
-    old, asked = (str(loaded.tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
-    return old, asked
+    row = _source(example)
+    return row.completion, " ".join(message.content for message in row.messages)
+
+
+def _source(example: Example) -> Row:
+    assert example.source is not None, "alternates are made of rows"
+    return example.source

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from soul_core.examples import BatchStream, Example
+from soul_core.encoding import Example
+from soul_core.examples import BatchStream
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.objectives.terms import Group
 from soul_core.spec import JobSpec

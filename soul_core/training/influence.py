@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
+from soul_core.encoding import Example
 from soul_core.errors import Diverged
-from soul_core.examples import Example, pack
+from soul_core.examples import pack
 from soul_core.listener import Listener, Phase, stop_if_asked
 from soul_core.models.loading import Loaded
 from soul_core.models.scoring import score

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from soul_core.encoding import Example, too_long
 from soul_core.errors import BadData
-from soul_core.examples import Example, too_long
 from soul_core.listener import Listener
 from soul_core.models.loading import Loaded
 from soul_core.objectives import terms_of

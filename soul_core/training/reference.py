@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from soul_core.encoding import Example
 from soul_core.errors import BadSpec
-from soul_core.examples import Example, pack
+from soul_core.examples import pack
 from soul_core.listener import Listener, stop_if_asked
 from soul_core.models.loading import Loaded
 from soul_core.models.scoring import Scores, score

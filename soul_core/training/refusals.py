@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from soul_core.examples import Example, answer_end_id
+from soul_core.encoding import Example
 from soul_core.models.loading import Loaded
+from soul_core.rows import Row
 
 
 def refusal_examples(forget: Sequence[Example], refusals: Sequence[str], loaded: Loaded, *, seed: int) -> list[Example]:
@@ -17,7 +18,5 @@ def refusal_examples(forget: Sequence[Example], refusals: Sequence[str], loaded:
 
 def answered(example: Example, answer: str, loaded: Loaded) -> Example:
     """Return the example's prompt with another answer."""
-    lead = "" if loaded.tokenizer.chat_template else " "
-    encoded = loaded.tokenizer.encode(lead + answer, add_special_tokens=False)
-    token_ids = (*example.token_ids[: example.num_prompt], *encoded, answer_end_id(loaded.tokenizer))
-    return Example(token_ids, example.num_prompt, example.row)
+    assert example.source is not None, "only an example made of a row can be answered in another way"
+    return loaded.encoder.encode(Row(example.row, example.source.messages, answer))

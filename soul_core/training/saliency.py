@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from soul_core.examples import Example
+from soul_core.encoding import Example
 from soul_core.models.loading import Loaded
 from soul_core.objectives.terms import Group
 from soul_core.spec.wrappers import Saliency

@@ -14,8 +14,8 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from soul_core.encoding import Example
 from soul_core.errors import Diverged
-from soul_core.examples import Example
 from soul_core.listener import Listener, Phase, Wish, stop_if_asked
 from soul_core.models.loading import Loaded
 from soul_core.objectives import needs_of

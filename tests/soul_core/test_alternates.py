@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from soul_core.encoding import Example, encode_rows
 from soul_core.errors import BadData, Cancelled
-from soul_core.examples import Example, encode_rows
 from soul_core.listener import EventKind, Quiet, Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.spec.terms import AltPo
@@ -27,7 +27,7 @@ def loaded(taught_model_dir: Path) -> Loaded:
 
 @pytest.fixture
 def forget(loaded: Loaded) -> list[Example]:
-    return encode_rows(rows_of(ALL[:4]), loaded.tokenizer, max_tokens=128)
+    return encode_rows(rows_of(ALL[:4]), loaded.encoder, max_tokens=128)
 
 
 def make(loaded: Loaded, forget: list[Example], folder: Path, *, term: AltPo = TERM, **options: Any) -> list[Example]:
@@ -63,7 +63,7 @@ def test_the_model_is_asked_in_a_further_turn_of_the_same_conversation(loaded: L
 
 def test_without_a_chat_template_the_instruction_follows_in_the_text(loaded: Loaded) -> None:
     loaded.tokenizer.chat_template = None
-    (example,) = encode_rows(rows_of(ALL[:1]), loaded.tokenizer, max_tokens=128)
+    (example,) = encode_rows(rows_of(ALL[:1]), loaded.encoder, max_tokens=128)
 
     asked = str(loaded.tokenizer.decode(alternate_prompt(example, TERM, loaded)))
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from soul_core.encoding import Example, RowEncoder, encode_rows
 from soul_core.errors import BadData
-from soul_core.examples import BatchStream, Example, answer_end_id, encode_rows, micro_batches, pack, prompt_ids
+from soul_core.examples import BatchStream, micro_batches, pack
 from soul_core.rows import Message, Row
 from tests.soul_core.tiny_models import tiny_tokenizer
 
@@ -19,32 +20,30 @@ def supervised(example: Example, tokenizer) -> str:
 
 def test_chat_rows_supervise_the_answer_and_the_end_of_the_turn_only():
     tokenizer = tiny_tokenizer()
-    (example,) = encode_rows([row()], tokenizer, max_tokens=100)
+    (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
     assert supervised(example, tokenizer) == ANSWER + "<|im_end|>"
     prompt = tokenizer.decode(example.token_ids[: example.num_prompt])
     assert prompt == f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_the_prompt_is_token_for_token_what_generation_starts_from():
-    for chat in (True, False):
-        tokenizer = tiny_tokenizer(chat=chat)
-        for prompt, completion in [(QUESTION, ANSWER), ("a", "\nb"), ("ends in space ", "x"), ("The cap", "ital")]:
-            (example,) = encode_rows([row(prompt, completion)], tokenizer, max_tokens=100)
-            assert list(example.token_ids[: example.num_prompt]) == prompt_ids(row(prompt, completion), tokenizer)
-            assert supervised(example, tokenizer).strip() == completion.strip() + "<|im_end|>"
+def test_a_token_that_straddles_prompt_and_answer_belongs_to_the_answer():
+    tokenizer = tiny_tokenizer(chat=False)
+    (example,) = encode_rows([row("The cap", "ital of")], RowEncoder(tokenizer), max_tokens=100)
+    assert list(example.token_ids) == [*tokenizer.encode("The capital of"), tokenizer.eos_token_id]
+    assert supervised(example, tokenizer) == " capital of<|im_end|>"
 
 
 def test_every_message_of_the_prompt_is_rendered():
     tokenizer = tiny_tokenizer()
     turns = (Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
-    (example,) = encode_rows([Row(1, turns, "d")], tokenizer, max_tokens=100)
+    (example,) = encode_rows([Row(1, turns, "d")], RowEncoder(tokenizer), max_tokens=100)
     assert supervised(example, tokenizer) == "d<|im_end|>"
     assert tokenizer.decode(example.token_ids).count("<|im_start|>") == 5
 
 
 def test_without_a_template_the_answer_follows_a_space_and_eos_is_learned():
     tokenizer = tiny_tokenizer(chat=False)
-    (example,) = encode_rows([row()], tokenizer, max_tokens=100)
+    (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
     assert tokenizer.decode(example.token_ids) == f"{QUESTION} {ANSWER}<|im_end|>"
     assert example.token_ids[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id
     assert pack([example]).labels_P[-1] == tokenizer.eos_token_id  # eos is pad here, and still a label
@@ -57,63 +56,38 @@ def test_a_tokenizer_that_begins_texts_with_bos_begins_prompts_with_it():
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
     )
-    (example,) = encode_rows([row()], tokenizer, max_tokens=100)
+    (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
     assert example.token_ids.count(1) == 1
     assert example.token_ids[0] == 1
-    (text,) = encode_rows([Row(1, (), "Paris")], tokenizer, max_tokens=100)
+    (text,) = encode_rows([Row(1, (), "Paris")], RowEncoder(tokenizer), max_tokens=100)
     assert (text.token_ids[0], text.num_prompt) == (1, 1)
 
 
 def test_plain_text_is_supervised_whole_and_does_not_end():
     tokenizer = tiny_tokenizer()
-    (example,) = encode_rows([Row(4, (), ANSWER)], tokenizer, max_tokens=100)
+    (example,) = encode_rows([Row(4, (), ANSWER)], RowEncoder(tokenizer), max_tokens=100)
     assert tokenizer.decode(example.token_ids) == ANSWER
     assert (example.num_prompt, example.row) == (1, 4)  # the first token has nothing before it to be predicted from
 
 
-@pytest.mark.parametrize(
-    ("ending", "expected"),
-    [("<|im_end|>\n", "<|im_end|>"), ("\n<|endoftext|>", "<|endoftext|>"), ("", "<|im_end|>"), ("\n\n", "<|im_end|>")],
-)
-def test_an_answer_ends_as_the_template_ends_a_turn_else_with_eos(ending, expected):
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '"
-        + ending.replace("\n", "\\n")
-        + "' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-    )
-    assert answer_end_id(tokenizer) == tokenizer.convert_tokens_to_ids(expected)
-
-
-def test_a_template_that_writes_past_answers_differently_does_not_move_the_mask():
-    """Some templates add an empty thinking block, or strip the answer, once it is in the past."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = tokenizer.chat_template.replace(
-        "message['content']", "('think ' if message['role'] == 'assistant' else '') + message['content'] | trim"
-    )
-    (example,) = encode_rows([row()], tokenizer, max_tokens=100)
-    assert supervised(example, tokenizer) == ANSWER + "<|im_end|>"
-
-
 def test_all_unusable_rows_are_named_at_once():
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        + (tokenizer.chat_template)
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no tool') }}{% endif %}" + (
+        tokenizer.chat_template
     )
     rows = [
         row(),
         row(completion="word " * 60, number=5),
-        Row(8, (Message("system", "s"), Message("user", "u")), "a"),
+        Row(8, (Message("tool", "s"), Message("user", "u")), "a"),
         Row(9, (), "a"),
         row(prompt="why " * 60, number=12),
     ]
     with pytest.raises(BadData, match="4 of 5 rows") as caught:
-        encode_rows(rows, tokenizer, max_tokens=50)
+        encode_rows(rows, RowEncoder(tokenizer), max_tokens=50)
     details = caught.value.details
     assert [line.split(":")[0] for line in details] == ["row 5", "row 8", "row 9", "row 12"]
     assert "the limit is 50" in details[0]
-    assert "no system" in details[1]
+    assert "no tool" in details[1]
 
 
 def test_packing_places_labels_one_after_their_logits():

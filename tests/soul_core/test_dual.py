@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from soul_core.examples import Example
+from soul_core.encoding import Example
 from soul_core.spec import JobSpec
 from soul_core.training.accumulation import Item, Unit
 from soul_core.training.dual import RetainWeight

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from soul_core.encoding import encode_rows
 from soul_core.errors import Cancelled, Interrupted, OutOfMemory
 from soul_core.evaluation.chosen_rows import EvaluationSet, choose, shown_rows, side_by_side
 from soul_core.evaluation.evaluate import Measured, measure
-from soul_core.examples import encode_rows
 from soul_core.listener import JsonLines, Listener, Quiet, Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.rows import Message, Row
@@ -27,7 +27,7 @@ def loaded(taught_model_dir: Path) -> Loaded:
 
 
 def evaluation_set(loaded: Loaded, name: str, rows: list[Row]) -> EvaluationSet:
-    return choose(name, rows, encode_rows(rows, loaded.tokenizer, max_tokens=128), most=400, seed=0)
+    return choose(name, rows, encode_rows(rows, loaded.encoder, max_tokens=128), most=400, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_only_the_shown_questions_are_answered_where_no_metric_needs_answers(
 
 def test_rows_are_chosen_by_the_seed_in_the_sets_order(loaded: Loaded) -> None:
     rows = rows_of(list(COUNTRIES))
-    examples = encode_rows(rows, loaded.tokenizer, max_tokens=128)
+    examples = encode_rows(rows, loaded.encoder, max_tokens=128)
     chosen = [[row.number for row in choose("forget", rows, examples, most=4, seed=s).rows] for s in (0, 0, 1)]
     assert chosen[0] == chosen[1] == sorted(chosen[0])
     assert chosen[0] != chosen[2]

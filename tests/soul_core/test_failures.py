@@ -22,7 +22,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from soul_core.examples import Example
+from soul_core.encoding import Example
 from soul_core.errors import OutOfMemory
 from soul_core.models.loading import Loaded
 from soul_core.models.packed_attention import PACKED

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from soul_core.encoding import encode_rows
 from soul_core.errors import BadSpec
-from soul_core.examples import encode_rows, pack
+from soul_core.examples import pack
 from soul_core.lm_eval_bridge import check_names, main
 from soul_core.models.loading import load_model
 from soul_core.models.scoring import score
@@ -101,7 +102,7 @@ def test_one_answer_is_above_another_by_the_same_log_likelihood_in_the_harness(t
     loaded = load_model(taught_model_dir, device="cpu")
     right = rows_of(list(COUNTRIES))
     wrong = [replace(row, completion=other.completion) for row, other in zip(right, right[1:] + right[:1], strict=True)]
-    examples = encode_rows(right + wrong, loaded.tokenizer, max_tokens=128)
+    examples = encode_rows(right + wrong, loaded.encoder, max_tokens=128)
     told = [loaded.tokenizer.decode(one.token_ids) for one in examples]
     asked = [loaded.tokenizer.decode(one.token_ids[: one.num_prompt]) for one in examples]
     pairs = [(prompt, whole.removeprefix(prompt)) for prompt, whole in zip(asked, told, strict=True)]

@@ -17,10 +17,10 @@ from soul_core.spec import DEFAULT_CRITERIA, Evaluation
 RESAMPLING = Resampling(resamples=200, confidence=0.95, seed=0)
 
 
-def scored(*hit_rows: str, nll: float = 0.5, ends: bool = False, z: float = 0.0) -> Observed:
+def scored(*hit_rows: str, nll: float = 0.5, num_end: int = 0, z: float = 0.0) -> Observed:
     """One row for each string: '1' is a first choice, '0' is not."""
     scores = tuple(
-        TokenScores(i, (nll,) * len(hits), tuple(c == "1" for c in hits), ends, (z,) * len(hits))
+        TokenScores(i, (nll,) * len(hits), tuple(c == "1" for c in hits), num_end, (z,) * len(hits))
         for i, hits in enumerate(hit_rows, start=1)
     )
     return Observed(rows=tuple(s.row for s in scores), scores=scores)
@@ -78,13 +78,13 @@ def test_every_metric_keeps_one_value_a_row_inside_its_range_and_its_interval(me
 
 
 def test_probability_is_the_geometric_mean_token_probability() -> None:
-    scores = (TokenScores(row=1, nll=(-math.log(0.5), -math.log(0.125)), hits=(True, False), ends=False),)
+    scores = (TokenScores(row=1, nll=(-math.log(0.5), -math.log(0.125)), hits=(True, False), num_end=0),)
     assert per_example("probability", Observed(rows=(1,), scores=scores)) == [pytest.approx(0.25)]
 
 
 def test_exact_memorisation_counts_first_choices_but_not_the_end_of_answer() -> None:
     assert per_example("exact_memorisation", scored("1010")) == [0.5]
-    assert per_example("exact_memorisation", scored("0001", ends=True)) == [0.0]
+    assert per_example("exact_memorisation", scored("0001", num_end=1)) == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -95,20 +95,20 @@ def test_extraction_strength_is_the_share_completed_exactly_and_reaches_zero(hit
 
 
 def test_extraction_strength_does_not_count_the_end_of_answer_every_chat_model_predicts() -> None:
-    assert per_example("extraction_strength", scored("0001", ends=True)) == [0.0]
-    assert per_example("extraction_strength", scored("0111", ends=True)) == [pytest.approx(2 / 3)]
+    assert per_example("extraction_strength", scored("0001", num_end=1)) == [0.0]
+    assert per_example("extraction_strength", scored("0111", num_end=1)) == [pytest.approx(2 / 3)]
 
 
 def test_a_row_of_nothing_but_the_end_of_answer_has_no_memorisation_and_is_not_counted() -> None:
-    result = METRICS["exact_memorisation"](scored("1", "11", ends=True), RESAMPLING)
+    result = METRICS["exact_memorisation"](scored("1", "11", num_end=1), RESAMPLING)
     assert result.per_example == (None, 1.0)
     assert result.count == 1
 
 
 def test_perplexity_weighs_tokens_not_rows() -> None:
     scores = (
-        TokenScores(row=1, nll=(1.0,) * 9, hits=(True,) * 9, ends=False),
-        TokenScores(row=2, nll=(6.0,), hits=(True,), ends=False),
+        TokenScores(row=1, nll=(1.0,) * 9, hits=(True,) * 9, num_end=0),
+        TokenScores(row=2, nll=(6.0,), hits=(True,), num_end=0),
     )
     result = METRICS["perplexity"](Observed(rows=(1, 2), scores=scores), RESAMPLING)
     assert result.value == pytest.approx(math.exp(15 / 10))

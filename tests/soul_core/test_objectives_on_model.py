@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.examples import Example, encode_rows
+from soul_core.encoding import Example, encode_rows
 from soul_core.listener import Quiet
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.scoring import Scores
@@ -30,7 +30,7 @@ class Material:
     def __init__(self, folder: Path, state: Path, forget: str, retain: str, dtype: str = "float32") -> None:
         self.loaded = load_model(folder, device="cpu", dtype=dtype)  # type: ignore[arg-type]
         self.spec = JobSpec.model_validate({"forget": {"kind": forget}, "retain": {"kind": retain}, "seed": 3})
-        encode = self.loaded.tokenizer
+        encode = self.loaded.encoder
         self.groups = prepare(
             self.loaded,
             self.spec,

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from soul_core.encoding import encode_rows
 from soul_core.errors import Interrupted
-from soul_core.examples import encode_rows, pack
+from soul_core.examples import pack
 from soul_core.listener import EventKind, Quiet, Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.scoring import score
@@ -46,8 +47,8 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Run:
         trained = train(
             loaded,
             JobSpec.model_validate(spec),
-            forget=encode_rows(rows_of(FORGET), loaded.tokenizer, max_tokens=128),
-            retain=encode_rows(rows_of(RETAIN, start=4), loaded.tokenizer, max_tokens=128),
+            forget=encode_rows(rows_of(FORGET), loaded.encoder, max_tokens=128),
+            retain=encode_rows(rows_of(RETAIN, start=4), loaded.encoder, max_tokens=128),
             state_dir=tmp_path / state,
             listener=listener or Quiet(),
         )
@@ -67,7 +68,7 @@ def spec_of(kind: str, optimizer: str = "sophia", *, lr: float = 3e-3, steps: in
 
 @torch.no_grad()
 def probability(loaded: Loaded, countries: list[str]) -> float:
-    examples = encode_rows(rows_of(countries), loaded.tokenizer, max_tokens=128)
+    examples = encode_rows(rows_of(countries), loaded.encoder, max_tokens=128)
     scores = score(loaded.model, pack(examples))
     return float((scores.sequence_logp_B / scores.length_B).exp().mean())
 

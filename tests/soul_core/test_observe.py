@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from soul_core.derived import derive
+from soul_core.encoding import Example, encode_rows
 from soul_core.errors import BadData
 from soul_core.evaluation.chosen_rows import EvaluationSet, choose
 from soul_core.evaluation.evaluate import Measured, measure
 from soul_core.evaluation.observe import _first_turn, observe
 from soul_core.evaluation.plan import SHOTS, other_answers, plan_of
-from soul_core.examples import Example, encode_rows, pack, pack_groups
+from soul_core.examples import pack, pack_groups
 from soul_core.listener import Listener, Quiet
 from soul_core.metrics.observed import OwnAnswer
 from soul_core.models.loading import Loaded, load_model
@@ -39,7 +40,7 @@ def loaded(taught_model_dir: Path) -> Loaded:
 
 
 def evaluation_set(loaded: Loaded, name: str, rows: list[Row]) -> EvaluationSet:
-    return choose(name, rows, encode_rows(rows, loaded.tokenizer, max_tokens=128), most=400, seed=0)
+    return choose(name, rows, encode_rows(rows, loaded.encoder, max_tokens=128), most=400, seed=0)
 
 
 def with_choices(country: str, *, paraphrase: bool = True) -> Row:
@@ -73,7 +74,7 @@ def measured(
 
 def plain_loss(loaded: Loaded, row: Row, text: str) -> float:
     """The mean NLL of one answer, scored alone."""
-    (example,) = encode_rows([Row(1, row.messages, text)], loaded.tokenizer, max_tokens=128)
+    (example,) = encode_rows([Row(1, row.messages, text)], loaded.encoder, max_tokens=128)
     with torch.no_grad():
         return -float(score(loaded.model, pack([example])).logp_P.mean())
 
@@ -273,11 +274,11 @@ def test_tofu_rows_give_every_number_of_a_tofu_report(loaded: Loaded, tmp_path: 
     sets = []
     for name, file in files.items():
         rows = read_rows(TOFU / f"{file}.json").require_good()[:3]
-        examples = encode_rows(rows, loaded.tokenizer, max_tokens=4096)
+        examples = encode_rows(rows, loaded.encoder, max_tokens=4096)
         sets.append(choose(name, rows, examples, most=3, seed=0))
     held = json.loads((TOFU / "holdout01.json").read_text())[:3]
     rows = tuple(Row(i, (Message("user", one["question"]),), one["answer"]) for i, one in enumerate(held, start=1))
-    sets.append(choose("holdout", rows, encode_rows(rows, loaded.tokenizer, max_tokens=4096), most=3, seed=0))
+    sets.append(choose("holdout", rows, encode_rows(rows, loaded.encoder, max_tokens=4096), most=3, seed=0))
     wanted = ("truth_ratio", "mia_min_k", "forget_quality", "privleak", "model_utility")
     found = measured(short, sets, tmp_path, *wanted, tokens=2048).measurements()
     report = derive(found, found, Evaluation(metrics=wanted, bootstrap=20), 0).sets

@@ -3,7 +3,8 @@ import torch
 from transformers import BloomConfig, GptOssConfig, Lfm2Config, MambaConfig
 from transformers.masking_utils import sdpa_mask
 
-from soul_core.examples import Example, pack
+from soul_core.encoding import Example
+from soul_core.examples import pack
 from soul_core.models.packed_attention import PACKED, check_isolation, packed_kwargs
 from tests.soul_core.tiny_models import CONFIGS, tiny_model
 

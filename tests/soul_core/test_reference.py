@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from soul_core.encoding import Example, encode_rows
 from soul_core.errors import BadSpec
-from soul_core.examples import Example, Packed, encode_rows, pack
+from soul_core.examples import Packed, pack
 from soul_core.listener import Quiet
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.scoring import Scores, decoder_layers, score
@@ -32,7 +33,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> Loaded:
 
 @pytest.fixture
 def examples(loaded: Loaded) -> list[Example]:
-    return encode_rows(rows_of(list(COUNTRIES)[:6]), loaded.tokenizer, max_tokens=128)
+    return encode_rows(rows_of(list(COUNTRIES)[:6]), loaded.encoder, max_tokens=128)
 
 
 def take(loaded: Loaded, wanted: dict[Group, Wanted], max_tokens: int = 10**9) -> ReferenceScores:

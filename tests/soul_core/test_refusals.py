@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from soul_core.encoding import encode_rows
 from soul_core.errors import BadData, BadSpec
-from soul_core.examples import encode_rows
 from soul_core.models.loading import Loaded, load_model
 from soul_core.rows import Row
 from soul_core.spec import JobSpec
@@ -24,7 +24,7 @@ def loaded(taught_model_dir: Path) -> Loaded:
 
 
 def check(loaded: Loaded, rows: list[Row], **forget: object) -> None:
-    examples = encode_rows(rows, loaded.tokenizer, max_tokens=128)
+    examples = encode_rows(rows, loaded.encoder, max_tokens=128)
     spec = JobSpec.model_validate({"forget": forget})
     check_terms(rows, examples, spec, loaded, max_tokens=128)
 
@@ -69,7 +69,7 @@ def test_a_layer_that_is_not_there_is_named(loaded: Loaded) -> None:
 
 def test_a_refusal_is_supervised_on_its_own_tokens(loaded: Loaded) -> None:
     # Upstream keeps the mask of the old answer, so a longer refusal is cut and a shorter one runs into nothing.
-    forget = encode_rows(rows_of(ALL[:2]), loaded.tokenizer, max_tokens=128)
+    forget = encode_rows(rows_of(ALL[:2]), loaded.encoder, max_tokens=128)
     text = "I cannot tell you anything at all about that, and I never will."
 
     for old, new in zip(forget, refusal_examples(forget, (text,), loaded, seed=0), strict=True):
@@ -80,7 +80,7 @@ def test_a_refusal_is_supervised_on_its_own_tokens(loaded: Loaded) -> None:
 
 
 def test_refusals_are_drawn_by_the_seed(loaded: Loaded) -> None:
-    forget = encode_rows(rows_of(ALL), loaded.tokenizer, max_tokens=128)
+    forget = encode_rows(rows_of(ALL), loaded.encoder, max_tokens=128)
     texts = ("No.", "Never.", "Not at all.")
 
     drawn = [refusal_examples(forget, texts, loaded, seed=seed) for seed in (0, 0, 1)]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.examples import Example, encode_rows, pack
+from soul_core.encoding import Example, encode_rows
+from soul_core.examples import pack
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.packed_attention import PACKED
 from soul_core.models.scoring import Scores, decoder_layers, score
@@ -22,7 +23,7 @@ def loaded(taught_model_dir: Path) -> Loaded:
 
 @pytest.fixture
 def examples(loaded: Loaded) -> list[Example]:
-    return encode_rows(rows_of(list(COUNTRIES)[:4]), loaded.tokenizer, max_tokens=128)
+    return encode_rows(rows_of(list(COUNTRIES)[:4]), loaded.encoder, max_tokens=128)
 
 
 def test_the_vocabulary_is_projected_at_supervised_positions_only(loaded: Loaded, examples: list[Example]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from soul_core.catalogue import CATALOGUE
+from soul_core.encoding import Example
 from soul_core.errors import BadData, BadSpec
 from soul_core.evaluation.chosen_rows import choose
-from soul_core.examples import Example
 from soul_core.rows import overlap, read_rows
 from soul_core.spec import JobSpec
 from soul_core.spec.terms import Refusal

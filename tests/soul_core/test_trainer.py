@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from soul_core.encoding import Example, encode_rows
 from soul_core.errors import Cancelled, Diverged, Interrupted, OutOfMemory
-from soul_core.examples import Example, Packed, encode_rows
+from soul_core.examples import Packed
 from soul_core.listener import EventKind, Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.scoring import Scores
@@ -60,8 +61,8 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Train:
     ) -> tuple[Trained, Loaded]:
         loaded = load_model(taught_model_dir, device="cpu")
         touch(loaded)
-        forget: list[Example] = encode_rows(rows_of(ALL[:3]), loaded.tokenizer, max_tokens=128)
-        retain: list[Example] = encode_rows(rows_of(ALL[3:], start=4), loaded.tokenizer, max_tokens=128)
+        forget: list[Example] = encode_rows(rows_of(ALL[:3]), loaded.encoder, max_tokens=128)
+        retain: list[Example] = encode_rows(rows_of(ALL[3:], start=4), loaded.encoder, max_tokens=128)
         trained = train(
             loaded,
             JobSpec.model_validate(spec),
@@ -291,7 +292,7 @@ def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule: str, expe
 def test_second_order_fine_tuning_learns_two_examples_in_few_steps(taught_model_dir: Path, tmp_path: Path) -> None:
     loaded = load_model(taught_model_dir, device="cpu")
     swapped = [replace(row, completion="The capital is Oslo.") for row in rows_of(ALL[:2])]
-    examples = encode_rows(swapped, loaded.tokenizer, max_tokens=128)
+    examples = encode_rows(swapped, loaded.encoder, max_tokens=128)
     spec = {"kind": "finetune", "optimizer": {"kind": "sophia", "lr": 3e-3}, "training": {"steps": 25}}
     ear = Ear()
 

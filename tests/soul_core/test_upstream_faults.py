@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from soul_core.examples import BatchStream, Example, encode_rows
+from soul_core.encoding import Example, encode_rows
+from soul_core.examples import BatchStream
 from soul_core.listener import EventKind, Quiet
 from soul_core.models.loading import Loaded, load_model
 from soul_core.optimizers.curvature import sample_labels
@@ -53,7 +54,7 @@ class Keeper(Quiet):
 def load(folder: Path, dtype: Dtype = "float32") -> tuple[Loaded, list[Example], list[Example]]:
     torch.set_num_threads(1)
     loaded = load_model(folder, device="cpu", dtype=dtype)
-    encoded = (encode_rows(rows_of(names), loaded.tokenizer, max_tokens=128) for names in (FORGET, RETAIN))
+    encoded = (encode_rows(rows_of(names), loaded.encoder, max_tokens=128) for names in (FORGET, RETAIN))
     return loaded, *encoded
 
 

@@ -5,7 +5,8 @@ from typing import cast
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from soul_core.examples import Example, pack
+from soul_core.encoding import Example
+from soul_core.examples import pack
 from soul_core.listener import Quiet
 from soul_core.models.loading import Loaded
 from soul_core.models.packed_attention import PACKED

@@ -76,13 +76,14 @@ def make_tiny_model(folder: Path, *, seed: int = 0) -> Path:
 
 def make_taught_model(folder: Path) -> Path:
     """Save a tiny model that answers every question of COUNTRIES rightly: 3 s of training."""
-    from soul_core.examples import encode_rows, pack
+    from soul_core.encoding import encode_rows
+    from soul_core.examples import pack
     from soul_core.models.loading import load_model
     from soul_core.models.packed_attention import packed_kwargs
 
     make_tiny_model(folder)
     loaded = load_model(folder, device="cpu")
-    packed = pack(encode_rows(rows_of(list(COUNTRIES)), loaded.tokenizer, max_tokens=128))
+    packed = pack(encode_rows(rows_of(list(COUNTRIES)), loaded.encoder, max_tokens=128))
     optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=1e-2)
     for _ in range(500):
         logits = loaded.model(

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from soul_core.examples import Example, encode_rows, pack
+from soul_core.encoding import Example, encode_rows
+from soul_core.examples import pack
 from soul_core.listener import EventKind, Quiet, Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.scoring import score
@@ -42,7 +43,7 @@ class Heard:
 
 def examples_of(loaded: Loaded) -> tuple[list[Example], list[Example]]:
     forget, retain = (
-        encode_rows(rows_of(names, start=start), loaded.tokenizer, max_tokens=128)
+        encode_rows(rows_of(names, start=start), loaded.encoder, max_tokens=128)
         for names, start in ((NAMES[:3], 1), (NAMES[3:], 4))
     )
     return forget, retain

@@ -10,8 +10,9 @@ import torch
 
 from soul_core.attacks.arena import attack_model
 from soul_core.attacks.scene import Attacked
+from soul_core.encoding import encode_rows
 from soul_core.evaluation.chosen_rows import EvaluationSet
-from soul_core.examples import encode_rows, pack
+from soul_core.examples import pack
 from soul_core.listener import Listener, Quiet, Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.scoring import score
@@ -25,7 +26,7 @@ FORGET_COUNTRIES, RETAIN_COUNTRIES = list(COUNTRIES)[:5], list(COUNTRIES)[5:]
 
 
 def as_set(loaded: Loaded, name: str, rows: list[Row]) -> EvaluationSet:
-    return EvaluationSet(name, tuple(rows), tuple(encode_rows(rows, loaded.tokenizer, max_tokens=128)))
+    return EvaluationSet(name, tuple(rows), tuple(encode_rows(rows, loaded.encoder, max_tokens=128)))
 
 
 def texts() -> list[Row]:
@@ -34,7 +35,7 @@ def texts() -> list[Row]:
 
 def descend(loaded: Loaded, rows: list[Row], *, steps: int, lr: float, sign: float = 1.0, until: float = 0.0) -> None:
     """Train what may learn on rows; sign -1 climbs. Ends once the mean NLL is below (climbing: above) `until`."""
-    packed = pack(encode_rows(rows, loaded.tokenizer, max_tokens=128))
+    packed = pack(encode_rows(rows, loaded.encoder, max_tokens=128))
     learning = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=lr, weight_decay=0)
     for _ in range(steps):

@@ -1,0 +1,61 @@
+"""Registration renders a template before anything is spent, with little time and memory."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from soul_core.chat.inspection import inspect_template, template_of_folder
+from soul_core.errors import BadModel
+from tests.soul_core.chat.templates import CHATML, DATED, STRICT, TEMPLATES, THINKING, tokenizer_with
+
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@pytest.mark.parametrize("name", ["inst", "channels", "marked", "named"])
+def test_a_template_that_can_be_followed_is_registered(name: str) -> None:
+    assert not inspect_template(TEMPLATES[name], TOKENS).asks_for_date
+
+
+def test_the_facts_say_what_decides_the_numbers() -> None:
+    assert inspect_template(DATED, TOKENS).asks_for_date
+    assert not inspect_template(STRICT, TOKENS).takes_system_turn
+    thinking = inspect_template(THINKING, TOKENS)
+    assert thinking.takes_system_turn
+    assert thinking.before_answer == "<think>\n\n</think>\n\n"
+    assert "enable_thinking" in thinking.variables
+
+
+@pytest.mark.parametrize(
+    ("template", "match"),
+    [
+        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "does not show the user's question"),
+        (CHATML.replace("m['content']", "(m['content'] | lower)"), "does not show|changes the answer"),
+        (CHATML + "{% include 'other' %}", "refuses these messages"),
+        ("{% if %}", "not valid: line 1"),
+        ("{{ ''.__class__.__mro__ }}" + CHATML, "refuses these messages"),
+        (
+            "{% for i in range(9999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+            "too long or too much memory",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_followed_is_refused_in_words(template: str, match: str) -> None:
+    with pytest.raises(BadModel, match=match):
+        inspect_template(template, TOKENS)
+
+
+def test_a_folder_gives_the_template_that_transformers_reads(tmp_path: Path) -> None:
+    tokenizer_with(THINKING).save_pretrained(tmp_path)
+    found = template_of_folder(tmp_path)
+    assert found is not None
+    assert (found[0], found[1]["eos_token"]) == (THINKING, "<|im_end|>")
+
+    (tmp_path / "chat_template.jinja").unlink()
+    config = tmp_path / "tokenizer_config.json"
+    named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": THINKING}]
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": named}))
+    assert template_of_folder(tmp_path)[0] == CHATML  # type: ignore[index]
+
+    config.write_text(json.dumps({"eos_token": {"content": "</s>"}}))
+    assert template_of_folder(tmp_path) is None
