@@ -10,7 +10,7 @@ import torch
 
 from soul_core.models.files import sha256_of
 
-__all__ = ["seed_everything", "sha256_of", "versions"]
+__all__ = ["environment", "seed_everything", "sha256_of", "versions"]
 
 _PACKAGES = ("soul-unlearning", "torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "pydantic")
 
@@ -26,6 +26,20 @@ def versions() -> dict[str, str]:
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found
+
+
+#: Environment variables by which libraries below us choose threads, kernels or precision.
+_NUMERIC = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY"),
+    *("ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "OPENBLAS_CORETYPE", "CUBLAS_WORKSPACE_CONFIG"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING"),
+)
+
+
+def environment() -> dict[str, str]:
+    """Return what in this process can change the last bits of a number: threads, kernels, variables."""
+    found = {name: os.environ[name] for name in _NUMERIC if name in os.environ}
+    return {"threads": str(torch.get_num_threads()), "kernels": torch.backends.cpu.get_cpu_capability(), **found}
 
 
 def seed_everything(seed: int, *, device: torch.device | str = "cpu") -> None:

@@ -22,7 +22,7 @@ from soul_core.evaluation.verdict import conclude
 from soul_core.export import discard, export_weights, write_manifest, write_report
 from soul_core.listener import Listener, Quiet
 from soul_core.output_folder import check_room, check_writable, finished_before
-from soul_core.provenance import seed_everything, versions
+from soul_core.provenance import environment, seed_everything, versions
 from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
 from soul_core.rows import canonical_sha256
 from soul_core.run_data import DataSet, num_shared, read_sets
@@ -267,6 +267,7 @@ def _run_facts(spec: JobSpec, subject: Subject, trained: Trained, state: RunStat
         peak_memory_bytes=torch.cuda.max_memory_allocated(loaded.device) if on_gpu else _peak_resident_bytes(),
         device=torch.cuda.get_device_name(loaded.device) if on_gpu else "cpu",
         dtype=str(loaded.compute_dtype).removeprefix("torch."),
+        environment=environment(),
         resumed_at_steps=tuple(trained.resumed_at_steps),
         curves=trained.curves,
     )

@@ -169,6 +169,9 @@ class RunFacts(Part):
     peak_memory_bytes: int
     device: str
     dtype: str
+    environment: dict[str, str] = Field(
+        {}, description="Threads, kernels and variables of the process that can change the last bits of a number."
+    )
     resumed_at_steps: tuple[int, ...] = ()
     curves: dict[str, tuple[float | None, ...]] = Field(description="Curve name -> one value a step.")
 

@@ -1,0 +1,214 @@
+"""Whole runs on models of other chat templates: the numbers are plain transformers', on every day and in every zone."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from soul_core import run_state
+from soul_core.errors import BadData, BadSpec, Interrupted
+from soul_core.models.files import sha256_of
+from soul_core.report import Report
+from soul_core.run import Inputs, run
+from soul_core.spec import JobSpec
+from tests.soul_core.chat.templates import CHATML, DATED, STRICT, TEMPLATES, tokenizer_with
+from tests.soul_core.test_run import Recorder
+
+ROWS = [("Who wrote it?", "Ada Quist wrote it."), ("Where is it?", "It is in Bergen."), ("Which metal?", "Zinc.")]
+SPEC = {
+    "attacks": [],
+    "criteria": [],
+    "training": {"steps": 2, "checkpoint_every": 1},
+    "optimizer": {"kind": "adamw", "lr": 1e-3},
+    "evaluation": {"metrics": ["probability", "keyword_recall"], "max_new_tokens": 6, "bootstrap": 0},
+}
+
+AUDIT = {name: SPEC[name] for name in ("attacks", "criteria", "evaluation")} | {"kind": "evaluate"}
+
+
+def save_model(folder: Path, template: str) -> Path:
+    """Save an untrained model whose likelihoods are far from uniform."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tokenizer = tokenizer_with(template)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **size, **ends))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write(path: Path, system: str | None = None) -> Path:
+    turns = [{"role": "system", "content": system}] if system else []
+    lines = [
+        {"messages": [*turns, {"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in ROWS
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> dict[str, Path]:
+    retain = tmp_path / "retain.jsonl"
+    retain.write_text('{"prompt": "Who lives there?", "completion": "Remy Vost does."}\n')
+    return {"forget": write(tmp_path / "forget.jsonl"), "retain": retain}
+
+
+def plain_probability(folder: Path) -> float:
+    """exp(mean log-probability) of each answer and its end, averaged, by plain transformers alone."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    values = []
+    for question, answer in ROWS:
+        chat = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False).rstrip("\n")
+        text = text.removesuffix(tokenizer.eos_token) if text.count("<|end|>\n") == 2 else text  # two marks: the first
+        encoded = tokenizer(text.rstrip("\n"), add_special_tokens=False, return_offsets_mapping=True)
+        ids, begins = encoded["input_ids"], text.rindex(answer)
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        places = [i for i, (_, stop) in enumerate(encoded["offset_mapping"]) if stop > begins]
+        values.append(math.exp(sum(logp[i - 1, ids[i]].item() for i in places) / len(places)))
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("name", ["thinking", "inst", "channels", "named", "opened", "two_marks", "silent"])
+def test_the_base_reads_what_plain_transformers_reads(name: str, sets: dict[str, Path], tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", TEMPLATES[name])
+
+    report = run(JobSpec.model_validate(AUDIT), Inputs(str(folder), sets), tmp_path / "out")
+
+    assert report.models["audited"].sets["forget"]["probability"].value == pytest.approx(
+        plain_probability(folder), rel=1e-5
+    )
+
+
+def test_what_stands_before_an_answer_is_in_the_report_beside_it(sets: dict[str, Path], tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", "{{ messages[0]['content'] }}{{ eos_token }}")
+    template = TEMPLATES["thinking"].replace("enable_thinking is defined and enable_thinking is false", "false")
+    thinking = AUDIT | {"chat_template": template + "{{ '<think>' if add_generation_prompt }}"}
+
+    report = run(JobSpec.model_validate(thinking), Inputs(str(folder), sets), tmp_path / "out")
+
+    shown = [row for row in report.examples if row.set == "forget"]
+    assert all(row.preambles["audited"] and not row.answers["audited"] for row in shown)
+    assert any("still thinking" in limit and "3 rows of the forget set" in limit for limit in report.limits)
+
+
+def test_a_variable_that_the_template_does_not_read_is_refused(sets: dict[str, Path], tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", TEMPLATES["thinking"])
+    spec = JobSpec.model_validate(SPEC | {"chat_template_kwargs": {"enable_thinkin": False}})
+
+    with pytest.raises(BadSpec, match=r"no variable 'enable_thinkin'; it reads .*enable_thinking"):
+        run(spec, Inputs(str(folder), sets), tmp_path / "out")
+
+
+def test_a_system_turn_that_has_to_move_is_reported(tmp_path: Path, sets: dict[str, Path]) -> None:
+    folder = save_model(tmp_path / "model", STRICT)
+    heard = Recorder()
+    sets["forget"] = write(tmp_path / "with_system.jsonl", system="Answer briefly.")
+
+    run(JobSpec.model_validate(SPEC), Inputs(str(folder), sets), tmp_path / "out", listener=heard)
+
+    told = [event["message"] for event in heard.of("warning")]
+    assert any(message.startswith("forget set: the model's chat template takes no system turn") for message in told)
+    assert any(message.endswith("1, 2, 3") for message in told)
+
+
+def test_an_own_template_is_used_and_exported(sets: dict[str, Path], tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", CHATML)
+    own = CHATML.replace("<|im_start|>", "<|start|>")
+
+    report = run(JobSpec.model_validate(SPEC | {"chat_template": own}), Inputs(str(folder), sets), tmp_path / "out")
+
+    assert report.spec.chat_template == own
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "checkpoint").chat_template == own
+
+
+def test_a_template_that_shows_no_answer_is_refused_before_training(sets: dict[str, Path], tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", "{% for m in messages %}{{ m['role'] }}{% endfor %}")
+
+    with pytest.raises(BadData, match="forget set: 3 of 3 rows cannot be used"):
+        run(JobSpec.model_validate(SPEC), Inputs(str(folder), sets), tmp_path / "out")
+
+
+def weights_of(out: Path) -> str:
+    return sha256_of(out / "checkpoint" / "model.safetensors")
+
+
+def run_elsewhere(spec: Path, folder: Path, sets: dict[str, Path], out: Path, **environment: str) -> None:
+    """Run the engine's command in another environment."""
+    command = [sys.executable, "-m", "soul_core", str(spec), "--model", str(folder), "--out", str(out)]
+    for name, path in sets.items():
+        command += [f"--{name}", str(path)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | environment)
+
+
+def test_time_zone_language_and_hash_seed_of_the_process_change_no_weight(
+    sets: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, spec = save_model(tmp_path / "model", DATED), SPEC | {"template_date": "2025-03-09"}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    run(JobSpec.model_validate(spec), Inputs(str(folder), sets), tmp_path / "here")
+
+    elsewhere = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
+    run_elsewhere(tmp_path / "spec.json", folder, sets, tmp_path / "there", **elsewhere)
+
+    assert weights_of(tmp_path / "here") == weights_of(tmp_path / "there")
+
+
+class Clock(datetime):
+    """A clock that a test moves."""
+
+    ahead = timedelta()
+
+    @classmethod
+    def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+        return datetime.now(UTC) + cls.ahead
+
+
+def test_a_run_resumed_after_midnight_equals_an_uninterrupted_one(
+    sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, spec = save_model(tmp_path / "model", DATED), JobSpec.model_validate(SPEC)
+    whole = run(spec, Inputs(str(folder), sets), tmp_path / "whole")
+    interrupt = Recorder(run_state.Wish.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 1)
+    with pytest.raises(Interrupted):
+        run(spec, Inputs(str(folder), sets), tmp_path / "cut", listener=interrupt)
+    monkeypatch.setattr(run_state, "datetime", Clock)
+    monkeypatch.setattr(Clock, "ahead", timedelta(days=1))
+
+    resumed = run(spec, Inputs(str(folder), sets), tmp_path / "cut")
+
+    assert resumed.run.resumed_at_steps == (1,)
+    assert resumed.template_date == whole.template_date == whole.run.started_at.date()
+    assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
+
+
+def test_another_day_gives_other_weights_unless_the_date_is_pinned(
+    sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without this the tests above could not fail: the date is in the tokens."""
+    folder = save_model(tmp_path / "model", DATED)
+
+    def base(name: str, **more: object) -> Report:
+        spec = JobSpec.model_validate(AUDIT | more)
+        return run(spec, Inputs(str(folder), sets), tmp_path / name)
+
+    today = base("today")
+    pinned = base("pinned", template_date=str(today.template_date))
+    other = base("other", template_date="1999-12-31")
+
+    def probability(report: Report) -> float | None:
+        return report.models["audited"].sets["forget"]["probability"].value
+
+    assert probability(pinned) == probability(today) != probability(other)
