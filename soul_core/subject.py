@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -59,8 +59,8 @@ class Examined:
 
     measurements: ModelMeasurements
     answers: Answers
-    preambles: Answers
     attacked: Mapping[str, Attacked]
+    preambles: Answers = field(default_factory=dict)
 
 
 def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec, *, template_date: date) -> Subject:
@@ -132,7 +132,7 @@ def examine(subject: Subject, name: str, spec: JobSpec, state: RunState, *, phas
         with state.phase("attack", detail=name):
             kept = state.folder / "attacked" / mark
             attacked = attack_model(subject.loaded, name, subject.whole, spec, listener=state, kept=kept)
-    return Examined(measured.measurements(), measured.answers(), measured.preambles(), attacked)
+    return Examined(measured.measurements(), measured.answers(), attacked, measured.preambles())
 
 
 def weights_mark(loaded: Loaded) -> str:
