@@ -19,6 +19,7 @@ def continuation_rouge_l(observed: Observed, resampling: Resampling, *, prefix: 
     Differs from SOUL (arXiv:2404.18239), whose copyright table has ROUGE-L recall: both texts have the same number of
     tokens here, and F1 does not reward a model for writing more words than the book.
     """
+
     def f1(one: Continuation) -> float | None:
         scored = rouge_l_of(one.expected, one.given, stem=True)
         return None if scored is None else float(scored.fmeasure)
