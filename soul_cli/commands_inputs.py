@@ -80,7 +80,8 @@ def delete_model(
 
 @datasets.command("add")
 def add_dataset(
-    file: Annotated[Path, typer.Argument(help="JSONL, CSV, Parquet or plain text; also .gz and .zst.")],
+    file: Annotated[Path, typer.Argument(help="JSON, CSV, Parquet or plain text; also .gz and .zst.")],
+    *,
     name: Annotated[str | None, typer.Option(help="A name for lists; the file's name otherwise.")] = None,
     file_format: Annotated[
         str | None, typer.Option("--format", help="jsonl, csv, parquet or text; found by name and content otherwise.")
@@ -89,8 +90,8 @@ def add_dataset(
         list[str] | None,
         typer.Option(
             metavar="NAME=COLUMN",
-            help="Columns with other names: --column question=Frage. Two columns make one prompt, a blank line between: "
-            "--column prompt=instruction+input",
+            help="Columns with other names: --column question=Frage. Two columns make one prompt, a blank line "
+            "between them: --column prompt=instruction+input",
         ),
     ] = None,
     clean: Annotated[

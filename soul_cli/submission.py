@@ -165,8 +165,9 @@ def _warning_line(warning: Mapping[str, Any]) -> str:
     rows, num_rows = warning.get("rows", []), warning.get("num_rows", 0)
     if not rows:
         return f"warning: {warning['detail']}"
+    named = ", ".join(map(str, rows[:_NAMED_ROWS]))
     more = f" and {num_rows - _NAMED_ROWS:,} more" if num_rows > _NAMED_ROWS else ""
-    return f"warning: row{'s' if num_rows > 1 else ''} {', '.join(map(str, rows[:_NAMED_ROWS]))}{more}: {warning['detail']}"
+    return f"warning: row{'s' if num_rows > 1 else ''} {named}{more}: {warning['detail']}"
 
 
 def check_model(value: str) -> None:

@@ -14,7 +14,7 @@ _PERCENT = 100.0
 def continuation_rouge_l(observed: Observed, resampling: Resampling, *, prefix: int) -> MetricValue:
     """Return the mean ROUGE-L F1 between how the model continues after `prefix` tokens and how the text does.
 
-    English words are stemmed. A row that goes on without any word has no value, because 0 there would read as forgotten.
+    English words are stemmed. A row that goes on without any word has no value: 0 there would read as forgotten.
     Source: VerbMem of MUSE (arXiv:2407.06460, section 3.1); Lin 2004, by the `rouge-score` package.
     Differs from SOUL (arXiv:2404.18239), whose copyright table has ROUGE-L recall: both texts have the same number of
     tokens here, and F1 does not reward a model for writing more words than the book.
@@ -40,11 +40,12 @@ def continuation_bleu(observed: Observed, resampling: Resampling, *, prefix: int
             return None
         import sacrebleu
 
-        given, expected, options = one.given, one.expected, {}
+        given, expected, tokenizer = one.given, one.expected, "13a"
         if is_unspaced(expected):
             given, expected = (" ".join(ordered_words(text)) for text in (given, expected))
-            options = {"tokenize": "none"}
-        return sacrebleu.sentence_bleu(given, [expected], use_effective_order=True, **options).score / _PERCENT
+            tokenizer = "none"
+        scored = sacrebleu.sentence_bleu(given, [expected], tokenize=tokenizer, use_effective_order=True)
+        return scored.score / _PERCENT
 
     return _summarise(observed, resampling, prefix, bleu)
 

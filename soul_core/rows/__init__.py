@@ -194,7 +194,7 @@ def validate(reading: Reading) -> Validation:
 
 
 def overlap(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> Overlap:
-    """Compare two sets, folded; spaces and line ends aside. Each row of `rows_a` is paired with at most one of `rows_b`."""
+    """Compare two sets, folded, spaces and line ends aside. A row of `rows_a` has one of `rows_b` at most."""
     by_key = {key_of(row): row.number for row in reversed(rows_b)}  # reversed: the first of equals stays
     by_prompt = {key_of(row)[:-1]: row.number for row in reversed(rows_b) if row.messages}
     identical, same_prompt = [], []

@@ -59,9 +59,8 @@ def about_file(records: Sequence[Record], columns: Sequence[str], used: Sequence
     """Yield what the file holds and nothing reads: columns, and values that a second one of their name replaced."""
     if unread := [name for name in columns if name not in used and name not in READ_COLUMNS]:
         shown = ", ".join(unread[:_NAMED_ROWS]) + (", ..." if len(unread) > _NAMED_ROWS else "")
-        yield RowWarning(
-            "unread_columns", f"nothing reads these columns: {shown}; a mapping can join one to the prompt"
-        )
+        detail = f"nothing reads these columns: {shown}; a mapping can join one to the prompt"
+        yield RowWarning("unread_columns", detail)
     if doubled := [record for record in records if record.doubled]:
         names = ", ".join(sorted({name for record in doubled for name in record.doubled})[:_NAMED_ROWS])
         detail = f"an object gives the same name twice ({names}), and the last value counts"
@@ -71,9 +70,8 @@ def about_file(records: Sequence[Record], columns: Sequence[str], used: Sequence
 def about_rows(rows: Sequence[Row], *, normalized: Sequence[int] = ()) -> Iterator[RowWarning]:
     """Yield what is odd about rows as they are used. `normalized`: rows that were rewritten on request."""
     if normalized:
-        yield RowWarning(
-            "normalized", "rewritten in NFC with plain spaces, without zero-width marks", tuple(normalized)
-        )
+        detail = "rewritten in normal form C with plain spaces, without zero-width marks"
+        yield RowWarning("normalized", detail, tuple(normalized))
     found: defaultdict[str, list[int]] = defaultdict(list)
     for row in rows:
         texts = [message.content for message in row.messages] + [row.completion]
@@ -99,13 +97,13 @@ _ODD = {
     "the model as it is; normalize: true rewrites it",
     "null_text": "a prompt or an answer is a word that programs write for a missing value (NaN, None, null, ...)",
     "chat_marks": "the text holds marks that chat templates write by themselves; give prompt and answer without them",
-    "several_answers": "the same prompt has different answers in several rows; is a part of the prompt in a column that "
-    "nothing reads?",
+    "several_answers": "the same prompt has different answers in several rows; is a part of the prompt in a column "
+    "that nothing reads?",
 }
 
 
 def key_of(row: Row) -> tuple[str, ...]:
-    """Return what makes a row the same as another: its folded texts, runs of white space made equal; the answer last."""
+    """Return what makes a row the same as another: its folded texts, white space made equal; the answer last."""
     texts = [text for message in row.messages for text in (message.role, message.content)]
     return tuple(" ".join(fold(text).split()) for text in [*texts, row.completion])
 

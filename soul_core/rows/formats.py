@@ -125,7 +125,7 @@ def _utf8_lines(stream: Expanded) -> Iterator[tuple[int, str]]:
             yield number, line.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
 
 
-def _raw_lines(binary: io.BufferedReader) -> Iterator[bytes]:
+def _raw_lines(binary: "io.BufferedReader[Expanded]") -> Iterator[bytes]:
     """Yield lines; of a file that ends lines by CR alone, as old Macs did, those."""
     head = binary.peek(1 << 16)[: 1 << 16]
     if b"\r" not in head or b"\n" in head:

@@ -15,6 +15,7 @@ _STRUCTURE = re.compile(r'["\\\[\]{}]')
 _SPACE = " \t\r\n"
 #: Brackets within brackets; a row needs a handful.
 _MAX_DEPTH = 200
+_BESIDE = "something other than an array stands beside the JSON array; write one array, or one object a line"
 _JSON_BEGINS = frozenset('{["-0123456789tfnNI')
 _NAN = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
@@ -27,9 +28,9 @@ def json_records(lines: Lines) -> Iterator[Record | RowProblem]:
     opening = first[1].strip()
     lines = chain([first], lines)
     if opening.startswith("["):
-        yield from (_record(index, text) for index, text in enumerate(_array_elements(lines), start=1))
+        yield from (_record(index, text) for index, text in enumerate(_values(lines, at_depth=1), start=1))
     elif opening == "{":
-        yield from (_record(index, text) for index, text in enumerate(_values(lines), start=1))
+        yield from (_record(index, text) for index, text in enumerate(_values(lines, at_depth=0), start=1))
     else:
         yield from (_record(number, line) for number, line in lines if line.strip())
 
@@ -58,65 +59,58 @@ def _record(number: int, text: str) -> Record | RowProblem:
     return Record(number, values, tuple(sorted(doubled)))
 
 
-def _values(lines: Lines, *, at_depth: int = 0) -> Iterator[str]:
-    """Yield the text of each value at `at_depth` brackets; commas and white space between them are left out.
+def _values(lines: Lines, *, at_depth: int) -> Iterator[str]:
+    """Yield the text of each object at `at_depth` brackets, and of whatever else stands there.
 
     Memory: one value at a time. An end of line ends a string, so that a quote too many spoils one value only.
     """
-    depth, in_string, pieces = 0, False, list[str]()
+    depth, pieces = 0, list[str]()
     for _, line in lines:
         start = 0
-        place = 0
-        while mark := _STRUCTURE.search(line, place):
-            place, char = mark.end(), mark.group()
-            if char == "\\":
-                place += in_string
-            elif char == '"':
-                in_string = not in_string
-            elif in_string:
-                continue
-            elif char in "[{":
-                if depth == at_depth:
-                    yield from _bare_values(line[start : mark.start()])
-                    start = mark.start()
-                if depth < at_depth:
-                    yield from _between_arrays(line[start : mark.start()])
-                    start = mark.end()
-                depth += 1
-                if depth > _MAX_DEPTH:
-                    raise BadData("the JSON is nested too deeply to hold rows")
-            else:
-                depth -= 1
-                if depth == at_depth:
-                    yield "".join([*pieces, line[start : mark.end()]])
-                    pieces, start = [], mark.end()
-                elif depth < at_depth:
-                    yield from _bare_values(line[start : mark.start()])
-                    start = mark.end()
-                depth = max(depth, 0)
-        in_string = False
+        for place, bracket in _brackets(line):
+            opens = bracket in "[{"
+            if opens and depth <= at_depth:
+                yield from _loose(line[start:place], inside=depth == at_depth)
+                start = place if depth == at_depth else place + 1
+            depth = _deeper(depth, bracket, inside=at_depth)
+            if not opens and depth <= at_depth:
+                text = "".join([*pieces, line[start : place + (depth == at_depth)]])
+                yield from [text] if depth == at_depth else _loose(text, inside=True)
+                pieces, start = [], place + 1
         if depth > at_depth:
             pieces += [line[start:], "\n"]
-        elif depth == at_depth:
-            yield from _bare_values(line[start:])
         else:
-            yield from _between_arrays(line[start:])
+            yield from _loose(line[start:], inside=depth == at_depth)
     if depth or pieces:
         raise BadData("the JSON ends too soon: a bracket is never closed; is the file complete?")
 
 
-def _array_elements(lines: Lines) -> Iterator[str]:
-    return _values(lines, at_depth=1)
+def _brackets(line: str) -> Iterator[tuple[int, str]]:
+    """Yield the brackets of a line that are outside its strings, and where they stand."""
+    in_string, place = False, 0
+    while mark := _STRUCTURE.search(line, place):
+        place, char = mark.end(), mark.group()
+        if char == "\\":
+            place += in_string
+        elif char == '"':
+            in_string = not in_string
+        elif not in_string:
+            yield mark.start(), char
 
 
-def _bare_values(text: str) -> Iterator[str]:
-    """Yield what stands between objects where only commas belong: a text or number there is a row that is none."""
-    return (part for part in text.split(",") if part.strip(_SPACE))
+def _deeper(depth: int, bracket: str, *, inside: int) -> int:
+    if bracket in "]}":
+        return max(depth - 1, 0)
+    if depth < inside and bracket == "{":
+        raise BadData(_BESIDE)
+    if depth == _MAX_DEPTH:
+        raise BadData("the JSON is nested too deeply to hold rows")
+    return depth + 1
 
 
-def _between_arrays(text: str) -> Iterator[str]:
-    if text.strip(_SPACE + ","):
-        raise BadData(
-            "something other than an array stands beside the JSON array; write one array, or one object a line"
-        )
-    return iter(())
+def _loose(text: str, *, inside: bool) -> Iterator[str]:
+    """Yield what stands where only commas belong between objects: rows that are none. Nothing belongs beside arrays."""
+    parts = [part for part in text.split(",") if part.strip(_SPACE)]
+    if parts and not inside:
+        raise BadData(_BESIDE)
+    return iter(parts)

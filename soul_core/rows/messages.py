@@ -54,9 +54,9 @@ def _read_turn(turn: Any) -> Message | str:
     if "role" not in turn and "from" in turn:
         said = turn["from"]
         role = _SHAREGPT_ROLES.get(said.lower()) if isinstance(said, str) else None
-        content, accepted = turn.get("value"), _SHAREGPT_ROLES
+        content, accepted = turn.get("value"), tuple(_SHAREGPT_ROLES)
     else:
-        role, content, accepted = turn.get("role"), turn.get("content"), dict.fromkeys(ROLES)
+        role, content, accepted = turn.get("role"), turn.get("content"), ROLES
     if role not in ROLES:
         return f"role must be one of {', '.join(accepted)}"
     if turn.get("tool_calls") and not content:
@@ -74,7 +74,8 @@ def _text_of_parts(content: Any) -> Any:
     if not isinstance(content, list) or not content:
         return content
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    return "\n".join(texts) if all(isinstance(text, str) for text in texts) else content
+    told = [text for text in texts if isinstance(text, str)]
+    return "\n".join(told) if len(told) == len(texts) else content
 
 
 def text_fault(text: str) -> str | None:

@@ -12,7 +12,7 @@ SHAPES: tuple[tuple[str, ...], ...] = (
 )
 CANONICAL = SHAPES[0]
 #: Joined to the shape's first column, after a blank line.
-JOINED = {("instruction", "output"): ("input",)}
+JOINED: dict[tuple[str, ...], tuple[str, ...]] = {("instruction", "output"): ("input",)}
 #: Turned into the first turn, where the shape has a prompt.
 SYSTEM = "system"
 ACCEPTED_NAMES = frozenset(name for shape in SHAPES for name in shape)

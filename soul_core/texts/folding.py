@@ -14,9 +14,11 @@ _LOOKS = frozenset(
 ) | {"<compat>"}
 #: Thai and Lao letters that NFKC takes apart, into spellings that no dictionary has.
 _WHOLE_LETTERS = frozenset("\u0e33\u0eb3\u0edc\u0edd")
-_SINGLE_QUOTES = "\u2018\u2019\u201a\u201b\u2032\u2039\u203a\u02b9\u02bb\u02bc\u02c8\u00b4\u055a"
-_DOUBLE_QUOTES = "\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb\u301d\u301e\u301f"
-_DASHES = "\u2212\u2043"  # besides those of category Pd
+_QUOTES = {  # and other signs that are typed for one
+    "'": "\u2018\u2019\u201a\u201b\u2032\u2039\u203a\u02b9\u02bb\u02bc\u02c8\u00b4\u055a",
+    '"': "\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb\u301d\u301e\u301f",
+    "-": "\u2212\u2043",  # besides the dashes of category Pd
+}
 #: Nothing is seen of them: grapheme joiner, Mongolian and other variation selectors, Hangul fillers. Category Cf (soft
 #: hyphen, zero-width marks and joiners, directions) goes too: with or without a joiner it is the same word.
 _INVISIBLE = (
@@ -29,7 +31,12 @@ _INVISIBLE = (
     (0xE0100, 0xE01EF),
 )
 #: Marks that readers of a script add or leave out: Hebrew points and accents, Arabic vowel signs and elongation.
-_OPTIONAL_MARKS = ((0x0591, 0x05BD), (0x05BF, 0x05BF), (0x05C1, 0x05C2), (0x05C4, 0x05C5), (0x05C7, 0x05C7)) + (
+_OPTIONAL_MARKS = (
+    (0x0591, 0x05BD),
+    (0x05BF, 0x05BF),
+    (0x05C1, 0x05C2),
+    (0x05C4, 0x05C5),
+    (0x05C7, 0x05C7),
     (0x0610, 0x061A),
     (0x0640, 0x0640),
     (0x064B, 0x0652),
@@ -38,15 +45,18 @@ _OPTIONAL_MARKS = ((0x0591, 0x05BD), (0x05BF, 0x05BF), (0x05C1, 0x05C2), (0x05C4
     (0x06DF, 0x06E8),
     (0x06EA, 0x06ED),
 )
-_VARIANTS = {
+_VARIANTS = {variant: plain for plain, variants in _QUOTES.items() for variant in variants} | {
     "\u0643": "\u06a9",  # Arabic kaf and yeh as Arabic and as Persian keyboards write them
     "\u064a": "\u06cc",
     # letters that older texts write with a virama and a joiner, which is invisible and gone by now
-    **dict(zip("\u0d7a\u0d7b\u0d7c\u0d7d\u0d7e\u0d7f", ("\u0d23", "\u0d28", "\u0d30", "\u0d32", "\u0d33", "\u0d15"))),
+    "\u0d7a": "\u0d23\u0d4d",
+    "\u0d7b": "\u0d28\u0d4d",
+    "\u0d7c": "\u0d30\u0d4d",
+    "\u0d7d": "\u0d32\u0d4d",
+    "\u0d7e": "\u0d33\u0d4d",
+    "\u0d7f": "\u0d15\u0d4d",
     "\u09ce": "\u09a4\u09cd",
 }
-for _chillu in "\u0d7a\u0d7b\u0d7c\u0d7d\u0d7e\u0d7f":
-    _VARIANTS[_chillu] += "\u0d4d"
 #: Spellings in two signs of a letter that has one of its own.
 _COMPOSED = (("\u0e4d\u0e32", "\u0e33"), ("\u0ecd\u0eb2", "\u0eb3"))
 
@@ -67,15 +77,8 @@ def _folded(char: str) -> str | None:
     category = unicodedata.category(char)
     if category == "Cf" or _is_in(char, _INVISIBLE) or _is_in(char, _OPTIONAL_MARKS):
         return None
-    for variants, plain in ((_SINGLE_QUOTES, "'"), (_DOUBLE_QUOTES, '"'), (_DASHES, "-")):
-        if char in variants:
-            return plain
-    if char in _VARIANTS:
-        return _VARIANTS[char]
-    if category == "Pd":
-        return "-"
-    if category == "Zs":
-        return " "
+    if (plain := _VARIANTS.get(char) or {"Pd": "-", "Zs": " "}.get(category)) is not None:
+        return plain
     if (digit := unicodedata.decimal(char, None)) is not None:
         return str(digit)
     tag = unicodedata.decomposition(char).partition(" ")[0]

@@ -1,7 +1,7 @@
 """Words that carry grammar and no facts, in the language that a text is in. Torch-free.
 
-The lists are those of `stopwordsiso` (57 languages); English has a list of ours, of grammar alone. Which language a text
-is in is told by its script and, where languages share one, by whose function words it holds most of.
+The lists are those of `stopwordsiso` (57 languages); English has a list of ours, of grammar alone. Which language a
+text is in is told by its script and, where languages share one, by whose function words it holds most of.
 """
 
 import re
@@ -59,7 +59,7 @@ def languages_of(words: Iterable[str]) -> frozenset[str]:
 
 
 def is_english(words: Iterable[str]) -> bool:
-    """Say whether case-folded words are English, a few names in other scripts aside, or in no language that is known."""
+    """Say whether case-folded words are English, or Latin and of no language that is known; a few others aside."""
     words = list(words)
     latin = [word for word in words if _script_of(word) in {"LATIN", ""}]
     return len(latin) >= _ENGLISH_SHARE * len(words) and languages_of(latin) <= {ENGLISH}
