@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from soul_core.metrics.aggregate import Resampling, absent, summarise
 from soul_core.metrics.observed import Observed, OwnAnswer
 from soul_core.report import MetricValue
-from soul_core.texts import keywords_of, words_of
+from soul_core.texts import is_english, keywords_of, words_of
 
-#: A word in this many answers of a set, and in more than half of them, says nothing about any one of them.
+#: A word in this many answers, and in more than half of them, says nothing about any one of them.
 _FEWEST_SHARING = 3
 
 
@@ -17,12 +17,12 @@ def keyword_recall(observed: Observed, resampling: Resampling) -> MetricValue:
 
     Keywords: the words that are neither in the question nor mere grammar. A template repeats the question's words, so
     ROUGE-L calls "The capital of France is Rome" five sixths right; here it is wrong. A row whose answer only repeats
-    the question has no value. Where no list of function words can be relied on (words with other letters than a-z),
-    words that most answers of the set share are grammar too, unless an answer has no others.
+    the question has no value. Lists of function words are not complete, and some languages have none: of answers that
+    are not English, words that most of them share are grammar too, unless an answer has no others.
     Source: our own; see docs/evaluation.md.
     """
     keywords = [keywords_of(answer.expected, answer.asked) if answer else frozenset() for answer in observed.answers]
-    shared = _shared_words(keywords)
+    shared = _shared_words(observed.answers, keywords)
     values = [
         _recall(answer, words - shared or words) if answer is not None else None
         for answer, words in zip(observed.answers, keywords, strict=True)
@@ -33,9 +33,14 @@ def keyword_recall(observed: Observed, resampling: Resampling) -> MetricValue:
     return result
 
 
-def _shared_words(keywords: Sequence[frozenset[str]]) -> frozenset[str]:
-    counts = Counter(word for words in keywords for word in words if not word.isascii())
-    enough = max(_FEWEST_SHARING, sum(map(bool, keywords)) // 2 + 1)
+def _shared_words(answers: Sequence[OwnAnswer | None], keywords: Sequence[frozenset[str]]) -> frozenset[str]:
+    foreign = [
+        words
+        for answer, words in zip(answers, keywords, strict=True)
+        if answer is not None and words and not is_english(f"{answer.asked} {answer.expected}")
+    ]
+    counts = Counter(word for words in foreign for word in words)
+    enough = max(_FEWEST_SHARING, len(foreign) // 2 + 1)
     return frozenset(word for word, count in counts.items() if count >= enough)
 
 

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from soul_core.texts.folding import fold, has_unseen_marks, is_nfc, normalize
-from soul_core.texts.function_words import FUNCTION_WORDS, function_words_of
+from soul_core.texts.function_words import FUNCTION_WORDS, function_words_in
 from soul_core.texts.function_words import is_english as _is_english
 from soul_core.texts.segmentation import is_unspaced, split_words, word_spans
 
@@ -48,7 +48,7 @@ def keywords_of(expected: str, asked: str) -> frozenset[str]:
     words, words_asked = split_words(expected), split_words(asked)
     given_away = set(map(_stem, words_asked))
     new = [w for w in words if _stem(w) not in given_away and not (is_unspaced(w) and w in asked)]
-    grammar = function_words_of(words + words_asked)
+    grammar = function_words_in(words + words_asked)
     told = [word for word in new if word not in grammar]
     if not told:
         told = [word for word in new if word not in FUNCTION_WORDS]

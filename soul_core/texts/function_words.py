@@ -7,8 +7,8 @@ text is in is told by its script and, where languages share one, by whose functi
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Collection, Sequence
+from functools import cache, lru_cache
 
 from soul_core.texts.folding import fold
 
@@ -24,45 +24,54 @@ FUNCTION_WORDS = frozenset(
 #: A name may well be a function word of some language; two of one language in one text hardly are.
 _FEWEST_HITS = 2
 _ENGLISH_SHARE = 0.8
+_LATIN = "LATIN"
 #: Scripts that are written side by side: Japanese in three of them.
 _TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOGRAPHIC": "CJK"}
 
 
-def function_words_of(words: Iterable[str]) -> frozenset[str]:
-    """Return the function words of the language, or languages, that these case-folded words are in."""
-    found: frozenset[str] = frozenset()
-    for language in languages_of(words):
-        found |= FUNCTION_WORDS if language == ENGLISH else _words_by_language()[language]
-    return found
+def function_words_in(words: Collection[str]) -> frozenset[str]:
+    """Return those of a text's case-folded words that are grammar in the language of the text.
 
-
-def languages_of(words: Iterable[str]) -> frozenset[str]:
-    """Return the languages (ISO 639-1) that case-folded words may be in, several where nothing tells them apart.
-
-    Words in Latin letters are English unless another language has more function words among them.
+    Which language that is, the other words say: a name that some language has as a function word proves nothing about
+    itself. Between languages that are as likely any one decides; Latin letters are English unless others are likelier.
     """
-    hits: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    scripts = set()
-    for word in set(words):
-        script = _script_of(word)
-        scripts.add(script)
-        hits[script].update(_languages_by_word().get(word, ()))
-    if "CJK" in scripts and any(unicodedata.name(word[0], "").startswith(("HIRAGANA", "KATAKANA")) for word in words):
-        hits["CJK"] = Counter({"ja": 1})
-    languages: set[str] = set()
-    for script, counts in hits.items():
-        most = max(counts.values(), default=0)
-        best = {language for language, count in counts.items() if count == most}
-        is_other = script != "LATIN" or (most >= _FEWEST_HITS and ENGLISH not in best)
-        languages |= best if is_other else {ENGLISH}
-    return frozenset(languages)
+    unique = set(words)
+    hits = _hits(unique)
+    has_kana = any(_is_kana(word) for word in unique)
+    return frozenset(word for word in unique if _is_grammar(word, hits[_script_of(word)], has_kana=has_kana))
 
 
-def is_english(words: Iterable[str]) -> bool:
+def _is_grammar(word: str, hits: Counter[str], *, has_kana: bool) -> bool:
+    languages = _languages_by_word().get(word, frozenset())
+    script = _script_of(word)
+    if script == "CJK" and has_kana:
+        return "ja" in languages
+    others = {language: hits[language] - (language in languages) for language in _languages_by_script()[script]}
+    most = max(others.values(), default=0)
+    if script == _LATIN and others[ENGLISH] == most:
+        return word in FUNCTION_WORDS
+    return any(others[language] == most for language in languages if language in others)
+
+
+def is_english(words: Sequence[str]) -> bool:
     """Say whether case-folded words are English, or Latin and of no language that is known; a few others aside."""
-    words = list(words)
-    latin = [word for word in words if _script_of(word) in {"LATIN", ""}]
-    return len(latin) >= _ENGLISH_SHARE * len(words) and languages_of(latin) <= {ENGLISH}
+    latin = {word for word in words if _script_of(word) == _LATIN}
+    others = sum(_script_of(word) not in {_LATIN, ""} for word in words)
+    if others > (1 - _ENGLISH_SHARE) * len(words):
+        return False
+    hits = _hits(latin)[_LATIN]
+    most = max(hits.values(), default=0)
+    if most >= _FEWEST_HITS and hits[ENGLISH] < most:
+        return False
+    return hits[ENGLISH] > 0 or all(map(str.isascii, latin))
+
+
+def _hits(words: Collection[str]) -> defaultdict[str, Counter[str]]:
+    """Return script -> language -> how many of the words are its function words."""
+    hits: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for word in words:
+        hits[_script_of(word)].update(_languages_by_word().get(word, ()))
+    return hits
 
 
 @cache
@@ -72,6 +81,15 @@ def _languages_by_word() -> dict[str, frozenset[str]]:
         for word in words:
             languages[word].add(language)
     return {word: frozenset(found) for word, found in languages.items()}
+
+
+@cache
+def _languages_by_script() -> defaultdict[str, frozenset[str]]:
+    """Return script -> the languages most of whose function words are in it."""
+    scripts: defaultdict[str, set[str]] = defaultdict(set)
+    for language, words in _words_by_language().items():
+        scripts[Counter(map(_script_of, words)).most_common(1)[0][0]].add(language)
+    return defaultdict(frozenset, {script: frozenset(found) for script, found in scripts.items()})
 
 
 @cache
@@ -91,7 +109,11 @@ def _is_word(text: str) -> bool:
     )
 
 
-@cache
+def _is_kana(word: str) -> bool:
+    return unicodedata.name(word[0], "").startswith(("HIRAGANA", "KATAKANA"))
+
+
+@lru_cache(maxsize=65536)
 def _script_of(word: str) -> str:
     """Return the script of a word's first letter, as Unicode names begin; "" for a number."""
     letter = next(filter(str.isalpha, word), None)
