@@ -84,7 +84,7 @@ def _folded(char: str) -> str | None:
     tag = unicodedata.decomposition(char).partition(" ")[0]
     if tag in _LOOKS and char not in _WHOLE_LETTERS:
         plain = unicodedata.normalize("NFKC", char)
-        return "".join(_VARIANTS.get(part, part) for part in plain)
+        return "".join(_VARIANTS.get(part, part) for part in plain if not _is_in(part, _OPTIONAL_MARKS))
     return char
 
 
