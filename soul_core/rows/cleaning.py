@@ -19,6 +19,10 @@ _END = re.compile(
     r"(?:<\|[^|<>\s]{1,40}\|>|<｜[^｜<>\s]{1,40}｜>|</s>|<end_of_turn>|<turn\|>|<eos>|<eod>|<pad>|\[EOS\]|\[PAD\]"
     rf"|\[e~\[|<\|im_end\|?>?){_BLANK}*$"
 )
+_BEGIN = re.compile(
+    rf"^{_BLANK}*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)(?=.*\S)",
+    re.DOTALL,
+)
 _LINE_END = re.compile("\r\n?")
 
 
@@ -52,6 +56,8 @@ def _clean(text: str, found: set[str], *, strip: bool = True) -> str:
     without = cleaned
     while (mark := _END.search(without)) and without[: mark.start()].strip() and not _closes_tag(without, mark):
         without = without[: mark.start()]
+    if "</s>" not in without:  # else HTML, struck through
+        without = _BEGIN.sub("", without)
     if without != cleaned:
         found.add(END_MARK)
         cleaned = without

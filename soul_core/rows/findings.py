@@ -24,7 +24,7 @@ _CLEANED = {
     WHITE_SPACE: ("a prompt or an answer begins or ends with white space", "it was taken off"),
     LINE_ENDS: ("lines end in CR LF, or in CR alone", "they end in LF now"),
     END_MARK: (
-        "a text ends with an end-of-turn mark of a model, which chat templates write by themselves",
+        "a text begins or ends with a mark of a model, which tokenizers and chat templates write by themselves",
         "it was taken off",
     ),
 }

@@ -16,7 +16,7 @@ _SPACE = " \t\r\n"
 #: Brackets within brackets; a row needs a handful.
 _MAX_DEPTH = 200
 _BESIDE = "something other than an array stands beside the JSON array; write one array, or one object a line"
-_JSON_BEGINS = frozenset('{["-0123456789tfnNI')
+_JSON_BEGINS = frozenset('{["-0123456789')
 _NAN = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -46,7 +46,7 @@ def _record(number: int, text: str) -> Record | RowProblem:
         return found
 
     if text.lstrip()[:1] not in _JSON_BEGINS:
-        return RowProblem(number, None, "not JSON: a row is one object in braces; plain text is read as format text")
+        return RowProblem(number, None, "not a JSON object in braces; plain text is read as format text")
     try:
         values = json.loads(text, object_pairs_hook=to_object, parse_constant=_NAN.__getitem__)
     except json.JSONDecodeError as error:
@@ -64,8 +64,8 @@ def _values(lines: Lines, *, at_depth: int) -> Iterator[str]:
 
     Memory: one value at a time. An end of line ends a string, so that a quote too many spoils one value only.
     """
-    depth, pieces = 0, list[str]()
-    for _, line in lines:
+    depth, pieces, number = 0, list[str](), 0
+    for number, line in lines:  # noqa: B007  the last one is told
         start = 0
         for place, bracket in _brackets(line):
             opens = bracket in "[{"
@@ -82,7 +82,7 @@ def _values(lines: Lines, *, at_depth: int) -> Iterator[str]:
         else:
             yield from _loose(line[start:], inside=depth == at_depth)
     if depth or pieces:
-        raise BadData("the JSON ends too soon: a bracket is never closed; is the file complete?")
+        raise BadData(f"the JSON ends too soon, in line {number}: a bracket or a quote is never closed")
 
 
 def _brackets(line: str) -> Iterator[tuple[int, str]]:
