@@ -12,17 +12,14 @@ from soul_core.texts import normalize
 LINE_ENDS, WHITE_SPACE, END_MARK = "line_ends", "white_space", "end_mark"
 
 #: White space in the sense of Unicode, and marks without width.
-_BLANK = "[\\s\u200b\u2060\ufeff]"
-_EDGES = re.compile(f"^{_BLANK}+|{_BLANK}+$")
+_BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u2060\ufeff"
 #: Marks that models write after an answer. `<|...|>` is nobody's text; the others are those of published tokenizers.
 _END = re.compile(
     r"(?:<\|[^|<>\s]{1,40}\|>|<｜[^｜<>\s]{1,40}｜>|</s>|<end_of_turn>|<turn\|>|<eos>|<eod>|<pad>|\[EOS\]|\[PAD\]"
-    rf"|\[e~\[|<\|im_end\|?>?){_BLANK}*$"
+    r"|\[e~\[|<\|im_end\|?>?)$"
 )
-_BEGIN = re.compile(
-    rf"^{_BLANK}*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)(?=.*\S)",
-    re.DOTALL,
-)
+_BEGIN = re.compile(r"(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)")
+_LONGEST_MARK = 60
 _LINE_END = re.compile("\r\n?")
 
 
@@ -53,18 +50,32 @@ def _clean(text: str, found: set[str], *, strip: bool = True) -> str:
     cleaned = _LINE_END.sub("\n", text)
     if cleaned != text:
         found.add(LINE_ENDS)
-    without = cleaned
-    while (mark := _END.search(without)) and without[: mark.start()].strip() and not _closes_tag(without, mark):
-        without = without[: mark.start()]
-    if "</s>" not in without:  # else HTML, struck through
-        without = _BEGIN.sub("", without)
+    without = _without_marks(cleaned)
     if without != cleaned:
         found.add(END_MARK)
         cleaned = without
-    stripped = _EDGES.sub("", cleaned) if strip else cleaned
+    stripped = cleaned.strip(_BLANKS) if strip else cleaned
     if stripped != cleaned:
         found.add(WHITE_SPACE)
     return stripped
+
+
+def _without_marks(text: str) -> str:
+    """Take marks off both ends, and white space around these; a text of nothing else stays as it is."""
+    is_struck_through = "<s>" in text[1:]  # HTML, where </s> is no mark
+    end, kept = len(text), len(text)
+    while True:
+        while end and text[end - 1] in _BLANKS:
+            end -= 1
+        tail = text[max(0, end - _LONGEST_MARK) : end]
+        mark = _END.search(tail)
+        if mark is None or (is_struck_through and mark.group() == "</s>"):
+            break
+        end = kept = end - len(mark.group())
+    body = text[:kept].lstrip(_BLANKS)
+    begin = None if "</s>" in body else _BEGIN.match(body)
+    cut = body[begin.end() :] if begin else text[:kept]
+    return cut if cut.strip(_BLANKS) else text
 
 
 def _clean_other(value: Any, found: set[str]) -> Any:
@@ -72,11 +83,6 @@ def _clean_other(value: Any, found: set[str]) -> Any:
     if isinstance(value, list):
         return [_clean_other(inner, found) for inner in value]
     return _clean(value, found) if isinstance(value, str) else value
-
-
-def _closes_tag(text: str, mark: re.Match[str]) -> bool:
-    """Say whether a mark `</s>` ends what `<s>` in the text began: HTML, struck through."""
-    return mark.group().startswith("</s>") and "<s>" in text[1:]
 
 
 def _joint(row: Row) -> str:
