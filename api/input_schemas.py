@@ -22,8 +22,19 @@ class DatasetCreate(Frozen):
     format: Format | None = Field(None, description="Else told by the file name, else by the content.")
     mapping: dict[str, str] = Field(
         default_factory=dict,
-        description="Accepted column (prompt, completion, question, answer, messages, text) -> the file's column.",
-        examples=[{"prompt": "input", "completion": "output"}],
+        description="Accepted column (prompt, completion, question, answer, messages, text, system) -> the file's "
+        "column. `one+other` joins two columns with a blank line; where the second is empty, nothing is joined.",
+        examples=[{"prompt": "instruction+input", "completion": "output"}],
+    )
+    clean: bool = Field(
+        True,
+        description="Take white space and end-of-turn marks of a model off the ends of prompts and answers, and write "
+        "line ends as LF. The validation's `warnings` name the rows.",
+    )
+    normalize: bool = Field(
+        False,
+        description="Rewrite all texts in Unicode normal form C with plain spaces and without zero-width marks. Else "
+        "they go to the model as they are, and `warnings` name the rows in another form.",
     )
 
 
@@ -35,6 +46,8 @@ class DatasetOut(Out):
     status: Literal["awaiting_content", "ready", "invalid"]
     format: str | None
     mapping: dict[str, str]
+    clean: bool = Field(True, description="Prompts and answers were cleaned as they were read.")
+    normalize: bool = Field(False, description="Texts were rewritten in Unicode normal form C.")
     num_rows: int | None
     size_bytes: int | None = Field(description="Of the upload.")
     sha256: str | None = Field(description="Of the upload's bytes.")
@@ -50,6 +63,18 @@ class BadRow(Out):
     detail: str
 
 
+class RowWarningOut(Out):
+    """Something about rows that can be used: what was cleaned, what is odd, what nothing reads."""
+
+    kind: str = Field(
+        description="white_space, line_ends, end_mark, normal_form, normalized, unseen_marks, null_text, chat_marks, "
+        "several_answers, unread_columns, doubled_names."
+    )
+    detail: str = Field(description="What it is and what was done. Names columns, never quotes a row.")
+    rows: list[int] = Field(description="Row numbers, the first 1,000; empty where it is about the file.")
+    num_rows: int = Field(description="How many rows it is about.")
+
+
 class ValidationOut(Out):
     """What was found in an upload."""
 
@@ -60,6 +85,9 @@ class ValidationOut(Out):
     used_columns: list[str] = Field(default_factory=list)
     problems: list[BadRow] = Field(default_factory=list, description="Every bad row.")
     duplicates: list[list[int]] = Field(default_factory=list, description="Groups of rows that say the same.")
+    warnings: list[RowWarningOut] = Field(
+        default_factory=list, description="What is usable and still worth a word: read them before a job."
+    )
     error: str | None = Field(None, description="Why the file as a whole could not be read.")
 
 

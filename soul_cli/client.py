@@ -61,12 +61,20 @@ class SoulClient:
         name: str | None = None,
         file_format: str | None = None,
         mapping: Mapping[str, str] | None = None,
+        clean: bool = True,
+        normalize: bool = False,
     ) -> Dataset:
-        """Upload a file as a data set: metadata first, then its bytes streamed from disk."""
+        """Upload a file as a data set: metadata first, then its bytes streamed from disk.
+
+        `mapping` is {accepted name: the file's column}, `one+other` to join two. `clean=False` keeps white space and
+        end-of-turn marks around prompts and answers; `normalize` rewrites texts in Unicode normal form C. What was
+        found is in `dataset_validation(id)["warnings"]`.
+        """
         if not path.is_file():
             raise BadInput(f"no such file: {path}")
         meta = {"name": name or path.name, "filename": path.name, "format": file_format, "mapping": dict(mapping or {})}
-        made = self._one(Dataset, "POST", "/v1/datasets", json={k: v for k, v in meta.items() if v})
+        switches = ({} if clean else {"clean": False}) | ({"normalize": True} if normalize else {})
+        made = self._one(Dataset, "POST", "/v1/datasets", json={k: v for k, v in meta.items() if v} | switches)
         try:
             response = self.transport.request(
                 "PUT",
@@ -88,7 +96,7 @@ class SoulClient:
         return self._one(Dataset, "GET", f"/v1/datasets/{dataset_id}")
 
     def dataset_validation(self, dataset_id: str) -> dict[str, Any]:
-        """Return its validation report: every bad row by number."""
+        """Return its validation report: every bad row by number, and warnings about rows that can be used."""
         return self._json("GET", f"/v1/datasets/{dataset_id}/validation")
 
     def delete_dataset(self, dataset_id: str) -> dict[str, Any]:

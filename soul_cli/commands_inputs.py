@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from soul_cli.options import JsonOption, KeyOption, SoulGroup, UrlOption, connect
-from soul_cli.output import console, print_fields, print_json, print_table, size
+from soul_cli.output import console, errors, print_fields, print_json, print_table, size
 from soul_cli.resources import Dataset, Model
-from soul_cli.submission import model_source, parse_sets
+from soul_cli.submission import dataset_warnings, model_source, parse_sets
 
 models = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Models: add, list, show, delete.")
 datasets = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Data sets: add, list, show, delete.")
@@ -79,22 +80,47 @@ def delete_model(
 
 @datasets.command("add")
 def add_dataset(
-    file: Annotated[Path, typer.Argument(help="JSONL, CSV, Parquet or plain text; also .gz and .zst.")],
+    file: Annotated[Path, typer.Argument(help="JSON, CSV, Parquet or plain text; also .gz and .zst.")],
+    *,
     name: Annotated[str | None, typer.Option(help="A name for lists; the file's name otherwise.")] = None,
     file_format: Annotated[
         str | None, typer.Option("--format", help="jsonl, csv, parquet or text; found by name and content otherwise.")
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Columns with other names: --column question=Frage")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COLUMN",
+            help="Columns with other names: --column question=Frage. Two columns make one prompt, a blank line "
+            "between them: --column prompt=instruction+input",
+        ),
     ] = None,
+    clean: Annotated[
+        bool,
+        typer.Option(
+            "--clean/--no-clean",
+            help="Take white space and end-of-turn marks of a model off the ends of prompts and answers.",
+        ),
+    ] = True,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Rewrite texts in Unicode normal form C, with plain spaces.")
+    ] = False,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a data set. A file with bad rows ends with exit code 2 and every bad row by its number."""
+    """Upload a data set. A file with bad rows ends with exit code 2 and every bad row by its number.
+
+    What is usable and odd, and what was cleaned, is told on stderr with row numbers.
+    """
+    mapping = parse_sets(column or (), option="--column")
     with connect(url, key, as_json=as_json) as client:
-        dataset = client.add_dataset(file, name=name, file_format=file_format, mapping=parse_sets(column or ()))
+        dataset = client.add_dataset(
+            file, name=name, file_format=file_format, mapping=mapping, clean=clean, normalize=normalize
+        )
+        warnings = [] if as_json else dataset_warnings(client, dataset.id)
     _show_dataset(dataset, as_json=as_json)
+    for line in warnings:
+        errors.print(escape(line), soft_wrap=True)
 
 
 @datasets.command("list")

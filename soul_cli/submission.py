@@ -1,7 +1,7 @@
 """A job's body from what was typed: models and files registered on the way, the spec from a file and overrides."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,8 @@ from soul_cli.client import SoulClient
 from soul_cli.errors import BadInput, SoulError
 
 Say = Callable[[str], None]
+#: Rows that a line about them names.
+_NAMED_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +118,16 @@ def _write_over(spec: dict[str, Any], override: str) -> None:
     inner[keys[-1]] = value
 
 
+_MEANT = {"--also": "name=model", "--column": "name=column or name=column+column"}
+
+
 def parse_sets(assignments: Iterable[str], *, option: str = "--set") -> dict[str, str]:
     """Read `name=file-or-id` options."""
     sets: dict[str, str] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not name or not value:
-            meant = "name=model" if option == "--also" else "name=file or name=ds_..."
+            meant = _MEANT.get(option, "name=file or name=ds_...")
             raise BadInput(f"{option} wants {meant}, not {assignment!r}")
         sets[name] = value
     return sets
@@ -144,7 +149,25 @@ def ensure_dataset(client: SoulClient, name: str, value: str, *, say: Say) -> st
     path = Path(value)
     dataset = client.add_dataset(path)
     say(f"{name}: {path.name} uploaded as {dataset.id} ({dataset.num_rows} rows)")
+    for line in dataset_warnings(client, dataset.id):
+        say(f"{name}: {line}")
     return dataset.id
+
+
+def dataset_warnings(client: SoulClient, dataset_id: str) -> list[str]:
+    """Return what an upload's validation warns of, a line each."""
+    with suppress(SoulError):  # it is uploaded; a report that cannot be had takes nothing from that
+        return list(map(_warning_line, client.dataset_validation(dataset_id).get("warnings", [])))
+    return []
+
+
+def _warning_line(warning: Mapping[str, Any]) -> str:
+    rows, num_rows = warning.get("rows", []), warning.get("num_rows", 0)
+    if not rows:
+        return f"warning: {warning['detail']}"
+    named = ", ".join(map(str, rows[:_NAMED_ROWS]))
+    more = f" and {num_rows - _NAMED_ROWS:,} more" if num_rows > _NAMED_ROWS else ""
+    return f"warning: row{'s' if num_rows > 1 else ''} {named}{more}: {warning['detail']}"
 
 
 def check_model(value: str) -> None:

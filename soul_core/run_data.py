@@ -31,13 +31,16 @@ def read_sets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) -> d
     rows: dict[str, tuple[Row, ...]] = {}
     for name in sorted(paths, key=lambda name: (name != FORGET, name != RETAIN, name)):
         try:
-            rows[name] = read_rows(paths[name]).require_good()
+            reading = read_rows(paths[name], clean=spec.data.clean, normalize=spec.data.normalize)
+            rows[name] = reading.require_good()
         except BadData as error:
             raise _about(name, error) from error
         except OSError as error:
             raise BadData(f"{name} set: cannot read {paths[name]}: {error.strerror or error}") from error
         if not rows[name]:
             raise BadData(f"{name} set: it has no rows")
+        for warning in reading.warnings:
+            listener.emit("warning", message=f"{name} set: {warning.line()}")
     _compare(rows, spec, listener)
     return rows
 

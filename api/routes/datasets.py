@@ -6,7 +6,7 @@ from fastapi import APIRouter, BackgroundTasks, Query
 
 from api.deps import Cursor, DatasetsReader, DatasetsWriter, Limit, SessionDep
 from api.errors import ServiceError
-from api.input_schemas import BadRow, DatasetOut, DeletionReceipt, PreviewOut, ValidationOut
+from api.input_schemas import BadRow, DatasetOut, DeletionReceipt, PreviewOut, RowWarningOut, ValidationOut
 from api.routes.uploads import shown
 from api.schemas import Page
 from api.services import datasets as service
@@ -33,12 +33,13 @@ def get(dataset_id: str, caller: DatasetsReader, session: SessionDep) -> Dataset
 
 @router.get("/{dataset_id}/validation", operation_id="get_dataset_validation")
 def validation(dataset_id: str, caller: DatasetsReader, session: SessionDep) -> ValidationOut:
-    """Return what was found in the content: every bad row by its number, duplicates, columns."""
+    """Return what was found in the content: every bad row by its number, duplicates, columns, warnings."""
     row = service.owned(session, caller, dataset_id)
     if row.validation is None:
         raise ServiceError(409, "no_content", f"data set {row.id} has had no content yet: PUT it first")
     found = dict(row.validation)
     found["problems"] = [BadRow(**problem) for problem in found.get("problems", [])]
+    found["warnings"] = [RowWarningOut(**warning) for warning in found.get("warnings", [])]
     return ValidationOut(**found)
 
 

@@ -47,8 +47,10 @@ _CREATE_BODY = {
                         "mapping": {
                             "type": "string",
                             "description": "JSON object, as in the JSON body.",
-                            "examples": ['{"prompt": "input", "completion": "output"}'],
+                            "examples": ['{"prompt": "instruction+input", "completion": "output"}'],
                         },
+                        "clean": {"type": "boolean", "default": True, "description": "As in the JSON body."},
+                        "normalize": {"type": "boolean", "default": False, "description": "As in the JSON body."},
                     },
                 }
             },
@@ -85,8 +87,9 @@ async def create(request: Request) -> Response:
     """Upload a file (multipart), or announce one (JSON) whose content follows by PUT.
 
     Accepted: JSONL, CSV, Parquet, plain text, each plain or compressed with gzip or zstd; columns prompt+completion,
-    question+answer, messages or text, or a mapping. A file with rows that cannot be used is refused whole, every bad
-    row named, and nothing of it is kept.
+    question+answer, messages, conversations, instruction+input+output or text, or a mapping. A file with rows that
+    cannot be used is refused whole, every bad row named, and nothing of it is kept. What is usable and odd, and what
+    was cleaned, is in the validation's `warnings`.
     """
     caller = await run_in_threadpool(_writer, request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -122,7 +125,8 @@ async def put_content(request: Request, dataset_id: str) -> Response:
 
 def shown(row: Dataset) -> DatasetOut:
     """Return a data set as HTTP shows it."""
-    return DatasetOut.model_validate(row).model_copy(update={"mapping": service.shown_mapping(row)})
+    read = {"clean": service.is_cleaned(row), "normalize": service.is_normalized(row)}
+    return DatasetOut.model_validate(row).model_copy(update={"mapping": service.shown_mapping(row), **read})
 
 
 def _writer(request: Request) -> Caller:
@@ -152,10 +156,12 @@ def _parsed(raw: bytes) -> DatasetCreate:
 
 def _announce(caller: Caller, body: DatasetCreate) -> Response:
     with transaction() as session:
-        row = service.announce(
-            session, caller, name=body.name, filename=body.filename, file_format=body.format, mapping=body.mapping
-        )
+        row = service.announce(session, caller, name=body.name, filename=body.filename, options=_options(body))
     return _answer(row, 201)
+
+
+def _options(body: DatasetCreate) -> service.ReadingOptions:
+    return service.ReadingOptions(body.format, body.mapping, body.clean, body.normalize)
 
 
 async def _from_form(request: Request, caller: Caller) -> Response:
@@ -179,9 +185,7 @@ def _store(caller: Caller, file: Any, form: dict[str, Any], path: Path) -> Respo
             out.write(chunk)
     upload = service.Upload(path, body.filename, size, digest.hexdigest())
     with service.kept_only_with_its_row() as key, transaction() as session:
-        row = service.create_from_upload(
-            session, caller, upload, name=body.name, file_format=body.format, mapping=body.mapping, key=key
-        )
+        row = service.create_from_upload(session, caller, upload, name=body.name, options=_options(body), key=key)
     return _answer(row, 201)
 
 
@@ -193,6 +197,7 @@ def _form_body(form: dict[str, Any], filename: str | None) -> DatasetCreate:
         fields["format"] = form["format"]
     if form.get("mapping"):
         fields["mapping"] = _json_field(form["mapping"])
+    fields |= {name: form[name] for name in ("clean", "normalize") if form.get(name)}
     return _parsed(json.dumps(fields).encode())
 
 

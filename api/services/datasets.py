@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,23 @@ from soul_core.rows import Format, Reading, read_rows, validate, write_canonical
 
 #: Groups of duplicates that are listed; a data set may repeat itself endlessly.
 _MOST_DUPLICATES = 1000
+#: Rows that a warning lists; it counts all of them.
+_MAX_LISTED_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How an upload is read."""
+
+    file_format: str | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    clean: bool = True
+    normalize: bool = False
+
+    def stored(self) -> dict[str, str]:
+        """Return mapping and switches as the row keeps them, those that differ from the default."""
+        switches = {_CLEAN: "" if self.clean else _NO, _NORMALIZE: _YES if self.normalize else ""}
+        return {**self.mapping, **{name: value for name, value in switches.items() if value}}
 
 
 @dataclass(frozen=True)
@@ -55,16 +72,16 @@ def kept_only_with_its_row() -> Iterator[str]:
         raise
 
 
-def read_upload(
-    upload: Upload, *, file_format: str | None, mapping: Mapping[str, str], key: str
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def read_upload(upload: Upload, options: ReadingOptions, *, key: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Read an upload; return its validation and, when it is usable, the columns of its row (stored under `key`)."""
     try:
         reading = read_rows(
             upload.path,
-            format=cast("Format | None", file_format),
-            mapping=mapping or None,
+            format=cast("Format | None", options.file_format),
+            mapping=options.mapping or None,
             name=upload.filename or "upload",
+            clean=options.clean,
+            normalize=options.normalize,
             max_expanded_bytes=settings().max_expanded_bytes,
         )
     except BadData as error:
@@ -91,12 +108,11 @@ def create_from_upload(
     upload: Upload,
     *,
     name: str,
-    file_format: str | None,
-    mapping: dict[str, str],
+    options: ReadingOptions,
     key: str,
 ) -> Dataset:
     """Make a data set of a whole upload. Raises 422 naming every bad row; nothing is kept then."""
-    validation, content = read_upload(upload, file_format=file_format, mapping=mapping, key=key)
+    validation, content = read_upload(upload, options, key=key)
     if content is None:
         raise invalid(validation)
     return datasets.create(
@@ -105,7 +121,7 @@ def create_from_upload(
         actor=caller.key_id,
         name=name,
         file_format=validation["format"],
-        mapping=mapping,
+        mapping=options.stored(),
         validation=validation,
         **content,
     )
@@ -121,7 +137,8 @@ def fill(session: Session, row: Dataset, upload: Upload, *, key: str) -> Service
             return None
         raise ServiceError(409, "has_content", f"data set {row.id} has other content already; make another one")
     named = replace(upload, filename=row.mapping.get(_FILENAME))
-    validation, content = read_upload(named, file_format=row.format, mapping=shown_mapping(row), key=key)
+    options = ReadingOptions(row.format, shown_mapping(row), is_cleaned(row), is_normalized(row))
+    validation, content = read_upload(named, options, key=key)
     row.validation = validation
     for name, value in (content or {"status": "invalid"}).items():
         setattr(row, name, value)
@@ -131,13 +148,24 @@ def fill(session: Session, row: Dataset, upload: Upload, *, key: str) -> Service
     return None if content else invalid(validation)
 
 
-#: Where a data set that waits for its content remembers the file's own name.
-_FILENAME = ".filename"
+#: Where a data set remembers the file's own name until it comes, and the switches it is read with.
+_FILENAME, _CLEAN, _NORMALIZE = ".filename", ".clean", ".normalize"
+_YES, _NO = "true", "false"
 
 
 def shown_mapping(row: Dataset) -> dict[str, str]:
     """Return the mapping as the user gave it."""
-    return {name: column for name, column in row.mapping.items() if name != _FILENAME}
+    return {name: column for name, column in row.mapping.items() if name not in {_FILENAME, _CLEAN, _NORMALIZE}}
+
+
+def is_cleaned(row: Dataset) -> bool:
+    """Say whether prompts and answers are cleaned as they are read."""
+    return row.mapping.get(_CLEAN) != _NO
+
+
+def is_normalized(row: Dataset) -> bool:
+    """Say whether texts are rewritten in normal form C as they are read."""
+    return row.mapping.get(_NORMALIZE) == _YES
 
 
 def announce(
@@ -146,13 +174,17 @@ def announce(
     *,
     name: str,
     filename: str | None,
-    file_format: str | None,
-    mapping: dict[str, str],
+    options: ReadingOptions,
 ) -> Dataset:
     """Make a data set whose content follows."""
-    kept = mapping | ({_FILENAME: filename} if filename else {})
+    kept = options.stored() | ({_FILENAME: filename} if filename else {})
     return datasets.create(
-        session, tenant_id=caller.tenant_id, actor=caller.key_id, name=name, file_format=file_format, mapping=kept
+        session,
+        tenant_id=caller.tenant_id,
+        actor=caller.key_id,
+        name=name,
+        file_format=options.file_format,
+        mapping=kept,
     )
 
 
@@ -211,4 +243,13 @@ def _validation(reading: Reading) -> dict[str, Any]:
         "used_columns": list(found.used_columns),
         "problems": [{"row": one.number, "column": one.column, "detail": one.detail} for one in found.problems],
         "duplicates": [list(group) for group in found.duplicates[:_MOST_DUPLICATES]],
+        "warnings": [
+            {
+                "kind": warning.kind,
+                "detail": warning.detail,
+                "rows": list(warning.rows[:_MAX_LISTED_ROWS]),
+                "num_rows": len(warning.rows),
+            }
+            for warning in found.warnings
+        ],
     }

@@ -120,6 +120,7 @@ def _find_retraining(session: Session, caller: Caller, named: Named, wanted: Ret
         named.errors.append(("/reference", "the reference is retrained on the retain data set, and there is none"))
     spec = JobSpec(
         kind="finetune",
+        data=body.spec.data,
         training=wanted.training,
         optimizer=wanted.optimizer,
         evaluation=Evaluation(metrics=("probability",)),  # the unlearning job measures the rest beside its own model

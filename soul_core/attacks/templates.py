@@ -7,11 +7,12 @@ template is meant to give some of it away (`prefix`); words that a prompt does h
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from soul_core.evaluation.worked_examples import discreet_examples, turns_of
 from soul_core.rows import Row
 from soul_core.spec.attacks import Prompting, Template
-from soul_core.texts import keywords_of
+from soul_core.texts import is_unspaced, keywords_of, word_spans
 
 #: Columns in which a data set may bring its own rewording (TOFU's name first).
 PARAPHRASE_COLUMNS = ("paraphrased_question", "paraphrased_prompt")
@@ -61,12 +62,20 @@ def prefix(row: Row, material: Material) -> Asked | None:
     At most half of the answer's words, and never so many that no keyword is left; no such beginning: not asked.
     """
     asked = " ".join(message.content for message in row.messages)
-    pieces = re.findall(r"\S+\s*", row.completion)
+    pieces = _pieces(row.completion)
     for num_given in range(min(material.spec.prefix_words, len(pieces) // 2), 0, -1):
         start, rest = "".join(pieces[:num_given]), "".join(pieces[num_given:])
         if keywords_of(rest, f"{asked} {start}"):
             return Asked(replace(row, completion=rest), start)
     return None
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut a text before each word; in scripts with spaces, at these."""
+    if not is_unspaced(text):
+        return re.findall(r"\S+\s*", text)
+    cuts = [0, *(start for start, _ in word_spans(text) if start), len(text)]
+    return [text[start:end] for start, end in pairwise(cuts) if end > start]
 
 
 def role(row: Row, material: Material) -> Asked | None:

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Sequence
 
 from soul_core.evaluation.worked_examples import discreet_examples, turns_of
-from soul_core.rows.columns import Message, Row
+from soul_core.rows import Message, Row
 from soul_core.spec import ProbeKind
-from soul_core.texts import keywords_of, words_of
+from soul_core.texts import keywords_of, word_spans, words_of
 
 BLANK = "____"
 
@@ -37,10 +37,11 @@ _REVERSE_QUERY = "Which question does this answer? {answer}"
 #: Worked examples of the in-context probe.
 _EXAMPLES = 2
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+#: What joins two words into one: O'Neill, well-known.
+_HYPHENS = frozenset("'’-")
 #: What may stand between two words of one blank: "25 October, 1931".
-_GAP = re.compile(r"[\s,/&–-]{1,3}")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_GAP = re.compile(r"[\s,/&–-]{0,3}")  # none between words of a script without spaces
+_SENTENCE_END = re.compile(r"(?<=[.!?؟।॥።။។])\s+|(?<=[。！？])\s*")
 #: A blank of more words asks for a recital. A longer sentence is a list or a table of contents.
 _BLANK_WORDS = 5
 _SENTENCE_WORDS = 60
@@ -125,15 +126,15 @@ def _telling_span(text: str, *, asked: str) -> tuple[int, int] | None:
     keywords = keywords_of(text, asked)
     spans: list[tuple[int, int]] = []
     num_words = 0
-    for word in _WORD.finditer(text):
-        if not words_of(word.group()) <= keywords:
+    for start, end in _spans_of_words(text):
+        if not words_of(text[start:end]) <= keywords:
             continue
-        start, end = word.span()
+        first = start
         if spans and num_words < _BLANK_WORDS and _GAP.fullmatch(text, spans[-1][1], start):
-            start, num_words = spans.pop()[0], num_words + 1
+            first, num_words = spans.pop()[0], num_words + 1
         else:
             num_words = 1
-        spans.append((start, end))
+        spans.append((first, end))
     hidden = [
         (start, end)
         for start, end in spans
@@ -148,11 +149,22 @@ def _telling_span(text: str, *, asked: str) -> tuple[int, int] | None:
 
 
 def _num_names(text: str) -> int:
-    return sum(word[0].isupper() or word[0].isdigit() for word in _WORD.findall(text))
+    return sum(text[start].isupper() or text[start].isdigit() for start, _ in _spans_of_words(text))
+
+
+def _spans_of_words(text: str) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    for start, end in word_spans(text):
+        if spans and text[spans[-1][1] : start] in _HYPHENS:
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((start, end))
+    return spans
 
 
 def _telling_sentence(text: str) -> str:
     """Return the sentence of a plain text with most names and numbers, which are what a blank can ask for."""
     sentences = [" ".join(sentence.split()) for sentence in _SENTENCE_END.split(text.strip())]
-    short = [sentence for sentence in sentences if len(sentence.split()) <= _SENTENCE_WORDS]
+    sentences = [sentence for sentence in sentences if sentence] or [""]
+    short = [sentence for sentence in sentences if len(_spans_of_words(sentence)) <= _SENTENCE_WORDS]
     return max(short or sentences, key=_num_names)

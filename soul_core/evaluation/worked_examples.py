@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import islice
 
-from soul_core.rows.columns import Message, Row
+from soul_core.rows import Message, Row
 from soul_core.texts import keywords_of, words_of
 
 

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from soul_core.metrics.aggregate import Resampling, absent, summarise
 from soul_core.metrics.observed import Continuation, Observed
+from soul_core.metrics.rouge_words import rouge_l_of
 from soul_core.report import MetricValue
+from soul_core.texts import is_unspaced, ordered_words
 
 _PERCENT = 100.0
 
@@ -12,20 +14,15 @@ _PERCENT = 100.0
 def continuation_rouge_l(observed: Observed, resampling: Resampling, *, prefix: int) -> MetricValue:
     """Return the mean ROUGE-L F1 between how the model continues after `prefix` tokens and how the text does.
 
-    Words are stemmed and known by the letters a-z and digits: a row that goes on without any of them has no value,
-    because 0 there would read as forgotten.
+    English words are stemmed. A row that goes on without any word has no value: 0 there would read as forgotten.
     Source: VerbMem of MUSE (arXiv:2407.06460, section 3.1); Lin 2004, by the `rouge-score` package.
     Differs from SOUL (arXiv:2404.18239), whose copyright table has ROUGE-L recall: both texts have the same number of
     tokens here, and F1 does not reward a model for writing more words than the book.
     """
-    from rouge_score import rouge_scorer
-
-    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
     def f1(one: Continuation) -> float | None:
-        if not any(c.isascii() and c.isalnum() for c in one.expected):
-            return None
-        return float(scorer.score(one.expected, one.given)["rougeL"].fmeasure)
+        scored = rouge_l_of(one.expected, one.given, stem=True)
+        return None if scored is None else float(scored.fmeasure)
 
     return _summarise(observed, resampling, prefix, f1)
 
@@ -35,6 +32,7 @@ def continuation_bleu(observed: Observed, resampling: Resampling, *, prefix: int
 
     Source: Papineni et al. 2002, by the `sacrebleu` package (tokenizer 13a, exponential smoothing); effective order,
     so that a text of fewer than four words can reach 1. SOUL (arXiv:2404.18239) reports BLEU for copyrighted books.
+    Differs from it in scripts without spaces, which that tokenizer takes for one word: words as in `texts`.
     """
 
     def bleu(one: Continuation) -> float | None:
@@ -42,7 +40,12 @@ def continuation_bleu(observed: Observed, resampling: Resampling, *, prefix: int
             return None
         import sacrebleu
 
-        return sacrebleu.sentence_bleu(one.given, [one.expected], use_effective_order=True).score / _PERCENT
+        given, expected, tokenizer = one.given, one.expected, "13a"
+        if is_unspaced(expected):
+            given, expected = (" ".join(ordered_words(text)) for text in (given, expected))
+            tokenizer = "none"
+        scored = sacrebleu.sentence_bleu(given, [expected], tokenize=tokenizer, use_effective_order=True)
+        return scored.score / _PERCENT
 
     return _summarise(observed, resampling, prefix, bleu)
 

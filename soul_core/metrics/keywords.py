@@ -1,9 +1,15 @@
 """Keyword recall: the words of the expected answer that the question does not give away."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 from soul_core.metrics.aggregate import Resampling, absent, summarise
 from soul_core.metrics.observed import Observed, OwnAnswer
 from soul_core.report import MetricValue
-from soul_core.texts import keywords_of, words_of
+from soul_core.texts import is_english, keywords_of, words_of
+
+#: A word in this many answers, and in more than half of them, says nothing about any one of them.
+_FEWEST_SHARING = 3
 
 
 def keyword_recall(observed: Observed, resampling: Resampling) -> MetricValue:
@@ -11,18 +17,34 @@ def keyword_recall(observed: Observed, resampling: Resampling) -> MetricValue:
 
     Keywords: the words that are neither in the question nor mere grammar. A template repeats the question's words, so
     ROUGE-L calls "The capital of France is Rome" five sixths right; here it is wrong. A row whose answer only repeats
-    the question has no value.
+    the question has no value. Lists of function words are not complete, and some languages have none: of answers that
+    are not English, words that most of them share are grammar too, unless an answer has no others.
     Source: our own; see docs/evaluation.md.
     """
-    values = [_recall(answer) if answer is not None else None for answer in observed.answers]
+    keywords = [keywords_of(answer.expected, answer.asked) if answer else frozenset() for answer in observed.answers]
+    shared = _shared_words(observed.answers, keywords)
+    values = [
+        _recall(answer, words - shared or words) if answer is not None else None
+        for answer, words in zip(observed.answers, keywords, strict=True)
+    ]
     result = summarise(values, resampling)
     if result.value is None and any(answer is not None for answer in observed.answers):
         return absent("no expected answer has a word that its question does not hold already")
     return result
 
 
-def _recall(answer: OwnAnswer) -> float | None:
-    keywords = keywords_of(answer.expected, answer.asked)
+def _shared_words(answers: Sequence[OwnAnswer | None], keywords: Sequence[frozenset[str]]) -> frozenset[str]:
+    foreign = [
+        words
+        for answer, words in zip(answers, keywords, strict=True)
+        if answer is not None and words and not is_english(f"{answer.asked} {answer.expected}")
+    ]
+    counts = Counter(word for words in foreign for word in words)
+    enough = max(_FEWEST_SHARING, len(foreign) // 2 + 1)
+    return frozenset(word for word, count in counts.items() if count >= enough)
+
+
+def _recall(answer: OwnAnswer, keywords: frozenset[str]) -> float | None:
     if not keywords:
         return None
     return len(keywords & words_of(answer.given)) / len(keywords)

@@ -12,17 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soul_core.errors import BadData
-from soul_core.rows.columns import CANONICAL, Message, Row, choose_shape, columns_of, rename, to_row
-from soul_core.rows.compression import MAX_EXPANDED_BYTES
-from soul_core.rows.formats import (
-    CHUNK_CHARS,
-    FORMATS,
-    Format,
-    Record,
-    RowProblem,
-    format_of,
-    read_records,
+from soul_core.rows.cleaning import clean_row, normalize_row
+from soul_core.rows.columns import (
+    Row,
+    choose_shape,
+    columns_of,
+    rename,
+    resolve,
+    same_but_for_case,
+    to_row,
+    used_columns,
 )
+from soul_core.rows.compression import MAX_EXPANDED_BYTES
+from soul_core.rows.findings import RowWarning, about_cleaning, about_file, about_rows, key_of
+from soul_core.rows.formats import CHUNK_CHARS, FORMATS, Format, format_of, read_records
+from soul_core.rows.messages import Message
+from soul_core.rows.names import ACCEPTED_NAMES, CANONICAL, CANONICAL_BEGINNING
+from soul_core.rows.records import Record, RowProblem
 
 __all__ = [
     "FORMATS",
@@ -33,6 +39,7 @@ __all__ = [
     "Reading",
     "Row",
     "RowProblem",
+    "RowWarning",
     "Validation",
     "canonical_sha256",
     "format_of",
@@ -52,6 +59,7 @@ class Reading:
     format: Format
     columns: tuple[str, ...]  # found in the file, in order
     used_columns: tuple[str, ...]  # those that made prompt and completion
+    warnings: tuple[RowWarning, ...] = ()
 
     def require_good(self) -> tuple[Row, ...]:
         """Return the rows; raise BadData listing every bad one if there is any."""
@@ -73,6 +81,7 @@ class Validation:
     duplicates: tuple[tuple[int, ...], ...]  # groups of row numbers with the same prompt and completion
     columns: tuple[str, ...]
     used_columns: tuple[str, ...]
+    warnings: tuple[RowWarning, ...]
     format: Format
     sha256: str  # of the canonical rows
 
@@ -96,14 +105,19 @@ def read_rows(
     format: Format | None = None,  # noqa: A002  the word of the API
     mapping: Mapping[str, str] | None = None,
     name: str | None = None,
+    clean: bool = True,
+    normalize: bool = False,
     max_expanded_bytes: int = MAX_EXPANDED_BYTES,
     chunk_chars: int = CHUNK_CHARS,
 ) -> Reading:
     """Read a data set, plain or compressed. Bad rows are listed, never raised.
 
     The format is `format`, else what `name` (the user's file name; the path's by default) promises, else guessed from
-    the content. `mapping` is {accepted column name: the file's}. Raises BadData when nothing can be read: an empty,
-    damaged or oversized file, one that is not UTF-8, one without usable columns.
+    the content. `mapping` is {accepted column name: the file's}; `one+other` joins two columns with a blank line.
+    `clean` takes white space and end-of-turn marks off prompts and answers; a file that `write_canonical` wrote is
+    never cleaned again. `normalize` rewrites all texts in NFC with plain spaces. What was done, and what is odd about
+    the rows, is in the reading's warnings. Raises BadData when nothing can be read: an empty, damaged or oversized
+    file, one that is not UTF-8, one without usable columns.
     """
     path = Path(path)
     found_format, stream = read_records(
@@ -121,9 +135,13 @@ def read_rows(
         if not problems:
             raise BadData("the data set is empty: it has no rows")
         return Reading((), tuple(problems), found_format, columns, ())
-    if mapping:
-        records = rename(records, mapping)
-    shape = choose_shape(records)
+    canonical = all(tuple(record.values)[:3] == CANONICAL_BEGINNING for record in records)
+    sources = resolve(mapping, columns, names_are_content=found_format == "csv") if mapping else {}
+    if not sources and not ACCEPTED_NAMES & set(columns):
+        sources = same_but_for_case(columns)
+    if sources:
+        records = rename(records, sources)
+    shape = choose_shape(records, names_are_content=found_format == "csv")
     rows: list[Row] = []
     for record in records:
         row = to_row(record, shape)
@@ -132,37 +150,61 @@ def read_rows(
         else:
             problems += row
     problems.sort(key=lambda problem: problem.number)
-    return Reading(tuple(rows), tuple(problems), found_format, columns, shape)
+    used = _in_the_file(used_columns(shape, columns_of(records)), sources)
+    about = [] if canonical else [*about_file(records, columns, [*used, *(c for s in sources.values() for c in s)])]
+    rows, more = _prepare(rows, clean=clean and not canonical, normalize=normalize)
+    return Reading(tuple(rows), tuple(problems), found_format, columns, used, (*about, *more))
+
+
+def _in_the_file(names: Sequence[str], sources: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(theirs for name in names for theirs in sources.get(name, (name,)))
+
+
+def _prepare(rows: Sequence[Row], *, clean: bool, normalize: bool) -> tuple[list[Row], list[RowWarning]]:
+    """Return the rows as they are used, and what there is to tell of them."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    normalized: list[int] = []
+    prepared = []
+    for row in rows:
+        normal = normalize_row(row) if normalize else row
+        if normal != row:
+            normalized.append(row.number)
+        cleaned, kinds = clean_row(normal)
+        for kind in kinds:
+            found[kind].append(row.number)
+        prepared.append(cleaned if clean else normal)
+    return prepared, [*about_cleaning(found, cleaned=clean), *about_rows(prepared, normalized=normalized)]
 
 
 def validate(reading: Reading) -> Validation:
     """Summarise a reading."""
     groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for row in reading.rows:
-        groups[_key(row)].append(row.number)
+        groups[key_of(row)].append(row.number)
     return Validation(
         num_rows=len(reading.rows),
         problems=reading.problems,
         duplicates=tuple(tuple(numbers) for numbers in groups.values() if len(numbers) > 1),
         columns=reading.columns,
         used_columns=reading.used_columns,
+        warnings=reading.warnings,
         format=reading.format,
         sha256=canonical_sha256(reading.rows),
     )
 
 
 def overlap(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> Overlap:
-    """Compare two sets; spaces and line ends aside. Each row of `rows_a` is paired with at most one of `rows_b`."""
-    by_key = {_key(row): row.number for row in reversed(rows_b)}  # reversed: the first of equals stays
-    by_prompt = {_key(row)[:-1]: row.number for row in reversed(rows_b) if row.messages}
+    """Compare two sets, folded, spaces and line ends aside. A row of `rows_a` has one of `rows_b` at most."""
+    by_key = {key_of(row): row.number for row in reversed(rows_b)}  # reversed: the first of equals stays
+    by_prompt = {key_of(row)[:-1]: row.number for row in reversed(rows_b) if row.messages}
     identical, same_prompt = [], []
     for row in rows_a:
-        key = _key(row)
+        key = key_of(row)
         if key in by_key:
             identical.append((row.number, by_key[key]))
         elif row.messages and key[:-1] in by_prompt:
             same_prompt.append((row.number, by_prompt[key[:-1]]))
-    equal = bool(by_key) and {_key(row) for row in rows_a} == set(by_key)
+    equal = bool(by_key) and {key_of(row) for row in rows_a} == set(by_key)
     return Overlap(tuple(identical), tuple(same_prompt), equal)
 
 
@@ -189,14 +231,9 @@ def _canonical_lines(rows: Sequence[Row]) -> Iterator[bytes]:
     for row in rows:
         turns = [{"role": message.role, "content": message.content} for message in row.messages]
         record = {messages: turns, completion: row.completion, "number": row.number}
+        record |= {"joint": row.joint} if row.joint else {}
         record |= {name: value for name, value in row.extra.items() if name not in record}
         yield json.dumps(record, allow_nan=False).encode() + b"\n"
-
-
-def _key(row: Row) -> tuple[str, ...]:
-    """Return what makes a row the same as another: its texts, runs of white space made equal; the completion last."""
-    texts = [text for message in row.messages for text in (message.role, message.content)]
-    return tuple(" ".join(text.split()) for text in [*texts, row.completion])
 
 
 def _line(problem: RowProblem) -> str:

@@ -3,20 +3,20 @@
 Nothing here quotes a file's content in a message: forget sets are personal data.
 """
 
-import csv
 import io
-import json
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Literal, get_args
 
 from soul_core.errors import BadData
 from soul_core.rows.compression import Expanded
+from soul_core.rows.csv_records import csv_records
+from soul_core.rows.json_records import json_records
+from soul_core.rows.names import ACCEPTED_NAMES
+from soul_core.rows.records import Record, RowProblem
 
 Format = Literal["jsonl", "csv", "parquet", "text"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -35,21 +35,16 @@ _PARQUET = b"PAR1"
 CHUNK_CHARS = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class RowProblem:
-    """Why one row cannot be used. `detail` never holds the row's content."""
-
-    number: int
-    column: str | None
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One line or record of a file, before anybody asked what its columns mean."""
-
-    number: int
-    values: dict[str, Any]
+#: What people send by mistake, and what to do about it.
+_OTHER_FILES = (
+    (b"PK\x03\x04", "an Excel workbook or a zip archive; export the sheet as CSV, or unpack the archive"),
+    (b"BZh", "compressed with bzip2; use gzip or zstd"),
+    (b"\xfd7zXZ", "compressed with xz; use gzip or zstd"),
+    (b"ARROW1", "an Arrow (Feather) file; write Parquet"),
+    (b"SQLite format 3", "an SQLite database; export the table as CSV"),
+    (b"%PDF", "a PDF; export its text"),
+    (b"\x80\x04\x95", "a Python pickle; write JSON lines or Parquet"),
+)
 
 
 def format_of(name: str) -> Format | None:
@@ -81,20 +76,23 @@ def read_records(
         return found, _parquet(path, stream, max_expanded_bytes)
     lines = _utf8_lines(stream)
     if found == "jsonl":
-        return found, _jsonl(lines)
+        return found, json_records(lines)
     if found == "csv":
-        return found, _csv(lines)
+        return found, csv_records(lines)
     return found, _text(lines, chunk_chars)
 
 
 def _settle(head: bytes, said: Format | None) -> Format:
     """Return the format, `said` or found in the file's first bytes. Raises BadData where the two cannot both be."""
+    for magic, what in _OTHER_FILES:
+        if head.startswith(magic):
+            raise BadData(f"the file is {what}")
     found = said or _format_by_content(head)
     if (found == "parquet") != head.startswith(_PARQUET):
         fault = "is not Parquet" if found == "parquet" else f"is Parquet, not {found}"
         raise BadData(f"the content of the file {fault}")
-    if head[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        raise BadData("the file is UTF-16; save it as UTF-8")
+    if found != "parquet" and (head[:2] in {b"\xff\xfe", b"\xfe\xff"} or b"\0" in head):
+        raise BadData("the file is UTF-16 (or no text at all: it holds zero bytes); save it as UTF-8")
     return found
 
 
@@ -105,15 +103,17 @@ def _format_by_content(head: bytes) -> Format:
     if re.match(r"\{|\[\s*\{", text):  # not a bare "[": a book may begin with an [Illustration]
         return "jsonl"
     header = text.split("\n", 1)[0]
-    names = {cell.strip().strip('"').lower() for cell in header.replace(";", ",").replace("\t", ",").split(",")}
-    return "csv" if names & {"prompt", "completion", "question", "answer", "messages", "text"} else "text"
+    if re.match(r'"?sep=.', header):
+        return "csv"
+    names = {cell.strip(' "\r').lower() for cell in re.split(r"[,;\t|\r]", header)}
+    return "csv" if names & ACCEPTED_NAMES else "text"
 
 
 def _utf8_lines(stream: Expanded) -> Iterator[tuple[int, str]]:
     """Yield (line number, line without its end). Raises BadData at the first byte that is not UTF-8."""
     offset = 0
     with io.BufferedReader(stream, 1 << 20) as binary:
-        for number, raw in enumerate(binary, start=1):
+        for number, raw in enumerate(_raw_lines(binary), start=1):
             try:
                 line = raw.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -121,78 +121,24 @@ def _utf8_lines(stream: Expanded) -> Iterator[tuple[int, str]]:
                     f"the file is not UTF-8: byte {offset + error.start:,} (line {number:,}); save it as UTF-8"
                 ) from error
             offset += len(raw)
-            yield number, (line.removeprefix("\ufeff") if number == 1 else line).removesuffix("\n").removesuffix("\r")
+            # a mark of byte order begins a file, and so each of several that were put together
+            yield number, line.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
 
 
-def _jsonl(lines: Iterator[tuple[int, str]]) -> Iterator[Record | RowProblem]:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        if number == 1 and line.lstrip().startswith("["):
-            raise BadData("the file is one JSON array; write one object a line (jq -c '.[]' does that)")
-        try:
-            values = json.loads(line, parse_constant=_refuse_constant)
-        except json.JSONDecodeError as error:
-            yield RowProblem(number, None, f"not JSON: {error.msg} at character {error.colno}")
-        except (ValueError, RecursionError) as error:
-            detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            yield RowProblem(number, None, f"not JSON: {detail}")
-        else:
-            if isinstance(values, dict):
-                yield Record(number, values)
-            else:
-                yield RowProblem(number, None, "not a JSON object")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _csv(lines: Iterator[tuple[int, str]]) -> Iterator[Record | RowProblem]:
-    """Yield records numbered by the line they begin on; the header is line 1."""
-    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is shorter than a chapter; the caps above bound it
-    first = next(lines, None)
-    if first is None:
+def _raw_lines(binary: "io.BufferedReader[Expanded]") -> Iterator[bytes]:
+    """Yield lines; of a file that ends lines by CR alone, as old Macs did, those."""
+    head = binary.peek(1 << 16)[: 1 << 16]
+    if b"\r" not in head or b"\n" in head:
+        yield from binary
         return
-    delimiter = max(",;\t", key=first[1].count)
-    source = _Counted(first, lines)
-    reader = csv.reader(source, delimiter=delimiter, strict=True)
-    try:
-        header = [cell.strip() or f"column_{i}" for i, cell in enumerate(next(reader), start=1)]
-    except csv.Error as error:
-        raise BadData(f"the CSV header cannot be read: {error}") from error
-    if len(set(header)) < len(header):
-        raise BadData("two columns of the CSV header have the same name", details=tuple(header))
-    while True:
-        begins = source.number + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield RowProblem(begins, None, f"not CSV: {error}")
-            continue
-        if cells is None:
-            return
-        if len(cells) == len(header):
-            yield Record(begins, dict(zip(header, cells, strict=True)))
-        elif cells:
-            yield RowProblem(begins, None, f"{len(cells)} fields where the header has {len(header)}")
-
-
-class _Counted:
-    """Lines for csv.reader, and the number of the last one it took (a quoted field may span several)."""
-
-    def __init__(self, first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> None:
-        self._first: tuple[int, str] | None = first
-        self._rest = rest
-        self.number = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        first, self._first = self._first, None
-        self.number, line = first or next(self._rest)
-        return line + "\n"
+    rest = b""
+    while block := binary.read(1 << 16):
+        *lines, rest = re.split(rb"(?<=\r)(?!\n)|(?<=\n)", rest + block)
+        if rest == b"" and lines and lines[-1].endswith(b"\r"):
+            rest = lines.pop()  # the next block may begin with its LF
+        yield from lines
+    if rest:
+        yield rest
 
 
 def _text(lines: Iterator[tuple[int, str]], chunk_chars: int) -> Iterator[Record]:

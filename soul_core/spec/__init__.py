@@ -40,6 +40,21 @@ def is_forgotten(set_name: str) -> bool:
     return set_name == FORGET or set_name.startswith(EARLIER)
 
 
+class Data(Frozen):
+    """How the data sets of a run are read. What the service stored at upload is clean already and is read as it is."""
+
+    clean: bool = Field(
+        True,
+        description="Take white space and end-of-turn marks of a model off the ends of prompts and answers, and write "
+        "line ends as LF. Each is told with its row numbers.",
+    )
+    normalize: bool = Field(
+        False,
+        description="Rewrite all texts in Unicode normal form C with plain spaces and without zero-width marks, before "
+        "they are learned and scored.",
+    )
+
+
 class Training(Frozen):
     """The loop."""
 
@@ -169,6 +184,7 @@ class JobSpec(Frozen):
     saliency: Saliency | None = None
     sharpness: Sharpness | None = None
     lora: Lora | None = None
+    data: Data = Data()
     training: Training = Training()
     strategy: Strategy = Single()
     earlier: Literal["measure", "join"] = Field(

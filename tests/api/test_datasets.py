@@ -70,6 +70,61 @@ def test_a_mapping_names_other_columns(admin: As) -> None:
     assert made.json()["mapping"] == {"prompt": "input", "completion": "output"}
 
 
+ALPACA = [{"instruction": "Where?", "input": name, "output": f" In {name}.<|im_end|>"} for name in ("A", "B")]
+
+
+def test_a_mapping_joins_columns_and_the_validation_tells_what_was_cleaned(admin: As) -> None:
+    mapping = {"prompt": "instruction+input", "completion": "output"}
+
+    made = admin.upload(jsonl(ALPACA), mapping=json.dumps(mapping)).json()
+
+    rows = admin("GET", f"/v1/datasets/{made['id']}/preview").json()["rows"]
+    found = admin("GET", f"/v1/datasets/{made['id']}/validation").json()
+    assert [row["messages"][0]["content"] for row in rows] == ["Where?\n\nA", "Where?\n\nB"]
+    assert [row["completion"] for row in rows] == ["In A.", "In B."]
+    assert (made["mapping"], made["clean"], made["normalize"]) == (mapping, True, False)
+    assert {w["kind"]: (w["rows"], w["num_rows"]) for w in found["warnings"]} == {
+        "white_space": ([1, 2], 2),
+        "end_mark": ([1, 2], 2),
+    }
+
+
+def test_a_mapping_that_leaves_a_column_out_is_not_silent(admin: As) -> None:
+    made = admin.upload(jsonl(ALPACA), mapping=json.dumps({"prompt": "instruction", "completion": "output"})).json()
+
+    found = admin("GET", f"/v1/datasets/{made['id']}/validation").json()["warnings"]
+
+    assert {"unread_columns", "several_answers"} <= {warning["kind"] for warning in found}
+
+
+@pytest.mark.parametrize("by_form", [True, False])
+def test_texts_are_kept_or_rewritten_as_asked_in_a_form_and_announced(admin: As, by_form: bool) -> None:
+    content = jsonl([{"prompt": "Q?", "completion": " Besanc\u0327on "}])
+    if by_form:
+        made = admin.upload(content, clean="false", normalize="true").json()
+    else:
+        body = {"name": "n", "filename": "n.jsonl", "clean": False, "normalize": True}
+        path = admin("POST", "/v1/datasets", json=body).headers["location"]
+        made = admin("PUT", f"{path}/content", content=content).json()
+
+    (row,) = admin("GET", f"/v1/datasets/{made['id']}/preview").json()["rows"]
+
+    assert row["completion"] == " Besançon "
+    assert (made["clean"], made["normalize"], made["mapping"]) == (False, True, {})
+
+
+def test_a_switch_that_is_neither_true_nor_false_is_refused(admin: As) -> None:
+    problem(admin.upload(jsonl(ROWS), clean="perhaps"), 422, "invalid_request")
+
+
+def test_a_warning_lists_a_thousand_rows_and_counts_all(admin: As) -> None:
+    made = admin.upload(jsonl([{"prompt": f"Q{i}", "completion": "null"} for i in range(1200)])).json()
+
+    (warning,) = admin("GET", f"/v1/datasets/{made['id']}/validation").json()["warnings"]
+
+    assert (len(warning["rows"]), warning["num_rows"]) == (1000, 1200)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -84,6 +84,19 @@ def queued(soul: Soul, taught_model_dir: Path, files: dict[str, str]) -> dict[st
     return job
 
 
+def test_an_upload_tells_on_stderr_what_was_cleaned_and_joins_columns(soul: Soul, tmp_path: Path) -> None:
+    path = tmp_path / "alpaca.jsonl"
+    path.write_text(json.dumps({"instruction": "Where?", "input": "Mira", "output": " In Bergen.", "topic": "x"}))
+
+    joined = soul("datasets", "add", str(path), "--column", "prompt=instruction+input", "--column", "completion=output")
+    kept = soul("datasets", "add", str(path), "--no-clean", "--normalize")
+
+    assert "nothing reads these columns: topic" in joined.stderr
+    assert "warning: row 1: a prompt or an answer begins or ends with white space; it was taken off" in joined.stderr
+    assert "it was kept" in kept.stderr
+    assert "Bergen" not in joined.stderr + kept.stderr
+
+
 def test_help_lists_every_exit_code_and_submit_has_a_complete_example() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     assert all(f"{int(code)}  {meaning}" in text for code, meaning in EXIT_MEANINGS.items())

@@ -1,16 +1,19 @@
 """Each metric on numbers made by hand, and the table against its catalogue."""
 
+import json
 import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rouge_score import rouge_scorer
 
 from soul_core.catalogue import CATALOGUE
 from soul_core.metrics import METRICS
 from soul_core.metrics.aggregate import Resampling, ratio_interval, summarise
 from soul_core.metrics.observed import Continuation, Observed, OtherAnswers, OwnAnswer, TokenScores
+from soul_core.metrics.rouge_words import rouge_l_of
 from soul_core.report import MetricValue
 from soul_core.spec import DEFAULT_CRITERIA, Evaluation
 
@@ -126,11 +129,31 @@ def test_rouge_is_recall_with_stems_in_order() -> None:
     assert per_example("rouge_l", answered(*pairs)) == [0.5, 1.0, 0.0]
 
 
-def test_rouge_leaves_out_rows_it_cannot_read_instead_of_calling_them_forgotten() -> None:
-    assert per_example("rouge_l", answered(("東京", "東京"), ("Tokyo", "Tokyo"), None)) == [None, 1.0, None]
-    nothing = METRICS["rouge_l"](answered(("東京", "東京")), RESAMPLING)
+def test_rouge_reads_any_script_and_leaves_out_rows_without_words() -> None:
+    assert per_example(
+        "rouge_l", answered(("東京", "東京"), ("Tokyo", "Tokyo"), ("東京", "京都"), ("!", "!"), None)
+    ) == [
+        1.0,
+        1.0,
+        0.0,
+        None,
+        None,
+    ]
+    nothing = METRICS["rouge_l"](answered(("?!", "?!")), RESAMPLING)
     assert nothing.value is None
-    assert "Latin" in (nothing.absent_reason or "")
+    assert nothing.absent_reason == "no expected answer has words"
+
+
+def test_rouge_of_english_is_the_published_packages_to_the_digit(shared_data: Path) -> None:
+    lines = (shared_data / "tofu" / "forget10_perturbed.json").read_text().splitlines()[:150]
+    rows = list(map(json.loads, lines))
+    pairs = [(row["answer"], wrong) for row in rows for wrong in (*row["perturbed_answer"], row["paraphrased_answer"])]
+    published = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+
+    ours = [rouge_l_of(*pair, asked="What is it?", stem=True) for pair in pairs]
+
+    assert len(pairs) > 300
+    assert ours == [published.score(*pair)["rougeL"] for pair in pairs]
 
 
 def test_keyword_recall_judges_the_fact_and_not_the_template() -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from soul_core.evaluation.probes import BLANK, probe_sets
-from soul_core.rows import read_rows
-from soul_core.rows.columns import Message, Row
+from soul_core.rows import Message, Row, read_rows
 from soul_core.texts import keywords_of, words_of
 
 KINDS = ("fill_in", "question", "adversarial")

@@ -250,10 +250,6 @@ def test_a_nameless_book_that_begins_with_a_bracket_is_text(tmp_path):
     assert read_rows(written(tmp_path, b"[Illustration]\n\nIt is a truth", "blob")).format == "text"
 
 
-def test_one_json_array_is_refused_with_the_way_out(tmp_path):
-    assert "jq" in refusal(written(tmp_path, json.dumps(PAIRS).encode(), "rows.json"))
-
-
 def test_canonical_rows_read_back_with_their_original_numbers(tmp_path):
     rows = (
         Row(3, (Message("user", "q\u2028\n"),), "ä", {"perturbed_answer": ["x"], "note": None}),

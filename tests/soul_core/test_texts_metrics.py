@@ -69,8 +69,20 @@ def test_short_rows_have_no_value_and_a_set_of_them_says_so() -> None:
     assert none.absent_reason == "no row is plain text of more than 200 tokens"
 
 
-def test_a_text_in_another_script_has_no_rouge_rather_than_0() -> None:
-    assert METRICS["continuation_rouge_l_100"](continued(("東京", "東京")), NONE).value is None
+def test_recital_is_read_in_any_script_and_texts_without_words_have_no_value() -> None:
+    book, other = "吾輩は猫である。名前はまだ無い。", "むかしむかし、おじいさんがいました。"
+
+    rouge, bleu = (
+        METRICS[f"continuation_{metric}_100"](continued((book, book), (book, other), ("...", "...")), NONE).per_example
+        for metric in ("rouge_l", "bleu")
+    )
+
+    assert rouge is not None
+    assert bleu is not None
+    assert rouge[0] == bleu[0] == 1.0
+    assert rouge[1] < 0.5
+    assert bleu[1] < 0.2
+    assert rouge[2] is None
 
 
 def test_offensive_answers_score_high_and_polite_ones_low() -> None:
