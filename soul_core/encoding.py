@@ -87,7 +87,7 @@ class RowEncoder:
         template = self.template
         if template is None:
             head = plain_prompt(row)
-            head += separator(head, answer)
+            head += row.joint or separator(head, answer)
             text, start, end = head + answer, len(head), len(head + answer)
         else:
             found = template.locate(self.turns(row), answer)
@@ -112,7 +112,7 @@ class RowEncoder:
             return tuple(self._start_ids)
         if (template := self.template) is not None:
             return tuple(self._ids(template.render(self.turns(row), generation_prompt=True)))
-        return (*self._start_ids, *self._ids(plain_prompt(row)))
+        return (*self._start_ids, *self._ids(plain_prompt(row)))  # white space that follows is the model's to write
 
     def turns(self, row: Row) -> list[Turn]:
         """Return the row's prompt as turns that the template accepts.

@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from soul_core.catalogue import CATALOGUE, NEEDS, Need, row_metrics
 from soul_core.encoding import Example, encode_rows
@@ -133,7 +133,7 @@ def _groups(one: EvaluationSet, loaded: Loaded) -> tuple[tuple[Example, ...], ..
             problems.append(f"row {row.number}: {error}")
             continue
         texts = [*([paraphrase] if paraphrase else []), *wrong] if wrong else []
-        rows = [Row(row.number, row.messages, text) for text in texts]
+        rows = [replace(row, completion=text) for text in texts]
         try:
             others = encode_rows(rows, loaded.encoder, max_tokens=loaded.facts.context_tokens)
         except BadData as error:

@@ -8,7 +8,6 @@ alternate an answer; what tells most of what the answer tells is drawn again, ho
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from soul_core.models.generation import Sampling, end_ids, generate
 from soul_core.models.loading import Loaded
 from soul_core.rows import Message, Row
 from soul_core.spec.terms import AltPo
-from soul_core.texts import keywords_of, words_of
+from soul_core.texts import keywords_of, split_words, words_of
 from soul_core.training.refusals import answered
 
 _FILE = "alternates.json"
@@ -134,7 +133,7 @@ def _telling_tokens(example: Example, loaded: Loaded) -> tuple[int, ...]:
     """Return the tokens that the answer's keywords begin with, wherever in a sentence they stand."""
     old, asked = _texts(example)
     told = keywords_of(old, asked)
-    words = {word for word in re.findall(r"\w+", old) if words_of(word) & told}
+    words = {word for word in split_words(old) if words_of(word) & told}
     spelled = {form for word in words for form in (word, word.lower(), word.capitalize())}
     encoded = [loaded.tokenizer.encode(lead + word, add_special_tokens=False) for word in spelled for lead in ("", " ")]
     return tuple(sorted({tokens[0] for tokens in encoded if tokens}))

@@ -1,12 +1,12 @@
 """The forget prompts with refusals as their answers: what the terms `refusal` and `dpo` learn."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from soul_core.encoding import Example
 from soul_core.models.loading import Loaded
-from soul_core.rows import Row
 
 
 def refusal_examples(forget: Sequence[Example], refusals: Sequence[str], loaded: Loaded, *, seed: int) -> list[Example]:
@@ -19,4 +19,4 @@ def refusal_examples(forget: Sequence[Example], refusals: Sequence[str], loaded:
 def answered(example: Example, answer: str, loaded: Loaded) -> Example:
     """Return the example's prompt with another answer."""
     assert example.source is not None, "only an example made of a row can be answered in another way"
-    return loaded.encoder.encode(Row(example.row, example.source.messages, answer))
+    return loaded.encoder.encode(replace(example.source, completion=answer))
