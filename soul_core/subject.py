@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from soul_core.attacks.arena import attack_model
@@ -12,8 +12,10 @@ from soul_core.errors import BadData
 from soul_core.evaluation.chosen_rows import Answers, EvaluationSet, choose
 from soul_core.evaluation.evaluate import Measured, measure
 from soul_core.evaluation.probes import probe_sets
+from soul_core.evaluation.row_digests import DigestKey, keyed
 from soul_core.examples import Example, encode_rows
 from soul_core.listener import Phase
+from soul_core.models.digests import digest_now, require_digest
 from soul_core.models.loading import Loaded, load_model
 from soul_core.report import ModelFacts, ModelMeasurements
 from soul_core.rows import Row
@@ -30,6 +32,22 @@ class Source:
     shown: str
     revision: str | None = None
     cache_dir: Path | None = None
+    digest: str | None = None
+    """The digest it was registered with; None: it was not."""
+
+    def at(self, digest: str) -> "Source":
+        """Return the same source, held to a digest; that of a hub id is its commit."""
+        revision = self.revision if Path(self.location).exists() else digest
+        return replace(self, digest=digest, revision=revision)
+
+
+def pinned(source: Source) -> Source:
+    """Return the source with the digest that its files have now. Raises BadModel where it is not the registered one."""
+    now = digest_now(source.location, revision=source.revision)
+    if now is None:
+        return source
+    require_digest(source.shown, now, source.digest)
+    return replace(source, digest=now)
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,8 @@ class Subject:
     sets: Mapping[str, DataSet]
     chosen: tuple[EvaluationSet, ...]
     max_tokens: int
+    key: DigestKey
+    """What digests of rows are made under."""
 
     def forget_sets(self, spec: JobSpec) -> tuple[DataSet, ...]:
         """Return what is unlearned."""
@@ -61,10 +81,16 @@ class Examined:
     attacked: Mapping[str, Attacked]
 
 
-def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec) -> Subject:
+def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec, *, key: DigestKey) -> Subject:
     """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData."""
     loaded = load_model(
-        source.location, revision=source.revision, device=spec.device, dtype=spec.dtype, cache_dir=source.cache_dir
+        source.location,
+        revision=source.revision,
+        device=spec.device,
+        dtype=spec.dtype,
+        cache_dir=source.cache_dir,
+        digest=source.digest,
+        shown=source.shown,
     )
     max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
     sets = encode_sets(rows, loaded.tokenizer, max_tokens=max_tokens)
@@ -74,7 +100,8 @@ def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobS
     )
     asked = next((one.rows for one in chosen if one.name == FORGET), ())
     probes = _probes(asked, loaded, spec, max_tokens=max_tokens)
-    return Subject(loaded, loaded.facts.model_copy(update={"source": source.shown}), sets, chosen + probes, max_tokens)
+    facts = loaded.facts.model_copy(update={"source": source.shown})
+    return Subject(loaded, facts, sets, chosen + probes, max_tokens, key)
 
 
 def _probes(forget: Sequence[Row], loaded: Loaded, spec: JobSpec, *, max_tokens: int) -> tuple[EvaluationSet, ...]:
@@ -119,7 +146,7 @@ def examine(subject: Subject, name: str, spec: JobSpec, state: RunState, *, phas
         with state.phase("attack", detail=name):
             kept = state.folder / "attacked" / mark
             attacked = attack_model(subject.loaded, name, subject.whole, spec, listener=state, kept=kept)
-    return Examined(measured.measurements(), measured.answers(), attacked)
+    return Examined(keyed(measured.measurements(), subject.chosen, subject.key), measured.answers(), attacked)
 
 
 def weights_mark(loaded: Loaded) -> str:

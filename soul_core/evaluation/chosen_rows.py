@@ -51,7 +51,11 @@ def side_by_side(sets: Sequence[EvaluationSet], answers: Mapping[str, Answers], 
             row=row.number,
             prompt=prompt_text(row),
             expected=row.completion,
-            answers={model: of_model[one.name][row.number] for model, of_model in answers.items()},
+            answers={  # a probe may have been too long for one of the models
+                model: of_model[one.name][row.number]
+                for model, of_model in answers.items()
+                if row.number in of_model.get(one.name, {})
+            },
         )
         for one in sets
         for row in one.rows

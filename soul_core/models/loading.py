@@ -18,6 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from soul_core.errors import BadModel, BadSpec
+from soul_core.models.digests import (
+    copy_out_of_files,
+    require_digest,
+    require_intact_snapshot,
+    require_unchanged,
+    stamp,
+)
 from soul_core.models.files import READ, inspect_model
 from soul_core.models.gguf import plain_folder
 from soul_core.models.packed_attention import PACKED, check_isolation
@@ -42,6 +49,11 @@ class Loaded:
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16, cache_enabled=False
         )
+
+
+def default_cache() -> Path:
+    """Return the folder of downloads, converted models and this user's key of row digests."""
+    return Path.home() / ".cache" / "soul"
 
 
 def choose_device(wish: str | torch.device = "auto") -> torch.device:
@@ -70,17 +82,24 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | torch.dtype = "auto",
     cache_dir: Path | str | None = None,
+    digest: str | None = None,
+    shown: str | None = None,
 ) -> Loaded:
     """Load `source` with float32 parameters on `device`; `dtype` is the compute type.
 
     A GGUF file is dequantised once into `cache_dir`, a hub id is downloaded into it (default: ~/.cache/soul).
-    Raises BadModel with what to do about it.
+    `digest` is the one it was registered with, `shown` what errors call it.
+    Raises BadModel with what to do about it, also when the model is not the registered one.
     """
     device = choose_device(device)
-    cache_dir = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "soul"
-    folder, digest = _local_folder(source, revision, cache_dir)
-    inspection = inspect_model(folder, hashed=digest is None)
+    cache_dir = Path(cache_dir) if cache_dir else default_cache()
+    folder, own_digest = _local_folder(source, revision, cache_dir)
+    before = stamp(folder)
+    inspection = inspect_model(folder, hashed=own_digest is None)
+    require_digest(shown or str(source), own_digest or inspection.digest, digest)
     model, tokenizer = _load_folder(folder)
+    copy_out_of_files(model)
+    require_unchanged(shown or str(source), folder, before)
     model = cast("PreTrainedModel", model.to(device))
     model.eval()
     _require_finite(model)
@@ -90,7 +109,7 @@ def load_model(
         raise BadModel(str(error)) from error
     facts = ModelFacts(
         source=str(source),
-        digest=digest or inspection.digest,
+        digest=own_digest or inspection.digest,
         architecture=inspection.architecture,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         context_tokens=inspection.context_tokens,
@@ -145,7 +164,7 @@ def _from_hub(repository: str, revision: str | None, cache_dir: Path) -> tuple[P
 
 
 def _snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool) -> Path:
-    return Path(
+    folder = Path(
         snapshot_download(
             repository,
             revision=commit,
@@ -154,6 +173,8 @@ def _snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool
             local_files_only=local_only,
         )
     )
+    require_intact_snapshot(folder)
+    return folder
 
 
 def _load_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
