@@ -149,8 +149,8 @@ def rows_match_by(unlearned: Log, retain: Log) -> Literal["content", "texts", "p
         raise BadData(f"the logs are of different forget sets: {len(ours)} and {len(theirs)} rows")
     digests = [_contents(log) for log in (unlearned, retain)]
     if digests[0] and digests[1] and digests[0].keys() == digests[1].keys():
-        for name in digests[0]:
-            _require_same(name, *(contents[name] for contents in digests))
+        for key_id, name in digests[0]:
+            _require_same(name, *(contents[key_id, name] for contents in digests))
         return "content"
     answers = [[_plain(answer) for _, answer in texts_in(log).get(FORGET, {}).values()] for log in (unlearned, retain)]
     if all(answers):
@@ -161,14 +161,12 @@ def rows_match_by(unlearned: Log, retain: Log) -> Literal["content", "texts", "p
     return "position"
 
 
-def _contents(log: Log) -> dict[str, list[str]]:
-    """Return the digests of the rows that are compared, by set and the id of their key."""
+def _contents(log: Log) -> dict[tuple[str, str], list[str]]:
+    """Return the digests of the rows that are compared, by the id of their key and the set."""
     measured = from_log(log)
     key = measured.row_key
     return {
-        f"{name} {key.id}": list(measured.digests[name])
-        for name in (FORGET, HOLDOUT)
-        if key and name in measured.digests
+        (key.id, name): list(measured.digests[name]) for name in (FORGET, HOLDOUT) if key and name in measured.digests
     }
 
 
@@ -176,8 +174,8 @@ def _require_same(name: str, ours: list[str], theirs: list[str]) -> None:
     common = sum((Counter(ours) & Counter(theirs)).values())
     if common < len(ours) or common < len(theirs):
         raise BadData(
-            f"the logs are of different {name.split()[0]} sets: {common} of {len(ours)} and {len(theirs)} rows are in "
-            "both; take both logs on the same rows"
+            f"the logs are of different {name} sets: {common} of {len(ours)} and {len(theirs)} rows are in both; take "
+            "both logs on the same rows"
         )
 
 
