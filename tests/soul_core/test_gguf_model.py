@@ -54,7 +54,9 @@ def test_the_tokenizer_splits_digits_and_keeps_special_tokens_and_template(tmp_p
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), original)
-    again = AutoTokenizer.from_pretrained(plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache"))
+    again = AutoTokenizer.from_pretrained(
+        plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
+    )
     assert again(TEXT)["input_ids"] == original(TEXT)["input_ids"]
     assert again.decode(again(TEXT)["input_ids"]) == TEXT
     assert again.chat_template == original.chat_template
