@@ -117,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference-log",
         type=Path,
-        help="an earlier report's logs/reference.json, its report.json or a TOFU log in place of the reference; rows are "
-        "matched by content where the log has their digests, and a log of other rows is an error",
+        help="an earlier report's logs/reference.json, its report.json or a TOFU log in place of the reference; rows "
+        "are matched by content where the log has their digests, and a log of other rows is an error",
     )
     parser.add_argument("--reference-log-sha256", metavar="SHA256", help="sha256 of the file as it was written")
     parser.add_argument(

@@ -7,6 +7,7 @@ position, which is said. Other rows are refused: two measurements of different r
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from soul_core.catalogue import CATALOGUE
 from soul_core.errors import BadData
@@ -105,7 +106,9 @@ def warnings_of(source: str, matches: Mapping[str, RowMatch]) -> Iterator[str]:
             )
 
 
-def _pairs(log: ReferenceLog, one: EvaluationSet, key: DigestKey, last_row: int | None) -> tuple[str, list[_Pair]]:
+def _pairs(
+    log: ReferenceLog, one: EvaluationSet, key: DigestKey, last_row: int | None
+) -> tuple[Literal["content", "texts", "position"], list[_Pair]]:
     digests = log.measurements.digests.get(one.name)
     if digests:
         known = key_in(log.measurements.row_key, key)
@@ -142,10 +145,11 @@ def _by_texts(texts: Mapping[int, tuple[str, str]], rows: Iterable[Row]) -> Iter
     for row in rows:
         question = _plain(row.messages[-1].content if row.messages else prompt_text(row))
         places = by_answer[_plain(row.completion)]
-        place = next((place for place in places if question in waiting[place][0]), None)
-        if place is not None:
-            places.remove(place)
-            yield _Pair(row.number, place)
+        for place in places:
+            if question in waiting[place][0]:
+                places.remove(place)
+                yield _Pair(row.number, place)
+                break
 
 
 def _by_position(measured: ModelMeasurements, one: EvaluationSet, last_row: int | None) -> Iterator[_Pair]:

@@ -97,7 +97,8 @@ def _seal(folder: Path) -> None:
 def _is_intact(folder: Path) -> bool:
     """Say whether a converted folder is there and holds what was written."""
     try:
-        sealed = dict(reversed(line.split("  ", 1)) for line in (folder / _SEAL).read_text().splitlines())
+        lines = [line.split("  ", 1) for line in (folder / _SEAL).read_text().splitlines()]
+        sealed = {name: sha256 for sha256, name in lines}
         names = {path.name for path in folder.iterdir()} - {_SEAL}
         return names == sealed.keys() and all(sha256_of(folder / name) == sealed[name] for name in names)
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """What a GGUF file means by the keys it leaves out: llama.cpp's defaults. Torch-free.
 
-Source: llama.cpp, `llama_vocab::impl::load` (src/llama-vocab.cpp) for the tokenizer and `llama_model_base::load_hparams`
-(src/llama-model.cpp) for the rest, as of 2026. The key of a file always wins over a default.
+Source: llama.cpp, `llama_vocab::impl::load` (src/llama-vocab.cpp) for the tokenizer, and what src/llama-model.cpp does
+with the general hyperparameters, as of 2026. The key of a file always wins over a default.
 """
 
 from dataclasses import dataclass

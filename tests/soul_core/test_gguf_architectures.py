@@ -1,4 +1,4 @@
-"""GGUF files as llama.cpp's converter writes them, read back: equal logits with the model that went in, or a refusal."""
+"""GGUF files as llama.cpp's converter writes them, read back: the logits of the model that went in, or a refusal."""
 
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,7 @@ def test_registration_says_already_that_an_architecture_is_not_read(tmp_path: Pa
     path = write_any_gguf(tmp_path / "a.gguf", tiny_model(CONFIGS["qwen2"]), tiny_tokenizer())
     path.write_bytes(path.read_bytes().replace(b"qwen2", b"rwkv9"))
 
-    with pytest.raises(BadModel, match="'rwkv9' cannot be read.*safetensors"):
+    with pytest.raises(BadModel, match=r"'rwkv9' cannot be read.*safetensors"):
         inspect_model(path)
 
 

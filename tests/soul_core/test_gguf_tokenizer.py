@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,7 @@ def as_llama_cpp(text: str, *, space_prefix: bool) -> list[int]:
     symbols = list(((" " if space_prefix else "") + text).replace(" ", SPACE))
     ids = {token: index for index, token in enumerate(TOKENS)}
     while True:
-        joint = [
-            (SCORES[ids[a + b]], -i) for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False)) if a + b in ids
-        ]
+        joint = [(SCORES[ids[a + b]], -i) for i, (a, b) in enumerate(pairwise(symbols)) if a + b in ids]
         if not joint:
             break
         place = -max(joint)[1]
