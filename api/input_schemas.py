@@ -105,15 +105,17 @@ class LocalModel(Frozen):
 
     source: Literal["local"]
     location: str = Field(
-        description="Absolute path below one of SOUL_MODEL_ROOTS. What lies there now is registered: a job on files that "
-        "changed since fails and names both digests."
+        description="Absolute path below one of SOUL_MODEL_ROOTS. What lies there now is registered: a job on files "
+        "that changed since fails and names both digests."
     )
     name: Name | None = None
 
 
 class GgufModel(Frozen):
-    """A GGUF file on the server's own disk; dequantised when it is used. Architectures that are read: llama, qwen2, qwen3,
-    gemma2, gemma3, phi3, stablelm, starcoder2, falcon, gpt2. Keys that the file leaves out mean what they mean to llama.cpp.
+    """A GGUF file on the server's own disk; dequantised when it is used.
+
+    Architectures that are read: llama, qwen2, qwen3, gemma2, gemma3, phi3, stablelm, starcoder2, falcon, gpt2.
+    Keys that the file leaves out mean what they mean to llama.cpp.
     """
 
     model_config = ConfigDict(
@@ -122,8 +124,8 @@ class GgufModel(Frozen):
 
     source: Literal["gguf"]
     location: str = Field(
-        description="Absolute path below one of SOUL_MODEL_ROOTS. What lies there now is registered: a job on files that "
-        "changed since fails and names both digests."
+        description="Absolute path below one of SOUL_MODEL_ROOTS. What lies there now is registered: a job on files "
+        "that changed since fails and names both digests."
     )
     name: Name | None = None
 
@@ -150,7 +152,7 @@ class ModelOut(Out):
     location: str
     revision: str | None
     digest: str | None = Field(
-        description="sha256 over the names and hashes of its files; a hub model has its commit. Checked before each job."
+        description="sha256 over the names and hashes of its files; a hub model has its commit. Each job checks it."
     )
     facts: dict[str, Any] = Field(description="architecture, num_parameters, context_tokens, chat_template, ...")
     parent_job_id: str | None

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from soul_core.errors import BadSpec, DiskFull, EngineError
@@ -16,30 +17,38 @@ from soul_core.subject import Source, pinned
 
 
 def finished_before(
-    spec: JobSpec, source: Source, out: Path, sha256s: Mapping[str, str], *, log: ReferenceFacts | None = None
+    spec: JobSpec,
+    source: Source,
+    out: Path,
+    sha256s: Mapping[str, str],
+    *,
+    reference: Source | ReferenceFacts | None = None,
 ) -> Report | None:
     """Return the report when `out` already holds the whole result of this very run: starting again changes nothing.
 
-    `sha256s`: those of the data sets; `log`: the reference's log. Raises BadSpec for another run's result, and
-    BadModel when the model is not the registered one.
+    `sha256s`: those of the data sets; `reference`: the retrained model, or the facts of its log. Raises BadSpec for
+    another run's result, and BadModel when a model is not the registered one.
     """
     report = read_finished(out)
     if report is None:
         return None
+    known = report.reference.digest if report.reference else None
     theirs = {
         "spec": report.spec_sha256,
         "model name": report.model.source,
         "model": report.model.digest,
         "data sets": {one.name: one.sha256 for one in report.data},
-        "reference log": report.reference.digest if report.reference and report.reference.from_log else None,
+        "reference": known,
     }
+    if isinstance(reference, Source):
+        reference = replace(reference, digest=pinned(reference).digest or known)
     ours = {
         "spec": spec.digest(),
         "model name": source.shown,
         # a branch of the hub: only a download tells its commit
         "model": pinned(source).digest or report.model.digest,
         "data sets": dict(sha256s),
-        "reference log": log and log.digest,
+        "reference": reference.digest if reference else None,
     }
     if other := [what for what in ours if ours[what] != theirs[what]]:
         raise BadSpec(f"{out} already holds the result of another run (other {', '.join(other)}); name another folder")

@@ -108,7 +108,8 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
         rows = read_sets(inputs.sets, spec, state)
         sha256s = {name: canonical_sha256(rows[name]) for name in rows}
         log = read_log_of_reference(inputs.reference_log, sha256=inputs.reference_log_sha256)
-        if finished := finished_before(spec, inputs.source(), out, sha256s, log=log.facts if log else None):
+        retrained = log.facts if log else inputs.others().get(REFERENCE)
+        if finished := finished_before(spec, inputs.source(), out, sha256s, reference=retrained):
             state.emit("finished", verdict=finished.verdict)
             return finished
         key = read_key(inputs.row_key) if inputs.row_key else personal_key(inputs.cache_dir or default_cache())
@@ -119,12 +120,12 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             log = on_rows_of(log, subject, spec)
             for warning in log.warnings:
                 state.emit("warning", message=warning)
-        _check(spec, subject, out, state)
-        state.claim(_identity(spec, subject.facts, subject.sets, log=log.facts if log else None))
+        reference = log.facts if log else None
         beside = {name: pinned(source) for name, source in inputs.others().items()}
+        _check(spec, subject, out, state)
+        state.claim(_identity(spec, subject.facts, subject.sets, log=reference))
 
     examined: dict[str, Examined] = {}
-    reference = log.facts if log else None
     if inputs.models:
         del subject  # one model at a time in memory
         for name, source in beside.items():

@@ -66,11 +66,12 @@ def build_tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
             f"the tokenizer of this GGUF file is '{vocabulary.kind}', only byte-level BPE ('gpt2') and SentencePiece "
             "('llama') can be rebuilt; give the model as a safetensors folder"
         )
+    known = tokenizer.get_vocab()  # Gemma's runs of spaces have another spelling there, and merges that make them
     tokenizer.add_tokens(
         [
             AddedToken(token, special=kind == CONTROL, normalized=False)
             for token, kind in zip(vocabulary.tokens, vocabulary.token_types, strict=True)
-            if kind in {CONTROL, USER_DEFINED}
+            if kind in {CONTROL, USER_DEFINED} and token in known
         ]
     )
     _add_ends(tokenizer, vocabulary)
@@ -109,10 +110,11 @@ def _sentencepiece(header: GgufHeader, vocabulary: Vocabulary) -> Tokenizer:
     scores = told.get("scores")
     if "merges" not in told and (not isinstance(scores, list) or len(scores) != len(vocabulary.tokens)):
         raise BadModel("the GGUF file's SentencePiece tokenizer has no score for each token (tokenizer.ggml.scores)")
-    # Gemma's converter writes runs of spaces as they are, while its text has them as SentencePiece does
-    tokens = [_SPACE * len(token) if token and not token.strip(" ") else token for token in vocabulary.tokens]
-    order = None
-    if header.architecture.startswith("gemma"):  # its scores do not follow the order of its merges; its ids do
+    tokens, order = list(vocabulary.tokens), None
+    if header.architecture.startswith("gemma"):
+        # its converter writes runs of spaces as they are, while its text has them as SentencePiece does
+        tokens = [_SPACE * len(token) if token and not token.strip(" ") else token for token in tokens]
+        # and its scores do not follow the order of its merges; its ids do
         order = {token: -index for index, token in enumerate(tokens)}
     merges = get_merges({**told, "tokens": tokens}, order)
     unknown = None if vocabulary.unknown is None else tokens[vocabulary.unknown]

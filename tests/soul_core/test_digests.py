@@ -134,6 +134,17 @@ def test_a_finished_run_is_not_the_result_of_a_model_that_changed(
         run(SPEC, inputs, tmp_path / "out")
 
 
+def test_a_finished_run_is_not_the_result_of_another_reference(inputs: Inputs, tmp_path: Path) -> None:
+    other = make_tiny_model(tmp_path / "other", seed=3)
+    beside = but(inputs, models={"reference": str(other)})
+    done = run(SPEC, beside, tmp_path / "out")
+    assert run(SPEC, beside, tmp_path / "out") == done
+    make_tiny_model(other, seed=4)
+
+    with pytest.raises(BadSpec, match=r"another run \(other reference\)"):
+        run(SPEC, beside, tmp_path / "out")
+
+
 def test_a_data_set_and_a_log_that_are_not_the_stored_ones_are_refused(inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="forget set: the stored file is no longer what was uploaded"):
         run(SPEC, but(inputs, set_sha256s={"forget": "0" * 64}), tmp_path / "out")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from gguf import GGUFWriter
-from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, Gemma2Config, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model
@@ -34,6 +34,7 @@ PIECES = [
 PIECES += ["o", *"helwrdnu,."]
 TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), SPACE, SPACE * 2, *dict.fromkeys(PIECES)]
 TYPES = [2, 3, 3, *[6] * 256, *[1] * (len(TOKENS) - 259)]
+CONFIG = LlamaConfig(**{**_SHAPE, "vocab_size": len(TOKENS)})
 #: As SentencePiece has them: the later a piece was learned, the lower its score; letters are lowest.
 SCORES = [0.0] * 259 + [float(-index) for index in range(len(TOKENS) - 259)]
 TEXTS = [
@@ -67,16 +68,20 @@ def as_llama_cpp(text: str, *, space_prefix: bool) -> list[int]:
     return found
 
 
-def tokenizer_of(folder: Path, **keys: Any) -> PreTrainedTokenizerBase:
+def tokenizer_of(
+    folder: Path, *, config: PreTrainedConfig = CONFIG, spaces_as_they_are: bool = False, **keys: Any
+) -> PreTrainedTokenizerBase:
     def add_vocabulary(writer: GGUFWriter) -> None:
         writer.add_tokenizer_model("llama")
-        writer.add_token_list(TOKENS)
-        writer.add_token_types(TYPES)
+        writer.add_token_list([token.replace(SPACE * 2, "  ") if spaces_as_they_are else token for token in TOKENS])
+        writer.add_token_types(
+            [4 if spaces_as_they_are and t == SPACE * 2 else k for t, k in zip(TOKENS, TYPES, strict=True)]
+        )
         writer.add_token_scores(SCORES)
         for name, value in keys.items():
             (writer.add_bool if isinstance(value, bool) else writer.add_uint32)(f"tokenizer.ggml.{name}", value)
 
-    model = tiny_model(LlamaConfig(**{**_SHAPE, "vocab_size": len(TOKENS)}))
+    model = tiny_model(config)
     path = write_any_gguf(folder / "a.gguf", model, tiny_tokenizer(), add_vocabulary=add_vocabulary)
     return AutoTokenizer.from_pretrained(
         plain_folder(path, digest=inspect_model(path).digest, cache_dir=folder / "cache")
@@ -114,6 +119,15 @@ def test_begin_and_end_of_a_text_are_what_llama_cpp_makes_of_absent_keys(
 
     assert ids == [*begin, *as_llama_cpp("hello world", space_prefix=True), *end]
     assert (tokenizer.eos_token, tokenizer.unk_token) == ("</s>", "<unk>")
+
+
+def test_gemmas_runs_of_spaces_are_tokens_as_they_are_in_sentencepiece(tmp_path: Path) -> None:
+    gemma = Gemma2Config(**{**_SHAPE, "vocab_size": len(TOKENS)}, head_dim=8, query_pre_attn_scalar=8)
+
+    tokenizer = tokenizer_of(tmp_path, config=gemma, spaces_as_they_are=True, add_space_prefix=False)
+
+    assert tokenizer("o  o", add_special_tokens=False)["input_ids"] == [TOKENS.index(t) for t in ("o", SPACE * 2, "o")]
+    assert all(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text for text in TEXTS)
 
 
 def test_a_vocabulary_without_scores_is_refused(tmp_path: Path) -> None:
