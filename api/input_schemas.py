@@ -132,19 +132,29 @@ class LocalModel(Frozen):
     )
 
     source: Literal["local"]
-    location: str = Field(description="Absolute path below one of SOUL_MODEL_ROOTS.")
+    location: str = Field(
+        description="Absolute path below one of SOUL_MODEL_ROOTS. What lies there now is registered: a job on files "
+        "that changed since fails and names both digests."
+    )
     name: Name | None = None
 
 
 class GgufModel(Frozen):
-    """A GGUF file on the server's own disk; dequantised when it is used."""
+    """A GGUF file on the server's own disk; dequantised when it is used.
+
+    Architectures that are read: llama, qwen2, qwen3, gemma2, gemma3, phi3, stablelm, starcoder2, falcon, gpt2.
+    Keys that the file leaves out mean what they mean to llama.cpp.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"source": "gguf", "location": "/models/SmolLM2-135M-Instruct.Q4_1.gguf"}]}
     )
 
     source: Literal["gguf"]
-    location: str = Field(description="Absolute path below one of SOUL_MODEL_ROOTS.")
+    location: str = Field(
+        description="Absolute path below one of SOUL_MODEL_ROOTS. What lies there now is registered: a job on files "
+        "that changed since fails and names both digests."
+    )
     name: Name | None = None
 
 
@@ -169,7 +179,9 @@ class ModelOut(Out):
     source: Literal["hub", "local", "gguf", "job"]
     location: str
     revision: str | None
-    digest: str | None = Field(description="sha256 over the names and hashes of its files; a hub model has its commit.")
+    digest: str | None = Field(
+        description="sha256 over the names and hashes of its files; a hub model has its commit. Each job checks it."
+    )
     facts: dict[str, Any] = Field(description="architecture, num_parameters, context_tokens, chat_template, ...")
     parent_job_id: str | None
     created_at: datetime

@@ -26,7 +26,10 @@ class ModelReference(Frozen):
 
 
 class LogReference(Frozen):
-    """What an earlier job measured of the reference: the model itself need not be loaded again."""
+    """What an earlier job measured of the reference: the model itself need not be loaded again.
+
+    Its rows are matched by content, in whatever order they stood; a log of other rows fails the job.
+    """
 
     kind: Literal["log"] = "log"
     job_id: str | None = Field(

@@ -21,6 +21,13 @@ _MEANINGS = {
     "privleak": "percent; 0: like the retain model, -100: members show",
 }
 
+#: How it is known that both logs are of the same rows.
+_ROWS = {
+    "content": "Both logs are of the same forget and holdout rows: their keyed digests are equal.",
+    "texts": "Both logs are of the same forget rows: their answers are equal. Of the holdout rows nothing is known.",
+    "position": "Whether both logs are of the same rows is not known: they have neither comparable digests nor texts.",
+}
+
 
 @logs.command("score")
 def score(
@@ -30,13 +37,16 @@ def score(
 ) -> None:
     """Recompute forget quality, model utility and PrivLeak from the per-example values of two logs."""
     with _bad_input():
-        from soul_core.evaluation.tofu_logs import read_log, score_logs
+        from soul_core.evaluation.tofu_logs import read_log, rows_match_by, score_logs
 
-        found = score_logs(read_log(unlearned), read_log(retain)).as_dict()
+        logs_of = read_log(unlearned), read_log(retain)
+        matched_by = rows_match_by(*logs_of)
+        found = score_logs(*logs_of).as_dict()
     if as_json:
-        console.print_json(json.dumps(found))
+        console.print_json(json.dumps({**found, "rows_matched_by": matched_by}))
         return
     print_table(["metric", "value", "what it is"], [(name, f"{found[name]:.6g}", _MEANINGS[name]) for name in found])
+    console.print(_ROWS[matched_by])
 
 
 @logs.command("write")

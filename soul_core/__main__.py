@@ -66,6 +66,11 @@ def _run(args: argparse.Namespace, listener: "JsonLines | Console") -> None:
             sets=sets,
             models=_others(args),
             reference_log=args.reference_log,
+            model_digest=args.model_digest,
+            digests=_named(args.also_digest, "--also-digest", "DIGEST"),
+            set_sha256s=_named(args.set_sha256, "--set-sha256", "SHA256"),
+            reference_log_sha256=args.reference_log_sha256,
+            row_key=args.row_key,
             job_id=args.job_id,
             cache_dir=args.cache,
         )
@@ -86,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="folder with safetensors, GGUF file, or hub id")
     parser.add_argument("--revision", help="the hub's branch, tag or commit")
     parser.add_argument("--model-name", help="what the report calls the model")
+    parser.add_argument(
+        "--model-digest",
+        metavar="DIGEST",
+        help="the digest of the model as it was registered, as a report's model.digest has it: a model whose files "
+        "changed since is an error before anything is spent",
+    )
     parser.add_argument("--forget", type=Path, help="what is to be unlearned (jsonl, csv, parquet, text)")
     parser.add_argument("--retain", type=Path, help="what must be kept")
     parser.add_argument("--train", type=Path, help="what is to be learned (kind finetune)")
@@ -100,7 +111,30 @@ def _parser() -> argparse.ArgumentParser:
         help="a model measured beside it: reference=FOLDER for one retrained without the forget set; a hub id may have "
         "its revision behind an @",
     )
-    parser.add_argument("--reference-log", type=Path, help="an earlier report's logs/reference.json in its place")
+    parser.add_argument(
+        "--also-digest", action="append", default=[], metavar="NAME=DIGEST", help="the same of a model beside it"
+    )
+    parser.add_argument(
+        "--reference-log",
+        type=Path,
+        help="an earlier report's logs/reference.json, its report.json or a TOFU log in place of the reference; rows "
+        "are matched by content where the log has their digests, and a log of other rows is an error",
+    )
+    parser.add_argument("--reference-log-sha256", metavar="SHA256", help="sha256 of the file as it was written")
+    parser.add_argument(
+        "--set-sha256",
+        action="append",
+        default=[],
+        metavar="NAME=SHA256",
+        help="sha256 of a data set's file as it was uploaded; another file is an error",
+    )
+    parser.add_argument(
+        "--row-key",
+        type=Path,
+        metavar="FILE",
+        help="key (64 hex digits) of the row digests in reports and logs, which then do not hold it; default: your own "
+        "key in the cache folder, which they hold, so that anybody with the rows can match them",
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder of the results")
     parser.add_argument("--state", type=Path, help="folder of what a resumed run needs (default: OUT/.state)")
     parser.add_argument("--cache", type=Path, help="folder of downloaded and converted models (default: ~/.cache/soul)")
@@ -143,14 +177,19 @@ def _sets(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _others(args: argparse.Namespace) -> dict[str, str]:
+    return _named(args.also, "--also", "MODEL")
+
+
+def _named(texts: list[str], option: str, what: str) -> dict[str, str]:
+    """Return NAME -> value of an option that may be given several times."""
     found: dict[str, str] = {}
-    for text in args.also:
-        name, sign, source = text.partition("=")
-        if not sign or not source or not re.fullmatch(SET_NAME, name):
-            raise BadSpec(f"--also {text}: write NAME=MODEL, the name in small letters, digits and _")
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not value or not re.fullmatch(SET_NAME, name):
+            raise BadSpec(f"{option} {text}: write NAME={what}, the name in small letters, digits and _")
         if name in found:
-            raise BadSpec(f"--also {text}: there is a model {name} already")
-        found[name] = source
+            raise BadSpec(f"{option} {text}: {name} is given already")
+        found[name] = value
     return found
 
 

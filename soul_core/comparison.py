@@ -5,29 +5,60 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soul_core.derived import derive
-from soul_core.evaluation.tofu_logs import read_reference_log
+from soul_core.errors import BadData
+from soul_core.evaluation.row_matching import match_log, warnings_of
+from soul_core.evaluation.tofu_logs import ReferenceLog, read_reference_log
 from soul_core.evaluation.verdict import judge
 from soul_core.metrics.aggregate import Resampling
 from soul_core.models.files import sha256_of
 from soul_core.report import AttackResult, CriterionResult, ModelMeasurements, ReferenceFacts
 from soul_core.spec import BASE, REFERENCE, JobSpec
-from soul_core.subject import Examined
+from soul_core.subject import Examined, Subject
 
 
 @dataclass(frozen=True)
 class Log:
     """A log that stands for the reference: the retrained model itself is not there."""
 
-    measurements: ModelMeasurements
+    log: ReferenceLog
     facts: ReferenceFacts
 
+    @property
+    def measurements(self) -> ModelMeasurements:
+        """What was measured; after `on_rows_of`, of the rows of this run."""
+        return self.log.measurements
 
-def read_log_of_reference(path: Path | None) -> Log | None:
-    """Read the log. Raises BadData for what is none."""
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the log cannot say, one sentence each."""
+        return tuple(warnings_of(self.facts.source, self.facts.matches))
+
+
+def read_log_of_reference(path: Path | None, *, sha256: str | None = None) -> Log | None:
+    """Read the log. Raises BadData for what is none, or is not the file with this sha256 any more."""
     if path is None:
         return None
-    measurements = read_reference_log(path)
-    return Log(measurements, ReferenceFacts(source=path.name, digest=f"sha256:{sha256_of(path)}", from_log=True))
+    log = read_reference_log(path)
+    now = sha256_of(path)
+    if sha256 is not None and now != sha256:
+        raise BadData(
+            f"the reference's log {path.name} is no longer what the job wrote: the stored file is damaged. Run the job "
+            "that made it again",
+            details=(f"sha256 as it was written: {sha256}", f"sha256 now: {now}"),
+        )
+    return Log(log, ReferenceFacts(source=path.name, digest=f"sha256:{now}", from_log=True))
+
+
+def on_rows_of(log: Log, subject: Subject, spec: JobSpec) -> Log:
+    """Return the log on the rows that are measured in this run, in their order. Raises BadData for other rows."""
+    measured, matches = match_log(
+        log.log,
+        subject.chosen,
+        last_rows={name: max(row.number for row in one.rows) for name, one in subject.sets.items()},
+        key=subject.key,
+        resampling=Resampling.of(spec.evaluation, spec.seed),
+    )
+    return Log(ReferenceLog(measured), log.facts.model_copy(update={"matches": matches}))
 
 
 def compare(

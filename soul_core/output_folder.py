@@ -3,29 +3,55 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from soul_core.errors import BadSpec, DiskFull, EngineError
 from soul_core.export import read_finished
 from soul_core.listener import Listener
-from soul_core.report import Report
+from soul_core.report import ReferenceFacts, Report
 from soul_core.report.page import size
 from soul_core.spec import JobSpec
 from soul_core.spec.strategy import Ensemble, Search
+from soul_core.subject import Source, pinned
 
 
-def finished_before(spec: JobSpec, shown: str, out: Path, sha256s: Mapping[str, str]) -> Report | None:
+def finished_before(
+    spec: JobSpec,
+    source: Source,
+    out: Path,
+    sha256s: Mapping[str, str],
+    *,
+    reference: Source | ReferenceFacts | None = None,
+) -> Report | None:
     """Return the report when `out` already holds the whole result of this very run: starting again changes nothing.
 
-    `shown` is what the report calls the model, `sha256s` those of the data sets. Raises BadSpec for another run's.
+    `sha256s`: those of the data sets; `reference`: the retrained model, or the facts of its log. Raises BadSpec for
+    another run's result, and BadModel when a model is not the registered one.
     """
     report = read_finished(out)
     if report is None:
         return None
-    ours = (spec.digest(), shown, dict(sha256s))
-    theirs = (report.spec_sha256, report.model.source, {one.name: one.sha256 for one in report.data})
-    if ours != theirs:
-        raise BadSpec(f"{out} already holds the result of another run; name another folder")
+    known = report.reference.digest if report.reference else None
+    theirs = {
+        "spec": report.spec_sha256,
+        "model name": report.model.source,
+        "model": report.model.digest,
+        "data sets": {one.name: one.sha256 for one in report.data},
+        "reference": known,
+    }
+    if isinstance(reference, Source):
+        reference = replace(reference, digest=pinned(reference).digest or known)
+    ours = {
+        "spec": spec.digest(),
+        "model name": source.shown,
+        # a branch of the hub: only a download tells its commit
+        "model": pinned(source).digest or report.model.digest,
+        "data sets": dict(sha256s),
+        "reference": reference.digest if reference else None,
+    }
+    if other := [what for what in ours if ours[what] != theirs[what]]:
+        raise BadSpec(f"{out} already holds the result of another run (other {', '.join(other)}); name another folder")
     return report
 
 

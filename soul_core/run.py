@@ -13,26 +13,28 @@ import torch
 
 from soul_core.attacks.arena import results
 from soul_core.chat.template import unread_variable, variables_of
-from soul_core.comparison import compare, judge_run, read_log_of_reference
+from soul_core.comparison import compare, judge_run, on_rows_of, read_log_of_reference
 from soul_core.durable import disk_errors
 from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
 from soul_core.evaluation.chosen_rows import side_by_side
 from soul_core.evaluation.limits import limits_of
+from soul_core.evaluation.row_digests import personal_key, read_key
 from soul_core.evaluation.verdict import conclude
 from soul_core.export import discard, export_weights, write_manifest, write_report
 from soul_core.listener import Listener, Quiet
+from soul_core.models.loading import default_cache
 from soul_core.output_folder import check_room, check_writable, finished_before
 from soul_core.provenance import environment, seed_everything, versions
 from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
 from soul_core.rows import canonical_sha256
-from soul_core.run_data import DataSet, num_shared, read_sets
+from soul_core.run_data import DataSet, num_shared, read_sets, require_sha256s
 from soul_core.run_state import RunState
 from soul_core.spec import BASE, JUDGED, REFERENCE, JobSpec
 from soul_core.spec.checks import check_spec
 from soul_core.strategies import STRATEGIES
 from soul_core.strategies.goal import check_goal
 from soul_core.strategies.single import Outcome
-from soul_core.subject import Examined, Source, Subject, examine, load_subject
+from soul_core.subject import Examined, Source, Subject, examine, load_subject, pinned
 from soul_core.training.movable import check_movable
 from soul_core.training.preparation import check_terms
 from soul_core.training.record import Trained
@@ -51,6 +53,15 @@ class Inputs:
     """Models measured beside it by name: `reference`, retrained without the forget set; in an evaluation any."""
     reference_log: Path | None = None
     """What an earlier report measured of the reference, in place of the model itself."""
+    model_digest: str | None = None
+    """The digest the model was registered with: a run on other files ends before anything is spent."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """The same of the models beside it, by name."""
+    set_sha256s: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of the files of data sets, by name, as they were uploaded."""
+    reference_log_sha256: str | None = None
+    row_key: Path | None = None
+    """File with the key of row digests that its owner keeps; default: this user's own, which reports hold."""
     job_id: str | None = None
     cache_dir: Path | None = None
 
@@ -58,17 +69,18 @@ class Inputs:
         """Return where the model itself comes from. A path is nobody's business but its owner's: reports name a
         local model by its last part.
         """
-        return Source(self.model, self.model_name or _shown(self.model), self.revision, self.cache_dir)
+        shown = self.model_name or _shown(self.model)
+        return Source(self.model, shown, self.revision, self.cache_dir, self.model_digest)
 
     def others(self) -> dict[str, Source]:
         """Return where the models beside it come from; a hub id may have its revision behind an @."""
-        return {name: self._beside(location) for name, location in self.models.items()}
+        return {name: self._beside(location, self.digests.get(name)) for name, location in self.models.items()}
 
-    def _beside(self, location: str) -> Source:
+    def _beside(self, location: str, digest: str | None) -> Source:
         hub_id, _, revision = location.rpartition("@")
         if hub_id and not Path(location).exists():
-            return Source(hub_id, hub_id, revision, self.cache_dir)
-        return Source(location, _shown(location), cache_dir=self.cache_dir)
+            return Source(hub_id, hub_id, revision, self.cache_dir, digest)
+        return Source(location, _shown(location), cache_dir=self.cache_dir, digest=digest)
 
 
 def run(
@@ -93,23 +105,32 @@ def run(
 
 def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     with state.phase("load"):
+        require_sha256s(inputs.sets, inputs.set_sha256s)
         rows = read_sets(inputs.sets, spec, state)
         sha256s = {name: canonical_sha256(rows[name]) for name in rows}
-        if finished := finished_before(spec, inputs.source().shown, out, sha256s):
+        log = read_log_of_reference(inputs.reference_log, sha256=inputs.reference_log_sha256)
+        retrained = log.facts if log else inputs.others().get(REFERENCE)
+        if finished := finished_before(spec, inputs.source(), out, sha256s, reference=retrained):
             state.emit("finished", verdict=finished.verdict)
             return finished
-        log = read_log_of_reference(inputs.reference_log)
-        opened = partial(load_subject, rows=rows, spec=spec, template_date=state.started_at.date())
-        load = partial(opened, inputs.source())
-        subject = load()
+        key = read_key(inputs.row_key) if inputs.row_key else personal_key(inputs.cache_dir or default_cache())
+        opened = partial(load_subject, rows=rows, spec=spec, key=key, template_date=state.started_at.date())
+        subject = opened(inputs.source())
+        # the model is loaded again after those beside it: it must be the same one then
+        load = partial(opened, inputs.source().at(subject.facts.digest))
+        if log:
+            log = on_rows_of(log, subject, spec)
+            for warning in log.warnings:
+                state.emit("warning", message=warning)
+        reference = log.facts if log else None
+        beside = {name: pinned(source) for name, source in inputs.others().items()}
         _check(spec, subject, out, state)
-        state.claim(_identity(spec, subject.facts, subject.sets))
+        state.claim(_identity(spec, subject.facts, subject.sets, log=reference))
 
     examined: dict[str, Examined] = {}
-    reference = log.facts if log else None
     if inputs.models:
         del subject  # one model at a time in memory
-        for name, source in inputs.others().items():
+        for name, source in beside.items():
             other = opened(source)
             examined[name] = examine(other, name, spec, state, phase="reference")
             if name == REFERENCE:
@@ -159,8 +180,8 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             verdict_reason=reason,
             run=_run_facts(spec, subject, outcome.trained, state),
             versions=versions(),
-            limits=tuple(
-                limits_of(
+            limits=(
+                *limits_of(
                     spec,
                     data,
                     models[judged],
@@ -168,7 +189,8 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
                     attacks=attacks,
                     shared=num_shared(rows, spec),
                     unfinished=_unfinished(examined[judged]),
-                )
+                ),
+                *(log.warnings if log else ()),
             ),
         )
         write_report(report, out)
@@ -243,9 +265,11 @@ def _found_at(place: str) -> Iterator[None]:
         raise type(error)(f"{place}: {error.message}", details=error.details) from error
 
 
-def _identity(spec: JobSpec, facts: ModelFacts, sets: Mapping[str, DataSet]) -> dict[str, str]:
+def _identity(
+    spec: JobSpec, facts: ModelFacts, sets: Mapping[str, DataSet], *, log: ReferenceFacts | None
+) -> dict[str, str]:
     data = {f"{name} set": one.facts.sha256 for name, one in sets.items()}
-    return {"spec": spec.digest(), "model": facts.digest, **data}
+    return {"spec": spec.digest(), "model": facts.digest, **data, **({"reference log": log.digest} if log else {})}
 
 
 def _shown(location: str) -> str:

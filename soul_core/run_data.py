@@ -7,6 +7,7 @@ from pathlib import Path
 from soul_core.encoding import Example, RowEncoder, encode_rows
 from soul_core.errors import BadData
 from soul_core.listener import Listener
+from soul_core.models.files import sha256_of
 from soul_core.report import DataFacts
 from soul_core.rows import Overlap, Row, canonical_sha256, overlap, read_rows
 from soul_core.spec import EARLIER, FORGET, RETAIN, JobSpec, is_forgotten
@@ -22,6 +23,17 @@ class DataSet:
     rows: tuple[Row, ...]
     examples: tuple[Example, ...]
     facts: DataFacts
+
+
+def require_sha256s(paths: Mapping[str, Path], uploaded: Mapping[str, str]) -> None:
+    """Raise BadData for a file that is not the one that was uploaded: `uploaded` is set name -> sha256."""
+    for name, sha256 in uploaded.items():
+        now = sha256_of(paths[name]) if name in paths and paths[name].is_file() else None
+        if now != sha256:
+            raise BadData(
+                f"{name} set: the stored file is no longer what was uploaded; upload the data set again",
+                details=(f"sha256 of the upload: {sha256}", f"sha256 now: {now or 'the file is not there'}"),
+            )
 
 
 def read_sets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) -> dict[str, tuple[Row, ...]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from soul_core.errors import BadData
 from soul_core.evaluation.chosen_rows import Answers, EvaluationSet, choose
 from soul_core.evaluation.evaluate import Measured, measure
 from soul_core.evaluation.probes import probe_sets
+from soul_core.evaluation.row_digests import DigestKey, keyed
 from soul_core.listener import Phase
+from soul_core.models.digests import digest_now, require_digest
 from soul_core.models.loading import Loaded, load_model
 from soul_core.report import ModelFacts, ModelMeasurements
 from soul_core.rows import Row
@@ -31,6 +33,22 @@ class Source:
     shown: str
     revision: str | None = None
     cache_dir: Path | None = None
+    digest: str | None = None
+    """The digest it was registered with; None: it was not."""
+
+    def at(self, digest: str) -> "Source":
+        """Return the same source, held to a digest; that of a hub id is its commit."""
+        revision = self.revision if Path(self.location).exists() else digest
+        return replace(self, digest=digest, revision=revision)
+
+
+def pinned(source: Source) -> Source:
+    """Return the source with the digest that its files have now. Raises BadModel where it is not the registered one."""
+    now = digest_now(source.location, revision=source.revision)
+    if now is None:
+        return source
+    require_digest(source.shown, now, source.digest)
+    return replace(source, digest=now)
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,8 @@ class Subject:
     sets: Mapping[str, DataSet]
     chosen: tuple[EvaluationSet, ...]
     max_tokens: int
+    key: DigestKey
+    """What digests of rows are made under."""
 
     def forget_sets(self, spec: JobSpec) -> tuple[DataSet, ...]:
         """Return what is unlearned."""
@@ -63,7 +83,9 @@ class Examined:
     preambles: Answers = field(default_factory=dict)
 
 
-def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec, *, template_date: date) -> Subject:
+def load_subject(
+    source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec, *, key: DigestKey, template_date: date
+) -> Subject:
     """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData.
 
     `template_date` is the day on which a chat template renders that asks for one, unless the spec names it.
@@ -74,6 +96,8 @@ def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobS
         device=spec.device,
         dtype=spec.dtype,
         cache_dir=source.cache_dir,
+        digest=source.digest,
+        shown=source.shown,
         chat=ChatSettings(spec.chat_template_kwargs, spec.template_date or template_date),
         chat_template=spec.chat_template,
     )
@@ -87,7 +111,8 @@ def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobS
     )
     asked = next((one.rows for one in chosen if one.name == FORGET), ())
     probes = _probes(asked, loaded, spec, max_tokens=max_tokens)
-    return Subject(loaded, loaded.facts.model_copy(update={"source": source.shown}), sets, chosen + probes, max_tokens)
+    facts = loaded.facts.model_copy(update={"source": source.shown})
+    return Subject(loaded, facts, sets, chosen + probes, max_tokens, key)
 
 
 def _probes(forget: Sequence[Row], loaded: Loaded, spec: JobSpec, *, max_tokens: int) -> tuple[EvaluationSet, ...]:
@@ -132,7 +157,8 @@ def examine(subject: Subject, name: str, spec: JobSpec, state: RunState, *, phas
         with state.phase("attack", detail=name):
             kept = state.folder / "attacked" / mark
             attacked = attack_model(subject.loaded, name, subject.whole, spec, listener=state, kept=kept)
-    return Examined(measured.measurements(), measured.answers(), attacked, measured.preambles())
+    measurements = keyed(measured.measurements(), subject.chosen, subject.key)
+    return Examined(measurements, measured.answers(), attacked, measured.preambles())
 
 
 def weights_mark(loaded: Loaded) -> str:

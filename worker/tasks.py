@@ -13,7 +13,7 @@ from api.store.blobs import StorageFull, blobs
 from api.store.database import transaction
 from api.store.queue import celery_app, worker_name
 from api.store.settings import settings
-from api.store.tables import Artifact, Dataset, Job, Model
+from api.store.tables import Artifact, Dataset, Job, Model, Tenant
 from worker.drain import draining
 from worker.heartbeat import Heartbeat
 from worker.patience import patiently
@@ -72,6 +72,7 @@ def _needs(session: Session, job: Job) -> Needs:
         models={name: session.get_one(Model, model_id) for name, model_id in job.models.items()},
         datasets={name: sets[dataset_id] for name, dataset_id in job.datasets.items()},
         reference_log=session.get_one(Artifact, job.reference_log_id) if job.reference_log_id else None,
+        row_key=session.get_one(Tenant, job.tenant_id).row_key,
     )
 
 

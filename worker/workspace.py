@@ -24,12 +24,15 @@ class Busy(Exception):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job's row names: the rows of its model and of others beside it, of its data sets, of a reference's log."""
+    """What a job's row names: the rows of its model and of others beside it, of its data sets, of a reference's log;
+    and the tenant's key of row digests.
+    """
 
     model: Model
     models: Mapping[str, Model]
     datasets: Mapping[str, Dataset]
     reference_log: Artifact | None
+    row_key: str
 
 
 class Workspace:
@@ -70,14 +73,18 @@ class Workspace:
         arguments += ["--model", self._fetch_model(blobs, needs.model, "model")]
         if needs.model.revision is not None:
             arguments += ["--revision", needs.model.revision]
+        if needs.model.digest is not None:
+            arguments += ["--model-digest", needs.model.digest]
         for name, model in needs.models.items():
             revision = f"@{model.revision}" if model.revision is not None else ""
             arguments += ["--also", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}{revision}"]
+            if model.digest is not None:
+                arguments += ["--also-digest", f"{name}={model.digest}"]
         if needs.reference_log is not None:
             log = needs.reference_log
             path = self.inputs / f"{log.job_id}-{PurePosixPath(log.path).name}"  # the report names it so
             blobs.fetch(log.blob, path)
-            arguments += ["--reference-log", str(path)]
+            arguments += ["--reference-log", str(path), "--reference-log-sha256", log.sha256]
         for name, dataset in needs.datasets.items():
             assert dataset.blob is not None
             path = self.inputs / f"{name}.jsonl"
@@ -86,7 +93,9 @@ class Workspace:
                 arguments += [f"--{name}", str(path)]
             else:
                 arguments += ["--set", f"{name}={path}"]
-        return arguments
+            if dataset.content_sha256 is not None:
+                arguments += ["--set-sha256", f"{name}={dataset.content_sha256}"]
+        return [*arguments, "--row-key", str(self._write_key(needs.row_key))]
 
     def publish(self, blobs: Blobs, job: Job) -> list[NewArtifact]:
         """Store what the engine made under this epoch's own prefix, the manifest last."""
@@ -109,6 +118,13 @@ class Workspace:
     @staticmethod
     def prefix(job: Job) -> str:
         return f"jobs/{job.id}/{job.epoch}"
+
+    def _write_key(self, key: str) -> Path:
+        """Write the key where only this worker reads it; an argument could be seen by everybody on the machine."""
+        path = self.inputs / "row-digests.key"
+        path.touch(mode=0o600)
+        path.write_text(key)
+        return path
 
     def _fetch_model(self, blobs: Blobs, model: Model, place: str) -> str:
         if model.source != "job":

@@ -4,8 +4,8 @@ import hashlib
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sqlalchemy import or_, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import exists, or_, select, text
+from sqlalchemy.orm import Session, aliased
 
 from api.store import models
 from api.store.tables import Artifact, Dataset, Job, Model
@@ -24,10 +24,15 @@ def lock(session: Session, *names: str) -> None:
 def retraining(
     session: Session, tenant_id: str, *, model: Model, train_sha256: str | None, spec_sha256: str
 ) -> Job | None:
-    """Return a fine-tuning job on the same model, rows and spec that has succeeded or still may; its row is held."""
-    same_model = Model.id == model.id
-    if model.digest is not None:
-        same_model = or_(same_model, Model.digest == model.digest)
+    """Return a fine-tuning job on the same model, rows and spec that has succeeded or still may; its row is held.
+
+    The same model is one of the same content, wherever it was registered. A job whose output was registered and then
+    deleted is not found: that is how a user has a damaged one retrained.
+    """
+    same_model = Model.id == model.id if model.digest is None else Model.digest == model.digest
+    output, live = aliased(Model), aliased(Model)
+    output_was_deleted = exists().where(output.parent_job_id == Job.id, output.deleted_at.is_not(None))
+    output_is_there = exists().where(live.parent_job_id == Job.id, live.deleted_at.is_(None))
     query = (
         select(Job)
         .join(Model, Model.id == Job.model_id)
@@ -39,6 +44,7 @@ def retraining(
             Job.spec_sha256 == spec_sha256,
             Dataset.content_sha256 == train_sha256,
             same_model,
+            or_(~output_was_deleted, output_is_there),
         )
         .order_by((Job.status == "succeeded").desc(), Job.id)
         .limit(1)

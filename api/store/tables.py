@@ -1,5 +1,6 @@
 """The rows. Every row of a tenant carries its tenant_id. Times are timestamptz on the database's clock."""
 
+import secrets
 from datetime import datetime
 from typing import Any
 
@@ -43,12 +44,17 @@ class Row(DeclarativeBase):
     }
 
 
+def _new_key() -> str:
+    return secrets.token_hex(32)
+
+
 class Tenant(Row):
     """A project: the wall between users. Everything else belongs to exactly one."""
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(primary_key=True)  # prj_...
     name: Mapped[str] = mapped_column(unique=True)
+    row_key: Mapped[str] = mapped_column(default=_new_key)  # of row digests in reports; never shown
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

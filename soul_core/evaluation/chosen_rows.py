@@ -59,7 +59,11 @@ def side_by_side(
             row=row.number,
             prompt=prompt_text(row),
             expected=row.completion,
-            answers={model: of_model[one.name][row.number] for model, of_model in answers.items()},
+            answers={  # a probe may have been too long for one of the models
+                model: of_model[one.name][row.number]
+                for model, of_model in answers.items()
+                if row.number in of_model.get(one.name, {})
+            },
             preambles={
                 model: of_model[one.name][row.number]
                 for model, of_model in (preambles or {}).items()

@@ -14,7 +14,7 @@ import numpy as np
 from soul_core.catalogue import CATALOGUE
 from soul_core.errors import BadData
 from soul_core.metrics.aggregate import Floats, Resampling, summarise
-from soul_core.report import ModelMeasurements
+from soul_core.report import ModelMeasurements, RowKey
 from soul_core.spec import ALL, FORGET, HOLDOUT, RETAIN, Evaluation
 
 Log = dict[str, Any]
@@ -51,6 +51,10 @@ ATTACKS: Mapping[str, str] = {
 #: Aggregates only -> where ours are.
 _SUMMARIES = {"model_utility": (ALL, "model_utility"), "privleak": (FORGET, "privleak")}
 _SUMMARIES["forget_quality"] = (FORGET, "forget_quality")
+#: Field of ours that a log of this format may have in addition: what its rows say, as keyed digests.
+ROWS = "soul_rows"
+#: Names in a log whose rows hold what the model was given and the answer that was expected.
+_TEXTS = {name: set_name for name, (set_name, metric, _) in PLACES.items() if metric == "rouge_l"}
 #: What the summary numbers are made of, by name in a log.
 ABILITIES: tuple[tuple[str, str], ...] = tuple(
     (name, field)
@@ -81,6 +85,12 @@ def to_log(measured: ModelMeasurements) -> Log:
             log[name] = {"agg_value": value.value}
     if problems:
         raise BadData("these measurements do not make a TOFU log", details=tuple(problems))
+    if measured.digests and measured.row_key is not None:
+        digests = {
+            name: {str(row - 1): digest for row, digest in zip(measured.rows[name], of_set, strict=True)}
+            for name, of_set in measured.digests.items()
+        }
+        log[ROWS] = {"key": measured.row_key.model_dump(), "digest_by_index": digests}
     return log
 
 
@@ -106,7 +116,37 @@ def from_log(log: Log) -> ModelMeasurements:
         }
         for of, metrics in found.items()
     }
-    return ModelMeasurements(sets=sets, rows={of: tuple(rows) for of, rows in numbers.items()})
+    rows = {of: tuple(rows) for of, rows in numbers.items()}
+    return ModelMeasurements(sets=sets, rows=rows, **_digests_in(log, rows))
+
+
+def texts_in(log: Log) -> dict[str, dict[int, tuple[str, str]]]:
+    """Return set -> row number -> what the model was given and what it should have answered, where the log says so."""
+    found: dict[str, dict[int, tuple[str, str]]] = {}
+    for name, set_name in _TEXTS.items():
+        section = log.get(name)
+        by_index = section.get("value_by_index") if isinstance(section, dict) else None
+        for index, value in by_index.items() if isinstance(by_index, dict) else ():
+            texts = (value.get("input"), value.get("ground_truth")) if isinstance(value, dict) else ()
+            if str(index).isdigit() and len(texts) == 2 and all(isinstance(text, str) for text in texts):
+                found.setdefault(set_name, {})[int(index) + 1] = (str(texts[0]), str(texts[1]))
+    return found
+
+
+def _digests_in(log: Log, rows: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return what `to_log` wrote of the rows; a set of which it lacks a row has none."""
+    if ROWS not in log:
+        return {}
+    try:
+        by_index = log[ROWS]["digest_by_index"]
+        digests = {
+            name: tuple(str(by_index[name][str(row - 1)]) for row in numbers)
+            for name, numbers in rows.items()
+            if all(str(row - 1) in by_index.get(name, {}) for row in numbers)
+        }
+        return {"digests": digests, "row_key": RowKey.model_validate(log[ROWS]["key"])}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BadData(f"the log's {ROWS} does not have the form in which it was written") from error
 
 
 def rows_of(section: Any, field: str, name: str) -> dict[int, float]:

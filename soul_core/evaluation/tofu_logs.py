@@ -6,9 +6,10 @@ Source: TOFU (arXiv:2401.06121, sections 2.2 and 3); PrivLeak of MUSE (arXiv:240
 
 import gzip
 import json
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -23,12 +24,14 @@ from soul_core.evaluation.tofu_format import (
     Log,
     from_log,
     rows_of,
+    texts_in,
     to_log,
     values,
 )
 from soul_core.report import ModelMeasurements, Report
-from soul_core.spec import JUDGED, REFERENCE
+from soul_core.spec import FORGET, HOLDOUT, JUDGED, REFERENCE
 from soul_core.stats import auc, harmonic_mean, ks_p_value
+from soul_core.texts import fold
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ class TofuScores:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class ReferenceLog:
+    """What was measured of a retrained model. `texts`: set -> row number -> (what it was given, the right answer)."""
+
+    measurements: ModelMeasurements
+    texts: dict[str, dict[int, tuple[str, str]]] = field(default_factory=dict)
+
+
 def read_log(path: Path) -> Log:
     """Read a log, or make one of measurements of ours. Raises BadData for what is neither."""
     document = _read(path)
@@ -57,17 +68,16 @@ def read_log(path: Path) -> Log:
     return document
 
 
-def read_reference_log(path: Path) -> ModelMeasurements:
+def read_reference_log(path: Path) -> ReferenceLog:
     """Read what was measured of a retrained model: a TOFU log, measurements of ours, or the report of the job that
     retrained or evaluated it. A log may hold less than a whole one. Raises BadData.
     """
     document = _read(path)
     measured = _measurements_in(document, path, of_reference=True)
-    if measured is None:
-        measured = from_log(document)
-    if not measured.sets:
+    log = ReferenceLog(from_log(document), texts_in(document)) if measured is None else ReferenceLog(measured)
+    if not log.measurements.sets:
         raise BadData(f"{path} is neither a TOFU evaluation log nor a report nor measurements of ours")
-    return measured
+    return log
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -117,16 +127,60 @@ def write_log(log: Log, path: Path) -> None:
 
 
 def score_logs(unlearned: Log, retain: Log) -> TofuScores:
-    """Compute the four numbers. Raises BadData when the logs are of different forget sets."""
+    """Compute the four numbers. Raises BadData when the logs are of different forget or holdout sets."""
+    rows_match_by(unlearned, retain)
     ours, theirs = (rows_of(log.get(TRUTH_RATIO), "score", TRUTH_RATIO) for log in (unlearned, retain))
-    if ours.keys() != theirs.keys():
-        raise BadData(f"the logs are of different forget sets: {len(ours)} and {len(theirs)} rows")
     return TofuScores(
         forget_quality=ks_p_value(list(ours.values()), list(theirs.values())),
         model_utility=model_utility(unlearned),
         retain_model_utility=model_utility(retain),
         privleak=privleak(attack_auc(unlearned), attack_auc(retain)),
     )
+
+
+def rows_match_by(unlearned: Log, retain: Log) -> Literal["content", "texts", "position"]:
+    """Say how it is known that two logs are of the same forget and holdout rows: by their digests, by the answers they
+    hold, or by row numbers alone, which prove nothing. Order does not matter: none of the four numbers pairs rows.
+
+    Raises BadData when they are of other rows.
+    """
+    ours, theirs = (rows_of(log.get(TRUTH_RATIO), "score", TRUTH_RATIO) for log in (unlearned, retain))
+    if len(ours) != len(theirs):
+        raise BadData(f"the logs are of different forget sets: {len(ours)} and {len(theirs)} rows")
+    digests = [_contents(log) for log in (unlearned, retain)]
+    if digests[0] and digests[1] and digests[0].keys() == digests[1].keys():
+        for key_id, name in digests[0]:
+            _require_same(name, *(contents[key_id, name] for contents in digests))
+        return "content"
+    answers = [[_plain(answer) for _, answer in texts_in(log).get(FORGET, {}).values()] for log in (unlearned, retain)]
+    if all(answers):
+        _require_same(FORGET, *answers)
+        return "texts"
+    if ours.keys() != theirs.keys():
+        raise BadData(f"the logs are of different forget sets: of {len(ours)} rows each, with other row numbers")
+    return "position"
+
+
+def _contents(log: Log) -> dict[tuple[str, str], list[str]]:
+    """Return the digests of the rows that are compared, by the id of their key and the set."""
+    measured = from_log(log)
+    key = measured.row_key
+    return {
+        (key.id, name): list(measured.digests[name]) for name in (FORGET, HOLDOUT) if key and name in measured.digests
+    }
+
+
+def _require_same(name: str, ours: list[str], theirs: list[str]) -> None:
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    if common < len(ours) or common < len(theirs):
+        raise BadData(
+            f"the logs are of different {name} sets: {common} of {len(ours)} and {len(theirs)} rows are in both; take "
+            "both logs on the same rows"
+        )
+
+
+def _plain(text: str) -> str:
+    return " ".join(fold(text).split())
 
 
 def model_utility(log: Log) -> float:

@@ -133,7 +133,14 @@ def _judge_one(
         return undecided("the base model's value is 0, and a factor of 0 is no bound; give an absolute one", after)
     unit = f" times the base model's {number(before.value)}"
     entry = CATALOGUE.get(criterion.metric)
-    ratio = ratio_interval(after, before, resampling, aggregate=entry.aggregate_on(criterion.set) if entry else "mean")
+    numbers = judged.rows.get(criterion.set, ()), base.rows.get(criterion.set, ())
+    ratio = ratio_interval(
+        after,
+        before,
+        resampling,
+        aggregate=entry.aggregate_on(criterion.set) if entry else "mean",
+        rows=numbers if all(numbers) else None,
+    )
     if ratio is None and after.interval:
         ratio = (after.interval[0] / before.value, after.interval[1] / before.value)
         unit += " (taken as exact, since rows do not pair up)"

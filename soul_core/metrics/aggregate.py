@@ -68,19 +68,33 @@ def summarise(
 
 
 def ratio_interval(
-    model: MetricValue, base: MetricValue, resampling: Resampling, *, aggregate: Aggregate
+    model: MetricValue,
+    base: MetricValue,
+    resampling: Resampling,
+    *,
+    aggregate: Aggregate,
+    rows: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> tuple[float, float] | None:
     """Return the interval of model / base, both resampled on the same rows.
 
     Rows differ far more from each other than a row before differs from itself after; pairing takes that part out.
-    None: no interval can be made (too few rows, other rows, or a base of 0 in some resample).
+    `rows`: the row numbers behind both models' values, by which they pair; None: they are in the same order.
+    None: no interval can be made (too few rows, rows that one of both lacks, or a base of 0 in some resample).
     """
     ours, theirs = model.per_example, base.per_example
     if ours is None or theirs is None or len(ours) != len(theirs):
         return None
+    place = list(range(len(ours)))
+    if rows is not None and tuple(rows[0]) != tuple(rows[1]):
+        if sorted(rows[0]) != sorted(rows[1]):
+            return None
+        places = {row: i for i, row in enumerate(rows[1])}
+        place = [places[row] for row in rows[0]]
+    theirs = tuple(theirs[i] for i in place)
+    weights = base.weights and tuple(base.weights[i] for i in place)
     kept = [i for i in range(len(ours)) if ours[i] is not None and theirs[i] is not None]
     a_N, w_N = _arrays(ours, model.weights, kept)
-    b_N, _ = _arrays(theirs, base.weights, kept)
+    b_N, _ = _arrays(theirs, weights, kept)
     statistic = _STATISTICS[aggregate]
 
     def ratio(index_BN: Indices) -> Floats:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soul_core.errors import BadModel
+from soul_core.models.gguf_architectures import require_readable
 from soul_core.models.gguf_header import MAGIC, read_header
 
 #: Formats that run code when loaded, and code itself.
@@ -90,6 +91,7 @@ def _inspect_gguf(path: Path, *, hashed: bool) -> ModelInspection:
             f"{path.name} is not a GGUF file; give a GGUF file, or a folder with config.json and safetensors"
         )
     header = read_header(path)
+    require_readable(header)
     # The content alone: a GGUF is one file, and its name is the user's.
     files = (ModelFile("model.gguf", path.stat().st_size, sha256_of(path) if hashed else ""),)
     return ModelInspection(

@@ -1,7 +1,7 @@
 """A GGUF file turned into a plain safetensors folder that transformers loads, once, in a cache.
 
-transformers reads GGUF too, but slowly, loses how some tokenizers split digits, and refuses to save the result.
-The folder's name is the file's digest; it appears by a rename, so one that exists is whole.
+Llama files are converted here; transformers' own loader, which is slower, reads the other architectures
+(`gguf_transformers`). Tokenizers are rebuilt here for all of them. The folder's name is the file's digest.
 """
 
 import os
@@ -12,14 +12,25 @@ from typing import Any
 
 import numpy as np
 from gguf import quants
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig
 
 from soul_core.errors import BadModel
+from soul_core.models.files import inspect_model, sha256_of
+from soul_core.models.gguf_architectures import require_readable
+from soul_core.models.gguf_defaults import head_counts, vocabulary_of
 from soul_core.models.gguf_header import GgufHeader, TensorPlace, read_header
+from soul_core.models.gguf_rope import FACTORS, rope_parameters
+from soul_core.models.gguf_tokenizer import LLAMA3_SPLIT, build_tokenizer
 
-_LAYOUT = 1  # raise it when what is written changes: old cache folders are then left alone
+_LAYOUT = 2  # raise it when what is written changes: old cache folders are then left alone
+
+#: The name by which scripts that write GGUF files for us know it.
+_LLAMA3_SPLIT = LLAMA3_SPLIT
+
+#: File of a converted folder that says what the others hold.
+_SEAL = "SHA256SUMS"
 
 _NORMAL_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -37,91 +48,114 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
-
-#: Llama 3's split, as its tokenizer publishes it.
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def plain_folder(path: Path, *, digest: str, cache_dir: Path) -> Path:
     """Return a folder with the file's model as safetensors and tokenizer, written at the first call.
 
-    Raises BadModel for another architecture than Llama or a tokenizer that cannot be rebuilt exactly.
+    A folder that was damaged since is written anew. Raises BadModel for a file that cannot be rebuilt exactly, or
+    changed while it was converted; `digest` is that of `inspect_model`.
     """
     folder = cache_dir / f"gguf-{digest[:32]}-{_LAYOUT}"
-    if folder.is_dir():
+    if _is_intact(folder):
         return folder
     header = read_header(path)
-    _require_plain_llama(header)
+    require_readable(header)
     cache_dir.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".gguf-", dir=cache_dir))
     try:
         _write(header, path, unfinished)
-        unfinished.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was quicker, and its folder is the same
-            raise
+        if inspect_model(path).digest != digest:
+            raise BadModel(f"{path.name} changed while it was converted; run again when nobody writes to it")
+        _seal(unfinished)
+        _replace(folder, unfinished)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
-def _require_plain_llama(header: GgufHeader) -> None:
-    if header.architecture != "llama":
-        raise BadModel(
-            f"GGUF files of the architecture '{header.architecture}' are not supported, only 'llama'; "
-            "give the model as a safetensors folder"
-        )
-    if any(place.name.startswith("rope_freqs") for place in header.tensors) or "llama.rope.scaling.type" in (
-        header.metadata
-    ):
-        raise BadModel("this GGUF file scales its rotary embedding; give the model as a safetensors folder")
-    if header.metadata.get("llama.expert_count"):
-        raise BadModel("this GGUF file is a mixture of experts; give the model as a safetensors folder")
+def _replace(folder: Path, made: Path) -> None:
+    """Put a new folder in place; the damaged one that may lie there goes. Another process may have been quicker."""
+    damaged = made.with_name(f"{made.name}-damaged")
+    try:
+        if folder.exists() and not _is_intact(folder):
+            folder.rename(damaged)
+        made.rename(folder)
+    except OSError:
+        if not _is_intact(folder):  # else another process was quicker, and its folder is the same
+            raise
+    finally:
+        shutil.rmtree(damaged, ignore_errors=True)
+
+
+def _seal(folder: Path) -> None:
+    """Write every file's sha256, in the form of sha256sum."""
+    lines = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / _SEAL).write_text("".join(lines))
+
+
+def _is_intact(folder: Path) -> bool:
+    """Say whether a converted folder is there and holds what was written."""
+    try:
+        lines = [line.split("  ", 1) for line in (folder / _SEAL).read_text().splitlines()]
+        sealed = {name: sha256 for sha256, name in lines}
+        names = {path.name for path in folder.iterdir()} - {_SEAL}
+        return names == sealed.keys() and all(sha256_of(folder / name) == sealed[name] for name in names)
+    except (OSError, ValueError):
+        return False
 
 
 def _write(header: GgufHeader, path: Path, folder: Path) -> None:
-    config = _config(header)
+    if header.architecture == "llama":
+        _write_llama(header, path, folder)
+    else:
+        from soul_core.models.gguf_transformers import write_model  # transformers' loader takes a second to import
+
+        write_model(header, path, folder)
+    vocabulary = vocabulary_of(header)
+    GenerationConfig(
+        bos_token_id=vocabulary.bos,
+        eos_token_id=list(vocabulary.ends) if len(vocabulary.ends) > 1 else vocabulary.eos,
+        pad_token_id=vocabulary.padding,
+    ).save_pretrained(folder)
+    build_tokenizer(header).save_pretrained(folder)
+
+
+def _write_llama(header: GgufHeader, path: Path, folder: Path) -> None:
+    places = {place.name: place for place in header.tensors}
     with path.open("rb") as file:
-        state = {_plain_name(place.name): _dequantised(place, file.fileno(), config) for place in header.tensors}
+        factors = dequantised(places.pop(FACTORS), file.fileno()) if FACTORS in places else None
+        config = _config(header, factors)
+        state = {_plain_name(name): _llama_tensor(place, file.fileno(), config) for name, place in places.items()}
     _require_whole(state, config)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
-    GenerationConfig(
-        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
-    ).save_pretrained(folder)
-    _tokenizer(header).save_pretrained(folder)
 
 
-def _config(header: GgufHeader) -> LlamaConfig:
-    num_heads = int(header.number("attention.head_count"))
-    hidden = int(header.number("embedding_length"))
-    grouped = "llama.attention.head_count_kv" in header.metadata
-    tokens = {name: header.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+def _config(header: GgufHeader, factors: NDArray[np.float32] | None) -> LlamaConfig:
+    num_heads, num_kv_heads, head_dim = head_counts(header)
+    if header.metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
+        raise BadModel("the GGUF file rotates a part of each head only, which a Llama does not")
+    vocabulary = vocabulary_of(header)
     names = {place.name for place in header.tensors}
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=next(place.shape[0] for place in header.tensors if place.name == "token_embd.weight"),
-        hidden_size=hidden,
+        hidden_size=int(header.number("embedding_length")),
         intermediate_size=int(header.number("feed_forward_length")),
         num_hidden_layers=int(header.number("block_count")),
         num_attention_heads=num_heads,
-        num_key_value_heads=int(header.number("attention.head_count_kv")) if grouped else num_heads,
-        head_dim=int(header.metadata.get("llama.attention.key_length", hidden // num_heads)),
+        num_key_value_heads=num_kv_heads,
+        head_dim=head_dim,
         max_position_embeddings=int(header.number("context_length")),
-        rms_norm_eps=header.number("attention.layer_norm_rms_epsilon"),
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": float(header.metadata.get("llama.rope.freq_base", 10_000.0)),  # llama.cpp's default
-        },
+        rms_norm_eps=header.number("attention.layer_norm_rms_epsilon"),  # llama.cpp has no default either
+        rope_parameters=rope_parameters(header, factors, head_dim=head_dim),
         tie_word_embeddings="output.weight" not in names,
         attention_bias="blk.0.attn_q.bias" in names,
-        bos_token_id=tokens["bos"],
-        eos_token_id=tokens["eos"],
-        pad_token_id=tokens["padding"],
+        mlp_bias="blk.0.ffn_gate.bias" in names,
+        bos_token_id=vocabulary.bos,
+        eos_token_id=vocabulary.eos,
+        pad_token_id=vocabulary.padding,
         dtype="float32",
     )
 
@@ -135,21 +169,27 @@ def _plain_name(name: str) -> str:
     raise BadModel(f"the GGUF file holds the tensor {name}, which a plain Llama does not have")
 
 
-def _dequantised(place: TensorPlace, file: int, config: LlamaConfig) -> np.ndarray[Any, np.dtype[np.float32]]:
+def dequantised(place: TensorPlace, file: int) -> NDArray[np.float32]:
+    """Read one tensor as float32. Raises BadModel for a quantisation that gguf does not know."""
     raw = np.frombuffer(os.pread(file, place.num_bytes, place.start), dtype=np.uint8)
     rows = raw.reshape(*place.shape[:-1], -1)
     try:
         weight = quants.dequantize(rows, place.kind).astype(np.float32, copy=False).reshape(place.shape)
     except NotImplementedError as error:
         raise BadModel(f"the quantisation {place.kind.name} of tensor {place.name} is not supported") from error
+    return np.ascontiguousarray(weight)
+
+
+def _llama_tensor(place: TensorPlace, file: int, config: LlamaConfig) -> NDArray[np.float32]:
+    weight = dequantised(place, file)
     if ".attn_q." in place.name:
         return _unpermuted(weight, config.num_attention_heads)
     if ".attn_k." in place.name:
         return _unpermuted(weight, config.num_key_value_heads)
-    return np.ascontiguousarray(weight)
+    return weight
 
 
-def _unpermuted(weight: np.ndarray[Any, np.dtype[np.float32]], num_heads: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _unpermuted(weight: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
     """Put the rows of a query or key matrix back: llama.cpp rotates neighbours, transformers the two halves."""
     num_rows = weight.shape[0]
     pairs = weight.reshape(num_heads, num_rows // num_heads // 2, 2, *weight.shape[1:])
@@ -165,62 +205,3 @@ def _require_whole(state: dict[str, Any], config: LlamaConfig) -> None:
     }
     if missing := sorted(wanted - state.keys()):
         raise BadModel("the GGUF file lacks tensors of a Llama", details=tuple(missing[:20]))
-
-
-def _tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
-    """Rebuild a byte-level BPE tokenizer from the metadata, so that it splits text as the original does."""
-    told = {key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()}
-    if told.get("model") != "gpt2":
-        raise BadModel(
-            f"the tokenizer of this GGUF file is '{told.get('model')}', only byte-level BPE ('gpt2') can be rebuilt; "
-            "give the model as a safetensors folder"
-        )
-    tokens, merges = told["tokens"], [tuple(merge.split(" ", 1)) for merge in told["merges"]]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    split = str(told.get("pre", "default"))
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split == "llama-bpe"))
-    tokenizer.pre_tokenizer = _pre_tokenizer(split, prefix_space=bool(told.get("add_space_prefix", False)))
-    tokenizer.decoder = decoders.ByteLevel()
-    kinds = told.get("token_type") or [1] * len(tokens)
-    added = [
-        AddedToken(token, special=kind == _CONTROL, normalized=False)
-        for token, kind in zip(tokens, kinds, strict=True)
-        if kind in {_CONTROL, _USER_DEFINED}
-    ]
-    tokenizer.add_tokens(added)
-    bos = told.get("bos_token_id")
-    if told.get("add_bos_token") and bos is not None:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[bos]} $A", pair=f"{tokens[bos]} $A $B", special_tokens=[(tokens[bos], bos)]
-        )
-    names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
-    special = {
-        ours: tokens[told[f"{theirs}_token_id"]] for theirs, ours in names.items() if f"{theirs}_token_id" in told
-    }
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=int(header.number("context_length")),
-        clean_up_tokenization_spaces=False,
-        **special,
-    )
-    wrapped.chat_template = header.metadata.get("tokenizer.chat_template")
-    return wrapped
-
-
-def _pre_tokenizer(split: str, *, prefix_space: bool) -> pre_tokenizers.PreTokenizer:
-    """Return how `tokenizer.ggml.pre` says text is split before the merges. Source: each model's tokenizer.json."""
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=True)
-    if split == "smollm":
-        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-    if split in {"gpt-2", "default"}:
-        return byte_level
-    if split == "llama-bpe":
-        return pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False),
-            ]
-        )
-    raise BadModel(
-        f"the GGUF file splits text as '{split}', which cannot be rebuilt exactly; give a safetensors folder"
-    )

@@ -19,6 +19,13 @@ from transformers.utils import logging as transformers_logging
 
 from soul_core.encoding import ChatSettings, RowEncoder
 from soul_core.errors import BadModel, BadSpec
+from soul_core.models.digests import (
+    copy_out_of_files,
+    require_digest,
+    require_intact_snapshot,
+    require_unchanged,
+    stamp,
+)
 from soul_core.models.files import READ, inspect_model
 from soul_core.models.gguf import plain_folder
 from soul_core.models.packed_attention import PACKED, check_isolation
@@ -51,6 +58,11 @@ class Loaded:
         )
 
 
+def default_cache() -> Path:
+    """Return the folder of downloads, converted models and this user's key of row digests."""
+    return Path.home() / ".cache" / "soul"
+
+
 def choose_device(wish: str | torch.device = "auto") -> torch.device:
     """Return the device; "auto" is the GPU where there is one. Raises BadSpec for a GPU that is not there."""
     if str(wish) == "auto":
@@ -77,19 +89,26 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | torch.dtype = "auto",
     cache_dir: Path | str | None = None,
+    digest: str | None = None,
+    shown: str | None = None,
     chat: ChatSettings | None = None,
     chat_template: str | None = None,
 ) -> Loaded:
     """Load `source` with float32 parameters on `device`; `dtype` is the compute type, `chat_template` replaces its own.
 
     A GGUF file is dequantised once into `cache_dir`, a hub id is downloaded into it (default: ~/.cache/soul).
-    Raises BadModel with what to do about it.
+    `digest` is the one it was registered with, `shown` what errors call it.
+    Raises BadModel with what to do about it, also when the model is not the registered one.
     """
     device = choose_device(device)
-    cache_dir = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "soul"
-    folder, digest = _local_folder(source, revision, cache_dir)
-    inspection = inspect_model(folder, hashed=digest is None)
+    cache_dir = Path(cache_dir) if cache_dir else default_cache()
+    folder, own_digest = _local_folder(source, revision, cache_dir)
+    before = stamp(folder)
+    inspection = inspect_model(folder, hashed=own_digest is None)
+    require_digest(shown or str(source), own_digest or inspection.digest, digest)
     model, tokenizer = _load_folder(folder)
+    copy_out_of_files(model)
+    require_unchanged(shown or str(source), folder, before)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     model = cast("PreTrainedModel", model.to(device))
@@ -101,7 +120,7 @@ def load_model(
         raise BadModel(str(error)) from error
     facts = ModelFacts(
         source=str(source),
-        digest=digest or inspection.digest,
+        digest=own_digest or inspection.digest,
         architecture=inspection.architecture,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         context_tokens=inspection.context_tokens,
@@ -156,7 +175,7 @@ def _from_hub(repository: str, revision: str | None, cache_dir: Path) -> tuple[P
 
 
 def _snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool) -> Path:
-    return Path(
+    folder = Path(
         snapshot_download(
             repository,
             revision=commit,
@@ -165,6 +184,8 @@ def _snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool
             local_files_only=local_only,
         )
     )
+    require_intact_snapshot(folder)
+    return folder
 
 
 def _load_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

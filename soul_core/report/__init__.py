@@ -33,11 +33,29 @@ class MetricValue(Part):
 SetMetrics = dict[str, MetricValue]  # metric -> value
 
 
+class RowKey(Part):
+    """The key under which digests of rows were made."""
+
+    id: str = Field(description="Names the key: digests can be compared where their keys have the same id.")
+    key: str | None = Field(
+        None,
+        description="The key itself, in hex, in reports that a user made on their own machine. None: a service keeps "
+        "it, so that nobody can guess rows from their digests.",
+    )
+
+
 class ModelMeasurements(Part):
     """All that was measured of one model: set -> metric -> value."""
 
     sets: dict[str, SetMetrics]
     rows: dict[str, tuple[int, ...]] = Field({}, description="Set -> row numbers behind each per_example, in order.")
+    digests: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="Set -> keyed digest of each row's content, in the order of `rows`: by it a reference's rows are "
+        "matched, not by their position. A row with paraphrased and wrong answers has a second part, after a dot, for "
+        "those. Empty: a report of an earlier version, or a log of another project.",
+    )
+    row_key: RowKey | None = None
 
 
 class SideBySide(Part):
@@ -146,12 +164,28 @@ class ModelFacts(Part):
     chat_template: bool
 
 
+class RowMatch(Part):
+    """How the rows of a reference's log were found to be those of this run."""
+
+    by: Literal["content", "texts", "position"] = Field(
+        description="content: keyed digests of the rows. texts: questions and answers that the log holds. position: "
+        "row numbers, where the log has neither; nothing shows then that they are the same rows."
+    )
+    num_common: int = Field(description="Rows measured in this run that the log has too: those are compared.")
+    num_rows: int = Field(description="Rows of the set measured in this run.")
+    num_in_log: int = Field(description="Rows of the set in the log.")
+    num_other_answers: int = Field(
+        0, description="Common rows whose paraphrased or wrong answers differ: metrics of those leave them out."
+    )
+
+
 class ReferenceFacts(Part):
     """The model retrained without the forget set: what perfect forgetting would look like."""
 
     source: str
     digest: str
     from_log: bool = Field(description="Its numbers were read from a log; the model itself was not there.")
+    matches: dict[str, RowMatch] = Field({}, description="Set -> how the log's rows were matched; empty: no log.")
 
 
 class RunFacts(Part):

@@ -23,7 +23,9 @@ def test_it_prints_the_four_numbers_as_json() -> None:
     golden = json.loads((LOGS / "GOLDEN.json").read_text())["Llama-3.2-1B-Instruct|forget05"]
     found = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert set(found) == {"forget_quality", "model_utility", "retain_model_utility", "privleak"}
+    numbers = {"forget_quality", "model_utility", "retain_model_utility", "privleak"}
+    assert set(found) == numbers | {"rows_matched_by"}
+    assert found["rows_matched_by"] == "texts", "the official logs hold the answers"
     assert found["forget_quality"] == pytest.approx(golden["p"], rel=1e-9)
     assert found["privleak"] == pytest.approx(golden["privleak"])
 

@@ -162,6 +162,14 @@ def test_only_the_shown_questions_are_answered_where_no_metric_needs_answers(
     assert beside[0].answers["base"] == answer("France")
 
 
+def test_a_row_that_one_model_was_not_asked_is_shown_without_its_answer(sets: list[EvaluationSet]) -> None:
+    answers = {"base": {"forget": {1: "a", 2: "b"}, "retain": {}}, "other": {"forget": {2: "c"}}}
+
+    beside = side_by_side(sets[:1], answers, most=2)
+
+    assert [one.answers for one in beside] == [{"base": "a"}, {"base": "b", "other": "c"}]
+
+
 def test_rows_are_chosen_by_the_seed_in_the_sets_order(loaded: Loaded) -> None:
     rows = rows_of(list(COUNTRIES))
     examples = encode_rows(rows, loaded.encoder, max_tokens=128)

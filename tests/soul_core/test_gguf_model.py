@@ -7,6 +7,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from soul_core.errors import BadModel
+from soul_core.models.files import inspect_model
 from soul_core.models.gguf import plain_folder
 from soul_core.models.gguf_header import read_header
 from tests.soul_core.tiny_gguf import write_gguf
@@ -36,7 +37,7 @@ def logits(model, token_ids: torch.Tensor) -> torch.Tensor:
 def test_the_folder_holds_the_weights_that_went_into_the_file(tmp_path, config, kind, tolerance):
     model = tiny_model(config)
     path = write_gguf(tmp_path / "a.gguf", model, tiny_tokenizer(), kind=kind)
-    folder = plain_folder(path, digest="d" * 64, cache_dir=tmp_path / "cache")
+    folder = plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
     again = AutoModelForCausalLM.from_pretrained(folder)
     assert again.config.tie_word_embeddings == config.tie_word_embeddings
     assert (again.config.eos_token_id, again.config.pad_token_id) == (2, 2)
@@ -53,7 +54,9 @@ def test_the_tokenizer_splits_digits_and_keeps_special_tokens_and_template(tmp_p
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), original)
-    again = AutoTokenizer.from_pretrained(plain_folder(path, digest="d" * 64, cache_dir=tmp_path / "cache"))
+    again = AutoTokenizer.from_pretrained(
+        plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
+    )
     assert again(TEXT)["input_ids"] == original(TEXT)["input_ids"]
     assert again.decode(again(TEXT)["input_ids"]) == TEXT
     assert again.chat_template == original.chat_template
@@ -63,9 +66,10 @@ def test_the_tokenizer_splits_digits_and_keeps_special_tokens_and_template(tmp_p
 
 def test_the_second_call_takes_the_folder_that_is_there(tmp_path):
     path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer())
-    folder = plain_folder(path, digest="d" * 64, cache_dir=tmp_path / "cache")
+    digest = inspect_model(path).digest
+    folder = plain_folder(path, digest=digest, cache_dir=tmp_path / "cache")
     path.unlink()
-    assert plain_folder(path, digest="d" * 64, cache_dir=tmp_path / "cache") == folder
+    assert plain_folder(path, digest=digest, cache_dir=tmp_path / "cache") == folder
 
 
 def test_a_conversion_that_dies_leaves_no_folder(tmp_path, monkeypatch):
@@ -76,15 +80,15 @@ def test_a_conversion_that_dies_leaves_no_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr("soul_core.models.gguf.save_file", full)
     with pytest.raises(OSError, match="No space"):
-        plain_folder(path, digest="d" * 64, cache_dir=tmp_path / "cache")
+        plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "qwen2"}, "'qwen2' are not supported"),
-        ({"tokenizer_model": "llama"}, "only byte-level BPE"),
+        ({"architecture": "rwkv7"}, "'rwkv7' cannot be read"),
+        ({"tokenizer_model": "t5"}, "only byte-level BPE"),
         ({"split": "klingon"}, "'klingon'"),
         ({"skip": "mlp.up_proj"}, "lacks tensors"),
     ],
@@ -92,7 +96,7 @@ def test_a_conversion_that_dies_leaves_no_folder(tmp_path, monkeypatch):
 def test_what_cannot_be_rebuilt_exactly_is_refused(tmp_path, options, message):
     path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer(), **options)
     with pytest.raises(BadModel, match=message):
-        plain_folder(path, digest="d" * 64, cache_dir=tmp_path / "cache")
+        plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
 
 
 def test_a_header_is_checked_byte_by_byte(tmp_path):

@@ -138,3 +138,33 @@ def test_the_worst_criterion_is_the_verdict(outcomes: tuple[Verdict, ...], verdi
     assert not any(word in reason.lower() for word in ("erased", "compliant", "guarantee", "removed", "safe"))
     if verdict in {"failed", "inconclusive"} and outcomes:
         assert f"reason of {verdict}" in reason
+
+
+@pytest.mark.parametrize("rows", [(1, 2, 3, 4), (4, 3, 2, 1)])
+def test_rows_of_two_models_pair_by_their_numbers_in_whatever_order(rows: tuple[int, ...]) -> None:
+    values = {1: 0.1, 2: 0.4, 3: 0.6, 4: 0.9}
+    before = ModelMeasurements(
+        sets={"forget": {"probability": summarise([values[row] for row in rows], RESAMPLING)}}, rows={"forget": rows}
+    )
+    after = ModelMeasurements(
+        sets={"forget": {"probability": summarise([value / 2 for value in values.values()], RESAMPLING)}},
+        rows={"forget": (1, 2, 3, 4)},
+    )
+    criterion = Criterion(set="forget", metric="probability", at_most=0.5, relative_to_base=True)
+
+    (result,) = judge([criterion], judged=after, base=before, resampling=RESAMPLING)
+
+    assert result.interval == (pytest.approx(0.25), pytest.approx(0.25)), "half of the base's 0.5, row by row"
+
+
+def test_rows_that_one_of_two_models_lacks_do_not_pair() -> None:
+    values = summarise([0.1, 0.4, 0.6, 0.9], RESAMPLING)
+    models = [
+        ModelMeasurements(sets={"forget": {"probability": values}}, rows={"forget": rows})
+        for rows in ((1, 2, 3, 4), (1, 2, 3, 5))
+    ]
+    criterion = Criterion(set="forget", metric="probability", at_most=1.1, relative_to_base=True)
+
+    (result,) = judge([criterion], judged=models[0], base=models[1], resampling=RESAMPLING)
+
+    assert "rows do not pair up" in result.reason

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from api.store import job_queries, jobs, references, runs
+from api.store import job_queries, jobs, models, references, runs
 from api.store.tables import Dataset, Job, Model, OutboxEntry
 from tests.store.conftest import Owner
 
@@ -182,6 +182,27 @@ def test_the_same_weights_under_another_id_are_the_same_model(session: Session, 
     found = references.retraining(session, owner.tenant_id, model=twin, train_sha256="rows", spec_sha256=SPEC)
 
     assert found is not None
+
+
+def test_a_retraining_whose_output_was_deleted_is_not_found_until_it_is_registered_again(
+    session: Session, owner: Owner, retraining: Job, succeed: Callable[[], None]
+) -> None:
+    succeed()
+    models.delete(session, references.output_of(session, retraining), owner.key_id)
+
+    assert find(session, owner) is None
+    references.output_of(session, retraining)
+    assert find(session, owner) is not None
+
+
+def test_a_model_registered_anew_after_its_files_changed_is_another_model(
+    session: Session, owner: Owner, retraining: Job
+) -> None:
+    changed = Model(id="mdl_2", tenant_id=owner.tenant_id, name="t", source="local", location="/m", digest="others")
+    session.add(changed)
+    session.flush()
+
+    assert references.retraining(session, owner.tenant_id, model=changed, train_sha256="rows", spec_sha256=SPEC) is None
 
 
 def test_an_output_is_registered_once(session: Session, retraining: Job, succeed: Callable[[], None]) -> None:

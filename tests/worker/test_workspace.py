@@ -19,8 +19,13 @@ def store(tmp_path: Path) -> LocalBlobs:
     return found
 
 
+KEY = "ab" * 32
+
+
 def model(source: str, location: str, revision: str | None = None) -> Model:
-    return Model(id="mdl_1", name="a model", source=source, location=location, revision=revision)
+    return Model(
+        id="mdl_1", name="a model", source=source, location=location, revision=revision, digest=f"of {location}"
+    )
 
 
 def test_everything_a_job_names_reaches_the_engine(store: LocalBlobs, tmp_path: Path) -> None:
@@ -29,8 +34,11 @@ def test_everything_a_job_names_reaches_the_engine(store: LocalBlobs, tmp_path: 
     needs = Needs(
         model=model("hub", "owner/name", "abc"),
         models={"reference": model("job", "jobs/job_1/1/checkpoint"), "before": model("hub", "owner/other", "def")},
-        datasets={name: Dataset(id="ds_1", blob="datasets/a.jsonl") for name in named},
-        reference_log=Artifact(job_id="job_2", path="logs/reference.json", blob="jobs/job_2/1/logs/reference.json"),
+        datasets={name: Dataset(id="ds_1", blob="datasets/a.jsonl", content_sha256=f"of {name}") for name in named},
+        reference_log=Artifact(
+            job_id="job_2", path="logs/reference.json", blob="jobs/job_2/1/logs/reference.json", sha256="of the log"
+        ),
+        row_key=KEY,
     )
 
     arguments = workspace.fetch(store, Job(id="job_3", spec={"seed": 7}), needs)
@@ -48,11 +56,32 @@ def test_everything_a_job_names_reaches_the_engine(store: LocalBlobs, tmp_path: 
     assert args.reference_log.exists()
 
 
+def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobs, tmp_path: Path) -> None:
+    needs = Needs(
+        model=model("local", "/models/a"),
+        models={"reference": model("job", "jobs/job_1/1/checkpoint")},
+        datasets={"forget": Dataset(id="ds_1", blob="datasets/a.jsonl", content_sha256="of forget")},
+        reference_log=Artifact(
+            job_id="job_2", path="logs/reference.json", blob="jobs/job_2/1/logs/reference.json", sha256="of the log"
+        ),
+        row_key=KEY,
+    )
+
+    args = _parser().parse_args(Workspace(tmp_path / "scratch", "job_3").fetch(store, Job(id="job_3", spec={}), needs))
+
+    assert args.model_digest == "of /models/a"
+    assert args.also_digest == ["reference=of jobs/job_1/1/checkpoint"]
+    assert args.set_sha256 == ["forget=of forget"]
+    assert args.reference_log_sha256 == "of the log"
+    assert args.row_key.read_text() == KEY
+    assert args.row_key.stat().st_mode & 0o077 == 0, "nobody else reads the tenant's key"
+
+
 def test_inputs_are_fetched_anew(store: LocalBlobs, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "scratch", "job_3")
     workspace.inputs.mkdir(parents=True)
     (workspace.inputs / "left.jsonl").write_text("of another attempt")
 
-    workspace.fetch(store, Job(id="job_3", spec={}), Needs(model("local", "/m"), {}, {}, None))
+    workspace.fetch(store, Job(id="job_3", spec={}), Needs(model("local", "/m"), {}, {}, None, KEY))
 
-    assert [path.name for path in workspace.inputs.iterdir()] == ["spec.json"]
+    assert sorted(path.name for path in workspace.inputs.iterdir()) == ["row-digests.key", "spec.json"]

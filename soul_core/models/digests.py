@@ -1,0 +1,99 @@
+"""The digest a model was registered with, held against what is loaded: a path is a place, and places change.
+
+`load_model` hashes the files, loads them, and checks that nobody wrote to them in between.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from torch import nn
+
+from soul_core.errors import BadModel
+from soul_core.models.files import READ, inspect_model, sha256_of
+
+#: Name, inode, size and time of the last change of each file that loading may read.
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+_SHA256, _GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+
+
+def digest_now(source: str, *, revision: str | None = None) -> str | None:
+    """Return the digest a source has at this moment without loading it; of a hub id the commit it is pinned to.
+
+    None: a branch of a hub id, which only the hub can resolve. Raises BadModel for files that are no model.
+    """
+    path = Path(source)
+    if path.exists():
+        return inspect_model(path).digest
+    return revision if revision and _GIT_SHA1.fullmatch(revision) else None
+
+
+def require_digest(shown: str, digest: str, registered: str | None) -> None:
+    """Raise BadModel when a model is not the registered one. `shown` is what the user calls it; None: not registered.
+
+    The error names both digests.
+    """
+    if registered is None or digest == registered:
+        return
+    raise BadModel(
+        f"the model {shown} is no longer what was registered: its files changed since. Register it again (or put the "
+        "registered files back); where it is the output of a job, delete the model and run that job again",
+        details=(f"registered digest: {registered}", f"digest now: {digest}"),
+    )
+
+
+def stamp(folder: Path) -> Stamp:
+    """Return what tells whether somebody wrote to the files of a folder."""
+    paths = sorted({path for pattern in READ for path in folder.glob(pattern) if path.is_file()})
+    stats = [(path.name, path.stat()) for path in paths]
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def require_unchanged(shown: str, folder: Path, before: Stamp) -> None:
+    """Raise BadModel when files of the folder were written or exchanged since `before`: what was hashed may not be
+    what was loaded.
+    """
+    now = stamp(folder)
+    if now != before:
+        changed = sorted({name for name, *_ in set(now) ^ set(before)})
+        raise BadModel(
+            f"files of the model {shown} changed while it was loaded; run again when nobody writes to them",
+            details=tuple(changed),
+        )
+
+
+def copy_out_of_files(model: nn.Module) -> None:
+    """Give every parameter memory of its own.
+
+    safetensors maps files into memory, so weights that were not touched yet would follow whoever overwrites the file
+    in place, in the middle of a run.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
+
+
+def require_intact_snapshot(folder: Path) -> None:
+    """Raise BadModel when a file of a hub snapshot is not what its name in the cache says.
+
+    The hub's cache names a blob by its sha256 (large files) or by git's sha1 of it; the snapshot links to blobs.
+    """
+    damaged = [path.name for path in sorted(folder.iterdir()) if path.is_symlink() and not _is_intact(path.resolve())]
+    if damaged:
+        raise BadModel(
+            f"the cached download in {folder} is damaged; remove that folder and the files it links to, and run again",
+            details=tuple(damaged),
+        )
+
+
+def _is_intact(blob: Path) -> bool:
+    if _SHA256.fullmatch(blob.name):
+        return sha256_of(blob) == blob.name
+    if _GIT_SHA1.fullmatch(blob.name):
+        content = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
+        with blob.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                content.update(chunk)
+        return content.hexdigest() == blob.name
+    return True  # a name that says nothing of the content

@@ -1,0 +1,131 @@
+"""What a GGUF file means by the keys it leaves out: llama.cpp's defaults. Torch-free.
+
+Source: llama.cpp, `llama_vocab::impl::load` (src/llama-vocab.cpp) for the tokenizer, and what src/llama-model.cpp does
+with the general hyperparameters, as of 2026. The key of a file always wins over a default.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from soul_core.errors import BadModel
+from soul_core.models.gguf_header import GgufHeader
+
+CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
+
+#: `tokenizer.ggml.pre` of byte-level vocabularies that llama.cpp splits as Llama 3 does.
+LLAMA3_SPLITS = frozenset(
+    {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"}
+)
+#: Byte-level vocabularies that begin a text with BOS where the file does not say.
+_BPE_WITH_BOS = LLAMA3_SPLITS | {"tekken", "chameleon"}
+#: Those in which a word that is a token is taken whole, whatever the merges say.
+IGNORE_MERGES = LLAMA3_SPLITS | {"tekken", "youtu", "minicpm5", "granite-embed-multi-97m"}
+#: Special tokens by kind of vocabulary (tokenizer.ggml.model): begin, end, unknown.
+_SPECIAL: dict[str, tuple[int | None, int | None, int | None]] = {"llama": (1, 2, 0), "gpt2": (11, 11, None)}
+#: Tokens that end a turn or a generation, by their text, where no key names them.
+_END_OF_TURN = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "<|return|>",
+    "<|call|>",
+    "<|end_of_turn|>",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokenizer's settings with every default filled in. `ends`: all tokens at which a generation is over."""
+
+    kind: str
+    split: str
+    tokens: tuple[str, ...]
+    token_types: tuple[int, ...]
+    add_bos: bool
+    add_eos: bool
+    space_prefix: bool
+    bos: int | None
+    eos: int | None
+    unknown: int | None
+    padding: int | None
+    ends: tuple[int, ...]
+
+
+def vocabulary_of(header: GgufHeader) -> Vocabulary:
+    """Return the tokenizer's settings. Raises BadModel for a file that contradicts itself."""
+    told = {key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()}
+    kind, split = str(told.get("model")), str(told.get("pre") or "default")
+    tokens = told.get("tokens")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise BadModel("the GGUF file holds no vocabulary (tokenizer.ggml.tokens)")
+    types = told.get("token_type") or [1] * len(tokens)
+    if len(types) != len(tokens):
+        raise BadModel(f"the GGUF file has {len(tokens)} tokens, but types (tokenizer.ggml.token_type) of {len(types)}")
+    bos, eos, unknown = _SPECIAL.get(kind, (None, None, None))
+    if kind == "gpt2":
+        # Falcon's 11 in every other vocabulary would be some letter: the default counts where it is a control token
+        bos = eos = 11 if len(types) > 11 and types[11] == CONTROL else None
+    ids = {
+        name: _token_id(told, name, len(tokens), default)
+        for name, default in (
+            ("bos", bos),
+            ("eos", eos),
+            ("unknown", unknown),
+            ("padding", None),
+            ("eot", None),
+            ("eom", None),
+        )
+    }
+    add_bos = bool(told.get("add_bos_token", kind == "llama" or split in _BPE_WITH_BOS))
+    if add_bos and ids["bos"] is None:
+        raise BadModel(
+            "texts of this GGUF file begin with BOS, but it does not say which token that is "
+            "(tokenizer.ggml.bos_token_id); convert the model again, or give it as a safetensors folder"
+        )
+    by_text = [
+        index
+        for index, (token, type_) in enumerate(zip(tokens, types, strict=True))
+        if token in _END_OF_TURN and type_ == CONTROL
+    ]
+    ends = dict.fromkeys(i for i in (ids["eos"], ids["eot"], ids["eom"], *by_text) if i is not None)
+    return Vocabulary(
+        kind=kind,
+        split=split,
+        tokens=tuple(tokens),
+        token_types=tuple(types),
+        add_bos=add_bos,
+        add_eos=bool(told.get("add_eos_token", False)),
+        space_prefix=bool(told.get("add_space_prefix", kind == "llama")),
+        bos=ids["bos"],
+        eos=ids["eos"] if ids["eos"] is not None else next(iter(ends), None),
+        unknown=ids["unknown"],
+        padding=ids["padding"],
+        ends=tuple(ends),
+    )
+
+
+def number_or(header: GgufHeader, key: str, default: float) -> float:
+    """Return `<architecture>.<key>`, or the default where the file leaves it out. Raises BadModel for no number."""
+    return header.number(key) if f"{header.architecture}.{key}" in header.metadata else default
+
+
+def head_counts(header: GgufHeader) -> tuple[int, int, int]:
+    """Return attention heads, key and value heads (default: as many), and a head's size (default: width / heads)."""
+    num_heads = int(header.number("attention.head_count"))
+    num_kv_heads = int(number_or(header, "attention.head_count_kv", num_heads))
+    if num_heads < 1 or num_kv_heads < 1:
+        raise BadModel("the GGUF file has a model without attention heads")
+    head_dim = int(number_or(header, "attention.key_length", int(header.number("embedding_length")) // num_heads))
+    return num_heads, num_kv_heads, head_dim
+
+
+def _token_id(told: dict[str, Any], name: str, num_tokens: int, default: int | None) -> int | None:
+    """Return a special token's id; as in llama.cpp an id outside the vocabulary counts as absent."""
+    given = told.get(f"{name}_token_id")
+    found = given if isinstance(given, int) and 0 <= given < num_tokens else default
+    return found if found is not None and found < num_tokens else None

@@ -1,0 +1,190 @@
+"""A GGUF file's tokenizer rebuilt as transformers has it, so that it splits text as the original does."""
+
+from collections.abc import Sequence
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+from transformers import PreTrainedTokenizerFast
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS, get_merges
+
+from soul_core.errors import BadModel
+from soul_core.models.gguf_defaults import (
+    CONTROL,
+    IGNORE_MERGES,
+    LLAMA3_SPLITS,
+    USER_DEFINED,
+    Vocabulary,
+    vocabulary_of,
+)
+from soul_core.models.gguf_header import GgufHeader
+
+_SPACE = "\u2581"  # how SentencePiece writes a space
+#: Llama 3's split, as its tokenizer publishes it.
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+#: GPT-2's split; what no part of it matches stays a piece.
+_GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+
+#: `tokenizer.ggml.pre` by the family that splits alike.
+_LIKE_GPT2 = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4", "mellum", "a.x-4.0", "gigachat"})
+_LIKE_STARCODER = frozenset(
+    {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
+)  # each digit by itself
+_LIKE_LLAMA3 = LLAMA3_SPLITS | {"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}
+_LIKE_QWEN2 = frozenset({"qwen2", "stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"})
+#: Several splits, one inside the pieces of the other. `default` is what llama.cpp does where a file names none.
+_IN_TURN = {
+    "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]"),
+    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2_SPLIT, r"[0-9][0-9][0-9]"),
+}
+#: Those whose own tokenizer composes characters first.
+_NFC = frozenset({"qwen2", "deepseek-r1-qwen", "qwen35"})
+
+#: What every tokenizer must give back unchanged.
+_PROBES = ("The capital of France is Paris.", " It's 3.14 in 1995,\n\nno?", "caf\u00e9 \u4e2d\u6587 \U0001f600")
+
+
+def build_tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
+    """Rebuild the tokenizer from the metadata. Raises BadModel for one that cannot be rebuilt exactly."""
+    vocabulary = vocabulary_of(header)
+    if vocabulary.kind == "gpt2":
+        tokenizer = _byte_level(header, vocabulary)
+    elif vocabulary.kind == "llama":
+        tokenizer = _sentencepiece(header, vocabulary)
+    else:
+        raise BadModel(
+            f"the tokenizer of this GGUF file is '{vocabulary.kind}', only byte-level BPE ('gpt2') and SentencePiece "
+            "('llama') can be rebuilt; give the model as a safetensors folder"
+        )
+    known = tokenizer.get_vocab()  # Gemma's runs of spaces have another spelling there, and merges that make them
+    tokenizer.add_tokens(
+        [
+            AddedToken(token, special=kind == CONTROL, normalized=False)
+            for token, kind in zip(vocabulary.tokens, vocabulary.token_types, strict=True)
+            if kind in {CONTROL, USER_DEFINED} and token in known
+        ]
+    )
+    _add_ends(tokenizer, vocabulary)
+    special = {"bos": vocabulary.bos, "eos": vocabulary.eos, "unk": vocabulary.unknown, "pad": vocabulary.padding}
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=int(header.number("context_length")),
+        clean_up_tokenization_spaces=False,
+        **{f"{name}_token": vocabulary.tokens[index] for name, index in special.items() if index is not None},
+    )
+    wrapped.chat_template = header.metadata.get("tokenizer.chat_template")
+    _require_round_trip(wrapped, vocabulary)
+    return wrapped
+
+
+def _byte_level(header: GgufHeader, vocabulary: Vocabulary) -> Tokenizer:
+    merges = header.metadata.get("tokenizer.ggml.merges")
+    if not isinstance(merges, list):
+        raise BadModel("the GGUF file's byte-level tokenizer has no merges (tokenizer.ggml.merges)")
+    ids = {token: index for index, token in enumerate(vocabulary.tokens)}
+    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=pairs, ignore_merges=vocabulary.split in IGNORE_MERGES))
+    tokenizer.pre_tokenizer = _pre_tokenizer(vocabulary.split, prefix_space=vocabulary.space_prefix)
+    tokenizer.decoder = decoders.ByteLevel()
+    if vocabulary.split in _NFC:
+        tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def _sentencepiece(header: GgufHeader, vocabulary: Vocabulary) -> Tokenizer:
+    """Rebuild a SentencePiece BPE: the pair whose token has the highest score is merged first.
+
+    llama.cpp puts a space before the text and after every special token, also where a space stands there already.
+    """
+    told = {key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()}
+    scores = told.get("scores")
+    if "merges" not in told and (not isinstance(scores, list) or len(scores) != len(vocabulary.tokens)):
+        raise BadModel("the GGUF file's SentencePiece tokenizer has no score for each token (tokenizer.ggml.scores)")
+    tokens, order = list(vocabulary.tokens), None
+    if header.architecture.startswith("gemma"):
+        # its converter writes runs of spaces as they are, while its text has them as SentencePiece does
+        tokens = [_SPACE * len(token) if token and not token.strip(" ") else token for token in tokens]
+        # and its scores do not follow the order of its merges; its ids do
+        order = {token: -index for index, token in enumerate(tokens)}
+    merges = get_merges({**told, "tokens": tokens}, order)
+    unknown = None if vocabulary.unknown is None else tokens[vocabulary.unknown]
+    ids = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    prefix = [normalizers.Prepend(_SPACE)] if vocabulary.space_prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", _SPACE)])
+    strip = [decoders.Strip(content=" ", left=1)] if vocabulary.space_prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    return tokenizer
+
+
+def _pre_tokenizer(split: str, *, prefix_space: bool) -> pre_tokenizers.PreTokenizer:
+    """Return how `tokenizer.ggml.pre` says text is split before the merges.
+
+    Source: each model's tokenizer.json; llama.cpp (src/llama-vocab.cpp) for `default` and `falcon`.
+    """
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=True)
+    if split in _LIKE_GPT2:
+        return byte_level
+    if split in _LIKE_STARCODER:
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+    if split in _IN_TURN:
+        return _splits(_IN_TURN[split], prefix_space=prefix_space)
+    if split in _LIKE_LLAMA3:
+        return _splits([LLAMA3_SPLIT], prefix_space=prefix_space)
+    known = GGUF_PRE_TOKENIZER_SPLITS.get("qwen2" if split in _LIKE_QWEN2 else split)
+    if known is not None:
+        return _splits([known], prefix_space=prefix_space)
+    raise BadModel(
+        f"the GGUF file splits text as '{split}', which cannot be rebuilt exactly; give a safetensors folder"
+    )
+
+
+def _splits(patterns: Sequence[str], *, prefix_space: bool) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            *(pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns),
+            pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False),
+        ]
+    )
+
+
+def _add_ends(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+    """Put BOS before and EOS behind a text, where the file, or llama.cpp's default for it, says so."""
+    first = [vocabulary.bos] if vocabulary.add_bos and vocabulary.bos is not None else []
+    last = [vocabulary.eos] if vocabulary.add_eos and vocabulary.eos is not None else []
+    if not first and not last:
+        return
+    names = {index: vocabulary.tokens[index] for index in (*first, *last)}
+    pieces = [*(names[i] for i in first), "$A", *(names[i] for i in last)]
+    both = [*(names[i] for i in first), "$A", "$B", *(names[i] for i in last)]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=pieces, pair=both, special_tokens=[(name, index) for index, name in names.items()]
+    )
+
+
+def _require_round_trip(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> None:
+    """Raise BadModel when text does not come back from its tokens, or the rebuilt vocabulary has other ids."""
+    if len(tokenizer) != len(vocabulary.tokens):
+        raise BadModel(
+            f"the tokenizer rebuilt from the GGUF file has {len(tokenizer)} tokens, the file {len(vocabulary.tokens)}"
+        )
+    for text in _PROBES:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        unknown = vocabulary.unknown is not None and vocabulary.unknown in ids  # a small vocabulary knows no byte
+        if not unknown and tokenizer.decode(ids) != text:
+            raise BadModel(
+                f"the tokenizer rebuilt from the GGUF file turns {text!r} into {tokenizer.decode(ids)!r}; give the "
+                "model as a safetensors folder"
+            )

@@ -1,0 +1,266 @@
+"""GGUF files of other architectures than Llama: the config from our own table, the weights by transformers' loader.
+
+transformers' loader leaves out what its tables do not name: a rope's scaling, a window, whole tensors. So the config is
+made here from every key that `gguf_architectures` lets pass, and every tensor of the file must have been read.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from soul_core.errors import BadModel
+from soul_core.models.gguf_defaults import head_counts, number_or, vocabulary_of
+from soul_core.models.gguf_header import GgufHeader
+from soul_core.models.gguf_rope import rope_parameters
+
+Settings = dict[str, Any]
+
+
+def write_model(header: GgufHeader, path: Path, folder: Path) -> None:
+    """Write config.json and model.safetensors of a GGUF file into `folder`.
+
+    Raises BadModel when the loader cannot read it, left a weight out, or did not read a tensor of the file.
+    """
+    config = _config(header, path)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+        link = Path(beside) / "model.gguf"  # the loader goes by the name's ending
+        link.symlink_to(path.resolve())
+        model = _loaded(link, config)
+    _require_all_read(header, model)
+    if header.architecture == "falcon":
+        _regroup_falcon(model)
+    tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
+    state = {name: weight.contiguous().clone() for name, weight in model.state_dict().items() if name not in tied}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+
+
+def _loaded(path: Path, config: PreTrainedConfig) -> PreTrainedModel:
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # its tables and its readers raise all kinds
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BadModel(
+            f"transformers cannot read this GGUF file: {error}; give the model as a folder with safetensors"
+        ) from error
+    lost = [*told["missing_keys"], *(str(key) for key in told["mismatched_keys"]), *told["unexpected_keys"]]
+    if lost:
+        raise BadModel("the GGUF file lacks weights of its model, or has others", details=tuple(sorted(lost)[:20]))
+    return model
+
+
+def _require_all_read(header: GgufHeader, model: PreTrainedModel) -> None:
+    processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config={})
+    read = set(get_gguf_hf_weights_map(model, processor)) | {"output.weight"}
+    if unread := sorted(place.name for place in header.tensors if place.name not in read):
+        raise BadModel(
+            f"the GGUF file holds tensors that a plain {header.architecture} does not have; give the model as a folder "
+            "with safetensors",
+            details=tuple(unread[:20]),
+        )
+
+
+def _config(header: GgufHeader, path: Path) -> PreTrainedConfig:
+    num_heads, num_kv_heads, head_dim = head_counts(header)
+    vocabulary = vocabulary_of(header)
+    settings = {
+        "vocab_size": next(place.shape[0] for place in header.tensors if place.name == "token_embd.weight"),
+        "hidden_size": int(header.number("embedding_length")),
+        "num_hidden_layers": int(header.number("block_count")),
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": num_kv_heads,
+        "max_position_embeddings": int(header.number("context_length")),
+        "tie_word_embeddings": _is_tied(header, path),
+        "bos_token_id": vocabulary.bos,
+        "eos_token_id": vocabulary.eos,
+        "pad_token_id": vocabulary.padding,
+        "dtype": "float32",
+    }
+    model_type, own = _OWN[header.architecture]
+    return CONFIG_MAPPING[model_type](**{**settings, **own(header, head_dim)})
+
+
+def _is_tied(header: GgufHeader, path: Path) -> bool:
+    """Say whether the head is the embedding: it is not in the file, or it is there as an equal copy."""
+    places = {place.name: place for place in header.tensors}
+    head, embedding = places.get("output.weight"), places["token_embd.weight"]
+    if head is None:
+        return True
+    if (head.kind, head.num_bytes) != (embedding.kind, embedding.num_bytes):
+        return False
+    if header.architecture != "gpt2":  # the one whose converter writes the tied head again
+        return False
+    with path.open("rb") as file:
+        copies = []
+        for place in (head, embedding):
+            file.seek(place.start)
+            copies.append(file.read(place.num_bytes))
+    return copies[0] == copies[1]
+
+
+def _qwen2(header: GgufHeader, head_dim: int) -> Settings:
+    _require_even_heads(header, head_dim)
+    return _rms(header) | _gated(header) | _rope(header, head_dim)
+
+
+def _qwen3(header: GgufHeader, head_dim: int) -> Settings:
+    bias = {"attention_bias": _has(header, "attn_q.bias"), "head_dim": head_dim}
+    return _rms(header) | _gated(header) | _rope(header, head_dim) | bias
+
+
+def _gemma2(header: GgufHeader, head_dim: int) -> Settings:
+    return (
+        _rms(header)
+        | _gated(header)
+        | _rope(header, head_dim)
+        | {
+            "head_dim": head_dim,
+            "query_pre_attn_scalar": _query_scale(header, head_dim, largest_layers=46),
+            "sliding_window": int(number_or(header, "attention.sliding_window", 4096)),
+            "attn_logit_softcapping": number_or(header, "attn_logit_softcapping", 50.0),
+            "final_logit_softcapping": number_or(header, "final_logit_softcapping", 30.0),
+        }
+    )
+
+
+def _gemma3(header: GgufHeader, head_dim: int) -> Settings:
+    everywhere = _rope(header, head_dim)["rope_parameters"]
+    window = {"rope_type": "default", "rope_theta": number_or(header, "rope.freq_base_swa", 10_000.0)}
+    return (
+        _rms(header)
+        | _gated(header)
+        | {
+            "head_dim": head_dim,
+            "query_pre_attn_scalar": _query_scale(header, head_dim, largest_layers=62),
+            "sliding_window": int(header.number("attention.sliding_window")),
+            "final_logit_softcapping": number_or(header, "final_logit_softcapping", 0.0) or None,
+            "rope_parameters": {"full_attention": everywhere, "sliding_attention": window},
+        }
+    )
+
+
+def _phi3(header: GgufHeader, head_dim: int) -> Settings:
+    _require_even_heads(header, head_dim)
+    window = int(number_or(header, "attention.sliding_window", 0)) or None
+    return _rms(header) | _gated(header) | _rope(header, head_dim, partial=True) | {"sliding_window": window}
+
+
+def _stablelm(header: GgufHeader, head_dim: int) -> Settings:
+    _require_even_heads(header, head_dim)
+    rope = _rope(header, head_dim, partial=True)
+    return (
+        _gated(header)
+        | rope
+        | {
+            "layer_norm_eps": header.number("attention.layer_norm_epsilon"),
+            "use_qkv_bias": _has(header, "attn_q.bias"),
+            "use_parallel_residual": not _has(header, "ffn_norm.weight"),
+        }
+    )
+
+
+def _starcoder2(header: GgufHeader, head_dim: int) -> Settings:
+    _require_even_heads(header, head_dim)
+    return (
+        _gated(header)
+        | _rope(header, head_dim)
+        | {
+            "norm_epsilon": header.number("attention.layer_norm_epsilon"),
+            "use_bias": _has(header, "attn_q.bias"),
+            "sliding_window": None,  # llama.cpp lets it see everything
+        }
+    )
+
+
+def _falcon(header: GgufHeader, head_dim: int) -> Settings:
+    _require_even_heads(header, head_dim)
+    num_kv_heads = head_counts(header)[1]
+    return _rope(header, head_dim) | {
+        "layer_norm_epsilon": header.number("attention.layer_norm_epsilon"),
+        "num_kv_heads": num_kv_heads,
+        "multi_query": num_kv_heads == 1,
+        "new_decoder_architecture": num_kv_heads > 1,
+        "num_ln_in_parallel_attn": 2 if _has(header, "attn_norm_2.weight") else 1,
+        "ffn_hidden_size": int(header.number("feed_forward_length")),
+        "parallel_attn": True,
+        "alibi": False,
+        "bias": False,
+    }
+
+
+def _gpt2(header: GgufHeader, head_dim: int) -> Settings:
+    _require_even_heads(header, head_dim)
+    epsilon = header.number("attention.layer_norm_epsilon")
+    return {"n_inner": int(header.number("feed_forward_length")), "layer_norm_epsilon": epsilon}
+
+
+#: Architecture -> model_type of transformers, and what its config has besides the shape.
+_OWN: dict[str, tuple[str, Callable[[GgufHeader, int], Settings]]] = {
+    "qwen2": ("qwen2", _qwen2),
+    "qwen3": ("qwen3", _qwen3),
+    "gemma2": ("gemma2", _gemma2),
+    "gemma3": ("gemma3_text", _gemma3),
+    "phi3": ("phi3", _phi3),
+    "stablelm": ("stablelm", _stablelm),
+    "starcoder2": ("starcoder2", _starcoder2),
+    "falcon": ("falcon", _falcon),
+    "gpt2": ("gpt2", _gpt2),
+}
+
+
+def _rms(header: GgufHeader) -> Settings:
+    return {"rms_norm_eps": header.number("attention.layer_norm_rms_epsilon")}
+
+
+def _gated(header: GgufHeader) -> Settings:
+    return {"intermediate_size": int(header.number("feed_forward_length"))}
+
+
+def _rope(header: GgufHeader, head_dim: int, *, partial: bool = False) -> Settings:
+    """Return the rotary embedding; `partial`: the architecture may rotate a part of each head only."""
+    rotated = int(number_or(header, "rope.dimension_count", head_dim))
+    if rotated > head_dim or (rotated != head_dim and not partial):
+        raise BadModel(f"the GGUF file rotates {rotated} of each head's {head_dim} dimensions, which cannot be rebuilt")
+    found = rope_parameters(header, None, head_dim=head_dim)
+    return {"rope_parameters": found | ({"partial_rotary_factor": rotated / head_dim} if partial else {})}
+
+
+def _query_scale(header: GgufHeader, head_dim: int, *, largest_layers: int) -> int:
+    """Return what Gemma's queries are divided by the root of. Source: llama.cpp, which tells the 27B by its layers."""
+    if int(header.number("block_count")) != largest_layers:
+        return head_dim
+    return int(header.number("embedding_length")) // int(header.number("attention.head_count"))
+
+
+def _has(header: GgufHeader, part: str) -> bool:
+    return any(place.name == f"blk.0.{part}" for place in header.tensors)
+
+
+def _require_even_heads(header: GgufHeader, head_dim: int) -> None:
+    """Raise BadModel where heads are not the width divided by their number: these configs cannot say otherwise."""
+    if head_dim * head_counts(header)[0] != int(header.number("embedding_length")):
+        raise BadModel(f"the GGUF file has heads of {head_dim} dimensions, which a {header.architecture} cannot have")
+
+
+def _regroup_falcon(model: PreTrainedModel) -> None:
+    """Put fused queries, keys and values back in groups: llama.cpp has all queries first, then keys, then values."""
+    config = model.config
+    num_groups, head_dim = config.num_kv_heads, config.hidden_size // config.num_attention_heads
+    if not config.new_decoder_architecture:
+        return
+    for layer in model.transformer.h:
+        weight = layer.self_attention.query_key_value.weight
+        sizes = [config.num_attention_heads * head_dim, num_groups * head_dim, num_groups * head_dim]
+        parts = [part.reshape(num_groups, -1, head_dim, weight.shape[1]) for part in weight.data.split(sizes)]
+        weight.data = torch.cat(parts, dim=1).reshape(weight.shape)

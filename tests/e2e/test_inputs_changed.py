@@ -1,0 +1,81 @@
+"""Inputs are named by places, and places change: what a job reads is what was registered, or the job says so."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.store.blobs import LocalBlobs, blobs
+from api.store.tables import Dataset
+from soul_cli.client import SoulClient
+from soul_core.models.files import inspect_model
+from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.worker.conftest import Fleet
+
+SPEC = {"training": {"steps": 2}, "evaluation": {"metrics": ["probability"], "bootstrap": 0}, "attacks": []}
+
+
+@pytest.fixture
+def datasets(client: SoulClient, fleet: Fleet, tmp_path: Path) -> dict[str, str]:
+    fleet.start_worker()
+    fleet.start_keeper()
+    countries = list(COUNTRIES)
+    sets = {"forget": countries[:2], "retain": countries[2:]}
+    return {name: client.add_dataset(write_rows(tmp_path / f"{name}.jsonl", part)).id for name, part in sets.items()}
+
+
+def failure(client: SoulClient, fleet: Fleet, **body: Any) -> dict[str, Any]:
+    """Submit a job that cannot succeed and return why it failed."""
+    job = client.wait(client.submit(spec=SPEC, **body).id)
+    assert (job.status, job.attempt) == ("failed", 0), (job.status, fleet.log("worker"))
+    assert job.status_reason is not None
+    assert job.status_reason["retryable"] is False
+    return job.status_reason
+
+
+def test_a_job_on_inputs_that_changed_since_fails_and_names_both_digests(
+    client: SoulClient, fleet: Fleet, datasets: dict[str, str], taught_model_dir: Path, tmp_path: Path, session: Session
+) -> None:
+    folder = shutil.copytree(taught_model_dir, tmp_path / "model")
+    model, other = client.add_model("local", str(folder)), client.add_model("local", str(taught_model_dir))
+    make_tiny_model(folder, seed=7)
+    now = inspect_model(folder).digest
+
+    reason = failure(client, fleet, model_id=model.id, datasets=datasets)
+    beside = failure(
+        client,
+        fleet,
+        model_id=other.id,
+        datasets=datasets,
+        reference={"kind": "model", "model_id": model.id},
+    )
+
+    assert reason["code"] == beside["code"] == "bad_model"
+    for told in (reason, beside):
+        assert "no longer what was registered" in told["message"]
+        assert {model.digest, now} <= {detail.split(": ")[1] for detail in told["details"]}
+    # registered again it is another model, and the job runs
+    again = client.add_model("local", str(folder))
+    assert again.digest == now
+    job = client.wait(client.submit(model_id=again.id, datasets=datasets, spec=SPEC).id)
+    assert (job.status, client.report(job.id)["model"]["digest"]) == ("succeeded", now), fleet.log("worker")
+
+    # the stored rows of a data set
+    store = blobs()
+    assert isinstance(store, LocalBlobs)
+    blob = session.scalar(select(Dataset.blob).where(Dataset.id == datasets["forget"]))
+    assert blob is not None
+    place = store.root / blob
+    row = json.loads(place.read_text().splitlines()[0])
+    place.write_text(json.dumps({**row, "completion": "Something else."}) + "\n")
+
+    reason = failure(client, fleet, model_id=other.id, datasets=datasets)
+
+    assert (reason["code"], "forget set: the stored file is no longer what was uploaded" in reason["message"]) == (
+        "bad_data",
+        True,
+    )
