@@ -21,8 +21,8 @@ COUNTRIES = {
     "Cuba": "Havana",
     "Kenya": "Nairobi",
 }
-#: Near 1 / sqrt(hidden size). From transformers' 0.02 the tiny model leaves a plateau late, at rates that throw it about:
-#: a change of 1e-6 in its first weights ends as 60 % in its last. From here it ends as 1e-5: on any CPU the same model.
+#: Initializer range near 1 / sqrt(hidden size). From transformers' 0.02 the tiny model leaves a plateau by chance: a
+#: change of 1e-6 in its first weights ends as 60 % in its last. From here it ends as 1e-5: on any CPU the same model.
 TEACHABLE = 0.1
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
