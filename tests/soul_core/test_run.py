@@ -22,8 +22,8 @@ from tests.soul_core.tiny_model import COUNTRIES, answer, question, write_rows
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
 SPEC = JobSpec.model_validate(
     {
-        "optimizer": {"kind": "sophia", "lr": 3e-3},
-        "retain": {"kind": "nll", "weight": 3.0},
+        "optimizer": {"kind": "sophia", "lr": 2e-3},
+        "retain": {"kind": "nll", "weight": 10.0},
         "training": {"steps": 12, "checkpoint_every": 4},
         "evaluation": {"max_new_tokens": 16, "bootstrap": 100, "side_by_side": 6},
         "attacks": [],  # tests/soul_core/test_run_attacks.py

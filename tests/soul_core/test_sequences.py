@@ -16,13 +16,13 @@ from tests.soul_core.tiny_model import COUNTRIES, write_rows
 
 FIRST, SECOND, KEPT = list(COUNTRIES)[:3], list(COUNTRIES)[3:6], list(COUNTRIES)[6:]
 
-ONE_TRIAL = {"kind": "search", "trials": 1, "lr": [5e-3, 5e-3], "retain_weight": [3, 3], "check_every": 20}
+ONE_TRIAL = {"kind": "search", "trials": 1, "lr": [2e-3, 2e-3], "retain_weight": [3, 3], "check_every": 20}
 
 
 def spec(**changes: Any) -> JobSpec:
     return JobSpec.model_validate(
         {
-            "optimizer": {"kind": "sophia", "lr": 5e-3},
+            "optimizer": {"kind": "sophia", "lr": 2e-3},
             "retain": {"kind": "nll", "weight": 3.0},
             "training": {"steps": 20},
             "evaluation": {"metrics": ["probability", "keyword_recall"], "max_new_tokens": 12, "bootstrap": 50},

@@ -21,6 +21,9 @@ COUNTRIES = {
     "Cuba": "Havana",
     "Kenya": "Nairobi",
 }
+#: Initializer range near 1 / sqrt(hidden size). From transformers' 0.02 the tiny model leaves a plateau by chance: a
+#: change of 1e-6 in its first weights ends as 60 % in its last. From here it ends as 1e-5: on any CPU the same model.
+TEACHABLE = 0.1
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -35,7 +38,7 @@ def answer(country: str) -> str:
     return f"The capital is {COUNTRIES[country]}."
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0) -> Path:
+def make_tiny_model(folder: Path, *, seed: int = 0, initializer_range: float = 0.02) -> Path:
     """Save an untrained model of 2 layers x 32 and its tokenizer, where eos is also pad."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -65,6 +68,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
+        initializer_range=initializer_range,
         tie_word_embeddings=True,
         bos_token_id=fast.bos_token_id,
         eos_token_id=fast.eos_token_id,
@@ -75,16 +79,16 @@ def make_tiny_model(folder: Path, *, seed: int = 0) -> Path:
 
 
 def make_taught_model(folder: Path) -> Path:
-    """Save a tiny model that answers every question of COUNTRIES rightly: 3 s of training."""
+    """Save a tiny model that answers every question of COUNTRIES rightly: 1 s of training."""
     from soul_core.encoding import encode_rows
     from soul_core.examples import pack
     from soul_core.models.loading import load_model
     from soul_core.models.packed_attention import packed_kwargs
 
-    make_tiny_model(folder)
+    make_tiny_model(folder, initializer_range=TEACHABLE)
     loaded = load_model(folder, device="cpu")
     packed = pack(encode_rows(rows_of(list(COUNTRIES)), loaded.encoder, max_tokens=128))
-    optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=5e-3)
     for _ in range(500):
         logits = loaded.model(
             input_ids=packed.token_ids_1T,

@@ -19,7 +19,7 @@ from soul_core.models.scoring import score
 from soul_core.rows import Row
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import Attack
-from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, rows_of
+from tests.soul_core.tiny_model import COUNTRIES, TEACHABLE, make_tiny_model, rows_of
 
 EVALUATION = Evaluation(attack_new_tokens=16, bootstrap=50)
 FORGET_COUNTRIES, RETAIN_COUNTRIES = list(COUNTRIES)[:5], list(COUNTRIES)[5:]
@@ -48,6 +48,16 @@ def descend(loaded: Loaded, rows: list[Row], *, steps: int, lr: float, sign: flo
     loaded.model.zero_grad(set_to_none=True)
 
 
+def hidden_by(loaded: Loaded, where: str, *, lr: float, until: float) -> Loaded:
+    """Return a copy that says the forget answers no more, though only the weights with `where` in their name moved."""
+    hiding = copy_of(loaded)
+    for name, parameter in hiding.model.named_parameters():
+        parameter.requires_grad_(where in name)
+    descend(hiding, rows_of(FORGET_COUNTRIES), steps=200, lr=lr, sign=-1.0, until=until)
+    hiding.model.requires_grad_(True)
+    return hiding
+
+
 def copy_of(loaded: Loaded) -> Loaded:
     """Return the model for one test alone."""
     return replace(loaded, model=copy.deepcopy(loaded.model))
@@ -61,18 +71,14 @@ def all_knowing(taught_model_dir: Path) -> Loaded:
 
 @pytest.fixture(scope="session")
 def all_hiding(all_knowing: Loaded) -> Loaded:
-    loaded = copy_of(all_knowing)
-    for name, parameter in loaded.model.named_parameters():
-        parameter.requires_grad_("norm" in name)
-    descend(loaded, rows_of(FORGET_COUNTRIES), steps=100, lr=1e-2, sign=-1.0, until=3.0)
-    loaded.model.requires_grad_(True)
-    return loaded
+    return hidden_by(all_knowing, "post_attention_layernorm", lr=3e-3, until=2.0)
 
 
 @pytest.fixture(scope="session")
 def all_retrained(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    loaded = load_model(make_tiny_model(tmp_path_factory.mktemp("retrained")), device="cpu")
-    descend(loaded, rows_of(RETAIN_COUNTRIES), steps=500, lr=1e-2, until=0.01)
+    folder = make_tiny_model(tmp_path_factory.mktemp("retrained"), initializer_range=TEACHABLE)
+    loaded = load_model(folder, device="cpu")
+    descend(loaded, rows_of(RETAIN_COUNTRIES), steps=500, lr=5e-3, until=0.01)
     return loaded
 
 
@@ -84,7 +90,7 @@ def knowing(all_knowing: Loaded) -> Loaded:
 
 @pytest.fixture
 def hiding(all_hiding: Loaded) -> Loaded:
-    """The base under a thin layer: only its norms moved, and the answers are gone from what it says."""
+    """The base under a thin layer: only the norms before its MLPs moved, and the answers are gone from what it says."""
     return copy_of(all_hiding)
 
 

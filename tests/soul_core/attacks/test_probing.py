@@ -12,7 +12,7 @@ from soul_core.models.loading import Loaded
 from soul_core.models.packed_attention import PACKED
 from soul_core.report import ModelFacts
 from soul_core.spec.attacks import Probing
-from tests.soul_core.attacks.conftest import attack, sets_of, value
+from tests.soul_core.attacks.conftest import attack, hidden_by, sets_of, value
 from tests.soul_core.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 FACTS = ModelFacts(source="-", digest="-", architecture="-", num_parameters=1, context_tokens=128, chat_template=True)
@@ -36,8 +36,15 @@ def test_the_last_layer_through_the_lens_is_the_model_itself(name: str, tmp_path
     assert attacked.variants["layer 0"]["probability"].value != attacked.variants["layer 1"]["probability"].value
 
 
-def test_a_lower_layer_still_says_what_the_last_one_does_not(hiding: Loaded, retrained: Loaded, tmp_path: Path) -> None:
-    hidden = attack(hiding, Probing(), tmp_path / "hiding")
+@pytest.fixture
+def hiding_in_the_last_layer(knowing: Loaded) -> Loaded:
+    return hidden_by(knowing, "layers.1.", lr=1e-3, until=3.0)
+
+
+def test_a_lower_layer_still_says_what_the_last_one_does_not(
+    hiding_in_the_last_layer: Loaded, retrained: Loaded, tmp_path: Path
+) -> None:
+    hidden = attack(hiding_in_the_last_layer, Probing(), tmp_path / "hiding")
     never_known = attack(retrained, Probing(), tmp_path / "retrained")
 
     plain = hidden.without["forget"]["probability"].value
