@@ -1,0 +1,83 @@
+"""The first layer: rows whose last user turn is the same question, whatever stands around it. Torch-free."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from soul_core.conflicts.vocabulary import EMPTY, RowText, Vocabulary, is_shared_answer
+from soul_core.texts import fold, words_of
+
+_SPACE = re.compile(r"\s+")
+
+
+def comparable(text: str) -> str:
+    """Return a text without case, punctuation, typographic variants and runs of white space.
+
+    A sign between or beside numbers is part of what they say (3 + 4, 3 - 4, 2.5), and so is one behind a letter as in
+    C++ and C#.
+    """
+    folded = fold(text).casefold()
+    wide = (unicodedata.normalize("NFKC", sign) if unicodedata.east_asian_width(sign) in "FH" else sign for sign in folded)
+    signs = "".join(wide)
+    kept = [sign if _is_kept(sign, place, signs) else " " for place, sign in enumerate(signs)]
+    return _SPACE.sub(" ", "".join(kept)).strip()
+
+
+def _is_kept(sign: str, place: int, signs: str) -> bool:
+    kind = unicodedata.category(sign)
+    if kind[0] in "LMN" or kind in {"Sm", "Sc"}:
+        return True
+    if kind[0] not in "PS":
+        return False
+    before = signs[:place].rstrip()[-1:]
+    after = signs[place + 1 :].lstrip()[:1]
+    return (before.isdigit() and after.isdigit()) or (sign in "#+*" and before.isalpha() and not after.isalpha())
+
+
+def key_of(text: str) -> str:
+    """Return what makes two questions the same. Spaces count only between digits."""
+    return re.sub(r"(?<!\d) | (?!\d)", "", comparable(text))
+
+
+class QuestionIndex:
+    """Forget rows by what they ask."""
+
+    def __init__(self, forget: Sequence[RowText], vocabulary: Vocabulary, *, most: int) -> None:
+        self._vocabulary, self._most = vocabulary, most
+        self._rows: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        for text in forget:
+            for kind in _kinds(text):
+                if len(self._rows[kind]) < most:  # a set may repeat itself endlessly
+                    self._rows[kind].append(text.row.number)
+
+    def asked_by(self, other: RowText) -> Iterator[int]:
+        """Yield the forget rows that ask what another row asks (or are the same plain text); answers may differ.
+
+        The turns before the last one may differ too where the last one names its subject. "Where does she live?" does
+        not: it is the same question only after the same turns, or with the same telling answer.
+        """
+        in_place, by_answer, alone = _kinds(other)
+        kinds = [in_place]
+        if other.row.messages:
+            content = words_of(other.question) - EMPTY
+            named = any(self._vocabulary.is_name(word) or word.isdigit() for word in content)
+            if named or (len(content) > 1 and not _has_case(other.question)):
+                kinds.append(alone)
+            elif content and not is_shared_answer(other.told - EMPTY):
+                kinds.append(by_answer)
+        for kind in kinds:
+            yield from self._rows.get(kind, ())
+
+
+def _kinds(text: RowText) -> tuple[tuple[str, ...], ...]:
+    """Return the keys of a row: its question after its earlier ones, with its answer, and alone."""
+    if not text.row.messages:
+        return (("text", key_of(text.row.completion)),) * 3
+    users = [key_of(message.content) for message in text.row.messages if message.role == "user"]
+    key = key_of(text.question)
+    return ("turns", *users[:-1], key), ("answer", key, key_of(text.row.completion)), ("alone", key)
+
+
+def _has_case(text: str) -> bool:
+    return any(sign.isupper() or sign.islower() for sign in text)

@@ -1,0 +1,127 @@
+"""The words of two data sets: what each row says, and how much a word tells a subject from others. Torch-free."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from soul_core.rows import Row
+from soul_core.texts import FUNCTION_WORDS, words_of
+
+#: Words of questions and requests: they ask for a fact and are no part of it.
+ASKING = words_of(
+    "what what's when where why how name tell me give say state please know about would could should may many much any "
+    "some yes there's also more most than then into out up down us our my mine just if"
+)
+#: Words that carry no fact: a subject or an answer is known by the others.
+EMPTY = FUNCTION_WORDS | ASKING
+#: Answers that many questions share. A fact of these alone is recognized only with all of its question.
+_SHARED_ANSWERS = frozenset(
+    "yes no true false not none nothing unknown ja nein oui non si sí não sim да нет हाँ नहीं はい いいえ 是 否 有 没有".split()
+)
+#: A name or a number with a letter tells more than another word that is as rare.
+_NAME_FACTOR = 3.0
+#: A word of so many rows, or of this share of all, is rare.
+_FEW_ROWS, _FEW_SHARE = 2, 0.005
+_WORD = re.compile(r"\w+")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:;\n\"“„«(\[-])\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class RowText:
+    """What one row says. `asked` are the words of all turns but the system's, `told` those of the completion."""
+
+    row: Row
+    question: str
+    """The last user turn; "" where the row is plain text."""
+    asked: frozenset[str]
+    told: frozenset[str]
+    words: frozenset[str]
+    """All of them, system turns included: they may state a fact as well."""
+
+
+def read_texts(rows: Sequence[Row]) -> list[RowText]:
+    """Split rows into words."""
+    return [_read(row) for row in rows]
+
+
+def _read(row: Row) -> RowText:
+    turns = [message for message in row.messages if message.role not in {"system", "developer"}]
+    asked, told = words_of("\n".join(turn.content for turn in turns)), words_of(row.completion)
+    system = [message.content for message in row.messages if message.role in {"system", "developer"}]
+    users = [turn for turn in turns if turn.role == "user"] or turns
+    question = users[-1].content if users else ""
+    return RowText(row, question, asked, told, asked | told | words_of("\n".join(system)))
+
+
+def spoken(row: Row) -> str:
+    """Return all that a row says but its system turns: the turns in order, then the completion."""
+    turns = [message.content for message in row.messages if message.role not in {"system", "developer"}]
+    return "\n".join([*turns, row.completion])
+
+
+class Vocabulary:
+    """Weights of words over the rows of two data sets: rare words, and names, tell a subject from others."""
+
+    def __init__(self, texts: Iterable[RowText]) -> None:
+        self._rows_with: Counter[str] = Counter()
+        self._num_rows = 0
+        begins_upper: set[str] = set()
+        lower: set[str] = set()
+        for text in texts:
+            self._num_rows += 1
+            self._rows_with.update(text.words)
+            for passage in (*(message.content for message in text.row.messages), text.row.completion):
+                for token, is_name in _cased(passage):
+                    (begins_upper if is_name else lower).add(token)
+        self._names = frozenset(word for token in begins_upper - lower for word in words_of(token))
+        self._weights: dict[str, float] = {}
+
+    def weight(self, word: str) -> float:
+        """Return log(1 + rows / rows that hold the word), three times that for a name.
+
+        A name is written with a capital inside sentences wherever it occurs. Scripts without capitals have no names:
+        there rarity alone counts.
+        """
+        if word not in self._weights:
+            factor = _NAME_FACTOR if self.is_name(word) else 1.0
+            self._weights[word] = factor * math.log1p(self._num_rows / max(1, self._rows_with[word]))
+        return self._weights[word]
+
+    def is_name(self, word: str) -> bool:
+        return word in self._names
+
+    def is_telling(self, word: str) -> bool:
+        """Say whether a word alone points at few rows: a name, or a word that hardly any row holds."""
+        return self.is_name(word) or self._rows_with[word] <= max(_FEW_ROWS, _FEW_SHARE * self._num_rows)
+
+    def frequency(self, word: str) -> int:
+        """Return how many rows hold the word."""
+        return self._rows_with[word]
+
+    def total(self, words: Iterable[str]) -> float:
+        return sum(map(self.weight, words))
+
+    def heaviest(self, words: frozenset[str]) -> str:
+        return max(words, key=lambda word: (self.weight(word), word))
+
+    def coverage(self, wanted: frozenset[str], words: frozenset[str]) -> float:
+        """Return the share of the weight of `wanted` that `words` holds; 1 where nothing is wanted."""
+        whole = self.total(wanted)
+        return self.total(wanted & words) / whole if whole else 1.0
+
+
+def is_shared_answer(words: frozenset[str]) -> bool:
+    """Say whether an answer is one that many questions have: yes, no, a digit, a letter."""
+    return all(word in _SHARED_ANSWERS or (len(word) == 1 and word.isascii()) for word in words)
+
+
+def _cased(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield words of scripts with capitals, and whether each begins with one that its place does not explain."""
+    for match in _WORD.finditer(text):
+        token = match.group()
+        if token[0].islower():
+            yield token.casefold(), False
+        elif token[0].isupper() and not _SENTENCE_START.search(text, max(0, match.start() - 4), match.start()):
+            yield token.casefold(), True
