@@ -17,14 +17,15 @@ from soul_core.durable import disk_errors
 from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
 from soul_core.evaluation.chosen_rows import side_by_side
 from soul_core.evaluation.limits import limits_of
+from soul_core.evaluation.recitals import find_recitals
 from soul_core.evaluation.verdict import conclude
 from soul_core.export import discard, export_weights, write_manifest, write_report
 from soul_core.listener import Listener, Quiet
 from soul_core.output_folder import check_room, check_writable, finished_before
 from soul_core.provenance import seed_everything, versions
 from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
-from soul_core.rows import canonical_sha256
-from soul_core.run_data import DataSet, num_shared, read_sets
+from soul_core.run_conflicts import compare_sets
+from soul_core.run_data import DataSet, read_sets
 from soul_core.run_state import RunState
 from soul_core.spec import BASE, JUDGED, REFERENCE, JobSpec
 from soul_core.spec.checks import check_spec
@@ -92,9 +93,9 @@ def run(
 
 def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     with state.phase("load"):
-        rows = read_sets(inputs.sets, spec, state)
-        sha256s = {name: canonical_sha256(rows[name]) for name in rows}
-        if finished := finished_before(spec, inputs.source().shown, out, sha256s):
+        compared = compare_sets(read_sets(inputs.sets, spec, state), spec, state)
+        rows = compared.rows
+        if finished := finished_before(spec, inputs.source().shown, out, compared.sha256s):
             state.emit("finished", verdict=finished.verdict)
             return finished
         log = read_log_of_reference(inputs.reference_log)
@@ -133,8 +134,15 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measured=models
         )
         criteria = judge_run(spec, judged, models, attacks)
-        verdict, reason = conclude(criteria, confidence=spec.evaluation.confidence, forgetting=spec.kind != "finetune")
-        data = tuple(one.facts for one in subject.sets.values())
+        measured_rows = {one.name: one.rows for one in subject.chosen}
+        recitals = find_recitals(spec, measured_rows, compared.conflicts, models[judged], examined[judged].answers)
+        verdict, reason = conclude(
+            criteria,
+            confidence=spec.evaluation.confidence,
+            forgetting=spec.kind != "finetune",
+            recitals=recitals,
+        )
+        data = tuple(compared.facts(name, one.facts) for name, one in subject.sets.items())
         report = Report(
             job_id=inputs.job_id,
             spec=spec,
@@ -151,12 +159,14 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
                 most=spec.evaluation.side_by_side,
             ),
             criteria=criteria,
+            conflicts=compared.conflicts,
+            recitals=recitals,
             verdict=verdict,
             verdict_reason=reason,
             run=_run_facts(spec, subject, outcome.trained, state),
             versions=versions(),
             limits=tuple(
-                limits_of(spec, data, models[judged], models=models, attacks=attacks, shared=num_shared(rows, spec))
+                limits_of(spec, data, models[judged], models=models, attacks=attacks, conflicts=compared.conflicts)
             ),
         )
         write_report(report, out)

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from soul_core.conflicts.vocabulary import EMPTY, RowText, Vocabulary, is_shared_answer, spoken
+from soul_core.conflicts.vocabulary import RowText, Vocabulary, empty_words, is_shared_answer, spoken
 from soul_core.texts import words_of
 
 #: Least weighted share of the answer's keywords, and of the subject's, that a passage must hold.
@@ -59,14 +59,14 @@ def facts_of(text: RowText, vocabulary: Vocabulary) -> Iterator[Fact]:
     sentences = [part for part in _SENTENCE_END.split(row.completion) if part.strip()]
     if not row.messages:
         for sentence in sentences:
-            words = words_of(sentence) - EMPTY
+            words = words_of(sentence) - empty_words()
             if len(sentences) == 1 or sum(map(vocabulary.is_telling, words)) >= _LEAST_SHARED:
                 yield Fact(row.number, frozenset(), words, is_statement=True)
         return
-    subject = text.asked - EMPTY
+    subject = text.asked - empty_words()
     told = [text.told, *(map(words_of, sentences) if len(sentences) > 1 else ())]
     for place, words in enumerate(told):
-        answer = words - text.asked - EMPTY
+        answer = words - text.asked - empty_words()
         if answer and (place == 0 or any(map(vocabulary.is_telling, answer))):
             yield Fact(row.number, subject, answer, is_statement=False)
 

@@ -5,7 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from soul_core.conflicts.vocabulary import EMPTY, RowText, Vocabulary, is_shared_answer
+from soul_core.conflicts.vocabulary import RowText, Vocabulary, empty_words, is_shared_answer
 from soul_core.texts import fold, words_of
 
 _SPACE = re.compile(r"\s+")
@@ -18,7 +18,9 @@ def comparable(text: str) -> str:
     C++ and C#.
     """
     folded = fold(text).casefold()
-    wide = (unicodedata.normalize("NFKC", sign) if unicodedata.east_asian_width(sign) in "FH" else sign for sign in folded)
+    wide = (
+        unicodedata.normalize("NFKC", sign) if unicodedata.east_asian_width(sign) in "FH" else sign for sign in folded
+    )
     signs = "".join(wide)
     kept = [sign if _is_kept(sign, place, signs) else " " for place, sign in enumerate(signs)]
     return _SPACE.sub(" ", "".join(kept)).strip()
@@ -60,11 +62,11 @@ class QuestionIndex:
         in_place, by_answer, alone = _kinds(other)
         kinds = [in_place]
         if other.row.messages:
-            content = words_of(other.question) - EMPTY
+            content = words_of(other.question) - empty_words()
             named = any(self._vocabulary.is_name(word) or word.isdigit() for word in content)
             if named or (len(content) > 1 and not _has_case(other.question)):
                 kinds.append(alone)
-            elif content and not is_shared_answer(other.told - EMPTY):
+            elif content and not is_shared_answer(other.told - empty_words()):
                 kinds.append(by_answer)
         for kind in kinds:
             yield from self._rows.get(kind, ())

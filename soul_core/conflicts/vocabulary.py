@@ -5,20 +5,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from soul_core.rows import Row
 from soul_core.texts import FUNCTION_WORDS, words_of
 
 #: Words of questions and requests: they ask for a fact and are no part of it.
-ASKING = words_of(
-    "what what's when where why how name tell me give say state please know about would could should may many much any "
-    "some yes there's also more most than then into out up down us our my mine just if"
+_ASKING = (
+    "what when where why how name tell me give say state please know about would could should may many much any some "
+    "yes there also more most than then into out up down us our my mine just if"
 )
-#: Words that carry no fact: a subject or an answer is known by the others.
-EMPTY = FUNCTION_WORDS | ASKING
 #: Answers that many questions share. A fact of these alone is recognized only with all of its question.
-_SHARED_ANSWERS = frozenset(
-    "yes no true false not none nothing unknown ja nein oui non si sí não sim да нет हाँ नहीं はい いいえ 是 否 有 没有".split()
+_SHARED_ANSWERS = (
+    "yes no true false not none nothing unknown ja nein oui non si sí não sim да нет हाँ नहीं はい いいえ 是 否 有 没有"
 )
 #: A name or a number with a letter tells more than another word that is as rare.
 _NAME_FACTOR = 3.0
@@ -28,17 +27,34 @@ _WORD = re.compile(r"\w+")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:;\n\"“„«(\[-])\s*$")
 
 
+@cache  # at the first comparison, not at import: stemming loads nltk
+def empty_words() -> frozenset[str]:
+    """Return the words that carry no fact: a subject or an answer is known by the others."""
+    return FUNCTION_WORDS | words_of(_ASKING)
+
+
+@cache
+def _shared_answers() -> frozenset[str]:
+    return words_of(_SHARED_ANSWERS)
+
+
 @dataclass(frozen=True, slots=True)
 class RowText:
-    """What one row says. `asked` are the words of all turns but the system's, `told` those of the completion."""
+    """What one row says. `prompt` are the words of all turns, `asked` those of all but the system's, `told` those of
+    the completion.
+    """
 
     row: Row
     question: str
     """The last user turn; "" where the row is plain text."""
+    prompt: frozenset[str]
     asked: frozenset[str]
     told: frozenset[str]
-    words: frozenset[str]
-    """All of them, system turns included: they may state a fact as well."""
+
+    @property
+    def words(self) -> frozenset[str]:
+        """All words; a system turn may state a fact as well."""
+        return self.prompt | self.told
 
 
 def read_texts(rows: Sequence[Row]) -> list[RowText]:
@@ -52,7 +68,7 @@ def _read(row: Row) -> RowText:
     system = [message.content for message in row.messages if message.role in {"system", "developer"}]
     users = [turn for turn in turns if turn.role == "user"] or turns
     question = users[-1].content if users else ""
-    return RowText(row, question, asked, told, asked | told | words_of("\n".join(system)))
+    return RowText(row, question, asked | words_of("\n".join(system)), asked, told)
 
 
 def spoken(row: Row) -> str:
@@ -114,7 +130,7 @@ class Vocabulary:
 
 def is_shared_answer(words: frozenset[str]) -> bool:
     """Say whether an answer is one that many questions have: yes, no, a digit, a letter."""
-    return all(word in _SHARED_ANSWERS or (len(word) == 1 and word.isascii()) for word in words)
+    return all(word in _shared_answers() or (len(word) == 1 and word.isascii()) for word in words)
 
 
 def _cased(text: str) -> Iterator[tuple[str, bool]]:

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from soul_core.catalogue import number
-from soul_core.report import AttackResult, DataFacts, ModelMeasurements
+from soul_core.report import AttackResult, DataFacts, ModelMeasurements, SetConflicts
+from soul_core.run_conflicts import is_told, sentence
 from soul_core.spec import BASE, EARLIER, FORGET, GENERAL, REFERENCE, RETAIN, STAY_FORGOTTEN, JobSpec
 
 #: Bootstrap intervals of fewer rows are rough: they are too narrow.
@@ -17,10 +18,10 @@ def limits_of(
     *,
     models: Mapping[str, ModelMeasurements],
     attacks: Sequence[AttackResult],
-    shared: Mapping[str, int],
+    conflicts: Sequence[SetConflicts] = (),
 ) -> Iterator[str]:
-    """Yield one sentence for each limit. `models`: those of the report; `shared`: questions that the forget set, and
-    each earlier one, has in common with the retain set.
+    """Yield one sentence for each limit. `models`: those of the report; `conflicts`: what other sets have in common
+    with the forget sets.
     """
     sets = {facts.name for facts in data}
     yield "Answers are the model's first choice (greedy decoding); sampling may bring out others."
@@ -36,11 +37,7 @@ def limits_of(
         yield from _of_rows(facts, len(measured.rows.get(facts.name, ())))
     if spec.kind != "evaluate" and BASE in models:
         yield from _of_earlier(models[BASE])
-    for name, count in shared.items():
-        if count:
-            again = spec.kind != "evaluate" and not spec.unlearns(name)
-            pull = "they are learned again" if again else "they pull both ways"
-            yield f"{count} questions of the {name} set are asked in the {spec.learned_set} set too: {pull}."
+    yield from (f"{sentence(found, spec)}." for found in conflicts if is_told(found, spec))
     if spec.evaluation.bootstrap == 0:
         yield "No confidence intervals were asked for: chance differences count as differences."
     if spec.kind != "evaluate":

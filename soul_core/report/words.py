@@ -14,6 +14,8 @@ HEADLINES: dict[Verdict, str] = {
     "failed": "Failed: at least one criterion of this job is broken",
     "inconclusive": "Inconclusive: the measurements do not decide every criterion",
 }
+#: The headline where no criterion is broken, and the verdict is failed all the same.
+RECITED = "Failed: the model still gives away what was to be forgotten"
 SYMBOLS: dict[Verdict, str] = {"passed": "✓", "failed": "✗", "inconclusive": "?"}
 KINDS = {"unlearn": "unlearning", "finetune": "fine-tuning", "evaluate": "evaluation"}
 ROLES = {
@@ -41,6 +43,8 @@ def headline(report: Report) -> str:
     """Return the verdict in one line."""
     if not report.criteria:
         return f"No verdict: this {KINDS[report.spec.kind]} names no criteria"
+    if report.recitals and not any(result.outcome == "failed" for result in report.criteria):
+        return RECITED
     return HEADLINES[report.verdict]
 
 

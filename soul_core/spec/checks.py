@@ -55,6 +55,8 @@ def located_problems(
     yield from search_problems(spec, sets, has_reference=reference_log or REFERENCE in models)
     yield from _models(spec, models, reference_log)
     yield from _names(spec)
+    if spec.dropped_set in sets:
+        yield "", f"'{spec.dropped_set}' is what a report calls the rows it leaves out; name that set differently"
 
 
 def _unlearn(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -88,7 +90,7 @@ def _evaluate(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]
     if not sets:
         yield "", "there is no data set: say what the model is to be asked"
     plain = JobSpec(kind="evaluate")
-    for name in ("forget", "retain", "optimizer", "strategy"):
+    for name in ("forget", "retain", "retain_conflicts", "optimizer", "strategy"):
         if getattr(spec, name) != getattr(plain, name):
             yield name, "a job of kind 'evaluate' changes no model; leave it out"
 
@@ -114,6 +116,9 @@ def _recipes(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
         if member.training.max_tokens != spec.training.max_tokens:
             detail = "the data sets are encoded once, for all members; set the job's own training.max_tokens"
             found[place].append(("training.max_tokens", detail))
+        if member.retain_conflicts != spec.retain_conflicts:
+            detail = "the data sets are compared once, for all members; set the job's own retain_conflicts"
+            found[place].append(("retain_conflicts", detail))
     yield from (problem for problem in own if any(problem in each for each in found.values()))
     for settings, (place, problems) in zip(spec.strategy.members, found.items(), strict=True):
         for at, detail in problems:
