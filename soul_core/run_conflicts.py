@@ -1,4 +1,4 @@
-"""Forget facts in the data sets of a run: found, told, and taken out of what is learned as the spec says. Torch-free."""
+"""Forget facts in a run's data sets: found, told, and taken out of what is learned as the spec says. Torch-free."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,8 +111,8 @@ def _refuse(of_learned: Mapping[str, Sequence[Conflict]], spec: JobSpec) -> None
     if details:
         num_rows = len({one.row for rows in of_learned.values() for one in rows})
         raise BadData(
-            f"{spec.learned_set} set: {num_rows} rows state, or ask for, what is to be forgotten; take them out, or set "
-            "retain_conflicts to 'drop' or 'keep'",
+            f"{spec.learned_set} set: {num_rows} rows state, or ask for, what is to be forgotten; take them out, or "
+            "set retain_conflicts to 'drop' or 'keep'",
             details=details,
         )
 

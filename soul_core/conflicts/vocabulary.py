@@ -13,7 +13,7 @@ from soul_core.texts import FUNCTION_WORDS, words_of
 #: Words of questions and requests: they ask for a fact and are no part of it.
 _ASKING = (
     "what when where why how name tell me give say state please know about would could should may many much any some "
-    "yes there also more most than then into out up down us our my mine just if"
+    "yes there s t re ve ll d m also more most than then into out up down us our my mine just if"
 )
 #: Answers that many questions share. A fact of these alone is recognized only with all of its question.
 _SHARED_ANSWERS = (

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from soul_core.conflicts import Layer
 from soul_core.spec import Criterion, JobSpec
 
 SCHEMA_VERSION = "1"
-Layer = Literal["question", "fact", "near_duplicate"]
 Handling = Literal["dropped", "kept", "measured"]
 Verdict = Literal["passed", "failed", "inconclusive"]
 
