@@ -10,8 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from soul_core.conflicts.vocabulary import RowText, Vocabulary, empty_words, is_shared_answer, spoken
-from soul_core.texts import words_of
+from soul_core.conflicts.vocabulary import RowText, Vocabulary, asking_words, is_shared_answer, spoken
+from soul_core.texts import keywords_of, words_of
 
 #: Least weighted share of the answer's keywords, and of the subject's, that a passage must hold.
 ANSWER_SHARE, SUBJECT_SHARE = 0.6, 0.5
@@ -59,14 +59,13 @@ def facts_of(text: RowText, vocabulary: Vocabulary) -> Iterator[Fact]:
     sentences = [part for part in _SENTENCE_END.split(row.completion) if part.strip()]
     if not row.messages:
         for sentence in sentences:
-            words = words_of(sentence) - empty_words()
+            words = keywords_of(sentence, "") - asking_words()
             if len(sentences) == 1 or sum(map(vocabulary.is_telling, words)) >= _LEAST_SHARED:
                 yield Fact(row.number, frozenset(), words, is_statement=True)
         return
-    subject = text.asked - empty_words()
-    told = [text.told, *(map(words_of, sentences) if len(sentences) > 1 else ())]
-    for place, words in enumerate(told):
-        answer = words - text.asked - empty_words()
+    subject = keywords_of(text.asked_text, "") - asking_words()
+    for place, told in enumerate([row.completion, *(sentences if len(sentences) > 1 else ())]):
+        answer = keywords_of(told, text.asked_text) - asking_words()
         if answer and (place == 0 or any(map(vocabulary.is_telling, answer))):
             yield Fact(row.number, subject, answer, is_statement=False)
 

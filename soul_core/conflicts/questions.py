@@ -5,8 +5,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from soul_core.conflicts.vocabulary import RowText, Vocabulary, empty_words, is_shared_answer
-from soul_core.texts import fold, words_of
+from soul_core.conflicts.vocabulary import RowText, Vocabulary, asking_words, is_shared_answer
+from soul_core.texts import fold, keywords_of
 
 _SPACE = re.compile(r"\s+")
 
@@ -62,11 +62,11 @@ class QuestionIndex:
         in_place, by_answer, alone = _kinds(other)
         kinds = [in_place]
         if other.row.messages:
-            content = words_of(other.question) - empty_words()
+            content = keywords_of(other.question, "") - asking_words()
             named = any(self._vocabulary.is_name(word) or word.isdigit() for word in content)
             if named or (len(content) > 1 and not _has_case(other.question)):
                 kinds.append(alone)
-            elif content and not is_shared_answer(other.told - empty_words()):
+            elif content and not is_shared_answer(keywords_of(other.row.completion, "")):
                 kinds.append(by_answer)
         for kind in kinds:
             yield from self._rows.get(kind, ())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from soul_core.rows import Row
-from soul_core.texts import FUNCTION_WORDS, words_of
+from soul_core.texts import words_of
 
 #: Words of questions and requests: they ask for a fact and are no part of it.
 _ASKING = (
@@ -28,9 +28,9 @@ _SENTENCE_START = re.compile(r"(?:^|[.!?:;\n\"“„«(\[-])\s*$")
 
 
 @cache  # at the first comparison, not at import: stemming loads nltk
-def empty_words() -> frozenset[str]:
-    """Return the words that carry no fact: a subject or an answer is known by the others."""
-    return FUNCTION_WORDS | words_of(_ASKING)
+def asking_words() -> frozenset[str]:
+    """Return words of questions and requests, stemmed: they carry no fact, beside those that are mere grammar."""
+    return words_of(_ASKING)
 
 
 @cache
@@ -40,13 +40,14 @@ def _shared_answers() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class RowText:
-    """What one row says. `prompt` are the words of all turns, `asked` those of all but the system's, `told` those of
-    the completion.
+    """What one row says. `prompt` are the words of all turns, `asked` those of all but the system's (`asked_text`),
+    `told` those of the completion.
     """
 
     row: Row
     question: str
     """The last user turn; "" where the row is plain text."""
+    asked_text: str
     prompt: frozenset[str]
     asked: frozenset[str]
     told: frozenset[str]
@@ -64,11 +65,12 @@ def read_texts(rows: Sequence[Row]) -> list[RowText]:
 
 def _read(row: Row) -> RowText:
     turns = [message for message in row.messages if message.role not in {"system", "developer"}]
-    asked, told = words_of("\n".join(turn.content for turn in turns)), words_of(row.completion)
+    asked_text = "\n".join(turn.content for turn in turns)
+    asked, told = words_of(asked_text), words_of(row.completion)
     system = [message.content for message in row.messages if message.role in {"system", "developer"}]
     users = [turn for turn in turns if turn.role == "user"] or turns
     question = users[-1].content if users else ""
-    return RowText(row, question, asked | words_of("\n".join(system)), asked, told)
+    return RowText(row, question, asked_text, asked | words_of("\n".join(system)), asked, told)
 
 
 def spoken(row: Row) -> str:

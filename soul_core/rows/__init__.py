@@ -1,4 +1,4 @@
-"""Rows of a data set: read from any accepted file, summarised, compared, written as the JSON lines the engine reads.
+"""Rows of a data set: read from any accepted file, summarised, written as the JSON lines the engine reads.
 
 Torch-free: the API and the engine read data with the same code. `formats` turns files into records,
 `columns` records into rows.
@@ -29,14 +29,12 @@ __all__ = [
     "MAX_EXPANDED_BYTES",
     "Format",
     "Message",
-    "Overlap",
     "Reading",
     "Row",
     "RowProblem",
     "Validation",
     "canonical_sha256",
     "format_of",
-    "overlap",
     "read_rows",
     "validate",
     "write_canonical",
@@ -79,15 +77,6 @@ class Validation:
     @property
     def usable(self) -> bool:
         return self.num_rows > 0 and not self.problems
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """What two data sets share, as pairs of row numbers (first set's, second set's)."""
-
-    identical: tuple[tuple[int, int], ...]  # same prompt, same completion
-    same_prompt: tuple[tuple[int, int], ...]  # same prompt, another completion
-    equal: bool  # the two sets hold the same rows, in whatever order
 
 
 def read_rows(
@@ -149,21 +138,6 @@ def validate(reading: Reading) -> Validation:
         format=reading.format,
         sha256=canonical_sha256(reading.rows),
     )
-
-
-def overlap(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> Overlap:
-    """Compare two sets; spaces and line ends aside. Each row of `rows_a` is paired with at most one of `rows_b`."""
-    by_key = {_key(row): row.number for row in reversed(rows_b)}  # reversed: the first of equals stays
-    by_prompt = {_key(row)[:-1]: row.number for row in reversed(rows_b) if row.messages}
-    identical, same_prompt = [], []
-    for row in rows_a:
-        key = _key(row)
-        if key in by_key:
-            identical.append((row.number, by_key[key]))
-        elif row.messages and key[:-1] in by_prompt:
-            same_prompt.append((row.number, by_prompt[key[:-1]]))
-    equal = bool(by_key) and {_key(row) for row in rows_a} == set(by_key)
-    return Overlap(tuple(identical), tuple(same_prompt), equal)
 
 
 def write_canonical(rows: Sequence[Row], path: Path | str) -> str:
