@@ -1,6 +1,6 @@
 """Forget facts in a run's data sets: found, told, and taken out of what is learned as the spec says. Torch-free."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from soul_core.conflicts import Conflict, find_conflicts, hold_same_rows
@@ -45,25 +45,19 @@ def compare_sets(given: Rows, spec: JobSpec, listener: Listener) -> ComparedSets
     """
     learned = given.get(spec.learned_set, ())
     _refuse_same_sets(given, spec, learned)
-    found = {pair: find_conflicts(given[pair[0]], given[pair[1]]) for pair in _pairs(given)}
+    found = {pair: find_conflicts(given[pair[0]], given[pair[1]]) for pair in compared_pairs(given)}
     of_learned = {forget_set: rows for (forget_set, other), rows in found.items() if other == spec.learned_set}
-    if spec.retain_conflicts == "refuse" and spec.kind != "evaluate":
-        _refuse(of_learned, spec)
+    if problem := problem_of(of_learned, len(learned), spec):
+        raise BadData(f"{spec.learned_set} set: {problem}", details=tuple(_lines(of_learned)))
     dropped: set[int] = set()
     if spec.retain_conflicts == "drop" and spec.kind != "evaluate":
-        dropped = {one.row for rows in of_learned.values() for one in rows}
-        if learned and len(dropped) == len(learned):
-            raise BadData(
-                f"{spec.learned_set} set: every row states, or asks for, facts of the forget set, so nothing would be "
-                "left to learn; give rows about other subjects, or set retain_conflicts to 'keep'",
-                details=tuple(_lines(of_learned)),
-            )
+        dropped = _rows_of(of_learned)
     conflicts = tuple(
-        _of_pair(forget_set, other, rows, _handling(other, spec)) for (forget_set, other), rows in found.items() if rows
+        set_conflicts(forget_set, other, rows, spec) for (forget_set, other), rows in found.items() if rows
     )
     for each in conflicts:
-        if message := _message(each, spec):
-            listener.emit("warning", message=message)
+        if is_told(each.other_set, spec):
+            listener.emit("warning", message=message(each, spec))
     return ComparedSets(
         rows=_split(given, spec, dropped),
         sha256s={name: canonical_sha256(rows) for name, rows in _as_given(given, spec, dropped).items()},
@@ -82,10 +76,11 @@ def _refuse_same_sets(given: Rows, spec: JobSpec, learned: Sequence[Row]) -> Non
             )
 
 
-def _pairs(given: Rows) -> Iterator[tuple[str, str]]:
+def compared_pairs(given: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield each forget set with each set that is none, and the forget set with earlier ones."""
-    for forget_set in filter(is_forgotten, given):
-        for other in given:
+    names = list(given)
+    for forget_set in filter(is_forgotten, names):
+        for other in names:
             if other != forget_set and (not is_forgotten(other) or forget_set == FORGET):
                 yield forget_set, other
 
@@ -96,25 +91,37 @@ def _handling(other: str, spec: JobSpec) -> Handling:
     return "dropped" if spec.retain_conflicts == "drop" else "kept"
 
 
-def _of_pair(forget_set: str, other: str, rows: Sequence[Conflict], handling: Handling) -> SetConflicts:
+def set_conflicts(forget_set: str, other: str, rows: Sequence[Conflict], spec: JobSpec) -> SetConflicts:
+    """Return what was found in one set as a report tells it."""
     return SetConflicts(
         forget_set=forget_set,
         other_set=other,
         num_rows=len({one.row for one in rows}),
-        handling=handling,
+        handling=_handling(other, spec),
         rows=tuple(RowConflict(row=one.row, forget_row=one.forget_row, layer=one.layer) for one in rows),
     )
 
 
-def _refuse(of_learned: Mapping[str, Sequence[Conflict]], spec: JobSpec) -> None:
-    details = tuple(_lines(of_learned))
-    if details:
-        num_rows = len({one.row for rows in of_learned.values() for one in rows})
-        raise BadData(
-            f"{spec.learned_set} set: {num_rows} rows state, or ask for, what is to be forgotten; take them out, or "
-            "set retain_conflicts to 'drop' or 'keep'",
-            details=details,
+def problem_of(of_learned: Mapping[str, Sequence[Conflict]], num_rows: int, spec: JobSpec) -> str | None:
+    """Return what speaks against learning a set of so many rows, given those that state facts of each forget set."""
+    found = len(_rows_of(of_learned))
+    if not found or spec.kind == "evaluate":
+        return None
+    if spec.retain_conflicts == "refuse":
+        return (
+            f"{found} rows state, or ask for, what is to be forgotten; take them out, or set retain_conflicts to 'drop' "
+            "or 'keep'"
         )
+    if spec.retain_conflicts == "drop" and found == num_rows:
+        return (
+            "every row states, or asks for, what is to be forgotten, so nothing would be left to learn; give rows about "
+            "other subjects, or set retain_conflicts to 'keep'"
+        )
+    return None
+
+
+def _rows_of(of_learned: Mapping[str, Sequence[Conflict]]) -> set[int]:
+    return {one.row for rows in of_learned.values() for one in rows}
 
 
 def _lines(of_learned: Mapping[str, Sequence[Conflict]]) -> Iterator[str]:
@@ -137,16 +144,18 @@ def _as_given(given: Rows, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[
     return {**_split(given, spec, dropped), **given}
 
 
-def _message(found: SetConflicts, spec: JobSpec) -> str | None:
-    """Say what was found where it changes the run, or what its numbers mean. A further set may ask what it likes."""
+def message(found: SetConflicts, spec: JobSpec) -> str:
+    """Say what was found, by row numbers."""
     numbers = list(dict.fromkeys(f"{one.row}={one.forget_row}" for one in found.rows))
     named = ", ".join(numbers[:_MAX_NAMED]) + (", ..." if len(numbers) > _MAX_NAMED else "")
-    return f"{sentence(found, spec)} ({found.other_set}={found.forget_set}: {named})" if is_told(found, spec) else None
+    return f"{sentence(found, spec)} ({found.other_set}={found.forget_set}: {named})"
 
 
-def is_told(found: SetConflicts, spec: JobSpec) -> bool:
-    """Say whether a user must hear of it."""
-    return found.other_set == spec.learned_set or found.other_set in _TOLD or is_forgotten(found.other_set)
+def is_told(other: str, spec: JobSpec) -> bool:
+    """Say whether a user must hear of forget facts in a set: they change the run, or what its numbers mean. A further
+    set may ask what it likes.
+    """
+    return other == spec.learned_set or other in _TOLD or is_forgotten(other)
 
 
 def sentence(found: SetConflicts, spec: JobSpec) -> str:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, BackgroundTasks, Query
 
 from api.deps import Cursor, DatasetsReader, DatasetsWriter, Limit, SessionDep
 from api.errors import ServiceError
-from api.input_schemas import BadRow, DatasetOut, DeletionReceipt, PreviewOut, ValidationOut
+from api.input_schemas import BadRow, DatasetConflicts, DatasetOut, DeletionReceipt, PreviewOut, ValidationOut
 from api.routes.uploads import shown
 from api.schemas import Page
 from api.services import datasets as service
@@ -39,6 +39,7 @@ def validation(dataset_id: str, caller: DatasetsReader, session: SessionDep) -> 
         raise ServiceError(409, "no_content", f"data set {row.id} has had no content yet: PUT it first")
     found = dict(row.validation)
     found["problems"] = [BadRow(**problem) for problem in found.get("problems", [])]
+    found["conflicts"] = [DatasetConflicts.model_validate(each) for each in found.get("conflicts", [])]
     return ValidationOut(**found)
 
 

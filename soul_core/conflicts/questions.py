@@ -9,6 +9,7 @@ from soul_core.conflicts.vocabulary import RowText, Vocabulary, asking_words, is
 from soul_core.texts import fold, keywords_of
 
 _SPACE = re.compile(r"\s+")
+_SIGN = re.compile(r"[^\w\s]")
 
 
 def comparable(text: str) -> str:
@@ -17,24 +18,25 @@ def comparable(text: str) -> str:
     A sign between or beside numbers is part of what they say (3 + 4, 3 - 4, 2.5), and so is one behind a letter as in
     C++ and C#.
     """
-    folded = fold(text).casefold()
-    wide = (
-        unicodedata.normalize("NFKC", sign) if unicodedata.east_asian_width(sign) in "FH" else sign for sign in folded
-    )
-    signs = "".join(wide)
-    kept = [sign if _is_kept(sign, place, signs) else " " for place, sign in enumerate(signs)]
-    return _SPACE.sub(" ", "".join(kept)).strip()
+    signs = fold(text).casefold()
+    if not signs.isascii():
+        signs = "".join(map(_narrow, signs))
+    return _SPACE.sub(" ", _SIGN.sub(_kept, signs).replace("_", " ")).strip()
 
 
-def _is_kept(sign: str, place: int, signs: str) -> bool:
-    kind = unicodedata.category(sign)
-    if kind[0] in "LMN" or kind in {"Sm", "Sc"}:
-        return True
-    if kind[0] not in "PS":
-        return False
-    before = signs[:place].rstrip()[-1:]
-    after = signs[place + 1 :].lstrip()[:1]
-    return (before.isdigit() and after.isdigit()) or (sign in "#+*" and before.isalpha() and not after.isalpha())
+def _narrow(sign: str) -> str:
+    return unicodedata.normalize("NFKC", sign) if unicodedata.east_asian_width(sign) in "FH" else sign
+
+
+def _kept(match: re.Match[str]) -> str:
+    """Return a sign that is no letter, digit or space where it says something, else a space."""
+    sign, kind = match.group(), unicodedata.category(match.group())
+    if kind[0] == "M" or kind in {"Sm", "Sc"}:
+        return sign
+    before = match.string[max(0, match.start() - 2) : match.start()].rstrip()[-1:]
+    after = match.string[match.end() : match.end() + 2].lstrip()[:1]
+    between_numbers = before.isdigit() and after.isdigit()
+    return sign if between_numbers or (sign in "#*" and before.isalpha() and not after.isalpha()) else " "
 
 
 def key_of(text: str) -> str:

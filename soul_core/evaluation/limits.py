@@ -37,7 +37,7 @@ def limits_of(
         yield from _of_rows(facts, len(measured.rows.get(facts.name, ())))
     if spec.kind != "evaluate" and BASE in models:
         yield from _of_earlier(models[BASE])
-    yield from (f"{sentence(found, spec)}." for found in conflicts if is_told(found, spec))
+    yield from (f"{sentence(found, spec)}." for found in conflicts if is_told(found.other_set, spec))
     if spec.evaluation.bootstrap == 0:
         yield "No confidence intervals were asked for: chance differences count as differences."
     if spec.kind != "evaluate":
