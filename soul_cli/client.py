@@ -1,7 +1,7 @@
 """SoulClient: the whole service from Python. `soul` is built on it, and so is anything of yours."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -61,8 +61,12 @@ class SoulClient:
         name: str | None = None,
         file_format: str | None = None,
         mapping: Mapping[str, str] | None = None,
+        compare_with: Sequence[str] = (),
     ) -> Dataset:
-        """Upload a file as a data set: metadata first, then its bytes streamed from disk."""
+        """Upload a file as a data set: metadata first, then its bytes streamed from disk.
+
+        `compare_with`: ids of data sets whose facts it should not state; its validation says which rows do.
+        """
         if not path.is_file():
             raise BadInput(f"no such file: {path}")
         meta = {"name": name or path.name, "filename": path.name, "format": file_format, "mapping": dict(mapping or {})}
@@ -71,6 +75,7 @@ class SoulClient:
             response = self.transport.request(
                 "PUT",
                 f"/v1/datasets/{made.id}/content",
+                params={"compare_with": list(compare_with)} if compare_with else None,
                 content=lambda: _chunks(path),
                 headers={"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"},
             )

@@ -8,7 +8,7 @@ import typer
 from soul_cli.options import JsonOption, KeyOption, SoulGroup, UrlOption, connect
 from soul_cli.output import console, print_fields, print_json, print_table, size
 from soul_cli.resources import Dataset, Model
-from soul_cli.submission import model_source, parse_sets
+from soul_cli.submission import conflict_lines, model_source, parse_sets
 
 models = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Models: add, list, show, delete.")
 datasets = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Data sets: add, list, show, delete.")
@@ -87,14 +87,29 @@ def add_dataset(
     column: Annotated[
         list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Columns with other names: --column question=Frage")
     ] = None,
+    compare_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DATASET", help="A forget set, ds_...: rows of this file that state its facts are told. Repeatable."
+        ),
+    ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Upload a data set. A file with bad rows ends with exit code 2 and every bad row by its number."""
     with connect(url, key, as_json=as_json) as client:
-        dataset = client.add_dataset(file, name=name, file_format=file_format, mapping=parse_sets(column or ()))
+        dataset = client.add_dataset(
+            file,
+            name=name,
+            file_format=file_format,
+            mapping=parse_sets(column or ()),
+            compare_with=compare_with or (),
+        )
+        told = conflict_lines(client, dataset.id, {other: other for other in compare_with or ()})
     _show_dataset(dataset, as_json=as_json)
+    for line in told if not as_json else ():
+        console.print(line, soft_wrap=True)
 
 
 @datasets.command("list")

@@ -109,13 +109,13 @@ def problem_of(of_learned: Mapping[str, Sequence[Conflict]], num_rows: int, spec
         return None
     if spec.retain_conflicts == "refuse":
         return (
-            f"{found} rows state, or ask for, what is to be forgotten; take them out, or set retain_conflicts to 'drop' "
-            "or 'keep'"
+            f"{found} rows state, or ask for, what is to be forgotten; take them out, or set retain_conflicts to "
+            "'drop' or 'keep'"
         )
     if spec.retain_conflicts == "drop" and found == num_rows:
         return (
-            "every row states, or asks for, what is to be forgotten, so nothing would be left to learn; give rows about "
-            "other subjects, or set retain_conflicts to 'keep'"
+            "every row states, or asks for, what is to be forgotten, so nothing would be left to learn; give rows "
+            "about other subjects, or set retain_conflicts to 'keep'"
         )
     return None
 

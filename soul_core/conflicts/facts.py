@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from soul_core.conflicts.vocabulary import RowText, Vocabulary, asking_words, is_shared_answer, spoken
+from soul_core.conflicts.vocabulary import RowText, Vocabulary, asking_words, has_digit, is_shared_answer, spoken
 from soul_core.texts import keywords_of, words_of
 
 #: Least weighted share of the answer's keywords, and of the subject's, that a passage must hold.
@@ -151,7 +151,8 @@ def states(passage: Passage, fact: Fact, vocabulary: Vocabulary) -> bool:
     if told >= ANSWER_SHARE:
         return is_about(passage.words, fact, vocabulary)
     return (
-        told >= PART_OF_ANSWER
+        has_numbers(passage.words, fact)
+        and told >= PART_OF_ANSWER
         and bool(fact.subject)
         and vocabulary.coverage(fact.subject, passage.words) >= MOST_OF_SUBJECT
         and len((fact.answer | fact.subject) & passage.words) >= _LEAST_SHARED
@@ -164,9 +165,17 @@ def is_about(words: frozenset[str], fact: Fact, vocabulary: Vocabulary) -> bool:
     """Say whether words that hold a fact's answer name its subject too."""
     if not fact.subject:
         return len(fact.answer & words) >= _LEAST_SHARED and vocabulary.coverage(fact.answer, words) >= ALONE_SHARE
+    if not has_numbers(words, fact):
+        return False
     share = vocabulary.coverage(fact.subject, words)
     shared = len((fact.answer | fact.subject) & words)
     return share >= WHOLE_SHARE or (share >= SUBJECT_SHARE and shared >= _LEAST_SHARED)
+
+
+def has_numbers(words: frozenset[str], fact: Fact) -> bool:
+    """Say whether words hold a number of the subject, if it has any: customer 17 is not customer 18."""
+    numbers = set(filter(has_digit, fact.subject))
+    return not numbers or bool(numbers & words)
 
 
 def recites(given: frozenset[str], asked: frozenset[str], fact: Fact, vocabulary: Vocabulary) -> bool:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
-from soul_core.conflicts.facts import ANSWER_SHARE, SUBJECT_SHARE, WHOLE_SHARE, Fact, facts_of
+from soul_core.conflicts.facts import ANSWER_SHARE, SUBJECT_SHARE, WHOLE_SHARE, Fact, facts_of, has_numbers
 from soul_core.conflicts.questions import comparable
 from soul_core.conflicts.vocabulary import RowText, Vocabulary, spoken
 
@@ -92,7 +92,8 @@ def _say_the_same(text: RowText, other: RowText, jaccard: float, vocabulary: Voc
 
 def _is_alike(fact: Fact, words: frozenset[str], vocabulary: Vocabulary) -> bool:
     return (
-        _alike_share(fact.answer, words, vocabulary) >= ANSWER_SHARE
+        has_numbers(words, fact)
+        and _alike_share(fact.answer, words, vocabulary) >= ANSWER_SHARE
         and _alike_share(fact.subject, words, vocabulary) >= SUBJECT_SHARE
     )
 

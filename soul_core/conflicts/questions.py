@@ -65,7 +65,7 @@ class QuestionIndex:
         kinds = [in_place]
         if other.row.messages:
             content = keywords_of(other.question, "") - asking_words()
-            named = any(self._vocabulary.is_name(word) or word.isdigit() for word in content)
+            named = any(map(self._vocabulary.is_name, content))
             if named or (len(content) > 1 and not _has_case(other.question)):
                 kinds.append(alone)
             elif content and not is_shared_answer(keywords_of(other.row.completion, "")):

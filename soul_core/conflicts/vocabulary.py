@@ -19,8 +19,10 @@ _ASKING = (
 _SHARED_ANSWERS = (
     "yes no true false not none nothing unknown ja nein oui non si sí não sim да нет हाँ नहीं はい いいえ 是 否 有 没有"
 )
-#: A name or a number with a letter tells more than another word that is as rare.
+#: A name or a number tells more than another word that is as rare.
 _NAME_FACTOR = 3.0
+#: Weight of a word that every row holds.
+_COMMON_WEIGHT = 0.2
 #: A word of so many rows, or of this share of all, is rare.
 _FEW_ROWS, _FEW_SHARE = 2, 0.005
 _WORD = re.compile(r"\w+")
@@ -97,18 +99,19 @@ class Vocabulary:
         self._weights: dict[str, float] = {}
 
     def weight(self, word: str) -> float:
-        """Return log(1 + rows / rows that hold the word), three times that for a name.
+        """Return log(rows / rows that hold the word) and a little more, three times that for a name or a number.
 
         A name is written with a capital inside sentences wherever it occurs. Scripts without capitals have no names:
         there rarity alone counts.
         """
         if word not in self._weights:
             factor = _NAME_FACTOR if self.is_name(word) else 1.0
-            self._weights[word] = factor * math.log1p(self._num_rows / max(1, self._rows_with[word]))
+            rarity = math.log(max(1, self._num_rows) / max(1, self._rows_with[word]))
+            self._weights[word] = factor * (_COMMON_WEIGHT + rarity)
         return self._weights[word]
 
     def is_name(self, word: str) -> bool:
-        return word in self._names
+        return word in self._names or has_digit(word)
 
     def is_telling(self, word: str) -> bool:
         """Say whether a word alone points at few rows: a name, or a word that hardly any row holds."""
@@ -128,6 +131,10 @@ class Vocabulary:
         """Return the share of the weight of `wanted` that `words` holds; 1 where nothing is wanted."""
         whole = self.total(wanted)
         return self.total(wanted & words) / whole if whole else 1.0
+
+
+def has_digit(word: str) -> bool:
+    return any(map(str.isdigit, word))
 
 
 def is_shared_answer(words: frozenset[str]) -> bool:
