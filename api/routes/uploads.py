@@ -33,8 +33,8 @@ router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
 _NO_ROOM = {507: "The server has no room for it; nothing was kept."}
 _COMPARE_WITH = (
-    "Ids of data sets whose facts this one should not state: of a retain set, the forget set. Rows that do, in either "
-    "direction, are in the validation's `conflicts`."
+    "Ids of data sets whose facts this one should not state: for a retain set, its forget set. Rows that do are in the "
+    "validation's `conflicts`."
 )
 _CREATE_BODY = {
     "requestBody": {

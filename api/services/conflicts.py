@@ -100,7 +100,7 @@ def named_sets(session: Session, caller: Caller, ids: Sequence[str]) -> list[Dat
 
 
 def add_to_validation(row: Dataset, others: Sequence[Dataset]) -> None:
-    """Compare a data set with others in both directions, and write what was found into its validation."""
+    """Look in a data set for facts of others, and write what was found into its validation."""
     if not others:
         return
     row.validation = {**(row.validation or {}), "conflicts": [_with(row, other) for other in others]}
@@ -108,15 +108,13 @@ def add_to_validation(row: Dataset, others: Sequence[Dataset]) -> None:
 
 def _with(row: Dataset, other: Dataset) -> dict[str, Any]:
     try:
-        as_forget_set = {(one.row, one.forget_row): one.layer for one in conflicts_between(other, row)}
-        as_other = {(one.forget_row, one.row): one.layer for one in conflicts_between(row, other)}
+        found = conflicts_between(other, row)
     except NotCompared as reason:
         return {"dataset_id": other.id, "not_compared": str(reason)}
-    pairs = sorted((as_other | as_forget_set).items())
     return {
         "dataset_id": other.id,
-        "num_rows": len({own for (own, _), _ in pairs}),
-        "pairs": [{"row": own, "other_row": theirs, "layer": layer} for (own, theirs), layer in pairs[:_MAX_LISTED]],
+        "num_rows": len({one.row for one in found}),
+        "pairs": [{"row": one.row, "other_row": one.forget_row, "layer": one.layer} for one in found[:_MAX_LISTED]],
     }
 
 

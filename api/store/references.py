@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, cast, or_, select, text
+from sqlalchemy import ColumnElement, Text, cast, exists, or_, select, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from api.store import models
 from api.store.tables import Artifact, Dataset, Job, Model
@@ -60,8 +60,8 @@ def _same_sets(sha256s: Mapping[str, str | None]) -> Iterator[ColumnElement[bool
     others.
     """
     for name, sha256 in sha256s.items():
-        named = select(Dataset.content_sha256).where(Dataset.id == Job.datasets[name].astext)
-        yield named.scalar_subquery() == sha256
+        other = aliased(Dataset)
+        yield exists().where(other.id == Job.datasets[name].astext, other.content_sha256 == sha256)
     names = cast(array([TRAIN, *sha256s]), ARRAY(Text))
     yield Job.datasets.op("-")(names) == cast({}, JSONB)
 

@@ -38,6 +38,8 @@ def limits_of(
     if spec.kind != "evaluate" and BASE in models:
         yield from _of_earlier(models[BASE])
     yield from (f"{sentence(found, spec)}." for found in conflicts if is_told(found.other_set, spec))
+    if REFERENCE in models and any(found.handling == "kept" for found in conflicts):
+        yield "If the retrained model learned those rows too, it knows what was to be forgotten."
     if spec.evaluation.bootstrap == 0:
         yield "No confidence intervals were asked for: chance differences count as differences."
     if spec.kind != "evaluate":

@@ -6,7 +6,7 @@ One place, so that page, card and terminal say the same, and none of them more t
 import re
 
 from soul_core.catalogue import CATALOGUE, number
-from soul_core.report import AttackResult, MetricValue, Report, Verdict
+from soul_core.report import AttackResult, MetricValue, Report, SetConflicts, Verdict
 from soul_core.spec import ALL, AUDITED, BASE, FINETUNED, REFERENCE, UNLEARNED, Criterion
 
 HEADLINES: dict[Verdict, str] = {
@@ -112,6 +112,12 @@ def back(share: float) -> str:
     if share <= 0:
         return "nothing back"
     return f"{percent(share)} back" if share >= 0.01 else "less than 1% back"
+
+
+def conflicting_rows(found: SetConflicts) -> str:
+    """Write the row numbers of conflicts, the first forty."""
+    rows = list(dict.fromkeys(one.row for one in found.rows))
+    return ", ".join(map(str, rows[:40])) + (", ..." if len(rows) > 40 else "")
 
 
 def duration(seconds: float) -> str:

@@ -116,9 +116,6 @@ def _recipes(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
         if member.training.max_tokens != spec.training.max_tokens:
             detail = "the data sets are encoded once, for all members; set the job's own training.max_tokens"
             found[place].append(("training.max_tokens", detail))
-        if member.retain_conflicts != spec.retain_conflicts:
-            detail = "the data sets are compared once, for all members; set the job's own retain_conflicts"
-            found[place].append(("retain_conflicts", detail))
     yield from (problem for problem in own if any(problem in each for each in found.values()))
     for settings, (place, problems) in zip(spec.strategy.members, found.items(), strict=True):
         for at, detail in problems:
