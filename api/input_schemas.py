@@ -75,6 +75,26 @@ class RowWarningOut(Out):
     num_rows: int = Field(description="How many rows it is about.")
 
 
+class ConflictingRow(Out):
+    """A row of this data set and one of another that say, or ask for, the same."""
+
+    row: int
+    other_row: int
+    layer: Literal["question", "fact", "near_duplicate"] = Field(
+        description="What found it. question: the same last user turn. fact: the keywords of answer and subject. "
+        "near_duplicate: nearly the same letters."
+    )
+
+
+class DatasetConflicts(Out):
+    """What an uploaded data set has in common with another one that the upload named."""
+
+    dataset_id: str
+    num_rows: int | None = Field(None, description="Rows of this data set; none: the two were not compared.")
+    pairs: list[ConflictingRow] = Field(default_factory=list, description="The first 1,000 pairs of rows.")
+    not_compared: str | None = Field(None, description="Why the two were not compared. A job compares its sets anyway.")
+
+
 class ValidationOut(Out):
     """What was found in an upload."""
 
@@ -86,7 +106,10 @@ class ValidationOut(Out):
     problems: list[BadRow] = Field(default_factory=list, description="Every bad row.")
     duplicates: list[list[int]] = Field(default_factory=list, description="Groups of rows that say the same.")
     warnings: list[RowWarningOut] = Field(
-        default_factory=list, description="What is usable and still worth a word: read them before a job."
+        default_factory=list, description="What is usable and may still surprise: read them before a job."
+    )
+    conflicts: list[DatasetConflicts] = Field(
+        default_factory=list, description="For each data set of the upload's `compare_with`: rows that state its facts."
     )
     error: str | None = Field(None, description="Why the file as a whole could not be read.")
 

@@ -1,7 +1,7 @@
 """SoulClient: the whole service from Python. `soul` is built on it, and so is anything of yours."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -63,12 +63,14 @@ class SoulClient:
         mapping: Mapping[str, str] | None = None,
         clean: bool = True,
         normalize: bool = False,
+        compare_with: Sequence[str] = (),
     ) -> Dataset:
         """Upload a file as a data set: metadata first, then its bytes streamed from disk.
 
         `mapping` is {accepted name: the file's column}, `one+other` to join two. `clean=False` keeps white space and
-        end-of-turn marks around prompts and answers; `normalize` rewrites texts in Unicode normal form C. What was
-        found is in `dataset_validation(id)["warnings"]`.
+        end-of-turn marks around prompts and answers; `normalize` rewrites texts in Unicode normal form C.
+        `compare_with`: ids of data sets whose facts it should not state. What was found is in
+        `dataset_validation(id)`, under `warnings` and `conflicts`.
         """
         if not path.is_file():
             raise BadInput(f"no such file: {path}")
@@ -79,6 +81,7 @@ class SoulClient:
             response = self.transport.request(
                 "PUT",
                 f"/v1/datasets/{made.id}/content",
+                params={"compare_with": list(compare_with)} if compare_with else None,
                 content=lambda: _chunks(path),
                 headers={"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"},
             )

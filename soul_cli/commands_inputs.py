@@ -9,7 +9,7 @@ from rich.markup import escape
 from soul_cli.options import JsonOption, KeyOption, SoulGroup, UrlOption, connect
 from soul_cli.output import console, errors, print_fields, print_json, print_table, size
 from soul_cli.resources import Dataset, Model
-from soul_cli.submission import dataset_warnings, model_source, parse_sets
+from soul_cli.submission import conflict_lines, dataset_warnings, model_source, parse_sets
 
 models = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Models: add, list, show, delete.")
 datasets = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Data sets: add, list, show, delete.")
@@ -104,6 +104,12 @@ def add_dataset(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Rewrite texts in Unicode normal form C, with plain spaces.")
     ] = False,
+    compare_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DATASET", help="A forget set, ds_...: rows of this file that state its facts are told. Repeatable."
+        ),
+    ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
@@ -115,9 +121,18 @@ def add_dataset(
     mapping = parse_sets(column or (), option="--column")
     with connect(url, key, as_json=as_json) as client:
         dataset = client.add_dataset(
-            file, name=name, file_format=file_format, mapping=mapping, clean=clean, normalize=normalize
+            file,
+            name=name,
+            file_format=file_format,
+            mapping=mapping,
+            clean=clean,
+            normalize=normalize,
+            compare_with=compare_with or (),
         )
         warnings = [] if as_json else dataset_warnings(client, dataset.id)
+        warnings += (
+            [] if as_json else conflict_lines(client, dataset.id, {other: other for other in compare_with or ()})
+        )
     _show_dataset(dataset, as_json=as_json)
     for line in warnings:
         errors.print(escape(line), soft_wrap=True)

@@ -67,8 +67,9 @@ def make_body(client: SoulClient, wanted: Wanted, *, say: Say) -> Body:
         if typed := wanted.reference.get("model_id"):
             body.reference["model_id"] = ensure_model(client, typed, name="reference", say=say)
     try:
-        for name, value in wanted.sets.items():
-            body.datasets[name] = ensure_dataset(client, name, value, say=say)
+        for name, value in sorted(wanted.sets.items(), key=lambda item: not _is_forgotten(item[0])):
+            forgotten = {} if _is_forgotten(name) else {n: i for n, i in body.datasets.items() if _is_forgotten(n)}
+            body.datasets[name] = ensure_dataset(client, name, value, compare_with=forgotten, say=say)
             if body.datasets[name] != value:
                 body.uploaded.append(body.datasets[name])
     except BaseException:
@@ -142,14 +143,20 @@ def check_sets(sets: dict[str, str]) -> None:
         raise BadInput("neither a file nor the id of a data set (ds_...): " + ", ".join(missing))
 
 
-def ensure_dataset(client: SoulClient, name: str, value: str, *, say: Say) -> str:
-    """Return the id of a data set, uploading the file first where a file is meant."""
+def ensure_dataset(
+    client: SoulClient, name: str, value: str, *, compare_with: Mapping[str, str] | None = None, say: Say
+) -> str:
+    """Return the id of a data set, uploading the file first where a file is meant. `compare_with`: forget sets by name,
+    whose facts are looked for in what is learned, and in what membership is measured against.
+    """
     if _is_id(value, "ds_"):
         return value
     path = Path(value)
-    dataset = client.add_dataset(path)
+    others = compare_with if compare_with and name in _COMPARED else {}
+    dataset = client.add_dataset(path, compare_with=list(others.values()))
     say(f"{name}: {path.name} uploaded as {dataset.id} ({dataset.num_rows} rows)")
-    for line in dataset_warnings(client, dataset.id):
+    lines = dataset_warnings(client, dataset.id)
+    for line in lines + conflict_lines(client, dataset.id, {dataset_id: own for own, dataset_id in others.items()}):
         say(f"{name}: {line}")
     return dataset.id
 
@@ -168,6 +175,33 @@ def _warning_line(warning: Mapping[str, Any]) -> str:
     named = ", ".join(map(str, rows[:_NAMED_ROWS]))
     more = f" and {num_rows - _NAMED_ROWS:,} more" if num_rows > _NAMED_ROWS else ""
     return f"warning: row{'s' if num_rows > 1 else ''} {named}{more}: {warning['detail']}"
+
+
+#: Sets that should not state forget facts.
+_COMPARED = frozenset({"retain", "train", "holdout", "general"})
+#: Row numbers that a line names.
+_MAX_NAMED = 20
+
+
+def conflict_lines(client: SoulClient, dataset_id: str, names: Mapping[str, str]) -> list[str]:
+    """Return a line for each data set it was compared with (id -> name) and has something in common with."""
+    if not names:
+        return []
+    lines = []
+    for found in client.dataset_validation(dataset_id).get("conflicts", []):
+        other = names.get(found["dataset_id"], found["dataset_id"])
+        if found["not_compared"]:
+            lines.append(f"warning: it and {other}: {found['not_compared']}")
+        elif found["num_rows"]:
+            numbers = list(dict.fromkeys(pair["row"] for pair in found["pairs"]))
+            more = ", ..." if found["num_rows"] > _MAX_NAMED else ""
+            rows = ", ".join(map(str, numbers[:_MAX_NAMED])) + more
+            lines.append(f"warning: {found['num_rows']} rows state, or ask for, facts of {other}: {rows}")
+    return lines
+
+
+def _is_forgotten(name: str) -> bool:
+    return name == "forget" or name.startswith("earlier_")
 
 
 def check_model(value: str) -> None:

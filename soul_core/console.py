@@ -8,7 +8,8 @@ from soul_core.catalogue import CATALOGUE, number
 from soul_core.evaluation.verdict import named
 from soul_core.listener import EventKind, Wish
 from soul_core.report import MetricValue, Report
-from soul_core.report.page import HEADLINES, bound, duration
+from soul_core.report.page import bound, duration
+from soul_core.report.words import headline
 
 _PHASES = {
     "load": "Loading model and data",
@@ -101,7 +102,7 @@ def result_table(report: Report, out: Path) -> str:
         for result in report.criteria
         for asked in [result.criterion]
     ]
-    head = [HEADLINES[report.verdict], report.verdict_reason, ""]
+    head = [headline(report), report.verdict_reason, ""]
     places = [f"Report: {out / 'report.html'}"]
     if report.spec.kind != "evaluate":
         places.append(f"Model:  {out / 'checkpoint'}")

@@ -18,6 +18,7 @@ from soul_core.durable import disk_errors
 from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
 from soul_core.evaluation.chosen_rows import side_by_side
 from soul_core.evaluation.limits import limits_of
+from soul_core.evaluation.recitals import find_recitals
 from soul_core.evaluation.row_digests import personal_key, read_key
 from soul_core.evaluation.verdict import conclude
 from soul_core.export import discard, export_weights, write_manifest, write_report
@@ -26,8 +27,8 @@ from soul_core.models.loading import default_cache
 from soul_core.output_folder import check_room, check_writable, finished_before
 from soul_core.provenance import environment, seed_everything, versions
 from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
-from soul_core.rows import canonical_sha256
-from soul_core.run_data import DataSet, num_shared, read_sets, require_sha256s
+from soul_core.run_conflicts import compare_sets
+from soul_core.run_data import DataSet, read_sets, require_sha256s
 from soul_core.run_state import RunState
 from soul_core.spec import BASE, JUDGED, REFERENCE, JobSpec
 from soul_core.spec.checks import check_spec
@@ -106,11 +107,11 @@ def run(
 def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     with state.phase("load"):
         require_sha256s(inputs.sets, inputs.set_sha256s)
-        rows = read_sets(inputs.sets, spec, state)
-        sha256s = {name: canonical_sha256(rows[name]) for name in rows}
+        compared = compare_sets(read_sets(inputs.sets, spec, state), spec, state)
+        rows = compared.rows
         log = read_log_of_reference(inputs.reference_log, sha256=inputs.reference_log_sha256)
         retrained = log.facts if log else inputs.others().get(REFERENCE)
-        if finished := finished_before(spec, inputs.source(), out, sha256s, reference=retrained):
+        if finished := finished_before(spec, inputs.source(), out, compared.sha256s, reference=retrained):
             state.emit("finished", verdict=finished.verdict)
             return finished
         key = read_key(inputs.row_key) if inputs.row_key else personal_key(inputs.cache_dir or default_cache())
@@ -156,8 +157,15 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measured=models
         )
         criteria = judge_run(spec, judged, models, attacks)
-        verdict, reason = conclude(criteria, confidence=spec.evaluation.confidence, forgetting=spec.kind != "finetune")
-        data = tuple(one.facts for one in subject.sets.values())
+        measured_rows = {one.name: one.rows for one in subject.chosen}
+        recitals = find_recitals(spec, measured_rows, compared.conflicts, models[judged], examined[judged].answers)
+        verdict, reason = conclude(
+            criteria,
+            confidence=spec.evaluation.confidence,
+            forgetting=spec.kind != "finetune",
+            recitals=recitals,
+        )
+        data = tuple(compared.facts(name, one.facts) for name, one in subject.sets.items())
         report = Report(
             job_id=inputs.job_id,
             spec=spec,
@@ -176,6 +184,8 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
                 most=spec.evaluation.side_by_side,
             ),
             criteria=criteria,
+            conflicts=compared.conflicts,
+            recitals=recitals,
             verdict=verdict,
             verdict_reason=reason,
             run=_run_facts(spec, subject, outcome.trained, state),
@@ -187,7 +197,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
                     models[judged],
                     models=models,
                     attacks=attacks,
-                    shared=num_shared(rows, spec),
+                    conflicts=compared.conflicts,
                     unfinished=_unfinished(examined[judged]),
                 ),
                 *(log.warnings if log else ()),

@@ -1,4 +1,4 @@
-"""The data sets of a run: read, compared, encoded. All that is wrong with them shows here, before training."""
+"""The data sets of a run: read and encoded. All that is wrong with them shows here, before training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from soul_core.errors import BadData
 from soul_core.listener import Listener
 from soul_core.models.files import sha256_of
 from soul_core.report import DataFacts
-from soul_core.rows import Overlap, Row, canonical_sha256, overlap, read_rows
-from soul_core.spec import EARLIER, FORGET, RETAIN, JobSpec, is_forgotten
+from soul_core.rows import Row, canonical_sha256, read_rows
+from soul_core.spec import EARLIER, FORGET, RETAIN, JobSpec
 
 Rows = Mapping[str, tuple[Row, ...]]
 
@@ -37,9 +37,7 @@ def require_sha256s(paths: Mapping[str, Path], uploaded: Mapping[str, str]) -> N
 
 
 def read_sets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) -> dict[str, tuple[Row, ...]]:
-    """Read every set, the forget set first. Raises BadData naming set and rows; warns of rows in two sets that pull
-    different ways.
-    """
+    """Read every set, the forget set first. Raises BadData naming set and rows."""
     rows: dict[str, tuple[Row, ...]] = {}
     for name in sorted(paths, key=lambda name: (name != FORGET, name != RETAIN, name)):
         try:
@@ -53,7 +51,8 @@ def read_sets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) -> d
             raise BadData(f"{name} set: it has no rows")
         for warning in reading.warnings:
             listener.emit("warning", message=f"{name} set: {warning.line()}")
-    _compare(rows, spec, listener)
+    if spec.kind == "unlearn" and spec.earlier == "join" and not any(name.startswith(EARLIER) for name in rows):
+        listener.emit("warning", message="earlier is 'join', and there is no earlier forget set to join")
     return rows
 
 
@@ -74,42 +73,6 @@ def encode_sets(rows: Rows, encoder: RowEncoder, *, max_tokens: int) -> dict[str
         )
         sets[name] = DataSet(name, of_set, tuple(examples), facts)
     return sets
-
-
-def num_shared(rows: Rows, spec: JobSpec) -> dict[str, int]:
-    """Count the questions of the forget set, and of earlier ones, that the retain (or train) set asks too."""
-    found = {name: overlap(rows[name], rows.get(spec.learned_set, ())) for name in _forgotten(rows)}
-    return {name: len(shared.identical) + len(shared.same_prompt) for name, shared in found.items()}
-
-
-def _forgotten(rows: Rows) -> list[str]:
-    return [name for name in rows if is_forgotten(name)]
-
-
-def _compare(rows: Rows, spec: JobSpec, listener: Listener) -> None:
-    if spec.kind == "unlearn" and spec.earlier == "join" and not any(name.startswith(EARLIER) for name in rows):
-        listener.emit("warning", message="earlier is 'join', and there is no earlier forget set to join")
-    for name in _forgotten(rows):
-        shared = overlap(rows[name], rows.get(spec.learned_set, ()))
-        if spec.unlearns(name) and name == FORGET and shared.equal:
-            raise BadData(
-                "the forget set and the retain set hold the same rows: nothing can be both forgotten and kept"
-            )
-        if spec.unlearns(name) and name != FORGET and len(shared.identical) == len(rows[name]):
-            raise BadData(
-                f"{name} set: the retain set holds all its rows, and nothing can be both forgotten and kept; take them "
-                "out of the retain set, or set earlier to 'measure'"
-            )
-        _warn(shared, f"the {name} and the {spec.learned_set} set", listener)
-        if name != FORGET:
-            _warn(overlap(rows.get(FORGET, ()), rows[name]), f"the {FORGET} and the {name} set", listener)
-
-
-def _warn(shared: Overlap, both: str, listener: Listener) -> None:
-    for pairs, what in ((shared.identical, "are in both"), (shared.same_prompt, "ask in both, with other answers")):
-        if pairs:
-            numbers = ", ".join(f"{a}={b}" for a, b in pairs[:20]) + (", ..." if len(pairs) > 20 else "")
-            listener.emit("warning", message=f"{len(pairs)} rows {what} {both}: {numbers}")
 
 
 def _about(name: str, error: BadData) -> BadData:

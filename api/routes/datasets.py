@@ -6,7 +6,15 @@ from fastapi import APIRouter, BackgroundTasks, Query
 
 from api.deps import Cursor, DatasetsReader, DatasetsWriter, Limit, SessionDep
 from api.errors import ServiceError
-from api.input_schemas import BadRow, DatasetOut, DeletionReceipt, PreviewOut, RowWarningOut, ValidationOut
+from api.input_schemas import (
+    BadRow,
+    DatasetConflicts,
+    DatasetOut,
+    DeletionReceipt,
+    PreviewOut,
+    RowWarningOut,
+    ValidationOut,
+)
 from api.routes.uploads import shown
 from api.schemas import Page
 from api.services import datasets as service
@@ -40,6 +48,7 @@ def validation(dataset_id: str, caller: DatasetsReader, session: SessionDep) -> 
     found = dict(row.validation)
     found["problems"] = [BadRow(**problem) for problem in found.get("problems", [])]
     found["warnings"] = [RowWarningOut(**warning) for warning in found.get("warnings", [])]
+    found["conflicts"] = [DatasetConflicts.model_validate(each) for each in found.get("conflicts", [])]
     return ValidationOut(**found)
 
 

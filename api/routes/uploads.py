@@ -3,12 +3,12 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -19,6 +19,7 @@ from api.auth import Caller, authenticate
 from api.deps import bearer
 from api.errors import ServiceError, declared, problem_response
 from api.input_schemas import DatasetCreate, DatasetOut
+from api.services import conflicts
 from api.services import datasets as service
 from api.store.blobs import StorageFull
 from api.store.database import transaction
@@ -31,6 +32,10 @@ from soul_core.rows import FORMATS
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
 _NO_ROOM = {507: "The server has no room for it; nothing was kept."}
+_COMPARE_WITH = (
+    "Ids of data sets whose facts this one should not state: for a retain set, its forget set. Rows that do are in the "
+    "validation's `conflicts`."
+)
 _CREATE_BODY = {
     "requestBody": {
         "required": True,
@@ -51,6 +56,11 @@ _CREATE_BODY = {
                         },
                         "clean": {"type": "boolean", "default": True, "description": "As in the JSON body."},
                         "normalize": {"type": "boolean", "default": False, "description": "As in the JSON body."},
+                        "compare_with": {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "description": _COMPARE_WITH,
+                        },
                     },
                 }
             },
@@ -110,7 +120,11 @@ async def create(request: Request) -> Response:
     openapi_extra=_CONTENT_BODY,
     responses=declared(_NO_ROOM),
 )
-async def put_content(request: Request, dataset_id: str) -> Response:
+async def put_content(
+    request: Request,
+    dataset_id: str,
+    compare_with: Annotated[list[str] | None, Query(description=_COMPARE_WITH)] = None,
+) -> Response:
     """Stream the content. Cut off half way, nothing is kept and it can be sent again.
 
     After unusable content the data set is `invalid`, its validation says why, and better content can be sent. A data
@@ -120,7 +134,7 @@ async def put_content(request: Request, dataset_id: str) -> Response:
     await run_in_threadpool(_must_be_there, caller, dataset_id)
     with _arriving(), service.upload_folder() as folder:
         upload = await _received(request, folder / "upload")
-        return await run_in_threadpool(_fill, request, caller, dataset_id, upload)
+        return await run_in_threadpool(_fill, request, caller, dataset_id, upload, compare_with or [])
 
 
 def shown(row: Dataset) -> DatasetOut:
@@ -171,10 +185,11 @@ async def _from_form(request: Request, caller: Caller) -> Response:
             if not hasattr(file, "filename"):
                 raise ServiceError(422, "invalid_request", "the form has no 'file'", errors=[("/file", "missing")])
             with service.upload_folder() as folder:
-                return await run_in_threadpool(_store, caller, file, dict(form), folder / "upload")
+                named = [str(value) for value in form.getlist("compare_with")]
+                return await run_in_threadpool(_store, caller, file, dict(form), folder / "upload", named)
 
 
-def _store(caller: Caller, file: Any, form: dict[str, Any], path: Path) -> Response:
+def _store(caller: Caller, file: Any, form: dict[str, Any], path: Path, compare_with: Sequence[str]) -> Response:
     body = _form_body(form, file.filename)
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as out:
@@ -185,7 +200,9 @@ def _store(caller: Caller, file: Any, form: dict[str, Any], path: Path) -> Respo
             out.write(chunk)
     upload = service.Upload(path, body.filename, size, digest.hexdigest())
     with service.kept_only_with_its_row() as key, transaction() as session:
+        others = conflicts.named_sets(session, caller, compare_with)
         row = service.create_from_upload(session, caller, upload, name=body.name, options=_options(body), key=key)
+        conflicts.add_to_validation(row, others)
     return _answer(row, 201)
 
 
@@ -252,10 +269,15 @@ def _arriving() -> Iterator[None]:
         ) from error
 
 
-def _fill(request: Request, caller: Caller, dataset_id: str, upload: service.Upload) -> Response:
+def _fill(
+    request: Request, caller: Caller, dataset_id: str, upload: service.Upload, compare_with: Sequence[str]
+) -> Response:
     with service.kept_only_with_its_row() as key, transaction() as session:
         row = service.owned(session, caller, dataset_id, lock=True)
+        others = conflicts.named_sets(session, caller, compare_with)
         error = service.fill(session, row, upload, key=key)
+        if error is None:
+            conflicts.add_to_validation(row, others)
     # the validation is committed by now, also that of content that was refused
     return _answer(row, 200) if error is None else problem_response(request, error)
 

@@ -5,12 +5,12 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.job_schemas import JobCreate
 from api.schemas import EstimateOut
+from api.services import conflicts
 from api.services.costs import Operations, SetSize, operations
 from api.services.jobs import Checked, check
 from api.store.blobs import blobs
 from api.store.tables import Dataset
-from soul_core.rows import overlap, read_rows
-from soul_core.spec import ALL, EARLIER_SETS, FORGET, RETAIN, TRAIN
+from soul_core.spec import ALL, EARLIER_SETS, RETAIN, TRAIN, JobSpec
 
 #: Bytes of a stored row a token stands for, in English; and tokens a chat template adds to a row.
 _BYTES_PER_TOKEN, _TEMPLATE_TOKENS = 4.0, 25
@@ -22,8 +22,12 @@ _LOAD_SECONDS = 15.0
 def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     """Say whether the job would be taken and what it would take. Writes nothing."""
     checked = check(session, caller, body)
-    errors = [{"pointer": pointer, "detail": detail} for pointer, detail in (*checked.missing, *checked.errors)]
-    warnings = _warnings(checked) + _undecidable(body)
+    sets = {**checked.datasets, **checked.carried.datasets}
+    refused = conflicts.errors_of(sets, body.spec)
+    errors = [
+        {"pointer": pointer, "detail": detail} for pointer, detail in (*checked.missing, *checked.errors, *refused)
+    ]
+    warnings = _warnings(checked, body.spec) + _undecidable(body)
     num_parameters = checked.model.facts.get("num_parameters") if checked.model else None
     kind = "cuda" if body.spec.device == "cuda" else "cpu"
     basis = (
@@ -72,16 +76,13 @@ def _tokens_a_row(row: Dataset) -> float:
     return blobs().size(row.blob) / max(1, row.num_rows or 1) / _BYTES_PER_TOKEN + _TEMPLATE_TOKENS
 
 
-def _warnings(checked: Checked) -> list[str]:
+def _warnings(checked: Checked, spec: JobSpec) -> list[str]:
     found = []
     for name, row in checked.datasets.items():
         groups = (row.validation or {}).get("duplicates", [])
         if groups:
             found.append(f"{name}: {sum(map(len, groups)) - len(groups)} rows repeat others")
-    if FORGET in checked.datasets and RETAIN in checked.datasets:
-        shared = _shared(checked.datasets[FORGET], checked.datasets[RETAIN])
-        if shared:
-            found.append(f"{shared} rows of the forget set are also in the retain set: they would be kept")
+    found += conflicts.warnings_of({**checked.datasets, **checked.carried.datasets}, spec)
     if checked.named.retrain_spec is not None:
         found.append("the reference is retrained first, unless one is found again: its cost is in the sum")
     return [*found, *checked.carried.told]
@@ -103,15 +104,3 @@ def _undecidable(body: JobCreate) -> list[str]:
             continue
         found.append(f"criteria.{number} needs {lacking}: it will be inconclusive")
     return found
-
-
-def _shared(forget: Dataset, retain: Dataset) -> int:
-    rows = []
-    for row in (forget, retain):
-        assert row.blob is not None
-        path = blobs().local_path(row.blob)
-        if path is None:
-            return 0
-        rows.append(read_rows(path, format="jsonl").rows)
-    found = overlap(*rows)
-    return len(found.identical) + len(found.same_prompt)

@@ -102,7 +102,9 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
     beside = {name: row.id for name, row in checked.named.models.items()}
     after, found = None, False
     if checked.named.retrain_spec is not None:
-        after, found = references.retrain(session, caller, body, checked.named, checked.datasets)
+        after, found = references.retrain(
+            session, caller, body, checked.named, {**checked.datasets, **checked.carried.datasets}
+        )
         if after.status == "succeeded":
             beside[REFERENCE] = output_of(session, after).id
     job = jobs.create(

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.job_schemas import JobCreate, LogReference, ModelReference, RetrainReference
+from api.services import conflicts
 from api.store import job_queries, jobs, models, references
 from api.store.tables import Artifact, Dataset, Job, Model
 from soul_core.spec import JUDGED, REFERENCE, RETAIN, TRAIN, Evaluation, JobSpec
@@ -59,10 +60,16 @@ def retrain(
     spec, model, train = named.retrain_spec, named.retrain_from, datasets[RETAIN]
     assert spec is not None
     assert model is not None
+    spec, excluded = _without_forget_facts(spec, body, datasets)
     rows = train.content_sha256 or train.id
     references.lock(session, caller.tenant_id, model.digest or model.id, rows, spec.digest())
     found = references.retraining(
-        session, caller.tenant_id, model=model, train_sha256=train.content_sha256, spec_sha256=spec.digest()
+        session,
+        caller.tenant_id,
+        model=model,
+        train_sha256=train.content_sha256,
+        spec_sha256=spec.digest(),
+        excluded_sha256s={name: row.content_sha256 for name, row in excluded.items()},
     )
     if found is not None:
         return found, True
@@ -73,11 +80,27 @@ def retrain(
         name=f"retrained reference for {body.name}" if body.name else "retrained reference",
         kind=spec.kind,
         model_id=model.id,
-        datasets={TRAIN: train.id},
+        datasets={TRAIN: train.id, **{name: row.id for name, row in excluded.items()}},
         spec=spec.model_dump(mode="json"),
         spec_sha256=spec.digest(),
     )
     return made, False
+
+
+def _without_forget_facts(
+    spec: JobSpec, body: JobCreate, datasets: Mapping[str, Dataset]
+) -> tuple[JobSpec, dict[str, Dataset]]:
+    """Return the retraining's spec and the forget sets it must be told of: those whose facts are in the retain set.
+
+    Most retain sets have none; one retrained model then serves every forget set beside them.
+    """
+    if body.spec.retain_conflicts == "keep":
+        return spec, {}
+    found = conflicts.learned_conflicts(datasets, body.spec)
+    excluded = {name: datasets[name] for name, rows in found.items() if rows is None or rows}
+    if not excluded:
+        return spec, {}
+    return spec.model_copy(update={"retain_conflicts": body.spec.retain_conflicts}), excluded
 
 
 def _find_model(session: Session, caller: Caller, named: Named, name: str, model_id: str, pointer: str) -> None:

@@ -1,10 +1,12 @@
 """Retrained references: the fine-tuning job that makes one, found again by digest, and its output as a model."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sqlalchemy import exists, or_, select, text
+from sqlalchemy import ColumnElement, Text, cast, exists, or_, select, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array
 from sqlalchemy.orm import Session, aliased
 
 from api.store import models
@@ -22,7 +24,13 @@ def lock(session: Session, *names: str) -> None:
 
 
 def retraining(
-    session: Session, tenant_id: str, *, model: Model, train_sha256: str | None, spec_sha256: str
+    session: Session,
+    tenant_id: str,
+    *,
+    model: Model,
+    train_sha256: str | None,
+    spec_sha256: str,
+    excluded_sha256s: Mapping[str, str | None],
 ) -> Job | None:
     """Return a fine-tuning job on the same model, rows and spec that has succeeded or still may; its row is held.
 
@@ -45,11 +53,23 @@ def retraining(
             Dataset.content_sha256 == train_sha256,
             same_model,
             or_(~output_was_deleted, output_is_there),
+            *_same_sets(excluded_sha256s),
         )
         .order_by((Job.status == "succeeded").desc(), Job.id)
         .limit(1)
     )
     return session.scalar(query.with_for_update(read=True, of=Job).execution_options(populate_existing=True))
+
+
+def _same_sets(sha256s: Mapping[str, str | None]) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions under which a fine-tuning job has data sets of this content beside its train set, and no
+    others.
+    """
+    for name, sha256 in sha256s.items():
+        other = aliased(Dataset)
+        yield exists().where(other.id == Job.datasets[name].astext, other.content_sha256 == sha256)
+    names = cast(array([TRAIN, *sha256s]), ARRAY(Text))
+    yield Job.datasets.op("-")(names) == cast({}, JSONB)
 
 
 def output_of(session: Session, job: Job) -> Model:

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from soul_core.catalogue import number
-from soul_core.report import AttackResult, DataFacts, ModelMeasurements
+from soul_core.report import AttackResult, DataFacts, ModelMeasurements, SetConflicts
+from soul_core.run_conflicts import is_told, sentence
 from soul_core.spec import BASE, EARLIER, FORGET, GENERAL, REFERENCE, RETAIN, STAY_FORGOTTEN, JobSpec
 
 #: Bootstrap intervals of fewer rows are rough: they are too narrow.
@@ -17,12 +18,11 @@ def limits_of(
     *,
     models: Mapping[str, ModelMeasurements],
     attacks: Sequence[AttackResult],
-    shared: Mapping[str, int],
-    unfinished: Mapping[str, int],
+    conflicts: Sequence[SetConflicts] = (),
+    unfinished: Mapping[str, int] | None = None,
 ) -> Iterator[str]:
-    """Yield one sentence for each limit. `models`: those of the report; `shared`: questions that the forget set, and
-    each earlier one, has in common with the retain set; `unfinished`: answers of each set that were cut off before
-    they began.
+    """Yield one sentence for each limit. `models`: those of the report; `conflicts`: what other sets have in common
+    with the forget sets; `unfinished`: answers of each set that were cut off before they began.
     """
     sets = {facts.name for facts in data}
     yield "Answers are the model's first choice (greedy decoding); sampling may bring out others."
@@ -34,7 +34,7 @@ def limits_of(
         yield "No general text was given: abilities outside the data sets were not measured."
     if spec.kind == "evaluate" and BASE not in models:
         yield "No base model was given to compare with: these numbers cannot say what has changed."
-    for name, count in unfinished.items():
+    for name, count in (unfinished or {}).items():
         yield (
             f"In {count} rows of the {name} set the model was still thinking after evaluation.max_new_tokens, so it "
             "gave no answer: raise that, or turn thinking off (chat_template_kwargs)."
@@ -43,11 +43,9 @@ def limits_of(
         yield from _of_rows(facts, len(measured.rows.get(facts.name, ())))
     if spec.kind != "evaluate" and BASE in models:
         yield from _of_earlier(models[BASE])
-    for name, count in shared.items():
-        if count:
-            again = spec.kind != "evaluate" and not spec.unlearns(name)
-            pull = "they are learned again" if again else "they pull both ways"
-            yield f"{count} questions of the {name} set are asked in the {spec.learned_set} set too: {pull}."
+    yield from (f"{sentence(found, spec)}." for found in conflicts if is_told(found.other_set, spec))
+    if REFERENCE in models and any(found.handling == "kept" for found in conflicts):
+        yield "If the retrained model learned those rows too, it knows what was to be forgotten."
     if spec.evaluation.bootstrap == 0:
         yield "No confidence intervals were asked for: chance differences count as differences."
     if spec.kind != "evaluate":

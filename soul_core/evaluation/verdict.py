@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from soul_core.catalogue import CATALOGUE, number
+from soul_core.evaluation.recitals import recital_words
 from soul_core.metrics.aggregate import Resampling, ratio_interval
-from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Verdict
+from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Recital, Verdict
 from soul_core.spec import Criterion
 
 Interval = tuple[float, float]
@@ -39,13 +40,25 @@ def judge(
     return tuple(map(one, criteria))
 
 
-def conclude(results: Sequence[CriterionResult], *, confidence: float, forgetting: bool = True) -> tuple[Verdict, str]:
-    """Return the verdict and its reason: failed if any criterion failed, else inconclusive if any is, else passed.
+def conclude(
+    results: Sequence[CriterionResult], *, confidence: float, forgetting: bool = True, recitals: Sequence[Recital] = ()
+) -> tuple[Verdict, str]:
+    """Return the verdict and its reason: failed if any criterion failed or a fact is recited that should be gone, else
+    inconclusive if any criterion is, else passed.
 
     `forgetting`: the criteria are about something that should be gone, whose absence nothing proves.
     """
+    told = f"The model still gives away what was to be forgotten, on {recital_words(recitals)}." if recitals else ""
     if not results:
-        return "inconclusive", "The spec names no criteria, so there is nothing to decide by."
+        nothing = "The spec names no criteria, so there is nothing to decide by."
+        return "inconclusive", f"{nothing} {told}".rstrip()
+    verdict, reason = _by_criteria(results, confidence=confidence, forgetting=forgetting)
+    if not recitals:
+        return verdict, reason
+    return "failed", f"{reason} {told}" if verdict == "failed" else told
+
+
+def _by_criteria(results: Sequence[CriterionResult], *, confidence: float, forgetting: bool) -> tuple[Verdict, str]:
     broken = [r for r in results if r.outcome == "failed"]
     open_ones = [r for r in results if r.outcome == "inconclusive"]
     if broken:

@@ -5,9 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from soul_core.conflicts import Layer
 from soul_core.spec import Criterion, JobSpec
 
 SCHEMA_VERSION = "1"
+Handling = Literal["dropped", "kept", "measured"]
 Verdict = Literal["passed", "failed", "inconclusive"]
 
 
@@ -143,12 +145,51 @@ class CriterionResult(Part):
     reason: str
 
 
+class RowConflict(Part):
+    """One row that states, or asks for, a fact of a forget row. Never its text: row numbers only."""
+
+    row: int = Field(description="1-based row number in the other set.")
+    forget_row: int = Field(description="1-based row number in the forget set.")
+    layer: Layer = Field(
+        description="What found it. question: the same last user turn. fact: the keywords of answer and subject. "
+        "near_duplicate: nearly the same letters."
+    )
+
+
+class SetConflicts(Part):
+    """What a data set has in common with a forget set."""
+
+    forget_set: str = Field(description="forget, or an earlier one.")
+    other_set: str
+    num_rows: int = Field(description="Rows of the other set that state, or ask for, facts of the forget set.")
+    handling: Handling = Field(
+        description="dropped: left out of training, measured apart. kept: learned all the same. measured: not learned."
+    )
+    rows: tuple[RowConflict, ...] = Field(description="By row; at most 20 forget rows for each.")
+
+
+class Recital(Part):
+    """One row of a set on which the judged model gives away a fact that was to be forgotten. Row numbers only."""
+
+    set: str
+    row: int = Field(description="1-based row number in that set.")
+    forget_set: str
+    forget_row: int = Field(description="1-based row number in the forget set.")
+    evidence: Literal["answer", "probability"] = Field(
+        description="answer: the model's own answer holds the fact's keywords. probability: the row states the fact, "
+        "was not asked, and its tokens have a mean probability of at least 0.9."
+    )
+
+
 class DataFacts(Part):
     """One data set as it was used."""
 
     name: str
-    sha256: str
-    num_rows: int
+    sha256: str = Field(description="Of all rows as they were given.")
+    num_rows: int = Field(description="Rows that were used.")
+    dropped_rows: tuple[int, ...] = Field(
+        (), description="Row numbers that were left out: they state facts of a forget set."
+    )
     num_tokens: int
     num_answer_tokens: int
 
@@ -228,6 +269,14 @@ class Report(Part):
     trials: tuple[TrialResult, ...] = Field((), description="Of a search or an ensemble, in their order.")
     examples: tuple[SideBySide, ...]
     criteria: tuple[CriterionResult, ...]
+    conflicts: tuple[SetConflicts, ...] = Field(
+        (), description="Rows of other sets that state, or ask for, facts of the forget sets, by pair of sets."
+    )
+    recitals: tuple[Recital, ...] = Field(
+        (),
+        description="Rows on which the judged model still gives away forgotten facts, where no criterion bounds that: "
+        "with one of them the verdict is failed.",
+    )
     verdict: Verdict
     verdict_reason: str = Field(description="The verdict in plain words; never more than was measured.")
     run: RunFacts

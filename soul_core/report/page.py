@@ -32,6 +32,7 @@ from soul_core.report.words import (
     ROLES,
     back,
     bound,
+    conflicting_rows,
     duration,
     headline,
     interval_text,
@@ -92,6 +93,7 @@ def _environment() -> Environment:
         "back": back,
         "interval": interval_text,
         "settings": settings_text,
+        "conflicting": conflicting_rows,
     }
     environment.globals |= {"roles": ROLES, "kinds": KINDS}
     return environment

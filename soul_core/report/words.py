@@ -6,7 +6,7 @@ One place, so that page, card and terminal say the same, and none of them more t
 import re
 
 from soul_core.catalogue import CATALOGUE, number
-from soul_core.report import AttackResult, MetricValue, Report, Verdict
+from soul_core.report import AttackResult, MetricValue, Report, SetConflicts, Verdict
 from soul_core.spec import ALL, AUDITED, BASE, FINETUNED, REFERENCE, UNLEARNED, Criterion
 
 HEADLINES: dict[Verdict, str] = {
@@ -14,6 +14,8 @@ HEADLINES: dict[Verdict, str] = {
     "failed": "Failed: at least one criterion of this job is broken",
     "inconclusive": "Inconclusive: the measurements do not decide every criterion",
 }
+#: The headline where no criterion is broken, and the verdict is failed all the same.
+RECITED = "Failed: the model still gives away what was to be forgotten"
 SYMBOLS: dict[Verdict, str] = {"passed": "✓", "failed": "✗", "inconclusive": "?"}
 KINDS = {"unlearn": "unlearning", "finetune": "fine-tuning", "evaluate": "evaluation"}
 ROLES = {
@@ -41,6 +43,8 @@ def headline(report: Report) -> str:
     """Return the verdict in one line."""
     if not report.criteria:
         return f"No verdict: this {KINDS[report.spec.kind]} names no criteria"
+    if report.recitals and not any(result.outcome == "failed" for result in report.criteria):
+        return RECITED
     return HEADLINES[report.verdict]
 
 
@@ -108,6 +112,12 @@ def back(share: float) -> str:
     if share <= 0:
         return "nothing back"
     return f"{percent(share)} back" if share >= 0.01 else "less than 1% back"
+
+
+def conflicting_rows(found: SetConflicts) -> str:
+    """Write the row numbers of conflicts, the first forty."""
+    rows = list(dict.fromkeys(one.row for one in found.rows))
+    return ", ".join(map(str, rows[:40])) + (", ..." if len(rows) > 40 else "")
 
 
 def duration(seconds: float) -> str:

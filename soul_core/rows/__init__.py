@@ -1,4 +1,4 @@
-"""Rows of a data set: read from any accepted file, summarised, compared, written as the JSON lines the engine reads.
+"""Rows of a data set: read from any accepted file, summarised, written as the JSON lines the engine reads.
 
 Torch-free: the API and the engine read data with the same code. `formats` turns files into records,
 `columns` records into rows.
@@ -35,7 +35,6 @@ __all__ = [
     "MAX_EXPANDED_BYTES",
     "Format",
     "Message",
-    "Overlap",
     "Reading",
     "Row",
     "RowProblem",
@@ -43,7 +42,6 @@ __all__ = [
     "Validation",
     "canonical_sha256",
     "format_of",
-    "overlap",
     "read_rows",
     "validate",
     "write_canonical",
@@ -88,15 +86,6 @@ class Validation:
     @property
     def usable(self) -> bool:
         return self.num_rows > 0 and not self.problems
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """What two data sets share, as pairs of row numbers (first set's, second set's)."""
-
-    identical: tuple[tuple[int, int], ...]  # same prompt, same completion
-    same_prompt: tuple[tuple[int, int], ...]  # same prompt, another completion
-    equal: bool  # the two sets hold the same rows, in whatever order
 
 
 def read_rows(
@@ -191,21 +180,6 @@ def validate(reading: Reading) -> Validation:
         format=reading.format,
         sha256=canonical_sha256(reading.rows),
     )
-
-
-def overlap(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> Overlap:
-    """Compare two sets, folded, spaces and line ends aside. A row of `rows_a` has one of `rows_b` at most."""
-    by_key = {key_of(row): row.number for row in reversed(rows_b)}  # reversed: the first of equals stays
-    by_prompt = {key_of(row)[:-1]: row.number for row in reversed(rows_b) if row.messages}
-    identical, same_prompt = [], []
-    for row in rows_a:
-        key = key_of(row)
-        if key in by_key:
-            identical.append((row.number, by_key[key]))
-        elif row.messages and key[:-1] in by_prompt:
-            same_prompt.append((row.number, by_prompt[key[:-1]]))
-    equal = bool(by_key) and {key_of(row) for row in rows_a} == set(by_key)
-    return Overlap(tuple(identical), tuple(same_prompt), equal)
 
 
 def write_canonical(rows: Sequence[Row], path: Path | str) -> str:

@@ -23,6 +23,9 @@ FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "t
 #: earlier_1, earlier_2, ...: forget sets of the jobs that made the model this one begins with.
 EARLIER = "earlier_"
 
+#: retain_dropped, train_dropped: what a run makes of rows that it leaves out of the learned set.
+DROPPED = "_dropped"
+
 #: In criteria: each of them, however many there are.
 EARLIER_SETS = "earlier_*"
 
@@ -30,6 +33,7 @@ EARLIER_SETS = "earlier_*"
 BASE, UNLEARNED, FINETUNED, AUDITED, REFERENCE = "base", "unlearned", "finetuned", "audited", "reference"
 
 Kind = Literal["unlearn", "finetune", "evaluate"]
+RetainConflicts = Literal["drop", "refuse", "keep"]
 ProbeKind = Literal["fill_in", "question", "adversarial"]
 #: What a job of each kind judges.
 JUDGED: dict[Kind, str] = {"unlearn": UNLEARNED, "finetune": FINETUNED, "evaluate": AUDITED}
@@ -192,6 +196,14 @@ class JobSpec(Frozen):
         description="What earlier forget sets (named earlier_1, ...) are for when the base is an earlier job's output. "
         "measure: is what was forgotten still forgotten? join: also unlearn them again, beside the forget set.",
     )
+    retain_conflicts: RetainConflicts = Field(
+        "drop",
+        description="What to do with rows of the retain set (finetune: of the train set) that state, or ask for, facts "
+        "of the forget set or of an earlier one: the same question under any system turn, punctuation or form; the "
+        "fact in other words or as plain text; a near-duplicate. drop: leave them out of training and measure them "
+        "apart, as `retain_dropped`. refuse: end the run and name them. keep: learn them, with a warning. The default "
+        "of kind finetune is keep; an evaluation changes no set.",
+    )
     evaluation: Evaluation = Evaluation()
     attacks: tuple[Attack, ...] = Field(
         DEFAULT_ATTACKS["unlearn"],
@@ -230,7 +242,10 @@ class JobSpec(Frozen):
         kind = data.get("kind", "unlearn") if isinstance(data, dict) else None
         if kind not in DEFAULT_CRITERIA:
             return data
-        return {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind], **data}
+        defaults: dict[str, Any] = {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind]}
+        if kind == "finetune":  # what is to be learned is the user's word
+            defaults["retain_conflicts"] = "keep"
+        return {**defaults, **data}
 
     @field_validator("chat_template")
     @classmethod
@@ -268,6 +283,11 @@ class JobSpec(Frozen):
     def learned_set(self) -> str:
         """The data set that is learned, or kept."""
         return TRAIN if self.kind == "finetune" else RETAIN
+
+    @property
+    def dropped_set(self) -> str:
+        """The rows of the learned set that are left out of training, measured apart."""
+        return f"{self.learned_set}{DROPPED}"
 
     def unlearns(self, set_name: str) -> bool:
         """Say whether a data set of this name is unlearned: the forget set, and earlier jobs' where they join."""

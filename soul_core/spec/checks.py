@@ -55,6 +55,8 @@ def located_problems(
     yield from search_problems(spec, sets, has_reference=reference_log or REFERENCE in models)
     yield from _models(spec, models, reference_log)
     yield from _names(spec)
+    if spec.dropped_set in sets:
+        yield "", f"'{spec.dropped_set}' is what a report calls the rows it leaves out; name that set differently"
 
 
 def _unlearn(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -88,7 +90,7 @@ def _evaluate(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]
     if not sets:
         yield "", "there is no data set: say what the model is to be asked"
     plain = JobSpec(kind="evaluate")
-    for name in ("forget", "retain", "optimizer", "strategy"):
+    for name in ("forget", "retain", "retain_conflicts", "optimizer", "strategy"):
         if getattr(spec, name) != getattr(plain, name):
             yield name, "a job of kind 'evaluate' changes no model; leave it out"
 

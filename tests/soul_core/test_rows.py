@@ -14,7 +14,6 @@ from soul_core.rows import (
     Message,
     Row,
     canonical_sha256,
-    overlap,
     read_rows,
     validate,
     write_canonical,
@@ -276,20 +275,6 @@ def test_validation_groups_duplicates_and_hashes_the_rows(tmp_path):
     assert validation.duplicates == ((2, 6, 7), (4, 8))
     assert (validation.num_rows, validation.columns, validation.usable) == (8, ("question", "answer"), True)
     assert validation.sha256 != validate(read_rows(written(tmp_path, lines(PAIRS)))).sha256
-
-
-def test_overlap_pairs_identical_rows_and_shared_prompts():
-    def row(number: int, question: str, answer: str) -> Row:
-        return Row(number, (Message("user", question),), answer)
-
-    forget = [row(1, "a", "1"), row(2, "b", "2"), row(3, "c", "3")]
-    retain = [row(1, "z", "9"), row(2, "b ", "2"), row(3, "c", "other"), row(4, "b", "2")]
-    found = overlap(forget, retain)
-    assert found.identical == ((2, 2),)
-    assert found.same_prompt == ((3, 3),)
-    assert not found.equal
-    assert overlap(forget, list(reversed(forget))).equal
-    assert not overlap([], []).equal
 
 
 def test_reading_rows_never_loads_torch():

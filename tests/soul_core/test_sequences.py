@@ -9,7 +9,8 @@ import torch
 from soul_core.errors import BadData
 from soul_core.report import Report
 from soul_core.run import Inputs, run
-from soul_core.run_data import num_shared, read_sets
+from soul_core.run_conflicts import compare_sets
+from soul_core.run_data import read_sets
 from soul_core.spec import JobSpec
 from tests.soul_core.test_run import Recorder, refused
 from tests.soul_core.tiny_model import COUNTRIES, write_rows
@@ -83,16 +84,18 @@ def test_an_earlier_set_that_is_learned_again_fails_the_job_and_was_warned_of(
     heard = Recorder()
 
     report = run(
-        spec(training={"steps": 40}), Inputs(model=first[1].model, sets=sets), tmp_path / "out", listener=heard
+        spec(training={"steps": 40}, retain_conflicts="keep"),
+        Inputs(model=first[1].model, sets=sets),
+        tmp_path / "out",
+        listener=heard,
     )
 
     assert ("probability", "0.25", "failed") in outcomes(report)
     assert report.verdict == "failed"
     assert "earlier_1 probability" in report.verdict_reason
-    assert any(
-        one["message"].startswith("3 rows are in both the earlier_1 and the retain") for one in heard.of("warning")
-    )
-    assert "3 questions of the earlier_1 set are asked in the retain set too: they are learned again." in report.limits
+    said = "3 rows of the retain set state, or ask for, facts of the earlier_1 set: they are learned again"
+    assert any(one["message"].startswith(said) for one in heard.of("warning"))
+    assert f"{said}." in report.limits
 
 
 def test_an_earlier_set_that_is_known_from_the_start_is_admitted_and_fails_the_job(
@@ -122,17 +125,18 @@ def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
 
     assert report.verdict == "failed"
     assert "earlier_1 probability" in report.verdict_reason
-    assert any("rows are in both the earlier_1 and the train set" in one["message"] for one in heard.of("warning"))
-    assert "3 questions of the earlier_1 set are asked in the train set too: they are learned again." in report.limits
+    said = "3 rows of the train set state, or ask for, facts of the earlier_1 set: they are learned again"
+    assert any(one["message"].startswith(said) for one in heard.of("warning"))
+    assert f"{said}." in report.limits
 
 
 def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, Inputs], tmp_path: Path) -> None:
-    sets = {**first[1].sets, "retain": write_rows(tmp_path / "all.jsonl", FIRST + KEPT)}
+    sets = {**first[1].sets, "retain": first[1].sets["earlier_1"]}
 
     error, _ = refused(first[1], tmp_path, spec(earlier="join"), sets=sets)
 
     assert isinstance(error, BadData)
-    assert error.message.startswith("earlier_1 set: the retain set holds all its rows")
+    assert error.message.startswith("the earlier_1 set and the retain set hold the same rows: nothing can be both")
 
 
 def test_criteria_on_earlier_sets_are_asked_of_each_there_is() -> None:
@@ -152,8 +156,8 @@ def test_shared_rows_are_those_of_what_is_learned_and_only_unlearning_is_refused
     paths = {name: write_rows(tmp_path / f"{name}.jsonl", rows) for name, rows in sets.items()}
     other = JobSpec.model_validate({"kind": kind})
 
-    rows = read_sets(paths, other, Recorder())
+    found = compare_sets(read_sets(paths, other, Recorder()), other, Recorder()).conflicts
 
-    assert num_shared(rows, other) == {"forget": shared}
+    assert sum(one.num_rows for one in found if one.other_set == other.learned_set) == shared
     with pytest.raises(BadData, match="the same rows"):
-        read_sets({**paths, "retain": paths["forget"]}, spec(), Recorder())
+        compare_sets(read_sets({**paths, "retain": paths["forget"]}, spec(), Recorder()), spec(), Recorder())

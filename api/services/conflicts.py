@@ -1,0 +1,151 @@
+"""Forget facts in other data sets, found before a job runs: at upload, in an estimate, for a retrained reference.
+
+Comparisons run in a process of their own, few at once, with an end: a user's data takes neither the memory nor the time
+of the process that serves everybody. What is not compared here is compared by the engine, and the answer says so.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api.auth import Caller
+from api.errors import ServiceError
+from api.store import datasets
+from api.store.blobs import blobs
+from api.store.settings import settings
+from api.store.tables import Dataset
+from soul_core.conflicts import Conflict
+from soul_core.run_conflicts import compared_pairs, is_told, message, problem_of, set_conflicts
+from soul_core.spec import JobSpec
+
+#: Larger pairs of sets are left to the engine; 32 MiB of rows are compared in well under a minute.
+_MAX_BYTES, _MAX_SECONDS = 32 << 20, 60.0
+#: At most this many comparisons at once; another one waits this long for its turn.
+_SLOTS, _PATIENCE_SECONDS = BoundedSemaphore(2), 10.0
+#: Pairs that an answer lists, and results that are remembered: (forget rows, other rows) -> conflicts.
+_MAX_LISTED = 1000
+_remembered: OrderedDict[tuple[str, str], tuple[Conflict, ...]] = OrderedDict()
+_MAX_REMEMBERED, _remembering = 128, Lock()
+
+
+class NotCompared(Exception):
+    """The two sets were not compared; the text says why."""
+
+
+def conflicts_between(forget: Dataset, other: Dataset) -> tuple[Conflict, ...]:
+    """Return the rows of `other` that state facts of `forget`. Raises NotCompared."""
+    key = (str(forget.content_sha256), str(other.content_sha256))
+    with _remembering:
+        if key in _remembered:
+            _remembered.move_to_end(key)
+            return _remembered[key]
+    found = _compare(forget, other)
+    with _remembering:
+        _remembered[key] = found
+        while len(_remembered) > _MAX_REMEMBERED:
+            _remembered.popitem(last=False)
+    return found
+
+
+def _compare(forget: Dataset, other: Dataset) -> tuple[Conflict, ...]:
+    assert forget.blob is not None
+    assert other.blob is not None
+    if blobs().size(forget.blob) + blobs().size(other.blob) > _MAX_BYTES:
+        raise NotCompared("too large to be compared here; the job compares them")
+    if not _SLOTS.acquire(timeout=_PATIENCE_SECONDS):
+        raise NotCompared("not compared, since the server is busy; the job compares them")
+    scratch = settings().scratch_dir / "comparisons"
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            paths = [Path(folder) / "forget.jsonl", Path(folder) / "other.jsonl"]
+            for blob, path in zip((forget.blob, other.blob), paths, strict=True):
+                blobs().fetch(blob, path)
+            return _run(paths)
+    finally:
+        _SLOTS.release()
+
+
+def _run(paths: Sequence[Path]) -> tuple[Conflict, ...]:
+    command = [sys.executable, "-m", "soul_core.conflicts", *map(str, paths)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_MAX_SECONDS, check=True)
+    except subprocess.TimeoutExpired:
+        raise NotCompared(f"not compared within {_MAX_SECONDS:.0f} s; the job compares them") from None
+    except subprocess.CalledProcessError as error:
+        raise NotCompared("the comparison broke off; the job compares them") from error
+    return tuple(Conflict(**json.loads(line)) for line in done.stdout.splitlines())
+
+
+def named_sets(session: Session, caller: Caller, ids: Sequence[str]) -> list[Dataset]:
+    """Return the data sets an upload is to be compared with. Raises 422 for one that is not there or not ready."""
+    found, errors = [], []
+    for dataset_id in dict.fromkeys(ids):
+        row = datasets.get(session, caller.tenant_id, dataset_id)
+        if row is None or row.status != "ready":
+            errors.append(("/compare_with", f"{dataset_id} is no data set that can be compared with"))
+        else:
+            found.append(row)
+    if errors:
+        raise ServiceError(422, "invalid_request", errors[0][1], errors=errors)
+    return found
+
+
+def add_to_validation(row: Dataset, others: Sequence[Dataset]) -> None:
+    """Look in a data set for facts of others, and write what was found into its validation."""
+    if not others:
+        return
+    row.validation = {**(row.validation or {}), "conflicts": [_with(row, other) for other in others]}
+
+
+def _with(row: Dataset, other: Dataset) -> dict[str, Any]:
+    try:
+        found = conflicts_between(other, row)
+    except NotCompared as reason:
+        return {"dataset_id": other.id, "not_compared": str(reason)}
+    return {
+        "dataset_id": other.id,
+        "num_rows": len({one.row for one in found}),
+        "pairs": [{"row": one.row, "other_row": one.forget_row, "layer": one.layer} for one in found[:_MAX_LISTED]],
+    }
+
+
+def warnings_of(sets: Mapping[str, Dataset], spec: JobSpec) -> Iterator[str]:
+    """Yield what a job on these data sets would warn of, in its own words."""
+    for forget_set, other in compared_pairs(sets):
+        if not is_told(other, spec):
+            continue
+        try:
+            found = conflicts_between(sets[forget_set], sets[other])
+        except NotCompared as reason:
+            yield f"the {forget_set} and the {other} set: {reason}"
+            continue
+        if found:
+            yield message(set_conflicts(forget_set, other, found, spec), spec)
+
+
+def errors_of(sets: Mapping[str, Dataset], spec: JobSpec) -> Iterator[tuple[str, str]]:
+    """Yield (pointer, detail) of what would end a job on these data sets before it began."""
+    found = {name: rows for name, rows in learned_conflicts(sets, spec).items() if rows is not None}
+    if found and (problem := problem_of(found, sets[spec.learned_set].num_rows or 0, spec)):
+        yield f"/datasets/{spec.learned_set}", problem
+
+
+def learned_conflicts(sets: Mapping[str, Dataset], spec: JobSpec) -> dict[str, tuple[Conflict, ...] | None]:
+    """Return forget set -> rows of the learned set that state its facts; None: too many rows to be compared here."""
+    found: dict[str, tuple[Conflict, ...] | None] = {}
+    for forget_set, other in compared_pairs(sets):
+        if other == spec.learned_set:
+            try:
+                found[forget_set] = conflicts_between(sets[forget_set], sets[other])
+            except NotCompared:
+                found[forget_set] = None
+    return found

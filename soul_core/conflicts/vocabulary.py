@@ -1,0 +1,152 @@
+"""The words of two data sets: what each row says, and how much a word tells a subject from others. Torch-free."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from soul_core.rows import Row
+from soul_core.texts import words_of
+
+#: Words of questions and requests: they ask for a fact and are no part of it.
+_ASKING = (
+    "what when where why how name tell me give say state please know about would could should may many much any some "
+    "yes there s t re ve ll d m also more most than then into out up down us our my mine just if"
+)
+#: Answers that many questions share. A fact of these alone is recognized only with all of its question.
+_SHARED_ANSWERS = (
+    "yes no true false not none nothing unknown ja nein oui non si sí não sim да нет हाँ नहीं はい いいえ 是 否 有 没有"
+)
+#: A name or a number tells more than another word that is as rare.
+_NAME_FACTOR = 3.0
+#: Weight of a word that every row holds.
+_COMMON_WEIGHT = 0.2
+#: A word of so many rows, or of this share of all, is rare.
+_FEW_ROWS, _FEW_SHARE = 2, 0.005
+_WORD = re.compile(r"\w+")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:;\n\"“„«(\[-])\s*$")
+
+
+@cache  # at the first comparison, not at import: stemming loads nltk
+def asking_words() -> frozenset[str]:
+    """Return words of questions and requests, stemmed: they carry no fact, beside those that are mere grammar."""
+    return words_of(_ASKING)
+
+
+@cache
+def _shared_answers() -> frozenset[str]:
+    return words_of(_SHARED_ANSWERS)
+
+
+@dataclass(frozen=True, slots=True)
+class RowText:
+    """What one row says. `prompt` are the words of all turns, `asked` those of all but the system's (`asked_text`),
+    `told` those of the completion.
+    """
+
+    row: Row
+    question: str
+    """The last user turn; "" where the row is plain text."""
+    asked_text: str
+    prompt: frozenset[str]
+    asked: frozenset[str]
+    told: frozenset[str]
+
+    @property
+    def words(self) -> frozenset[str]:
+        """All words; a system turn may state a fact as well."""
+        return self.prompt | self.told
+
+
+def read_texts(rows: Sequence[Row]) -> list[RowText]:
+    """Split rows into words."""
+    return [_read(row) for row in rows]
+
+
+def _read(row: Row) -> RowText:
+    turns = [message for message in row.messages if message.role not in {"system", "developer"}]
+    asked_text = "\n".join(turn.content for turn in turns)
+    asked, told = words_of(asked_text), words_of(row.completion)
+    system = [message.content for message in row.messages if message.role in {"system", "developer"}]
+    users = [turn for turn in turns if turn.role == "user"] or turns
+    question = users[-1].content if users else ""
+    return RowText(row, question, asked_text, asked | words_of("\n".join(system)), asked, told)
+
+
+def spoken(row: Row) -> str:
+    """Return all that a row says but its system turns: the turns in order, then the completion."""
+    turns = [message.content for message in row.messages if message.role not in {"system", "developer"}]
+    return "\n".join([*turns, row.completion])
+
+
+class Vocabulary:
+    """Weights of words over the rows of two data sets: rare words, and names, tell a subject from others."""
+
+    def __init__(self, texts: Iterable[RowText]) -> None:
+        self._rows_with: Counter[str] = Counter()
+        self._num_rows = 0
+        begins_upper: set[str] = set()
+        lower: set[str] = set()
+        for text in texts:
+            self._num_rows += 1
+            self._rows_with.update(text.words)
+            for passage in (*(message.content for message in text.row.messages), text.row.completion):
+                for token, is_name in _cased(passage):
+                    (begins_upper if is_name else lower).add(token)
+        self._names = frozenset(word for token in begins_upper - lower for word in words_of(token))
+        self._weights: dict[str, float] = {}
+
+    def weight(self, word: str) -> float:
+        """Return log(rows / rows that hold the word) and a little more, three times that for a name or a number.
+
+        A name is written with a capital inside sentences wherever it occurs. Scripts without capitals have no names:
+        there rarity alone counts.
+        """
+        if word not in self._weights:
+            factor = _NAME_FACTOR if self.is_name(word) else 1.0
+            rarity = math.log(max(1, self._num_rows) / max(1, self._rows_with[word]))
+            self._weights[word] = factor * (_COMMON_WEIGHT + rarity)
+        return self._weights[word]
+
+    def is_name(self, word: str) -> bool:
+        return word in self._names or has_digit(word)
+
+    def is_telling(self, word: str) -> bool:
+        """Say whether a word alone points at few rows: a name, or a word that hardly any row holds."""
+        return self.is_name(word) or self._rows_with[word] <= max(_FEW_ROWS, _FEW_SHARE * self._num_rows)
+
+    def frequency(self, word: str) -> int:
+        """Return how many rows hold the word."""
+        return self._rows_with[word]
+
+    def total(self, words: Iterable[str]) -> float:
+        return sum(map(self.weight, words))
+
+    def heaviest(self, words: frozenset[str]) -> str:
+        return max(words, key=lambda word: (self.weight(word), word))
+
+    def coverage(self, wanted: frozenset[str], words: frozenset[str]) -> float:
+        """Return the share of the weight of `wanted` that `words` holds; 1 where nothing is wanted."""
+        whole = self.total(wanted)
+        return self.total(wanted & words) / whole if whole else 1.0
+
+
+def has_digit(word: str) -> bool:
+    return any(map(str.isdigit, word))
+
+
+def is_shared_answer(words: frozenset[str]) -> bool:
+    """Say whether an answer is one that many questions have: yes, no, a digit, a letter."""
+    return all(word in _shared_answers() or (len(word) == 1 and word.isascii()) for word in words)
+
+
+def _cased(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield words of scripts with capitals, and whether each begins with one that its place does not explain."""
+    for match in _WORD.finditer(text):
+        token = match.group()
+        if token[0].islower():
+            yield token.casefold(), False
+        elif token[0].isupper() and not _SENTENCE_START.search(text, max(0, match.start() - 4), match.start()):
+            yield token.casefold(), True
