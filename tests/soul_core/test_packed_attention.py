@@ -1,10 +1,9 @@
 import pytest
 import torch
 from transformers import BloomConfig, GptOssConfig, Lfm2Config, MambaConfig
-from transformers.masking_utils import sdpa_mask
 
 from soul_core.examples import Example, pack
-from soul_core.models.packed_attention import PACKED, check_isolation, packed_kwargs
+from soul_core.models.packed_attention import PACKED, check_isolation, packed_kwargs, register
 from tests.soul_core.tiny_models import CONFIGS, tiny_model
 
 torch.set_num_threads(1)
@@ -87,7 +86,7 @@ def test_no_square_mask_is_built_for_a_packed_call(monkeypatch):
     try:
         packed_logits(tiny_model(CONFIGS["llama"], attn_implementation=PACKED), examples())
     finally:
-        AttentionMaskInterface.register(PACKED, sdpa_mask)
+        register()
 
 
 @pytest.mark.parametrize("drop", ["attention_mask", "segment_lengths"])
