@@ -100,6 +100,8 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
         log = read_log_of_reference(inputs.reference_log)
         load = partial(load_subject, inputs.source(), rows, spec)
         subject = load()
+        if subject.facts.batches == "padded":
+            state.emit("log", message=f"{subject.facts.architecture} cannot take packed batches: rows are padded")
         _check(spec, subject, out, state)
         state.claim(_identity(spec, subject.facts, subject.sets))
 

@@ -5,6 +5,7 @@ and LongRoPE would read a long text's old keys with the frequencies of short one
 """
 
 from dataclasses import dataclass, field
+
 import torch
 from transformers import DynamicCache, PreTrainedModel
 

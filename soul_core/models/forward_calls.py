@@ -20,7 +20,7 @@ from soul_core.models.packed_attention import packed_kwargs
 
 #: A call takes rows as long as padding stays below this share of its tokens; short calls may waste a little more.
 _MOST_PADDING = 0.25
-_FREE_PADDING = 256
+_FREE_PADDING = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ def require_padding(model: PreTrainedModel) -> None:
 @torch.no_grad()
 def can_decode_cached(model: PreTrainedModel) -> bool:
     """Say whether left padding, a cache and dropping a finished row give the next-token scores of the whole texts."""
+    if getattr(model.config.get_text_config(), "attention_chunk_size", None):
+        return False  # chunks are counted from the padding on, and longer than what could be tried here
     long = _some_ids(model, 9)
     short = long[:4]
     try:
