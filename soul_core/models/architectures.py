@@ -21,18 +21,10 @@ _CONTEXT_KEYS += ("max_seq_len", "max_seq_length", "context_length", "model_max_
 _UNBOUNDED = frozenset({"bloom", "falcon", "falcon_mamba", "mamba", "mamba2", "recurrent_gemma", "rwkv", "xlstm"})
 _UNBOUNDED_TOKENS = 2048
 #: Encoders whose causal form exists only where config.json says is_decoder.
-_ENCODERS: tuple[str, ...] = (
-    "Bert",
-    "Roberta",
-    "RoCBert",
-    "Camembert",
-    "Data2VecText",
-    "Electra",
-    "Ernie",
-    "BigBird",
-    "XLMRoberta",
+_ENCODERS = re.compile(
+    r"(Bert|Roberta|RobertaPreLayerNorm|RoCBert|Camembert|Data2VecText|Electra|Ernie|BigBird|XLMRoberta|XLMRobertaXL|"
+    r"MegatronBert|RemBert|RoFormer|Xmod)(ForCausalLM|LMHeadModel)"
 )
-_ENCODERS += ("MegatronBert", "RemBert", "RoFormer", "Xmod")
 _OTHER_KINDS = (
     (r"ForConditionalGeneration$", "an encoder-decoder or a model of several media"),
     (r"(Sequence|Token|Multiple|Question|Image|Audio).*(Classification|Choice|Answering)$", "a classifier"),
@@ -56,7 +48,7 @@ def check_architecture(config: dict[str, Any]) -> str:
         )
     if name.startswith("XLNet"):
         raise BadModel(f"{name} predicts its tokens in any order, not from left to right; give a causal language model")
-    if name.startswith(_ENCODERS) and not config.get("is_decoder"):
+    if _ENCODERS.fullmatch(name) and not config.get("is_decoder"):
         raise BadModel(
             f"{name} reads its text in both directions as config.json has it; if it was trained from left to right, "
             "set is_decoder to true there"

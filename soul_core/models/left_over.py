@@ -28,23 +28,20 @@ _OUTPUT_HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output|output_projection|g
 _NUM_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _NUM_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _PREDICTED = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
-#: Architectures in which these flags alone decide whether a projection has a bias.
-_ATTENTION_BIAS = frozenset(
-    {
-        "apertus",
-        "arcee",
-        "cohere",
-        "cohere2",
-        "deepseek_v2",
-        "deepseek_v3",
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "gpt_neox",
-    }
-    | {"granite", "granitemoe", "helium", "llama", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "qwen3", "qwen3_moe"}
-    | {"seed_oss", "smollm3"}
+#: Architectures that count their layers and experts in config.json as the file numbers them, and call their head so.
+_COUNTED_TYPES = (
+    "apertus arcee bloom cohere cohere2 deepseek_v2 deepseek_v3 exaone4 falcon gemma gemma2 gemma3_text glm glm4 "
+    "gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj granite granitemoe helium llama mistral mixtral mpt nemotron "
+    "olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm "
+    "starcoder2"
 )
+_COUNTED = frozenset(_COUNTED_TYPES.split())
+#: Architectures in which these flags alone decide whether a projection has a bias.
+_BIASED_TYPES = (
+    "apertus arcee cohere cohere2 deepseek_v2 deepseek_v3 gemma gemma2 gemma3_text gpt_neox granite granitemoe "
+    "helium llama nemotron olmo olmo2 olmo3 olmoe qwen3 qwen3_moe seed_oss smollm3"
+)
+_ATTENTION_BIAS = frozenset(_BIASED_TYPES.split())
 _MLP_BIAS = frozenset({"llama", "arcee", "granite", "smollm3", "nemotron", "seed_oss"})
 
 
@@ -52,17 +49,28 @@ def check_names(config: Mapping[str, Any], names: Collection[str]) -> None:
     """Raise BadModel where config.json and the tensors' names contradict each other. What it passes may still be wrong:
     only the engine knows all that an architecture reads.
     """
-    values = {**config, **inner_config(dict(config))}
-    surplus = [
-        *(name for name in names if _ADAPTER.search(name) or _QUANTIZED.search(name)),
-        *_beyond(names, _LAYER, _count(values, _NUM_LAYERS)),
-        *_beyond(names, _EXPERT, _count(values, _NUM_EXPERTS)),
-        *_biases(values, names),
-    ]
+    surplus = {name for name in names if _ADAPTER.search(name) or _QUANTIZED.search(name)}
+    counted = config.get("model_type") in _COUNTED
+    if counted:
+        surplus |= _beyond(names, _LAYER, _count(config, _NUM_LAYERS))
+        surplus |= _beyond(names, _EXPERT, _count(config, _NUM_EXPERTS))
+        surplus |= _biases(config, names)
     if surplus:
-        raise left_over(sorted(set(surplus)), config)
-    _require_layers(values, names)
-    if values.get("tie_word_embeddings") is False and not any(map(_OUTPUT_HEADS.search, names)):
+        raise left_over(sorted(surplus), config)
+    if counted:
+        _require_complete(config, names)
+
+
+def _require_complete(config: Mapping[str, Any], names: Collection[str]) -> None:
+    """Refuse a file with fewer layers than config.json counts, or without the head it should have."""
+    count = _count(config, _NUM_LAYERS)
+    held = {int(found[1]) for name in names if (found := _LAYER.search(name))}
+    if count is not None and held and (absent := sorted(set(range(count)) - held)):
+        raise BadModel(
+            f"weights are missing: config.json says {count} layers (num_hidden_layers), the file holds {len(held)}",
+            details=first_names(f"layer {number}" for number in absent),
+        )
+    if config.get("tie_word_embeddings") is False and not any(map(_OUTPUT_HEADS.search, names)):
         raise BadModel(
             "config.json says tie_word_embeddings: false, but the file has no output head (lm_head.weight); set it to "
             "true if the model's head is its embedding, else save the model again with its head"
@@ -111,33 +119,22 @@ def _remedy(name: str, values: Mapping[str, Any]) -> str:
     return "correct config.json, or save the model again with the library that made it"
 
 
-def _beyond(names: Iterable[str], pattern: re.Pattern[str], count: int | None) -> list[str]:
+def _beyond(names: Iterable[str], pattern: re.Pattern[str], count: int | None) -> set[str]:
     if count is None:
-        return []
-    return [name for name in names if (found := pattern.search(name)) and int(found[1]) >= count]
+        return set()
+    return {name for name in names if (found := pattern.search(name)) and int(found[1]) >= count}
 
 
-def _biases(values: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+def _biases(values: Mapping[str, Any], names: Iterable[str]) -> set[str]:
     kind = values.get("model_type")
-    off = []
+    off: set[str] = set()
     for flag, kinds, parts in (
         ("attention_bias", _ATTENTION_BIAS, r"(self_attn|attention)\.\w*(q|k|v|o|qkv|query_key_value|dense)(_proj)?"),
         ("mlp_bias", _MLP_BIAS, r"mlp\.(gate|up|down)_proj"),
     ):
         if kind in kinds and (values.get(flag) is False or (kind == "llama" and not values.get(flag))):
-            off += [name for name in names if re.search(rf"(^|\.){parts}\.bias$", name)]
+            off |= {name for name in names if re.search(rf"(^|\.){parts}\.bias$", name)}
     return off
-
-
-def _require_layers(values: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Refuse a file with fewer layers than config.json counts."""
-    count = _count(values, _NUM_LAYERS)
-    held = {int(found[1]) for name in names if (found := _LAYER.search(name))}
-    if count is not None and held and (absent := sorted(set(range(count)) - held)):
-        raise BadModel(
-            f"weights are missing: config.json says {count} layers (num_hidden_layers), the file holds {len(held)}",
-            details=first_names(f"layer {number}" for number in absent),
-        )
 
 
 def _count(values: Mapping[str, Any], keys: Iterable[str]) -> int | None:

@@ -154,4 +154,4 @@ def _equals(stored: torch.Tensor, computed: torch.Tensor) -> bool:
     if not stored.is_floating_point():
         return torch.equal(stored.double(), computed.double())
     rounding = 2 * torch.finfo(stored.dtype).eps + 1e-5
-    return bool(torch.allclose(stored.float(), computed.to(stored.dtype).float(), rtol=rounding, atol=1e-9))
+    return bool(torch.allclose(stored.float(), computed.to(stored.dtype).float(), rtol=rounding, atol=1e-7))

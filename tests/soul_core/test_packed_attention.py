@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import BloomConfig, GptOssConfig, Lfm2Config, MambaConfig
+from transformers import BloomConfig, GptOssConfig, Lfm2Config, Llama4TextConfig, MambaConfig
 
 from soul_core.examples import Example, pack
 from soul_core.models.packed_attention import PACKED, check_isolation, packed_kwargs, register
@@ -126,6 +126,9 @@ def test_supported_architectures_pass_the_isolation_check(name):
                    num_key_value_heads=2, layer_types=["conv", "full_attention"]),  # so does a convolution
         GptOssConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
                      num_key_value_heads=2, num_local_experts=4, head_dim=8),  # attention sinks
+        Llama4TextConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2,
+                         intermediate_size_mlp=64, attention_chunk_size=8192),  # chunks longer than any trial
     ],
     ids=lambda config: config.model_type,
 )  # fmt: skip
