@@ -125,6 +125,8 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
                 state.emit("warning", message=warning)
         reference = log.facts if log else None
         beside = {name: pinned(source) for name, source in inputs.others().items()}
+        if subject.facts.batches == "padded":
+            state.emit("log", message=f"{subject.facts.architecture} cannot take packed batches: rows are padded")
         _check(spec, subject, out, state)
         state.claim(_identity(spec, subject.facts, subject.sets, log=reference))
 

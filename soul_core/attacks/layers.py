@@ -20,7 +20,7 @@ def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
 
 
 class Watcher:
-    """While open, keeps the output of chosen layers (layer -> (1, T, D)) and finds the final norm in forward passes.
+    """While open, keeps what chosen layers give (layer -> (B, W, D) of each call) and finds the final norm.
 
     The norm is the last module, of those without parts, whose input is the very tensor that the last layer gave:
     whatever else an architecture does behind its layers shows when its logits are compared.
@@ -28,7 +28,7 @@ class Watcher:
 
     def __init__(self, model: PreTrainedModel, chosen: Sequence[int]) -> None:
         self._model, self._layers, self._chosen = model, decoder_layers(model), chosen
-        self.hidden: dict[int, torch.Tensor] = {}
+        self.hidden: dict[int, list[torch.Tensor]] = {number: [] for number in chosen}
         self._last: torch.Tensor | None = None
         self._norm: torch.nn.Module | None = None
         self._hooks: list[Any] = []
@@ -57,11 +57,11 @@ class Watcher:
 
     def _keep(self, number: int) -> Any:
         def hook(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            hidden_1TD = output[0] if isinstance(output, tuple) else output
+            hidden_BWD = output[0] if isinstance(output, tuple) else output
             if number in self._chosen:
-                self.hidden[number] = hidden_1TD
+                self.hidden[number].append(hidden_BWD)
             if number == len(self._layers) - 1:
-                self._last = hidden_1TD
+                self._last = hidden_BWD
 
         return hook
 

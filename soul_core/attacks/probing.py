@@ -16,6 +16,7 @@ from soul_core.examples import pack
 from soul_core.listener import stop_if_asked
 from soul_core.metrics import METRICS
 from soul_core.metrics.observed import Observed, TokenScores
+from soul_core.models.forward_calls import at_wanted, forward_calls
 from soul_core.models.scoring import score
 from soul_core.report import MetricValue, SetMetrics
 from soul_core.spec import FORGET
@@ -75,8 +76,9 @@ def _read(scene: Scene, layers: list[int]) -> dict[int, Scores]:
         packed = pack([item.example for item in items], loaded.device)
         with Watcher(loaded.model, [*layers, last]) as watcher, loaded.autocast():
             scores = score(loaded.model, packed)
+        calls = forward_calls(loaded.model, packed)
         for number in [last, *layers]:
-            hidden_PD = watcher.hidden[number][0][packed.supervised_P]
+            hidden_PD = at_wanted(calls, watcher.hidden[number])
             with loaded.autocast():
                 normed_PD = watcher.norm(hidden_PD[None])[0]
                 logits_PV = projection(normed_PD.to(loaded.compute_dtype))

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from soul_core.errors import OutOfMemory
+from soul_core.models.decoding import RowCache, next_logits
 from soul_core.models.loading import Loaded
 
 _MOST_ROWS = 64
@@ -123,19 +123,11 @@ def _decode(
     open_rows = list(range(len(prompts)))
     input_BL, mask_BW = _pad_left(prompts, model.device)
     position_BL = (mask_BW.cumsum(1) - 1).clamp(min=0)
-    cache: Any = DynamicCache(config=model.config)
+    cache = RowCache.of(model)
     uniform_BL = torch.tensor([sampling.uniform(prompt, room) for prompt in prompts] if sampling else [])
     barred_BV: torch.Tensor | None = None
     for step in range(room):
-        logits_B1V = model(
-            input_ids=input_BL,
-            attention_mask=mask_BW,
-            position_ids=position_BL,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        logits_BV = logits_B1V[:, -1]
+        logits_BV = next_logits(model, input_BL, mask_BW, position_BL, cache)
         if sampling and sampling.held_back:
             if barred_BV is None:
                 barred_BV = sampling.barred(prompts, logits_BV.shape[-1]).to(logits_BV)
@@ -150,7 +142,7 @@ def _decode(
             break
         keep_B = torch.tensor(stay, device=mask_BW.device)
         if len(stay) < len(open_rows):
-            cache.batch_select_indices(keep_B)
+            cache.keep(keep_B)
             mask_BW, position_BL = mask_BW[keep_B], position_BL[keep_B]
             open_rows = [open_rows[i] for i in stay]
         input_BL = torch.tensor([[chosen[i]] for i in stay], device=mask_BW.device)
@@ -170,8 +162,9 @@ def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[t
 def _rows_at_once(model: PreTrainedModel, tokens: int) -> int:
     """Return how many rows of `tokens` tokens the key-value cache has room for."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    num_heads = getattr(config, "num_attention_heads", None) or 1  # a recurrent state is no wider than keys would be
+    heads = getattr(config, "num_key_value_heads", None) or num_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
     bytes_per_token = 2 * config.num_hidden_layers * heads * head_size * 4
     budget = float(_CPU_CACHE_BYTES)
     if model.device.type == "cuda":

@@ -5,7 +5,8 @@ Computing in bfloat16 is `Loaded.autocast()`, which trainer and evaluation open 
 """
 
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
@@ -19,6 +20,13 @@ from transformers.utils import logging as transformers_logging
 
 from soul_core.encoding import ChatSettings, RowEncoder
 from soul_core.errors import BadModel, BadSpec
+from soul_core.models.capabilities import (
+    Batches,
+    Capabilities,
+    capabilities_of,
+    keep_capabilities,
+    longest_short_text,
+)
 from soul_core.models.digests import (
     copy_out_of_files,
     require_digest,
@@ -29,6 +37,8 @@ from soul_core.models.digests import (
 from soul_core.models.files import READ, inspect_model
 from soul_core.models.gguf import plain_folder
 from soul_core.models.packed_attention import PACKED, check_isolation
+from soul_core.models.probes import can_decode_cached, require_causal, require_padding
+from soul_core.models.weight_accounts import check_accounts, untie_own_head
 from soul_core.report import ModelFacts
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -106,18 +116,13 @@ def load_model(
     before = stamp(folder)
     inspection = inspect_model(folder, hashed=own_digest is None)
     require_digest(shown or str(source), own_digest or inspection.digest, digest)
-    model, tokenizer = _load_folder(folder)
-    copy_out_of_files(model)
-    require_unchanged(shown or str(source), folder, before)
+    tokenizer = _load_tokenizer(folder)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    model = cast("PreTrainedModel", model.to(device))
-    model.eval()
-    _require_finite(model)
-    try:
-        check_isolation(model)
-    except ValueError as error:
-        raise BadModel(str(error)) from error
+    model = _load_capable(folder, device)
+    copy_out_of_files(model)
+    require_unchanged(shown or str(source), folder, before)
+    _check_vocabulary(model, tokenizer)
     facts = ModelFacts(
         source=str(source),
         digest=own_digest or inspection.digest,
@@ -125,6 +130,7 @@ def load_model(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         context_tokens=inspection.context_tokens,
         chat_template=bool(tokenizer.chat_template),
+        batches=capabilities_of(model).batches,
     )
     return Loaded(model, tokenizer, facts, device, choose_dtype(dtype, device), chat or ChatSettings())
 
@@ -188,31 +194,101 @@ def _snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool
     return folder
 
 
-def _load_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     transformers_logging.disable_progress_bar()
-    try:
+    with _bad_model("the model's tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model, told = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation=PACKED,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # loaders of weights, configs and tokenizers raise all kinds, `Exception` itself too
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the machine's fault, not the model's
-        raise BadModel(f"transformers cannot load the model: {error}") from error
-    if lost := sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"]):
-        raise BadModel("weights are missing, or have another shape than config.json says", details=tuple(lost[:20]))
-    num_embeddings = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > num_embeddings:
-        raise BadModel(f"the tokenizer has {len(tokenizer)} tokens, the model embeddings for {num_embeddings} only")
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise BadModel("the tokenizer has neither a padding nor an end-of-sequence token")
         tokenizer.pad_token = tokenizer.eos_token  # harmless: masks come from lengths
     tokenizer.padding_side = "left"
-    return model, tokenizer
+    return tokenizer
+
+
+def _load_capable(folder: Path, device: torch.device) -> PreTrainedModel:
+    """Load the model with packed attention, or with its own where it cannot take that; find out what it can do.
+
+    Raises BadModel where neither way gives the scores of single texts.
+    """
+    model, batches = _load_with_attention(folder, device)
+    _require_finite(model)
+    switch = longest_short_text(model)
+    if switch is not None:
+        batches = "padded"
+    keep_capabilities(model, Capabilities(batches, longest_short=switch))
+    try:
+        require_causal(model)
+        if batches == "padded":
+            require_padding(model)
+    except ValueError as error:
+        raise BadModel(str(error)) from error
+    except Exception as error:  # an architecture that wants images, or states, or whatever a text is not
+        raise BadModel(f"{type(model).__name__} cannot be run on text alone: {error}") from error
+    keep_capabilities(model, Capabilities(batches, cached=can_decode_cached(model), longest_short=switch))
+    return model
+
+
+def _load_with_attention(folder: Path, device: torch.device) -> tuple[PreTrainedModel, Batches]:
+    """Load with the attention that packed batches need, else with the architecture's own."""
+    try:
+        model = _load_weights(folder, PACKED).to(device)
+        check_isolation(model)
+    except _AttentionRefusedError:
+        pass
+    except ValueError:
+        del model  # before there is a second one
+    else:
+        return model, "packed"
+    return _load_weights(folder, None).to(device), "padded"
+
+
+def _load_weights(folder: Path, attention: str | None) -> PreTrainedModel:
+    """Load float32 weights in eval mode; `attention` None is the architecture's own. Raises BadModel."""
+    with _bad_model("the model"), _attention_refused(attention):
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    check_accounts(model, folder, told)
+    untie_own_head(model)
+    model.eval()
+    return cast("PreTrainedModel", model)
+
+
+class _AttentionRefusedError(Exception):
+    """The architecture was written before attention could be exchanged."""
+
+
+@contextmanager
+def _attention_refused(attention: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        if attention is not None and attention in str(error):
+            raise _AttentionRefusedError from error
+        raise
+
+
+@contextmanager
+def _bad_model(what: str) -> Iterator[None]:
+    """Turn what loaders of weights, configs and tokenizers raise, `Exception` itself too, into BadModel."""
+    try:
+        yield
+    except _AttentionRefusedError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's fault, not the model's
+        raise BadModel(f"transformers cannot load {what}: {error}") from error
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > num_embeddings:
+        raise BadModel(f"the tokenizer has {len(tokenizer)} tokens, the model embeddings for {num_embeddings} only")

@@ -9,9 +9,13 @@
 * **Padded** (generation): an ordinary call with a 2-D `attention_mask`, left padding and a cache, exactly as "sdpa".
 
 A layer that receives one of the two keywords without the other raises instead of letting examples see each other:
-with a cache or a mask of ones transformers would do that silently. `check_isolation` proves it for a loaded model.
+with a cache or a mask of ones transformers would do that silently. `check_isolation` proves it for a loaded model, and
+that no layer asks its mask for more than causal order and its window: chunks longer than any example would not show.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -57,7 +61,36 @@ def _distances(branch_lengths: tuple[int, ...], device: torch.device) -> torch.T
 def register() -> None:
     """Make `attn_implementation=PACKED` known to transformers. Harmless when repeated."""
     AttentionInterface.register(PACKED, attend)
-    AttentionMaskInterface.register(PACKED, sdpa_mask)  # only padded calls get here
+    AttentionMaskInterface.register(PACKED, _make_mask)  # only padded calls get here
+
+
+@dataclass(slots=True)
+class _Record:
+    """What the layers of a model asked for in one unpacked call."""
+
+    masks: list[tuple[torch.Tensor, Callable[..., torch.Tensor]]] = field(default_factory=list)
+    layers: list[tuple[torch.Tensor | None, int | None]] = field(default_factory=list)  # mask, window
+
+
+_records: list[_Record] = []  # the innermost is written to
+
+
+@contextmanager
+def _recording() -> Iterator[_Record]:
+    _records.append(_Record())
+    try:
+        yield _records[-1]
+    finally:
+        _records.pop()
+
+
+def _make_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """Make the mask of an unpacked call as SDPA does."""
+    if not _records:
+        return cast("torch.Tensor | None", sdpa_mask(*args, **kwargs))
+    mask = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+    _records[-1].masks.append((mask, kwargs["mask_function"]))
+    return cast("torch.Tensor", mask)
 
 
 def attend(
@@ -74,6 +107,8 @@ def attend(
     """Attend as transformers asks an attention function to: heads second in, heads third out (1, T, H, D)."""
     unpadded = attention_mask is not None and attention_mask.ndim == 4 and attention_mask.numel() == 0
     if segment_lengths is None and not unpadded:
+        if _records:
+            _records[-1].layers.append((attention_mask, kwargs.get("sliding_window")))
         if kwargs.get("softcap") is not None:
             return _capped_padded(module, query, key, value, attention_mask, **kwargs), None
         return cast(
@@ -191,7 +226,7 @@ def _capped(
 
 @torch.no_grad()
 def check_isolation(model: PreTrainedModel, *, tolerance: float = 1e-2) -> None:
-    """Raise ValueError unless two packed examples score as they do apart: architectures differ, silence would be worse.
+    """Raise ValueError unless packed examples score as they do apart: architectures differ, silence would be worse.
 
     The tolerance is loose because kernels and compute types round differently; a leak is off by whole units.
     """
@@ -202,14 +237,44 @@ def check_isolation(model: PreTrainedModel, *, tolerance: float = 1e-2) -> None:
     refusal = f"{type(model).__name__} cannot be trained on packed examples"
     try:
         packed = _logits(model, pack(together, device))
-        plain = torch.cat(
-            [model(torch.tensor([one.token_ids], device=device), use_cache=False).logits[0, :-1] for one in together]
-        )
+        with _recording() as record:
+            plain = torch.cat(
+                [
+                    model(torch.tensor([one.token_ids], device=device), use_cache=False).logits[0, :-1]
+                    for one in together
+                ]
+            )
+        unusual = any(_is_unusual(record, mask, window, device) for mask, window in record.layers)
     except Exception as error:  # each architecture breaks in its own way: all of them mean "not this one"
         raise ValueError(f"{refusal}: {error}") from error
     scale = plain.float().abs().amax().clamp(min=1.0)
     if packed.shape != plain.shape or not ((packed - plain).float().abs().amax() <= tolerance * scale):
         raise ValueError(f"{refusal}: they would see each other")
+    if unusual:
+        raise ValueError(f"{refusal}: its layers ask for another mask than causal order and their window")
+    if not record.layers:
+        raise ValueError(f"{refusal}: it has no attention layers that can be given it")
+
+
+def _is_unusual(record: _Record, mask: torch.Tensor | None, window: int | None, device: torch.device) -> bool:
+    """Say whether a layer's mask differs, anywhere, from causal order within its window.
+
+    The mask's own function is asked about positions that no call could afford.
+    """
+    if mask is None:
+        return False
+    found = [ask for made, ask in record.masks if made.data_ptr() == mask.data_ptr()]
+    if not found:
+        return True
+    reach = 1 << 22
+    distances = sorted({0, *(1 << power for power in range(23)), *((window - 1, window, window + 1) if window else ())})
+    zero = torch.zeros((), dtype=torch.long, device=device)
+    distance_D = torch.tensor(distances, device=device)
+    expected_D = distance_D < window if window else distance_D >= 0
+    return any(
+        not torch.equal(found[0](zero, zero, zero + query, query - distance_D).expand(len(distances)), expected_D)
+        for query in (2 * reach, 2 * reach + 12_345)
+    )
 
 
 def _logits(model: PreTrainedModel, packed: Packed) -> torch.Tensor:

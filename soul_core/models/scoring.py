@@ -1,4 +1,4 @@
-"""One forward pass over packed examples -> log-probabilities at the supervised positions, and only there.
+"""Packed examples through the model -> log-probabilities at the supervised positions, and only there.
 
 Shape legend of the engine: B sequences (examples), T tokens of a pack, P supervised positions, V vocabulary,
 D hidden size. A name ends in its shape: `logp_P`, `logits_PV`.
@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from soul_core.examples import Packed
-from soul_core.models.packed_attention import packed_kwargs
+from soul_core.models.forward_calls import at_wanted, call_logits, forward_calls, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Scores:
     sequence_P: torch.Tensor  # 0..B-1
     num_sequences: int
     hidden_PD: torch.Tensor | None = None  # float32; output of the layer that was asked for
+    last_PD: torch.Tensor | None = None  # what went into the vocabulary projection, where it was asked for
 
     @property
     def sequence_logp_B(self) -> torch.Tensor:
@@ -54,25 +55,32 @@ class Scores:
             renumbered_P[order_P],
             len(sequences),
             None if self.hidden_PD is None else self.hidden_PD[order_P],
+            None if self.last_PD is None else self.last_PD[order_P],
         )
 
 
-def score(model: PreTrainedModel, packed: Packed, *, layer: torch.nn.Module | None = None) -> Scores:
-    """Run the model once. The vocabulary projection happens at the P supervised positions only, inside the model, so
-    whatever an architecture does to its logits (a softcap, a scale) is done. The output of `layer` is kept there too.
+def score(
+    model: PreTrainedModel, packed: Packed, *, layer: torch.nn.Module | None = None, with_last: bool = False
+) -> Scores:
+    """Score a pack, in one packed call or in padded ones: what the model can take (`capabilities`).
+
+    The vocabulary projection happens at the P supervised positions only, inside the model, so whatever an architecture
+    does to its logits (a softcap, a scale) is done. The output of `layer` is kept there too, and with `with_last` what
+    goes into the projection.
     """
-    with _outputs_of(layer) as caught:
-        logits_PV = model(
-            input_ids=packed.token_ids_1T,
-            position_ids=packed.position_ids_1T,
-            use_cache=False,
-            logits_to_keep=packed.supervised_P,
-            **packed_kwargs(packed),
-        ).logits[0]
+    calls = forward_calls(model, packed)
+    with _outputs_of(layer) as hidden, _inputs_of(model.get_output_embeddings() if with_last else None) as last:
+        logits_PV = in_order(calls, [call_logits(model, call) for call in calls])
     logits_PV = logits_PV.float()  # softmax over a large vocabulary in bfloat16 loses the tail
-    logp_P = -functional.cross_entropy(logits_PV, packed.labels_P, reduction="none")
-    hidden_PD = caught[0][0][packed.supervised_P].float() if caught else None
-    return Scores(logits_PV, packed.labels_P, logp_P, packed.sequence_P, packed.num_sequences, hidden_PD)
+    return Scores(
+        logits_PV=logits_PV,
+        labels_P=packed.labels_P,
+        logp_P=-functional.cross_entropy(logits_PV, packed.labels_P, reduction="none"),
+        sequence_P=packed.sequence_P,
+        num_sequences=packed.num_sequences,
+        hidden_PD=at_wanted(calls, hidden).float() if layer is not None else None,
+        last_PD=in_order(calls, [inputs[0] for inputs in last]) if with_last else None,
+    )
 
 
 def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
@@ -86,17 +94,34 @@ def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
 
 @contextmanager
 def _outputs_of(layer: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
-    """Catch what a layer gives out, (1, T, D), the first time it runs: checkpointed activations run twice."""
+    """Catch what a layer gives out in each call, (B, W, D)."""
     caught: list[torch.Tensor] = []
     if layer is None:
         yield caught
         return
 
     def catch(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        if not caught:
-            caught.append(output[0] if isinstance(output, tuple) else output)
+        caught.append(output[0] if isinstance(output, tuple) else output)
 
     hook = layer.register_forward_hook(catch)
+    try:
+        yield caught
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _inputs_of(layer: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
+    """Catch what goes into a layer in each call."""
+    caught: list[torch.Tensor] = []
+    if layer is None:
+        yield caught
+        return
+
+    def catch(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        caught.append(inputs[0])
+
+    hook = layer.register_forward_pre_hook(catch)
     try:
         yield caught
     finally:

@@ -203,6 +203,11 @@ class ModelFacts(Part):
     num_parameters: int
     context_tokens: int
     chat_template: bool
+    batches: Literal["packed", "padded"] = Field(
+        "packed",
+        description="How examples went through the model together: laid end to end without padding, or as padded rows "
+        "where the architecture's attention cannot keep packed examples apart. The numbers are the same.",
+    )
 
 
 class RowMatch(Part):

@@ -9,7 +9,7 @@ hidden states of one layer, kept in the same way.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
@@ -153,12 +153,16 @@ def take_reference(
 
         def work(items: list[Item], kept: dict[Need, dict[int, torch.Tensor]] = kept) -> None:
             stop_if_asked(listener)
-            last_PD, scores = _score_with_last(loaded, [item.example for item in items], layer)
+            with loaded.autocast():
+                packed = pack([item.example for item in items], loaded.device)
+                scores = score(loaded.model, packed, layer=layer, with_last=reference.projection is not None)
             if "sequence_logp" in kept:
                 pairs = zip(items, scores.sequence_logp_B, strict=True)
                 kept["sequence_logp"].update((item.index, value) for item, value in pairs)
             if "logits" in kept:
                 assert reference.projection is not None
+                assert scores.last_PD is not None
+                last_PD = scores.last_PD.to(loaded.compute_dtype)
                 _check_projection(reference.projection(last_PD), scores.logits_PV, loaded.model)
                 _keep_rows(kept["logits"], items, scores, last_PD)
             if "hidden" in kept:
@@ -196,24 +200,6 @@ def _place(group: Group) -> str:
 
 def _alternative(group: Group) -> str:
     return "'nll'" if group == "retain" else "'npo'"
-
-
-def _score_with_last(
-    loaded: Loaded, examples: Sequence[Example], layer: torch.nn.Module | None
-) -> tuple[torch.Tensor, Scores]:
-    """Score, and catch what goes into the vocabulary projection: (P, D)."""
-    caught: list[torch.Tensor] = []
-
-    def catch(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        caught.append(inputs[0].detach())
-
-    hook = loaded.model.get_output_embeddings().register_forward_pre_hook(catch)
-    try:
-        with loaded.autocast():
-            scores = score(loaded.model, pack(examples, loaded.device), layer=layer)
-    finally:
-        hook.remove()
-    return caught[0][0].to(loaded.compute_dtype), scores
 
 
 def _check_projection(ours_PV: torch.Tensor, logits_PV: torch.Tensor, model: PreTrainedModel) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model
@@ -115,6 +116,13 @@ def test_a_safetensors_header_must_agree_with_itself_and_the_file(folder):
     ("changes", "message"),
     [
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM is no causal language model"),
+        ({"architectures": ["T5ForConditionalGeneration"]}, "encoder-decoder"),
+        ({"architectures": ["LlamaModel"]}, "without its language-model head"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "a classifier"),
+        ({"architectures": ["GPT2DoubleHeadsModel"]}, "second head"),
+        ({"architectures": ["XLNetLMHeadModel"]}, "in any order"),
+        ({"architectures": ["BertLMHeadModel"]}, "set is_decoder to true"),
+        ({"transformers_weights": "other.safetensors"}, "call it model.safetensors"),
         ({"architectures": None}, "names no architecture"),
         ({"max_position_embeddings": None}, "context length"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
@@ -152,3 +160,64 @@ def test_a_gguf_file_tells_its_facts_whatever_its_name(tmp_path):
     assert "cut off" in refusal(tmp_path / "other.gguf")
     (tmp_path / "other.gguf").write_bytes(b"PK\x03\x04 not one")
     assert "not a GGUF file" in refusal(tmp_path / "other.gguf")
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(save_tiny(folder, shard_size="60KB").glob("model-*.safetensors"))
+
+
+def test_two_sets_of_weights_in_one_folder_are_refused(tmp_path):
+    folder = shards(tmp_path / "model")[0].parent
+    (save_tiny(tmp_path / "one") / "model.safetensors").rename(folder / "model.safetensors")
+    assert "holds the weights twice" in refusal(folder)
+
+
+def test_tensors_that_the_index_does_not_name_are_refused_by_name(tmp_path):
+    folder = shards(tmp_path / "model")[0].parent
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    shard = index["weight_map"].pop("model.norm.weight")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert f"model.norm.weight ({shard})" in refusal(folder)
+
+
+def test_a_tensor_in_two_files_is_refused_by_name(tmp_path):
+    first, second, *_ = shards(tmp_path / "model")
+    save_file({**load_file(first), **dict([next(iter(load_file(second).items()))])}, first, {"format": "pt"})
+    message = refusal(first.parent)
+    assert "only one of each can be right" in message
+    assert next(iter(load_file(second))) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("model-00003-of-00002.safetensors", "is not read (model.safetensors is)"),
+        ("value_head.safetensors", "is not read"),
+        ("adapter_model.safetensors", "merge the adapter"),
+    ],
+)
+def test_a_weight_file_that_nothing_reads_is_refused_by_name(folder, name, remedy):
+    save_file({"extra.weight": torch.ones(2)}, folder / name, {"format": "pt"})
+    message = refusal(folder)
+    assert name in message
+    assert remedy in message
+    assert "extra.weight" in message
+
+
+def test_copies_of_the_same_model_may_lie_beside_it(folder):
+    tensors = load_file(folder / "model.safetensors")
+    save_file({key: tensor.half() for key, tensor in tensors.items()}, folder / "model.fp16.safetensors")
+    save_file({"layers.0.attention.wq.weight": torch.ones(2)}, folder / "consolidated.safetensors")
+    inspect_model(folder)
+
+
+def test_an_adapter_beside_a_model_is_refused(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    assert "merge it" in refusal(folder)
+
+
+def test_architectures_without_a_longest_text_take_the_tokenizers_or_their_own(folder):
+    edit(folder, "config.json", max_position_embeddings=None, model_type="bloom", architectures=["BloomForCausalLM"])
+    assert inspect_model(folder).context_tokens == 2048
+    edit(folder, "tokenizer_config.json", model_max_length=512)
+    assert inspect_model(folder).context_tokens == 512

@@ -1,11 +1,10 @@
 import pytest
 import torch
-from transformers import BloomConfig, GptOssConfig, Lfm2Config, MambaConfig
-from transformers.masking_utils import sdpa_mask
+from transformers import BloomConfig, GptOssConfig, Lfm2Config, Llama4TextConfig, MambaConfig
 
 from soul_core.encoding import Example
 from soul_core.examples import pack
-from soul_core.models.packed_attention import PACKED, check_isolation, packed_kwargs
+from soul_core.models.packed_attention import PACKED, check_isolation, packed_kwargs, register
 from tests.soul_core.tiny_models import CONFIGS, tiny_model
 
 torch.set_num_threads(1)
@@ -88,7 +87,7 @@ def test_no_square_mask_is_built_for_a_packed_call(monkeypatch):
     try:
         packed_logits(tiny_model(CONFIGS["llama"], attn_implementation=PACKED), examples())
     finally:
-        AttentionMaskInterface.register(PACKED, sdpa_mask)
+        register()
 
 
 @pytest.mark.parametrize("drop", ["attention_mask", "segment_lengths"])
@@ -128,6 +127,9 @@ def test_supported_architectures_pass_the_isolation_check(name):
                    num_key_value_heads=2, layer_types=["conv", "full_attention"]),  # so does a convolution
         GptOssConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
                      num_key_value_heads=2, num_local_experts=4, head_dim=8),  # attention sinks
+        Llama4TextConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2,
+                         intermediate_size_mlp=64, attention_chunk_size=8192),  # chunks longer than any trial
     ],
     ids=lambda config: config.model_type,
 )  # fmt: skip

@@ -1,0 +1,177 @@
+"""`python -m bench.correctness`: the engine against plain transformers, as the tables of docs/correctness.md.
+
+Each tiny architecture is saved, loaded by `load_model` and scored in batches; plain transformers loads the same folder
+with its own attention and scores each text alone, without padding, in float32. No number here is of a trained model.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from bench.tiny_architectures import ARCHITECTURES, VOCABULARY, save_tiny
+from soul_core.encoding import Example
+from soul_core.examples import pack, pack_groups
+from soul_core.models.capabilities import Batches, capabilities_of
+from soul_core.models.generation import generate
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import score
+
+#: What plain transformers computes with where its eager attention is wrong, and why.
+NOT_EAGER = {
+    "Falcon, ALiBi": "transformers 5.23's eager path adds the ALiBi bias twice (to the mask and to the scores); its "
+    "default, SDPA, adds it once: compared with that"
+}
+#: Larger differences of gradients that pass, relative to the largest: rounding grows along a recurrence that multiplies
+#: token after token.
+GRADIENT_LIMITS = {"Mamba": 5e-5}
+LIMIT = 1e-5
+_NEW_TOKENS = 6
+
+Groups = Sequence[Sequence[Example]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One architecture against plain transformers. Differences are relative to the largest number compared."""
+
+    name: str
+    batches: Batches
+    cached: bool  # decodes with a cache
+    logp: float  # log-probabilities of all answer tokens, in one batch
+    alone: float  # the same, each text in a call of its own, against the batch
+    gradient: float  # of the mean negative log-likelihood, by every weight
+    same_text: bool  # greedy continuations of prompts of different lengths, in one batch
+
+
+def compare_architecture(name: str, folder: Path) -> Comparison:
+    """Save, load and compare one of `ARCHITECTURES`; `folder` is replaced."""
+    save_tiny(name, folder)
+    loaded = load_model(folder, device="cpu", dtype="float32", cache_dir=folder)
+    plain = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=None if name in NOT_EAGER else "eager"
+    ).eval()
+    groups = _groups()
+    examples = [example for group in groups for example in group]
+    ours_P = score(loaded.model, pack_groups(groups)).logp_P
+    plain_P = torch.cat([_plain_logp(plain, example) for example in examples])
+    alone_P = torch.cat([score(loaded.model, pack([example])).logp_P for example in examples])
+    found = capabilities_of(loaded.model)
+    return Comparison(
+        name=name,
+        batches=found.batches,
+        cached=found.cached,
+        logp=_difference(ours_P, plain_P),
+        alone=_difference(alone_P, ours_P),
+        gradient=_gradient_difference(loaded.model, ours_P.mean(), plain, plain_P.mean()),
+        same_text=_continued(loaded, examples) == [_plain_continued(plain, _prompt(example)) for example in examples],
+    )
+
+
+def passes(one: Comparison, *, limit: float = LIMIT) -> bool:
+    """Say whether an architecture agrees with plain transformers."""
+    gradient_limit = max(limit, GRADIENT_LIMITS.get(one.name, 0.0))
+    return max(one.logp, one.alone) <= limit and one.gradient <= gradient_limit and one.same_text
+
+
+def architectures_table(comparisons: Sequence[Comparison]) -> str:
+    """Return the comparison as a Markdown table."""
+    lines = [
+        "| architecture | batches | decoding | log-probabilities | batch, alone | gradients | same greedy text |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in comparisons:
+        mark = " (1)" if one.name in NOT_EAGER else ""
+        lines.append(
+            f"| {one.name}{mark} | {one.batches} | {'cache' if one.cached else 'whole text'} | {one.logp:.0e} | "
+            f"{one.alone:.0e} | {one.gradient:.0e} | {'yes' if one.same_text else 'no'} |"
+        )
+    notes = [f"(1) {reason}." for name, reason in NOT_EAGER.items() if any(one.name == name for one in comparisons)]
+    return "\n".join([*lines, "", *notes])
+
+
+def _groups() -> Groups:
+    """Return texts of 2 to 40 tokens, and three answers of different lengths to one prompt."""
+    generator = torch.Generator().manual_seed(1)
+
+    def some(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, VOCABULARY, (length,), generator=generator).tolist())
+
+    texts = [[Example(some(length), 1, row)] for row, length in enumerate((9, 2, 40, 15), start=1)]
+    prompt = some(6)
+    return [*texts, [Example(prompt + some(length), 6, 5) for length in (3, 20, 5)]]
+
+
+def _plain_logp(model: Any, example: Example) -> torch.Tensor:
+    logits_TV: torch.Tensor = model(input_ids=torch.tensor([example.token_ids]), use_cache=False).logits[0]
+    labels = torch.tensor(example.token_ids[example.num_prompt :])
+    logp_PV = logits_TV[example.num_prompt - 1 : -1].log_softmax(-1)
+    return logp_PV.gather(1, labels[:, None])[:, 0]
+
+
+def _gradient_difference(ours: Any, our_loss: torch.Tensor, plain: Any, plain_loss: torch.Tensor) -> float:
+    names = sorted(name for name, _ in plain.named_parameters())
+    found, expected = (
+        torch.autograd.grad(
+            loss, [model.get_parameter(name) for name in names], allow_unused=True, materialize_grads=True
+        )
+        for model, loss in ((ours, our_loss), (plain, plain_loss))
+    )
+    return _difference(torch.cat([one.flatten() for one in found]), torch.cat([one.flatten() for one in expected]))
+
+
+def _continued(loaded: Loaded, examples: Sequence[Example]) -> list[list[int]]:
+    prompts = [_prompt(example) for example in examples]
+    return generate(
+        loaded.model,
+        prompts,
+        end_ids=frozenset({2}),
+        max_new_tokens=_NEW_TOKENS,
+        context_tokens=loaded.facts.context_tokens,
+    )
+
+
+def _prompt(example: Example) -> list[int]:
+    return list(example.token_ids[: max(example.num_prompt, len(example.token_ids) - 3)])
+
+
+@torch.no_grad()
+def _plain_continued(model: Any, prompt: list[int]) -> list[int]:
+    ids = list(prompt)
+    for _ in range(_NEW_TOKENS):
+        token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+        if token == 2:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    found, expected = found.detach(), expected.detach()
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables; return 1 where any difference exceeds the limit."""
+    parser = argparse.ArgumentParser(prog="python -m bench.correctness", description=__doc__)
+    parser.add_argument("names", nargs="*", help="architectures to compare (default: all)")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="largest difference that passes (default: 1e-5)")
+    args = parser.parse_args(arguments)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        comparisons = [compare_architecture(name, Path(folder) / "model") for name in args.names or ARCHITECTURES]
+    print(architectures_table(comparisons))
+    return int(not all(passes(one, limit=args.limit) for one in comparisons))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""JSON objects of a model's folder. Torch-free."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from soul_core.errors import BadModel
+
+_MAX_JSON_BYTES = 100 << 20
+
+
+def read_object(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return the file's object, None when there is no such file. Raises BadModel when it holds anything else."""
+    path = folder / name
+    if not path.is_file():
+        return None
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise BadModel(f"{name} is too large to be what its name says")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BadModel(f"{name} is not JSON; is it whole?") from error
+    if not isinstance(value, dict):
+        raise BadModel(f"{name} is not a JSON object")
+    return value

@@ -1,0 +1,49 @@
+"""Many architectures, saved and loaded as a user's would be, against plain transformers one text at a time."""
+
+import pytest
+import torch
+
+from bench.correctness import compare_architecture, passes
+from bench.tiny_architectures import ARCHITECTURES, save_tiny
+from soul_core.errors import BadModel
+from soul_core.models.capabilities import Capabilities, keep_capabilities
+from soul_core.models.loading import load_model
+
+#: Architectures whose own code lets examples be packed; all others run on padded rows.
+PACKED = {"Llama", "Llama, biases", "Llama, YaRN", "Mistral, window", "Qwen2", "Qwen3", "Phi", "Phi-3, window", "Gemma"}
+PACKED |= {"Gemma 2", "Gemma 3", "GPT-2", "GPT-BigCode", "GPT-NeoX", "OPT", "OLMo", "OLMo 2", "Cohere", "Granite"}
+PACKED |= {"Starcoder2, window", "SmolLM3", "Persimmon", "GLM-4", "Mixtral", "Qwen2-MoE", "Granite-MoE", "DeepSeek-V3"}
+#: Decoded from the whole text: a state runs through left padding, or positions are counted from it.
+WHOLE_TEXT = {"Mamba", "Mamba 2", "RecurrentGemma", "RWKV", "Llama 4, chunks"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_batch_scores_trains_and_writes_as_plain_transformers_does_alone(name, tmp_path):
+    found = compare_architecture(name, tmp_path / "model")
+
+    assert (found.batches == "packed") == (name in PACKED)
+    assert found.cached == (name not in WHOLE_TEXT)
+    assert passes(found), found
+
+
+def test_the_conformance_covers_what_the_issue_names():
+    assert len(ARCHITECTURES) >= 25
+    assert {"gpt_neo", "gptj", "falcon", "bloom", "mpt", "stablelm", "phi3"} <= {
+        kind for kind, _ in ARCHITECTURES.values()
+    }
+
+
+def test_padding_that_is_not_exact_would_show(tmp_path, monkeypatch):
+    """The comparison can fail: rows of a LongRoPE model that share a call take one set of frequencies."""
+    keep = keep_capabilities
+    monkeypatch.setattr(
+        "soul_core.models.loading.keep_capabilities",
+        lambda model, found: keep(model, Capabilities(found.batches, found.cached, longest_short=None)),
+    )
+    with pytest.raises(BadModel, match="beside other texts"):
+        load_model(save_tiny("Phi-3, LongRoPE", tmp_path / "model"), device="cpu", cache_dir=tmp_path)
