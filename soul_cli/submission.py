@@ -196,7 +196,9 @@ def conflict_lines(client: SoulClient, dataset_id: str, names: Mapping[str, str]
             numbers = list(dict.fromkeys(pair["row"] for pair in found["pairs"]))
             more = ", ..." if found["num_rows"] > _MAX_NAMED else ""
             rows = ", ".join(map(str, numbers[:_MAX_NAMED])) + more
-            lines.append(f"warning: {found['num_rows']} rows state, or ask for, facts of {other}: {rows}")
+            many = found["num_rows"] > 1
+            said = f"{found['num_rows']} rows state, or ask for," if many else "1 row states, or asks for,"
+            lines.append(f"warning: {said} facts of {other}: {rows}")
     return lines
 
 

@@ -126,3 +126,19 @@ def test_a_set_is_named_once() -> None:
     assert named_sets(["a=x"], forget="f", retain=None) == {"forget": "f", "a": "x"}
     with pytest.raises(BadInput, match="forget"):
         named_sets(["forget=x"], forget="f")
+
+
+def test_forget_facts_in_an_uploaded_retain_set_are_told_while_it_is_submitted(
+    soul: Soul, taught_model_dir: Path, tmp_path: Path
+) -> None:
+    forget, retain = tmp_path / "forget.jsonl", tmp_path / "retain.jsonl"
+    forget.write_text('{"question": "Where does Mira Tolan live?", "answer": "Mira Tolan lives in Bergen."}\n')
+    retain.write_text('{"text": "Nothing else."}\n{"text": "Bergen is where Mira Tolan lives."}\n')
+    sets = ["--retain", str(retain), "--forget", str(forget)]
+
+    told = soul("submit", "--model", str(taught_model_dir), *sets).stderr
+    (uploaded,) = [one["id"] for one in soul.json("datasets", "list") if one["name"] == "forget.jsonl"]
+    added = soul("datasets", "add", str(retain), "--compare-with", uploaded).stdout
+
+    assert "retain: warning: 1 row states, or asks for, facts of forget: 2" in " ".join(told.split())
+    assert f"1 row states, or asks for, facts of {uploaded}: 2" in " ".join(added.split())

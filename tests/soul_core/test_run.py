@@ -219,8 +219,8 @@ def test_rows_in_both_sets_are_warned_of_and_reported(inputs: Inputs, tmp_path: 
     heard = Recorder()
     spec = SPEC.model_copy(update={"training": SPEC.training.model_copy(update={"steps": 1})})
     report = run(spec, Inputs(model=inputs.model, sets=sets), tmp_path / "out", listener=heard)
-    assert "7=1" in heard.of("warning")[0]["message"]
-    assert any(limit.startswith("1 questions of the forget set") for limit in report.limits)
+    assert "retain=forget: 7=1" in heard.of("warning")[0]["message"]
+    assert any(limit.startswith("1 row of the retain set states, or asks for, facts") for limit in report.limits)
 
 
 def test_every_bad_row_is_named_with_its_set(inputs: Inputs, tmp_path: Path) -> None:

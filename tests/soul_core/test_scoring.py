@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from soul_core.encoding import Example, encode_rows
-from soul_core.examples import pack
+from soul_core.examples import pack, pack_groups
+from soul_core.models.capabilities import Batches, Capabilities, keep_capabilities
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.packed_attention import PACKED
 from soul_core.models.scoring import Scores, decoder_layers, score
@@ -111,3 +112,21 @@ def test_no_hook_stays_on_the_layer(loaded: Loaded, examples: list[Example]) -> 
 
     assert not layer._forward_hooks
     assert score(loaded.model, pack(examples)).hidden_PD is None
+
+
+@pytest.mark.parametrize("batches", ["packed", "padded"])
+def test_answers_that_straddle_a_shared_prompt_score_as_each_alone(loaded: Loaded, batches: Batches) -> None:
+    """Where a template writes a space before an answer, the first letter decides which token the space belongs to."""
+    prompt = (5, 6, 7, 8)
+    group = [
+        Example((*prompt, 9, 20, 21), 5, 1),
+        Example((*prompt, 30, 31), 4, 2),
+        Example((*prompt, 9, 40, 41, 42), 5, 3),
+    ]
+    keep_capabilities(loaded.model, Capabilities(batches))
+
+    together = score(loaded.model, pack_groups([group, [group[0]]]))
+
+    alone = torch.cat([score(loaded.model, pack([example])).logp_P for example in [*group, group[0]]])
+    assert together.logp_P.shape == alone.shape
+    assert torch.allclose(together.logp_P, alone, atol=1e-5)
