@@ -16,18 +16,21 @@ from soul_core.comparison import compare, judge_run, read_log_of_reference
 from soul_core.durable import disk_errors
 from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
 from soul_core.evaluation.chosen_rows import side_by_side
-from soul_core.evaluation.limits import limits_of
+from soul_core.evaluation.limits import caveats_of_export, limits_of
 from soul_core.evaluation.verdict import conclude
-from soul_core.export import discard, export_weights, write_manifest, write_report
+from soul_core.export.dtypes import Rounding, round_for_export
+from soul_core.export.gguf_file import check_gguf
+from soul_core.export.result import discard, export_gguf, export_weights, write_manifest, write_report
 from soul_core.listener import Listener, Quiet
 from soul_core.output_folder import check_room, check_writable, finished_before
 from soul_core.provenance import seed_everything, versions
-from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
+from soul_core.report import ExportFacts, ModelFacts, ReferenceFacts, Report, RunFacts
 from soul_core.rows import canonical_sha256
 from soul_core.run_data import DataSet, num_shared, read_sets
 from soul_core.run_state import RunState
 from soul_core.spec import BASE, JUDGED, REFERENCE, JobSpec
 from soul_core.spec.checks import check_spec
+from soul_core.spec.export import gguf_bytes
 from soul_core.strategies import STRATEGIES
 from soul_core.strategies.goal import check_goal
 from soul_core.strategies.single import Outcome
@@ -116,18 +119,18 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
         subject = load()
     seed_everything(spec.seed, device=subject.loaded.device)
 
-    outcome = Outcome(Trained())
+    outcome, rounding = Outcome(Trained()), None
     if spec.kind != "evaluate":
         examined[BASE] = examine(subject, BASE, spec, state, phase="baseline")
         with state.phase(spec.kind):
             outcome = STRATEGIES[spec.strategy.kind](subject, spec, state)
+            rounding = round_for_export(subject.loaded.model, subject.dtypes)
 
     judged = JUDGED[spec.kind]
     examined[judged] = examine(subject, judged, spec, state, phase="evaluate")
 
     with state.phase("export"):
-        if spec.kind != "evaluate":
-            export_weights(subject.loaded, outcome.trained.adapter, out)
+        exported = _export(spec, subject, outcome, rounding, out) if rounding else None
         models = compare(spec, judged, examined, log)
         attacks = results(
             {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measured=models
@@ -154,9 +157,11 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             verdict=verdict,
             verdict_reason=reason,
             run=_run_facts(spec, subject, outcome.trained, state),
+            export=exported,
             versions=versions(),
-            limits=tuple(
-                limits_of(spec, data, models[judged], models=models, attacks=attacks, shared=num_shared(rows, spec))
+            limits=(
+                *limits_of(spec, data, models[judged], models=models, attacks=attacks, shared=num_shared(rows, spec)),
+                *caveats_of_export(exported),
             ),
         )
         write_report(report, out)
@@ -169,11 +174,30 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
 def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
     """Raise what speaks against the run once the model is known, before anything is spent."""
     if spec.kind != "evaluate":
-        check_room(out, spec, subject.facts.num_parameters, state)
+        model, tokenizer = subject.loaded.model, subject.loaded.tokenizer
+        if spec.export.gguf != "none":
+            check_gguf(model, tokenizer)
+        num_bytes = subject.dtypes.num_bytes(model) + gguf_bytes(spec.export, subject.facts.num_parameters)
+        check_room(out, spec, subject.facts.num_parameters, state, result_bytes=num_bytes)
         for place, recipe in spec.recipes().items():
             with _found_at(place):
                 _check_recipe(recipe, subject)
         check_goal(subject, spec)
+
+
+def _export(spec: JobSpec, subject: Subject, outcome: Outcome, rounding: Rounding, out: Path) -> ExportFacts:
+    """Write the weights, which were rounded before they were measured, and the GGUF file where one is wanted."""
+    adapter = outcome.trained.adapter
+    export_weights(subject.loaded, adapter, out, dtypes=subject.dtypes)
+    wanted = spec.export.gguf
+    gguf = export_gguf(subject.loaded, out, kind=wanted, name=subject.facts.source) if wanted != "none" else None
+    return ExportFacts(
+        dtype=subject.dtypes.name,
+        is_adapter=adapter is not None,
+        changed_share_kept=rounding.changed_share_kept,
+        rounding_error=rounding.relative_error,
+        gguf=gguf,
+    )
 
 
 def _check_recipe(spec: JobSpec, subject: Subject) -> None:

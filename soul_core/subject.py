@@ -13,6 +13,7 @@ from soul_core.evaluation.chosen_rows import Answers, EvaluationSet, choose
 from soul_core.evaluation.evaluate import Measured, measure
 from soul_core.evaluation.probes import probe_sets
 from soul_core.examples import Example, encode_rows
+from soul_core.export.dtypes import FLOAT32, ExportDtypes, export_dtypes
 from soul_core.listener import Phase
 from soul_core.models.loading import Loaded, load_model
 from soul_core.report import ModelFacts, ModelMeasurements
@@ -41,6 +42,8 @@ class Subject:
     sets: Mapping[str, DataSet]
     chosen: tuple[EvaluationSet, ...]
     max_tokens: int
+    dtypes: ExportDtypes = FLOAT32
+    """What its weights are rounded to before they are measured and written, once they were trained."""
 
     def forget_sets(self, spec: JobSpec) -> tuple[DataSet, ...]:
         """Return what is unlearned."""
@@ -74,7 +77,14 @@ def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobS
     )
     asked = next((one.rows for one in chosen if one.name == FORGET), ())
     probes = _probes(asked, loaded, spec, max_tokens=max_tokens)
-    return Subject(loaded, loaded.facts.model_copy(update={"source": source.shown}), sets, chosen + probes, max_tokens)
+    facts = loaded.facts.model_copy(update={"source": source.shown})
+    return Subject(loaded, facts, sets, chosen + probes, max_tokens, _dtypes(loaded, spec))
+
+
+def _dtypes(loaded: Loaded, spec: JobSpec) -> ExportDtypes:
+    """Return what a job that changes the model writes. Adapters are written as they are, beside an untouched base."""
+    alone = spec.lora is not None and spec.lora.output == "adapter"
+    return FLOAT32 if spec.kind == "evaluate" or alone else export_dtypes(loaded, spec.export.dtype)
 
 
 def _probes(forget: Sequence[Row], loaded: Loaded, spec: JobSpec, *, max_tokens: int) -> tuple[EvaluationSet, ...]:

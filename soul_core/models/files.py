@@ -8,12 +8,13 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from soul_core.errors import BadModel
 from soul_core.models.gguf_header import MAGIC, read_header
+from soul_core.models.stored_dtypes import parameters_by_dtype
 
 #: Formats that run code when loaded, and code itself.
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
@@ -49,6 +50,7 @@ class ModelInspection:
     digest: str  # sha256 over sorted (path, size, sha256) of the files
     size_bytes: int
     files: tuple[ModelFile, ...]
+    parameters_by_dtype: dict[str, int] = field(default_factory=dict)  # float32, bfloat16, ..., q4_1
 
 
 def inspect_model(path: Path | str, *, hashed: bool = True) -> ModelInspection:
@@ -101,6 +103,7 @@ def _inspect_gguf(path: Path, *, hashed: bool) -> ModelInspection:
         digest=digest_of(files) if hashed else "",
         size_bytes=files[0].size_bytes,
         files=files,
+        parameters_by_dtype=parameters_by_dtype(path),
     )
 
 
@@ -130,6 +133,7 @@ def _inspect_folder(folder: Path, *, hashed: bool) -> ModelInspection:
         digest=digest_of(files) if hashed else "",
         size_bytes=sum(file.size_bytes for file in files),
         files=files,
+        parameters_by_dtype=parameters_by_dtype(folder),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from soul_core.spec.attacks import CHEAP_ATTACKS, Attack
+from soul_core.spec.export import Export
 from soul_core.spec.optimizers import Optimizer, Sophia
 from soul_core.spec.strategy import Ensemble, Single, Strategy
 from soul_core.spec.terms import SET_NAME, ForgetTerm, Frozen, Nll, Npo, RetainTerm
@@ -183,6 +184,7 @@ class JobSpec(Frozen):
     criteria: tuple[Criterion, ...] = Field(
         DEFAULT_CRITERIA["unlearn"], description="What decides the verdict. The default depends on the kind."
     )
+    export: Export = Export()
     model_train_tokens: int | None = Field(
         None, ge=1, description="Tokens the base model was trained on, if known: the report then gives the run's share."
     )

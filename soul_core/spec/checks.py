@@ -55,6 +55,7 @@ def located_problems(
     yield from search_problems(spec, sets, has_reference=reference_log or REFERENCE in models)
     yield from _models(spec, models, reference_log)
     yield from _names(spec)
+    yield from _export(spec)
 
 
 def _unlearn(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -158,3 +159,17 @@ def _names(spec: JobSpec) -> Iterator[tuple[str, str]]:
             near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.6)
             hint = f"did you mean '{near[0]}'?" if near else f"known metrics: {', '.join(CATALOGUE)}"
             yield place, f"unknown metric '{name}'; {hint}"
+
+
+def _export(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    plain = JobSpec.model_fields["export"].default
+    if spec.kind == "evaluate" and spec.export != plain:
+        yield "export", "a job of kind 'evaluate' writes no model; leave it out"
+    if any(recipe.lora is not None and recipe.lora.output == "adapter" for recipe in spec.recipes().values()):
+        if spec.export.dtype not in {"base", "float32"}:
+            yield (
+                "export.dtype",
+                "adapters are measured and written in float32; leave it out, or set lora.output 'merged'",
+            )
+        if spec.export.gguf != "none":
+            yield "export.gguf", "an adapter alone makes no GGUF file; set lora.output to 'merged'"

@@ -10,7 +10,7 @@ import torch
 
 from soul_core.errors import BadSpec, Cancelled
 from soul_core.examples import pack
-from soul_core.export import export_weights
+from soul_core.export.result import export_weights
 from soul_core.listener import Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.scoring import score
