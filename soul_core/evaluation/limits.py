@@ -62,9 +62,8 @@ def caveats_of_export(export: ExportFacts | None) -> Iterator[str]:
         )
     if export.gguf is not None:
         yield (
-            f"The GGUF file ({export.gguf.kind}) was compared with the checkpoint weight by weight, and not measured by "
-            "itself: its weights differ by "
-            f"{export.gguf.relative_error:.2g} of their norm."
+            f"The GGUF file ({export.gguf.kind}) was compared with the checkpoint weight by weight, and not measured: "
+            f"its weights differ by {export.gguf.relative_error:.2g} of their norm."
         )
         yield from export.gguf.notes
 

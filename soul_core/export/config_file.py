@@ -45,9 +45,9 @@ def config_for_readers(model: PreTrainedModel, base: Path | None, *, dtype: str)
     own["tie_word_embeddings"] = bool(config.tie_word_embeddings)
     as_it_was = _base_config(config, base)
     content = _with_dtype({**own, **as_it_was, **_changed(config, as_it_was, base)}, dtype)
-    for extended in ({**_rope_of_4x(config), **content}, content):
-        if _reads_back(extended, config):
-            return extended
+    for spelled in (_rope_of_4x(config), {}):
+        if _reads_back({**spelled, **content}, config, ignoring=frozenset(spelled)):
+            return {**spelled, **content}
     return _with_dtype(own, dtype)
 
 
@@ -120,14 +120,18 @@ def _scaling(rope: dict[str, Any], model_type: str) -> dict[str, Any] | None:
     return scaling
 
 
-def _reads_back(content: dict[str, Any], config: PreTrainedConfig) -> bool:
+def _reads_back(content: dict[str, Any], config: PreTrainedConfig, *, ignoring: frozenset[str]) -> bool:
+    """Say whether the installed transformers makes the model's config of it. Some keep other spellings as they are."""
     try:
         again = type(config).from_dict(json.loads(json.dumps(content)))
     except (ValueError, TypeError, KeyError, AttributeError):
         return False
-    return _essence(again) == _essence(config)
+    return _essence(again, ignoring) == _essence(config, ignoring)
 
 
-def _essence(config: PreTrainedConfig) -> dict[str, Any]:
+def _essence(config: PreTrainedConfig, ignoring: frozenset[str]) -> dict[str, Any]:
     content = json.loads(config.to_json_string(use_diff=False))
-    return {key: value for key, value in content.items() if key not in _IGNORED}
+    rope = content.get("rope_parameters")
+    if isinstance(rope, dict) and rope.get("type") == rope.get("rope_type"):
+        rope.pop("type", None)  # 4.x's word for it, which 5.x keeps
+    return {key: value for key, value in content.items() if key not in _IGNORED | ignoring}

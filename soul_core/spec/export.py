@@ -52,6 +52,15 @@ def written_dtype(wanted: str, stored: str) -> str:
     return "bfloat16" if stored.startswith(("float8", "int", "uint", "bool")) else "float16"
 
 
+def exported_parameters(export: Export, stored: Mapping[str, int]) -> dict[str, int]:
+    """Return dtype -> number of weights of the exported files, of those of the base's files."""
+    counts: dict[str, int] = {}
+    for dtype, count in stored.items():
+        written = written_dtype(export.dtype, dtype)
+        counts[written] = counts.get(written, 0) + count
+    return counts
+
+
 def output_bytes(export: Export, stored: Mapping[str, int], *, num_parameters: int) -> int:
     """Return the size of the exported weights.
 
@@ -61,7 +70,7 @@ def output_bytes(export: Export, stored: Mapping[str, int], *, num_parameters: i
         num_parameters: Number of weights of the model.
     """
     counts = stored or {"float32": num_parameters}
-    weights = sum(BYTES_OF_DTYPE[written_dtype(export.dtype, dtype)] * count for dtype, count in counts.items())
+    weights = sum(BYTES_OF_DTYPE[dtype] * count for dtype, count in exported_parameters(export, counts).items())
     return weights + gguf_bytes(export, sum(counts.values()))
 
 
