@@ -117,7 +117,7 @@ def _model(weights: Path, probe: Probe, base: str | None, dtype: str) -> Iterato
         yield Finding("model", False, f"{here} cannot load it: {error}")
         return
     if left_over:
-        yield Finding("model", False, f"{here} does not fill or read these tensors: {', '.join(left_over[:5])}")
+        yield Finding("tensors", False, f"{here} does not fill or read these: {', '.join(left_over[:5])}")
     yield _numbers(model, probe, dtype, here)
 
 

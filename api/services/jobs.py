@@ -19,6 +19,7 @@ from api.store.references import output_of
 from api.store.tables import Dataset, Job, Model
 from soul_core.spec import REFERENCE, RETAIN, JobSpec
 from soul_core.spec.checks import located_problems
+from soul_core.spec.export import GGUF_ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
             found[name] = row
     named = references.find(session, caller, body)
     errors += _spec_faults(body, named)
+    errors += _unwritable(body.spec, model)
     carried = Carried({}, ())
     if body.spec.kind != "evaluate":
         carried = carried_forward(session, caller, model, body.datasets)
@@ -70,6 +72,16 @@ def _undone(spec: JobSpec, sets: Mapping[str, Dataset]) -> list[tuple[str, str]]
         for name, row in sets.items()
         if retain is not None and spec.unlearns(name) and row.content_sha256 == retain.content_sha256
     ]
+
+
+def _unwritable(spec: JobSpec, model: Model | None) -> list[tuple[str, str]]:
+    """Find a GGUF file that cannot be written of the model. The engine, which has the tokenizer, finds more."""
+    architecture = model.facts.get("architecture") if model else None
+    known = {*GGUF_ARCHITECTURES, *GGUF_ARCHITECTURES.values()}  # a folder's class, or a GGUF file's own word
+    if spec.export.gguf == "none" or architecture is None or architecture in known:
+        return []
+    detail = f"{architecture} cannot be written as GGUF, only {', '.join(GGUF_ARCHITECTURES)}; set it to 'none'"
+    return [("/spec/export/gguf", detail)]
 
 
 def _spec_faults(body: JobCreate, named: Named) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Run beside transformers 4.57, in a process of its own: `make FOLDER` writes bases, `verify FOLDER...` checks exports."""
+"""Runs with transformers 4.57, in its own process: `make FOLDER` writes bases, `verify FOLDER...` checks exports."""
 
 import json
 import sys
@@ -48,7 +48,9 @@ def configs() -> dict[str, Any]:
             rope_scaling={"rope_type": "linear", "factor": 8.0},
         ),
         "phi3": t.Phi3Config(**SHAPE, rope_theta=70_000.0),
-        "gpt2": t.GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2),
+        "gpt2": t.GPT2Config(
+            vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
+        ),
     }
 
 

@@ -16,10 +16,10 @@ from tests.soul_core.tiny_models import _SHAPE
 #: What vLLM reads of a Llama's config.json: vllm/transformers_utils/config.py, vllm/config/model.py,
 #: vllm/model_executor/models/llama.py. Since 0.24 through transformers 5, before through 4.
 VLLM = {
-    "architectures", "model_type", "dtype", "torch_dtype", "vocab_size", "hidden_size", "intermediate_size", "hidden_act",
-    "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
-    "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings", "attention_bias", "mlp_bias",
-    "bos_token_id", "eos_token_id",
+    "architectures", "model_type", "dtype", "torch_dtype", "vocab_size", "hidden_size", "intermediate_size",
+    "hidden_act", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings",
+    "attention_bias", "mlp_bias", "bos_token_id", "eos_token_id",
 }  # fmt: skip
 #: What llama.cpp's converter reads of it: convert_hf_to_gguf.py, conversion/base.py and conversion/llama.py.
 LLAMA_CPP = {
@@ -45,7 +45,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 def test_a_llama_has_the_keys_and_tensors_that_vllm_and_llama_cpp_read(tmp_path: Path) -> None:
     folder = exported(loaded_base(tmp_path / "base", BASES["llama_100000"]), tmp_path / "out")
     layers = {f"model.layers.{layer}.{name}" for layer in range(2) for name in OF_A_LAYER}
-    assert VLLM | LLAMA_CPP <= config_of(folder).keys()
+    assert config_of(folder).keys() >= VLLM | LLAMA_CPP
     assert load_file(folder / "model.safetensors").keys() == TENSORS | layers
 
 
@@ -86,7 +86,9 @@ def test_rotary_embeddings_stand_in_both_spellings_and_5x_reads_what_it_read_bef
 
 def test_a_base_of_4x_keeps_its_own_words(tmp_path: Path) -> None:
     folder = save_base(tmp_path / "base", BASES["llama_100000"])
-    own = {key: value for key, value in config_of(folder).items() if key not in {"rope_parameters", "dtype", "head_dim"}}
+    own = {
+        key: value for key, value in config_of(folder).items() if key not in {"rope_parameters", "dtype", "head_dim"}
+    }
     own |= {"rope_theta": 100_000.0, "torch_dtype": "bfloat16", "transformers_version": "4.41.0", "note_of_mine": [1]}
     (folder / "config.json").write_text(json.dumps(own))
     (folder / "generation_config.json").write_text('{"temperature": 0.6, "eos_token_id": [2, 0]}')

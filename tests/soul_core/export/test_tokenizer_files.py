@@ -52,7 +52,10 @@ def test_a_template_of_the_users_own_replaces_the_bases(tmp_path: Path) -> None:
     loaded = load_model(save_base(tmp_path / "base", CONFIG), device="cpu")
     loaded.tokenizer.chat_template = "{{ messages[0]['content'] }}!"
     out = exported(loaded, tmp_path / "out")
-    assert AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "a!"
+    assert (
+        AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+        == "a!"
+    )
     assert (out / "tokenizer.json").read_bytes() == (tmp_path / "base" / "tokenizer.json").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Exported folders in transformers 4.57, which `make compat` installs beside: the same numbers, tokens and templates."""
+"""Exported folders in transformers 4.57, which `make compat` installs: the same numbers, tokens and templates."""
 
 import json
 import os
