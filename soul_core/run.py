@@ -101,7 +101,7 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             state.emit("finished", verdict=finished.verdict)
             return finished
         log = read_log_of_reference(inputs.reference_log)
-        load = partial(load_subject, inputs.source(), rows, spec)
+        load = partial(load_subject, inputs.source(), rows, spec, is_trained=spec.kind != "evaluate")
         subject = load()
         _check(spec, subject, out, state)
         state.claim(_identity(spec, subject.facts, subject.sets))

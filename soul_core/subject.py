@@ -64,8 +64,12 @@ class Examined:
     attacked: Mapping[str, Attacked]
 
 
-def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec) -> Subject:
-    """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData."""
+def load_subject(
+    source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec, *, is_trained: bool = False
+) -> Subject:
+    """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData, and of the model that is
+    to be trained and exported (`is_trained`) BadSpec where it does not fit its export dtype.
+    """
     loaded = load_model(
         source.location, revision=source.revision, device=spec.device, dtype=spec.dtype, cache_dir=source.cache_dir
     )
@@ -78,13 +82,13 @@ def load_subject(source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobS
     asked = next((one.rows for one in chosen if one.name == FORGET), ())
     probes = _probes(asked, loaded, spec, max_tokens=max_tokens)
     facts = loaded.facts.model_copy(update={"source": source.shown})
-    return Subject(loaded, facts, sets, chosen + probes, max_tokens, _dtypes(loaded, spec))
+    return Subject(loaded, facts, sets, chosen + probes, max_tokens, _dtypes(loaded, spec) if is_trained else FLOAT32)
 
 
 def _dtypes(loaded: Loaded, spec: JobSpec) -> ExportDtypes:
-    """Return what a job that changes the model writes. Adapters are written as they are, beside an untouched base."""
+    """Return what is written of the trained model. Adapters are written as they are, beside an untouched base."""
     alone = spec.lora is not None and spec.lora.output == "adapter"
-    return FLOAT32 if spec.kind == "evaluate" or alone else export_dtypes(loaded, spec.export.dtype)
+    return FLOAT32 if alone else export_dtypes(loaded, spec.export.dtype)
 
 
 def _probes(forget: Sequence[Row], loaded: Loaded, spec: JobSpec, *, max_tokens: int) -> tuple[EvaluationSet, ...]:
