@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve bench test quantized check format lint types contracts migrations docs openapi clean
+.PHONY: help demo serve bench test quantized compat check format lint types contracts migrations docs openapi clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -48,7 +48,15 @@ test: .venv/.dev ## Run the test suite (real PostgreSQL, Valkey, Celery worker, 
 quantized: .venv/.quantized ## Tests of LoRA beside 8- and 4-bit weights, with the extra they need
 	@PYTHONPATH=.venv/quantized $(BIN)/python -m pytest -q tests/soul_core/test_adapters.py tests/soul_core/test_resume.py
 
-check: .venv/.dev lint types contracts migrations docs test quantized ## Everything CI runs
+# Beside .venv as well: the transformers of yesterday, which many servers still run, with the libraries it pins.
+.venv/.transformers4: .venv/.dev
+	@$(BIN)/python -m pip install --quiet --no-deps --target .venv/transformers4 \
+		"transformers>=4.57,<4.58" "tokenizers>=0.22,<0.23" "huggingface-hub>=0.34,<1" && touch $@
+
+compat: .venv/.transformers4 ## Tests of exported models in transformers 4.57
+	@SOUL_TRANSFORMERS4=.venv/transformers4 $(BIN)/python -m pytest -q tests/soul_core/export/test_transformers4.py
+
+check: .venv/.dev lint types contracts migrations docs test quantized compat ## Everything CI runs
 
 format: .venv/.dev ## Rewrite the code the way `lint` wants it
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -32,7 +32,7 @@ EXIT_MEANINGS: dict[Exit, str] = {
     Exit.UNREACHABLE: "no server could be reached",
     Exit.UNAUTHORISED: "the API key is missing, wrong or lacks a scope",
     Exit.REFUSED: "no such thing, or not possible in its present state",
-    Exit.DAMAGED: "a downloaded file does not have the sha256 the server promised",
+    Exit.DAMAGED: "a downloaded file is not what the server promised, or an exported model not what was measured",
     Exit.INTERRUPTED: "stopped by Ctrl-C (a submitted job goes on)",
 }
 

@@ -2,7 +2,14 @@
 
 import typer
 
-from soul_cli import commands_evaluate, commands_inputs, commands_jobs, commands_results, commands_submit
+from soul_cli import (
+    commands_evaluate,
+    commands_inputs,
+    commands_jobs,
+    commands_results,
+    commands_submit,
+    commands_verify,
+)
 from soul_cli.demo import demo
 from soul_cli.logs import logs
 from soul_cli.options import SoulGroup, exit_code_help
@@ -45,6 +52,7 @@ app.command("status")(commands_jobs.status)
 app.command("watch")(commands_jobs.watch)
 app.command("report")(commands_results.report)
 app.command("download")(commands_results.download)
+app.command("verify-export", epilog=commands_verify.VERIFY_EXAMPLE)(commands_verify.verify_export)
 app.command("cancel")(commands_jobs.cancel)
 app.command("jobs")(commands_jobs.jobs)
 app.add_typer(logs, name="logs")

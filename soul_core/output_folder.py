@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from soul_core.errors import BadSpec, DiskFull, EngineError
-from soul_core.export import read_finished
+from soul_core.export.result import read_finished
 from soul_core.listener import Listener
 from soul_core.report import ReferenceFacts, Report
 from soul_core.report.page import size
@@ -65,17 +65,20 @@ def check_writable(out: Path) -> None:
         raise EngineError(f"cannot write to {out}: {error.strerror}") from error
 
 
-def check_room(out: Path, spec: JobSpec, num_parameters: int, listener: Listener) -> None:
+def check_room(
+    out: Path, spec: JobSpec, num_parameters: int, listener: Listener, *, result_bytes: int | None = None
+) -> None:
     """Raise DiskFull when the result cannot fit; warn when the run's own checkpoints, and what it keeps of trials, may
-    not.
+    not. `result_bytes` is the size of the exported weights; without it they are taken as float32.
     """
-    free, result = shutil.disk_usage(out).free, 4 * num_parameters  # float32
+    free, weights = shutil.disk_usage(out).free, 4 * num_parameters  # the run's own files are float32
+    result = weights if result_bytes is None else result_bytes
     # weights and two tensors of the optimizer; the old one goes after the new one is whole
-    checkpoints = 2 * 3 * result
+    checkpoints = 2 * 3 * weights
     if isinstance(spec.strategy, Ensemble):
-        checkpoints += len(spec.strategy.members) * result
+        checkpoints += len(spec.strategy.members) * weights
     elif isinstance(spec.strategy, Search):
-        checkpoints += 2 * result  # the best look's, and the one before until that is whole
+        checkpoints += 2 * weights  # the best look's, and the one before until that is whole
     if free < result:
         raise DiskFull(f"the result needs {size(result)}, but the disk of the output folder has {size(free)} left")
     if free < result + checkpoints:

@@ -1,37 +1,33 @@
 """A whole run on one page: spec and files in, report and checkpoint out. Resumes from its state folder by itself."""
 
-import resource
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from soul_core.attacks.arena import results
 from soul_core.chat.template import unread_variable, variables_of
-from soul_core.comparison import compare, judge_run, on_rows_of, read_log_of_reference
+from soul_core.comparison import on_rows_of, read_log_of_reference
+from soul_core.conclusion import RunResults, build_report
 from soul_core.durable import disk_errors
 from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
-from soul_core.evaluation.chosen_rows import side_by_side
-from soul_core.evaluation.limits import limits_of
-from soul_core.evaluation.recitals import find_recitals
 from soul_core.evaluation.row_digests import personal_key, read_key
-from soul_core.evaluation.verdict import conclude
-from soul_core.export import discard, export_weights, write_manifest, write_report
+from soul_core.export.dtypes import Rounding, round_for_export
+from soul_core.export.gguf_file import check_gguf
+from soul_core.export.result import discard, export_gguf, export_weights, write_manifest, write_report
 from soul_core.listener import Listener, Quiet
 from soul_core.models.loading import default_cache
 from soul_core.output_folder import check_room, check_writable, finished_before
-from soul_core.provenance import environment, seed_everything, versions
-from soul_core.report import ModelFacts, ReferenceFacts, Report, RunFacts
+from soul_core.provenance import seed_everything
+from soul_core.report import ExportFacts, ModelFacts, ReferenceFacts, Report
 from soul_core.run_conflicts import compare_sets
 from soul_core.run_data import DataSet, read_sets, require_sha256s
 from soul_core.run_state import RunState
 from soul_core.spec import BASE, JUDGED, REFERENCE, JobSpec
 from soul_core.spec.checks import check_spec
+from soul_core.spec.export import gguf_bytes
 from soul_core.strategies import STRATEGIES
 from soul_core.strategies.goal import check_goal
 from soul_core.strategies.single import Outcome
@@ -116,13 +112,13 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             return finished
         key = read_key(inputs.row_key) if inputs.row_key else personal_key(inputs.cache_dir or default_cache())
         opened = partial(load_subject, rows=rows, spec=spec, key=key, template_date=state.started_at.date())
-        subject = opened(inputs.source())
+        trains = spec.kind != "evaluate"
+        subject = opened(inputs.source(), is_trained=trains)
         # the model is loaded again after those beside it: it must be the same one then
-        load = partial(opened, inputs.source().at(subject.facts.digest))
-        if log:
-            log = on_rows_of(log, subject, spec)
-            for warning in log.warnings:
-                state.emit("warning", message=warning)
+        load = partial(opened, inputs.source().at(subject.facts.digest), is_trained=trains)
+        log = on_rows_of(log, subject, spec) if log else None
+        for warning in log.warnings if log else ():
+            state.emit("warning", message=warning)
         reference = log.facts if log else None
         beside = {name: pinned(source) for name, source in inputs.others().items()}
         if subject.facts.batches == "padded":
@@ -142,73 +138,24 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
         subject = load()
     seed_everything(spec.seed, device=subject.loaded.device)
 
-    outcome = Outcome(Trained())
+    outcome, rounding = Outcome(Trained()), None
     if spec.kind != "evaluate":
         examined[BASE] = examine(subject, BASE, spec, state, phase="baseline")
         with state.phase(spec.kind):
             outcome = STRATEGIES[spec.strategy.kind](subject, spec, state)
+            rounding = round_for_export(subject.loaded.model, subject.dtypes)
 
     judged = JUDGED[spec.kind]
     examined[judged] = examine(subject, judged, spec, state, phase="evaluate")
 
     with state.phase("export"):
-        if spec.kind != "evaluate":
-            export_weights(subject.loaded, outcome.trained.adapter, out)
-        models = compare(spec, judged, examined, log)
-        attacks = results(
-            {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measured=models
-        )
-        criteria = judge_run(spec, judged, models, attacks)
-        measured_rows = {one.name: one.rows for one in subject.chosen}
-        recitals = find_recitals(spec, measured_rows, compared.conflicts, models[judged], examined[judged].answers)
-        verdict, reason = conclude(
-            criteria,
-            confidence=spec.evaluation.confidence,
-            forgetting=spec.kind != "finetune",
-            recitals=recitals,
-        )
-        data = tuple(compared.facts(name, one.facts) for name, one in subject.sets.items())
-        report = Report(
-            job_id=inputs.job_id,
-            spec=spec,
-            spec_sha256=spec.digest(),
-            template_date=subject.loaded.encoder.asked_date,
-            model=subject.facts,
-            data=data,
-            models=models,
-            trials=outcome.trials,
-            reference=reference,
-            attacks=attacks,
-            examples=side_by_side(
-                subject.chosen,
-                {name: examined[name].answers for name in models if name in examined},
-                {name: examined[name].preambles for name in models if name in examined},
-                most=spec.evaluation.side_by_side,
-            ),
-            criteria=criteria,
-            conflicts=compared.conflicts,
-            recitals=recitals,
-            verdict=verdict,
-            verdict_reason=reason,
-            run=_run_facts(spec, subject, outcome.trained, state),
-            versions=versions(),
-            limits=(
-                *limits_of(
-                    spec,
-                    data,
-                    models[judged],
-                    models=models,
-                    attacks=attacks,
-                    conflicts=compared.conflicts,
-                    unfinished=_unfinished(examined[judged]),
-                ),
-                *(log.warnings if log else ()),
-            ),
-        )
+        exported = _export(spec, subject, outcome, rounding, out) if rounding else None
+        found = RunResults(spec, subject, compared, examined, log, reference, outcome, exported)
+        report = build_report(found, state, job_id=inputs.job_id)
         write_report(report, out)
         write_manifest(out)
     state.discard()
-    state.emit("finished", verdict=verdict)
+    state.emit("finished", verdict=report.verdict)
     return report
 
 
@@ -216,7 +163,11 @@ def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
     """Raise what speaks against the run once the model is known, before anything is spent."""
     _check_template(spec, subject, state)
     if spec.kind != "evaluate":
-        check_room(out, spec, subject.facts.num_parameters, state)
+        model, tokenizer = subject.loaded.model, subject.loaded.tokenizer
+        if spec.export.gguf != "none":
+            check_gguf(model, tokenizer)
+        num_bytes = subject.dtypes.num_bytes(model) + gguf_bytes(spec.export, subject.facts.num_parameters)
+        check_room(out, spec, subject.facts.num_parameters, state, result_bytes=num_bytes)
         for place, recipe in spec.recipes().items():
             with _found_at(place):
                 _check_recipe(recipe, subject)
@@ -244,13 +195,19 @@ def _numbers(rows: Sequence[int]) -> str:
     return ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
 
 
-def _unfinished(examined: Examined) -> dict[str, int]:
-    """Count, by set, the answers that never began: the model was still thinking when it was cut off."""
-    cut_off = {
-        name: sum(not examined.answers[name][row] for row in preambles)
-        for name, preambles in examined.preambles.items()
-    }
-    return {name: count for name, count in cut_off.items() if count}
+def _export(spec: JobSpec, subject: Subject, outcome: Outcome, rounding: Rounding, out: Path) -> ExportFacts:
+    """Write the weights, which were rounded before they were measured, and the GGUF file where one is wanted."""
+    adapter = outcome.trained.adapter
+    export_weights(subject.loaded, adapter, out, dtypes=subject.dtypes)
+    wanted = spec.export.gguf
+    gguf = export_gguf(subject.loaded, out, kind=wanted, name=subject.facts.source) if wanted != "none" else None
+    return ExportFacts(
+        dtype=subject.dtypes.name,
+        is_adapter=adapter is not None,
+        changed_share_kept=rounding.changed_share_kept,
+        rounding_error=rounding.relative_error,
+        gguf=gguf,
+    )
 
 
 def _check_recipe(spec: JobSpec, subject: Subject) -> None:
@@ -287,31 +244,6 @@ def _identity(
 def _shown(location: str) -> str:
     path = Path(location)
     return path.resolve().name if path.exists() else location
-
-
-def _run_facts(spec: JobSpec, subject: Subject, trained: Trained, state: RunState) -> RunFacts:
-    loaded, known = subject.loaded, spec.model_train_tokens
-    on_gpu = loaded.device.type == "cuda"
-    return RunFacts(
-        started_at=state.started_at,
-        finished_at=datetime.now(UTC),
-        seconds=state.seconds,
-        steps=trained.steps,
-        train_tokens=trained.train_tokens,
-        flops=trained.flops,
-        flops_of_training=6.0 * subject.facts.num_parameters * known if known else None,
-        peak_memory_bytes=torch.cuda.max_memory_allocated(loaded.device) if on_gpu else _peak_resident_bytes(),
-        device=torch.cuda.get_device_name(loaded.device) if on_gpu else "cpu",
-        dtype=str(loaded.compute_dtype).removeprefix("torch."),
-        environment=environment(),
-        resumed_at_steps=tuple(trained.resumed_at_steps),
-        curves=trained.curves,
-    )
-
-
-def _peak_resident_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from soul_core.evaluation.chosen_rows import Answers, EvaluationSet, choose
 from soul_core.evaluation.evaluate import Measured, measure
 from soul_core.evaluation.probes import probe_sets
 from soul_core.evaluation.row_digests import DigestKey, keyed
+from soul_core.export.dtypes import FLOAT32, ExportDtypes, export_dtypes
 from soul_core.listener import Phase
 from soul_core.models.digests import digest_now, require_digest
 from soul_core.models.loading import Loaded, load_model
@@ -62,6 +63,8 @@ class Subject:
     max_tokens: int
     key: DigestKey
     """What digests of rows are made under."""
+    dtypes: ExportDtypes = FLOAT32
+    """What its weights are rounded to before they are measured and written, once they were trained."""
 
     def forget_sets(self, spec: JobSpec) -> tuple[DataSet, ...]:
         """Return what is unlearned."""
@@ -84,9 +87,16 @@ class Examined:
 
 
 def load_subject(
-    source: Source, rows: Mapping[str, tuple[Row, ...]], spec: JobSpec, *, key: DigestKey, template_date: date
+    source: Source,
+    rows: Mapping[str, tuple[Row, ...]],
+    spec: JobSpec,
+    *,
+    key: DigestKey,
+    template_date: date,
+    is_trained: bool = False,
 ) -> Subject:
-    """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData.
+    """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData, and of the model that is
+    to be trained and exported (`is_trained`) BadSpec where it does not fit its export dtype.
 
     `template_date` is the day on which a chat template renders that asks for one, unless the spec names it.
     """
@@ -112,7 +122,14 @@ def load_subject(
     asked = next((one.rows for one in chosen if one.name == FORGET), ())
     probes = _probes(asked, loaded, spec, max_tokens=max_tokens)
     facts = loaded.facts.model_copy(update={"source": source.shown})
-    return Subject(loaded, facts, sets, chosen + probes, max_tokens, key)
+    dtypes = _dtypes(loaded, spec) if is_trained else FLOAT32
+    return Subject(loaded, facts, sets, chosen + probes, max_tokens, key, dtypes)
+
+
+def _dtypes(loaded: Loaded, spec: JobSpec) -> ExportDtypes:
+    """Return what is written of the trained model. Adapters are written as they are, beside an untouched base."""
+    alone = spec.lora is not None and spec.lora.output == "adapter"
+    return FLOAT32 if alone else export_dtypes(loaded, spec.export.dtype)
 
 
 def _probes(forget: Sequence[Row], loaded: Loaded, spec: JobSpec, *, max_tokens: int) -> tuple[EvaluationSet, ...]:

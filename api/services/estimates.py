@@ -11,6 +11,7 @@ from api.services.jobs import Checked, check
 from api.store.blobs import blobs
 from api.store.tables import Dataset
 from soul_core.spec import ALL, EARLIER_SETS, RETAIN, TRAIN, JobSpec
+from soul_core.spec.export import output_bytes
 
 #: Bytes of a stored row a token stands for, in English; and tokens a chat template adds to a row.
 _BYTES_PER_TOKEN, _TEMPLATE_TOKENS = 4.0, 25
@@ -56,9 +57,17 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
         seconds=round(_LOAD_SECONDS * num_models + taken.weighted / _RATES[kind], 1),
         peak_memory_bytes=int(num_parameters * a_parameter + body.spec.training.micro_batch_tokens * 1e6),
         flops=taken.all,
-        output_bytes=None if body.spec.kind == "evaluate" else num_parameters * 4,
+        output_bytes=_output_bytes(body, checked, num_parameters),
         basis=basis,
     )
+
+
+def _output_bytes(body: JobCreate, checked: Checked, num_parameters: int) -> int | None:
+    """Return the size of the weights that are written. Models registered by an earlier version are taken as float32."""
+    if body.spec.kind == "evaluate" or checked.model is None:
+        return None
+    stored = checked.model.facts.get("parameters_by_dtype") or {}
+    return output_bytes(body.spec.export, stored, num_parameters=num_parameters)
 
 
 def _operations(body: JobCreate, checked: Checked, num_parameters: int) -> Operations:

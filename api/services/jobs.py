@@ -21,6 +21,7 @@ from api.store.tables import Dataset, Job, Model
 from soul_core.chat.template import unread_variable, variables_of
 from soul_core.spec import REFERENCE, RETAIN, JobSpec
 from soul_core.spec.checks import located_problems
+from soul_core.spec.export import GGUF_ARCHITECTURES
 
 #: Of a model whose chat template nobody has read yet.
 _UNKNOWN: dict[str, Any] = {"asks_for_date": True}
@@ -60,6 +61,7 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
             found[name] = row
     named = references.find(session, caller, body)
     errors += _spec_faults(body, named) + _template_faults(body.spec, model)
+    errors += _unwritable(body.spec, model)
     carried = Carried({}, ())
     if body.spec.kind != "evaluate":
         carried = carried_forward(session, caller, model, body.datasets)
@@ -75,6 +77,16 @@ def _undone(spec: JobSpec, sets: Mapping[str, Dataset]) -> list[tuple[str, str]]
         for name, row in sets.items()
         if retain is not None and spec.unlearns(name) and row.content_sha256 == retain.content_sha256
     ]
+
+
+def _unwritable(spec: JobSpec, model: Model | None) -> list[tuple[str, str]]:
+    """Find a GGUF file that cannot be written of the model. The engine, which has the tokenizer, finds more."""
+    architecture = model.facts.get("architecture") if model else None
+    known = {*GGUF_ARCHITECTURES, *GGUF_ARCHITECTURES.values()}  # a folder's class, or a GGUF file's own word
+    if spec.export.gguf == "none" or architecture is None or architecture in known:
+        return []
+    detail = f"{architecture} cannot be written as GGUF, only {', '.join(GGUF_ARCHITECTURES)}; set it to 'none'"
+    return [("/spec/export/gguf", detail)]
 
 
 def _spec_faults(body: JobCreate, named: Named) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from api.store import models
 from api.store.tables import Artifact, Dataset, Job, Model
 from soul_core.models.files import READ, ModelFile, digest_of
 from soul_core.spec import TRAIN
+from soul_core.spec.export import Export, exported_parameters
 
 _CHECKPOINT = "checkpoint/"
 
@@ -98,6 +99,15 @@ def checkpoint_of(session: Session, job: Job) -> dict[str, Any] | None:
     return {
         "location": files[0].blob.removesuffix(files[0].path) + _CHECKPOINT.rstrip("/"),
         "digest": digest_of(loaded),
-        "facts": session.get_one(Model, job.model_id).facts,
+        "facts": _facts_of_export(session.get_one(Model, job.model_id).facts, job),
         "parent_job_id": job.id,
     }
+
+
+def _facts_of_export(facts: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Return the base's facts, with the dtypes that the job's files have."""
+    stored = facts.get("parameters_by_dtype")
+    if not stored:
+        return facts
+    export = Export.model_validate(job.spec.get("export", {}))
+    return {**facts, "parameters_by_dtype": exported_parameters(export, stored)}

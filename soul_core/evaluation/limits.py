@@ -3,10 +3,12 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from soul_core.catalogue import number
-from soul_core.report import AttackResult, DataFacts, ModelMeasurements, SetConflicts
+from soul_core.report import AttackResult, DataFacts, ExportFacts, ModelMeasurements, SetConflicts
 from soul_core.run_conflicts import is_told, sentence
 from soul_core.spec import BASE, EARLIER, FORGET, GENERAL, REFERENCE, RETAIN, STAY_FORGOTTEN, JobSpec
 
+#: Below this share of changed weights that survive rounding, the report says so.
+_MOST_KEPT = 0.5
 #: Bootstrap intervals of fewer rows are rough: they are too narrow.
 _FEW_ROWS = 30
 
@@ -50,6 +52,25 @@ def limits_of(
         yield "No confidence intervals were asked for: chance differences count as differences."
     if spec.kind != "evaluate":
         yield f"This is one run with one seed ({spec.seed}); another seed gives other numbers."
+
+
+def caveats_of_export(export: ExportFacts | None) -> Iterator[str]:
+    """Yield what the written weights cannot hold of the training, and where their readers may differ."""
+    if export is None:
+        return
+    kept = export.changed_share_kept
+    if kept is not None and kept < _MOST_KEPT:
+        yield (
+            f"Rounding the weights to {export.dtype} undid most of the training: {kept:.1%} of the changed weights "
+            "still differ from the base model's. All numbers after training are those of the rounded weights; "
+            "export.dtype 'float32' keeps every change, and a higher learning rate makes larger ones."
+        )
+    if export.gguf is not None:
+        yield (
+            f"The GGUF file ({export.gguf.kind}) was compared with the checkpoint weight by weight, and not measured: "
+            f"its weights differ by {export.gguf.relative_error:.2g} of their norm."
+        )
+        yield from export.gguf.notes
 
 
 def _of_forgetting(spec: JobSpec, models: Collection[str], attacks: Sequence[AttackResult]) -> Iterator[str]:

@@ -5,7 +5,7 @@ The API asks at registration, the engine again before loading: nothing that can 
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from soul_core.models.gguf_architectures import require_readable
 from soul_core.models.gguf_header import MAGIC, read_header
 from soul_core.models.json_files import read_object
 from soul_core.models.left_over import check_names
+from soul_core.models.stored_dtypes import parameters_by_dtype
 from soul_core.models.weight_files import read_weight_files
 
 #: Formats that run code when loaded, and code itself.
@@ -46,6 +47,7 @@ class ModelInspection:
     digest: str  # sha256 over sorted (path, size, sha256) of the files
     size_bytes: int
     files: tuple[ModelFile, ...]
+    parameters_by_dtype: dict[str, int] = field(default_factory=dict)  # float32, bfloat16, ..., q4_1
 
 
 def inspect_model(path: Path | str, *, hashed: bool = True) -> ModelInspection:
@@ -99,6 +101,7 @@ def _inspect_gguf(path: Path, *, hashed: bool) -> ModelInspection:
         digest=digest_of(files) if hashed else "",
         size_bytes=files[0].size_bytes,
         files=files,
+        parameters_by_dtype=parameters_by_dtype(path),
     )
 
 
@@ -136,6 +139,7 @@ def _inspect_folder(folder: Path, *, hashed: bool) -> ModelInspection:
         digest=digest_of(files) if hashed else "",
         size_bytes=sum(file.size_bytes for file in files),
         files=files,
+        parameters_by_dtype=parameters_by_dtype(folder),
     )
 
 

@@ -256,6 +256,32 @@ class RunFacts(Part):
     curves: dict[str, tuple[float | None, ...]] = Field(description="Curve name -> one value a step.")
 
 
+class GgufFacts(Part):
+    """The GGUF file beside the checkpoint, as it was read back."""
+
+    path: str
+    kind: str = Field(description="f16 or q8_0.")
+    max_error: float = Field(description="Largest difference of a weight from the checkpoint's.")
+    relative_error: float = Field(description="Norm of that difference over the norm of the weights.")
+    notes: tuple[str, ...] = Field((), description="Where programs that read it may differ.")
+
+
+class ExportFacts(Part):
+    """What was written of the judged model. Its numbers in this report are those of the written weights."""
+
+    dtype: str = Field(description="Type of the weights in the files: float32, bfloat16, float16, or mixed.")
+    is_adapter: bool = Field(False, description="Adapters alone were written, unrounded; they need their base model.")
+    changed_share_kept: float | None = Field(
+        None,
+        description="Of the weights that training changed, the share that still differs from the base model's after "
+        "rounding to that type. None: nothing changed, or the base's files could not be compared.",
+    )
+    rounding_error: float | None = Field(
+        None, description="Norm of the rounding error over the norm of what training changed, over changed weights."
+    )
+    gguf: GgufFacts | None = None
+
+
 class Report(Part):
     """The whole report of one job."""
 
@@ -285,5 +311,6 @@ class Report(Part):
     verdict: Verdict
     verdict_reason: str = Field(description="The verdict in plain words; never more than was measured.")
     run: RunFacts
+    export: ExportFacts | None = Field(None, description="What was written; an evaluation writes no model.")
     versions: dict[str, str]
     limits: tuple[str, ...] = Field(description="What was not measured, and what the numbers cannot say.")

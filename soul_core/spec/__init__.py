@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from soul_core.chat.template import RESERVED, check_syntax
 from soul_core.spec.attacks import CHEAP_ATTACKS, Attack
+from soul_core.spec.export import Export
 from soul_core.spec.optimizers import Optimizer, Sophia
 from soul_core.spec.strategy import Ensemble, Single, Strategy
 from soul_core.spec.terms import SET_NAME, ForgetTerm, Frozen, Nll, Npo, RetainTerm
@@ -226,6 +227,7 @@ class JobSpec(Frozen):
         description="The day on which a chat template renders that writes the current date. Default: the day the job "
         "was created (UTC); the report names it.",
     )
+    export: Export = Export()
     model_train_tokens: int | None = Field(
         None, ge=1, description="Tokens the base model was trained on, if known: the report then gives the run's share."
     )

@@ -57,6 +57,7 @@ def located_problems(
     yield from _names(spec)
     if spec.dropped_set in sets:
         yield "", f"'{spec.dropped_set}' is what a report calls the rows it leaves out; name that set differently"
+    yield from _export(spec)
 
 
 def _unlearn(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -160,3 +161,17 @@ def _names(spec: JobSpec) -> Iterator[tuple[str, str]]:
             near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.6)
             hint = f"did you mean '{near[0]}'?" if near else f"known metrics: {', '.join(CATALOGUE)}"
             yield place, f"unknown metric '{name}'; {hint}"
+
+
+def _export(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    plain = JobSpec.model_fields["export"].default
+    if spec.kind == "evaluate" and spec.export != plain:
+        yield "export", "a job of kind 'evaluate' writes no model; leave it out"
+    if any(recipe.lora is not None and recipe.lora.output == "adapter" for recipe in spec.recipes().values()):
+        if spec.export.dtype not in {"base", "float32"}:
+            yield (
+                "export.dtype",
+                "adapters are measured and written in float32; leave it out, or set lora.output 'merged'",
+            )
+        if spec.export.gguf != "none":
+            yield "export.gguf", "an adapter alone makes no GGUF file; set lora.output to 'merged'"

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from soul_core.attacks.restoring import restored
 from soul_core.derived import derive
 from soul_core.errors import BadSpec
 from soul_core.evaluation.chosen_rows import EvaluationSet, choose
 from soul_core.evaluation.evaluate import measure
 from soul_core.evaluation.plan import plan_of
 from soul_core.evaluation.verdict import judge, named
+from soul_core.export.dtypes import round_weights
 from soul_core.listener import Listener, Phase, Quiet, Wish
 from soul_core.metrics.aggregate import Resampling
 from soul_core.report import CriterionResult, ModelMeasurements
@@ -31,8 +33,12 @@ class Goal:
         self._of_base = self._judge(self._base)
 
     def look(self, name: str) -> tuple[float, dict[str, float | None]]:
-        """Return (shortfall, criterion -> value) of the model as it stands. `name` keeps the look for a resumed run."""
-        results = self._judge(self._measure(name))
+        """Return (shortfall, criterion -> value) of the model as it would be exported. `name` keeps the look for a
+        resumed run.
+
+        Differs from the final measurement: while adapters are beside the weights there is nothing yet to round.
+        """
+        results = self._judge(self._measure_as_exported(name))
         at_base = [each.value for each in self._of_base]
         return sum(map(shortfall, results, at_base)), {named(each.criterion): each.value for each in results}
 
@@ -48,6 +54,15 @@ class Goal:
 
     def _judge(self, model: ModelMeasurements) -> tuple[CriterionResult, ...]:
         return judge(self.criteria, judged=model, base=self._base, resampling=Resampling(0, 0.95, 0))
+
+    def _measure_as_exported(self, name: str) -> ModelMeasurements:
+        model, dtypes = self._subject.loaded.model, self._subject.dtypes
+        adapted = any(".lora_" in parameter for parameter, _ in model.named_parameters())
+        if adapted or not dtypes.rounds or not self.criteria:
+            return self._measure(name)
+        with restored(model):
+            round_weights(model, dtypes)
+            return self._measure(name)
 
     def _measure(self, name: str) -> ModelMeasurements:
         if not self.criteria or not self._sets:

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -289,6 +290,33 @@ def test_an_estimate_charges_nothing_and_warns(admin: As, job_body: Body, sessio
     told = "1 row of the retain set states, or asks for, facts of the forget set: left out of training"
     assert any(warning.startswith(told) for warning in found["warnings"])
     assert count(session, Job) == 0
+
+
+def test_the_size_of_the_output_follows_the_dtype(admin: As, job_body: Body, model_folder: Path) -> None:
+    def output_bytes(**export: str) -> int:
+        found = admin("POST", "/v1/estimates", json={**job_body, "spec": {"export": export}}).json()
+        assert found["allowed"], found
+        return int(found["output_bytes"])
+
+    assert output_bytes() == output_bytes(dtype="float32") == 32 * 4
+    assert output_bytes(dtype="bfloat16") == 32 * 2
+    assert output_bytes(dtype="bfloat16", gguf="f16") == 32 * (2 + 2)
+    assert output_bytes(gguf="q8_0") == 32 * 4 + 34
+
+
+def test_a_gguf_of_an_architecture_that_has_none_is_refused_at_submission(
+    admin: As, job_body: Body, model_folder: Path
+) -> None:
+    path = model_folder / "config.json"
+    path.write_text(path.read_text().replace("LlamaForCausalLM", "Gemma2ForCausalLM"))
+    model = admin("POST", "/v1/models", json={"source": "local", "location": str(model_folder)}).json()
+    body = {**job_body, "model_id": model["id"], "spec": {"export": {"gguf": "q8_0"}}}
+
+    found = problem(admin("POST", "/v1/jobs", json=body), 422, "invalid_job")
+
+    assert found["errors"][0]["pointer"] == "/spec/export/gguf"
+    assert "Gemma2ForCausalLM cannot be written as GGUF" in found["errors"][0]["detail"]
+    assert model["facts"]["parameters_by_dtype"] == {"float32": 32}
 
 
 def test_an_estimate_counts_every_training_and_every_attack(admin: As, job_body: Body) -> None:

@@ -147,6 +147,11 @@ def test_a_job_from_files_to_a_checked_download(
     assert Path(weights["path"]).read_bytes() == whole
     assert "every sha256 as promised" in soul("download", job["id"], "-o", str(out)).output
 
+    # the download holds what the check on the user's machine needs
+    soul("verify-export", str(out))
+    (out / "checkpoint" / "config.json").unlink()
+    soul("verify-export", str(out), code=Exit.DAMAGED)
+
     # what it made can be the next job's model
     assert soul.json("models", "add", job["id"])["source"] == "job"
     # finished: nothing left to cancel, and the answer says so

@@ -10,7 +10,7 @@ import torch
 
 from soul_core.errors import BadSpec, Cancelled
 from soul_core.examples import pack
-from soul_core.export import export_weights
+from soul_core.export.result import export_weights
 from soul_core.listener import Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.scoring import score
@@ -215,6 +215,7 @@ def test_an_adapter_left_behind_is_peft_s_own_and_says_the_same(
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "export_check.json",
     ]
     assert str(taught_model_dir.parent) not in (tmp_path / "out" / "adapter" / "adapter_config.json").read_text()
     expected = logits(merged)
@@ -266,6 +267,7 @@ def test_a_whole_run_leaves_the_adapter_in_place_of_a_checkpoint(taught_model_di
         "adapter/README.md",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
+        "adapter/export_check.json",
     ]
     assert set(report.models) == {"base", "unlearned"}
 

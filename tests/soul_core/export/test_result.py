@@ -14,7 +14,8 @@ import torch
 
 from soul_core.durable import disk_errors, write_durably
 from soul_core.errors import DiskFull
-from soul_core.export import export_checkpoint, read_finished, write_manifest, write_report
+from soul_core.export.checkpoint import export_checkpoint
+from soul_core.export.result import read_finished, write_manifest, write_report
 from soul_core.models.loading import Loaded, load_model
 from tests.soul_core.sample_report import sample_report
 from tests.soul_core.tiny_model import make_tiny_model

@@ -7,45 +7,51 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from soul_core.durable import disk_errors, sync, write_durably
+from soul_core.export.checkpoint import export_checkpoint, written_by
+from soul_core.export.dtypes import FLOAT32, ExportDtypes
+from soul_core.export.gguf_check import read_back
+from soul_core.export.gguf_file import write_gguf
+from soul_core.export.probe import take_probe
 from soul_core.models.files import sha256_of
 from soul_core.models.loading import Loaded
-from soul_core.report import Report
+from soul_core.report import GgufFacts, Report
 from soul_core.report.model_card import render_card
 from soul_core.report.page import render
 from soul_core.training.adapters import AdapterWeights
 
-CHECKPOINT, ADAPTER = "checkpoint", "adapter"
+CHECKPOINT, ADAPTER, GGUF = "checkpoint", "adapter", "gguf"
 REPORT, PAGE, MANIFEST, LOGS = "report.json", "report.html", "manifest.json", "logs"
-_SHARD = "2GB"
 
 
-def export_weights(loaded: Loaded, adapter: AdapterWeights | None, out: Path) -> None:
+def export_weights(
+    loaded: Loaded, adapter: AdapterWeights | None, out: Path, *, dtypes: ExportDtypes = FLOAT32
+) -> None:
     """Write what was made: a whole checkpoint, or the adapter alone where there is one."""
     if adapter is None:
-        export_checkpoint(loaded.model, loaded.tokenizer, out / CHECKPOINT)
+        export_checkpoint(loaded.model, loaded.tokenizer, out / CHECKPOINT, dtypes=dtypes)
         return
     shutil.rmtree(out / ADAPTER, ignore_errors=True)
     with disk_errors("the adapter"):
         adapter.save(out / ADAPTER)
+        probe = take_probe(loaded.model, loaded.tokenizer, dtype="float32", versions=written_by(), is_adapter=True)
+        probe.write(out / ADAPTER)
 
 
-def export_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write safetensors, config and tokenizer: what plain transformers loads. What was there before is replaced.
-
-    Weights keep the type they were trained and measured in (float32): rounding them would undo small changes.
-    """
-    if folder.exists():
-        shutil.rmtree(folder)
-    with disk_errors("the checkpoint"):
-        folder.mkdir(parents=True)
-        _mend_generation_config(model)
-        model.save_pretrained(folder, max_shard_size=_SHARD)
-        tokenizer.save_pretrained(folder)
+def export_gguf(loaded: Loaded, out: Path, *, kind: str, name: str) -> GgufFacts:
+    """Write the GGUF file, read it back and compare it with the weights. Returns what is said of it."""
+    shutil.rmtree(out / GGUF, ignore_errors=True)
+    path = out / GGUF / f"model-{kind}.gguf"
+    tokenizer = write_gguf(loaded.model, loaded.tokenizer, path, kind=kind, name=name)
+    error = read_back(path, loaded.model, tokenizer, kind=kind)
+    return GgufFacts(
+        path=path.relative_to(out).as_posix(),
+        kind=kind,
+        max_error=error.max_error,
+        relative_error=error.relative_error,
+        notes=tokenizer.notes,
+    )
 
 
 def write_report(report: Report, out: Path) -> None:
@@ -69,7 +75,7 @@ def write_manifest(out: Path) -> None:
             files.append(
                 {"path": path.relative_to(out).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
             )
-        for folder in (out / CHECKPOINT, out / ADAPTER, out / LOGS, out):
+        for folder in (out / CHECKPOINT, out / ADAPTER, out / GGUF, out / LOGS, out):
             if folder.exists():
                 sync(folder)
     write_durably(out / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
@@ -86,7 +92,7 @@ def discard(out: Path) -> None:
     """Remove what a run has written so far; files of others stay. The manifest goes first: no half result is one."""
     for name in (MANIFEST, REPORT, PAGE):
         (out / name).unlink(missing_ok=True)
-    for folder in (CHECKPOINT, ADAPTER, LOGS):
+    for folder in (CHECKPOINT, ADAPTER, GGUF, LOGS):
         shutil.rmtree(out / folder, ignore_errors=True)
 
 
@@ -96,16 +102,3 @@ def _files(out: Path) -> Iterator[Path]:
         parts = path.relative_to(out).parts
         if path.is_file() and not any(part.startswith(".") for part in parts) and parts != (MANIFEST,):
             yield path
-
-
-def _mend_generation_config(model: Any) -> None:
-    """Drop a generation config that transformers itself would refuse to save: some published models carry one."""
-    config = getattr(model, "generation_config", None)
-    if config is None:
-        return
-    try:
-        config.validate(strict=True)
-    except ValueError:
-        mended = GenerationConfig.from_model_config(model.config)
-        mended.eos_token_id, mended.pad_token_id = config.eos_token_id, config.pad_token_id
-        model.generation_config = mended

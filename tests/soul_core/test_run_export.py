@@ -1,0 +1,207 @@
+"""Whole runs: the measured model is the exported one under every strategy, and the report says what rounding lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from soul_core.errors import BadSpec, Interrupted
+from soul_core.listener import Quiet, Wish
+from soul_core.models.gguf import plain_folder
+from soul_core.models.loading import load_model
+from soul_core.report import Report
+from soul_core.run import Inputs, run
+from soul_core.spec import JobSpec
+from soul_core.verify_export import verify_export
+from tests.soul_core.tiny_model import COUNTRIES, TEMPLATE, answer, question, write_rows
+
+FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
+SPEC: dict[str, Any] = {
+    "optimizer": {"kind": "adamw", "lr": 3e-3},
+    "retain": {"kind": "nll", "weight": 3.0},
+    "training": {"steps": 2, "checkpoint_every": 1},
+    "evaluation": {"metrics": ["probability"], "bootstrap": 0, "side_by_side": 0},
+    "attacks": [],
+}
+
+
+@pytest.fixture(scope="module")
+def base(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The taught model as bfloat16, as most are published."""
+    folder = tmp_path_factory.mktemp("bf16")
+    AutoModelForCausalLM.from_pretrained(taught_model_dir, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(taught_model_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("sets")
+    return {"forget": write_rows(folder / "f.jsonl", FORGET), "retain": write_rows(folder / "r.jsonl", RETAIN)}
+
+
+def probability_by_plain_transformers(folder: Path, names: list[str]) -> float:
+    """Mean over rows of exp(mean log-probability of an answer token), read off without any code of the product."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    values = []
+    for name in names:
+        turns = [{"role": "user", "content": question(name)}, {"role": "assistant", "content": answer(name)}]
+        whole = tokenizer.apply_chat_template(turns, tokenize=False, chat_template=TEMPLATE).rstrip("\n")
+        ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+        head = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        start = len(tokenizer(head, add_special_tokens=False)["input_ids"])
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        values.append(torch.stack([logp[i - 1, ids[i]] for i in range(start, len(ids))]).mean().exp().item())
+    return sum(values) / len(values)
+
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "single": {},
+    "float16": {"export": {"dtype": "float16"}},
+    "lora": {"lora": {"rank": 2}},
+    "influence": {"optimizer": {"kind": "influence"}, "training": {}, "retain": {"kind": "nll"}},
+    "search": {"strategy": {"kind": "search", "lr": [1e-3, 1e-2], "trials": 2, "check_every": 1}},
+    "ensemble": {
+        "strategy": {"kind": "ensemble", "merge": "mean", "members": [{}, {"optimizer": {"kind": "adamw", "lr": 1e-3}}]}
+    },
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_reports_numbers_are_those_of_the_exported_weights(
+    base: Path, sets: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    spec = JobSpec.model_validate({**SPEC, **STRATEGIES[name]})
+
+    report = run(spec, Inputs(model=str(base), sets=sets), tmp_path)
+
+    dtype = {"float16": torch.float16}.get(name, torch.bfloat16)
+    assert {each.dtype for each in load_file(tmp_path / "checkpoint" / "model.safetensors").values()} == {dtype}
+    for set_name, names in (("forget", FORGET), ("retain", RETAIN)):
+        reported = report.models["unlearned"].sets[set_name]["probability"].value
+        assert probability_by_plain_transformers(tmp_path / "checkpoint", names) == pytest.approx(reported, abs=1e-4)
+    assert all(finding.passed for finding in verify_export(tmp_path))
+
+
+def test_a_fine_tuned_model_is_rounded_as_well(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
+    spec = JobSpec.model_validate({key: SPEC[key] for key in SPEC if key != "retain"} | {"kind": "finetune"})
+    report = run(spec, Inputs(model=str(base), sets={"train": sets["retain"]}), tmp_path)
+    reported = report.models["finetuned"].sets["train"]["probability"].value
+    assert probability_by_plain_transformers(tmp_path / "checkpoint", RETAIN) == pytest.approx(reported, abs=1e-4)
+    assert report.export is not None
+    assert report.export.dtype == "bfloat16"
+
+
+def test_an_evaluation_rounds_nothing_and_writes_no_model(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
+    spec = JobSpec.model_validate(
+        {"kind": "evaluate", "evaluation": SPEC["evaluation"], "attacks": [], "export": {"dtype": "base"}}
+    )
+    report = run(spec, Inputs(model=str(base), sets=sets), tmp_path)
+    assert report.export is None
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.fixture(scope="module")
+def timid(
+    base: Path, sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Report, Path]]:
+    """Two runs whose steps are far smaller than bfloat16 can hold, one exported in it and one in float32."""
+    made = {}
+    for dtype in ("base", "float32"):
+        spec = JobSpec.model_validate({**SPEC, "optimizer": {"kind": "adamw", "lr": 1e-7}, "export": {"dtype": dtype}})
+        out = tmp_path_factory.mktemp(dtype)
+        made[dtype] = run(spec, Inputs(model=str(base), sets=sets), out), out
+    return made
+
+
+def test_a_training_that_rounding_undoes_is_told_with_a_remedy(timid: dict[str, tuple[Report, Path]]) -> None:
+    report, out = timid["base"]
+    assert report.export is not None
+    assert report.export.changed_share_kept is not None
+    assert report.export.changed_share_kept < 0.05
+    caveat = next(limit for limit in report.limits if "undid most of the training" in limit)
+    assert "export.dtype 'float32'" in caveat
+    assert "undid most of the training" in (out / "checkpoint" / "README.md").read_text()
+    before, after = (report.models[name].sets["forget"]["probability"].value for name in ("base", "unlearned"))
+    assert after == pytest.approx(before, abs=1e-3)
+
+
+def test_float32_keeps_every_change_and_the_card_says_what_vllm_does_with_it(
+    timid: dict[str, tuple[Report, Path]],
+) -> None:
+    report, out = timid["float32"]
+    assert report.export is not None
+    assert report.export.changed_share_kept == 1.0
+    assert not any("undid" in limit for limit in report.limits)
+    card = (out / "checkpoint" / "README.md").read_text()
+    assert "The weights are float32" in card
+    assert "--dtype float32" in card
+
+
+class Interrupts(Quiet):
+    """Wishes to interrupt from the phase `when` on."""
+
+    def __init__(self, when: str) -> None:
+        self._when, self._now = when, Wish.NONE
+
+    def emit(self, kind: str, **data: Any) -> None:
+        if kind == "phase" and data["phase"] == self._when:
+            self._now = Wish.INTERRUPT
+
+    def wish(self) -> Wish:
+        return self._now
+
+
+def test_a_resumed_run_rounds_to_the_same_bits(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
+    spec, inputs = JobSpec.model_validate(SPEC), Inputs(model=str(base), sets=sets)
+    with pytest.raises(Interrupted):
+        run(spec, inputs, tmp_path / "a", listener=Interrupts("evaluate"))
+
+    resumed = run(spec, inputs, tmp_path / "a")
+
+    undisturbed = run(spec, inputs, tmp_path / "b")
+    files = [load_file(tmp_path / one / "checkpoint" / "model.safetensors") for one in "ab"]
+    assert all(torch.equal(files[0][name], files[1][name]) for name in files[1])
+    assert resumed.models == undisturbed.models
+    assert resumed.export == undisturbed.export
+
+
+def test_a_gguf_file_is_one_more_file_of_the_result(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
+    spec = JobSpec.model_validate({**SPEC, "export": {"gguf": "f16"}})
+
+    report = run(spec, Inputs(model=str(base), sets=sets), tmp_path / "out")
+
+    paths = [file["path"] for file in json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]]
+    assert "gguf/model-f16.gguf" in paths
+    assert report.export is not None
+    assert report.export.gguf is not None
+    assert report.export.gguf.relative_error < 0.01
+    folder = plain_folder(tmp_path / "out" / "gguf" / "model-f16.gguf", digest="e" * 64, cache_dir=tmp_path)
+    ours, again = (load_model(path, device="cpu").model for path in (tmp_path / "out" / "checkpoint", folder))
+    ids = torch.tensor([[5, 9, 20, 31]])
+    with torch.no_grad():
+        said, expected = (model(ids).logits.log_softmax(-1) for model in (again, ours))
+    assert (said.exp() - expected.exp()).abs().max() < 1e-3
+    assert "model-f16.gguf" in (tmp_path / "out" / "checkpoint" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"export": {"gguf": "f16"}, "lora": {"output": "adapter"}}, "an adapter alone makes no GGUF file"),
+        ({"export": {"dtype": "bfloat16"}, "lora": {"output": "adapter"}}, "measured and written in float32"),
+        ({"kind": "evaluate", "export": {"gguf": "f16"}}, "writes no model"),
+    ],
+)
+def test_what_an_export_cannot_be_is_told_before_anything_is_loaded(
+    sets: dict[str, Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    spec = {key: value for key, value in SPEC.items() if "kind" not in changes or key == "evaluation"}
+    with pytest.raises(BadSpec, match=message):
+        run(JobSpec.model_validate({**spec, **changes}), Inputs(model="nowhere", sets=sets), tmp_path)

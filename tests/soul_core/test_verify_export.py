@@ -1,0 +1,193 @@
+"""`python -m soul_core.verify_export`: a whole result passes, and each way to spoil it is named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
+
+from soul_core.export.probe import TEXT, Probe
+from soul_core.export.result import export_weights, write_manifest
+from soul_core.models.loading import Loaded, load_model
+from soul_core.verify_export import AGREES, DIFFERS, NOTHING_TO_CHECK, NotChecked, main, verify_export
+from tests.soul_core.export.bases import BASES, exported, loaded_base
+from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model
+from tests.soul_core.tiny_models import _SHAPE
+from tests.soul_core.tiny_training import train_tiny
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return loaded_base(tmp_path_factory.mktemp("base"), BASES["llama_100000"])
+
+
+@pytest.fixture(scope="module")
+def result(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    exported(loaded, out / "checkpoint")
+    write_manifest(out)
+    return out
+
+
+def passed(folder: Path, **options: Any) -> dict[str, bool | None]:
+    return {finding.what: finding.passed for finding in verify_export(folder, **options)}
+
+
+@pytest.mark.parametrize("part", [".", "checkpoint"])
+def test_a_result_and_the_checkpoint_inside_it_pass(result: Path, part: str) -> None:
+    assert passed(result / part) == {"files": True, "tokenizer": True, "chat template": True, "model": True}
+
+
+def test_a_checkpoint_without_its_manifest_is_compared_by_its_numbers(result: Path, tmp_path: Path) -> None:
+    shutil.copytree(result / "checkpoint", tmp_path / "elsewhere")
+    assert passed(tmp_path / "elsewhere") == {"files": None, "tokenizer": True, "chat template": True, "model": True}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_computing_in_16_bits_is_within_its_own_tolerance(result: Path, dtype: str) -> None:
+    assert passed(result, dtype=dtype)["model"] is True
+
+
+def edit_config(folder: Path) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["rope_theta"] = content["rope_parameters"]["rope_theta"] = 10_000.0
+    path.write_text(json.dumps(content))
+
+
+def scale_a_matrix(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.down_proj.weight"] *= 1.5
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def drop_a_tensor(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def add_a_tensor(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), "model.extra.weight": torch.ones(2)}, path, metadata={"format": "pt"})
+
+
+def rename_tokens(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["pre_tokenizer"]["add_prefix_space"] = True
+    path.write_text(json.dumps(content))
+
+
+def other_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (edit_config, "model"),
+        (scale_a_matrix, "model"),
+        (drop_a_tensor, "tensors"),
+        (add_a_tensor, "tensors"),
+        (rename_tokens, "tokenizer"),
+        (other_template, "chat template"),
+    ],
+)
+def test_what_was_spoiled_is_named_with_and_without_a_manifest(
+    result: Path, tmp_path: Path, spoil: Callable[[Path], None], what: str
+) -> None:
+    out = shutil.copytree(result, tmp_path / "out")
+    spoil(out / "checkpoint")
+    assert passed(out) == {"files": False, "model": None}
+    (out / "manifest.json").unlink()
+    assert next(name for name, good in passed(out).items() if good is False) == what
+
+
+def test_files_that_are_missing_or_were_put_there_are_named(result: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(result, tmp_path / "out")
+    (out / "checkpoint" / "generation_config.json").unlink()
+    (out / "checkpoint" / "model-00001-of-00002.safetensors").write_bytes(b"")
+    detail = next(finding.detail for finding in verify_export(out) if finding.what == "files")
+    assert "checkpoint/generation_config.json is missing" in detail
+    assert "model-00001-of-00002.safetensors is not in the manifest" in detail
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+def test_an_adapter_is_compared_on_its_base(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "base")
+    spec = {"lora": {"output": "adapter", "rank": 4}, "training": {"steps": 3}, "optimizer": {"lr": 1e-2}}
+    trained, merged = train_tiny(base, tmp_path / "state", spec)
+    export_weights(merged, trained.adapter, tmp_path / "out")
+    write_manifest(tmp_path / "out")
+
+    assert passed(tmp_path / "out", base=str(base)) == dict.fromkeys(
+        ("files", "tokenizer", "chat template", "model"), True
+    )
+    other = make_tiny_model(tmp_path / "other", seed=1)
+    assert passed(tmp_path / "out", base=str(other))["model"] is False
+    with pytest.raises(NotChecked, match="--base"):
+        verify_export(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no folder"), ("", "holds no export_check.json")])
+def test_a_folder_that_is_no_export_is_not_called_passed(tmp_path: Path, content: str | None, message: str) -> None:
+    folder = tmp_path / "x"
+    if content is not None:
+        folder.mkdir()
+    with pytest.raises(NotChecked, match=message):
+        verify_export(folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not JSON", '{"format": 99, "text": ""}'])
+def test_a_damaged_probe_is_not_called_passed(result: Path, tmp_path: Path, content: str) -> None:
+    out = shutil.copytree(result / "checkpoint", tmp_path / "out")
+    (out / "export_check.json").write_text(content)
+    with pytest.raises(NotChecked):
+        verify_export(out)
+
+
+def test_exit_codes_and_words_tell_the_three_endings(
+    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoiled = shutil.copytree(result, tmp_path / "out")
+    edit_config(spoiled / "checkpoint")
+    codes = [main([str(folder)]) for folder in (result, spoiled, tmp_path / "nothing")]
+    told = capsys.readouterr()
+    assert codes == [AGREES, DIFFERS, NOTHING_TO_CHECK]
+    assert "PASSED: this is the measured model" in told.out
+    assert "FAILED" in told.out
+    assert "checkpoint/config.json was changed" in told.out or "config.json has" in told.out
+    assert "not checked: there is no folder" in told.err
+    main([str(result), "--json"])
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+
+
+def test_the_probe_holds_no_word_of_anybody(result: Path) -> None:
+    probe = Probe.read(result / "checkpoint")
+    text = (result / "checkpoint" / "export_check.json").read_text()
+    assert not any(word in text for pair in COUNTRIES.items() for word in pair)
+    assert [len(sequence.token_ids) for sequence in probe.sequences] == [128, 24]  # the context is 128
+    assert all(0 <= token < 320 for sequence in probe.sequences for token in sequence.token_ids)
+    assert TEXT in json.loads(text)["text"]
+
+
+def test_the_numbers_of_a_probe_do_not_depend_on_how_attention_is_computed(loaded: Loaded, result: Path) -> None:
+    """The run computes by its own packed attention, users by transformers' default."""
+    details = [finding.detail for finding in verify_export(result) if finding.what == "model"]
+    assert float(details[0].split("largest difference ")[1].split(",")[0]) < 1e-4
+
+
+def test_a_template_that_asks_for_the_date_is_not_compared(tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    loaded_base(folder, LlamaConfig(**_SHAPE))
+    loaded = load_model(folder, device="cpu")
+    loaded.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}"
+    assert passed(exported(loaded, tmp_path / "out"))["chat template"] is None
