@@ -13,7 +13,7 @@ import torch
 
 from soul_core.attacks.arena import results
 from soul_core.chat.template import unread_variable, variables_of
-from soul_core.comparison import compare, judge_run, on_rows_of, read_log_of_reference
+from soul_core.comparison import Log, compare, judge_run, on_rows_of, read_log_of_reference
 from soul_core.durable import disk_errors
 from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
 from soul_core.evaluation.chosen_rows import side_by_side
@@ -108,21 +108,17 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     with state.phase("load"):
         require_sha256s(inputs.sets, inputs.set_sha256s)
         compared = compare_sets(read_sets(inputs.sets, spec, state), spec, state)
-        rows = compared.rows
         log = read_log_of_reference(inputs.reference_log, sha256=inputs.reference_log_sha256)
         retrained = log.facts if log else inputs.others().get(REFERENCE)
         if finished := finished_before(spec, inputs.source(), out, compared.sha256s, reference=retrained):
             state.emit("finished", verdict=finished.verdict)
             return finished
         key = read_key(inputs.row_key) if inputs.row_key else personal_key(inputs.cache_dir or default_cache())
-        opened = partial(load_subject, rows=rows, spec=spec, key=key, template_date=state.started_at.date())
+        opened = partial(load_subject, rows=compared.rows, spec=spec, key=key, template_date=state.started_at.date())
         subject = opened(inputs.source())
         # the model is loaded again after those beside it: it must be the same one then
         load = partial(opened, inputs.source().at(subject.facts.digest))
-        if log:
-            log = on_rows_of(log, subject, spec)
-            for warning in log.warnings:
-                state.emit("warning", message=warning)
+        log = _matched(log, subject, spec, state)
         reference = log.facts if log else None
         beside = {name: pinned(source) for name, source in inputs.others().items()}
         if subject.facts.batches == "padded":
@@ -159,8 +155,13 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
             {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measured=models
         )
         criteria = judge_run(spec, judged, models, attacks)
-        measured_rows = {one.name: one.rows for one in subject.chosen}
-        recitals = find_recitals(spec, measured_rows, compared.conflicts, models[judged], examined[judged].answers)
+        recitals = find_recitals(
+            spec,
+            {one.name: one.rows for one in subject.chosen},
+            compared.conflicts,
+            models[judged],
+            examined[judged].written(),
+        )
         verdict, reason = conclude(
             criteria,
             confidence=spec.evaluation.confidence,
@@ -210,6 +211,16 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     state.discard()
     state.emit("finished", verdict=verdict)
     return report
+
+
+def _matched(log: Log | None, subject: Subject, spec: JobSpec, state: RunState) -> Log | None:
+    """Return a log on the rows that are measured here, and warn of what it lacks."""
+    if log is None:
+        return None
+    matched = on_rows_of(log, subject, spec)
+    for warning in matched.warnings:
+        state.emit("warning", message=warning)
+    return matched
 
 
 def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:
