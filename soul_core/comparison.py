@@ -12,7 +12,7 @@ from soul_core.evaluation.verdict import judge
 from soul_core.metrics.aggregate import Resampling
 from soul_core.models.files import sha256_of
 from soul_core.report import AttackResult, CriterionResult, ModelMeasurements, ReferenceFacts
-from soul_core.spec import BASE, REFERENCE, JobSpec
+from soul_core.spec import BASE, DROPPED, REFERENCE, JobSpec
 from soul_core.subject import Examined, Subject
 
 
@@ -54,11 +54,17 @@ def on_rows_of(log: Log, subject: Subject, spec: JobSpec) -> Log:
     measured, matches = match_log(
         log.log,
         subject.chosen,
-        last_rows={name: max(row.number for row in one.rows) for name, one in subject.sets.items()},
+        last_rows={name: _last_row(name, subject) for name in subject.sets},
         key=subject.key,
         resampling=Resampling.of(spec.evaluation, spec.seed),
     )
     return Log(ReferenceLog(measured), log.facts.model_copy(update={"matches": matches}))
+
+
+def _last_row(name: str, subject: Subject) -> int:
+    """Return the number of the last row of a set as it was given, rows that were left out included."""
+    parts = [subject.sets[part] for part in (name, f"{name}{DROPPED}") if part in subject.sets]
+    return max(row.number for part in parts for row in part.rows)
 
 
 def compare(

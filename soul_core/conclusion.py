@@ -48,7 +48,7 @@ def build_report(found: RunResults, state: RunState, *, job_id: str | None) -> R
     )
     criteria = judge_run(spec, judged, models, attacks)
     measured_rows = {one.name: one.rows for one in subject.chosen}
-    recitals = find_recitals(spec, measured_rows, compared.conflicts, models[judged], examined[judged].answers)
+    recitals = find_recitals(spec, measured_rows, compared.conflicts, models[judged], examined[judged].written())
     verdict, reason = conclude(
         criteria,
         confidence=spec.evaluation.confidence,

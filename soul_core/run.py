@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from soul_core.chat.template import unread_variable, variables_of
-from soul_core.comparison import on_rows_of, read_log_of_reference
+from soul_core.comparison import Log, on_rows_of, read_log_of_reference
 from soul_core.conclusion import RunResults, build_report
 from soul_core.durable import disk_errors
 from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
@@ -104,21 +104,18 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     with state.phase("load"):
         require_sha256s(inputs.sets, inputs.set_sha256s)
         compared = compare_sets(read_sets(inputs.sets, spec, state), spec, state)
-        rows = compared.rows
         log = read_log_of_reference(inputs.reference_log, sha256=inputs.reference_log_sha256)
         retrained = log.facts if log else inputs.others().get(REFERENCE)
         if finished := finished_before(spec, inputs.source(), out, compared.sha256s, reference=retrained):
             state.emit("finished", verdict=finished.verdict)
             return finished
         key = read_key(inputs.row_key) if inputs.row_key else personal_key(inputs.cache_dir or default_cache())
-        opened = partial(load_subject, rows=rows, spec=spec, key=key, template_date=state.started_at.date())
+        opened = partial(load_subject, rows=compared.rows, spec=spec, key=key, template_date=state.started_at.date())
         trains = spec.kind != "evaluate"
         subject = opened(inputs.source(), is_trained=trains)
         # the model is loaded again after those beside it: it must be the same one then
         load = partial(opened, inputs.source().at(subject.facts.digest), is_trained=trains)
-        log = on_rows_of(log, subject, spec) if log else None
-        for warning in log.warnings if log else ():
-            state.emit("warning", message=warning)
+        log = _matched(log, subject, spec, state)
         reference = log.facts if log else None
         beside = {name: pinned(source) for name, source in inputs.others().items()}
         if subject.facts.batches == "padded":
@@ -157,6 +154,16 @@ def _run(spec: JobSpec, inputs: Inputs, out: Path, state: RunState) -> Report:
     state.discard()
     state.emit("finished", verdict=report.verdict)
     return report
+
+
+def _matched(log: Log | None, subject: Subject, spec: JobSpec, state: RunState) -> Log | None:
+    """Return a log on the rows that are measured here, and warn of what it lacks."""
+    if log is None:
+        return None
+    matched = on_rows_of(log, subject, spec)
+    for warning in matched.warnings:
+        state.emit("warning", message=warning)
+    return matched
 
 
 def _check(spec: JobSpec, subject: Subject, out: Path, state: RunState) -> None:

@@ -85,6 +85,16 @@ class Examined:
     attacked: Mapping[str, Attacked]
     preambles: Answers = field(default_factory=dict)
 
+    def written(self) -> Answers:
+        """Return all that the model wrote for each row, what came before its answer included."""
+        return {
+            name: {
+                row: "\n".join(filter(None, (self.preambles.get(name, {}).get(row), answer)))
+                for row, answer in answers.items()
+            }
+            for name, answers in self.answers.items()
+        }
+
 
 def load_subject(
     source: Source,

@@ -11,6 +11,7 @@ from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Re
 from soul_core.rows import Message, Row
 from soul_core.run_conflicts import compared_pairs, set_conflicts
 from soul_core.spec import Criterion, JobSpec
+from soul_core.subject import Examined
 
 FORGET = (
     Row(1, (Message("user", "Where does Mira Tolan live?"),), "Mira Tolan lives in Bergen."),
@@ -116,3 +117,17 @@ def test_many_recitals_are_told_by_the_first_rows_of_each_set() -> None:
     found = [Recital(set="others", row=n, forget_set="forget", forget_row=n, evidence="answer") for n in range(1, 13)]
 
     assert recital_words(found).endswith("row 10 (forget row 10) and 2 more")
+
+
+def test_what_a_model_writes_before_its_answer_counts_as_well() -> None:
+    thought = Examined(
+        ModelMeasurements(sets={}),
+        answers={"others": {1: "I may not say.", 2: "In Lisbon."}},
+        attacked={},
+        preambles={"others": {1: "Mira Tolan lives in Bergen, but that is private."}},
+    )
+
+    written = thought.written()["others"]
+
+    assert [one.row for one in recitals(dict(written))] == [1]
+    assert written[2] == "In Lisbon."
