@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Mistr
 from soul_core.errors import BadSpec, EngineError
 from soul_core.export.gguf_check import read_back
 from soul_core.export.gguf_file import check_gguf, write_gguf
+from soul_core.models.files import inspect_model
 from soul_core.models.gguf import plain_folder
 from soul_core.models.gguf_header import read_header
 from soul_core.models.loading import Loaded, load_model
@@ -52,7 +53,7 @@ def wrote(loaded: Loaded, path: Path, kind: str) -> tuple[Path, Any]:
 def test_our_own_reader_makes_the_same_model_and_tokenizer_of_it(llama: Loaded, tmp_path: Path, kind: str) -> None:
     path, _ = wrote(llama, tmp_path / "a.gguf", kind)
 
-    folder = plain_folder(path, digest="d" * 64, cache_dir=tmp_path / "cache")
+    folder = plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
 
     again, tokenizer = load_model(folder, device="cpu"), AutoTokenizer.from_pretrained(folder)
     expected = logits(halved(llama) if kind == "f16" else llama.model)
