@@ -25,6 +25,8 @@ from soul_core.models.gguf_rope import FACTORS, rope_parameters
 from soul_core.models.gguf_tokenizer import LLAMA3_SPLIT, build_tokenizer
 
 _LAYOUT = 2  # raise it when what is written changes: old cache folders are then left alone
+#: Bytes of a tensor that one call reads.
+_MOST_AT_ONCE = 1 << 30
 
 #: The name by which scripts that write GGUF files for us know it.
 _LLAMA3_SPLIT = LLAMA3_SPLIT
@@ -169,9 +171,21 @@ def _plain_name(name: str) -> str:
     raise BadModel(f"the GGUF file holds the tensor {name}, which a plain Llama does not have")
 
 
+def _read(file: int, num_bytes: int, start: int) -> bytearray:
+    """Read a tensor's bytes. One call to the kernel stops at 2 GiB, and an embedding may be larger."""
+    content = bytearray(num_bytes)
+    done = 0
+    while done < num_bytes:
+        part = os.preadv(file, [memoryview(content)[done : done + _MOST_AT_ONCE]], start + done)
+        if part == 0:
+            raise BadModel("the GGUF file ends before its tensors do; is it whole?")
+        done += part
+    return content
+
+
 def dequantised(place: TensorPlace, file: int) -> NDArray[np.float32]:
     """Read one tensor as float32. Raises BadModel for a quantisation that gguf does not know."""
-    raw = np.frombuffer(os.pread(file, place.num_bytes, place.start), dtype=np.uint8)
+    raw = np.frombuffer(_read(file, place.num_bytes, place.start), dtype=np.uint8)
     rows = raw.reshape(*place.shape[:-1], -1)
     try:
         weight = quants.dequantize(rows, place.kind).astype(np.float32, copy=False).reshape(place.shape)

@@ -7,7 +7,8 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from soul_core.errors import BadModel
-from soul_core.models.files import inspect_model
+from soul_core.models import gguf
+from soul_core.models.files import inspect_model, sha256_of
 from soul_core.models.gguf import plain_folder
 from soul_core.models.gguf_header import read_header
 from tests.soul_core.tiny_gguf import write_gguf
@@ -46,6 +47,18 @@ def test_the_folder_holds_the_weights_that_went_into_the_file(tmp_path, config, 
     if not tolerance:
         token_ids = torch.tensor([[5, 9, 200, 31, 7]])
         torch.testing.assert_close(logits(again, token_ids), logits(model, token_ids))
+
+
+def test_a_tensor_larger_than_one_read_arrives_whole(tmp_path, monkeypatch):
+    """A kernel gives at most 2 GiB a call; here a call asks for a hundred bytes."""
+    path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer(), kind=GGMLQuantizationType.Q8_0)
+    digest = inspect_model(path).digest
+    whole = plain_folder(path, digest=digest, cache_dir=tmp_path / "whole")
+    monkeypatch.setattr(gguf, "_MOST_AT_ONCE", 100)
+
+    in_parts = plain_folder(path, digest=digest, cache_dir=tmp_path / "parts")
+
+    assert sha256_of(in_parts / "model.safetensors") == sha256_of(whole / "model.safetensors")
 
 
 def test_the_tokenizer_splits_digits_and_keeps_special_tokens_and_template(tmp_path):
