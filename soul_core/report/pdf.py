@@ -3,6 +3,8 @@
 weasyprint is imported when it is first asked for: it needs the system library Pango, which not every machine has.
 """
 
+import os
+import warnings
 from importlib import import_module
 from types import ModuleType
 
@@ -20,7 +22,12 @@ def to_pdf(html: str) -> bytes:
     weasyprint = _weasyprint()
     nothing_outside = weasyprint.urls.URLFetcher(allowed_protocols=("data",), allow_redirects=False)
     document = weasyprint.HTML(string=html, url_fetcher=nothing_outside)
-    pdf: bytes = document.write_pdf(pdf_tags=True, pdf_identifier=b"soul-report")
+    # Without the system library HarfBuzz-Subset weasyprint warns and cuts fonts by fontTools, which writes the time of
+    # day into them unless this variable names another.
+    os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Hh]arf[Bb]uzz", category=DeprecationWarning)
+        pdf: bytes = document.write_pdf(pdf_tags=True, pdf_identifier=b"soul-report")
     return pdf
 
 
