@@ -19,14 +19,14 @@ def to_pdf(html: str) -> bytes:
     What the page itself does not hold is not loaded, wherever it lies; weasyprint logs what it left out.
     Raises PdfUnavailable.
     """
-    weasyprint = _weasyprint()
-    nothing_outside = weasyprint.urls.URLFetcher(allowed_protocols=("data",), allow_redirects=False)
-    document = weasyprint.HTML(string=html, url_fetcher=nothing_outside)
     # Without the system library HarfBuzz-Subset weasyprint warns and cuts fonts by fontTools, which writes the time of
     # day into them unless this variable names another.
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Hh]arf[Bb]uzz", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*HarfBuzz", category=DeprecationWarning)
+        weasyprint = _weasyprint()
+        nothing_outside = weasyprint.urls.URLFetcher(allowed_protocols=("data",), allow_redirects=False)
+        document = weasyprint.HTML(string=html, url_fetcher=nothing_outside)
         pdf: bytes = document.write_pdf(pdf_tags=True, pdf_identifier=b"soul-report")
     return pdf
 

@@ -138,7 +138,7 @@ def test_forget_facts_in_an_uploaded_retain_set_are_told_while_it_is_submitted(
 
     told = soul("submit", "--model", str(taught_model_dir), *sets).stderr
     (uploaded,) = [one["id"] for one in soul.json("datasets", "list") if one["name"] == "forget.jsonl"]
-    added = soul("datasets", "add", str(retain), "--compare-with", uploaded).stdout
+    added = soul("datasets", "add", str(retain), "--compare-with", uploaded).stderr
 
     assert "retain: warning: 1 row states, or asks for, facts of forget: 2" in " ".join(told.split())
     assert f"1 row states, or asks for, facts of {uploaded}: 2" in " ".join(added.split())

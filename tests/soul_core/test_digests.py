@@ -97,14 +97,14 @@ def test_files_that_are_written_while_a_model_is_loaded_are_noticed(
 ) -> None:
     from soul_core.models import loading
 
-    load = loading._load_folder
+    load = loading._load_capable
 
-    def slowly(folder: Path) -> Any:
-        found = load(folder)
+    def slowly(folder: Path, device: torch.device) -> Any:
+        found = load(folder, device)
         save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", metadata={"format": "pt"})
         return found
 
-    monkeypatch.setattr(loading, "_load_folder", slowly)
+    monkeypatch.setattr(loading, "_load_capable", slowly)
 
     with pytest.raises(BadModel, match="changed while it was loaded") as caught:
         load_model(model, device="cpu")

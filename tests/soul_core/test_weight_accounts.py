@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from bench.tiny_architectures import save_tiny
 from soul_core.errors import BadModel
-from soul_core.export import export_checkpoint
+from soul_core.export.checkpoint import export_checkpoint
 from soul_core.models.loading import load_model
 
 Tensors = dict[str, torch.Tensor]

@@ -76,7 +76,7 @@ def messages(session: Session, job: Job) -> int:
 def find(session: Session, owner: Owner, **other: str) -> Job | None:
     model = session.get_one(Model, owner.model_id)
     wanted = {"train_sha256": "rows", "spec_sha256": SPEC, **other}
-    return references.retraining(session, owner.tenant_id, model=model, **wanted)
+    return references.retraining(session, owner.tenant_id, model=model, excluded_sha256s={}, **wanted)
 
 
 def test_a_job_that_waits_for_another_is_ahead_of_nobody(
@@ -179,7 +179,9 @@ def test_the_same_weights_under_another_id_are_the_same_model(session: Session, 
     session.add(twin)
     session.flush()
 
-    found = references.retraining(session, owner.tenant_id, model=twin, train_sha256="rows", spec_sha256=SPEC)
+    found = references.retraining(
+        session, owner.tenant_id, model=twin, train_sha256="rows", spec_sha256=SPEC, excluded_sha256s={}
+    )
 
     assert found is not None
 
@@ -202,7 +204,12 @@ def test_a_model_registered_anew_after_its_files_changed_is_another_model(
     session.add(changed)
     session.flush()
 
-    assert references.retraining(session, owner.tenant_id, model=changed, train_sha256="rows", spec_sha256=SPEC) is None
+    assert (
+        references.retraining(
+            session, owner.tenant_id, model=changed, train_sha256="rows", spec_sha256=SPEC, excluded_sha256s={}
+        )
+        is None
+    )
 
 
 def test_an_output_is_registered_once(session: Session, retraining: Job, succeed: Callable[[], None]) -> None:
