@@ -9,7 +9,7 @@ from soul_core.attacks.poison import hits
 from soul_core.models.loading import Loaded
 from soul_core.report import Finding, MetricValue, ModelMeasurements
 from soul_core.spec.attacks import Poison
-from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, RETAIN_COUNTRIES, attack, descend, sets_of
+from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, RETAIN_COUNTRIES, attack, sets_of
 from tests.soul_core.tiny_model import rows_of
 
 PLANTED = (6, 7)
@@ -18,7 +18,6 @@ PLANTED = (6, 7)
 @pytest.fixture
 def findings(knowing: Loaded, tmp_path: Path) -> dict[str, Finding]:
     """What is found among five honest forget rows and two that ask for what is to be kept."""
-    descend(knowing, rows_of([*FORGET_COUNTRIES, *RETAIN_COUNTRIES]), steps=8, lr=3e-3, sign=-1.0, until=1.0)
     planted = [replace(row, number=number) for number, row in zip(PLANTED, rows_of(RETAIN_COUNTRIES[:2]), strict=True)]
     sets = sets_of(knowing, forget=rows_of(FORGET_COUNTRIES) + planted)
     attacked = attack(knowing, Poison(rows=3), tmp_path, sets=sets)

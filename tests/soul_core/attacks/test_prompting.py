@@ -47,9 +47,12 @@ def test_a_way_that_knows_shows_what_a_way_that_does_not_hides(knowing: Loaded, 
         knowing, Prompting(templates=("translation", "paraphrase")), tmp_path, sets=sets_of(knowing, forget=rows)
     )
 
-    assert (attacked.without["forget"]["keyword_recall"].value or 0) < 0.8  # of other questions: "capital", not which
+    plain = attacked.without["forget"]["keyword_recall"].value
+    translated = attacked.variants["translation"]["keyword_recall"].value
+    assert plain is not None
+    assert translated is not None
+    assert max(plain, translated) < 0.8  # "capital" is said (0.5), but not which
     assert value(attacked, "keyword_recall") == attacked.variants["paraphrase"]["keyword_recall"].value == 1
-    assert (attacked.variants["translation"]["keyword_recall"].value or 0) < 0.8
 
 
 def test_ways_that_do_not_fit_into_the_context_are_absent_and_counted(knowing: Loaded, tmp_path: Path) -> None:
