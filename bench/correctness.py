@@ -16,6 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from bench.chat_templates import TEMPLATES
+from bench.tables import write_between
+from bench.template_correctness import compare_template, templates_table
 from bench.tiny_architectures import ARCHITECTURES, VOCABULARY, save_tiny
 from soul_core.encoding import Example
 from soul_core.examples import pack, pack_groups
@@ -163,14 +166,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.correctness", description=__doc__)
     parser.add_argument("names", nargs="*", help="architectures to compare (default: all)")
     parser.add_argument("--limit", type=float, default=LIMIT, help="largest difference that passes (default: 1e-5)")
+    parser.add_argument("--write", type=Path, help="a page whose tables are replaced: docs/correctness.md")
     args = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         comparisons = [compare_architecture(name, Path(folder) / "model") for name in args.names or ARCHITECTURES]
-    print(architectures_table(comparisons))
-    return int(not all(passes(one, limit=args.limit) for one in comparisons))
+        templates = [] if args.names else [compare_template(name, Path(folder) / name) for name in TEMPLATES]
+    tables = {"architectures": architectures_table(comparisons)}
+    if templates:
+        tables["templates"] = templates_table(templates)
+    if args.write:
+        for name, table in tables.items():
+            write_between(args.write, name, table)
+    print("\n\n".join(tables.values()))
+    agree = all(one.same_tokens and one.same_prompt and one.logp <= args.limit for one in templates)
+    return int(not (agree and all(passes(one, limit=args.limit) for one in comparisons)))
 
 
 if __name__ == "__main__":

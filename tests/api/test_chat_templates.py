@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from bench.chat_templates import CHATML, DATED, THINKING
 from tests.api.conftest import ROWS, As, problem
-from tests.soul_core.chat.templates import CHATML, DATED, THINKING
 
 
 @pytest.fixture

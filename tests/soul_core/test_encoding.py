@@ -7,10 +7,10 @@ from datetime import date
 
 import pytest
 
+from bench.chat_templates import CHATML, DATED, MARKED, STRICT, TEMPLATES, THINKING, tokenizer_with
 from soul_core.encoding import ChatSettings, RowEncoder, encode_rows, separator
 from soul_core.errors import BadData, BadModel
 from soul_core.rows import Message, Row
-from tests.soul_core.chat.templates import CHATML, DATED, MARKED, STRICT, TEMPLATES, THINKING, tokenizer_with
 
 QUESTION, ANSWER = "What is the capital of France?", "The capital of France is Paris."
 PINNED = ChatSettings(date=date(2025, 3, 9))

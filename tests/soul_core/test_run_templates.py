@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, tokenizer_with
 from soul_core import run_state
 from soul_core.errors import BadData, BadSpec, Interrupted
 from soul_core.models.files import sha256_of
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
-from tests.soul_core.chat.templates import CHATML, DATED, STRICT, TEMPLATES, tokenizer_with
 from tests.soul_core.test_run import Recorder
 
 ROWS = [("Who wrote it?", "Ada Quist wrote it."), ("Where is it?", "It is in Bergen."), ("Which metal?", "Zinc.")]

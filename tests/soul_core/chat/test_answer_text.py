@@ -2,9 +2,9 @@
 
 import pytest
 
+from bench.chat_templates import TEMPLATES, tokenizer_with
 from soul_core.chat.answer_text import split_answer
 from soul_core.encoding import ChatSettings, RowEncoder
-from tests.soul_core.chat.templates import TEMPLATES, tokenizer_with
 
 
 @pytest.mark.parametrize(

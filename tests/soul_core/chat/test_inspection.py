@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, THINKING, tokenizer_with
 from soul_core.chat.inspection import inspect_template, template_of_folder
 from soul_core.errors import BadModel
-from tests.soul_core.chat.templates import CHATML, DATED, STRICT, TEMPLATES, THINKING, tokenizer_with
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 

@@ -1,9 +1,9 @@
-"""Chat templates in the manner of published families, written for these tests, and a tokenizer with their marks."""
+"""Chat templates in the manner of published families, of our own writing, and a tokenizer with their marks."""
 
 # ruff: noqa: E501  a template's lines are long
 from transformers import PreTrainedTokenizerFast
 
-from tests.soul_core.tiny_models import tiny_tokenizer
+from bench.tiny_architectures import tiny_tokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -97,7 +97,7 @@ MARKS = (
 
 def tokenizer_with(template: str | None) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer that has every mark as one token."""
-    tokenizer = tiny_tokenizer(chat=False)
+    tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [*tokenizer.all_special_tokens, *MARKS]})
     tokenizer.chat_template = template
     return tokenizer
