@@ -121,14 +121,12 @@ class RowEncoder:
         turn. Raises TemplateError for what it refuses all the same.
         """
         turns: list[Turn] = [{"role": message.role, "content": message.content} for message in row.messages]
-        template = self.template
-        if template is None:
+        template, merged = self.template, _system_in_user_turn(turns)
+        if template is None or merged is None:
             return turns
         try:
             template.render(turns, generation_prompt=True)
         except TemplateError:
-            if (merged := _system_in_user_turn(turns)) is None:
-                raise
             template.render(merged, generation_prompt=True)
             return merged
         return turns
