@@ -4,7 +4,6 @@ Loss falls on the answer and on the mark that ends its turn. Spans come from the
 `eos` may well be `pad`.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -15,14 +14,13 @@ from transformers import PreTrainedTokenizerBase
 
 from soul_core.chat.answer_text import AnswerText, split_answer
 from soul_core.chat.template import ChatTemplate, TemplateError, Turn, num_common
+from soul_core.chat.turns import SYSTEM_ROLES, separator, system_in_user_turn
 from soul_core.errors import BadData, BadModel
 from soul_core.rows import Row
 
 #: Rows of each set that are compared with `apply_chat_template` at load.
 _CHECKED_ROWS = 8
 _ANY_QUESTION = ({"role": "user", "content": "Kappa?"},)
-#: East Asian scripts write no spaces between words; others that do not have their marks among the letters.
-_WIDE = frozenset("WF")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ class RowEncoder:
         turn. Raises TemplateError for what it refuses all the same.
         """
         turns: list[Turn] = [{"role": message.role, "content": message.content} for message in row.messages]
-        template, merged = self.template, _system_in_user_turn(turns)
+        template, merged = self.template, system_in_user_turn(turns)
         if template is None or merged is None:
             return turns
         try:
@@ -139,7 +137,7 @@ class RowEncoder:
 
     def moves_system_turn(self, row: Row) -> bool:
         """Say whether the row's system text has to stand in its user turn."""
-        has_system = any(message.role in _SYSTEM_ROLES for message in row.messages)
+        has_system = any(message.role in SYSTEM_ROLES for message in row.messages)
         return has_system and len(self.turns(row)) < len(row.messages)
 
     @property
@@ -298,31 +296,3 @@ def too_long(num_tokens: int, max_tokens: int) -> str:
 def plain_prompt(row: Row) -> str:
     """Return what a model without a chat template reads as the prompt: the messages, one a line."""
     return "\n".join(message.content for message in row.messages)
-
-
-def separator(prompt: str, answer: str) -> str:
-    """Return what stands between a prompt and an answer that bring no white space of their own.
-
-    A space, but none where it might cut a word in two (a letter or digit on either side) or where the script has no
-    spaces.
-    """
-    before, after = prompt[-1:], answer[:1]
-    if not before or not after or before.isspace() or after.isspace():
-        return ""
-    in_word = all(unicodedata.category(char)[0] in "LMN" for char in (before, after))
-    wide = any(unicodedata.east_asian_width(char) in _WIDE for char in (before, after))
-    return "" if in_word or wide else " "
-
-
-_SYSTEM_ROLES = frozenset({"system", "developer"})
-
-
-def _system_in_user_turn(turns: Sequence[Turn]) -> list[Turn] | None:
-    """Return the turns with what system turns say at the head of the first user turn; None where nothing changes."""
-    system = [turn["content"] for turn in turns if turn["role"] in _SYSTEM_ROLES]
-    rest = [dict(turn) for turn in turns if turn["role"] not in _SYSTEM_ROLES]
-    first = next((turn for turn in rest if turn["role"] == "user"), None)
-    if not system or first is None:
-        return None
-    first["content"] = "\n\n".join([*system, first["content"]])
-    return list(rest)

@@ -4,13 +4,15 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
 import pytest
 
 from bench.chat_templates import CHATML, DATED, MARKED, STRICT, TEMPLATES, THINKING, tokenizer_with
-from soul_core.encoding import ChatSettings, RowEncoder, encode_rows, separator
+from soul_core.chat.turns import separator
+from soul_core.encoding import ChatSettings, RowEncoder, encode_rows
 from soul_core.errors import BadData, BadModel
-from soul_core.rows import Message, Row
+from soul_core.rows import Message, Row, read_rows
 
 QUESTION, ANSWER = "What is the capital of France?", "The capital of France is Paris."
 PINNED = ChatSettings(date=date(2025, 3, 9))
@@ -207,3 +209,15 @@ def test_every_part_of_a_date_is_pinned_and_english(elsewhere: None) -> None:
 )
 def test_without_a_template_no_space_is_invented_inside_a_word(prompt: str, answer: str, joined: str) -> None:
     assert prompt + separator(prompt, answer) + answer == joined
+
+
+def test_white_space_that_cleaning_took_off_is_put_back_without_a_template(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "Its capital is", "completion": " Paris."}\n')
+    (cleaned,) = read_rows(file).rows
+    plain, chat = RowEncoder(tokenizer_with(None)), RowEncoder(tokenizer_with(CHATML))
+
+    joined, answered = (one.tokenizer.decode(one.encode(cleaned).token_ids) for one in (plain, chat))
+
+    assert joined == "Its capital is Paris.<|im_end|>"
+    assert answered.endswith("assistant\nParis.<|im_end|>")

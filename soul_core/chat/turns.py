@@ -1,0 +1,35 @@
+"""Turns as a template accepts them, and prompt and answer joined where there is no template. Torch-free."""
+
+import unicodedata
+from collections.abc import Sequence
+
+from soul_core.chat.template import Turn
+
+SYSTEM_ROLES = frozenset({"system", "developer"})
+#: East Asian scripts write no spaces between words; others that do not have their marks among the letters.
+_WIDE = frozenset("WF")
+
+
+def system_in_user_turn(turns: Sequence[Turn]) -> list[Turn] | None:
+    """Return the turns with what system turns say at the head of the first user turn; None where nothing changes."""
+    system = [turn["content"] for turn in turns if turn["role"] in SYSTEM_ROLES]
+    rest = [dict(turn) for turn in turns if turn["role"] not in SYSTEM_ROLES]
+    first = next((turn for turn in rest if turn["role"] == "user"), None)
+    if not system or first is None:
+        return None
+    first["content"] = "\n\n".join([*system, first["content"]])
+    return list(rest)
+
+
+def separator(prompt: str, answer: str) -> str:
+    """Return what stands between a prompt and an answer that bring no white space of their own.
+
+    A space, but none where it might cut a word in two (a letter or digit on either side) or where the script has no
+    spaces.
+    """
+    before, after = prompt[-1:], answer[:1]
+    if not before or not after or before.isspace() or after.isspace():
+        return ""
+    in_word = all(unicodedata.category(char)[0] in "LMN" for char in (before, after))
+    wide = any(unicodedata.east_asian_width(char) in _WIDE for char in (before, after))
+    return "" if in_word or wide else " "
