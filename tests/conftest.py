@@ -1,6 +1,7 @@
 """What every test may ask for: real servers, a migrated database, settings, a tenant with its key."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 # One thread per process: two cores are shared by servers, worker and engine, and results repeat bit for bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A suite that was started in the background ignores Ctrl-C, and so would the programs whose Ctrl-C it tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
