@@ -107,7 +107,8 @@ def add_dataset(
     compare_with: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="DATASET", help="A forget set, ds_...: rows of this file that state its facts are told. Repeatable."
+            metavar="DATASET",
+            help="A forget set, ds_...: rows of this file that state its facts are reported. Repeatable.",
         ),
     ] = None,
     url: UrlOption = None,
@@ -116,7 +117,7 @@ def add_dataset(
 ) -> None:
     """Upload a data set. A file with bad rows ends with exit code 2 and every bad row by its number.
 
-    What is usable and odd, and what was cleaned, is told on stderr with row numbers.
+    What is usable and odd, and what was cleaned, is printed on stderr with row numbers.
     """
     mapping = parse_sets(column or (), option="--column")
     with connect(url, key, as_json=as_json) as client:

@@ -91,7 +91,7 @@ def named_sets(session: Session, caller: Caller, ids: Sequence[str]) -> list[Dat
     for dataset_id in dict.fromkeys(ids):
         row = datasets.get(session, caller.tenant_id, dataset_id)
         if row is None or row.status != "ready":
-            errors.append(("/compare_with", f"{dataset_id} is no data set that can be compared with"))
+            errors.append(("/compare_with", f"{dataset_id} is not a data set that can be compared with"))
         else:
             found.append(row)
     if errors:

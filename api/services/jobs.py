@@ -23,7 +23,7 @@ from soul_core.spec import REFERENCE, RETAIN, JobSpec
 from soul_core.spec.checks import located_problems
 from soul_core.spec.export import GGUF_ARCHITECTURES
 
-#: Of a model whose chat template nobody has read yet.
+#: Facts of a chat template that was not read yet: a hub model's.
 _UNKNOWN: dict[str, Any] = {"asks_for_date": True}
 
 

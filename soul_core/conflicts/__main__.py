@@ -15,7 +15,7 @@ from soul_core.rows import read_rows
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare and print; return the exit code: 0, also where something was found, or 2 for sets nobody can read."""
+    """Compare and print; return the exit code: 0, also where something was found, or 2 for sets that cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m soul_core.conflicts", description="Find rows of a data set that state facts of a forget set."
     )

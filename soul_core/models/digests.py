@@ -1,6 +1,6 @@
 """The digest a model was registered with, held against what is loaded: a path is a place, and places change.
 
-`load_model` hashes the files, loads them, and checks that nobody wrote to them in between.
+`load_model` hashes the files, loads them, and checks that they did not change in between.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def require_unchanged(shown: str, folder: Path, before: Stamp) -> None:
     if now != before:
         changed = sorted({name for name, *_ in set(now) ^ set(before)})
         raise BadModel(
-            f"files of the model {shown} changed while it was loaded; run again when nobody writes to them",
+            f"files of the model {shown} changed while it was loaded; run again when no other process writes to them",
             details=tuple(changed),
         )
 

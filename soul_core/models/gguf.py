@@ -68,7 +68,7 @@ def plain_folder(path: Path, *, digest: str, cache_dir: Path) -> Path:
     try:
         _write(header, path, unfinished)
         if inspect_model(path).digest != digest:
-            raise BadModel(f"{path.name} changed while it was converted; run again when nobody writes to it")
+            raise BadModel(f"{path.name} changed while it was converted; run again when no other process writes to it")
         _seal(unfinished)
         _replace(folder, unfinished)
     finally:

@@ -131,7 +131,7 @@ def read_header(path: Path) -> dict[str, Shape]:
         bits = {name: _BITS[entry["dtype"]] for name, entry in tensors.items()}
         sizes = {name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in tensors.items()}
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise BadModel(f"{path.name} has a header that is no safetensors header") from error
+        raise BadModel(f"{path.name} has a header that is not a safetensors header") from error
     promised = 8 + length + (spans[-1][1] if spans else 0)
     if promised != size:
         what = "is cut off" if promised > size else "is longer than its header says"

@@ -42,7 +42,7 @@ class RowKey(Part):
     key: str | None = Field(
         None,
         description="The key itself, in hex, in reports that a user made on their own machine. None: a service keeps "
-        "it, so that nobody can guess rows from their digests.",
+        "it, so that rows cannot be guessed from their digests.",
     )
 
 

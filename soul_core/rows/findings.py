@@ -1,4 +1,4 @@
-"""What is usable and still worth a word: warnings about rows, each with their numbers. Torch-free."""
+"""Warnings about rows that can be used: what was cleaned, what may surprise, with row numbers. Torch-free."""
 
 import re
 from collections import defaultdict

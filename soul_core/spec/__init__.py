@@ -51,7 +51,7 @@ class Data(Frozen):
     clean: bool = Field(
         True,
         description="Take white space and end-of-turn marks of a model off the ends of prompts and answers, and write "
-        "line ends as LF. Each is told with its row numbers.",
+        "line ends as LF. Each is reported with its row numbers.",
     )
     normalize: bool = Field(
         False,
