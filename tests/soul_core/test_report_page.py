@@ -156,6 +156,19 @@ def test_hostile_answers_are_shown_and_never_obeyed() -> None:
     assert "\x1b" not in page
 
 
+def test_what_stands_before_an_answer_is_folded_beside_it() -> None:
+    report = sample_report()
+    thinking = report.examples[0].model_copy(
+        update={"answers": {"base": "Paris.", "unlearned": ""}, "preambles": {"unlearned": "<think>Is it <b>France"}}
+    )
+
+    page = render(report.model_copy(update={"examples": (thinking,)}))
+
+    folded = "<summary>written before the answer, not measured</summary>"
+    assert f'(empty answer)</span><details>{folded}<span dir="auto">&lt;think&gt;Is it &lt;b&gt;France</span>' in page
+    assert page.count(folded) == 1
+
+
 def test_every_measured_value_is_in_a_table_not_only_in_a_picture(report: Report, page: str) -> None:
     text = words(page)
     for model in report.models.values():
