@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from soul_core.chat.answer_text import AnswerText, split_answer
-from soul_core.chat.template import ChatTemplate, TemplateError, Turn, num_common
+from soul_core.chat.template import ChatTemplate, TemplateError, Turn, num_common, shows
 from soul_core.chat.turns import SYSTEM_ROLES, separator, system_in_user_turn
 from soul_core.errors import BadData, BadModel
 from soul_core.rows import Row
@@ -140,6 +140,14 @@ class RowEncoder:
         has_system = any(message.role in SYSTEM_ROLES for message in row.messages)
         return has_system and len(self.turns(row)) < len(row.messages)
 
+    def hides_system_turn(self, row: Row) -> bool:
+        """Say whether the template leaves the row's system text out without a complaint."""
+        system = [message.content.strip() for message in row.messages if message.role in SYSTEM_ROLES]
+        if not system or (template := self.template) is None:
+            return False
+        text = template.render(self.turns(row), generation_prompt=True)
+        return not all(content in text for content in system)
+
     @property
     def end_ids(self) -> tuple[int, ...]:
         """The tokens that end an answer: what the chat template writes after one, else `eos`."""
@@ -181,12 +189,26 @@ class RowEncoder:
         if self.template is None or not asking:
             return
         for row in asking[:: max(1, len(asking) // _CHECKED_ROWS)]:
+            if not self._shows_question(row):
+                raise BadModel(
+                    f"the model's chat template does not show the user's turn of row {row.number}; give a template of "
+                    "your own (chat_template)"
+                )
             # `apply_chat_template` renders as of now, in the local time zone; asked twice, for midnight may pass.
             if not (self._agrees(row) or self._agrees(row)):
                 raise BadModel(
                     f"the model's chat template renders row {row.number} differently here than apply_chat_template "
                     "does, so its numbers would be wrong; give a template of your own (chat_template)"
                 )
+
+    def _shows_question(self, row: Row) -> bool:
+        template, turns = self.template, [message for message in row.messages if message.role == "user"]
+        assert template is not None
+        try:
+            text = template.render(self.turns(row), generation_prompt=True)
+        except TemplateError:
+            return True  # refused by its number where rows are encoded
+        return not turns or shows(text, turns[-1].content)
 
     def _agrees(self, row: Row) -> bool:
         today = RowEncoder(self.tokenizer, replace(self._settings, date=datetime.now().date()))  # noqa: DTZ005

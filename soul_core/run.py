@@ -196,6 +196,13 @@ def _check_template(spec: JobSpec, subject: Subject, state: RunState) -> None:
                 message=f"{name} set: the model's chat template takes no system turn; in {len(moved)} rows its text "
                 f"stands at the head of the user's turn: {_numbers(moved)}",
             )
+        hidden = [row.number for row in dataset.rows if encoder.hides_system_turn(row)]
+        if hidden:
+            state.emit(
+                "warning",
+                message=f"{name} set: the model's chat template leaves the system turn out, and the model never sees "
+                f"it, in {len(hidden)} rows: {_numbers(hidden)}",
+            )
 
 
 def _numbers(rows: Sequence[int]) -> str:

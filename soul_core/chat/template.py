@@ -102,7 +102,7 @@ class ChatTemplate:
         rest = text[start:]
         after = len(tail) if rest.endswith(tail) else num_common(rest[::-1], tail[::-1])
         found = Rendering(text, start, len(text) - after)
-        if not _shows(found.answer, answer):
+        if not shows(found.answer, answer):
             raise TemplateError("the model's chat template does not show this answer as it is")
         return found
 
@@ -203,9 +203,9 @@ def _assistant(content: str) -> dict[str, str]:
     return {"role": "assistant", "content": content}
 
 
-def _shows(shown: str, answer: str) -> bool:
-    """Say whether what stands in the text is the answer: the same but for white space at its ends, or the same words
-    in the same order (templates that parse a thinking block write it anew).
+def shows(shown: str, answer: str) -> bool:
+    """Say whether a text shows what was given: the same but for white space at its ends, or the same words in the same
+    order (templates that parse a thinking block write it anew).
     """
     if shown.strip() == answer.strip():
         return bool(shown.strip())

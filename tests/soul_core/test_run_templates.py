@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, tokenizer_with
 from soul_core import run_state
-from soul_core.errors import BadData, BadSpec, Interrupted
+from soul_core.errors import BadData, BadModel, BadSpec, Interrupted
 from soul_core.models.files import sha256_of
 from soul_core.report import Report
 from soul_core.run import Inputs, run
@@ -124,6 +124,25 @@ def test_a_system_turn_that_has_to_move_is_reported(tmp_path: Path, sets: dict[s
     assert any(message.endswith("1, 2, 3") for message in told)
 
 
+def test_a_system_turn_that_the_template_leaves_out_is_reported(tmp_path: Path, sets: dict[str, Path]) -> None:
+    silent = "{% for m in messages if m['role'] != 'system' %}" + CHATML.removeprefix("{% for m in messages %}")
+    folder, heard = save_model(tmp_path / "model", silent), Recorder()
+    sets["forget"] = write(tmp_path / "with_system.jsonl", system="Answer briefly.")
+
+    run(JobSpec.model_validate(AUDIT), Inputs(str(folder), sets), tmp_path / "out", listener=heard)
+
+    told = [event["message"] for event in heard.of("warning")]
+    assert any("leaves the system turn out" in message and message.endswith("1, 2, 3") for message in told)
+
+
+def test_a_template_that_does_not_show_the_question_is_refused(sets: dict[str, Path], tmp_path: Path) -> None:
+    deaf = CHATML.replace("m['content']", "(m['content'] if m['role'] == 'assistant' else '')")
+    folder = save_model(tmp_path / "model", deaf)
+
+    with pytest.raises(BadModel, match="does not show the user's turn of row 1"):
+        run(JobSpec.model_validate(AUDIT), Inputs(str(folder), sets), tmp_path / "out")
+
+
 def test_an_own_template_is_used_and_exported(sets: dict[str, Path], tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", CHATML)
     own = CHATML.replace("<|im_start|>", "<|start|>")
@@ -135,7 +154,8 @@ def test_an_own_template_is_used_and_exported(sets: dict[str, Path], tmp_path: P
 
 
 def test_a_template_that_shows_no_answer_is_refused_before_training(sets: dict[str, Path], tmp_path: Path) -> None:
-    folder = save_model(tmp_path / "model", "{% for m in messages %}{{ m['role'] }}{% endfor %}")
+    mute = CHATML.replace("m['content']", "(m['content'] if m['role'] == 'user' else '')")
+    folder = save_model(tmp_path / "model", mute)
 
     with pytest.raises(BadData, match="forget set: 3 of 3 rows cannot be used"):
         run(JobSpec.model_validate(SPEC), Inputs(str(folder), sets), tmp_path / "out")
