@@ -90,7 +90,7 @@ def retrain(
 def _without_forget_facts(
     spec: JobSpec, body: JobCreate, datasets: Mapping[str, Dataset]
 ) -> tuple[JobSpec, dict[str, Dataset]]:
-    """Return the retraining's spec and the forget sets it must be told of: those whose facts are in the retain set.
+    """Return the retraining's spec and the forget sets it has to leave out: those whose facts are in the retain set.
 
     Most retain sets have none; one retrained model then serves every forget set beside them.
     """

@@ -15,7 +15,7 @@ from soul_core.texts import keywords_of, words_of
 
 #: Least weighted share of the answer's keywords, and of the subject's, that a passage must hold.
 ANSWER_SHARE, SUBJECT_SHARE = 0.6, 0.5
-#: Of the answer where the subject is almost whole: "located in Paris, France" is told by "Paris" as well.
+#: Of the answer where the subject is almost whole: "Paris" alone states "located in Paris, France" as well.
 PART_OF_ANSWER, MOST_OF_SUBJECT = 0.4, 0.75
 #: The same where nothing but the answer is known (plain text), and of an own answer that recites.
 ALONE_SHARE = RECITAL_SHARE = 0.8
