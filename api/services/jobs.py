@@ -18,7 +18,7 @@ from api.store import datasets, job_queries, job_states, jobs, models
 from api.store.job_states import NotAllowed
 from api.store.references import output_of
 from api.store.tables import Dataset, Job, Model
-from soul_core.chat.template import unread_variable, variables_of
+from soul_core.chat.template import ChatTemplate, unread_variable, variables_of
 from soul_core.spec import REFERENCE, RETAIN, JobSpec
 from soul_core.spec.checks import located_problems
 from soul_core.spec.export import GGUF_ARCHITECTURES
@@ -143,8 +143,10 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
 def _with_template_date(session: Session, caller: Caller, body: JobCreate) -> JobCreate:
     """Pin the day on which the chat template renders, where it may ask for one: the job's numbers depend on it."""
     model = models.get(session, caller.tenant_id, body.model_id)
+    own = body.spec.chat_template
     chat = (model.facts or {}).get("chat", _UNKNOWN) if model else None
-    if body.spec.template_date is not None or chat is None or not chat["asks_for_date"]:
+    asks = ChatTemplate(own).asks_for_date if own is not None else chat is not None and chat["asks_for_date"]
+    if body.spec.template_date is not None or not asks:
         return body
     return body.model_copy(update={"spec": body.spec.model_copy(update={"template_date": datetime.now(UTC).date()})})
 

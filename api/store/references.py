@@ -105,7 +105,11 @@ def checkpoint_of(session: Session, job: Job) -> dict[str, Any] | None:
 
 
 def _facts_of_export(facts: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Return the base's facts, with the dtypes that the job's files have."""
+    """Return the base's facts, with the dtypes that the job's files have, and without those of the base's chat template
+    where the job exported one of its own.
+    """
+    if job.spec.get("chat_template"):
+        facts = {name: value for name, value in facts.items() if name != "chat"}
     stored = facts.get("parameters_by_dtype")
     if not stored:
         return facts

@@ -45,6 +45,8 @@ def test_a_template_that_cannot_be_followed_is_refused_at_registration(admin: As
 def test_a_job_is_pinned_to_its_day_where_the_template_asks_for_one(submit: Any) -> None:
     assert submit(CHATML).json()["spec"]["template_date"] is None
     assert submit(DATED, template_date="2025-03-09").json()["spec"]["template_date"] == "2025-03-09"
+    assert submit(CHATML, chat_template=DATED).json()["spec"]["template_date"] is not None
+    assert submit(DATED, chat_template=CHATML).json()["spec"]["template_date"] is None
     before = datetime.now(UTC).date()
     pinned = submit(DATED).json()["spec"]["template_date"]
     assert before.isoformat() <= pinned <= datetime.now(UTC).date().isoformat()

@@ -245,6 +245,18 @@ def test_the_checkpoint_of_a_passed_job_is_a_model_to_go_on_with(admin: As, fini
     assert made.json()["location"] == f"jobs/{job_id}/1/checkpoint"
 
 
+def test_a_checkpoint_with_a_chat_template_of_its_own_has_no_facts_of_the_bases(
+    admin: As, finish: Finish, job_body: dict[str, Any]
+) -> None:
+    kept = admin("POST", "/v1/models", json={"source": "job", "location": finish("passed")}).json()["facts"]
+    job_body["spec"]["chat_template"] = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+    own = admin("POST", "/v1/models", json={"source": "job", "location": finish("passed")}).json()["facts"]
+
+    assert "chat" in kept
+    assert own == {name: value for name, value in kept.items() if name != "chat"}
+
+
 def test_the_stream_tells_where_a_running_job_is_and_does_not_keep_it(
     admin: As, job_body: dict[str, Any], database: Engine
 ) -> None:
