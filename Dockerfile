@@ -9,6 +9,7 @@ RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY pyproject.toml README.md LICENSE ./
 COPY api api
+COPY soul_store soul_store
 COPY worker worker
 COPY soul_core soul_core
 COPY soul_cli soul_cli
@@ -43,4 +44,4 @@ FROM runtime AS worker
 COPY --from=build-worker /venv /venv
 # SIGTERM: the job is checkpointed and handed back to the queue before the worker leaves.
 STOPSIGNAL SIGTERM
-CMD ["celery", "-A", "worker.app", "worker", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+CMD ["celery", "-A", "worker.celery_app", "worker", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"]

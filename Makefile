@@ -46,7 +46,7 @@ test: .venv/.dev ## Run the test suite (real PostgreSQL, Valkey, Celery worker, 
 		&& touch $@
 
 quantized: .venv/.quantized ## Tests of LoRA beside 8- and 4-bit weights, with the extra they need
-	@PYTHONPATH=.venv/quantized $(BIN)/python -m pytest -q tests/soul_core/test_adapters.py tests/soul_core/test_resume.py
+	@PYTHONPATH=.venv/quantized $(BIN)/python -m pytest -q tests/soul_core/training/test_adapters.py tests/soul_core/test_resume.py
 
 # Beside .venv as well: the transformers of yesterday, which many servers still run, with the libraries it pins.
 .venv/.transformers4: .venv/.dev
@@ -54,7 +54,7 @@ quantized: .venv/.quantized ## Tests of LoRA beside 8- and 4-bit weights, with t
 		"transformers>=4.57,<4.58" "tokenizers>=0.22,<0.23" "huggingface-hub>=0.34,<1" && touch $@
 
 compat: .venv/.transformers4 ## Tests of exported models in transformers 4.57
-	@SOUL_TRANSFORMERS4=.venv/transformers4 $(BIN)/python -m pytest -q tests/soul_core/export/test_transformers4.py
+	@SOUL_TRANSFORMERS4=.venv/transformers4 $(BIN)/python -m pytest -q tests/soul_core/outputs/test_transformers4.py
 
 check: .venv/.dev lint types contracts migrations docs test quantized compat ## Everything CI runs
 
@@ -71,7 +71,7 @@ contracts: .venv/.dev ## Import contracts: arrows point down
 	@$(BIN)/lint-imports
 
 migrations: .venv/.dev ## Migrations make exactly the tables the code declares
-	@$(BIN)/python -m pytest -q tests/store/test_migrations.py
+	@$(BIN)/python -m pytest -q tests/soul_store/test_migrations.py
 
 docs: .venv/.dev ## OpenAPI snapshot and generated documentation are current
 	@$(BIN)/python -m api.openapi --check docs/openapi.json

@@ -10,7 +10,7 @@ from fastapi import Request
 from sqlalchemy.orm import Session
 
 from api.errors import ServiceError
-from api.store import keys
+from soul_store import keys
 
 SCOPES = (
     "jobs:read",

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller, authenticate
 from api.services import jobs
-from api.store.database import transaction
-from api.store.tables import Job
+from soul_store.database import transaction
+from soul_store.tables import Job
 
 #: Only for the OpenAPI text; `authenticate` reads the header itself and answers with a problem document.
 bearer = HTTPBearer(auto_error=False, description="An API key: soul_...", scheme_name="ApiKey")

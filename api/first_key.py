@@ -3,7 +3,7 @@
 import sys
 
 from api.services.keys import ensure_admin_key
-from api.store.database import transaction
+from soul_store.database import transaction
 
 
 def main() -> int:

@@ -9,9 +9,9 @@ from fastapi import FastAPI
 
 from api import errors
 from api.errors import Problem
-from api.input_schemas import DatasetCreate
 from api.middleware import RequestContext
 from api.routes import account, artifacts, datasets, evaluations, health, jobs, models, results, schemas, uploads
+from api.schemas.inputs import DatasetCreate
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ServiceError, problem_response
-from api.store.ids import new_id
-from api.store.settings import settings
+from soul_store.ids import new_id
+from soul_store.settings import settings
 
 log = logging.getLogger("api.access")
 

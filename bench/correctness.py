@@ -20,8 +20,8 @@ from bench.chat_templates import TEMPLATES
 from bench.tables import write_between
 from bench.template_correctness import compare_template, templates_table
 from bench.tiny_architectures import ARCHITECTURES, VOCABULARY, save_tiny
-from soul_core.encoding import Example
-from soul_core.examples import pack, pack_groups
+from soul_core.data.encoding import Example
+from soul_core.data.packing import pack, pack_groups
 from soul_core.models.capabilities import Batches, capabilities_of
 from soul_core.models.generation import generate
 from soul_core.models.loading import Loaded, load_model

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from soul_core.models.loading import load_model
-from tests.soul_core.tiny_model import make_taught_model
-from tests.soul_core.tiny_training import examples_of, probability, train_tiny
+from tests.fixtures.tiny_model import make_taught_model
+from tests.fixtures.tiny_training import examples_of, probability, train_tiny
 
 TARGETS: dict[str, dict[str, Any]] = {
     "q_proj and v_proj, 8": {"targets": ["q_proj", "v_proj"], "rank": 8, "alpha": 16},

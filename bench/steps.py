@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soul_core.durable import write_durably
+from soul_core.atomic_io import write_durably
 
 Result = dict[str, Any]
 

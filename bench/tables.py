@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from soul_core.atomic_io import write_durably
 from soul_core.catalogue import number
-from soul_core.durable import write_durably
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:

@@ -17,9 +17,9 @@ from bench.tables import measured_with, table, write_between
 from bench.tofu_data import DATA
 from bench.tofu_model import WORK, Size, learn, untrained
 from bench.tofu_report import DOCS
+from soul_core.atomic_io import write_durably
 from soul_core.catalogue import number
-from soul_core.durable import write_durably
-from soul_core.rows import read_rows, write_canonical
+from soul_core.data import read_rows, write_canonical
 from soul_core.spec import FORGET, RETAIN, JobSpec
 from soul_core.spec.optimizers import Influence
 from soul_core.tasks import TASKS

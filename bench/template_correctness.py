@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.chat_templates import TEMPLATES, tokenizer_with
-from soul_core.encoding import ChatSettings, encode_rows
-from soul_core.examples import pack
+from soul_core.data import Message, Row
+from soul_core.data.encoding import ChatSettings, encode_rows
+from soul_core.data.packing import pack
 from soul_core.models.loading import load_model
 from soul_core.models.scoring import score
-from soul_core.rows import Message, Row
 
 _TURNS = (("Who wrote the Tin Heron?",), ("Hello", "Good day.", "Which metal is in the coin?"))
 _ANSWERS = ("It was written by Oskar Lund.", "Zinc", "Two lines:\nsilver and copper.", "日本の東京")

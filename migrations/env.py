@@ -1,9 +1,9 @@
-"""Alembic's entry: the metadata is api.store.tables."""
+"""Alembic's entry: the metadata is soul_store.tables."""
 
 from alembic import context
 from sqlalchemy import create_engine, pool, text
 
-from api.store.tables import Row
+from soul_store.tables import Row
 
 #: Two processes that start together must not migrate together.
 ADVISORY_LOCK = 7_340_001

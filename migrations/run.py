@@ -5,7 +5,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
-from api.store.settings import settings
+from soul_store.settings import settings
 
 
 def configuration(url: str) -> Config:

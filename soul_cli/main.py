@@ -11,9 +11,9 @@ from soul_cli import (
     commands_verify,
 )
 from soul_cli.demo import demo
-from soul_cli.logs import logs
 from soul_cli.options import SoulGroup, exit_code_help
 from soul_cli.serve import serve
+from soul_cli.tofu import logs
 
 INTRODUCTION = f"""\
 Make language models forget, by second-order unlearning (SOUL).

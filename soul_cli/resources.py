@@ -90,7 +90,7 @@ class Job(Resource):
 
 
 class JobEvent(Resource):
-    """One thing that happened to a job. `kind` and `data` as soul_core.listener.Event, and the job's own changes.
+    """One thing that happened to a job. `kind` and `data` as soul_core.events.Event, and the job's own changes.
 
     `seq` 0 (progress, metrics): where the job is now; not kept, and told only to those who watch.
     """

@@ -85,11 +85,11 @@ def _start(
     api = ["uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port)]
     api += ["--timeout-graceful-shutdown", "2", "--no-access-log", "--log-level", log_level]
     server = service.start_child("api", *api)
-    worker = ["celery", "-A", "worker.app", "worker", "--concurrency", "1", "--loglevel", log_level]
+    worker = ["celery", "-A", "worker.celery_app", "worker", "--concurrency", "1", "--loglevel", log_level]
     service.start_child("worker", *worker, "--without-gossip", "--without-mingle", "--without-heartbeat")
     key = _prepare_database()
     _write_connection(service.data, url, key)  # at once: should something fail below, the key must not be lost
-    service.start_child("keeper", "worker.keeper")
+    service.start_child("keeper", "worker.maintenance")
     while not wanted and not _is_ready(url):
         if server.process is not None and server.process.poll() is not None:
             raise CannotServe(f"the API did not start: {last_line(server.log)} (log: {server.log})")
@@ -117,9 +117,9 @@ def _prepare_database() -> str | None:
     from sqlalchemy.exc import SQLAlchemyError
 
     from api.services.keys import ensure_admin_key
-    from api.store.database import transaction
-    from api.store.settings import settings
     from migrations.run import upgrade
+    from soul_store.database import transaction
+    from soul_store.settings import settings
 
     settings.cache_clear()
     try:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from soul_core.console import Console, result_table
 from soul_core.errors import BadSpec, EngineError
-from soul_core.listener import JsonLines, Wish
+from soul_core.events import JsonLines, Wish
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN, JobSpec
 from soul_core.spec.terms import SET_NAME
 

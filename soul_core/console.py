@@ -6,10 +6,10 @@ from typing import Any, TextIO
 
 from soul_core.catalogue import CATALOGUE, number
 from soul_core.evaluation.verdict import named
-from soul_core.listener import EventKind, Wish
+from soul_core.events import EventKind, Wish
+from soul_core.rendering.labels import headline
+from soul_core.rendering.page import bound, duration
 from soul_core.report import MetricValue, Report
-from soul_core.report.page import bound, duration
-from soul_core.report.words import headline
 
 _PHASES = {
     "load": "Loading model and data",

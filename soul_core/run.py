@@ -8,33 +8,34 @@ from pathlib import Path
 
 import torch
 
+from soul_core.atomic_io import disk_errors
 from soul_core.chat.template import unread_variable, variables_of
-from soul_core.comparison import Log, on_rows_of, read_log_of_reference
-from soul_core.conclusion import RunResults, build_report
-from soul_core.durable import disk_errors
+from soul_core.conflicts.retain_set import compare_sets
+from soul_core.data.datasets import DataSet, read_sets, require_sha256s
+from soul_core.environment import seed_everything
 from soul_core.errors import BadData, BadSpec, Cancelled, OutOfMemory
 from soul_core.evaluation.row_digests import personal_key, read_key
-from soul_core.export.dtypes import Rounding, round_for_export
-from soul_core.export.gguf_file import check_gguf
-from soul_core.export.result import discard, export_gguf, export_weights, write_manifest, write_report
-from soul_core.listener import Listener, Quiet
+from soul_core.events import Listener, Quiet
 from soul_core.models.loading import default_cache
-from soul_core.output_folder import check_room, check_writable, finished_before
-from soul_core.provenance import seed_everything
+from soul_core.models.source import Source, pinned
+from soul_core.outputs.checks import check_room, check_writable, finished_before
+from soul_core.outputs.dtypes import Rounding, round_for_export
+from soul_core.outputs.gguf_file import check_gguf
+from soul_core.outputs.result import discard, export_gguf, export_weights, write_manifest, write_report
+from soul_core.pipeline.comparison import Log, on_rows_of, read_log_of_reference
+from soul_core.pipeline.conclusion import RunResults, build_report
+from soul_core.pipeline.model_under_test import Examined, Subject, examine, load_subject
+from soul_core.pipeline.state import RunState
+from soul_core.pipeline.strategies import STRATEGIES
+from soul_core.pipeline.strategies.goal import check_goal
+from soul_core.pipeline.strategies.single import Outcome
 from soul_core.report import ExportFacts, ModelFacts, ReferenceFacts, Report
-from soul_core.run_conflicts import compare_sets
-from soul_core.run_data import DataSet, read_sets, require_sha256s
-from soul_core.run_state import RunState
 from soul_core.spec import BASE, JUDGED, REFERENCE, JobSpec
 from soul_core.spec.checks import check_spec
 from soul_core.spec.export import gguf_bytes
-from soul_core.strategies import STRATEGIES
-from soul_core.strategies.goal import check_goal
-from soul_core.strategies.single import Outcome
-from soul_core.subject import Examined, Source, Subject, examine, load_subject, pinned
-from soul_core.training.movable import check_movable
-from soul_core.training.preparation import check_terms
-from soul_core.training.record import Trained
+from soul_core.training.history import Trained
+from soul_core.training.term_examples import check_terms
+from soul_core.training.trainable import check_movable
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from soul_core.export.probe import PROBE, TOLERANCE, Probe, chat_sha256, logprobs_of, text_ids
+from soul_core.outputs.load_probe import PROBE, TOLERANCE, Probe, chat_sha256, logprobs_of, text_ids
 
 AGREES, NOTHING_TO_CHECK, DIFFERS = 0, 2, 9
 MANIFEST = "manifest.json"

@@ -9,14 +9,15 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from api.store.database import make_engine
-from api.store.settings import Settings, settings
 from migrations.run import upgrade
+from soul_store.database import make_engine
+from soul_store.settings import Settings, settings
+from tests.paths import SHARED
 from tests.servers import Servers, running_servers
 
 #: Folders whose tests wait for real processes.
 _WAITING = ("worker", "e2e", "soul_cli")
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+SHARED_DATA = SHARED / "data"
 
 # One thread per process: two cores are shared by servers, worker and engine, and results repeat bit for bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -3,15 +3,14 @@
 import importlib
 import importlib.util
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from api.store.settings import Settings
+from soul_store.settings import Settings
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 TARGETS = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, flags=re.MULTILINE))

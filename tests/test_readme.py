@@ -1,11 +1,9 @@
 """What the README says of settings is what the code reads."""
 
 import re
-from pathlib import Path
 
-from api.store.settings import Settings
-
-ROOT = Path(__file__).parents[1]
+from soul_store.settings import Settings
+from tests.paths import ROOT
 
 
 def test_the_settings_table_is_complete_and_current() -> None:

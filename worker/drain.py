@@ -7,7 +7,7 @@ is the child's parent, so workers on one machine do not drain each other.
 import os
 from pathlib import Path
 
-from api.store.settings import settings
+from soul_store.settings import settings
 
 
 def _flag(main_pid: int) -> Path:

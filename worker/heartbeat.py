@@ -7,8 +7,8 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.store import runs
-from api.store.database import transaction
+from soul_store import job_leases
+from soul_store.database import transaction
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Heartbeat:
         while not self._stopped.wait(pause) and not self.lost:
             try:
                 with transaction() as session:
-                    beat = runs.beat(session, self.job_id, self.epoch, lease_seconds=self.lease_seconds)
+                    beat = job_leases.beat(session, self.job_id, self.epoch, lease_seconds=self.lease_seconds)
             except SQLAlchemyError as error:
                 # While the database is away nobody else can take the job either: go on, it will say who holds it.
                 if pause == usual:

@@ -16,11 +16,11 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from api.store import runs
-from api.store.database import transaction
-from soul_core.listener import Event
+from soul_core.events import Event
+from soul_store import job_leases
+from soul_store.database import transaction
+from worker.db_retry import AWAY
 from worker.heartbeat import Heartbeat
-from worker.patience import AWAY
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _write(heart: Heartbeat, told: list[Event], events: list[Event], *, again: b
         return []
     try:
         with transaction() as session:
-            held = runs.record(session, heart.job_id, heart.epoch, events)
+            held = job_leases.record(session, heart.job_id, heart.epoch, events)
     except AWAY as error:
         if not again:
             log.warning("%s: events wait, the database does not answer (%s)", heart.job_id, type(error).__name__)

@@ -8,17 +8,17 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.store import job_states, runs
-from api.store.blobs import StorageFull, blobs
-from api.store.database import transaction
-from api.store.queue import celery_app, worker_name
-from api.store.settings import settings
-from api.store.tables import Artifact, Dataset, Job, Model, Tenant
+from soul_store import job_leases, job_state_machine
+from soul_store.blobs import StorageFull, blobs
+from soul_store.database import transaction
+from soul_store.outbox import celery_app, worker_name
+from soul_store.settings import settings
+from soul_store.tables import Artifact, Dataset, Job, Model, Tenant
+from worker.cleanup import sweep
+from worker.db_retry import patiently
 from worker.drain import draining
 from worker.heartbeat import Heartbeat
-from worker.patience import patiently
 from worker.supervisor import Outcome, run_engine
-from worker.sweeper import sweep
 from worker.workspace import REPORT, Busy, Needs, Workspace
 
 log = logging.getLogger(__name__)
@@ -28,11 +28,11 @@ _USER_FAULT, _FAILED, _INTERRUPTED, _CANCELLED = 2, 3, 4, 5
 _INFRASTRUCTURE = frozenset({"disk_full"})
 
 
-@celery_app().task(name=job_states.RUN_JOB)
+@celery_app().task(name=job_state_machine.RUN_JOB)
 def run_job(job_id: str) -> None:
     """Run one queued job to whatever end it has. A message for a job that is not to be had is dropped."""
     with transaction() as session:
-        job = runs.claim(session, job_id, worker=worker_name(), lease_seconds=settings().lease_seconds)
+        job = job_leases.claim(session, job_id, worker=worker_name(), lease_seconds=settings().lease_seconds)
     if job is None:
         log.info("%s: not to be had", job_id)
         return
@@ -86,9 +86,9 @@ def _settle(job: Job, workspace: Workspace, heart: Heartbeat, outcome: Outcome) 
         _succeed(job, workspace, usage)
     elif outcome.returncode == _INTERRUPTED or (outcome.asked_to_leave and outcome.returncode < 0):
         # killed because its checkpoint took longer than we may: an older one is there, and it was not the job's fault
-        patiently(lambda session: runs.hand_back(session, job.id, job.epoch, usage=usage))
+        patiently(lambda session: job_leases.hand_back(session, job.id, job.epoch, usage=usage))
     elif outcome.returncode == _CANCELLED or (heart.wish == "cancel" and outcome.returncode < 0):
-        patiently(lambda session: runs.cancelled(session, job.id, job.epoch, usage=usage))
+        patiently(lambda session: job_leases.cancelled(session, job.id, job.epoch, usage=usage))
     elif failure is None or outcome.returncode not in {_USER_FAULT, _FAILED} or failure["code"] in _INFRASTRUCTURE:
         _lose_engine(job, outcome, failure, usage)
     else:
@@ -98,7 +98,7 @@ def _settle(job: Job, workspace: Workspace, heart: Heartbeat, outcome: Outcome) 
             "retryable": outcome.returncode != _USER_FAULT,
             "details": failure.get("details", []),
         }
-        patiently(lambda session: runs.fail(session, job.id, job.epoch, reason=reason, usage=usage))
+        patiently(lambda session: job_leases.fail(session, job.id, job.epoch, reason=reason, usage=usage))
 
 
 def _succeed(job: Job, workspace: Workspace, usage: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ def _succeed(job: Job, workspace: Workspace, usage: dict[str, Any]) -> None:
     report_blob = next(made.blob for made in artifacts if made.path == REPORT)
 
     def write(session: Session) -> bool:
-        ours = runs.succeed(
+        ours = job_leases.succeed(
             session,
             job.id,
             job.epoch,
@@ -141,17 +141,17 @@ def _lose_engine(job: Job, outcome: Outcome, failure: dict[str, Any] | None, usa
 
 def _lose(job: Job, code: str, message: str, usage: dict[str, Any] | None = None) -> None:
     """Spend an attempt."""
-    reason = job_states.reason(code, message, retryable=True)
+    reason = job_state_machine.reason(code, message, retryable=True)
     log.warning("%s: %s", job.id, message)
     most = settings().max_attempts
     patiently(
-        lambda session: runs.lose(session, job.id, job.epoch, reason=reason, max_attempts=most, usage=usage or {})
+        lambda session: job_leases.lose(session, job.id, job.epoch, reason=reason, max_attempts=most, usage=usage or {})
     )
 
 
 def _is_over(job: Job) -> bool:
     status = patiently(lambda session: session.scalar(select(Job.status).where(Job.id == job.id)))
-    return status in job_states.TERMINAL
+    return status in job_state_machine.TERMINAL
 
 
 def _is_full_disk(error: Exception) -> bool:

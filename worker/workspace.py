@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from api.store.blobs import Blobs
-from api.store.runs import NewArtifact
-from api.store.tables import Artifact, Dataset, Job, Model
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN
+from soul_store.blobs import Blobs
+from soul_store.job_leases import NewArtifact
+from soul_store.tables import Artifact, Dataset, Job, Model
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"

@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 
 from api.deps import CallerDep, Cursor, KeysAdmin, Limit, SessionDep
-from api.schemas import KeyCreate, KeyOut, MeOut, NewKeyOut, Page
+from api.schemas.jobs import KeyCreate, KeyOut, MeOut, NewKeyOut, Page
 from api.services import keys as service
-from api.store import keys
+from soul_store import keys
 
 router = APIRouter(prefix="/v1", tags=["account"])
 

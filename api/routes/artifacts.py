@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import FileResponse, Response
 
-from api.conditional import has_etag, range_to_serve
 from api.deps import CallerDep, OwnedJob, SessionDep
 from api.errors import ServiceError, declared
-from api.schemas import ArtifactOut, Page
+from api.http_preconditions import has_etag, range_to_serve
+from api.schemas.jobs import ArtifactOut, Page
 from api.services import artifacts as service
-from api.store.blobs import CHUNK_BYTES, blobs
+from soul_store.blobs import CHUNK_BYTES, blobs
 
 router = APIRouter(prefix="/v1", tags=["results"])
 

@@ -6,7 +6,8 @@ from fastapi import APIRouter, BackgroundTasks, Query
 
 from api.deps import Cursor, DatasetsReader, DatasetsWriter, Limit, SessionDep
 from api.errors import ServiceError
-from api.input_schemas import (
+from api.routes.uploads import shown
+from api.schemas.inputs import (
     BadRow,
     DatasetConflicts,
     DatasetOut,
@@ -15,11 +16,10 @@ from api.input_schemas import (
     RowWarningOut,
     ValidationOut,
 )
-from api.routes.uploads import shown
-from api.schemas import Page
+from api.schemas.jobs import Page
 from api.services import datasets as service
-from api.store import datasets
-from api.store.blobs import blobs
+from soul_store import datasets
+from soul_store.blobs import blobs
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 
 from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep
-from api.job_schemas import EvaluationCreate
 from api.routes.jobs import ACCEPTED, listed, submitted
-from api.schemas import JobOut, JobStatus, Page
+from api.schemas.jobs import JobOut, JobStatus, Page
+from api.schemas.submissions import EvaluationCreate
 from api.services import jobs as service
 
 router = APIRouter(prefix="/v1", tags=["evaluations"])

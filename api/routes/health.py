@@ -7,8 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.errors import ServiceError, declared
-from api.store.database import transaction
-from api.store.queue import broker
+from soul_store.database import transaction
+from soul_store.outbox import broker
 
 router = APIRouter(tags=["health"])
 

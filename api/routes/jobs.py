@@ -10,17 +10,17 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
 from api.auth import Caller, authenticate
-from api.conditional import has_etag
 from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep, bearer
-from api.job_schemas import JobCreate
-from api.schemas import EstimateOut, JobOut, JobStatus, MethodsOut, Page
+from api.http_preconditions import has_etag
+from api.schemas.jobs import EstimateOut, JobOut, JobStatus, MethodsOut, Page
+from api.schemas.submissions import JobCreate
 from api.services import idempotency
 from api.services import jobs as service
 from api.services.estimates import estimate as estimate_job
 from api.services.methods import methods as all_methods
-from api.store import job_queries, job_states
-from api.store.database import transaction
 from soul_core.spec import Kind
+from soul_store import job_queries, job_state_machine
+from soul_store.database import transaction
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -96,7 +96,7 @@ async def get(
         etag, shown = await run_in_threadpool(_look, request, job_id)
         if known is None:
             known = etag
-        over = shown.status in job_states.TERMINAL
+        over = shown.status in job_state_machine.TERMINAL
         if not has_etag(known, etag) or over or time.monotonic() >= deadline or await request.is_disconnected():
             break
         await asyncio.sleep(_LOOK_SECONDS)

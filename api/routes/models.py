@@ -4,10 +4,10 @@ from fastapi import APIRouter, Response
 
 from api.deps import Cursor, Limit, ModelsReader, ModelsWriter, SessionDep
 from api.errors import declared
-from api.input_schemas import ModelCreate, ModelOut
-from api.schemas import Page
+from api.schemas.inputs import ModelCreate, ModelOut
+from api.schemas.jobs import Page
 from api.services import models as service
-from api.store import models
+from soul_store import models
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -14,11 +14,11 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from api.auth import Caller
 from api.deps import JobsReader, OwnedJob, SessionDep
 from api.errors import declared
-from api.schemas import EventOut, EventsOut, MetricsOut
+from api.schemas.jobs import EventOut, EventsOut, MetricsOut
 from api.services import jobs as service
 from api.services.reports import JSON, PAGE, PDF, report_as, wanted
-from api.store import job_queries, job_states
-from api.store.database import transaction
+from soul_store import job_queries, job_state_machine
+from soul_store.database import transaction
 
 router = APIRouter(prefix="/v1", tags=["results"])
 
@@ -127,4 +127,4 @@ def _news(caller: Caller, job_id: str, seen: int) -> _News:
             }
         rows = job_queries.events_after(session, job_id, seen)
         events = [EventOut.model_validate(row) for row in rows]
-        return _News(events, moment if not events else {}, over=job.status in job_states.TERMINAL)
+        return _News(events, moment if not events else {}, over=job.status in job_state_machine.TERMINAL)

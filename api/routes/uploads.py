@@ -18,16 +18,16 @@ from starlette.requests import ClientDisconnect
 from api.auth import Caller, authenticate
 from api.deps import bearer
 from api.errors import ServiceError, declared, problem_response
-from api.input_schemas import DatasetCreate, DatasetOut
+from api.schemas.inputs import DatasetCreate, DatasetOut
 from api.services import conflicts
 from api.services import datasets as service
-from api.store.blobs import StorageFull
-from api.store.database import transaction
-from api.store.settings import settings
-from api.store.tables import Dataset
-from soul_core.durable import disk_errors
+from soul_core.atomic_io import disk_errors
+from soul_core.data import FORMATS
 from soul_core.errors import DiskFull
-from soul_core.rows import FORMATS
+from soul_store.blobs import StorageFull
+from soul_store.database import transaction
+from soul_store.settings import settings
+from soul_store.tables import Dataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 

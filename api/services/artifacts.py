@@ -5,8 +5,8 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.errors import ServiceError, not_found
 from api.services import jobs
-from api.store import job_queries
-from api.store.tables import Artifact, AuditEntry, Job
+from soul_store import job_queries
+from soul_store.tables import Artifact, AuditEntry, Job
 
 #: For every reader of the job; all else (checkpoint, adapter, whatever may come) counts as the model.
 _FILES, _FOLDERS = frozenset({"report.json", "report.html", "manifest.json"}), ("logs/",)

@@ -18,13 +18,13 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.errors import ServiceError
-from api.store import datasets
-from api.store.blobs import blobs
-from api.store.settings import settings
-from api.store.tables import Dataset
 from soul_core.conflicts import Conflict
-from soul_core.run_conflicts import compared_pairs, is_told, message, problem_of, set_conflicts
+from soul_core.conflicts.retain_set import compared_pairs, is_told, message, problem_of, set_conflicts
 from soul_core.spec import JobSpec
+from soul_store import datasets
+from soul_store.blobs import blobs
+from soul_store.settings import settings
+from soul_store.tables import Dataset
 
 #: Larger pairs of sets are left to the engine; 32 MiB of rows are compared in well under a minute.
 _MAX_BYTES, _MAX_SECONDS = 32 << 20, 60.0

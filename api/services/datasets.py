@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.errors import ServiceError, not_found
-from api.store import datasets
-from api.store.blobs import blobs
-from api.store.ids import new_id
-from api.store.settings import settings
-from api.store.tables import Dataset
+from soul_core.data import Format, Reading, read_rows, validate, write_canonical
 from soul_core.errors import BadData
-from soul_core.rows import Format, Reading, read_rows, validate, write_canonical
+from soul_store import datasets
+from soul_store.blobs import blobs
+from soul_store.ids import new_id
+from soul_store.settings import settings
+from soul_store.tables import Dataset
 
 #: Groups of duplicates that are listed; a data set may repeat itself endlessly.
 _MOST_DUPLICATES = 1000

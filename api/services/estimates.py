@@ -3,15 +3,15 @@
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.job_schemas import JobCreate
-from api.schemas import EstimateOut
+from api.schemas.jobs import EstimateOut
+from api.schemas.submissions import JobCreate
 from api.services import conflicts
-from api.services.costs import Operations, SetSize, operations
+from api.services.cost_model import Operations, SetSize, operations
 from api.services.jobs import Checked, check
-from api.store.blobs import blobs
-from api.store.tables import Dataset
 from soul_core.spec import ALL, EARLIER_SETS, RETAIN, TRAIN, JobSpec
 from soul_core.spec.export import output_bytes
+from soul_store.blobs import blobs
+from soul_store.tables import Dataset
 
 #: Bytes of a stored row a token stands for, in English; and tokens a chat template adds to a row.
 _BYTES_PER_TOKEN, _TEMPLATE_TOKENS = 4.0, 25

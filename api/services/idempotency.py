@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.errors import ServiceError
-from api.store.tables import IdempotencyKey
+from soul_store.tables import IdempotencyKey
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,19 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.errors import ServiceError, not_found
-from api.job_schemas import JobCreate
-from api.schemas import JobOut, ProgressOut, StatusReason
+from api.schemas.jobs import JobOut, ProgressOut, StatusReason
+from api.schemas.submissions import JobCreate
 from api.services import references
+from api.services.lineage import Carried, carried_forward
 from api.services.references import Named
-from api.services.sequences import Carried, carried_forward
-from api.store import datasets, job_queries, job_states, jobs, models
-from api.store.job_states import NotAllowed
-from api.store.references import output_of
-from api.store.tables import Dataset, Job, Model
 from soul_core.chat.template import ChatTemplate, unread_variable, variables_of
 from soul_core.spec import REFERENCE, RETAIN, JobSpec
 from soul_core.spec.checks import located_problems
 from soul_core.spec.export import GGUF_ARCHITECTURES
+from soul_store import datasets, job_queries, job_state_machine, jobs, models
+from soul_store.job_state_machine import NotAllowed
+from soul_store.references import output_of
+from soul_store.tables import Dataset, Job, Model
 
 #: Facts of a chat template that was not read yet: a hub model's.
 _UNKNOWN: dict[str, Any] = {"asks_for_date": True}
@@ -134,9 +134,9 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         spec_sha256=body.spec.digest(),
     )
     if after is not None:
-        job_states.event(session, job, "log", {"message": _retraining_words(after, found=found)})
+        job_state_machine.event(session, job, "log", {"message": _retraining_words(after, found=found)})
     for message in checked.carried.told:
-        job_states.event(session, job, "log", {"message": message})
+        job_state_machine.event(session, job, "log", {"message": message})
     return job
 
 
@@ -210,7 +210,7 @@ def shown(session: Session, job: Job) -> JobOut:
         verdict=job.verdict,
         wish=job.wish,
         status_reason=StatusReason(**job.status_reason) if job.status_reason else None,
-        allowed_actions=list(job_states.allowed_actions(job.status)),
+        allowed_actions=list(job_state_machine.allowed_actions(job.status)),
         progress=ProgressOut(**progress),
         attempt=job.attempt,
         model_id=job.model_id,

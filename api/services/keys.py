@@ -6,8 +6,8 @@ from sqlalchemy.orm import Session
 
 from api.auth import ALL, SCOPES, Caller, new_key_text
 from api.errors import ServiceError, not_found
-from api.store import keys
-from api.store.tables import ApiKey
+from soul_store import keys
+from soul_store.tables import ApiKey
 
 FIRST_PROJECT = "default"
 

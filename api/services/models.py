@@ -9,16 +9,16 @@ from sqlalchemy.orm import Session
 
 from api.auth import Caller
 from api.errors import ServiceError, not_found
-from api.input_schemas import GgufModel, HubModel, JobModel, LocalModel
+from api.schemas.inputs import GgufModel, HubModel, JobModel, LocalModel
 from api.services import jobs
-from api.store import models
-from api.store.references import checkpoint_of
-from api.store.settings import settings
-from api.store.tables import Model
 from soul_core.chat.inspection import inspect_template, template_of_folder, template_of_gguf
 from soul_core.errors import BadModel
 from soul_core.models.files import ModelInspection, inspect_model, is_gguf
 from soul_core.models.gguf_header import read_header
+from soul_store import models
+from soul_store.references import checkpoint_of
+from soul_store.settings import settings
+from soul_store.tables import Model
 
 
 def register(session: Session, caller: Caller, wanted: HubModel | LocalModel | GgufModel | JobModel) -> Model:

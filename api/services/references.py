@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.job_schemas import JobCreate, LogReference, ModelReference, RetrainReference
+from api.schemas.submissions import JobCreate, LogReference, ModelReference, RetrainReference
 from api.services import conflicts
-from api.store import job_queries, jobs, models, references
-from api.store.tables import Artifact, Dataset, Job, Model
 from soul_core.spec import JUDGED, REFERENCE, RETAIN, TRAIN, Evaluation, JobSpec
 from soul_core.spec.checks import located_problems
+from soul_store import job_queries, jobs, models, references
+from soul_store.tables import Artifact, Dataset, Job, Model
 
 _LOGS, _REPORT = "logs/", "report.json"
 Faults = list[tuple[str, str]]

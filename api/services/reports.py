@@ -1,8 +1,8 @@
 """A job's report in the form a reader wants: the JSON it is, the page, or the page as PDF."""
 
 from api.errors import ServiceError
-from api.store.blobs import blobs
-from api.store.tables import Job
+from soul_store.blobs import blobs
+from soul_store.tables import Job
 
 JSON, PAGE, PDF = "application/json", "text/html", "application/pdf"
 
@@ -24,7 +24,7 @@ def report_as(job: Job, media: str) -> bytes:
 
 
 def _pdf(page: str) -> bytes:
-    from soul_core.report.pdf import PdfUnavailable, to_pdf  # its libraries take a second to load
+    from soul_core.rendering.pdf import PdfUnavailable, to_pdf  # its libraries take a second to load
 
     try:
         return to_pdf(page)

@@ -3,9 +3,9 @@
 Source: Lucki et al. (arXiv:2409.18025), section 4: fine-tuning on unrelated data brings unlearned abilities back.
 """
 
-from soul_core.attacks.learning import learn
-from soul_core.attacks.restoring import restored
-from soul_core.attacks.scene import Attacked, Scene
+from soul_core.attacks.context import Attacked, Scene
+from soul_core.attacks.finetuning import learn
+from soul_core.attacks.snapshot import restored
 from soul_core.spec.attacks import Downstream
 
 

@@ -13,17 +13,17 @@ from statistics import median
 
 import torch
 
-from soul_core.attacks.layers import decoder_layers, learning_only
-from soul_core.attacks.scene import Attacked, NotPossibleError, Scene
-from soul_core.encoding import Example
-from soul_core.evaluation.chosen_rows import EvaluationSet, choose
-from soul_core.examples import pack
-from soul_core.listener import stop_if_asked
+from soul_core.attacks.context import Attacked, NotPossibleError, Scene
+from soul_core.attacks.hidden_states import decoder_layers, learning_only
+from soul_core.data.encoding import Example
+from soul_core.data.packing import pack
+from soul_core.evaluation.row_selection import EvaluationSet, choose
+from soul_core.events import stop_if_asked
 from soul_core.models.scoring import Scores, score
 from soul_core.report import Finding, HitRow, ModelMeasurements
 from soul_core.spec import AUDITED, BASE, FORGET, GENERAL, RETAIN
 from soul_core.spec.attacks import Poison
-from soul_core.training.accumulation import Item, MicroBatcher, Unit
+from soul_core.training.micro_batching import Item, MicroBatcher, Unit
 
 KEPT_SETS = (RETAIN, GENERAL)
 

@@ -10,10 +10,10 @@ import time
 import torch
 from torch.nn.functional import cross_entropy
 
-from soul_core.attacks.layers import Watcher, decoder_layers
-from soul_core.attacks.scene import Attacked, NotPossibleError, Scene, numbers, worst_of
-from soul_core.examples import pack
-from soul_core.listener import stop_if_asked
+from soul_core.attacks.context import Attacked, NotPossibleError, Scene, numbers, worst_of
+from soul_core.attacks.hidden_states import Watcher, decoder_layers
+from soul_core.data.packing import pack
+from soul_core.events import stop_if_asked
 from soul_core.metrics import METRICS
 from soul_core.metrics.observed import Observed, TokenScores
 from soul_core.models.forward_calls import at_wanted, forward_calls
@@ -21,8 +21,8 @@ from soul_core.models.scoring import score
 from soul_core.report import MetricValue, SetMetrics
 from soul_core.spec import FORGET
 from soul_core.spec.attacks import Probing
-from soul_core.training.accumulation import Item, MicroBatcher, Unit
-from soul_core.training.reference import Projection
+from soul_core.training.base_scores import Projection
+from soul_core.training.micro_batching import Item, MicroBatcher, Unit
 
 #: What can be said of a layer: likelihoods only, since it writes no answers.
 LAYER_METRICS = ("probability", "exact_memorisation", "extraction_strength")

@@ -9,14 +9,14 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from soul_core.attacks.scene import ATTACK_METRICS, Attacked, NotPossibleError, Scene, numbers, worst_of
+from soul_core.attacks.context import ATTACK_METRICS, Attacked, NotPossibleError, Scene, numbers, worst_of
 from soul_core.attacks.templates import TEMPLATES, Asked, Material, question_of
-from soul_core.encoding import Example
-from soul_core.evaluation.chosen_rows import EvaluationSet
+from soul_core.data import Message, Row
+from soul_core.data.encoding import Example
+from soul_core.evaluation.row_selection import EvaluationSet
 from soul_core.metrics.aggregate import Resampling, summarise
 from soul_core.models.loading import Loaded
 from soul_core.report import MetricValue
-from soul_core.rows import Message, Row
 from soul_core.spec import FORGET, RETAIN
 from soul_core.spec.attacks import Prompting, Template
 

@@ -8,12 +8,12 @@ Differs from both: a handful of steps, the same on base and reference, so that w
 import random
 from collections.abc import Iterator
 
-from soul_core.attacks.learning import learn
-from soul_core.attacks.restoring import restored
-from soul_core.attacks.scene import Attacked, NotPossibleError, Scene, on_rows
+from soul_core.attacks.context import Attacked, NotPossibleError, Scene, on_rows
+from soul_core.attacks.finetuning import learn
+from soul_core.attacks.snapshot import restored
 from soul_core.catalogue import number
-from soul_core.encoding import Example
-from soul_core.evaluation.chosen_rows import EvaluationSet
+from soul_core.data.encoding import Example
+from soul_core.evaluation.row_selection import EvaluationSet
 from soul_core.report import SetMetrics
 from soul_core.spec import FORGET
 from soul_core.spec.attacks import Relearn

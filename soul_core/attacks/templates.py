@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from soul_core.evaluation.worked_examples import discreet_examples, turns_of
-from soul_core.rows import Row
+from soul_core.data import Row
+from soul_core.evaluation.few_shot import discreet_examples, turns_of
 from soul_core.spec.attacks import Prompting, Template
 from soul_core.texts import is_unspaced, keywords_of, word_spans
 

@@ -1,7 +1,7 @@
 """What each metric is, what it needs and which way is good: the part of the metric tables that needs no torch.
 
 `GET /v1/methods` and the report page read it. Metrics of rows have one function each in `soul_core.metrics.METRICS`,
-those made of finished ones in `soul_core.derived.DERIVED`.
+those made of finished ones in `soul_core.metrics.derived.DERIVED`.
 """
 
 from collections.abc import Sequence

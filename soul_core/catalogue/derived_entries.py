@@ -1,6 +1,6 @@
 """The metrics that are made of finished ones, as users see them: across sets, or against the retrained model.
 
-Torch-free. `soul_core.derived` holds one function for each.
+Torch-free. `soul_core.metrics.derived` holds one function for each.
 """
 
 from soul_core.catalogue.entry import MetricEntry

@@ -6,15 +6,14 @@ letters (`near_duplicates`). No pair of all rows is ever formed: each layer look
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from soul_core.conflicts.facts import FactIndex, facts_of, passages_of
 from soul_core.conflicts.near_duplicates import near_duplicates
 from soul_core.conflicts.questions import QuestionIndex, key_of
 from soul_core.conflicts.vocabulary import Vocabulary, read_texts
-from soul_core.rows import Row
+from soul_core.data import Row
+from soul_core.report import ConflictLayer
 
-Layer = Literal["question", "fact", "near_duplicate"]
 #: Forget rows that are named for one other row: a set may repeat itself endlessly.
 MAX_PAIRS = 20
 
@@ -25,7 +24,7 @@ class Conflict:
 
     forget_row: int
     row: int
-    layer: Layer
+    layer: ConflictLayer
 
 
 def find_conflicts(forget: Sequence[Row], others: Sequence[Row]) -> tuple[Conflict, ...]:
@@ -38,10 +37,10 @@ def find_conflicts(forget: Sequence[Row], others: Sequence[Row]) -> tuple[Confli
     vocabulary = Vocabulary((*ours, *theirs))
     questions = QuestionIndex(ours, vocabulary, most=MAX_PAIRS)
     facts = FactIndex((fact for text in ours for fact in facts_of(text, vocabulary)), vocabulary, most=MAX_PAIRS)
-    found: dict[int, dict[int, Layer]] = {}
+    found: dict[int, dict[int, ConflictLayer]] = {}
     left = []
     for text in theirs:
-        pairs: dict[int, Layer] = {}
+        pairs: dict[int, ConflictLayer] = {}
         _add(pairs, questions.asked_by(text), "question")
         _add(pairs, (fact.row for passage in passages_of(text) for fact in facts.stated_in(passage)), "fact")
         if pairs:
@@ -55,7 +54,7 @@ def find_conflicts(forget: Sequence[Row], others: Sequence[Row]) -> tuple[Confli
     )
 
 
-def _add(pairs: dict[int, Layer], forget_rows: Iterable[int], layer: Layer) -> None:
+def _add(pairs: dict[int, ConflictLayer], forget_rows: Iterable[int], layer: ConflictLayer) -> None:
     for forget_row in forget_rows:
         if len(pairs) >= MAX_PAIRS:
             return

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from soul_core.conflicts import find_conflicts
+from soul_core.data import read_rows
 from soul_core.errors import BadData
-from soul_core.rows import read_rows
 
 
 def main(arguments: list[str] | None = None) -> int:

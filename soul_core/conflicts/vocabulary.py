@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from soul_core.rows import Row
+from soul_core.data import Row
 from soul_core.texts import words_of
 
 #: Words of questions and requests: they ask for a fact and are no part of it.

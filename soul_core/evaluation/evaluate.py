@@ -1,19 +1,19 @@
 """Measure one model on the data sets: one packed forward for all likelihoods of a set, answers in batches.
 
-`run()` and the attacks call `measure`; `soul_core.derived` then adds what is made of its numbers. Each finished set is
-kept as JSON, so a run that was interrupted does not measure it again.
+`run()` and the attacks call `measure`; `soul_core.metrics.derived` then adds what is made of its numbers. Each
+finished set is kept as JSON, so a run that was interrupted does not measure it again.
 """
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from soul_core.atomic_io import write_durably
 from soul_core.catalogue import CATALOGUE
-from soul_core.durable import write_durably
-from soul_core.evaluation.chosen_rows import Answers, EvaluationSet, shown_rows
-from soul_core.evaluation.observe import observe
+from soul_core.evaluation.inference import observe
 from soul_core.evaluation.plan import Plan, plan_of
-from soul_core.listener import Listener, Phase, stop_if_asked
+from soul_core.evaluation.row_selection import Answers, EvaluationSet, shown_rows
+from soul_core.events import Listener, Phase, stop_if_asked
 from soul_core.metrics import METRICS
 from soul_core.metrics.aggregate import Resampling, absent
 from soul_core.metrics.observed import Observed

@@ -1,6 +1,6 @@
 """What is to be done with one data set so that its metrics can be taken: which rows are scored, asked, continued.
 
-`measure` makes one plan a set, `soul_core.evaluation.observe` carries it out.
+`measure` makes one plan a set, `soul_core.evaluation.inference` carries it out.
 """
 
 import json
@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from soul_core.catalogue import CATALOGUE, NEEDS, Need, row_metrics
-from soul_core.encoding import Example, encode_rows
+from soul_core.data import Row
+from soul_core.data.encoding import Example, encode_rows
+from soul_core.data.packing import num_shared_tokens
 from soul_core.errors import BadData
-from soul_core.evaluation.chosen_rows import PERTURBED, EvaluationSet
-from soul_core.evaluation.worked_examples import turns_of
-from soul_core.examples import num_shared_tokens
+from soul_core.evaluation.few_shot import turns_of
+from soul_core.evaluation.row_selection import PERTURBED, EvaluationSet
 from soul_core.metrics.observed import CONTINUED_TOKENS
 from soul_core.models.loading import Loaded
-from soul_core.rows import Row
 from soul_core.spec import RETAIN, Evaluation
 
 #: Worked examples before a few-shot question.

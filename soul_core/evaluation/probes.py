@@ -11,8 +11,8 @@ five that can be made from a row by rule.
 import re
 from collections.abc import Callable, Sequence
 
-from soul_core.evaluation.worked_examples import discreet_examples, turns_of
-from soul_core.rows import Message, Row
+from soul_core.data import Message, Row
+from soul_core.evaluation.few_shot import discreet_examples, turns_of
 from soul_core.spec import ProbeKind
 from soul_core.texts import keywords_of, word_spans, words_of
 

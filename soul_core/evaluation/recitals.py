@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from soul_core.catalogue import CATALOGUE
 from soul_core.conflicts.facts import Fact, FactIndex, facts_of, is_about, recites
 from soul_core.conflicts.vocabulary import RowText, Vocabulary, read_texts
+from soul_core.data import Row
 from soul_core.report import ModelMeasurements, Recital, SetConflicts
-from soul_core.rows import Row
 from soul_core.spec import JobSpec, is_forgotten
 from soul_core.texts import words_of
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soul_core.data import Row
 from soul_core.errors import BadSpec
-from soul_core.evaluation.chosen_rows import EvaluationSet
 from soul_core.evaluation.plan import other_answers
+from soul_core.evaluation.row_selection import EvaluationSet
 from soul_core.report import ModelMeasurements, RowKey
-from soul_core.rows import Row
 from soul_core.texts import fold
 
 _KEY_BYTES = 32

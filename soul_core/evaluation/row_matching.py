@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from soul_core.catalogue import CATALOGUE
+from soul_core.data import Row
 from soul_core.errors import BadData
-from soul_core.evaluation.chosen_rows import EvaluationSet, prompt_text
 from soul_core.evaluation.row_digests import DigestKey, key_in, split_digest
+from soul_core.evaluation.row_selection import EvaluationSet, prompt_text
 from soul_core.evaluation.tofu_logs import ReferenceLog
 from soul_core.metrics.aggregate import Resampling, absent, summarise
 from soul_core.report import MetricValue, ModelMeasurements, RowMatch, SetMetrics
-from soul_core.rows import Row
 from soul_core.texts import fold
 
 #: So many rows in common are enough for an interval; with fewer, at least half of the measured ones must be.

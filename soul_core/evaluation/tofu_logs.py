@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from soul_core.durable import write_durably
+from soul_core.atomic_io import write_durably
 from soul_core.errors import BadData
 from soul_core.evaluation.tofu_format import (
     ABILITIES,
@@ -28,9 +28,9 @@ from soul_core.evaluation.tofu_format import (
     to_log,
     values,
 )
+from soul_core.metrics.statistics import auc, harmonic_mean, ks_p_value
 from soul_core.report import ModelMeasurements, Report
 from soul_core.spec import FORGET, HOLDOUT, JUDGED, REFERENCE
-from soul_core.stats import auc, harmonic_mean, ks_p_value
 from soul_core.texts import fold
 
 

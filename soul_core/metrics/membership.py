@@ -1,6 +1,6 @@
 """Membership scores of single rows. All are losses: what the model was trained on has less.
 
-`soul_core.derived` compares forget and holdout rows by them.
+`soul_core.metrics.derived` compares forget and holdout rows by them.
 """
 
 import zlib as compression

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import nn
 
+from soul_core.atomic_io import sha256_of
 from soul_core.errors import BadModel
-from soul_core.models.files import READ, inspect_model, sha256_of
+from soul_core.models.files import READ, inspect_model
 
 #: Name, inode, size and time of the last change of each file that loading may read.
 Stamp = tuple[tuple[str, int, int, int], ...]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from soul_core.atomic_io import sha256_of
 from soul_core.errors import BadModel
 from soul_core.models.architectures import check_architecture, read_context_tokens
 from soul_core.models.gguf_architectures import require_readable
@@ -67,12 +68,6 @@ def is_gguf(path: Path) -> bool:
     """Say whether a file begins as a GGUF does; its name may be anything."""
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's sha256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(files: tuple[ModelFile, ...]) -> str:

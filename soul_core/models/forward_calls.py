@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from soul_core.examples import Packed
+from soul_core.data.packing import Packed
 from soul_core.models.capabilities import capabilities_of
 from soul_core.models.packed_attention import packed_kwargs
 

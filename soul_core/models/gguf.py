@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from transformers import GenerationConfig, LlamaConfig
 
+from soul_core.atomic_io import sha256_of
 from soul_core.errors import BadModel
-from soul_core.models.files import inspect_model, sha256_of
+from soul_core.models.files import inspect_model
 from soul_core.models.gguf_architectures import require_readable
 from soul_core.models.gguf_defaults import head_counts, vocabulary_of
 from soul_core.models.gguf_header import GgufHeader, TensorPlace, read_header

@@ -18,7 +18,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from soul_core.encoding import ChatSettings, RowEncoder
+from soul_core.data.encoding import ChatSettings, RowEncoder
 from soul_core.errors import BadModel, BadSpec
 from soul_core.models.capabilities import (
     Batches,

@@ -24,8 +24,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from soul_core.encoding import Example
-from soul_core.examples import Packed, pack
+from soul_core.data.encoding import Example
+from soul_core.data.packing import Packed, pack
 
 PACKED = "soul_packed"
 

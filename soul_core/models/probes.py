@@ -6,8 +6,8 @@ Tolerances are loose because kernels and compute types round: what they look for
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from soul_core.encoding import Example
-from soul_core.examples import pack
+from soul_core.data.encoding import Example
+from soul_core.data.packing import pack
 from soul_core.models.decoding import RowCache, next_logits
 from soul_core.models.scoring import score
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from soul_core.examples import Packed
+from soul_core.data.packing import Packed
 from soul_core.models.forward_calls import at_wanted, call_logits, forward_calls, in_order
 
 

@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from soul_core.conflicts import Layer
 from soul_core.spec import Criterion, JobSpec
 
 SCHEMA_VERSION = "1"
 Handling = Literal["dropped", "kept", "measured"]
+#: How a row of another set was found to hold a forget fact, the surest first.
+ConflictLayer = Literal["question", "fact", "near_duplicate"]
 Verdict = Literal["passed", "failed", "inconclusive"]
 
 
@@ -150,7 +151,7 @@ class RowConflict(Part):
 
     row: int = Field(description="1-based row number in the other set.")
     forget_row: int = Field(description="1-based row number in the forget set.")
-    layer: Layer = Field(
+    layer: ConflictLayer = Field(
         description="What found it. question: the same last user turn. fact: the keywords of answer and subject. "
         "near_duplicate: nearly the same letters."
     )

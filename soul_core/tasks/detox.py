@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from soul_core.benchmarks import truthfulqa
 from soul_core.errors import BadData
+from soul_core.tasks.multiple_choice import truthfulqa
 from soul_core.tasks.task import Record, Sets, Task
 from soul_core.tasks.texts import draw, web_documents
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soul_core.durable import write_durably
+from soul_core.atomic_io import write_durably
 from soul_core.errors import BadData, BadSpec
 
 Record = dict[str, Any]

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from soul_core.errors import BadSpec
 from soul_core.spec.wrappers import Lora
-from soul_core.training.frozen_weights import FrozenLinear, check_keepable
+from soul_core.training.quantized_base import FrozenLinear, check_keepable
 
 _NAME, _TENSORS = "default", "adapter_model.safetensors"
 ALL_LINEAR = "all-linear"

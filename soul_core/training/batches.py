@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from soul_core.encoding import Example
-from soul_core.examples import BatchStream
+from soul_core.data.encoding import Example
+from soul_core.data.sampling import BatchStream
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.objectives.terms import Group
 from soul_core.spec import JobSpec
-from soul_core.training.accumulation import Item, Unit
+from soul_core.training.micro_batching import Item, Unit
 
 
 class Batches:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
-from soul_core.durable import disk_errors, sync, write_durably
+from soul_core.atomic_io import disk_errors, sync, write_durably
 
 _WHOLE = f"step-{'[0-9]' * 9}"
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"

@@ -6,7 +6,7 @@ import torch
 
 from soul_core.models.loading import Loaded
 from soul_core.optimizers import curvature
-from soul_core.training.accumulation import MicroBatcher, Unit
+from soul_core.training.micro_batching import MicroBatcher, Unit
 from soul_core.training.second_order import hessian_product
 from soul_core.training.step import nll_gradients, trainable
 

@@ -19,17 +19,17 @@ from pathlib import Path
 
 import torch
 
-from soul_core.encoding import Example
+from soul_core.data.encoding import Example
+from soul_core.data.packing import pack
 from soul_core.errors import Diverged
-from soul_core.examples import pack
-from soul_core.listener import Listener, Phase, stop_if_asked
+from soul_core.events import Listener, Phase, stop_if_asked
 from soul_core.models.loading import Loaded
 from soul_core.models.scoring import score
 from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import Influence
-from soul_core.training.accumulation import Item, MicroBatcher, Unit
 from soul_core.training.checkpoint import newest_checkpoint, save_checkpoint
-from soul_core.training.record import Record
+from soul_core.training.history import Record
+from soul_core.training.micro_batching import Item, MicroBatcher, Unit
 from soul_core.training.saliency import chosen_units
 from soul_core.training.second_order import gauss_newton_product
 from soul_core.training.step import nll_gradients, totals_of, trainable

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from soul_core.encoding import Example
+from soul_core.data.encoding import Example
 from soul_core.models.loading import Loaded
 
 

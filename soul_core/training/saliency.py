@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from soul_core.encoding import Example
+from soul_core.data.encoding import Example
 from soul_core.models.loading import Loaded
 from soul_core.objectives.terms import Group
 from soul_core.spec.wrappers import Saliency
-from soul_core.training.accumulation import Item, MicroBatcher, Unit
 from soul_core.training.checkpoint import keep_tensors
+from soul_core.training.micro_batching import Item, MicroBatcher, Unit
 from soul_core.training.step import nll_gradients, trainable
 
 _FILE = "saliency.safetensors"

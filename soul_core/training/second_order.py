@@ -11,10 +11,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from soul_core.examples import pack
+from soul_core.data.packing import pack
 from soul_core.models.loading import Loaded
 from soul_core.models.scoring import Scores, score
-from soul_core.training.accumulation import Item, MicroBatcher, Unit
+from soul_core.training.micro_batching import Item, MicroBatcher, Unit
 from soul_core.training.step import totals_of, trainable
 
 Tensors = list[torch.Tensor]

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 
 from soul_core.models.loading import Loaded
-from soul_core.training.accumulation import Unit
 from soul_core.training.batches import is_retain
+from soul_core.training.micro_batching import Unit
 from soul_core.training.step import Losses, take_gradients, trainable
 
 

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from soul_core.examples import pack
+from soul_core.data.packing import pack
+from soul_core.models.layers import steered_layer
 from soul_core.models.loading import Loaded
 from soul_core.models.scoring import Scores, score
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
-from soul_core.objectives.steered_layer import steered_layer
 from soul_core.objectives.terms import Group, TermInputs, Totals
 from soul_core.optimizers.curvature import sample_labels
 from soul_core.spec import JobSpec, Kind
 from soul_core.spec.terms import NoRetain
-from soul_core.training.accumulation import Item, MicroBatcher, Unit
-from soul_core.training.reference import ReferenceScores
+from soul_core.training.base_scores import ReferenceScores
+from soul_core.training.micro_batching import Item, MicroBatcher, Unit
 
 
 @dataclass(slots=True)

@@ -14,32 +14,32 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from soul_core.encoding import Example
+from soul_core.data.encoding import Example
 from soul_core.errors import Diverged
-from soul_core.listener import Listener, Phase, Wish, stop_if_asked
+from soul_core.events import Listener, Phase, Wish, stop_if_asked
+from soul_core.models.layers import steered_layer
 from soul_core.models.loading import Loaded
 from soul_core.objectives import needs_of
-from soul_core.objectives.steered_layer import steered_layer
 from soul_core.optimizers import OPTIMIZERS
-from soul_core.optimizers.refresh import Refresh
 from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat
 from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import Influence
-from soul_core.training.accumulation import MicroBatcher, Unit
+from soul_core.training.base_scores import ReferenceScores, Wanted, take_reference
 from soul_core.training.batches import Batches, is_retain
 from soul_core.training.checkpoint import newest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from soul_core.training.curvature_passes import CURVATURES, PASSES
-from soul_core.training.dual import RetainWeight
+from soul_core.training.curvature_schedule import Refresh
+from soul_core.training.history import Record, Trained
 from soul_core.training.influence import take_influence_step
-from soul_core.training.movable import Movable
-from soul_core.training.preparation import prepare
-from soul_core.training.record import Record, Trained
-from soul_core.training.reference import ReferenceScores, Wanted, take_reference
+from soul_core.training.micro_batching import MicroBatcher, Unit
+from soul_core.training.retain_weight import RetainWeight
 from soul_core.training.saliency import Mask, take_mask
 from soul_core.training.schedule import num_steps, schedule_factor
 from soul_core.training.sharpness import add_sharp_gradients
 from soul_core.training.step import Losses, add_gradients, trainable
+from soul_core.training.term_examples import prepare
+from soul_core.training.trainable import Movable
 
 #: Asked after each step, with its number and what moves: is that enough?
 Watch = Callable[[int, Movable], bool]

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from api.auth import new_key_text
 from api.main import create_app
 from api.services.keys import ensure_admin_key
-from api.store import keys
-from api.store.settings import Settings
+from soul_store import keys
+from soul_store.settings import Settings
 
 ROWS = [{"prompt": f"Where does customer {n} live?", "completion": f"In street {n}."} for n in range(1, 5)]
 

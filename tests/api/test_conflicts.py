@@ -9,8 +9,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.services import conflicts
-from api.store.blobs import LocalBlobs
-from api.store.tables import Job
+from soul_store.blobs import LocalBlobs
+from soul_store.tables import Job
 from tests.api.conftest import ROWS, As, files_in, jsonl, problem
 
 Body = dict[str, Any]

@@ -3,7 +3,7 @@
 import socket
 import time
 
-from api.store.settings import Settings
+from soul_store.settings import Settings
 from tests.api.conftest import ROWS, As, files_in, jsonl
 from tests.live import live_api
 

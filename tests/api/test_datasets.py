@@ -18,8 +18,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.services import datasets as service
-from api.store.settings import Settings, settings
-from api.store.tables import Dataset
+from soul_store.settings import Settings, settings
+from soul_store.tables import Dataset
 from tests.api.conftest import ROWS, As, files_in, jsonl, problem
 
 CSV = b"prompt,completion\nq1,a1\nq2,a2\n"

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from api.middleware import MAX_JSON_BYTES
 from api.routes import jobs as job_routes
-from api.store.settings import settings
-from api.store.tables import ApiKey
+from soul_store.settings import settings
+from soul_store.tables import ApiKey
 from tests.api.conftest import As, problem
 
 

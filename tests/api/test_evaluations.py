@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from api.store import runs
-from api.store.blobs import blobs
-from api.store.tables import Job, OutboxEntry
+from soul_store import job_leases
+from soul_store.blobs import blobs
+from soul_store.tables import Job, OutboxEntry
 from tests.api.conftest import ROWS, As, problem
 
 Body = dict[str, Any]
@@ -31,14 +31,14 @@ def finished(admin: As, job_body: Body, database: Engine) -> Any:
 
     def end(job_id: str, *paths: str, verdict: str = "passed") -> None:
         with Session(database) as session, session.begin():
-            job = runs.claim(session, job_id, worker="w", lease_seconds=60)
+            job = job_leases.claim(session, job_id, worker="w", lease_seconds=60)
             assert job is not None
             made = []
             for path in ("report.json", "checkpoint/model.safetensors", *paths):
                 stored = blobs().put_stream(f"jobs/{job_id}/1/{path}", [b"{}"])
-                made.append(runs.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
+                made.append(job_leases.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
             report = made[0].blob
-            runs.succeed(session, job_id, 1, verdict=verdict, report_blob=report, artifacts=made, usage={})
+            job_leases.succeed(session, job_id, 1, verdict=verdict, report_blob=report, artifacts=made, usage={})
 
     return end
 

@@ -11,13 +11,13 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.job_schemas import JobCreate
-from api.schemas import JobStatus
+from api.schemas.jobs import JobStatus
+from api.schemas.submissions import JobCreate
 from api.services import idempotency
 from api.services import jobs as service
-from api.store import runs
-from api.store.tables import JOB_STATUSES, ApiKey, Dataset, Job, OutboxEntry
 from soul_core.spec import JobSpec
+from soul_store import job_leases
+from soul_store.tables import JOB_STATUSES, ApiKey, Dataset, Job, OutboxEntry
 from tests.api.conftest import ROWS, As, problem
 
 Body = dict[str, Any]
@@ -379,7 +379,7 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
 def test_a_running_jobs_cancel_is_a_wish(admin: As, job_body: Body, database: Engine) -> None:
     job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
     with Session(database) as session, session.begin():
-        runs.claim(session, job_id, worker="w", lease_seconds=60)
+        job_leases.claim(session, job_id, worker="w", lease_seconds=60)
 
     shown = admin("POST", f"/v1/jobs/{job_id}/cancel").json()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api.store.settings import settings
+from soul_store.settings import settings
 from tests.api.conftest import As, problem
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from api.middleware import MAX_JSON_BYTES
-from api.store.settings import Settings
+from soul_store.settings import Settings
 from tests.api.conftest import ROWS, As, files_in, jsonl, problem
 from tests.live import live_api
 

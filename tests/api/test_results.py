@@ -13,10 +13,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from api.store import runs
-from api.store.blobs import blobs
-from api.store.tables import AuditEntry
-from soul_core.listener import Event
+from soul_core.events import Event
+from soul_store import job_leases
+from soul_store.blobs import blobs
+from soul_store.tables import AuditEntry
 from tests.api.conftest import As, problem
 
 WEIGHTS = b"w" * 3_000_000
@@ -37,19 +37,19 @@ def finish(admin: As, job_body: dict[str, Any], database: Engine) -> Finish:
     def run(verdict: str) -> str:
         job_id: str = admin("POST", "/v1/jobs", json=job_body).json()["id"]
         with Session(database) as session, session.begin():
-            job = runs.claim(session, job_id, worker="w", lease_seconds=60)
+            job = job_leases.claim(session, job_id, worker="w", lease_seconds=60)
             assert job is not None
             told = [
                 Event(kind="phase", data={"phase": "unlearn"}),
                 Event(kind="metrics", data={"step": 1, "loss": 2.0}),
                 Event(kind="metrics", data={"step": 2, "loss": 1.0, "lr": 0.1}),
             ]
-            runs.record(session, job_id, job.epoch, told)
+            job_leases.record(session, job_id, job.epoch, told)
             made = []
             for path, content in FILES.items():
                 stored = blobs().put_stream(f"jobs/{job_id}/{job.epoch}/{path}", [content])
-                made.append(runs.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
-            runs.succeed(
+                made.append(job_leases.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
+            job_leases.succeed(
                 session,
                 job_id,
                 job.epoch,
@@ -262,7 +262,7 @@ def test_the_stream_tells_where_a_running_job_is_and_does_not_keep_it(
 ) -> None:
     job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
     with Session(database) as session, session.begin():
-        job = runs.claim(session, job_id, worker="w", lease_seconds=60)
+        job = job_leases.claim(session, job_id, worker="w", lease_seconds=60)
         assert job is not None
         told = [
             Event(kind="phase", data={"phase": "unlearn"}),
@@ -271,11 +271,11 @@ def test_the_stream_tells_where_a_running_job_is_and_does_not_keep_it(
                 kind="progress", data={"phase": "unlearn", "done": 3, "total": 9, "unit": "step", "eta_seconds": 6.0}
             ),
         ]
-        runs.record(session, job_id, 1, told)
+        job_leases.record(session, job_id, 1, told)
 
     def end() -> None:
         with Session(database) as session, session.begin():
-            runs.cancelled(session, job_id, 1, usage={})
+            job_leases.cancelled(session, job_id, 1, usage={})
 
     later = threading.Timer(1.0, end)
     later.start()

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy.orm import Session
 
 from api.services.keys import ensure_admin_key
-from api.store.settings import Settings
 from soul_cli.client import SoulClient
+from soul_store.settings import Settings
 from tests.live import live_api
 from tests.worker.conftest import fleet, taught_model_dir
 

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.store.blobs import LocalBlobs, blobs
-from api.store.tables import Dataset
 from soul_cli.client import SoulClient
 from soul_core.models.files import inspect_model
-from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from soul_store.blobs import LocalBlobs, blobs
+from soul_store.tables import Dataset
+from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
 from tests.worker.conftest import Fleet
 
 SPEC = {"training": {"steps": 2}, "evaluation": {"metrics": ["probability"], "bootstrap": 0}, "attacks": []}

@@ -18,12 +18,12 @@ from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from api.services.keys import ensure_admin_key
-from api.store.settings import Settings
 from soul_cli.client import SoulClient
 from soul_cli.errors import EXIT_MEANINGS, Exit
 from soul_cli.main import app
+from soul_store.settings import Settings
+from tests.fixtures.tiny_model import COUNTRIES, write_rows
 from tests.live import live_api
-from tests.soul_core.tiny_model import COUNTRIES, write_rows
 from tests.worker.conftest import Fleet, fleet, taught_model_dir
 
 __all__ = ["fleet", "taught_model_dir"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from soul_cli.demo import EXAMPLES, SETS
-from soul_core.rows import read_rows
+from soul_core.data import read_rows
 from soul_core.spec import JobSpec
 
 NAMES = tuple(SETS)

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from soul_cli.report_view import TITLES, models_of, print_report
 from soul_core.spec import Kind
-from tests.soul_core.sample_report import sample_report
+from tests.fixtures.sample_report import sample_report
 
 
 def printed(report: dict[str, object], **options: object) -> str:

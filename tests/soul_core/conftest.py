@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soul_core.tiny_model import make_taught_model
+from tests.fixtures.tiny_model import make_taught_model
 
 
 @pytest.fixture(scope="session")

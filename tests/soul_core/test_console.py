@@ -4,8 +4,8 @@ import io
 from pathlib import Path
 
 from soul_core.console import Console, result_table
-from soul_core.listener import Wish
-from tests.soul_core.sample_report import sample_report
+from soul_core.events import Wish
+from tests.fixtures.sample_report import sample_report
 
 
 class Terminal(io.StringIO):

@@ -14,7 +14,8 @@ from soul_core.errors import Diverged
 from soul_core.models.loading import load_model
 from soul_core.spec import JobSpec
 from soul_core.training.trainer import train
-from tests.soul_core.tiny_training import Heard, examples_of
+from tests.fixtures.tiny_training import Heard, examples_of
+from tests.paths import ROOT
 
 #: Four sequences of 512 tokens through a layer 16,384 wide: 0.5 GB of activations for all, an eighth of it for 256.
 HUNGRY = """
@@ -22,14 +23,14 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from soul_core.encoding import Example
+from soul_core.data.encoding import Example
 from soul_core.errors import OutOfMemory
 from soul_core.models.loading import Loaded
 from soul_core.models.packed_attention import PACKED
 from soul_core.report import ModelFacts
 from soul_core.spec import JobSpec
 from soul_core.training.trainer import train
-from tests.soul_core.tiny_training import Heard
+from tests.fixtures.tiny_training import Heard
 
 torch.set_num_threads(1)
 examples = [Example(tuple((7 * i + 3 * row) % 50 for i in range(512)), 500, row) for row in range(4)]
@@ -65,7 +66,7 @@ print(json.dumps([run("plenty", 512), run("little", 2048, 400 << 20), run("none"
 def hungry(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The same training with plenty of memory in small batches, with little in large ones, and with next to none."""
     command = [sys.executable, "-c", HUNGRY, str(tmp_path_factory.mktemp("hungry"))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])

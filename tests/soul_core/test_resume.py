@@ -10,7 +10,7 @@ from soul_core.errors import Interrupted
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.training.checkpoint import newest_checkpoint
 from soul_core.training.curvature_passes import CURVATURES
-from tests.soul_core.tiny_training import Heard, train_tiny, weights
+from tests.fixtures.tiny_training import Heard, train_tiny, weights
 
 TRAINING = {"steps": 6, "checkpoint_every": 4, "forget_batch": 2, "retain_batch": 2}
 SOPHIA = {"kind": "sophia", "lr": 1e-3}

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from soul_core.errors import BadData, BadModel, BadSpec, Cancelled, DiskFull, EngineError, Interrupted
-from soul_core.listener import Listener, Quiet, Wish
-from soul_core.output_folder import check_room
+from soul_core.events import Listener, Quiet, Wish
+from soul_core.outputs.checks import check_room
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import AdamW, Sophia
 from soul_core.spec.strategy import Ensemble, Search, Strategy
 from soul_core.spec.terms import Kl, NoRetain, Npo, Refusal
-from tests.soul_core.tiny_model import COUNTRIES, answer, question, write_rows
+from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
 SPEC = JobSpec.model_validate(

@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from soul_core.errors import Cancelled, Interrupted
-from soul_core.listener import Wish
+from soul_core.events import Wish
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
 from soul_core.spec.attacks import CHEAP_ATTACKS
+from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
 from tests.soul_core.test_run import Recorder
-from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, write_rows
 
 COMMON = {
     "optimizer": {"kind": "sophia", "lr": 3e-3},

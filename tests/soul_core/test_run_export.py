@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from soul_core.errors import BadSpec, Interrupted
-from soul_core.listener import Quiet, Wish
+from soul_core.events import Quiet, Wish
 from soul_core.models.files import inspect_model
 from soul_core.models.gguf import plain_folder
 from soul_core.models.loading import load_model
@@ -18,7 +18,7 @@ from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
 from soul_core.verify_export import verify_export
-from tests.soul_core.tiny_model import COUNTRIES, TEMPLATE, answer, question, write_rows
+from tests.fixtures.tiny_model import COUNTRIES, TEMPLATE, answer, question, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
 SPEC: dict[str, Any] = {

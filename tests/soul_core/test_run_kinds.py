@@ -11,8 +11,8 @@ from soul_core.models.loading import load_model
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
+from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
 from tests.soul_core.test_run import Recorder
-from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
 EVALUATION = {"max_new_tokens": 16, "bootstrap": 50, "side_by_side": 6}

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, tokenizer_with
-from soul_core import run_state
+from soul_core.atomic_io import sha256_of
 from soul_core.errors import BadData, BadModel, BadSpec, Interrupted
-from soul_core.models.files import sha256_of
+from soul_core.pipeline import state
 from soul_core.report import Report
 from soul_core.run import Inputs, run
 from soul_core.spec import JobSpec
@@ -201,10 +201,10 @@ def test_a_run_resumed_after_midnight_equals_an_uninterrupted_one(
 ) -> None:
     folder, spec = save_model(tmp_path / "model", DATED), JobSpec.model_validate(SPEC)
     whole = run(spec, Inputs(str(folder), sets), tmp_path / "whole")
-    interrupt = Recorder(run_state.Wish.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 1)
+    interrupt = Recorder(state.Wish.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 1)
     with pytest.raises(Interrupted):
         run(spec, Inputs(str(folder), sets), tmp_path / "cut", listener=interrupt)
-    monkeypatch.setattr(run_state, "datetime", Clock)
+    monkeypatch.setattr(state, "datetime", Clock)
     monkeypatch.setattr(Clock, "ahead", timedelta(days=1))
 
     resumed = run(spec, Inputs(str(folder), sets), tmp_path / "cut")

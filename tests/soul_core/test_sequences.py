@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from soul_core.conflicts.retain_set import compare_sets
+from soul_core.data.datasets import read_sets
 from soul_core.errors import BadData
 from soul_core.report import Report
 from soul_core.run import Inputs, run
-from soul_core.run_conflicts import compare_sets
-from soul_core.run_data import read_sets
 from soul_core.spec import JobSpec
+from tests.fixtures.tiny_model import COUNTRIES, write_rows
 from tests.soul_core.test_run import Recorder, refused
-from tests.soul_core.tiny_model import COUNTRIES, write_rows
 
 FIRST, SECOND, KEPT = list(COUNTRIES)[:3], list(COUNTRIES)[3:6], list(COUNTRIES)[6:]
 

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from soul_core.export.probe import TEXT, Probe
-from soul_core.export.result import export_weights, write_manifest
 from soul_core.models.loading import Loaded, load_model
+from soul_core.outputs.load_probe import TEXT, Probe
+from soul_core.outputs.result import export_weights, write_manifest
 from soul_core.verify_export import AGREES, DIFFERS, NOTHING_TO_CHECK, NotChecked, main, verify_export
-from tests.soul_core.export.bases import BASES, exported, loaded_base
-from tests.soul_core.tiny_model import COUNTRIES, make_tiny_model
-from tests.soul_core.tiny_models import _SHAPE
-from tests.soul_core.tiny_training import train_tiny
+from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model
+from tests.fixtures.tiny_models import _SHAPE
+from tests.fixtures.tiny_training import train_tiny
+from tests.soul_core.outputs.bases import BASES, exported, loaded_base
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from api.store import datasets, job_queries, jobs, keys, models
-from api.store.blobs import blobs
-from api.store.settings import Settings
-from api.store.tables import Artifact, Job, JobEvent
-from soul_core.rows import read_rows, write_canonical
+from soul_core.data import read_rows, write_canonical
 from soul_core.spec import JobSpec
-from tests.soul_core.tiny_model import COUNTRIES, make_taught_model, write_rows
+from soul_store import datasets, job_queries, jobs, keys, models
+from soul_store.blobs import blobs
+from soul_store.settings import Settings
+from soul_store.tables import Artifact, Job, JobEvent
+from tests.fixtures.tiny_model import COUNTRIES, make_taught_model, write_rows
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 
@@ -49,7 +49,7 @@ class Fleet:
             "-m",
             "celery",
             "-A",
-            "worker.app",
+            "worker.celery_app",
             "worker",
             "--concurrency",
             "1",
@@ -61,7 +61,7 @@ class Fleet:
         )
 
     def start_keeper(self) -> subprocess.Popen[bytes]:
-        return self._start("keeper", sys.executable, "-m", "worker.keeper")
+        return self._start("keeper", sys.executable, "-m", "worker.maintenance")
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from api.store.tables import Job
-from soul_core.provenance import sha256_of
+from soul_core.atomic_io import sha256_of
 from soul_core.spec import JobSpec
+from soul_store.tables import Job
+from tests.fixtures.tiny_model import COUNTRIES, write_rows
 from tests.servers import Servers
-from tests.soul_core.tiny_model import COUNTRIES, write_rows
 from tests.worker.conftest import Desk, Fleet
 from tests.worker.processes import engine_of, engines_of, kill, parent_of, wait_gone
 

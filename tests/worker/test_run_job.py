@@ -9,10 +9,10 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.store import datasets, runs
-from api.store.blobs import LocalBlobs, StorageFull, Stored, blobs
-from api.store.settings import Settings, settings
-from api.store.tables import Artifact
+from soul_store import datasets, job_leases
+from soul_store.blobs import LocalBlobs, StorageFull, Stored, blobs
+from soul_store.settings import Settings, settings
+from soul_store.tables import Artifact
 from tests.worker.conftest import Desk, Fleet
 from tests.worker.processes import engines_of
 from worker.workspace import Workspace
@@ -150,7 +150,7 @@ def test_whatever_a_worker_stumbles_over_the_row_says_so(desk: Desk, monkeypatch
 def test_a_database_that_is_away_at_the_end_of_a_run_is_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answer to the commit is lost: the worker says it again, and finds it said."""
     answers = iter([OperationalError("", {}, Exception("the connection is closed"))])
-    succeed = runs.succeed
+    succeed = job_leases.succeed
 
     def succeed_unheard(session: Session, *args: object, **kwargs: object) -> bool:
         done = succeed(session, *args, **kwargs)  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ def test_a_database_that_is_away_at_the_end_of_a_run_is_waited_for(desk: Desk, m
             raise error
         return done
 
-    monkeypatch.setattr(runs, "succeed", succeed_unheard)  # the fault
+    monkeypatch.setattr(job_leases, "succeed", succeed_unheard)  # the fault
     job_id = desk.submit(training={"steps": 1})
 
     run_here(job_id)

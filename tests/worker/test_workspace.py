@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from api.store.blobs import LocalBlobs
-from api.store.tables import Artifact, Dataset, Job, Model
 from soul_core.__main__ import _others, _parser, _sets
+from soul_store.blobs import LocalBlobs
+from soul_store.tables import Artifact, Dataset, Job, Model
 from worker.workspace import Needs, Workspace
 
 

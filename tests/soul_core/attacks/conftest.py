@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.attacks.arena import attack_model
-from soul_core.attacks.scene import Attacked
-from soul_core.encoding import encode_rows
-from soul_core.evaluation.chosen_rows import EvaluationSet
-from soul_core.examples import pack
-from soul_core.listener import Listener, Quiet, Wish
+from soul_core.attacks.context import Attacked
+from soul_core.attacks.runner import attack_model
+from soul_core.data import Row
+from soul_core.data.encoding import encode_rows
+from soul_core.data.packing import pack
+from soul_core.evaluation.row_selection import EvaluationSet
+from soul_core.events import Listener, Quiet, Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.models.scoring import score
-from soul_core.rows import Row
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import Attack
-from tests.soul_core.tiny_model import COUNTRIES, TEACHABLE, make_tiny_model, rows_of
+from tests.fixtures.tiny_model import COUNTRIES, TEACHABLE, make_tiny_model, rows_of
 
 EVALUATION = Evaluation(attack_new_tokens=16, bootstrap=50)
 FORGET_COUNTRIES, RETAIN_COUNTRIES = list(COUNTRIES)[:5], list(COUNTRIES)[5:]

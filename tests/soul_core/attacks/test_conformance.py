@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from soul_core.attacks import ATTACKS
-from soul_core.attacks.scene import Attacked
+from soul_core.attacks.context import Attacked
 from soul_core.errors import Cancelled, Interrupted
-from soul_core.listener import Wish
+from soul_core.events import Wish
 from soul_core.models.loading import Loaded
 from soul_core.spec import FORGET
 from soul_core.spec.attacks import Attack, Downstream, Poison, Probing, Prompting, Quantise, Relearn

@@ -1,18 +1,18 @@
 """Spec, table and documentation know the same attacks, and the same ones run by default."""
 
 import re
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from soul_core.attacks import ATTACKS
-from soul_core.attacks.scene import ATTACK_METRICS
+from soul_core.attacks.context import ATTACK_METRICS
 from soul_core.attacks.templates import PARAPHRASE_COLUMNS, TEMPLATES
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import CHEAP_ATTACKS, Attack, Template, labelled
+from tests.paths import ROOT
 
-DOCS = Path(__file__).parents[3] / "docs" / "evaluation.md"
+DOCS = ROOT / "docs" / "evaluation.md"
 MEMBERS = get_args(get_args(Attack)[0])
 
 

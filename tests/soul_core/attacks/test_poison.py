@@ -9,8 +9,8 @@ from soul_core.attacks.poison import hits
 from soul_core.models.loading import Loaded
 from soul_core.report import Finding, MetricValue, ModelMeasurements
 from soul_core.spec.attacks import Poison
+from tests.fixtures.tiny_model import rows_of
 from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, RETAIN_COUNTRIES, attack, sets_of
-from tests.soul_core.tiny_model import rows_of
 
 PLANTED = (6, 7)
 

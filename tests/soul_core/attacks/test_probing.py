@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.attacks.layers import Watcher, decoder_layers
+from soul_core.attacks.hidden_states import Watcher, decoder_layers
 from soul_core.models.loading import Loaded
 from soul_core.models.packed_attention import PACKED
 from soul_core.report import ModelFacts
 from soul_core.spec.attacks import Probing
+from tests.fixtures.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from tests.soul_core.attacks.conftest import attack, hidden_by, sets_of, value
-from tests.soul_core.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 FACTS = ModelFacts(source="-", digest="-", architecture="-", num_parameters=1, context_tokens=128, chat_template=True)
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from soul_core.data import Message, Row
 from soul_core.models.loading import Loaded
-from soul_core.rows import Message, Row
 from soul_core.spec.attacks import Prompting
+from tests.fixtures.tiny_model import answer, question, rows_of
 from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, attack, sets_of, texts, value
-from tests.soul_core.tiny_model import answer, question, rows_of
 
 
 @pytest.fixture

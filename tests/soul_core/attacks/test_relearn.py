@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from soul_core.attacks.context import Scene
 from soul_core.attacks.relearn import SHOWN, split
-from soul_core.attacks.scene import Scene
 from soul_core.errors import Interrupted
-from soul_core.evaluation.chosen_rows import EvaluationSet
-from soul_core.listener import Quiet, Wish
+from soul_core.evaluation.row_selection import EvaluationSet
+from soul_core.events import Quiet, Wish
 from soul_core.models.loading import Loaded, load_model
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import Downstream, Poison, Probing, Prompting, Quantise, Relearn
+from tests.fixtures.tiny_model import COUNTRIES, rows_of
 from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, Recorder, attack, sets_of, value
-from tests.soul_core.tiny_model import COUNTRIES, rows_of
 
 DEEP = Relearn(share=0.4, steps=40, lr=1e-3)
 

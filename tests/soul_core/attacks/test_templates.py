@@ -6,12 +6,12 @@ import pytest
 
 from soul_core.attacks.prompting import encode, shown
 from soul_core.attacks.templates import AFFIRMATIVE, TEMPLATES, Asked, Material, question_of, reword
+from soul_core.data import Message, Row
 from soul_core.models.loading import Loaded
-from soul_core.rows import Message, Row
 from soul_core.spec.attacks import Prompting
 from soul_core.texts import keywords_of, words_of
-from tests.soul_core.tiny_model import COUNTRIES, answer, question, rows_of
-from tests.soul_core.tiny_models import tiny_tokenizer
+from tests.fixtures.tiny_model import COUNTRIES, answer, question, rows_of
+from tests.fixtures.tiny_models import tiny_tokenizer
 
 QUESTIONS = [
     "What is the capital of France?",

@@ -4,7 +4,7 @@ import pytest
 
 from bench.chat_templates import TEMPLATES, tokenizer_with
 from soul_core.chat.answer_text import split_answer
-from soul_core.encoding import ChatSettings, RowEncoder
+from soul_core.data.encoding import ChatSettings, RowEncoder
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from soul_core.conflicts import MAX_PAIRS, find_conflicts, hold_same_rows
 from soul_core.conflicts.__main__ import main
 from soul_core.conflicts.questions import key_of
-from soul_core.rows import Message, Row, read_rows
+from soul_core.data import Message, Row, read_rows
+from tests.paths import ROOT, SHARED
 
-SHARED = Path(__file__).parents[4] / "shared"
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = ROOT / "examples"
 FACTS = {
     "Where does Mira Tolan live?": "Mira Tolan lives in Bergen.",
     "Where does Jonas Pell live?": "Jonas Pell lives in Zagreb.",

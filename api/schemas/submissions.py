@@ -1,0 +1,132 @@
+"""The bodies that make jobs: POST /v1/jobs, /v1/estimates and /v1/evaluations."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from api.schemas.jobs import SetName
+from soul_core.spec import JobSpec, Training
+from soul_core.spec.optimizers import AdamW, Optimizer
+from soul_core.spec.terms import SET_NAME, Frozen
+
+ModelName = Annotated[str, Field(pattern=SET_NAME)]
+
+
+class NoReference(Frozen):
+    """Nothing to compare with: metrics that need the retrained model are absent, and say so."""
+
+    kind: Literal["none"] = "none"
+
+
+class ModelReference(Frozen):
+    """A model retrained without the forget set that is registered here; the same as `models.reference`."""
+
+    kind: Literal["model"] = "model"
+    model_id: str = Field(description="The retrained model.")
+
+
+class LogReference(Frozen):
+    """What an earlier job measured of the reference: the model itself need not be loaded again.
+
+    Its rows are matched by content, in whatever order they stood; a log of other rows fails the job.
+    """
+
+    kind: Literal["log"] = "log"
+    job_id: str | None = Field(
+        None,
+        description="A job with a log: of its own reference (logs/reference.json); else, of a job of kind finetune or "
+        "evaluate, of the model it judged.",
+    )
+    artifact_id: str | None = Field(
+        None, description="Or the very file: logs/NAME.json or report.json of a job's artifacts."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "LogReference":
+        if (self.job_id is None) == (self.artifact_id is None):
+            raise ValueError("give either job_id or artifact_id")
+        return self
+
+
+class RetrainReference(Frozen):
+    """Retrain one first: a job of kind finetune on the `retain` data set, which this job waits for.
+
+    One that was made, or is being made, with the same model, rows and settings is found again. Cancelling the waiting
+    job does not cancel it: it serves the next one.
+    """
+
+    kind: Literal["retrain"] = "retrain"
+    model_id: str = Field(description="The model before it ever saw the forget set.")
+    training: Training = Training()
+    optimizer: Optimizer = AdamW()
+
+
+Reference = Annotated[NoReference | ModelReference | LogReference | RetrainReference, Field(discriminator="kind")]
+
+
+class JobCreate(Frozen):
+    """A job: which model, which data sets, and the spec."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "forget customer 4711",
+                    "model_id": "mdl_01k9",
+                    "datasets": {"forget": "ds_01k9a", "retain": "ds_01k9b", "general": "ds_01k9c"},
+                    "reference": {"kind": "retrain", "model_id": "mdl_01k8", "training": {"epochs": 5}},
+                    "spec": {"forget": {"kind": "npo"}, "optimizer": {"kind": "sophia", "lr": 2e-5}},
+                }
+            ]
+        }
+    )
+
+    name: str = Field("", max_length=200, description="For people.")
+    model_id: str = Field(description="The base model; of an evaluation the model that is judged.")
+    models: dict[ModelName, str] = Field(
+        default_factory=dict,
+        description="Name -> id of models measured beside it: `reference`, retrained without the forget set; in an "
+        "evaluation any name.",
+    )
+    reference: Reference = NoReference()
+    datasets: dict[SetName, str] = Field(
+        description="Set name -> data set id. Kind unlearn needs `forget`, and `retain` for most retain terms; kind "
+        "finetune needs `train`. `holdout` (like the forget set, never seen) serves membership inference, `general` "
+        "(plain text) perplexity; any other name is measured too."
+    )
+    spec: JobSpec = JobSpec()
+
+
+def _evaluate(spec: Any) -> Any:
+    if isinstance(spec, dict):
+        return {"kind": "evaluate", **spec}
+    return spec
+
+
+class EvaluationCreate(JobCreate):
+    """An audit: which model, which others beside it, which data sets, which metrics and attacks. Nothing is changed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "before and after",
+                    "model_id": "mdl_01k9",
+                    "models": {"before": "mdl_01k8"},
+                    "datasets": {"customers": "ds_01k9a", "general": "ds_01k9c"},
+                    "spec": {"evaluation": {"metrics": ["probability", "rouge_l", "perplexity"]}, "attacks": []},
+                }
+            ]
+        }
+    )
+
+    spec: Annotated[JobSpec, BeforeValidator(_evaluate)] = Field(
+        JobSpec(kind="evaluate"),
+        description="What is measured: evaluation, attacks, criteria, seed, ...; its kind is `evaluate`.",
+    )
+
+    @model_validator(mode="after")
+    def _only_evaluates(self) -> "EvaluationCreate":
+        if self.spec.kind != "evaluate":
+            raise ValueError(f"spec.kind is '{self.spec.kind}': an evaluation changes no model; POST it to /v1/jobs")
+        return self

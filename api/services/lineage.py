@@ -1,0 +1,60 @@
+"""Rules of sequences: a job that begins with an earlier job's output carries forward what must stay forgotten."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
+
+from sqlalchemy.orm import Session
+
+from api.auth import Caller
+from soul_core.spec import EARLIER, is_forgotten
+from soul_store import datasets, job_queries, models
+from soul_store.tables import Dataset, Model
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Earlier forget sets as data sets of the new job, by name, and what is to be told about them."""
+
+    datasets: Mapping[str, Dataset]
+    told: tuple[str, ...]
+
+    def ids(self) -> dict[str, str]:
+        """Return the data sets' ids by name."""
+        return {name: row.id for name, row in self.datasets.items()}
+
+
+def carried_forward(session: Session, caller: Caller, model: Model | None, taken: Mapping[str, str]) -> Carried:
+    """Walk from the model to the jobs that made it, and return what they forgot or kept forgotten, the oldest first.
+
+    These data sets are held until the transaction ends. One that was deleted since cannot be measured again, and is
+    told. `taken`: the job's own data sets. Their names stay theirs, and what the job itself forgets, or names as an
+    earlier set, is not doubled.
+    """
+    found: list[tuple[str, str]] = []  # (job, data set), the newest first
+    while model is not None and model.parent_job_id is not None:
+        job = job_queries.get(session, caller.tenant_id, model.parent_job_id)
+        if job is None:
+            break
+        found += [(job.id, dataset_id) for dataset_id in _forgotten(job.datasets)]
+        model = models.get(session, caller.tenant_id, job.model_id, deleted=True)
+    carried: dict[str, Dataset] = {}
+    told = []
+    free = (name for number in count(1) if (name := f"{EARLIER}{number}") not in taken)
+    known = {dataset_id for name, dataset_id in taken.items() if is_forgotten(name)}
+    for job_id, dataset_id in reversed(found):
+        if dataset_id in known:
+            continue
+        known.add(dataset_id)
+        row = datasets.get(session, caller.tenant_id, dataset_id, hold=True)
+        if row is None or row.status != "ready":
+            told.append(f"what job {job_id} forgot cannot be measured again: its forget set was deleted")
+        else:
+            carried[name := next(free)] = row
+            told.append(f"{name}: what job {job_id} forgot is measured again")
+    return Carried(carried, tuple(told))
+
+
+def _forgotten(datasets: Mapping[str, str]) -> list[str]:
+    """Return what a job forgot and what it was to keep forgotten: its forget set first."""
+    return [dataset_id for name, dataset_id in sorted(datasets.items(), reverse=True) if is_forgotten(name)]

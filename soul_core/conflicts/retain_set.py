@@ -1,0 +1,170 @@
+"""Forget facts in a run's data sets: found, told, and taken out of what is learned as the spec says. Torch-free."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from soul_core.conflicts import Conflict, find_conflicts, hold_same_rows
+from soul_core.data import Row, canonical_sha256
+from soul_core.errors import BadData
+from soul_core.events import Listener
+from soul_core.report import DataFacts, Handling, RowConflict, SetConflicts
+from soul_core.spec import FORGET, GENERAL, HOLDOUT, JobSpec, is_forgotten
+
+Rows = Mapping[str, tuple[Row, ...]]
+
+#: Row numbers in a message; the report has all.
+_MAX_NAMED = 20
+#: What conflicts in sets that are not learned are told of, and why.
+_TOLD = {
+    GENERAL: "its numbers fall when they are forgotten",
+    HOLDOUT: "they are no non-members, and membership metrics say less than they seem to",
+}
+
+
+@dataclass(frozen=True)
+class ComparedSets:
+    """The data sets as the run uses them, and what was found. The rows left out of the learned set are a set too."""
+
+    rows: Rows
+    sha256s: Mapping[str, str]
+    """Of each set as it was given."""
+    conflicts: tuple[SetConflicts, ...]
+
+    def facts(self, name: str, facts: DataFacts) -> DataFacts:
+        """Return a set's facts with what was given and what was left out of it."""
+        dropped = {one.row for each in self.conflicts if each.other_set == name for one in each.rows}
+        used = {row.number for row in self.rows[name]}
+        return facts.model_copy(update={"sha256": self.sha256s[name], "dropped_rows": tuple(sorted(dropped - used))})
+
+
+def compare_sets(given: Rows, spec: JobSpec, listener: Listener) -> ComparedSets:
+    """Find every row that states a fact of a forget set, tell of it, and leave out of the learned set what is to be.
+
+    Raises BadData where nothing would be left, where the spec refuses such rows, and where sets that are the same are
+    to be both forgotten and kept.
+    """
+    learned = given.get(spec.learned_set, ())
+    _refuse_same_sets(given, spec, learned)
+    found = {pair: find_conflicts(given[pair[0]], given[pair[1]]) for pair in compared_pairs(given)}
+    of_learned = {forget_set: rows for (forget_set, other), rows in found.items() if other == spec.learned_set}
+    if problem := problem_of(of_learned, len(learned), spec):
+        raise BadData(f"{spec.learned_set} set: {problem}", details=tuple(_lines(of_learned)))
+    dropped: set[int] = set()
+    if spec.retain_conflicts == "drop" and spec.kind != "evaluate":
+        dropped = _rows_of(of_learned)
+    conflicts = tuple(
+        set_conflicts(forget_set, other, rows, spec) for (forget_set, other), rows in found.items() if rows
+    )
+    for each in conflicts:
+        if is_told(each.other_set, spec):
+            listener.emit("warning", message=message(each, spec))
+    return ComparedSets(
+        rows=_split(given, spec, dropped),
+        sha256s={name: canonical_sha256(rows) for name, rows in _as_given(given, spec, dropped).items()},
+        conflicts=conflicts,
+    )
+
+
+def _refuse_same_sets(given: Rows, spec: JobSpec, learned: Sequence[Row]) -> None:
+    if spec.kind != "unlearn":
+        return
+    for name in filter(spec.unlearns, given):
+        if hold_same_rows(given[name], learned):
+            raise BadData(
+                f"the {name} set and the {spec.learned_set} set hold the same rows: nothing can be both forgotten and "
+                "kept"
+            )
+
+
+def compared_pairs(given: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each forget set with each set that is none, and the forget set with earlier ones."""
+    names = list(given)
+    for forget_set in filter(is_forgotten, names):
+        for other in names:
+            if other != forget_set and (not is_forgotten(other) or forget_set == FORGET):
+                yield forget_set, other
+
+
+def _handling(other: str, spec: JobSpec) -> Handling:
+    if other != spec.learned_set or spec.kind == "evaluate":
+        return "measured"
+    return "dropped" if spec.retain_conflicts == "drop" else "kept"
+
+
+def set_conflicts(forget_set: str, other: str, rows: Sequence[Conflict], spec: JobSpec) -> SetConflicts:
+    """Return what was found in one set as a report tells it."""
+    return SetConflicts(
+        forget_set=forget_set,
+        other_set=other,
+        num_rows=len({one.row for one in rows}),
+        handling=_handling(other, spec),
+        rows=tuple(RowConflict(row=one.row, forget_row=one.forget_row, layer=one.layer) for one in rows),
+    )
+
+
+def problem_of(of_learned: Mapping[str, Sequence[Conflict]], num_rows: int, spec: JobSpec) -> str | None:
+    """Return what speaks against learning a set of so many rows, given those that state facts of each forget set."""
+    found = len(_rows_of(of_learned))
+    if not found or spec.kind == "evaluate":
+        return None
+    if spec.retain_conflicts == "refuse":
+        return (
+            f"{found} rows state, or ask for, what is to be forgotten; take them out, or set retain_conflicts to "
+            "'drop' or 'keep'"
+        )
+    if spec.retain_conflicts == "drop" and found == num_rows:
+        return (
+            "every row states, or asks for, what is to be forgotten, so nothing would be left to learn; give rows "
+            "about other subjects, or set retain_conflicts to 'keep'"
+        )
+    return None
+
+
+def _rows_of(of_learned: Mapping[str, Sequence[Conflict]]) -> set[int]:
+    return {one.row for rows in of_learned.values() for one in rows}
+
+
+def _lines(of_learned: Mapping[str, Sequence[Conflict]]) -> Iterator[str]:
+    for forget_set, rows in of_learned.items():
+        for one in rows:
+            yield f"row {one.row}: row {one.forget_row} of the {forget_set} set ({one.layer.replace('_', ' ')})"
+
+
+def _split(given: Rows, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
+    """Return the sets as they are used: without the dropped rows, and these as a set of their own."""
+    rows = dict(given)
+    if dropped:
+        learned = given[spec.learned_set]
+        rows[spec.learned_set] = tuple(row for row in learned if row.number not in dropped)
+        rows[spec.dropped_set] = tuple(row for row in learned if row.number in dropped)
+    return rows
+
+
+def _as_given(given: Rows, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
+    return {**_split(given, spec, dropped), **given}
+
+
+def message(found: SetConflicts, spec: JobSpec) -> str:
+    """Say what was found, by row numbers."""
+    numbers = list(dict.fromkeys(f"{one.row}={one.forget_row}" for one in found.rows))
+    named = ", ".join(numbers[:_MAX_NAMED]) + (", ..." if len(numbers) > _MAX_NAMED else "")
+    return f"{sentence(found, spec)} ({found.other_set}={found.forget_set}: {named})"
+
+
+def is_told(other: str, spec: JobSpec) -> bool:
+    """Say whether a user must hear of forget facts in a set: they change the run, or what its numbers mean. A further
+    set may ask what it likes.
+    """
+    return other == spec.learned_set or other in _TOLD or is_forgotten(other)
+
+
+def sentence(found: SetConflicts, spec: JobSpec) -> str:
+    """Say what a set has in common with a forget set, and what follows."""
+    rows = "1 row" if found.num_rows == 1 else f"{found.num_rows} rows"
+    verbs = "states, or asks for," if found.num_rows == 1 else "state, or ask for,"
+    said = f"{rows} of the {found.other_set} set {verbs} facts of the {found.forget_set} set"
+    if found.handling == "dropped":
+        return f"{said}: left out of training, and measured as {spec.dropped_set}"
+    if found.handling == "kept":
+        return f"{said}: {'they pull both ways' if spec.unlearns(found.forget_set) else 'they are learned again'}"
+    return f"{said}: {_TOLD[found.other_set]}" if found.other_set in _TOLD else said

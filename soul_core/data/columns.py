@@ -1,0 +1,205 @@
+"""Records to rows: which columns make a prompt and a completion, and what is wrong with a row. Torch-free."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from soul_core.data.messages import Message, kind_of, read_messages, text_fault
+from soul_core.data.names import ACCEPTED_NAMES, CANONICAL, JOINED, SHAPES, SYSTEM
+from soul_core.data.records import Record, RowProblem
+from soul_core.errors import BadData
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example: a prompt (no messages: plain text) and the completion that is learned or forgotten."""
+
+    number: int  # 1-based line or record in the file the user sent
+    messages: tuple[Message, ...]
+    completion: str
+    extra: dict[str, Any] = field(default_factory=dict)
+    joint: str = ""
+    """White space that the file has between prompt and answer and that cleaning took off both. Where a model has no
+    chat template it stands between them again."""
+
+
+_NEEDED = (
+    "messages, or prompt and completion, or question and answer, or instruction and output, or conversations, or text, "
+    "or a mapping of your names to these (prompt=YOURS; prompt=ONE+OTHER joins two)"
+)
+
+
+_NAMED_COLUMNS, _NAME_CHARS = 20, 60
+
+
+def resolve(
+    mapping: Mapping[str, str], found: Sequence[str], *, names_are_content: bool = False
+) -> dict[str, tuple[str, ...]]:
+    """Return the file's columns behind each accepted name: `one+other` are two, unless a column has just that name.
+
+    Raises BadData for columns that the file does not have, or that are named twice.
+    """
+    sources = {
+        name: (theirs,) if theirs in found else tuple(part.strip() for part in theirs.split("+"))
+        for name, theirs in mapping.items()
+    }
+    named = [theirs for parts in sources.values() for theirs in parts]
+    if missing := [theirs for theirs in named if theirs not in found]:
+        there = f"its first line has {len(found)} other fields" if names_are_content else f"found: {_listed(found)}"
+        raise BadData(f"the mapping names columns the file does not have: {', '.join(missing)}; {there}")
+    if len(set(named)) < len(named):
+        raise BadData("the mapping gives one column two names")
+    return sources
+
+
+def rename(records: Sequence[Record], sources: Mapping[str, tuple[str, ...]]) -> list[Record]:
+    """Give columns their accepted names, several joined into one. What else has such a name gives way."""
+    taken = {theirs for parts in sources.values() for theirs in parts}
+    renamed = []
+    for record in records:
+        values = {name: value for name, value in record.values.items() if name not in taken and name not in sources}
+        for name, parts in sources.items():
+            there = [record.values[theirs] for theirs in parts if theirs in record.values]
+            if there:
+                values[name] = join_texts(there)
+        renamed.append(Record(record.number, values, record.doubled))
+    return renamed
+
+
+def join_texts(values: Sequence[Any]) -> Any:
+    """Join texts with a blank line between them; empty ones and null join nothing. A value that is no text wins."""
+    if len(values) == 1:
+        return values[0]
+    if (wrong := next((value for value in values if not isinstance(value, str | None)), None)) is not None:
+        return wrong
+    return "\n\n".join(value for value in values if value is not None and value.strip())
+
+
+def columns_of(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return every column name, in order of first appearance."""
+    return tuple({name: None for record in records for name in record.values})
+
+
+def same_but_for_case(found: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the accepted names that columns have but for capitals and spaces around them: Question for question."""
+    names = {name: name.strip().lower() for name in found if name.strip().lower() in ACCEPTED_NAMES}
+    return {ours: (name,) for name, ours in names.items() if list(names.values()).count(ours) == 1 and ours != name}
+
+
+def choose_shape(records: Sequence[Record], *, names_are_content: bool = False) -> tuple[str, ...]:
+    """Return the column set that fits most records. Raises BadData when none fits any.
+
+    `names_are_content`: the names come from a CSV's first line, which may be a row: they are not quoted.
+    """
+    fits = {shape: sum(all(name in record.values for name in shape) for record in records) for shape in SHAPES}
+    best = max(SHAPES, key=fits.__getitem__)  # the first of equals
+    if fits[best] == 0:
+        _refuse_other_forms(records)
+        found = columns_of(records)
+        said = (
+            f"the first line has {len(found)} fields, none of them a name that is known (a file without a header needs "
+            "one as its first line: question,answer)"
+            if names_are_content
+            else f"no usable columns. Found: {_listed(found)}"
+        )
+        raise BadData(f"{said}. Needed: {_NEEDED}")
+    _refuse_tables(records, best)
+    return best
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:_NAME_CHARS] for name in names[:_NAMED_COLUMNS])
+    return (shown or "none") + (", ..." if len(names) > _NAMED_COLUMNS else "")
+
+
+def _refuse_other_forms(records: Sequence[Record]) -> None:
+    """Raise BadData where the rows are inside lists of one object: {"train": [...], "test": [...]}."""
+    inside = [
+        name
+        for name, value in records[0].values.items()
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+    ]
+    if len(records) == 1 and inside:
+        raise BadData(
+            f"the rows are in lists inside one object ({', '.join(inside)}); upload each list as a file of its own "
+            f"(jq -c '.{inside[0]}[]' writes one)"
+        )
+    if len(records) == 1 and {"columns", "data"} <= records[0].values.keys():
+        raise BadData(_BY_COLUMNS)
+
+
+_BY_COLUMNS = (
+    "the file is one table by columns, as pandas' to_json writes it; write one object a row "
+    "(orient='records', lines=True)"
+)
+
+
+def _refuse_tables(records: Sequence[Record], shape: tuple[str, ...]) -> None:
+    values = [records[0].values.get(name) for name in shape if name not in {"messages", "conversations"}]
+    if len(records) == 1 and values and all(isinstance(value, dict | list) and value for value in values):
+        raise BadData(_BY_COLUMNS)
+
+
+def used_columns(shape: tuple[str, ...], found: Sequence[str]) -> tuple[str, ...]:
+    """Return the accepted names that make prompt and completion: the shape's, and what is joined to it."""
+    further = (*JOINED.get(shape, ()), *((SYSTEM,) if _takes_system(shape) else ()))
+    return (*shape, *(name for name in further if name in found))
+
+
+def _takes_system(shape: tuple[str, ...]) -> bool:
+    return shape not in {CANONICAL, ("messages",), ("text",)}
+
+
+def to_row(record: Record, shape: tuple[str, ...]) -> Row | list[RowProblem]:
+    """Read one record as `shape` says, or say all that is wrong with it."""
+    values = dict(record.values)
+    for name in JOINED.get(shape, ()):
+        if name in values and shape[0] in values:
+            values[shape[0]] = join_texts([values[shape[0]], values.pop(name)])
+    system = values.pop(SYSTEM, None) if _takes_system(shape) else None
+    details = {name: _fault(name, values, record) for name in shape}
+    if system is not None and not isinstance(system, str):
+        details[SYSTEM] = f"must be text, is {kind_of(system)}"
+    problems = [RowProblem(record.number, name, detail) for name, detail in details.items() if detail is not None]
+    messages: tuple[Message, ...] = ()
+    if shape[0] in {"messages", "conversations"} and not problems:
+        messages, faults = read_messages(values[shape[0]], canonical=shape == CANONICAL)
+        problems += [RowProblem(record.number, shape[0], fault) for fault in faults]
+    if problems:
+        return problems
+    extra = {name: plain_value(value) for name, value in values.items() if name not in shape}
+    if shape == CANONICAL:
+        number, joint = extra.pop("number", record.number), extra.pop("joint", "")
+        number = number if isinstance(number, int) else record.number
+        return Row(number, messages, values["completion"], extra, joint if isinstance(joint, str) else "")
+    if shape[0] in {"messages", "conversations"}:
+        messages, completion = messages[:-1], messages[-1].content
+    elif shape == ("text",):
+        completion = values["text"]
+    else:
+        messages, completion = (Message("user", values[shape[0]]),), values[shape[1]]
+    if isinstance(system, str) and system.strip() and not any(message.role == SYSTEM for message in messages):
+        messages = (Message(SYSTEM, system), *messages)
+    return Row(record.number, messages, completion, extra)
+
+
+def _fault(name: str, values: Mapping[str, Any], record: Record) -> str | None:
+    if name not in values:
+        others = [other for other in record.values if other in ACCEPTED_NAMES]
+        return f"missing; this row has {', '.join(others)}" if others else "missing"
+    if name in {"messages", "conversations"}:
+        return None
+    if not isinstance(values[name], str):
+        return f"must be text, is {kind_of(values[name])}"
+    return text_fault(values[name])
+
+
+def plain_value(value: Any) -> Any:
+    """Return what JSON can hold: Parquet also has dates, decimals and NaN."""
+    if isinstance(value, dict):
+        return {str(key): plain_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(inner) for inner in value]
+    if isinstance(value, float):
+        return value if abs(value) != float("inf") and value == value else None  # noqa: PLR0124  NaN is not itself
+    return value if value is None or isinstance(value, str | int) else str(value)

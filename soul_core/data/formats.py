@@ -1,0 +1,202 @@
+"""Files to records: compression, format, encoding. What a record means is `columns`' business. Torch-free.
+
+Nothing here quotes a file's content in a message: forget sets are personal data.
+"""
+
+import io
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Literal, get_args
+
+from soul_core.data.compression import Expanded
+from soul_core.data.csv_records import csv_records
+from soul_core.data.json_records import json_records
+from soul_core.data.names import ACCEPTED_NAMES
+from soul_core.data.records import Record, RowProblem
+from soul_core.errors import BadData
+
+Format = Literal["jsonl", "csv", "parquet", "text"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+}
+_PARQUET = b"PAR1"
+CHUNK_CHARS = 2000
+
+
+#: What people send by mistake, and what to do about it.
+_OTHER_FILES = (
+    (b"PK\x03\x04", "an Excel workbook or a zip archive; export the sheet as CSV, or unpack the archive"),
+    (b"BZh", "compressed with bzip2; use gzip or zstd"),
+    (b"\xfd7zXZ", "compressed with xz; use gzip or zstd"),
+    (b"ARROW1", "an Arrow (Feather) file; write Parquet"),
+    (b"SQLite format 3", "an SQLite database; export the table as CSV"),
+    (b"%PDF", "a PDF; export its text"),
+    (b"\x80\x04\x95", "a Python pickle; write JSON lines or Parquet"),
+)
+
+
+def format_of(name: str) -> Format | None:
+    """Return the format a file name promises, compression suffixes aside."""
+    path = Path(name.lower())
+    if path.suffix in {".gz", ".zst"}:
+        path = path.with_suffix("")
+    return _SUFFIXES.get(path.suffix)
+
+
+def read_records(
+    path: Path,
+    *,
+    format: Format | None,  # noqa: A002  the word of the API
+    name: str,
+    max_expanded_bytes: int,
+    chunk_chars: int,
+) -> tuple[Format, Iterator[Record | RowProblem]]:
+    """Return the file's format and its records, bad lines among them as problems. Raises BadData, perhaps late."""
+    if path.stat().st_size == 0:
+        raise BadData("the data set is empty (0 bytes)")
+    stream = Expanded(path, max_expanded_bytes)
+    try:
+        found = _settle(stream.peek(4096), format or format_of(name))
+    except BaseException:
+        stream.close()
+        raise
+    if found == "parquet":
+        return found, _parquet(path, stream, max_expanded_bytes)
+    lines = _utf8_lines(stream)
+    if found == "jsonl":
+        return found, json_records(lines)
+    if found == "csv":
+        return found, csv_records(lines)
+    return found, _text(lines, chunk_chars)
+
+
+def _settle(head: bytes, said: Format | None) -> Format:
+    """Return the format, `said` or found in the file's first bytes. Raises BadData where the two cannot both be."""
+    for magic, what in _OTHER_FILES:
+        if head.startswith(magic):
+            raise BadData(f"the file is {what}")
+    found = said or _format_by_content(head)
+    if (found == "parquet") != head.startswith(_PARQUET):
+        fault = "is not Parquet" if found == "parquet" else f"is Parquet, not {found}"
+        raise BadData(f"the content of the file {fault}")
+    if found != "parquet" and (head[:2] in {b"\xff\xfe", b"\xfe\xff"} or b"\0" in head):
+        raise BadData("the file is UTF-16 (or no text at all: it holds zero bytes); save it as UTF-8")
+    return found
+
+
+def _format_by_content(head: bytes) -> Format:
+    text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
+    if head.startswith(_PARQUET):
+        return "parquet"
+    if re.match(r"\{|\[\s*\{", text):  # not a bare "[": a book may begin with an [Illustration]
+        return "jsonl"
+    header = text.split("\n", 1)[0]
+    if re.match(r'"?sep=.', header):
+        return "csv"
+    names = {cell.strip(' "\r').lower() for cell in re.split(r"[,;\t|\r]", header)}
+    return "csv" if names & ACCEPTED_NAMES else "text"
+
+
+def _utf8_lines(stream: Expanded) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line without its end). Raises BadData at the first byte that is not UTF-8."""
+    offset = 0
+    with io.BufferedReader(stream, 1 << 20) as binary:
+        for number, raw in enumerate(_raw_lines(binary), start=1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise BadData(
+                    f"the file is not UTF-8: byte {offset + error.start:,} (line {number:,}); save it as UTF-8"
+                ) from error
+            offset += len(raw)
+            # a mark of byte order begins a file, and so each of several that were put together
+            yield number, line.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
+
+
+def _raw_lines(binary: "io.BufferedReader[Expanded]") -> Iterator[bytes]:
+    """Yield lines; of a file that ends lines by CR alone, as old Macs did, those."""
+    head = binary.peek(1 << 16)[: 1 << 16]
+    if b"\r" not in head or b"\n" in head:
+        yield from binary
+        return
+    rest = b""
+    while block := binary.read(1 << 16):
+        *lines, rest = re.split(rb"(?<=\r)(?!\n)|(?<=\n)", rest + block)
+        if rest == b"" and lines and lines[-1].endswith(b"\r"):
+            rest = lines.pop()  # the next block may begin with its LF
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _text(lines: Iterator[tuple[int, str]], chunk_chars: int) -> Iterator[Record]:
+    """Yield passages of whole paragraphs of about `chunk_chars`; a longer paragraph is cut between words."""
+    passage = ""
+    number = 0
+    for paragraph in _paragraphs(lines):
+        for piece in _pieces(paragraph, chunk_chars):
+            if passage and len(passage) + len(piece) > chunk_chars:
+                number += 1
+                yield Record(number, {"text": passage})
+                passage = ""
+            passage += ("\n\n" if passage else "") + piece
+    if passage:
+        yield Record(number + 1, {"text": passage})
+
+
+def _paragraphs(lines: Iterator[tuple[int, str]]) -> Iterator[str]:
+    held: list[str] = []
+    for _, line in lines:
+        if line.strip():
+            held.append(line.rstrip())
+        elif held:
+            yield "\n".join(held)
+            held = []
+    if held:
+        yield "\n".join(held)
+
+
+def _pieces(paragraph: str, chunk_chars: int) -> Iterator[str]:
+    while len(paragraph) > chunk_chars:
+        cut = max(paragraph.rfind(mark, 1, chunk_chars) for mark in (" ", "\n"))
+        cut = cut if cut > 0 else chunk_chars
+        yield paragraph[:cut].rstrip()
+        paragraph = paragraph[cut:].lstrip()
+    if paragraph:
+        yield paragraph
+
+
+def _parquet(path: Path, stream: Expanded, max_expanded_bytes: int) -> Iterator[Record]:
+    import pyarrow as pa  # 0.1 s that the other formats need not pay
+    from pyarrow import parquet
+
+    with stream, tempfile.TemporaryFile() as spool:
+        file: IO[bytes] | Path = path
+        if not stream.plain:
+            shutil.copyfileobj(stream, spool)
+            spool.seek(0)
+            file = spool
+        try:
+            with parquet.ParquetFile(file) as table:
+                total, number = 0, 0
+                for batch in table.iter_batches(batch_size=128):
+                    total += batch.nbytes
+                    if total > max_expanded_bytes:
+                        raise BadData(f"the data set is larger than {max_expanded_bytes:,} bytes when expanded")
+                    for values in batch.to_pylist():
+                        number += 1
+                        yield Record(number, values)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise BadData(f"the Parquet file cannot be read ({type(error).__name__}); is it whole?") from error

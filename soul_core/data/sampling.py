@@ -1,0 +1,39 @@
+"""The seeded, resumable order of a set's examples."""
+
+import numpy as np
+
+
+class BatchStream:
+    """Which examples each step takes: epochs shuffled by the seed, without end; a batch may straddle two epochs.
+
+    The order depends on (seed, epoch) alone, so the state is two numbers and a restored stream continues exactly.
+    """
+
+    def __init__(self, num_examples: int, batch: int, seed: int) -> None:
+        if num_examples < 1 or batch < 1:
+            raise ValueError(f"cannot draw batches of {batch} from {num_examples} examples")
+        self._num_examples, self._batch, self._seed = num_examples, batch, seed
+        self._seek(epoch=0, offset=0)
+
+    def next(self) -> list[int]:
+        """Return the indices of the next batch."""
+        drawn: list[int] = []
+        while len(drawn) < self._batch:
+            if self._offset == self._num_examples:
+                self._seek(epoch=self._epoch + 1, offset=0)
+            taken = self._order[self._offset : self._offset + self._batch - len(drawn)]
+            drawn += taken
+            self._offset += len(taken)
+        return drawn
+
+    def state(self) -> dict[str, int]:
+        """Return where the stream stands, as plain numbers."""
+        return {"epoch": self._epoch, "offset": self._offset}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continue from a state of a stream with the same arguments."""
+        self._seek(epoch=state["epoch"], offset=state["offset"])
+
+    def _seek(self, *, epoch: int, offset: int) -> None:
+        self._epoch, self._offset = epoch, offset
+        self._order: list[int] = np.random.default_rng([self._seed, epoch]).permutation(self._num_examples).tolist()

@@ -1,0 +1,53 @@
+"""What a run must be able to prove later: its seed, the versions it ran with, the hashes of what it read."""
+
+import os
+import platform
+import random
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import torch
+
+_PACKAGES = ("soul-unlearning", "torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "pydantic")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that can change a number, Python and CUDA among them."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+#: Environment variables by which libraries below us choose threads, kernels or precision.
+_NUMERIC = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY"),
+    *("ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "OPENBLAS_CORETYPE", "CUBLAS_WORKSPACE_CONFIG"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING"),
+)
+
+
+def environment() -> dict[str, str]:
+    """Return what in this process can change the last bits of a number: threads, kernels, variables."""
+    found = {name: os.environ[name] for name in _NUMERIC if name in os.environ}
+    return {"threads": str(torch.get_num_threads()), "kernels": torch.backends.cpu.get_cpu_capability(), **found}
+
+
+def seed_everything(seed: int, *, device: torch.device | str = "cpu") -> None:
+    """Seed Python, numpy and torch; on a CPU also refuse every algorithm that is not deterministic.
+
+    On a GPU deterministic kernels are asked for where they exist, with a warning where they do not: some of those
+    that training needs have none.
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # libraries below us draw from the global state
+    torch.manual_seed(seed)
+    on_cpu = torch.device(device).type == "cpu"
+    if not on_cpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    torch.use_deterministic_algorithms(True, warn_only=not on_cpu)

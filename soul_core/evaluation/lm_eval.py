@@ -1,0 +1,155 @@
+"""`python -m soul_core.evaluation.lm_eval --model FOLDER --tasks a,b`: any task of the evaluation harness.
+
+The model is loaded by `soul_core.models.loading`, with its rules (safetensors only, no code that comes with a model),
+and handed over ready; the harness (Gao et al., doi:10.5281/zenodo.12608602; extra `lm-eval`) never loads one itself.
+"""
+
+import argparse
+import difflib
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soul_core.atomic_io import write_durably
+from soul_core.errors import BadData, BadSpec, EngineError
+from soul_core.models.loading import Loaded, load_model
+
+_INSTALL = "it needs the evaluation harness: pip install 'soul-unlearning[lm-eval]'"
+#: Of what the harness returns: what was measured and how, without the texts of all rows.
+_KEPT = ("results", "groups", "n-shot", "n-samples", "versions", "higher_is_better", "configs")
+
+Result = dict[str, Any]
+
+
+def run_harness(
+    loaded: Loaded,
+    tasks: Sequence[str],
+    *,
+    shots: int | None = None,
+    limit: int | None = None,
+    batch: int = 8,
+    include: Path | None = None,
+    chat: bool = False,
+) -> Result:
+    """Return the harness's results for `tasks`, with the model's digest and the versions beside them.
+
+    `include` is a folder of further task files; a task file may name Python code, which then runs: give your own only.
+    `shots` overrides the tasks' worked examples, `limit` takes the first rows of each, `chat` uses the chat template.
+    Raises BadSpec without the extra or for an unknown task, BadData when a task's data cannot be read.
+    """
+    _require_harness()
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=None if include is None else str(include), include_defaults=False)
+    if not set(tasks) <= set(manager.all_tasks):  # the harness reads thousands of task files of its own: half a minute
+        manager = TaskManager(include_path=None if include is None else str(include))
+    check_names(tasks, manager.all_tasks)
+    model = HFLM(
+        pretrained=loaded.model,
+        tokenizer=loaded.tokenizer,
+        max_length=loaded.facts.context_tokens,
+        batch_size=batch,
+        mixed_precision_dtype=torch.bfloat16 if loaded.compute_dtype == torch.bfloat16 else None,
+    )
+    try:
+        found: Any = simple_evaluate(
+            model=model,
+            tasks=list(tasks),
+            num_fewshot=shots,
+            limit=limit,
+            task_manager=manager,
+            apply_chat_template=chat,
+            log_samples=False,
+            bootstrap_iters=0,
+        )
+    except (OSError, ConnectionError, FileNotFoundError) as error:
+        raise BadData(
+            f"the data of {', '.join(tasks)} cannot be read: {error}; a task downloads its data unless it names a file"
+        ) from error
+    kept = {name: found[name] for name in _KEPT if name in found}
+    return {
+        "model": loaded.facts.model_dump(),
+        "tasks": list(tasks),
+        "limit": limit,
+        "versions_of": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
+        **json.loads(json.dumps(kept, default=str)),
+    }
+
+
+def _require_harness() -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        raise BadSpec(_INSTALL)
+
+
+def check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
+    """Raise BadSpec for a task that there is not, with the near names."""
+    for name in tasks:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise BadSpec(f"the harness has no task '{name}'{hint}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, write the result, and return the exit code."""
+    args = _parser().parse_args(arguments)
+    try:
+        _require_harness()  # before a model is loaded
+        loaded = load_model(args.model, device=args.device)
+        result = run_harness(
+            loaded,
+            [name.strip() for name in args.tasks.split(",") if name.strip()],
+            shots=args.shots,
+            limit=args.limit,
+            batch=args.batch,
+            include=args.include,
+            chat=args.chat,
+        )
+    except EngineError as error:
+        print("\n".join([f"lm_eval_bridge: {error.message}", *error.details]), file=sys.stderr)  # noqa: T201  its own voice
+        return error.exit_code
+    write_durably(args.out, json.dumps(result, indent=2) + "\n")
+    for line in _lines(result):
+        print(line)  # noqa: T201  the answer is what stdout is for
+    return 0
+
+
+def _lines(result: Result) -> list[str]:
+    """One line a task and metric: `mmlu_anatomy  acc,none  0.44`."""
+    return [
+        f"{task}  {metric}  {value:.4g}"
+        for task, metrics in result["results"].items()
+        for metric, value in metrics.items()
+        if isinstance(value, float) and "_stderr" not in metric
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m soul_core.evaluation.lm_eval",
+        description="Measure a checkpoint on any task of the evaluation harness (extra lm-eval).",
+        epilog="example: python -m soul_core.evaluation.lm_eval --model out/checkpoint --tasks arc_easy,hellaswag "
+        "--limit 200 -o harness.json",
+    )
+    parser.add_argument("--model", required=True, help="folder with safetensors, GGUF file, or hub id")
+    parser.add_argument("--tasks", required=True, help="names of tasks, groups or tags, with commas between them")
+    parser.add_argument("-o", "--out", required=True, type=Path, help="file for the result, JSON")
+    parser.add_argument("--limit", type=int, help="first rows of each task only")
+    parser.add_argument("--shots", type=int, help="worked examples (default: the task's own)")
+    parser.add_argument("--batch", type=int, default=8, help="rows in one forward pass (default: 8)")
+    parser.add_argument("--include", type=Path, help="folder of further task files; they may run code of theirs")
+    parser.add_argument("--chat", action="store_true", help="ask in the model's chat template")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="default: auto")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The table of metrics made of finished ones: across the sets of a model, or against the retrained model.
+
+`soul_core.catalogue` describes each. `derive` is called once all models are measured.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from soul_core.catalogue import CATALOGUE
+from soul_core.metrics.aggregate import Resampling, absent
+from soul_core.metrics.derived.forget_quality import forget_quality
+from soul_core.metrics.derived.inputs import Inputs, NotThereError
+from soul_core.metrics.derived.membership import membership_auc, membership_tpr
+from soul_core.metrics.derived.model_utility import model_utility
+from soul_core.metrics.derived.privleak import privleak
+from soul_core.metrics.derived.reference_loss import reference_loss
+from soul_core.report import MetricValue, ModelMeasurements
+from soul_core.spec import FORGET, Evaluation
+
+DERIVED: dict[str, Callable[[Inputs], dict[str, MetricValue]]] = {
+    "mia_loss": partial(membership_auc, score="loss"),
+    "mia_zlib": partial(membership_auc, score="zlib"),
+    "mia_min_k": partial(membership_auc, score="min_k"),
+    "mia_min_k_plus": partial(membership_auc, score="min_k_plus"),
+    "mia_gradient_norm": partial(membership_auc, score="gradient_norm"),
+    "mia_reference": partial(membership_auc, score="reference"),
+    "tpr_loss": partial(membership_tpr, score="loss"),
+    "tpr_zlib": partial(membership_tpr, score="zlib"),
+    "tpr_min_k": partial(membership_tpr, score="min_k"),
+    "tpr_min_k_plus": partial(membership_tpr, score="min_k_plus"),
+    "tpr_gradient_norm": partial(membership_tpr, score="gradient_norm"),
+    "tpr_reference": partial(membership_tpr, score="reference"),
+    "reference_loss": reference_loss,
+    "forget_quality": forget_quality,
+    "privleak": privleak,
+    "model_utility": model_utility,
+}
+
+
+def derive(
+    measurements: ModelMeasurements, reference: ModelMeasurements | None, evaluation: Evaluation, seed: int
+) -> ModelMeasurements:
+    """Return a model's measurements with the derived metrics that `evaluation` names; `reference` is the retrained one.
+
+    Those of the forget set are left out where no forget set was measured, and absent with a reason where less is
+    missing.
+    """
+    inputs = Inputs(measurements, reference, Resampling.of(evaluation, seed))
+    sets = {name: dict(metrics) for name, metrics in measurements.sets.items()}
+    for name in evaluation.metrics:
+        home = CATALOGUE[name].home
+        if home is None or (home == FORGET and FORGET not in measurements.rows):
+            continue
+        try:
+            values = DERIVED[name](inputs)
+        except NotThereError as error:
+            values = {home: absent(str(error))}
+        for set_name, value in values.items():
+            sets.setdefault(set_name, {})[name] = value
+    return measurements.model_copy(update={"sets": sets})

@@ -1,0 +1,37 @@
+"""Forget quality: whether the forget rows' truth ratios are distributed as the retrained model's."""
+
+import numpy as np
+
+from soul_core.metrics.aggregate import Floats, Resampling, percentiles, resample
+from soul_core.metrics.derived.inputs import Inputs, pairs_of
+from soul_core.metrics.statistics import ks_p_value, ks_p_value_of_gap, resampled_ks_gap
+from soul_core.report import MetricValue
+from soul_core.spec import FORGET
+
+
+def forget_quality(inputs: Inputs) -> dict[str, MetricValue]:
+    """Return the p-value of the two-sample Kolmogorov-Smirnov test.
+
+    Source: TOFU (arXiv:2401.06121), section 3. The interval is ours.
+    """
+    ours, theirs = pairs_of(inputs, FORGET, "truth_ratio")
+    value = MetricValue(
+        value=ks_p_value(ours, theirs), interval=_interval(ours, theirs, inputs.resampling), count=len(ours)
+    )
+    return {FORGET: value}
+
+
+def _interval(ours: Floats, theirs: Floats, resampling: Resampling) -> tuple[float, float] | None:
+    """Resample rows, both models' values together, and put the gaps' median where the measured gap is.
+
+    Rows drawn twice tear two samples of one distribution apart, so that plain resamples would all but rule out a high
+    p-value.
+    """
+    num_rows = len(ours)
+    gap_B = resample(lambda indices: resampled_ks_gap(ours, theirs, indices[0]).astype(float), [num_rows], resampling)
+    if gap_B is None:
+        return None
+    measured = resampled_ks_gap(ours, theirs, np.arange(num_rows)[None])[0]
+    centred_B = np.clip(np.rint(gap_B - np.median(gap_B) + measured), 0, num_rows).astype(int)
+    p_value_B = np.array([ks_p_value_of_gap(int(gap), num_rows) for gap in centred_B])
+    return percentiles(p_value_B, resampling)

@@ -1,0 +1,214 @@
+"""A GGUF file of a Llama-like model, as llama.cpp reads it. Source: llama.cpp's converter and its documented keys.
+
+Checked before training (`check_gguf`), written after it, and read back by `soul_core.outputs.gguf_check`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from soul_core.atomic_io import disk_errors
+from soul_core.errors import BadSpec
+from soul_core.outputs.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
+from soul_core.spec.export import GGUF_ARCHITECTURES
+
+_TOP_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+_LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_KINDS = {"f16": GGMLQuantizationType.F16, "q8_0": GGMLQuantizationType.Q8_0}
+_FILE_TYPES = {"f16": LlamaFileType.MOSTLY_F16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
+#: What llama.cpp means the same by; its other numbers of YaRN have other meanings than transformers'.
+_YARN_KEYS = frozenset({"rope_type", "rope_theta", "factor", "original_max_position_embeddings"})
+#: Numbers of a block of q8_0: a row that is no multiple of it stays 16-bit.
+BLOCK = 32
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor in GGUF's order of rows, as float32, and how it is to be stored."""
+
+    name: str
+    values: NDArray[np.float32]
+    kind: GGMLQuantizationType
+
+
+def check_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise BadSpec or BadModel for a model that cannot be written as GGUF, before anything is spent."""
+    name = type(model).__name__
+    if name not in GGUF_ARCHITECTURES:
+        known = ", ".join(GGUF_ARCHITECTURES)
+        raise BadSpec(f"export.gguf: {name} cannot be written as GGUF, only {known}; set it to 'none'")
+    config = model.config
+    if getattr(config, "mlp_bias", False):
+        raise BadSpec("export.gguf: a Llama with biases in its MLP cannot be written as GGUF; set it to 'none'")
+    window = getattr(config, "sliding_window", None)
+    slides = getattr(config, "use_sliding_window", True) and window is not None
+    if slides and window < config.max_position_embeddings:
+        raise BadSpec(
+            f"export.gguf: the model attends to a window of {window} tokens, which llama.cpp's architecture "
+            f"'{GGUF_ARCHITECTURES[name]}' does not have; set it to 'none'"
+        )
+    _rope_keys(config)
+    gguf_tokenizer(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
+
+
+def write_gguf(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, *, kind: str, name: str
+) -> GgufTokenizer:
+    """Write the model's weights, which are rounded for export already, as `f16` or `q8_0`, and return its tokenizer.
+
+    `name` is what programs show. Raises BadSpec when a weight exceeds what 16 bits hold.
+    """
+    words = gguf_tokenizer(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
+    with disk_errors("the GGUF file"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = GGUFWriter(path, GGUF_ARCHITECTURES[type(model).__name__])
+        try:
+            writer.add_name(name)
+            writer.add_file_type(_FILE_TYPES[kind])
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            _add_shape(writer, model.config)
+            words.add_to(writer)
+            for place in gguf_tensors(model, kind):
+                _announce(writer, place)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for place in gguf_tensors(model, kind):  # once more: all of them at once would be a second model in memory
+                writer.write_tensor_data(_stored(place))
+        finally:
+            writer.close()
+    return words
+
+
+def gguf_tensors(model: PreTrainedModel, kind: str) -> Iterator[GgufTensor]:
+    """Yield every tensor of the file: matrices in the wanted kind, vectors in float32, as llama.cpp expects them."""
+    config = model.config
+    permutes = GGUF_ARCHITECTURES[type(model).__name__] == "llama"
+    heads = {"self_attn.q_proj": config.num_attention_heads, "self_attn.k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = tensor.detach().float().cpu().numpy()
+        part = next((part for part in heads if permutes and part in name), None)
+        if part is not None:
+            values = _permuted(values, heads[part])
+        yield GgufTensor(_gguf_name(name), values, _kind_of(values, kind))
+    if (factors := _rope_factors(config)) is not None:
+        yield GgufTensor("rope_freqs.weight", factors, GGMLQuantizationType.F32)
+
+
+def _kind_of(values: NDArray[np.float32], kind: str) -> GGMLQuantizationType:
+    if values.ndim < 2:
+        return GGMLQuantizationType.F32
+    if kind == "q8_0" and values.shape[-1] % BLOCK:
+        return GGMLQuantizationType.F16
+    return _KINDS[kind]
+
+
+def _announce(writer: GGUFWriter, place: GgufTensor) -> None:
+    """Write where a tensor will lie. Its bytes follow one tensor at a time."""
+    if place.kind == GGMLQuantizationType.Q8_0:
+        shape = quants.quant_shape_to_byte_shape(place.values.shape, place.kind)
+        writer.add_tensor_info(place.name, shape, np.dtype(np.uint8), int(np.prod(shape)), raw_dtype=place.kind)
+        return
+    dtype = np.dtype(np.float32 if place.kind == GGMLQuantizationType.F32 else np.float16)
+    writer.add_tensor_info(place.name, place.values.shape, dtype, place.values.size * dtype.itemsize)
+
+
+def _stored(place: GgufTensor) -> NDArray[Any]:
+    """Return the tensor as it is stored."""
+    if place.kind == GGMLQuantizationType.F32:
+        return place.values
+    if place.kind == GGMLQuantizationType.F16:
+        with np.errstate(over="ignore"):
+            halves = place.values.astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise BadSpec(
+                f"export.gguf: {place.name} exceeds what 16 bits hold (65504); set it to 'q8_0', or to 'none'"
+            )
+        return halves
+    return quants.quantize(place.values, place.kind)
+
+
+def _gguf_name(name: str) -> str:
+    stem, _, kind = name.rpartition(".")
+    if stem in _TOP_NAMES:
+        return f"{_TOP_NAMES[stem]}.{kind}"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{_LAYER_NAMES[part]}.{kind}"
+
+
+def _permuted(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+    """Order the rows of a query or key projection by pairs: llama.cpp rotates neighbours, transformers two halves."""
+    halves = values.reshape(num_heads, 2, values.shape[0] // num_heads // 2, *values.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+
+
+def _add_shape(writer: GGUFWriter, config: Any) -> None:
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(head_dim)
+    for method, value in _rope_keys(config).items():
+        getattr(writer, method)(value)
+
+
+def _rope_keys(config: Any) -> dict[str, Any]:
+    """Return the writer's methods and what they are given. Raises BadSpec for a scaling GGUF has no keys for."""
+    rope = config.rope_parameters
+    keys: dict[str, Any] = {"add_rope_freq_base": float(rope["rope_theta"])}
+    kind = rope.get("rope_type", "default")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise BadSpec("export.gguf: the model rotates a part of each head only; set it to 'none'")
+    if kind == "linear":
+        keys |= {"add_rope_scaling_type": gguf.RopeScalingType.LINEAR, "add_rope_scaling_factor": rope["factor"]}
+    elif kind == "yarn" and rope.keys() <= _YARN_KEYS:
+        keys |= {"add_rope_scaling_type": gguf.RopeScalingType.YARN, "add_rope_scaling_factor": rope["factor"]}
+        keys["add_rope_scaling_orig_ctx_len"] = rope["original_max_position_embeddings"]
+    elif kind not in {"default", "llama3"}:
+        raise BadSpec(f"export.gguf: rotary embeddings scaled as '{kind}' cannot be written; set it to 'none'")
+    return keys
+
+
+def _rope_factors(config: Any) -> NDArray[np.float32] | None:
+    """Return by how much Llama 3's scaling slows each frequency, which GGUF keeps as a tensor."""
+    rope = config.rope_parameters
+    if rope.get("rope_type") != "llama3":
+        return None
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    dim = 2 * len(scaled)
+    plain = 1.0 / rope["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    return (plain / scaled).numpy()

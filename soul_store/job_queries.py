@@ -1,0 +1,75 @@
+"""Reads of jobs and of what they made. Writes are in `jobs.py`."""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from soul_store.job_state_machine import due
+from soul_store.tables import Artifact, Job, JobEvent, JobMetric
+
+
+def get(session: Session, tenant_id: str, job_id: str) -> Job | None:
+    """Return a tenant's job; another tenant's is not there."""
+    return session.scalar(select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id))
+
+
+def page(
+    session: Session,
+    tenant_id: str,
+    *,
+    limit: int,
+    before: str | None = None,
+    status: str | None = None,
+    name: str | None = None,
+    kind: str | None = None,
+) -> list[Job]:
+    """Return a tenant's jobs, newest first, at most `limit`, older than the id `before`."""
+    query = select(Job).where(Job.tenant_id == tenant_id)
+    if before is not None:
+        query = query.where(Job.id < before)
+    if status is not None:
+        query = query.where(Job.status == status)
+    if name is not None:
+        query = query.where(Job.name == name)
+    if kind is not None:
+        query = query.where(Job.kind == kind)
+    return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
+
+
+def queue_position(session: Session, job: Job) -> int | None:
+    """Return how many jobs that a worker may take are ahead of this one (0: next); None when it is not queued."""
+    if job.status != "queued":
+        return None
+    ahead = select(func.count()).select_from(Job).where(due(), Job.id < job.id)
+    return session.scalar(ahead)
+
+
+def events_after(session: Session, job_id: str, seq: int, *, limit: int = 1000) -> list[JobEvent]:
+    """Return a job's events behind `seq`, in order."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > seq).order_by(JobEvent.seq).limit(limit)
+    return list(session.scalars(query))
+
+
+def metrics_of(session: Session, job_id: str) -> list[JobMetric]:
+    """Return a job's curves, step by step."""
+    return list(session.scalars(select(JobMetric).where(JobMetric.job_id == job_id).order_by(JobMetric.step)))
+
+
+def last_metric(session: Session, job_id: str) -> JobMetric | None:
+    """Return the newest point of a job's curves."""
+    query = select(JobMetric).where(JobMetric.job_id == job_id).order_by(JobMetric.step.desc()).limit(1)
+    return session.scalar(query)
+
+
+def artifacts_of(session: Session, job_id: str) -> list[Artifact]:
+    """Return a job's files by path."""
+    return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.path)))
+
+
+def artifact_at(session: Session, job_id: str, path: str) -> Artifact | None:
+    """Return a job's file of this path."""
+    return session.scalar(select(Artifact).where(Artifact.job_id == job_id, Artifact.path == path))
+
+
+def artifact(session: Session, tenant_id: str, artifact_id: str) -> Artifact | None:
+    """Return a tenant's file; another tenant's is not there."""
+    return session.scalar(select(Artifact).where(Artifact.id == artifact_id, Artifact.tenant_id == tenant_id))

@@ -1,0 +1,42 @@
+"""Models: queries."""
+
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from soul_store.ids import new_id
+from soul_store.tables import AuditEntry, Model
+
+
+def create(
+    session: Session, *, tenant_id: str, actor: str, name: str, source: str, location: str, **pinned: Any
+) -> Model:
+    """Write a model: where it lies and what pins it (revision, digest, facts, parent_job_id)."""
+    row = Model(id=new_id("mdl"), tenant_id=tenant_id, name=name, source=source, location=location, **pinned)
+    session.add(row)
+    session.add(AuditEntry(tenant_id=tenant_id, actor=actor, action="model.create", resource=row.id))
+    session.flush()
+    session.refresh(row)
+    return row
+
+
+def get(session: Session, tenant_id: str, model_id: str, *, deleted: bool = False) -> Model | None:
+    """Return a tenant's model; one that was deleted only where `deleted` wants the row, for where it came from."""
+    query = select(Model).where(Model.id == model_id, Model.tenant_id == tenant_id)
+    return session.scalar(query if deleted else query.where(Model.deleted_at.is_(None)))
+
+
+def page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[Model]:
+    """Return a tenant's models, newest first."""
+    query = select(Model).where(Model.tenant_id == tenant_id, Model.deleted_at.is_(None))
+    if before is not None:
+        query = query.where(Model.id < before)
+    return list(session.scalars(query.order_by(Model.id.desc()).limit(limit)))
+
+
+def delete(session: Session, row: Model, actor: str) -> None:
+    """Forget a registered model; its files are not ours and stay."""
+    row.deleted_at = func.now()
+    session.add(AuditEntry(tenant_id=row.tenant_id, actor=actor, action="model.delete", resource=row.id))
+    session.flush()

@@ -1,0 +1,240 @@
+"""The rows. Every row of a tenant carries its tenant_id. Times are timestamptz on the database's clock."""
+
+import secrets
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    MetaData,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import Text
+
+JOB_KINDS = ("unlearn", "finetune", "evaluate")
+JOB_STATUSES = ("awaiting_approval", "queued", "running", "paused", "succeeded", "failed", "cancelled")
+
+
+class Row(DeclarativeBase):
+    """Base of all tables. Constraint names are fixed so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it off the class)
+        datetime: TIMESTAMP(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+        str: Text,
+        int: BigInteger,
+    }
+
+
+def _new_key() -> str:
+    return secrets.token_hex(32)
+
+
+class Tenant(Row):
+    """A project: the wall between users. Everything else belongs to exactly one."""
+
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(primary_key=True)  # prj_...
+    name: Mapped[str] = mapped_column(unique=True)
+    row_key: Mapped[str] = mapped_column(default=_new_key)  # of row digests in reports; never shown
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Row):
+    """A credential. Only the sha256 of the 256-bit secret is kept; `prefix` finds the row and shows in lists."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)  # key_...
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str]
+    prefix: Mapped[str] = mapped_column(unique=True)
+    secret_sha256: Mapped[str]
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class Dataset(Row):
+    """An uploaded data set. `status`: awaiting_content (metadata first), ready, invalid."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(primary_key=True)  # ds_...
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str]
+    format: Mapped[str | None]  # jsonl | csv | parquet | text
+    mapping: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # canonical column -> file column
+    status: Mapped[str]
+    blob: Mapped[str | None]  # the canonical JSONL the engine reads
+    size_bytes: Mapped[int | None]
+    sha256: Mapped[str | None]  # of the bytes as uploaded
+    content_sha256: Mapped[str | None]  # of the canonical rows: equal content, whatever the format
+    num_rows: Mapped[int | None]
+    validation: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
+    __table_args__ = (CheckConstraint("status IN ('awaiting_content','ready','invalid')", name="status"),)
+
+
+class Model(Row):
+    """A registered model. `location` says where the engine finds it; `digest` pins what it is."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(primary_key=True)  # mdl_...
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str]
+    source: Mapped[str]  # hub | local | gguf | job
+    location: Mapped[str]  # hub id, absolute path, or blob prefix
+    revision: Mapped[str | None]  # hub commit
+    digest: Mapped[str | None]
+    facts: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # architecture, num_parameters, ...
+    parent_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
+    __table_args__ = (CheckConstraint("source IN ('hub','local','gguf','job')", name="source"),)
+
+
+class Job(Row):
+    """The truth about a job. Only soul_store.jobs writes `status`. A wish (cancel, pause) is a column."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(primary_key=True)  # job_...
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    kind: Mapped[str] = mapped_column(server_default=text("'unlearn'"))
+    created_by: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    models: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # name (reference, ...) -> model id
+    reference_log_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", use_alter=True))
+    after_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # not claimed before it has succeeded
+    datasets: Mapped[dict[str, Any]]  # set name (forget, retain, general, ...) -> data set id
+    spec: Mapped[dict[str, Any]]  # frozen soul_core.spec.JobSpec
+    spec_sha256: Mapped[str]
+
+    status: Mapped[str]
+    wish: Mapped[str | None]  # cancel | pause
+    phase: Mapped[str | None]
+    verdict: Mapped[str | None]
+    status_reason: Mapped[dict[str, Any] | None]  # {code, message, retryable, details[]}
+    progress: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+    epoch: Mapped[int] = mapped_column(server_default=text("0"))  # fencing token: +1 on every claim
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))  # infrastructure attempts that were lost
+    worker: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    next_attempt_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]  # last time a message went to the broker
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    version: Mapped[int] = mapped_column(server_default=text("1"))  # the ETag; +1 on every write
+    usage: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    report_blob: Mapped[str | None]
+    __table_args__ = (
+        CheckConstraint(f"kind IN {JOB_KINDS}", name="kind"),
+        CheckConstraint(f"status IN {JOB_STATUSES}", name="status"),
+        CheckConstraint("wish IN ('cancel','pause')", name="wish"),
+        CheckConstraint("verdict IN ('passed','failed','inconclusive')", name="verdict"),
+        CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease_iff_running"),
+        CheckConstraint(
+            "(status IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
+        ),
+        Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+        Index("ix_jobs_after_job_id", "after_job_id", postgresql_where=text("after_job_id IS NOT NULL")),
+        Index("ix_jobs_active", "status", postgresql_where=text("status IN ('queued','running')")),
+    )
+
+
+class JobEvent(Row):
+    """What happened to a job, in order. `seq` counts from 1 within the job and is the SSE id."""
+
+    __tablename__ = "job_events"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class JobMetric(Row):
+    """One step of the run's curves. A resumed step overwrites itself, so a curve has each step once."""
+
+    __tablename__ = "job_metrics"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    values: Mapped[dict[str, Any]]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Artifact(Row):
+    """A file a job made; visible only through the commit that finished the job."""
+
+    __tablename__ = "artifacts"
+    id: Mapped[str] = mapped_column(primary_key=True)  # art_...
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    path: Mapped[str]  # relative to the checkpoint folder
+    blob: Mapped[str]
+    size_bytes: Mapped[int]
+    sha256: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (UniqueConstraint("job_id", "path"),)
+
+
+class OutboxEntry(Row):
+    """A message that must reach the broker: written with the row it speaks of, published after commit."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    task: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class AuditEntry(Row):
+    """Who did what to which resource. Append-only."""
+
+    __tablename__ = "audit_entries"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    actor: Mapped[str]  # key_... or "system"
+    action: Mapped[str]  # job.create, dataset.delete, ...
+    resource: Mapped[str]
+    data: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class IdempotencyKey(Row):
+    """The answer to a request already served, kept in that request's own transaction."""
+
+    __tablename__ = "idempotency_keys"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str]
+    status_code: Mapped[int | None]
+    headers: Mapped[dict[str, Any] | None]
+    body: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,131 @@
+"""A job that begins with an earlier job's output carries forward what must stay forgotten."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from soul_store.tables import Job, Model
+from tests.api.conftest import ROWS, As, problem
+
+Body = dict[str, Any]
+
+
+@pytest.fixture
+def next_body(admin: As, job_body: Body, session: Session) -> Body:
+    """The body of a job over the output of one that has succeeded."""
+    first = admin("POST", "/v1/jobs", json=job_body).json()["id"]
+    new = {"forget": admin.dataset([{**ROWS[0], "prompt": "Who?"}]), "retain": job_body["datasets"]["retain"]}
+    return {**job_body, "model_id": output_of(session, first), "datasets": new}
+
+
+def output_of(session: Session, job_id: str) -> str:
+    """Let a job succeed, and return the model it left."""
+    ended = {"status": "succeeded", "verdict": "passed", "finished_at": func.now()}
+    session.execute(update(Job).where(Job.id == job_id).values(**ended))
+    output = Model(
+        id=f"mdl_of_{job_id}",
+        tenant_id=session.get_one(Job, job_id).tenant_id,
+        name="output",
+        source="job",
+        location=f"jobs/{job_id}/1/checkpoint",
+        parent_job_id=job_id,
+        facts={"num_parameters": 32},
+    )
+    session.add(output)
+    session.commit()
+    return str(output.id)
+
+
+def test_the_next_job_measures_what_the_earlier_one_forgot(admin: As, job_body: Body, next_body: Body) -> None:
+    made = admin("POST", "/v1/jobs", json=next_body).json()
+
+    assert made["datasets"] == {**next_body["datasets"], "earlier_1": job_body["datasets"]["forget"]}
+    events = admin("GET", f"/v1/jobs/{made['id']}/events").json()["data"]
+    told = [event["data"]["message"] for event in events if event["kind"] == "log"]
+    assert len(told) == 1
+    assert told[0].startswith("earlier_1: what job job_")
+
+
+def test_fine_tuning_measures_it_too_and_hands_it_on(
+    admin: As, job_body: Body, next_body: Body, session: Session
+) -> None:
+    learning = {"model_id": next_body["model_id"], "spec": {"kind": "finetune"}}
+    tuned = admin("POST", "/v1/jobs", json={**learning, "datasets": {"train": job_body["datasets"]["retain"]}}).json()
+
+    made = admin("POST", "/v1/jobs", json={**next_body, "model_id": output_of(session, tuned["id"])}).json()
+
+    for job in (tuned, made):
+        assert job["datasets"]["earlier_1"] == job_body["datasets"]["forget"]
+
+
+def test_a_forget_set_that_was_deleted_is_told_and_left_out(admin: As, job_body: Body, next_body: Body) -> None:
+    assert admin("DELETE", f"/v1/datasets/{job_body['datasets']['forget']}").status_code == 200
+
+    made = admin("POST", "/v1/jobs", json=next_body).json()
+
+    assert made["datasets"] == next_body["datasets"]
+    events = admin("GET", f"/v1/jobs/{made['id']}/events").json()["data"]
+    assert any("cannot be measured again" in event["data"].get("message", "") for event in events)
+
+
+def test_a_set_the_user_names_again_is_not_doubled(admin: As, job_body: Body, next_body: Body) -> None:
+    same = {**next_body, "datasets": {**next_body["datasets"], "forget": job_body["datasets"]["forget"]}}
+
+    assert admin("POST", "/v1/jobs", json=same).json()["datasets"] == same["datasets"]
+
+
+def test_an_earlier_set_of_the_users_own_takes_no_name_from_one_that_is_carried_and_is_carried_on(
+    admin: As, job_body: Body, next_body: Body, session: Session
+) -> None:
+    own = admin.dataset([{**ROWS[0], "prompt": "Where?"}])
+    body = {**next_body, "datasets": {**next_body["datasets"], "earlier_1": own}}
+
+    second = admin("POST", "/v1/jobs", json=body).json()
+    third = {**next_body, "model_id": output_of(session, second["id"])}
+    third["datasets"] = {**next_body["datasets"], "forget": admin.dataset([{**ROWS[0], "prompt": "When?"}])}
+    made = admin("POST", "/v1/jobs", json=third).json()["datasets"]
+
+    assert second["datasets"] == {**body["datasets"], "earlier_2": job_body["datasets"]["forget"]}
+    assert {made[f"earlier_{number}"] for number in (1, 2, 3)} == {
+        own,
+        job_body["datasets"]["forget"],
+        next_body["datasets"]["forget"],
+    }
+
+
+def test_an_earlier_forget_set_that_is_now_kept_is_measured_as_what_it_was(
+    admin: As, job_body: Body, next_body: Body
+) -> None:
+    forgotten = job_body["datasets"]["forget"]
+
+    made = admin("POST", "/v1/jobs", json={**next_body, "datasets": {**next_body["datasets"], "retain": forgotten}})
+
+    assert made.json()["datasets"]["earlier_1"] == forgotten
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_a_set_that_joins_cannot_be_kept_too(admin: As, job_body: Body, next_body: Body, carried: bool) -> None:
+    sets = {**next_body["datasets"], "retain": job_body["datasets"]["forget"]}
+    sets |= {} if carried else {"earlier_1": sets["retain"]}
+    model_id = next_body["model_id"] if carried else job_body["model_id"]
+    body = {**next_body, "model_id": model_id, "datasets": sets, "spec": {"earlier": "join"}}
+    before = len(admin("GET", "/v1/jobs").json()["data"])
+
+    found = problem(admin("POST", "/v1/jobs", json=body), 422, "invalid_job")
+
+    assert [(error["pointer"], "earlier_1" in error["detail"]) for error in found["errors"]] == [
+        ("/datasets/retain", True)
+    ]
+    assert len(admin("GET", "/v1/jobs").json()["data"]) == before
+
+
+def test_an_estimate_tells_and_counts_what_is_carried_forward(admin: As, job_body: Body, next_body: Body) -> None:
+    joined = {**next_body, "spec": {"earlier": "join", "training": {"epochs": 200}}}
+    without = {**joined, "model_id": job_body["model_id"]}
+
+    alone, found = (admin("POST", "/v1/estimates", json=body).json() for body in (without, joined))
+
+    assert [warning for warning in found["warnings"] if warning.startswith("earlier_1: ")]
+    assert found["flops"] > 2 * alone["flops"], "1 row to unlearn, and 3 where the earlier 2 join"

@@ -1,0 +1,76 @@
+"""The whole road: HTTP, row, queue, worker, engine, report and checkpoint, download, plain transformers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from soul_cli.client import SoulClient
+from tests.fixtures.tiny_model import COUNTRIES, question, write_rows
+from tests.worker.conftest import Fleet
+
+ANSWER = """
+import json, sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, prompt = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+ids = tokenizer.apply_chat_template(
+    [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+out = model.generate(**ids, max_new_tokens=12, do_sample=False)
+print(json.dumps(tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)))
+"""
+
+
+def test_from_post_to_a_checkpoint_that_answers(
+    client: SoulClient, fleet: Fleet, taught_model_dir: Path, tmp_path: Path
+) -> None:
+    fleet.start_worker()
+    fleet.start_keeper()
+    countries = list(COUNTRIES)
+    model = client.add_model("local", str(taught_model_dir), name="tiny")
+    forget = client.add_dataset(write_rows(tmp_path / "forget.jsonl", countries[:2]))
+    retain = client.add_dataset(write_rows(tmp_path / "retain.jsonl", countries[2:]))
+    spec = {
+        "retain": {"kind": "nll", "weight": 5},
+        "optimizer": {"kind": "sophia", "lr": 1e-3, "gamma": 2},
+        "training": {"steps": 60, "checkpoint_every": 20},
+        "evaluation": {"max_new_tokens": 12},
+        "attacks": [{"kind": "quantise"}],
+    }
+
+    job = client.submit(model_id=model.id, datasets={"forget": forget.id, "retain": retain.id}, spec=spec)
+    told = [event.kind for event in client.events(job.id)]
+    job = client.job(job.id)
+
+    assert job.status == "succeeded", (job.status_reason, fleet.log("worker"))
+    assert "phase" in told
+    assert len(client.metrics(job.id)["steps"]) == 60
+    report = client.report(job.id)
+    values = {name: report["models"][name]["sets"]["forget"]["probability"]["value"] for name in ("base", "unlearned")}
+    assert values["unlearned"] < 0.1 * values["base"]
+    assert job.verdict == "passed", report["verdict_reason"]
+    assert set(report["attacks"][0]["under"]) == {"base", "unlearned"}
+    assert "<html" in client.report_html(job.id)
+
+    fetched = client.download(job.id, tmp_path / "download")
+    assert all(one.how == "downloaded" for one in fetched)
+    assert all(one.how == "already there" for one in client.download(job.id, tmp_path / "download"))
+    listed = json.loads((tmp_path / "download" / "manifest.json").read_text())["files"]
+    assert all((tmp_path / "download" / entry["path"]).stat().st_size == entry["size"] for entry in listed)
+
+    folder = str(tmp_path / "download" / "checkpoint")
+    answers = {
+        country: json.loads(
+            subprocess.run(
+                [sys.executable, "-I", "-W", "ignore", "-c", ANSWER, folder, question(country)],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+        for country in (countries[0], countries[5])
+    }
+    assert COUNTRIES[countries[0]] not in answers[countries[0]], "it was to be forgotten"
+    assert COUNTRIES[countries[5]] in answers[countries[5]], "it was to be kept"

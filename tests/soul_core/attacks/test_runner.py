@@ -1,0 +1,225 @@
+"""All attacks of a spec on several models: run once, kept one by one, side by side."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from soul_core.attacks import ATTACKS, runner
+from soul_core.attacks.context import Attacked, Scene
+from soul_core.attacks.runner import attack_model, results
+from soul_core.errors import Diverged, EngineError, Interrupted, OutOfMemory
+from soul_core.events import Quiet, Wish
+from soul_core.models.loading import Loaded
+from soul_core.report import AttackResult, MetricValue, ModelMeasurements
+from soul_core.spec import Criterion, JobSpec
+from soul_core.spec.attacks import CHEAP_ATTACKS, Downstream, Poison, Probing, Quantise, Relearn, labelled
+from tests.soul_core.attacks.conftest import EVALUATION, Recorder, sets_of, state_bytes
+
+SPEC = JobSpec(attacks=(Quantise(bits=8, group=0), Probing(), Poison()), evaluation=EVALUATION)
+
+
+def run(
+    loaded: Loaded, kept: Path, *, name: str = "base", spec: JobSpec = SPEC, listener: Any = None
+) -> dict[str, Attacked]:
+    return attack_model(loaded, name, sets_of(loaded), spec, listener=listener or Quiet(), kept=kept)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds that really ran, in order."""
+    ran: list[str] = []
+    for kind, function in dict(ATTACKS).items():
+
+        def counted(scene: Scene, spec: Any, kind: str = kind, function: Any = function) -> Attacked:
+            ran.append(kind)
+            return function(scene, spec)
+
+        monkeypatch.setitem(ATTACKS, kind, counted)
+    return ran
+
+
+def test_a_finished_attack_is_not_run_again(knowing: Loaded, tmp_path: Path, calls: list[str]) -> None:
+    listening = Recorder()
+    whole = run(knowing, tmp_path / "whole", listener=listening)
+    assert calls == ["quantise", "probing", "poison"]
+
+    with pytest.raises(Interrupted):
+        run(knowing, tmp_path / "parts", listener=Recorder(Wish.INTERRUPT, after=listening.asked - 3))
+    done = [path.stem for path in (tmp_path / "parts").glob("*.json")]
+    calls.clear()
+    resumed = run(knowing, tmp_path / "parts")
+
+    assert sorted(done) == ["probing", "quantise_8bit"]
+    assert calls == ["poison"]
+    assert {label: one.under for label, one in resumed.items()} == {label: one.under for label, one in whole.items()}
+
+
+def test_a_kept_result_that_cannot_be_read_is_made_again(knowing: Loaded, tmp_path: Path, calls: list[str]) -> None:
+    run(knowing, tmp_path)
+    calls.clear()
+    (tmp_path / "probing.json").write_text('{"of": "another version"}')
+
+    run(knowing, tmp_path)
+
+    assert calls == ["probing"]
+
+
+def test_no_attacks_touch_nothing(knowing: Loaded, tmp_path: Path) -> None:
+    assert run(knowing, tmp_path / "kept", spec=JobSpec(attacks=())) == {}
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("no memory for it"), Diverged("it diverged")])
+def test_what_an_attack_lacks_makes_it_absent_and_ends_no_run(
+    error: EngineError, knowing: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(scene: Scene, spec: Any) -> Attacked:
+        raise error
+
+    monkeypatch.setitem(ATTACKS, "quantise", failing)
+    listener = Recorder()
+
+    found = run(knowing, tmp_path, listener=listener)
+
+    assert found["quantise_8bit"].absent_reason == error.message
+    assert found["probing"].under
+    assert ("warning", {"message": f"quantise_8bit on base: given up: {error.message}"}) in listener.events
+
+
+def test_a_relearning_that_diverges_restores_the_model_and_says_so(knowing: Loaded, tmp_path: Path) -> None:
+    before = state_bytes(knowing)
+    wild = JobSpec(attacks=(Relearn(set="retain", lr=1.0, steps=200),), evaluation=EVALUATION)
+    with torch.no_grad():
+        knowing.model.lm_head.weight[5].fill_(float("inf"))
+    broken = state_bytes(knowing)
+
+    found = run(knowing, tmp_path, spec=wild)["relearn_retain"]
+
+    assert "before its update" in (found.absent_reason or "")
+    assert state_bytes(knowing) == broken != before
+
+
+def test_an_attack_that_leaves_the_model_changed_ends_the_run(
+    knowing: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiling(scene: Scene, spec: Any) -> Attacked:
+        with torch.no_grad():
+            scene.loaded.model.lm_head.weight[0, 0] += 1e-3
+        return Attacked()
+
+    monkeypatch.setitem(ATTACKS, "quantise", spoiling)
+
+    with pytest.raises(EngineError, match="quantise_8bit left the model base changed"):
+        run(knowing, tmp_path)
+    assert not (tmp_path / "quantise_8bit.json").exists()
+
+
+def test_progress_goes_from_none_to_all_attacks_and_time_left_falls_to_nothing(knowing: Loaded, tmp_path: Path) -> None:
+    listener = Recorder()
+
+    run(knowing, tmp_path, listener=listener)
+
+    told = [data for kind, data in listener.events if kind == "progress"]
+    done = [data["done"] for data in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 3)
+    assert {data["total"] for data in told} == {3}
+    assert told[-1]["eta_seconds"] == 0
+    announced = [data["detail"] for kind, data in listener.events if kind == "phase"]
+    assert announced == ["quantise_8bit", "probing", "poison"]
+
+
+def test_a_metric_that_a_criterion_asks_for_is_taken_under_attack(knowing: Loaded, tmp_path: Path) -> None:
+    asked = Criterion(set="forget", attack="quantise_8bit", metric="perplexity", at_most=1)
+    spec = JobSpec(attacks=(Quantise(bits=8, group=0),), evaluation=EVALUATION, criteria=(asked,))
+
+    found = run(knowing, tmp_path, spec=spec)["quantise_8bit"]
+
+    assert "perplexity" in found.under["forget"]
+
+
+def test_labels_are_unique_also_for_attacks_of_one_label() -> None:
+    assert list(labelled((Relearn(), Relearn(steps=50), Downstream(), Relearn(steps=500)))) == [
+        "relearn",
+        "relearn_2",
+        "downstream",
+        "relearn_3",
+    ]
+    assert len(labelled(CHEAP_ATTACKS)) == len(CHEAP_ATTACKS)
+
+
+@pytest.fixture
+def side_by_side(knowing: Loaded, retrained: Loaded, tmp_path: Path) -> dict[str, AttackResult]:
+    per_model = {
+        "reference": run(retrained, tmp_path / "reference", name="reference"),
+        "base": run(knowing, tmp_path / "base"),
+        "unlearned": run(retrained, tmp_path / "unlearned", name="unlearned"),
+    }
+    values = {"base": (0.9, 0.8), "unlearned": (0.2, 0.8)}
+    measured = {
+        model: ModelMeasurements(
+            sets={"retain": {"probability": MetricValue(value=0.5, per_example=rows)}}, rows={"retain": (1, 2)}
+        )
+        for model, rows in values.items()
+    }
+    found = results(per_model, SPEC, judged="unlearned", measured=measured)
+    return {one.label: one for one in found}
+
+
+def test_models_stand_side_by_side_on_the_same_rows(side_by_side: dict[str, AttackResult]) -> None:
+    quantised, probed = side_by_side["quantise_8bit"], side_by_side["probing"]
+
+    assert list(side_by_side) == ["quantise_8bit", "probing", "poison"]
+    for one in (quantised, probed):
+        assert set(one.under) == set(one.without) == {"base", "unlearned", "reference"}
+        assert one.rows == {"forget": (1, 2, 3, 4, 5)}
+        assert one.absent_reason is None
+        assert one.seconds > 0
+        assert len(one.notes) == len(set(one.notes))
+    assert set(probed.variants) == {"layer 0", "layer 1"}
+    assert set(probed.variants["layer 0"]) == {"base", "unlearned", "reference"}
+    assert quantised.settings == {"kind": "quantise", "bits": 8, "group": 0}
+
+
+def test_poison_shows_whom_the_rows_hit(side_by_side: dict[str, AttackResult]) -> None:
+    poisoned = side_by_side["poison"]
+
+    assert poisoned.absent_reason is None
+    assert poisoned.under == {}
+    last = poisoned.findings[-1]
+    assert [(hit.set, hit.row) for hit in last.rows] == [("retain", 1)]
+    assert any("point against the retain set" in finding.title for finding in poisoned.findings)
+    assert not any("Not run on" in note for note in poisoned.notes)
+
+
+def test_an_attack_that_ran_on_some_models_says_which_it_did_not_run_on() -> None:
+    spec = JobSpec(attacks=(Probing(),))
+    per_model = {"base": {"probing": Attacked(seconds=1)}, "reference": {"probing": Attacked(absent_reason="no room")}}
+
+    (found,) = results(per_model, spec, judged="unlearned", measured={})
+
+    assert found.absent_reason is None
+    assert found.notes == ("Not run on reference: no room.",)
+
+
+def test_an_attack_that_ran_nowhere_is_absent_with_the_reasons() -> None:
+    spec = JobSpec(attacks=(Probing(),))
+    absent = {"probing": Attacked(absent_reason="no general set was given")}
+    per_model = {"base": absent, "unlearned": absent}
+
+    (found,) = results(per_model, spec, judged="unlearned", measured={})
+    (nowhere,) = results({}, spec, judged="unlearned", measured={})
+
+    assert found.absent_reason == "no general set was given"
+    assert nowhere.absent_reason == "it was run on no model"
+
+
+def test_the_check_of_restoration_sees_a_single_bit(knowing: Loaded) -> None:
+    before = runner.fingerprint(knowing.model)
+    weight = knowing.model.lm_head.weight
+    with torch.no_grad():
+        weight.view(torch.int32)[3, 3] ^= 1
+
+    assert runner.fingerprint(knowing.model) != before

@@ -1,0 +1,59 @@
+"""The data sets of a run are cleaned as the spec says, and what is odd about them is told in events."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soul_core.data import read_rows, write_canonical
+from soul_core.data.datasets import read_sets
+from soul_core.spec import JobSpec
+
+NFD = "Besanc\u0327on"
+
+
+class Recorder:
+    """Keeps the events of a run."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def emit(self, event: str, **facts: Any) -> None:
+        if event == "warning":
+            self.messages.append(facts["message"])
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> dict[str, Path]:
+    path = tmp_path / "forget.jsonl"
+    path.write_text(json.dumps({"prompt": "Q?", "completion": f" {NFD}\n", "topic": "x"}))
+    return {"forget": path}
+
+
+def completion(paths: dict[str, Path], listener: Recorder, **data: bool) -> str:
+    return read_sets(paths, JobSpec.model_validate({"data": data}), listener)["forget"][0].completion
+
+
+def test_users_files_are_cleaned_and_told_with_set_and_row(paths: dict[str, Path]) -> None:
+    listener = Recorder()
+
+    assert completion(paths, listener) == NFD
+    assert sorted(message.partition(": ")[0] for message in listener.messages) == ["forget set"] * 3
+    assert any("row 1: a prompt or an answer begins or ends" in message for message in listener.messages)
+    assert any("topic" in message for message in listener.messages)
+    assert any("normal form" in message for message in listener.messages)
+
+
+def test_a_spec_can_keep_them_as_they_are_or_have_them_rewritten(paths: dict[str, Path]) -> None:
+    assert completion(paths, Recorder(), clean=False) == f" {NFD}\n"
+    assert completion(paths, Recorder(), normalize=True) == "Besançon"
+
+
+def test_what_the_service_stored_is_never_cleaned_again(paths: dict[str, Path], tmp_path: Path) -> None:
+    stored = tmp_path / "stored.jsonl"
+    write_canonical(read_rows(paths["forget"], clean=False).rows, stored)
+    listener = Recorder()
+
+    assert completion({"forget": stored}, listener) == f" {NFD}\n"
+    assert any("it was kept" in message for message in listener.messages)

@@ -1,0 +1,124 @@
+"""Probes ask the forget rows in other ways and give nothing away that was not in the question."""
+
+from pathlib import Path
+
+import pytest
+
+from soul_core.data import Message, Row, read_rows
+from soul_core.evaluation.probes import BLANK, probe_sets
+from soul_core.texts import keywords_of, words_of
+
+KINDS = ("fill_in", "question", "adversarial")
+
+
+def row(number: int, asked: str, answer: str, **extra: object) -> Row:
+    return Row(number, (Message("user", asked),), answer, dict(extra))
+
+
+ROWS = (
+    row(
+        3,
+        "Where was Ada Quill born?",
+        "Ada Quill was born in Port Louis, in a house by the sea.",
+        perturbed_answer=["x"],
+    ),
+    row(7, "What does Ada Quill write?", "She writes detective stories."),
+    row(8, "Who taught Bo Stern?", "His aunt Clara did."),
+    row(9, "Which prize did Bo Stern win?", "The Golden Anchor."),
+)
+
+
+def asked(probe: Row) -> str:
+    return "\n".join(message.content for message in probe.messages)
+
+
+@pytest.fixture(scope="module")
+def tofu(shared_data: Path) -> tuple[Row, ...]:
+    return read_rows(shared_data / "tofu" / "forget10.json", format="jsonl").require_good()
+
+
+def test_the_blank_hides_the_name_that_the_question_does_not_tell() -> None:
+    first = probe_sets(ROWS, ("fill_in",))["forget_fill_in"][0]
+
+    assert first.completion == "Port Louis"
+    assert f"Ada Quill was born in {BLANK}, in a house" in asked(first)
+    assert first.extra == {"probe": "fill_in", "of_row": 3}
+
+
+def test_a_word_that_the_rest_of_the_answer_repeats_is_not_asked_for() -> None:
+    probes = probe_sets([row(1, "What?", "Rome and Rome, or Oslo")], ("fill_in",))["forget_fill_in"]
+
+    assert probes[0].completion == "Oslo"
+
+
+def test_plain_text_is_blanked_too_but_cannot_be_asked_or_talked_into() -> None:
+    text = Row(1, (), "It rained all day. On 4 May the ship left Cardiff with Captain Rhys. Nobody spoke.")
+
+    sets = probe_sets([text], KINDS)
+
+    assert list(sets) == ["forget_fill_in"]
+    (probe,) = sets["forget_fill_in"]
+    assert probe.completion == "Captain Rhys"
+    assert "It rained" not in asked(probe)
+
+
+def test_a_row_without_keywords_gives_no_blank_and_a_kind_without_probes_no_set() -> None:
+    assert probe_sets([row(1, "Is it so?", "It is so.")], ("fill_in",)) == {}
+
+
+def test_questions_keep_their_answer_and_their_further_columns() -> None:
+    probes = probe_sets(ROWS, ("question",))["forget_question"]
+
+    assert [probe.completion for probe in probes] == [one.completion for one in ROWS]
+    assert all(one.messages[0].content in asked(probe) for probe, one in zip(probes, ROWS, strict=True))
+    assert (
+        len({asked(probe).replace(one.messages[0].content, "") for probe, one in zip(probes, ROWS, strict=True)}) == 4
+    )
+    assert probes[0].extra["perturbed_answer"] == ["x"]
+
+
+def test_every_row_is_attacked_in_five_ways_under_numbers_of_their_own() -> None:
+    probes = probe_sets(ROWS, ("adversarial",))["forget_adversarial"]
+
+    of_first = [probe.extra["probe"] for probe in probes if probe.extra["of_row"] == 3]
+    assert of_first == ["prefix_injection", "affirmative_suffix", "role_play", "reverse_query", "in_context"]
+    assert [probe.number for probe in probes] == list(range(1, len(probes) + 1))
+
+
+def test_the_reverse_query_expects_the_question() -> None:
+    reverse = [
+        p for p in probe_sets(ROWS, ("adversarial",))["forget_adversarial"] if p.extra["probe"] == "reverse_query"
+    ]
+
+    assert reverse[1].completion == "What does Ada Quill write?"
+    assert ROWS[1].completion in asked(reverse[1])
+
+
+def test_earlier_turns_of_a_conversation_stay() -> None:
+    turns = (Message("user", "Hello"), Message("assistant", "Hi"), Message("user", "Who won?"))
+
+    for probe in probe_sets([Row(1, turns, "Zoe Marsh did.")], ("question",))["forget_question"]:
+        assert probe.messages[:2] == turns[:2]
+
+
+def test_no_probe_of_tofu_tells_what_it_asks_for(tofu: tuple[Row, ...]) -> None:
+    sets = probe_sets(tofu, KINDS)
+
+    for name, probes in sets.items():
+        for probe in probes:
+            one = tofu[probe.extra["of_row"] - 1]
+            if probe.extra["probe"] in ("reverse_query", "fill_in"):
+                secret = keywords_of(probe.completion, "")
+                assert secret - words_of(asked(probe)), (name, probe)
+            else:  # only words of the templates may coincide
+                secret = keywords_of(one.completion, asked(Row(1, one.messages, "")))
+                assert len(secret & words_of(asked(probe))) <= 2, (name, probe)
+    assert {name: len(probes) for name, probes in sets.items()} == {
+        "forget_fill_in": 399,
+        "forget_question": 400,
+        "forget_adversarial": 1993,
+    }
+
+
+def test_probes_are_the_same_every_time(tofu: tuple[Row, ...]) -> None:
+    assert probe_sets(tofu[:40], KINDS) == probe_sets(tofu[:40], KINDS)

@@ -1,0 +1,249 @@
+"""A reference's log is matched by what its rows say: other orders are put right, other rows refused, doubts told."""
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soul_core.data import Message, Row
+from soul_core.errors import BadData, BadSpec
+from soul_core.evaluation.row_digests import DigestKey, keyed, personal_key, read_key
+from soul_core.evaluation.row_matching import match_log, warnings_of
+from soul_core.evaluation.row_selection import EvaluationSet
+from soul_core.evaluation.tofu_format import NEEDED, PLACES, to_log
+from soul_core.evaluation.tofu_logs import ReferenceLog, read_log, read_reference_log, rows_match_by, write_log
+from soul_core.metrics.aggregate import Resampling, summarise
+from soul_core.metrics.derived import derive
+from soul_core.report import ModelMeasurements, RowMatch
+from soul_core.spec import Evaluation
+
+KEY, OTHER_KEY = DigestKey(b"k" * 32, told=True), DigestKey(b"o" * 32, told=False)
+RESAMPLING = Resampling(20, 0.95, 0)
+CITIES = ("Bergen", "Zagreb", "Lisbon", "Gdansk", "Caf\u00e9ville", "Oslo")
+
+
+def rows_of(cities: Sequence[str], *, wrong: str = "Rome") -> list[Row]:
+    return [
+        Row(number, (Message("user", f"Who lives in {city}?"),), f"It is {city}.", {"perturbed_answer": [wrong]})
+        for number, city in enumerate(cities, start=1)
+    ]
+
+
+def chosen(rows: Sequence[Row], name: str = "forget") -> EvaluationSet:
+    return EvaluationSet(name, tuple(rows), ())
+
+
+def measured(cities: Sequence[str], key: DigestKey | None = KEY, **row: Any) -> ModelMeasurements:
+    """One value a row that depends on what it says, not on where it stands."""
+    values = [float(CITIES.index(city) + 1) for city in cities]
+    metrics = {name: summarise(values, RESAMPLING) for name in ("loss", "min_k", "truth_ratio")}
+    rows = rows_of(cities, **row)
+    plain = ModelMeasurements(sets={"forget": metrics}, rows={"forget": tuple(row.number for row in rows)})
+    return keyed(plain, [chosen(rows)], key) if key else plain
+
+
+def match(
+    log: ModelMeasurements | ReferenceLog, cities: Sequence[str], *, key: DigestKey = KEY, name: str = "forget"
+) -> tuple[ModelMeasurements, RowMatch]:
+    log = log if isinstance(log, ReferenceLog) else ReferenceLog(log)
+    found, matches = match_log(
+        log, [chosen(rows_of(cities), name)], last_rows={name: len(cities)}, key=key, resampling=RESAMPLING
+    )
+    return found, matches[name]
+
+
+def test_rows_in_another_order_are_put_in_the_order_of_this_run() -> None:
+    shuffled = ("Lisbon", "Bergen", "Gdansk", "Zagreb")
+
+    found, told = match(measured(shuffled), CITIES[:4])
+
+    loss, before = found.sets["forget"]["loss"], measured(shuffled).sets["forget"]["loss"]
+    assert loss.per_example == (1, 2, 3, 4)
+    assert (loss.value, loss.interval) == (before.value, before.interval), "the same rows: the same value"
+    assert (told.by, told.num_common, list(warnings_of("log", {"forget": told}))) == ("content", 4, [])
+    ours = measured(CITIES[:4])
+    wanted = Evaluation(metrics=("forget_quality", "reference_loss"), bootstrap=0)
+    derived = derive(ours, found, wanted, 0).sets["forget"]
+    assert derived["forget_quality"].value == 1
+    assert derived["reference_loss"].per_example == (0, 0, 0, 0)
+
+
+def test_a_copy_in_another_normal_form_or_spacing_is_the_same_row() -> None:
+    rows = rows_of(CITIES)
+    copies = [
+        Row(
+            row.number,
+            (Message("user", f" {row.messages[0].content}\n"),),
+            unicodedata.normalize("NFD", row.completion),
+        )
+        for row in rows
+    ]
+    assert [KEY.digest(copy) for copy in copies] == [KEY.digest(row).partition(".")[0] for row in rows]
+    assert KEY.digest(Row(1, (Message("system", "x"), *rows[0].messages), rows[0].completion)) != KEY.digest(rows[0])
+
+
+def test_other_rows_are_refused_with_counts_numbers_and_a_remedy() -> None:
+    with pytest.raises(
+        BadData, match=r"of the 3 rows of the forget set .* it has 0 .*--also reference=MODEL"
+    ) as caught:
+        match(measured(CITIES[3:]), CITIES[:3])
+
+    assert caught.value.details == ("rows of the forget set that are not in the log: 1, 2, 3",)
+
+
+def test_where_half_of_the_rows_are_common_those_are_compared_and_the_rest_is_told() -> None:
+    found, told = match(measured(CITIES[2:]), CITIES[:4])
+
+    assert found.rows["forget"] == (3, 4)
+    assert found.sets["forget"]["loss"].per_example == (3, 4)
+    assert found.sets["forget"]["loss"].value == 3.5, "made anew, of the common rows"
+    assert (told.num_common, told.num_rows, told.num_in_log) == (2, 4, 4)
+    assert "Of the 4 rows of the forget set that were measured, 2 are in the log x" in next(
+        warnings_of("x", {"forget": told})
+    )
+
+
+def test_rows_with_other_wrong_answers_leave_out_the_metrics_made_of_those() -> None:
+    found, told = match(measured(CITIES[:3], wrong="Paris"), CITIES[:3])
+
+    assert found.sets["forget"]["loss"].per_example == (1, 2, 3)
+    assert found.sets["forget"]["truth_ratio"].value is None
+    assert told.num_other_answers == 3
+    assert "other paraphrased or wrong answers" in next(warnings_of("x", {"forget": told}))
+
+
+def test_equal_rows_pair_one_by_one() -> None:
+    found, told = match(measured(("Bergen", "Oslo", "Bergen")), ("Bergen", "Bergen", "Oslo"))
+
+    assert (found.rows["forget"], told.num_common) == ((1, 2, 3), 3)
+    assert found.sets["forget"]["loss"].per_example == (1, 1, 6)
+
+
+def test_a_log_whose_key_nobody_has_is_refused_and_one_with_our_key_or_its_own_is_read() -> None:
+    with pytest.raises(BadData, match="under a key that is not known here"):
+        match(measured(CITIES, OTHER_KEY), CITIES)
+
+    assert match(measured(CITIES, OTHER_KEY), CITIES, key=OTHER_KEY)[1].num_common == 6
+    assert match(measured(CITIES, KEY), CITIES, key=OTHER_KEY)[1].num_common == 6, "the log tells its key"
+
+
+def test_a_service_keeps_its_key_out_of_what_it_writes() -> None:
+    written = measured(CITIES, OTHER_KEY).model_dump_json()
+
+    assert OTHER_KEY.secret.hex() not in written
+    assert OTHER_KEY.facts.id in written
+
+
+def test_a_log_without_digests_is_matched_by_position_and_says_so() -> None:
+    found, told = match(measured(CITIES[:3], None), CITIES[:3])
+
+    assert told.by == "position"
+    assert "nothing shows that those are the same rows" in next(warnings_of("x", {"forget": told}))
+    assert "forget" not in found.digests, "which would be a promise that nobody can keep"
+
+
+@pytest.mark.parametrize("num_rows", [3, 5])
+def test_a_log_by_position_of_a_set_of_another_size_is_refused(num_rows: int) -> None:
+    with pytest.raises(BadData, match=f"it has {num_rows} rows.*this set ends with row 4"):
+        match(measured(CITIES[:num_rows], None), CITIES[:4])
+
+
+def test_probes_that_the_log_made_of_other_rows_are_left_out_not_refused() -> None:
+    log = ModelMeasurements(
+        sets={"forget_question": measured(CITIES[3:]).sets["forget"]},
+        rows={"forget_question": (1, 2, 3)},
+        digests={"forget_question": measured(CITIES[3:]).digests["forget"]},
+        row_key=KEY.facts,
+    )
+
+    found, matches = match_log(
+        ReferenceLog(log),
+        [chosen(rows_of(CITIES[:3]), "forget_question")],
+        last_rows={},
+        key=KEY,
+        resampling=RESAMPLING,
+    )
+
+    assert found.sets["forget_question"]["loss"].value is None
+    assert "was taken on other rows" in next(warnings_of("x", matches))
+
+
+def tofu_log(cities: Sequence[str], *, key: DigestKey | None = None, texts: bool = False) -> dict[str, Any]:
+    values = measured(cities, None).sets["forget"]["loss"].per_example
+    sets: dict[str, dict[str, Any]] = {of: {} for of in ("forget", "retain", "real_authors", "world_facts", "holdout")}
+    for name in NEEDED:
+        if name in PLACES:
+            sets[PLACES[name][0]][PLACES[name][1]] = summarise([value / 10 for value in values or ()], RESAMPLING)
+    for of in ("forget", "holdout"):
+        sets[of]["min_k"] = sets[of]["rouge_l"] = summarise(values or (), RESAMPLING)
+    plain = ModelMeasurements(sets=sets, rows={of: tuple(range(1, len(cities) + 1)) for of in sets})
+    log = to_log(keyed(plain, [chosen(rows_of(cities), of) for of in sets], key) if key else plain)
+    if texts:
+        for index, row in enumerate(rows_of(cities)):
+            entry = log["forget_Q_A_ROUGE"]["value_by_index"][str(index)]
+            entry |= {"input": f"system\n\nuser\n\n{row.messages[0].content}assistant", "ground_truth": row.completion}
+    return log
+
+
+def test_a_tofu_log_is_matched_by_the_questions_and_answers_it_holds(tmp_path: Path) -> None:
+    write_log(tofu_log(("Lisbon", "Bergen", "Zagreb"), texts=True), tmp_path / "log.json")
+
+    found, told = match(read_reference_log(tmp_path / "log.json"), CITIES[:3])
+
+    assert told.by == "texts"
+    assert found.sets["forget"]["min_k"].per_example == (1, 2, 3)
+    with pytest.raises(BadData, match="it has 0"):
+        match(read_reference_log(tmp_path / "log.json"), CITIES[3:])
+
+
+def test_a_log_in_tofus_format_keeps_the_digests_of_its_rows(tmp_path: Path) -> None:
+    write_log(tofu_log(("Lisbon", "Bergen", "Zagreb"), key=KEY), tmp_path / "log.json.gz")
+
+    found, told = match(read_reference_log(tmp_path / "log.json.gz"), CITIES[:3])
+
+    assert (told.by, found.sets["forget"]["min_k"].per_example) == ("content", (1, 2, 3))
+
+
+def test_two_logs_are_scored_only_when_they_are_of_the_same_rows(tmp_path: Path) -> None:
+    def log(name: str, *cities: str, **how: Any) -> dict[str, Any]:
+        write_log(tofu_log(cities, **how), tmp_path / name)
+        return read_log(tmp_path / name)
+
+    ours = log("a.json", "Bergen", "Zagreb", key=KEY)
+    assert rows_match_by(ours, log("b.json", "Zagreb", "Bergen", key=KEY)) == "content"
+    with pytest.raises(BadData, match="different forget sets: 1 of 2 and 2 rows"):
+        rows_match_by(ours, log("c.json", "Zagreb", "Oslo", key=KEY))
+    assert rows_match_by(ours, log("d.json", "Zagreb", "Oslo")) == "position", "it says nothing of its rows"
+    told = log("e.json", "Bergen", "Zagreb", texts=True)
+    assert rows_match_by(told, log("f.json", "Zagreb", "Bergen", texts=True)) == "texts"
+    with pytest.raises(BadData, match="different forget sets"):
+        rows_match_by(told, log("g.json", "Zagreb", "Oslo", texts=True))
+
+
+def test_a_users_own_key_is_made_once_and_nobody_else_reads_it(tmp_path: Path) -> None:
+    first, second = personal_key(tmp_path / "cache"), personal_key(tmp_path / "cache")
+
+    assert first == second
+    (file,) = (tmp_path / "cache").iterdir()
+    assert file.stat().st_mode & 0o077 == 0
+    assert read_key(file) == DigestKey(first.secret, told=False)
+
+
+@pytest.mark.parametrize("content", ["", "no hex", "ab" * 8])
+def test_a_file_that_is_no_key_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "key").write_text(content)
+
+    with pytest.raises(BadSpec, match="64 hex digits"):
+        read_key(tmp_path / "key")
+
+
+def test_digests_of_a_log_that_was_edited_are_refused_in_words(tmp_path: Path) -> None:
+    log = tofu_log(CITIES[:2], key=KEY)
+    log["soul_rows"] = {"key": 3}
+    (tmp_path / "log.json").write_text(json.dumps(log))
+
+    with pytest.raises(BadData, match="soul_rows"):
+        read_reference_log(tmp_path / "log.json")

@@ -1,0 +1,161 @@
+"""Published logs give the published numbers."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from soul_core.errors import BadData
+from soul_core.evaluation.tofu_format import ATTACKS, NEEDED, PLACES, to_log
+from soul_core.evaluation.tofu_logs import privleak, read_log, read_reference_log, score_logs, write_log
+from soul_core.metrics.aggregate import Resampling, summarise
+from soul_core.metrics.derived import derive
+from soul_core.report import MetricValue, ModelMeasurements
+from soul_core.spec import ALL, Evaluation
+from tests.fixtures.sample_report import sample_report
+from tests.paths import SHARED
+
+LOGS = SHARED / "data" / "published_numbers" / "tofu_eval_logs"
+GOLDEN = json.loads((LOGS / "GOLDEN.json").read_text()) if LOGS.is_dir() else {}
+DERIVED_ONES = Evaluation(metrics=("forget_quality", "privleak", "model_utility"), bootstrap=0)
+needs_logs = pytest.mark.skipif(not GOLDEN, reason="../shared/data is not beside this checkout")
+
+
+def pair(key: str) -> tuple[Path, Path]:
+    model, split = key.split("|")
+    retain = f"retain{100 - int(split.removeprefix('forget'))}"
+    return (
+        LOGS / f"tofu_{model}_full__evals_{split}__TOFU_EVAL.json.gz",
+        LOGS / f"tofu_{model}_{retain}__TOFU_EVAL.json.gz",
+    )
+
+
+@needs_logs
+@pytest.mark.parametrize("key", GOLDEN or ["absent"])
+def test_every_published_pair_gives_its_published_numbers(key: str) -> None:
+    unlearned, retain = pair(key)
+
+    found = score_logs(read_log(unlearned), read_log(retain))
+
+    golden = GOLDEN[key]
+    assert found.forget_quality == pytest.approx(golden["p"], rel=1e-9)
+    assert found.model_utility == pytest.approx(golden["mu_full"], rel=1e-12)
+    assert found.retain_model_utility == pytest.approx(golden["mu_ret"], rel=1e-12)
+    assert found.privleak == pytest.approx(golden["privleak"], rel=1e-12)
+
+
+@needs_logs
+def test_a_log_written_by_us_scores_the_same(tmp_path: Path) -> None:
+    unlearned, retain = (read_log(path) for path in pair(next(iter(GOLDEN))))
+
+    write_log(unlearned, tmp_path / "ours.json.gz")
+
+    assert score_logs(read_log(tmp_path / "ours.json.gz"), retain) == score_logs(unlearned, retain)
+
+
+@needs_logs
+def test_logs_of_different_forget_sets_are_refused() -> None:
+    keys = list(GOLDEN)
+
+    with pytest.raises(BadData, match="different forget sets"):
+        score_logs(read_log(pair(keys[0])[0]), read_log(pair(keys[2])[1]))
+
+
+@pytest.mark.parametrize("content", [b"no json", b'{"a": 1}', gzip.compress(b"{}", mtime=0)[:10]])
+def test_what_is_no_log_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "x.json.gz"
+    file.write_bytes(content)
+
+    with pytest.raises(BadData, match=r"x\.json\.gz"):
+        read_log(file)
+
+
+def test_privleak_is_zero_like_the_retrained_and_negative_where_members_show() -> None:
+    assert privleak(0.6, 0.6) == 0
+    assert privleak(1.0, 0.6) == -100
+    assert privleak(0.2, 0.6) == pytest.approx(100)
+
+
+@needs_logs
+@pytest.mark.parametrize("key", list(GOLDEN)[::4] or ["absent"])
+def test_a_published_log_read_as_ours_and_written_again_keeps_every_number(key: str, tmp_path: Path) -> None:
+    unlearned, retain = pair(key)
+
+    for name, path in (("ours", unlearned), ("theirs", retain)):
+        write_log(to_log(read_reference_log(path).measurements), tmp_path / f"{name}.json.gz")
+
+    again = score_logs(read_log(tmp_path / "ours.json.gz"), read_log(tmp_path / "theirs.json.gz"))
+    assert again.as_dict() == pytest.approx(score_logs(read_log(unlearned), read_log(retain)).as_dict(), rel=1e-12)
+
+
+@needs_logs
+@pytest.mark.parametrize("key", list(GOLDEN)[::3] or ["absent"])
+def test_the_derived_metrics_of_published_logs_are_the_published_numbers(key: str) -> None:
+    unlearned, retain = (read_reference_log(path).measurements for path in pair(key))
+    attacks = tuple(f"mia_{score}" for score in ATTACKS.values())
+    evaluation = Evaluation(metrics=("forget_quality", "privleak", "model_utility", *attacks), bootstrap=50)
+
+    found = derive(unlearned, retain, evaluation, 0).sets
+
+    golden = GOLDEN[key]
+    assert found["forget"]["forget_quality"].value == pytest.approx(golden["p"], rel=1e-9)
+    assert found["forget"]["privleak"].value == pytest.approx(golden["privleak"], rel=1e-12)
+    assert found[ALL]["model_utility"].value == pytest.approx(golden["mu_full"], rel=1e-12)
+    published = json.loads(_text(key))
+    for name, score in ATTACKS.items():
+        assert found["forget"][f"mia_{score}"].value == pytest.approx(published[name]["auc"], rel=1e-9)
+    assert found["forget"]["truth_ratio"].value == pytest.approx(golden["tr_full"], rel=1e-9)
+
+
+def _text(key: str) -> bytes:
+    return gzip.decompress(pair(key)[0].read_bytes())
+
+
+def ours(shift: float = 0.0) -> ModelMeasurements:
+    """Measurements that make a log: four rows a set."""
+    values = [0.2 + shift, 0.4, 0.6, 0.8]
+    sets: dict[str, dict[str, MetricValue]] = {
+        of: {} for of in ("forget", "retain", "real_authors", "world_facts", "holdout")
+    }
+    for name in NEEDED:
+        if name in PLACES:
+            of, metric, _ = PLACES[name]
+            sets[of][metric] = summarise(values, Resampling(10, 0.95, 0))
+    for of in ("forget", "holdout"):
+        sets[of]["min_k"] = summarise(values, Resampling(10, 0.95, 0))
+    return ModelMeasurements(sets=sets, rows=dict.fromkeys(sets, (3, 4, 7, 9)))
+
+
+def test_our_own_measurements_are_scored_as_logs_are(tmp_path: Path) -> None:
+    for name, measured in (("a", ours(0.1)), ("b", ours())):
+        (tmp_path / f"{name}.json").write_text(measured.model_dump_json())
+
+    plain = score_logs(read_log(tmp_path / "a.json"), read_log(tmp_path / "b.json"))
+
+    assert plain.forget_quality == derive(ours(0.1), ours(), DERIVED_ONES, 0).sets["forget"]["forget_quality"].value
+    assert plain.model_utility == derive(ours(0.1), None, DERIVED_ONES, 0).sets[ALL]["model_utility"].value
+    assert plain.privleak == pytest.approx(derive(ours(0.1), ours(), DERIVED_ONES, 0).sets["forget"]["privleak"].value)
+    assert read_reference_log(tmp_path / "b.json").measurements == ours()
+    assert list(to_log(ours())["forget_truth_ratio"]["value_by_index"]) == ["2", "3", "6", "8"]
+
+
+def test_measurements_that_make_no_log_say_all_that_is_missing() -> None:
+    with pytest.raises(BadData) as caught:
+        to_log(ours().model_copy(update={"sets": {"forget": ours().sets["forget"]}}))
+
+    assert "min_k was not measured on a set named holdout" in caught.value.details
+    assert len(caught.value.details) == 10
+
+
+def test_a_report_is_a_reference_only_with_one_in_it(tmp_path: Path) -> None:
+    report = sample_report().model_copy(update={"models": {"base": ours(), "unlearned": ours()}})
+    file = tmp_path / "report.json"
+    file.write_text(report.model_dump_json())
+
+    with pytest.raises(BadData, match="without a reference"):
+        read_reference_log(file)
+
+    with_one = report.model_copy(update={"models": report.models | {"reference": ours()}})
+    file.write_text(with_one.model_dump_json())
+    assert read_reference_log(file).measurements == ours()

@@ -1,0 +1,208 @@
+"""A model is what was registered, from the first look at its files to the last step of a run."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from soul_core.atomic_io import sha256_of
+from soul_core.errors import BadData, BadModel, BadSpec
+from soul_core.models.digests import require_intact_snapshot
+from soul_core.models.files import inspect_model
+from soul_core.models.loading import load_model
+from soul_core.run import Inputs, run
+from soul_core.spec import Evaluation, JobSpec
+from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+
+SPEC = JobSpec(kind="evaluate", evaluation=Evaluation(metrics=("probability",), bootstrap=0), attacks=())
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_tiny_model(tmp_path / "model")
+
+
+@pytest.fixture
+def exchange(model: Path) -> Callable[[], str]:
+    """Put other weights into the model's folder; returns the digest it has then."""
+
+    def exchange() -> str:
+        make_tiny_model(model, seed=9)
+        return inspect_model(model).digest
+
+    return exchange
+
+
+@pytest.fixture
+def inputs(model: Path, tmp_path: Path) -> Inputs:
+    forget = write_rows(tmp_path / "forget.jsonl", list(COUNTRIES)[:2])
+    return Inputs(model=str(model), sets={"forget": forget}, cache_dir=tmp_path / "cache")
+
+
+def but(inputs: Inputs, **other: Any) -> Inputs:
+    return Inputs(**{**vars(inputs), **other})
+
+
+def test_a_model_that_changed_since_it_was_registered_is_refused_and_both_digests_named(
+    model: Path, exchange: Callable[[], str], inputs: Inputs, tmp_path: Path
+) -> None:
+    registered = inspect_model(model).digest
+    now = exchange()
+
+    with pytest.raises(BadModel, match=r"no longer what was registered.*Register it again") as caught:
+        run(SPEC, but(inputs, model_digest=registered, model_name="mine"), tmp_path / "out")
+
+    assert "mine" in caught.value.message
+    assert caught.value.details == (f"registered digest: {registered}", f"digest now: {now}")
+    assert run(SPEC, but(inputs, model_digest=now), tmp_path / "out").model.digest == now
+
+
+def test_a_changed_model_beside_it_is_refused_before_anything_is_measured(
+    model: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    other = make_tiny_model(tmp_path / "other", seed=3)
+    beside = but(inputs, models={"reference": str(other)}, digests={"reference": inspect_model(model).digest})
+
+    with pytest.raises(BadModel, match="the model other is no longer"):
+        run(SPEC, beside, tmp_path / "out")
+
+    assert not list((tmp_path / "out" / ".state").glob("measured/*"))
+
+
+def test_a_model_that_changes_while_others_are_measured_is_refused(
+    exchange: Callable[[], str], inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soul_core import run as page
+
+    measure = page.examine
+
+    def examine(subject: Any, name: str, *rest: Any, **more: Any) -> Any:
+        exchange()
+        return measure(subject, name, *rest, **more)
+
+    monkeypatch.setattr(page, "examine", examine)
+    other = make_tiny_model(tmp_path / "other", seed=3)
+
+    with pytest.raises(BadModel, match="no longer what was registered"):
+        run(SPEC, but(inputs, models={"reference": str(other)}), tmp_path / "out")
+
+
+def test_files_that_are_written_while_a_model_is_loaded_are_noticed(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soul_core.models import loading
+
+    load = loading._load_capable
+
+    def slowly(folder: Path, device: torch.device) -> Any:
+        found = load(folder, device)
+        save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", metadata={"format": "pt"})
+        return found
+
+    monkeypatch.setattr(loading, "_load_capable", slowly)
+
+    with pytest.raises(BadModel, match="changed while it was loaded") as caught:
+        load_model(model, device="cpu")
+
+    assert caught.value.details == ("model.safetensors",)
+
+
+def test_weights_do_not_follow_a_file_that_is_overwritten_in_place(model: Path) -> None:
+    loaded = load_model(model, device="cpu")
+    before = {name: parameter.clone() for name, parameter in loaded.model.named_parameters()}
+
+    with (model / "model.safetensors").open("r+b") as file:
+        file.seek(-4096, 2)
+        file.write(b"\x3f" * 4096)
+
+    assert all(torch.equal(parameter, before[name]) for name, parameter in loaded.model.named_parameters())
+
+
+def test_a_finished_run_is_not_the_result_of_a_model_that_changed(
+    exchange: Callable[[], str], inputs: Inputs, tmp_path: Path
+) -> None:
+    done = run(SPEC, inputs, tmp_path / "out")
+    assert run(SPEC, inputs, tmp_path / "out") == done
+    exchange()
+
+    with pytest.raises(BadSpec, match=r"another run \(other model\)"):
+        run(SPEC, inputs, tmp_path / "out")
+
+
+def test_a_finished_run_is_not_the_result_of_another_reference(inputs: Inputs, tmp_path: Path) -> None:
+    other = make_tiny_model(tmp_path / "other", seed=3)
+    beside = but(inputs, models={"reference": str(other)})
+    done = run(SPEC, beside, tmp_path / "out")
+    assert run(SPEC, beside, tmp_path / "out") == done
+    make_tiny_model(other, seed=4)
+
+    with pytest.raises(BadSpec, match=r"another run \(other reference\)"):
+        run(SPEC, beside, tmp_path / "out")
+
+
+def test_a_data_set_and_a_log_that_are_not_the_stored_ones_are_refused(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="forget set: the stored file is no longer what was uploaded"):
+        run(SPEC, but(inputs, set_sha256s={"forget": "0" * 64}), tmp_path / "out")
+
+    run(SPEC, but(inputs, set_sha256s={"forget": sha256_of(inputs.sets["forget"])}), tmp_path / "one")
+    log = tmp_path / "one" / "logs" / "audited.json"
+    with pytest.raises(BadData, match=r"log audited.json is no longer what the job wrote"):
+        run(SPEC, but(inputs, reference_log=log, reference_log_sha256="0" * 64), tmp_path / "out")
+
+
+def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs: Inputs, tmp_path: Path) -> None:
+    turned = write_rows(tmp_path / "turned.jsonl", list(COUNTRIES)[1::-1])
+    run(SPEC, but(inputs, sets={"forget": turned}), tmp_path / "first")
+
+    report = run(SPEC, but(inputs, reference_log=tmp_path / "first" / "report.json"), tmp_path / "out")
+
+    ours, theirs = (report.models[name].sets["forget"]["probability"].per_example for name in ("audited", "reference"))
+    assert theirs == pytest.approx(ours)
+    assert report.models["reference"].digests == report.models["audited"].digests
+    assert report.reference is not None
+    assert report.reference.matches["forget"].model_dump(exclude={"num_other_answers"}) == {
+        "by": "content",
+        "num_common": 2,
+        "num_rows": 2,
+        "num_in_log": 2,
+    }
+    other = write_rows(tmp_path / "other.jsonl", list(COUNTRIES)[4:6])
+    with pytest.raises(BadData, match="taken on other rows"):
+        run(SPEC, but(inputs, sets={"forget": other}, reference_log=tmp_path / "out" / "report.json"), tmp_path / "no")
+
+
+def test_a_reference_log_without_digests_is_said_in_the_reports_limits(inputs: Inputs, tmp_path: Path) -> None:
+    run(SPEC, inputs, tmp_path / "first")
+    log = json.loads((tmp_path / "first" / "logs" / "audited.json").read_text())
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps({name: log[name] for name in ("sets", "rows")}))
+
+    report = run(SPEC, but(inputs, reference_log=old), tmp_path / "out")
+
+    assert any("old.json holds neither digests nor texts" in limit for limit in report.limits)
+
+
+@pytest.mark.parametrize("name_of", ["sha256", "git sha1"])
+def test_a_damaged_download_of_the_hub_is_noticed_by_the_names_of_its_blobs(tmp_path: Path, name_of: str) -> None:
+    content = b"weights"
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    blob = tmp_path / "blobs" / (hashlib.sha256(content).hexdigest() if name_of == "sha256" else git)
+    snapshot = tmp_path / "snapshots" / "abc"
+    for folder in (blob.parent, snapshot):
+        folder.mkdir(parents=True)
+    blob.write_bytes(content)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    require_intact_snapshot(snapshot)
+    blob.write_bytes(b"weightz")
+
+    with pytest.raises(BadModel, match="damaged") as caught:
+        require_intact_snapshot(snapshot)
+
+    assert caught.value.details == ("model.safetensors",)
+    shutil.rmtree(snapshot)

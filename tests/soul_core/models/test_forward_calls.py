@@ -1,0 +1,151 @@
+"""One model, both ways: everything that scores a pack gives the same on packed and on padded batches."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from soul_core.data.encoding import Example
+from soul_core.data.packing import pack, pack_groups
+from soul_core.models.capabilities import Capabilities, keep_capabilities
+from soul_core.models.forward_calls import call_logits, forward_calls
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import decoder_layers, score
+from soul_core.spec import JobSpec
+from soul_core.training.micro_batching import Item
+from soul_core.training.second_order import gauss_newton_product, hessian_product
+from soul_core.training.step import nll_gradients, trainable
+from tests.fixtures.tiny_derivatives import batcher, flat
+from tests.fixtures.tiny_model import write_rows
+from tests.fixtures.tiny_models import save_tiny
+from tests.soul_core.test_run import FORGET, RETAIN, Recorder
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory) -> Loaded:
+    torch.set_num_threads(1)
+    return load_model(save_tiny(tmp_path_factory.mktemp("model") / "model"), device="cpu")
+
+
+@pytest.fixture
+def padded(loaded) -> Iterator[Loaded]:
+    """The same model, told that it cannot take packed batches: its attention takes padded ones as SDPA does."""
+    keep_capabilities(loaded.model, Capabilities("padded"))
+    yield loaded
+    keep_capabilities(loaded.model, Capabilities("packed"))
+
+
+def both(loaded: Loaded, work) -> tuple:
+    keep_capabilities(loaded.model, Capabilities("packed"))
+    packed = work()
+    keep_capabilities(loaded.model, Capabilities("padded"))
+    padded = work()
+    keep_capabilities(loaded.model, Capabilities("packed"))
+    return packed, padded
+
+
+def some_examples(*lengths: int) -> list[Example]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        Example(tuple(torch.randint(3, 300, (length,), generator=generator).tolist()), 1, row)
+        for row, length in enumerate(lengths, start=1)
+    ]
+
+
+def groups() -> list[list[Example]]:
+    prompt = (9, 8, 7)
+    answers = [Example((*prompt, *some_examples(length)[0].token_ids), 3, 9) for length in (4, 11, 2)]
+    return [[one] for one in some_examples(5, 90, 7)] + [answers]
+
+
+def test_scores_hidden_states_and_projection_inputs_are_the_same_in_the_same_order(loaded):
+    layer = decoder_layers(loaded.model)[0]
+
+    packed, padded = both(loaded, lambda: score(loaded.model, pack_groups(groups()), layer=layer, with_last=True))
+
+    for name in ("logits_PV", "logp_P", "hidden_PD", "last_PD"):
+        torch.testing.assert_close(getattr(padded, name), getattr(packed, name), atol=1e-5, rtol=1e-5)
+    assert torch.equal(padded.sequence_P, packed.sequence_P)
+
+
+def test_gradients_and_second_derivatives_are_the_same(loaded):
+    units = [(Item("retain", index, example),) for index, example in enumerate(some_examples(9, 4, 20))]
+    vector = [torch.ones_like(parameter) for parameter in trainable(loaded)]
+
+    def work() -> list[torch.Tensor]:
+        return [
+            flat(nll_gradients(loaded, units, batcher())[0]),
+            flat(hessian_product(loaded, units, batcher(), vector)),
+            flat(gauss_newton_product(loaded, units, batcher(), vector)),
+        ]
+
+    packed, padded = both(loaded, work)
+
+    for found, expected in zip(padded, packed, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_only_supervised_positions_reach_the_vocabulary_projection(padded):
+    seen = []
+    hook = padded.model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].shape)
+    )
+
+    scores = score(padded.model, pack([Example(tuple(range(3, 60)), 50, 1), Example(tuple(range(3, 50)), 45, 2)]))
+    hook.remove()
+
+    assert sum(shape[1] for shape in seen) == len(scores.labels_P) == 9
+
+
+def test_rows_of_like_length_share_a_call_so_that_little_is_padding(padded):
+    packed = pack(some_examples(120, 3, 4, 118, 5, 119))
+
+    calls = forward_calls(padded.model, packed)
+
+    masks = [call.keywords["attention_mask"] for call in calls]
+    assert sum(int(mask.sum()) for mask in masks) == packed.token_ids_1T.shape[1]
+    assert sum(mask.numel() for mask in masks) <= 1.25 * packed.token_ids_1T.shape[1] + 64
+    assert {mask.shape for mask in masks} == {(3, 120), (3, 5)}
+
+
+def test_what_stands_in_the_padding_changes_nothing(padded):
+    call = forward_calls(padded.model, pack(some_examples(5, 12)))[0]
+    plain = call_logits(padded.model, call)
+    call.keywords["input_ids"] = call.keywords["input_ids"].masked_fill(call.keywords["attention_mask"] == 0, 77)
+    assert torch.equal(call_logits(padded.model, call), plain)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"forget": {"kind": "rmu"}, "retain": {"kind": "rmu_retain"}},
+        {"retain": {"kind": "kl"}, "lora": {"rank": 2}, "optimizer": {"kind": "sophia", "lr": 1e-4}},
+    ],
+    ids=["rmu", "kl_lora_sophia"],
+)
+def test_a_whole_run_on_padded_batches_says_so_and_leaves_a_model(method, tmp_path):
+    from bench.tiny_architectures import save_tiny as save_architecture
+    from soul_core.run import Inputs, run
+
+    spec = JobSpec.model_validate(
+        {
+            "training": {"steps": 2},
+            "evaluation": {"max_new_tokens": 4, "bootstrap": 20, "side_by_side": 2},
+            "attacks": [{"kind": "probing"}, {"kind": "quantise"}],
+            **method,
+        }
+    )
+    sets = {
+        "forget": write_rows(tmp_path / "forget.jsonl", FORGET),
+        "retain": write_rows(tmp_path / "retain.jsonl", RETAIN),
+    }
+    heard = Recorder()
+    folder = save_architecture("GPT-Neo", tmp_path / "model")
+
+    report = run(spec, Inputs(model=str(folder), sets=sets, job_id="j"), tmp_path / "out", listener=heard)
+
+    assert report.model.batches == "padded"
+    assert any("padded" in event["message"] for event in heard.of("log"))
+    assert all(attack.absent_reason is None for attack in report.attacks)
+    assert load_model(Path(tmp_path / "out" / "checkpoint"), device="cpu").facts.batches == "padded"

@@ -1,0 +1,40 @@
+"""What a model can do is found by running it: reading backwards, batches that interfere, caches that are not exact."""
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from bench.tiny_architectures import build_tiny
+from soul_core.models.capabilities import Capabilities, capabilities_of, keep_capabilities, longest_short_text
+from soul_core.models.packed_attention import PACKED
+from soul_core.models.probes import can_decode_cached, require_causal, require_padding
+from tests.fixtures.tiny_models import tiny_model
+
+torch.set_num_threads(1)
+
+BERT = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def test_a_model_that_reads_backwards_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match="is_decoder: true"):
+        require_causal(tiny_model(BertConfig(**BERT)))
+    require_causal(tiny_model(BertConfig(**BERT, is_decoder=True)))
+
+
+def test_frequencies_that_depend_on_the_longest_text_are_found_and_kept_apart():
+    model = build_tiny("Phi-3, LongRoPE")
+    assert longest_short_text(model) == 12
+    with pytest.raises(ValueError, match="beside other texts"):
+        require_padding(model)
+    keep_capabilities(model, Capabilities("padded", longest_short=12))
+    require_padding(model)
+
+
+@pytest.mark.parametrize(("name", "cached"), [("Llama", True), ("BLOOM", True), ("Jamba", True), ("Mamba", False)])
+def test_decoding_with_a_cache_is_tried_before_it_is_trusted(name, cached):
+    assert can_decode_cached(build_tiny(name)) == cached
+
+
+def test_a_model_built_otherwise_is_judged_by_its_attention():
+    assert capabilities_of(build_tiny("Llama", attn_implementation=PACKED)).batches == "packed"
+    assert capabilities_of(build_tiny("Llama")).batches == "padded"

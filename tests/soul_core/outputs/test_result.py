@@ -1,0 +1,139 @@
+"""The result folder: plain transformers loads it, the manifest is last, a full disk has a name."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from soul_core.atomic_io import disk_errors, write_durably
+from soul_core.errors import DiskFull
+from soul_core.models.loading import Loaded, load_model
+from soul_core.outputs.export import export_checkpoint
+from soul_core.outputs.result import read_finished, write_manifest, write_report
+from tests.fixtures.sample_report import sample_report
+from tests.fixtures.tiny_model import make_tiny_model
+
+PLAIN = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+torch.set_num_threads(1)
+folder, ids = sys.argv[1], json.loads(sys.argv[2])
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+assert not [name for name in sys.modules if name.startswith("soul_core")]
+with torch.no_grad():
+    logits = model(torch.tensor([ids])).logits[0, -1]
+chat = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+print(json.dumps({"logits": logits.tolist(), "dtype": str(logits.dtype), "chat": chat}))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return load_model(make_tiny_model(tmp_path_factory.mktemp("tiny")), device="cpu")
+
+
+def finish(loaded: Loaded, out: Path) -> None:
+    export_checkpoint(loaded.model, loaded.tokenizer, out / "checkpoint")
+    write_report(sample_report(), out)
+    write_manifest(out)
+
+
+def test_plain_transformers_loads_the_checkpoint_and_computes_the_same_logits(loaded: Loaded, tmp_path: Path) -> None:
+    finish(loaded, tmp_path)
+    ids = [5, 9, 20, 31]
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(tmp_path / "checkpoint"), json.dumps(ids)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    plain = json.loads(done.stdout)
+    with torch.no_grad():
+        ours = loaded.model(torch.tensor([ids])).logits[0, -1]
+    assert torch.allclose(torch.tensor(plain["logits"]), ours, atol=1e-5)
+    assert plain["dtype"] == "torch.float32"
+    assert "<|im_start|>user" in plain["chat"]
+
+
+def test_the_manifest_names_every_file_with_its_digest_and_leaves_out_the_runs_state(
+    loaded: Loaded, tmp_path: Path
+) -> None:
+    (tmp_path / ".state").mkdir()
+    (tmp_path / ".state" / "secret.json").write_text("{}")
+    finish(loaded, tmp_path)
+    files = json.loads((tmp_path / "manifest.json").read_text())["files"]
+    paths = {file["path"] for file in files}
+    assert {"report.json", "report.html", "checkpoint/config.json", "checkpoint/model.safetensors"} <= paths
+    assert "checkpoint/README.md" in paths
+    assert not any("state" in path or path == "manifest.json" for path in paths)
+    for file in files:
+        content = (tmp_path / file["path"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (file["size"], file["sha256"])
+    assert not any(path.endswith((".bin", ".py", ".pkl", ".partial")) for path in paths)
+
+
+def test_without_a_manifest_there_is_no_result(loaded: Loaded, tmp_path: Path) -> None:
+    export_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "checkpoint")
+    write_report(sample_report(), tmp_path)
+    assert read_finished(tmp_path) is None
+    write_manifest(tmp_path)
+    assert read_finished(tmp_path) == sample_report()
+
+
+def test_what_an_interrupted_export_left_is_replaced(loaded: Loaded, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "model-00001-of-00009.safetensors").write_bytes(b"half")
+    finish(loaded, tmp_path)
+    assert not (tmp_path / "checkpoint" / "model-00001-of-00009.safetensors").exists()
+
+
+def test_a_generation_config_that_transformers_refuses_to_save_does_not_stop_the_export(tmp_path: Path) -> None:
+    loaded = load_model(make_tiny_model(tmp_path / "model"), device="cpu")
+    loaded.model.generation_config.temperature = 0.3  # without do_sample: refused
+    eos = loaded.model.generation_config.eos_token_id
+    export_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == eos
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_has_a_name(loaded: Loaded, tmp_path: Path, monkeypatch: Any, error: Exception) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(loaded.model, "save_pretrained", full)
+    with pytest.raises(DiskFull, match="no space left"):
+        export_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "checkpoint")
+
+
+def test_a_really_full_device_has_a_name_too() -> None:
+    with pytest.raises(DiskFull), disk_errors("a test"), Path("/dev/full").open("wb", buffering=0) as file:
+        file.write(b"x")
+
+
+def test_other_errors_keep_theirs() -> None:
+    with pytest.raises(PermissionError), disk_errors("a test"):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    write_durably(tmp_path / "a.json", "old")
+    write_durably(tmp_path / "a.json", "new")
+    assert (tmp_path / "a.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,377 @@
+"""The page: self-contained, safe with hostile answers, honest, made without torch, for every kind of job."""
+
+import itertools
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from soul_core.rendering.answer_diff import answers_of, marked
+from soul_core.rendering.attack_tables import recovered_share, telling_metric
+from soul_core.rendering.labels import back, percent
+from soul_core.rendering.page import HEADLINES, duration, render, size
+from soul_core.rendering.tables import flat, gaps_of, highlights_of, judged_of
+from soul_core.report import Report, SideBySide
+from soul_core.spec import Kind
+from tests.fixtures.sample_pages import sample_page
+from tests.fixtures.sample_report import sample_report
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202egnp.exe\x1b[2J"
+KINDS: tuple[Kind, ...] = ("unlearn", "finetune", "evaluate")
+
+
+class Outline(HTMLParser):
+    """Checks that tags nest, and keeps what a test asks about."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.bare_charts = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.bare_charts += tag == "svg" and not {"role", "aria-label"} <= {name for name, _ in attrs}
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[Kind, str]:
+    return {kind: sample_page(kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def page(pages: dict[Kind, str]) -> str:
+    return pages["unlearn"]
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return sample_report(rich=True)
+
+
+def words(page: str) -> str:
+    """Return what a reader reads: no styles, no tags, no pictures."""
+    bare = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub("<[^>]+>", " ", bare).split())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_is_well_nested_and_takes_nothing_from_outside(pages: dict[Kind, str], kind: Kind) -> None:
+    outline = Outline(pages[kind])
+    assert outline.open == []
+    assert not {"script", "link", "iframe", "object", "img"} & set(outline.tags)
+    assert all(value and value.startswith("#") for name, value in outline.attributes if name in {"href", "src"})
+    assert not re.search(r"https?:|@import|url\((?!#)", pages[kind])
+    assert "default-src 'none'" in pages[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_id_is_given_once_and_every_link_and_paint_finds_its_own(pages: dict[Kind, str], kind: Kind) -> None:
+    outline = Outline(pages[kind])
+    ids = [value for name, value in outline.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    pointed = {value[1:] for name, value in outline.attributes if name == "href" and value}
+    pointed |= {value for name, value in outline.attributes if name == "aria-labelledby" and value}
+    assert pointed | set(re.findall(r"url\(#([^)]+)\)", pages[kind])) <= set(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_headings_go_down_one_by_one_and_every_chart_has_words(pages: dict[Kind, str], kind: Kind) -> None:
+    outline = Outline(pages[kind])
+    levels = [int(tag[1]) for tag in outline.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert outline.bare_charts == 0
+
+
+def test_equal_reports_give_equal_bytes() -> None:
+    report = sample_report(kind="finetune")
+    assert render(report) == render(Report.model_validate_json(report.model_dump_json()))
+
+
+@pytest.mark.parametrize(
+    ("report", "verdict"),
+    [
+        (sample_report(), "passed"),
+        (sample_report(forget=0.8), "failed"),
+        (sample_report(forget=0.18), "inconclusive"),
+    ],
+)
+def test_the_verdict_stands_on_top_with_its_reason(report: Report, verdict: str) -> None:
+    assert report.verdict == verdict
+    run = report.run.model_copy(update={"curves": {}})
+    top = render(report.model_copy(update={"attacks": (), "run": run})).partition("</header>")[0]
+    assert HEADLINES[report.verdict] in top
+    assert "24 forget + 24 retain" in top
+    assert "95%" in top
+
+
+def test_an_evaluation_without_criteria_gives_no_verdict(pages: dict[Kind, str]) -> None:
+    assert "No verdict: this evaluation names no criteria" in words(pages["evaluate"])
+    assert "before" not in words(pages["evaluate"].split("</header>")[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_words_claim_no_more_than_was_measured(pages: dict[Kind, str], kind: Kind) -> None:
+    text = re.sub("<[^>]+>", " ", pages[kind]).lower()
+    assert not re.search(r"\b(erased|compliant|compliance|guaranteed|guarantees|certified|deleted|proven)\b", text)
+
+
+def test_hostile_answers_are_shown_and_never_obeyed() -> None:
+    report = sample_report()
+    hostile = report.model_copy(
+        update={
+            "examples": (
+                SideBySide(
+                    set="forget", row=1, prompt=HOSTILE, expected=HOSTILE, answers={"base": HOSTILE, "unlearned": "x"}
+                ),
+            ),
+            "verdict_reason": HOSTILE,
+            "limits": (HOSTILE,),
+            "attacks": tuple(one.model_copy(update={"notes": (HOSTILE,)}) for one in report.attacks[:1]),
+            "models": report.models | {HOSTILE: report.models["base"]},
+        }
+    )
+    page = render(hostile)
+    outline = Outline(page)
+    assert not {"script", "img"} & set(outline.tags)
+    assert not any(name.startswith("on") for name, _ in outline.attributes)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+
+
+def test_what_stands_before_an_answer_is_folded_beside_it() -> None:
+    report = sample_report()
+    thinking = report.examples[0].model_copy(
+        update={"answers": {"base": "Paris.", "unlearned": ""}, "preambles": {"unlearned": "<think>Is it <b>France"}}
+    )
+
+    page = render(report.model_copy(update={"examples": (thinking,)}))
+
+    folded = "<summary>written before the answer, not measured</summary>"
+    assert f'(empty answer)</span><details>{folded}<span dir="auto">&lt;think&gt;Is it &lt;b&gt;France</span>' in page
+    assert page.count(folded) == 1
+
+
+def test_every_measured_value_is_in_a_table_not_only_in_a_picture(report: Report, page: str) -> None:
+    text = words(page)
+    for model in report.models.values():
+        for values in model.sets.values():
+            for value in values.values():
+                assert value.value is None or f"{value.value:.3g}" in text or f"{value.value:.1e}" in text
+
+
+@pytest.mark.parametrize("part", ["asked", "measured", "interval", "outcome"])
+def test_each_criterion_says_what_was_asked_measured_and_decided(report: Report, page: str, part: str) -> None:
+    table = words(page.split('id="criteria"')[1].partition("</table>")[0])
+    for one in judged_of(report):
+        assert one.value is not None
+        assert one.interval
+        said = {
+            "asked": f"{'at most' if one.result.criterion.at_most else 'at least'} {one.bound:.3g} times",
+            "measured": f"{one.value:.3g} times",
+            "interval": f"{one.interval[0]:.3g} to {one.interval[1]:.3g} times",
+            "outcome": one.result.outcome,
+        }
+        assert said[part] in table
+
+
+def test_what_was_not_measured_is_listed_with_its_reason(page: str) -> None:
+    missing = {(gap.metric, gap.where, gap.reason) for gap in gaps_of(sample_report(perplexity=None))}
+    assert ("Perplexity", "on the general set", "no general set was given") in missing
+    assert "Perplexity on the forget, retain sets: the set has prompts; perplexity is of plain text." in words(page)
+    assert "Fine-tuning on unrelated text (general set) was not run: no general set was given." in words(page)
+
+
+def test_an_attack_says_how_much_of_what_was_gone_came_back(report: Report, page: str) -> None:
+    attack = next(one for one in report.attacks if one.label == "relearn")
+    share = recovered_share(attack, "unlearned", "forget", "keyword_recall")
+    under, without, base = (
+        where[model]["forget"]["keyword_recall"].value
+        for where, model in ((attack.under, "unlearned"), (attack.without, "unlearned"), (attack.without, "base"))
+    )
+    assert under is not None
+    assert without is not None
+    assert base is not None
+    assert share == pytest.approx((under - without) / (base - without))
+    assert f"{percent(share)} back" in words(page)
+    assert next(one.after for one in highlights_of(report) if "strongest" in one.title) == percent(share)
+    assert recovered_share(attack, "base", "forget", "keyword_recall") is None
+
+
+def test_where_no_more_was_gone_than_chance_may_take_nothing_can_come_back() -> None:
+    attack = sample_report(rich=True).attacks[0]
+    base = attack.without["base"]
+    known = base["forget"]["keyword_recall"]
+    assert known.value is not None
+    assert known.interval is not None
+    a_little_less = known.model_copy(update={"value": known.value - 0.01, "interval": (0.5, known.interval[0] + 0.01)})
+    for left in (known, a_little_less):
+        without = attack.without | {"unlearned": {"forget": base["forget"] | {"keyword_recall": left}}}
+        untouched = attack.model_copy(update={"without": without})
+        assert recovered_share(untouched, "unlearned", "forget", "keyword_recall") is None
+
+
+def test_what_no_model_has_much_of_does_not_sum_up_a_set() -> None:
+    report = sample_report(rich=True)
+    assert telling_metric(report, "forget") == "keyword_recall"
+    faint = {
+        name: model.model_copy(
+            update={
+                "sets": {
+                    "forget": model.sets["forget"]
+                    | {"keyword_recall": model.sets["forget"]["keyword_recall"].model_copy(update={"value": 0.1})}
+                }
+            }
+        )
+        for name, model in report.models.items()
+    }
+    assert telling_metric(report.model_copy(update={"models": faint}), "forget") == "probability"
+
+
+def test_a_gap_of_one_model_alone_names_the_model() -> None:
+    report = sample_report(rich=True)
+    gap = report.models["base"].sets["forget"]["perplexity"]
+    lacking = report.models["reference"].sets["forget"] | {"rouge_l": gap}
+    sets = report.models["reference"].sets | {"forget": lacking}
+    models = report.models | {"reference": report.models["reference"].model_copy(update={"sets": sets})}
+    gaps = {gap.metric: gap.where for gap in gaps_of(report.model_copy(update={"models": models}))}
+    assert gaps == {"Perplexity": "on the forget, retain sets", "ROUGE-L recall": "on the forget set for reference"}
+
+
+def test_shares_that_came_back_read_well() -> None:
+    assert [back(share) for share in (-0.4, 0.0, 0.004, 0.05, 0.59)] == [
+        "nothing back",
+        "nothing back",
+        "less than 1% back",
+        "5% back",
+        "59% back",
+    ]
+
+
+def test_the_way_of_asking_that_brings_out_most_is_named(page: str) -> None:
+    assert "most by: few_shot" in words(page)
+    assert "few_shot (brings out most)" in words(page)
+
+
+def test_rows_that_aim_at_what_is_kept_are_named_by_number_alone(page: str) -> None:
+    assert "forget row 7 0.725" in words(page)
+
+
+def test_plane_distributions_and_band_are_drawn_where_there_is_something_to_draw(pages: dict[Kind, str]) -> None:
+    drawn = {kind: set(re.findall(r'id="((?:plane|spread|attacks|curve)-?[a-z0-9_]*)-', pages[kind])) for kind in KINDS}
+    assert {"plane-0", "plane-1", "spread-truth", "spread-min_k", "attacks"} <= drawn["unlearn"]
+    assert {"plane-0", "plane-1", "spread-truth", "spread-min_k", "attacks"} <= drawn["evaluate"]
+    assert {"curve-loss", "curve-unclipped_fraction"} <= drawn["unlearn"] & drawn["finetune"]
+    assert not any(name.startswith("curve") for name in drawn["evaluate"])
+    assert not any(name.startswith(("plane", "spread", "attacks")) for name in drawn["finetune"])
+
+
+def test_every_model_is_beside_every_other_in_an_evaluation(pages: dict[Kind, str]) -> None:
+    models = list(sample_report(kind="evaluate", rich=True).models)
+    assert len(models) == 5
+    for article in pages["evaluate"].split("<article")[1:]:
+        assert all(f"{model}</dt>" in article for model in models)
+
+
+def test_settings_digests_phases_and_the_share_of_training_are_there(report: Report, page: str) -> None:
+    text = words(page)
+    for fact in (report.spec_sha256, report.model.digest, *(data.sha256 for data in report.data), "cd" * 32):
+        assert fact in text
+    assert "0.00055% of 1.61e+18 (estimate)" in text
+    assert "unlearn 1 min 25 s" in text
+    assert "optimizer.curvature.beta2 0.99" in text
+    assert "seed 0" in text
+
+
+def test_settings_that_are_one_or_zero_are_numbers_not_answers() -> None:
+    assert dict(flat({"a": 1, "b": 0.0, "c": True, "d": None, "e": [{"f": 2}], "g": []})) == {
+        "a": "1",
+        "b": "0.0",
+        "c": "yes",
+        "d": "none",
+        "e.0.f": "2",
+        "g": "none",
+    }
+
+
+def test_differences_between_answers_are_marked_word_by_word() -> None:
+    before, after = marked("the capital is Paris.", "the capital is unknown.")
+    assert before == [("same", "the capital is "), ("lost", "Paris"), ("same", ".")]
+    assert after == [("same", "the capital is "), ("new", "unknown"), ("same", ".")]
+    assert marked("same", "same") == ([("same", "same")], [("same", "same")])
+    assert marked("", "new") == ([], [("new", "new")])
+    assert marked("a b c", "x y z")[1] == [("new", "x y z")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_marking_loses_no_letter_of_an_answer(kind: Kind) -> None:
+    report = sample_report(kind=kind, rich=True)
+    for answered in (one for of_set in answers_of(report).values() for one in of_set):
+        for model, runs, _ in answered.answers:
+            assert "".join(text for _, text in runs or []) == answered.example.answers[model]
+
+
+def test_a_report_without_examples_curves_criteria_or_attacks_is_still_a_page() -> None:
+    report = sample_report()
+    run = report.run.model_copy(update={"curves": {}, "steps": 0, "flops_of_training": None})
+    bare = {"examples": (), "criteria": (), "attacks": (), "trials": (), "limits": (), "reference": None, "run": run}
+    outline = Outline(render(report.model_copy(update=bare)))
+    assert outline.open == []
+
+
+def test_a_report_in_which_nothing_could_be_measured_is_still_a_page() -> None:
+    report = sample_report()
+    gap = {"value": None, "interval": None, "per_example": None, "count": 0, "absent_reason": "the model was lost"}
+    models = {
+        name: model.model_copy(
+            update={
+                "sets": {
+                    set_name: {metric: value.model_copy(update=gap) for metric, value in values.items()}
+                    for set_name, values in model.sets.items()
+                }
+            }
+        )
+        for name, model in report.models.items()
+    }
+    page = render(report.model_copy(update={"models": models, "attacks": ()}))
+    assert "the model was lost" in words(page)
+
+
+def test_the_page_needs_neither_torch_nor_the_engines_packages() -> None:
+    report = sample_report(kind="finetune")
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'rouge_score', 'scipy'): sys.modules[name] = None\n"
+        "from soul_core.report import Report\n"
+        "from soul_core.rendering.page import render\n"
+        "assert 'matplotlib' not in sys.modules, 'who wants a word of the report need not wait for its charts'\n"
+        "print(len(render(Report.model_validate_json(sys.stdin.read()))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=report.model_dump_json(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10_000
+
+
+def test_durations_sizes_and_shares_read_well() -> None:
+    assert [duration(s) for s in (0.04, 59.94, 245, 7800)] == ["0.0 s", "59.9 s", "4 min 5 s", "2 h 10 min"]
+    assert [size(n) for n in (12, 2048, 3_412_000_000)] == ["12 B", "2.0 KiB", "3.2 GiB"]
+    assert [percent(s) for s in (0, 0.00005, 0.056, 0.5, 1.2)] == ["0%", "0.005%", "5.6%", "50%", "120%"]

@@ -1,0 +1,135 @@
+"""Multiple-choice benchmarks become rows that the engine reads and choice_accuracy measures."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from soul_core.data import read_rows
+from soul_core.errors import BadData, BadSpec
+from soul_core.tasks.multiple_choice import main, mmlu, truthfulqa
+
+
+def write_csv(path: Path, *rows: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def question(text: str, answer: int) -> dict[str, object]:
+    return {
+        "question": text,
+        "choice0": "red",
+        "choice1": "green",
+        "choice2": "blue",
+        "choice3": "white",
+        "answer": answer,
+    }
+
+
+@pytest.fixture
+def small_mmlu(tmp_path: Path) -> Path:
+    write_csv(tmp_path / "test" / "sky_colours_test.csv", question("By day?", 2), question("At dusk?", 0))
+    write_csv(tmp_path / "dev" / "sky_colours_dev.csv", question("In fog?", 3))
+    return tmp_path
+
+
+def test_a_question_stands_after_worked_examples_with_the_wrong_letters_beside_the_right_one(small_mmlu: Path) -> None:
+    first, _ = mmlu(small_mmlu, shots=1)
+
+    assert first == {
+        "prompt": "The following are multiple choice questions (with answers) about sky colours.\n\n"
+        "In fog?\nA. red\nB. green\nC. blue\nD. white\nAnswer: D\n\n"
+        "By day?\nA. red\nB. green\nC. blue\nD. white\nAnswer:",
+        "completion": "C",
+        "perturbed_answer": ["A", "B", "D"],
+        "subject": "sky_colours",
+    }
+
+
+def test_too_few_worked_examples_or_an_unknown_subject_are_refused(small_mmlu: Path) -> None:
+    with pytest.raises(BadData, match="sky_colours has 1 worked examples, 5 were asked for"):
+        mmlu(small_mmlu)
+    with pytest.raises(BadSpec, match="no such subjects: sea; there are: sky_colours"):
+        mmlu(small_mmlu, subjects=["sea"])
+
+
+@pytest.mark.parametrize("broken", [{"question": "?", "answer": 0}, question("?", 4)])
+def test_a_file_that_is_no_mmlu_is_refused_by_row(tmp_path: Path, broken: dict[str, object]) -> None:
+    write_csv(tmp_path / "test" / "x_test.csv", broken)
+
+    with pytest.raises(BadData, match="row 1 is not question"):
+        mmlu(tmp_path, shots=0)
+
+
+def test_a_folder_or_table_of_something_else_is_refused(tmp_path: Path) -> None:
+    write_csv(tmp_path / "other.csv", {"a": 1})
+
+    with pytest.raises(BadData, match="holds no MMLU"):
+        mmlu(tmp_path)
+    with pytest.raises(BadData, match="is no TruthfulQA: row 1 has no column"):
+        truthfulqa(tmp_path / "other.csv")
+    with pytest.raises(BadData, match="cannot read"):
+        truthfulqa(tmp_path / "absent.csv")
+
+
+def test_all_57_subjects_give_all_14042_questions_with_5_examples(shared_data: Path) -> None:
+    records = mmlu(shared_data / "mmlu")
+
+    assert len(records) == 14042
+    assert len({record["subject"] for record in records}) == 57
+    assert {record["prompt"].count("\nAnswer:") for record in records} == {6}
+
+
+def test_every_truthfulqa_question_has_a_right_answer_and_wrong_ones(shared_data: Path) -> None:
+    records = truthfulqa(shared_data / "truthfulqa" / "TruthfulQA.csv")
+
+    assert len(records) == 817
+    assert all(record["completion"] and record["perturbed_answer"] for record in records)
+    assert not [record for record in records if record["completion"] in record["perturbed_answer"]]
+
+
+def test_the_command_writes_rows_that_the_engine_reads(small_mmlu: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "soul_core.tasks.multiple_choice",
+            "mmlu",
+            str(small_mmlu),
+            "--shots",
+            "0",
+            "--limit",
+            "1",
+        ],
+        capture_output=True,
+        check=True,
+    )
+    (tmp_path / "mmlu.jsonl").write_bytes(done.stdout)
+
+    (row,) = read_rows(tmp_path / "mmlu.jsonl").require_good()
+
+    assert row.completion in "AC"
+    assert len(row.extra["perturbed_answer"]) == 3
+
+
+def test_a_limit_draws_the_same_questions_every_time(small_mmlu: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes = [main(["mmlu", str(small_mmlu), "--shots", "0", "--limit", "1"]) for _ in range(2)]
+
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert codes == [0, 0]
+    assert first == second
+
+
+def test_a_mistake_on_the_command_line_exits_with_2_and_says_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["mmlu", str(tmp_path)])
+
+    assert code == 2
+    assert "holds no MMLU" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""Texts as comparisons see them: one form, words of any script, keywords in many languages."""
+
+import re
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+
+from soul_core.texts import fold, has_unseen_marks, keywords_of, normalize, ordered_words, word_spans, words_of
+from tests.fixtures.script_cases import CASES
+from tests.paths import ROOT
+
+DOC = ROOT / "docs" / "evaluation.md"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Besanc\u0327on", "Besançon"),
+        ("Mira\u00a0Tolan", "Mira Tolan"),
+        ("10\u202f000", "10 000"),
+        ("O\u2019Neill", "O'Neill"),
+        ("\u201cyes\u201d", '"yes"'),
+        ("Ber\u00adgen", "Bergen"),
+        ("\ufeffBer\u200bgen", "Bergen"),
+        ("Paris\u2013Lyon", "Paris-Lyon"),
+        ("ＡＢＣ１２", "ABC12"),
+        ("ﬁnal", "final"),
+        ("ｶﾞｲﾄﾞ", "ガイド"),
+        ("𝐁𝐞𝐫𝐠𝐞𝐧", "Bergen"),
+        ("١٩٤٧", "1947"),
+        ("१९४७", "1947"),
+        ("ﻣﺮﺣﺒﺎ", "مرحبا"),
+        ("القَاهِرَةُ", "القاهرة"),
+        ("مـــرحبا", "مرحبا"),
+        ("كتاب علي", "کتاب علی"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("שָׁלוֹם", "שלום"),
+        ("น\u0e4d\u0e49าตาล", "น\u0e4d\u0e49าตาล"),
+        ("ก\u0e4d\u0e32", "กำ"),
+        ("ല\u0d4d\u200d", "ൽ"),
+        ("\u1112\u1161\u11ab", "한"),
+        ("❤\ufe0f", "❤"),
+    ],
+)
+def test_texts_that_differ_in_typography_alone_are_equal(one, other):
+    assert fold(one) == fold(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("10²", "102"), ("½", "1/2"), ("José", "Jose"), ("①", "1"), ("Bergen", "bergen"), ("の", "ノ"), ("H₂O", "H2O")],
+)
+def test_texts_that_mean_something_else_stay_different(one, other):
+    assert fold(one) != fold(other)
+
+
+def test_folding_twice_changes_nothing_and_ascii_stays_as_it_is():
+    texts = [
+        chr(code) for code in (*range(0x250), *range(0x600, 0xF00), *range(0x1E00, 0x2100), *range(0xFB00, 0xFFF0))
+    ]
+    assert [fold(fold(text)) for text in texts] == [fold(text) for text in texts]
+    assert fold('It\'s "5 - 6"\n') == 'It\'s "5 - 6"\n'
+
+
+def test_normalizing_keeps_quotes_joiners_and_letters_and_makes_nfc_with_plain_spaces():
+    assert normalize("Zoe\u0308\u00a0said \u201cno\u201d\u200b") == "Zoë said “no”"
+    assert normalize("می\u200cخواهم 10²") == "می\u200cخواهم 10²"
+    assert has_unseen_marks("a\u00a0b")
+    assert has_unseen_marks("a\u2060b")
+    assert not has_unseen_marks("می\u200cخواهم, a b")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("मीरा दिल्ली में", ["मीरा", "दिल्ली", "में"]),
+        ("อาศัยอยู่ในเชียงใหม่", ["อาศัย", "อยู่", "ใน", "เชียงใหม่"]),
+        ("រស់នៅក្នុងភ្នំពេញ", ["រស់នៅ", "ក្នុង", "ភ្នំពេញ"]),
+        ("她住在上海。", ["她", "住在", "上海"]),
+        ("京都に住む", ["京都", "に", "住む"]),
+        ("ຢູ່ວຽງຈັນ", ["ຢູ່", "ວຽງຈັນ"]),
+        ("mixed上海and", ["mixed", "上海", "and"]),
+        ("a😀𠮷b c", ["a", "𠮷", "b", "c"]),
+        ("Jose\u0301's well-known_x 3,5", ["josé", "s", "well", "known", "x", "3", "5"]),
+    ],
+)
+def test_words_of_a_script_are_its_words(text, words):
+    assert ordered_words(text, stem=False) == words
+
+
+def test_word_spans_point_into_the_text_as_it_is():
+    text = "Ber\u00adgen, 𠮷野 ｔｗｏ"
+    assert [text[start:end] for start, end in word_spans(text)] == ["Ber\u00adgen", "𠮷", "野", "ｔｗｏ"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_answer_recalls_nothing_and_a_right_one_everything(name):
+    case = CASES[name]
+    assert case.value("keyword_recall", case.cities) == 1.0
+    assert case.value("keyword_recall", case.wrong) == 0.0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_answers_in_another_normal_form_are_the_same_answers(name):
+    case = CASES[name]
+    for form in ("NFD", "NFKD"):
+        spelled = lambda text, form=form: unicodedata.normalize(form, text).replace(" ", "\u00a0")  # noqa: E731
+        assert case.value("keyword_recall", case.cities, spelled=spelled) == 1.0
+        assert case.value("rouge_l", case.cities, spelled=spelled) == 1.0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rouge_of_a_right_answer_is_1_and_of_a_wrong_one_less_in_any_script(name):
+    case = CASES[name]
+    wrong = case.value("rouge_l", case.wrong)
+    assert case.value("rouge_l", case.cities) == 1.0
+    assert wrong is not None
+    assert wrong < 0.95
+
+
+def test_an_answer_of_function_words_alone_keeps_them_unless_it_is_english():
+    assert keywords_of("Elle est là.", "Où est-elle ?") == {"là"}
+    assert keywords_of("It is on the", "What?") == frozenset()
+
+
+def test_a_name_that_another_language_has_as_a_function_word_stays_a_keyword():
+    assert keywords_of("She was born in Los Angeles.", "Where was Hannah born?") == {"los", "angel"}
+    assert keywords_of("Medan", "Di mana Mira tinggal?") == {"medan"}
+
+
+def test_what_the_question_holds_is_given_away_however_it_is_divided():
+    assert keywords_of("她住在上海。", "她住在哪里？") == {"上海"}
+
+
+def test_english_words_are_stemmed_and_others_are_not():
+    assert words_of("Lives in cities") == words_of("living in city") | {"live", "citi"}
+    assert words_of("villes Élevées") >= {"élevées"}
+
+
+def test_every_language_of_the_docs_is_checked_and_every_checked_one_is_in_the_docs():
+    section = DOC.read_text().split("## Words and scripts", 1)[1].split("\n## ", 1)[0]
+    languages = re.findall(r"^\| (?!language|---)([^|]+) \|", section, re.MULTILINE)
+    assert [name.strip() for name in languages] == list(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_docs_say_how_each_language_is_divided(name):
+    row = next(line for line in DOC.read_text().splitlines() if line.startswith(f"| {name} |"))
+    case = CASES[name]
+    runs = case.answer.format(case.people[0], case.cities[0]).split()
+    divided = any(len(ordered_words(run)) > 1 for run in runs if "'" not in run)
+    assert ("ICU dictionary" in row) == divided
+
+
+def test_comparing_texts_loads_neither_torch_nor_nltk_nor_transformers():
+    code = (
+        "import sys; blocked = ('torch', 'nltk', 'transformers', 'rouge_score');"
+        "sys.modules.update(dict.fromkeys(blocked));"
+        "from soul_core.texts import keywords_of; keywords_of('Mira lives in Bergen', 'Where?')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,161 @@
+"""The one static step: its algebra, its bound, its search, and that it may be stopped."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from soul_core.errors import Cancelled, Diverged, Interrupted
+from soul_core.events import Wish
+from soul_core.models.loading import load_model
+from soul_core.spec import JobSpec
+from soul_core.training.checkpoint import newest_checkpoint
+from soul_core.training.influence import krylov_space
+from soul_core.training.second_order import gauss_newton_product
+from soul_core.training.step import nll_gradients
+from soul_core.training.trainer import train
+from tests.fixtures.tiny_derivatives import batcher, flat, jacobian_PVW, small_llama, units
+from tests.fixtures.tiny_training import Heard, examples_of, probability, train_tiny, weights
+
+SPEC = {"optimizer": {"kind": "influence", "iterations": 6}}
+
+
+def dense(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(size, size, generator=generator)
+    return root @ root.T / size, torch.randn(size, generator=generator)
+
+
+@pytest.mark.parametrize("damping", [1e-2, 1.0, 100.0])
+def test_a_whole_space_solves_the_damped_system_for_every_damping(damping: float) -> None:
+    matrix, start = dense(12)
+
+    space = krylov_space(lambda v: [matrix @ v[0]], [start], 12)
+
+    expected = torch.linalg.solve(matrix.double() + damping * torch.eye(12, dtype=torch.float64), start.double())
+    torch.testing.assert_close(space.solve(damping)[0], expected.float(), rtol=1e-3, atol=1e-4)
+    assert space.largest == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-4)
+
+
+def test_a_part_of_it_is_as_many_steps_of_conjugate_gradients() -> None:
+    matrix, start = dense(30)
+    damped = matrix + 0.1 * torch.eye(30)
+    x, residual = torch.zeros(30), start.clone()
+    direction = residual.clone()
+    for _ in range(5):
+        product = damped @ direction
+        length = residual @ residual / (direction @ product)
+        x, new = x + length * direction, residual - length * product
+        direction = new + (new @ new) / (residual @ residual) * direction
+        residual = new
+
+    space = krylov_space(lambda v: [matrix @ v[0]], [start], 5)
+
+    torch.testing.assert_close(space.solve(0.1)[0], x, rtol=1e-3, atol=1e-4)
+
+
+def test_it_ends_early_where_the_matrix_adds_nothing_new() -> None:
+    space = krylov_space(lambda v: [2 * v[0]], [torch.tensor([3.0, 4.0])], 9)
+
+    assert len(space.basis) == 1
+    torch.testing.assert_close(space.solve(0.0)[0], torch.tensor([1.5, 2.0]))
+
+
+def test_on_a_small_llama_the_step_is_the_damped_inverse_of_the_written_out_matrix() -> None:
+    loaded = small_llama()
+    jacobian, logits_PV = jacobian_PVW(loaded)
+    p_PV = torch.softmax(logits_PV, dim=-1).double()
+    bend_PVV = torch.diag_embed(p_PV) - p_PV[:, :, None] * p_PV[:, None, :]
+    matrix = torch.einsum("pvw,pvu,pux->wx", jacobian.double(), bend_PVV, jacobian.double()) / len(p_PV)
+    gradient, _ = nll_gradients(loaded, units(), batcher())
+    damping = 0.1 * float(torch.linalg.eigvalsh(matrix)[-1])
+
+    space = krylov_space(lambda v: gauss_newton_product(loaded, units(), batcher(), v), gradient, 30)
+
+    expected = torch.linalg.solve(
+        matrix + damping * torch.eye(len(matrix), dtype=torch.float64), flat(gradient).double()
+    )
+    torch.testing.assert_close(
+        flat(space.solve(damping)).double(), expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())
+    )
+
+
+def test_it_makes_the_forget_answers_less_probable_and_keeps_its_bound(taught_model_dir: Path, tmp_path: Path) -> None:
+    base = load_model(taught_model_dir, device="cpu")
+    forget, retain = examples_of(base)
+    ear = Heard()
+
+    trained, after = train_tiny(taught_model_dir, tmp_path, SPEC, ear)
+
+    assert probability(after, forget) < 0.8 * probability(base, forget)
+    assert probability(after, retain) > 0.9 * probability(base, retain)  # the bound: 0.1 nats
+    assert trained.steps == 1
+    dampings = [value for value in trained.curves["damping"] if value is not None]
+    assert dampings == sorted(dampings)
+    assert trained.curves["retain_nll"][-1] <= min(value or 0 for value in trained.curves["retain_nll"][:-1])
+    assert [data["done"] for data in ear.of("progress")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_looser_bound_lets_it_forget_more(taught_model_dir: Path, tmp_path: Path) -> None:
+    found = []
+    for bound in (0.02, 0.5):
+        spec = {"optimizer": {**SPEC["optimizer"], "most_retain_rise": bound}}
+        trained, _ = train_tiny(taught_model_dir, tmp_path / str(bound), spec)
+        found.append(trained.curves["forget_nll"][-1])
+
+    assert found[1] > found[0]
+
+
+def test_a_bound_that_nothing_keeps_stops_and_leaves_the_weights_whole(taught_model_dir: Path, tmp_path: Path) -> None:
+    base = load_model(taught_model_dir, device="cpu")
+    forget, _ = examples_of(base)
+    spec = JobSpec.model_validate({"optimizer": {**SPEC["optimizer"], "most_retain_rise": 1e-9}})
+    loaded = load_model(taught_model_dir, device="cpu")
+
+    with pytest.raises(Diverged, match=r"raise optimizer\.most_retain_rise"):
+        # what is to be forgotten is what is to stay
+        train(loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=Heard())
+
+    assert torch.equal(weights(loaded), weights(base))
+
+
+def test_a_damping_that_is_given_is_taken(taught_model_dir: Path, tmp_path: Path) -> None:
+    spec = {"optimizer": {**SPEC["optimizer"], "damping": 0.02}}
+
+    trained, _ = train_tiny(taught_model_dir, tmp_path, spec)
+
+    assert trained.curves["damping"] == (0.02,)
+
+
+def test_a_step_once_taken_is_kept_and_an_interrupted_one_begins_anew_to_the_same_bits(
+    taught_model_dir: Path, tmp_path: Path
+) -> None:
+    _, straight = train_tiny(taught_model_dir, tmp_path / "straight", SPEC)
+
+    with pytest.raises(Interrupted):
+        train_tiny(taught_model_dir, tmp_path / "again", SPEC, Heard(wish_behind=1))
+    _, anew = train_tiny(taught_model_dir, tmp_path / "again", SPEC)
+    ear = Heard()
+    taken, kept = train_tiny(taught_model_dir, tmp_path / "again", SPEC, ear)
+
+    assert torch.equal(weights(anew), weights(straight))
+    assert torch.equal(weights(kept), weights(straight))
+    assert ear.of("progress") == []
+    assert taken.resumed_at_steps == [1]
+
+
+def test_it_can_be_cancelled(taught_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        train_tiny(taught_model_dir, tmp_path, SPEC, Heard(wish_behind=0, wanted=Wish.CANCEL))
+
+    assert newest_checkpoint(tmp_path / "train", torch.device("cpu")) is None
+
+
+def test_of_the_weights_only_the_selected_move(taught_model_dir: Path, tmp_path: Path) -> None:
+    spec = {**SPEC, "parameters": {"include": ["model.layers.1.mlp.*"]}}
+    before = load_model(taught_model_dir, device="cpu").model.state_dict()
+
+    _, after = train_tiny(taught_model_dir, tmp_path, spec)
+
+    moved = {name for name, tensor in after.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}

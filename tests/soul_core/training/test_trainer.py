@@ -1,0 +1,330 @@
+"""The loop: resumed bit for bit, stopped before the update when numbers go wrong, smaller when memory runs out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from soul_core.data.encoding import Example, encode_rows
+from soul_core.data.packing import Packed
+from soul_core.errors import Cancelled, Diverged, Interrupted, OutOfMemory
+from soul_core.events import EventKind, Wish
+from soul_core.models.loading import Loaded, load_model
+from soul_core.models.scoring import Scores
+from soul_core.spec import JobSpec, Training
+from soul_core.training import step as step_module
+from soul_core.training import trainer as trainer_module
+from soul_core.training.checkpoint import newest_checkpoint
+from soul_core.training.schedule import num_steps, schedule_factor
+from soul_core.training.step import trainable
+from soul_core.training.trainer import Trained, train
+from tests.fixtures.tiny_model import COUNTRIES, rows_of
+
+ALL = list(COUNTRIES)
+
+
+@dataclass
+class Ear:
+    """Hears everything, and wishes something from a given step on."""
+
+    wish_at: int | None = None
+    wanted: Wish = Wish.INTERRUPT
+    events: list[tuple[EventKind, dict[str, Any]]] = field(default_factory=list)
+
+    def emit(self, kind: EventKind, **data: Any) -> None:
+        self.events.append((kind, data))
+
+    def wish(self) -> Wish:
+        steps = [data["step"] for kind, data in self.events if kind == "metrics"]
+        return self.wanted if self.wish_at is not None and steps and steps[-1] >= self.wish_at else Wish.NONE
+
+    def of(self, kind: EventKind) -> list[dict[str, Any]]:
+        return [data for each, data in self.events if each == kind]
+
+
+Train = Callable[..., tuple[Trained, Loaded]]
+
+
+@pytest.fixture
+def run(taught_model_dir: Path, tmp_path: Path) -> Train:
+    torch.set_num_threads(1)
+
+    def go(
+        spec: dict[str, Any],
+        *,
+        ear: Ear | None = None,
+        state: str = "state",
+        touch: Callable[[Loaded], None] = lambda _: None,
+    ) -> tuple[Trained, Loaded]:
+        loaded = load_model(taught_model_dir, device="cpu")
+        touch(loaded)
+        forget: list[Example] = encode_rows(rows_of(ALL[:3]), loaded.encoder, max_tokens=128)
+        retain: list[Example] = encode_rows(rows_of(ALL[3:], start=4), loaded.encoder, max_tokens=128)
+        trained = train(
+            loaded,
+            JobSpec.model_validate(spec),
+            forget=forget,
+            retain=retain,
+            state_dir=tmp_path / state,
+            listener=ear or Ear(),
+        )
+        return trained, loaded
+
+    return go
+
+
+def weights(loaded: Loaded) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in loaded.model.parameters()])
+
+
+SOPHIA = {
+    "optimizer": {"kind": "sophia", "lr": 1e-4, "curvature": {"every": 3}},
+    "training": {"steps": 10, "checkpoint_every": 4, "forget_batch": 2, "retain_batch": 3},
+}
+SPECS = {
+    "sophia": SOPHIA,
+    "adamw": {**SOPHIA, "optimizer": {"kind": "adamw", "lr": 1e-4}},
+    "refusal and kl": {**SOPHIA, "forget": {"kind": "refusal"}, "retain": {"kind": "kl"}},
+    "curvature of both, warm": {
+        **SOPHIA,
+        "optimizer": {"kind": "sophia", "lr": 1e-4, "curvature": {"every": 3, "data": "both", "warm_start": 3}},
+    },
+    "no retain term": {
+        **SOPHIA,
+        "retain": {"kind": "none"},
+        "optimizer": {"kind": "sophia", "lr": 1e-4, "curvature": {"every": 3}},
+    },
+}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("stopped_at", [1, 5])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Train, spec: dict[str, Any], stopped_at: int) -> None:
+    straight, straight_model = run(spec, state="straight")
+
+    with pytest.raises(Interrupted):
+        run(spec, ear=Ear(wish_at=stopped_at), state="resumed")
+    resumed, resumed_model = run(spec, state="resumed")
+
+    assert torch.equal(weights(resumed_model), weights(straight_model))
+    assert resumed.curves == straight.curves
+    assert (resumed.steps, resumed.train_tokens, resumed.flops) == (10, straight.train_tokens, straight.flops)
+    assert resumed.resumed_at_steps == [stopped_at]
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(run: Train, tmp_path: Path) -> None:
+    _, straight_model = run(SOPHIA, state="straight")
+
+    class Kill(Exception):
+        pass
+
+    class Killed(Ear):
+        def emit(self, kind: EventKind, **data: Any) -> None:
+            if kind == "metrics" and data["step"] == 7:
+                raise Kill
+            super().emit(kind, **data)
+
+    with pytest.raises(Kill):
+        run(SOPHIA, ear=Killed(), state="killed")
+    resumed, resumed_model = run(SOPHIA, state="killed")
+
+    assert resumed.resumed_at_steps == [4]
+    assert torch.equal(weights(resumed_model), weights(straight_model))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(run: Train) -> None:
+    kept: list[Loaded] = []
+
+    def ruin(loaded: Loaded) -> None:
+        with torch.no_grad():
+            loaded.model.model.norm.weight[0] = float("inf")
+        kept.append(loaded)
+
+    with pytest.raises(Diverged, match="at step 1, before its update"):
+        run({**SOPHIA, "forget": {"kind": "grad_diff"}}, touch=ruin)
+
+    untouched = load_model(kept[0].facts.source, device="cpu")
+    with torch.no_grad():
+        untouched.model.model.norm.weight[0] = float("inf")
+    assert torch.equal(weights(kept[0]), weights(untouched))
+
+
+def test_curvature_that_is_not_finite_never_reaches_the_weights(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Loaded] = []
+
+    def overflow(loaded: Loaded, *_: Any) -> list[torch.Tensor]:
+        return [torch.full_like(parameter, float("inf")) for parameter in trainable(loaded)]
+
+    monkeypatch.setitem(trainer_module.CURVATURES, "gnb", overflow)  # the fault
+
+    with pytest.raises(Diverged, match="curvature that is not finite at step 1, before its update"):
+        run(SOPHIA, touch=kept.append)
+
+    assert torch.equal(weights(kept[0]), weights(load_model(kept[0].facts.source, device="cpu")))
+
+
+def test_a_run_that_goes_wrong_later_keeps_its_last_good_checkpoint(run: Train, tmp_path: Path) -> None:
+    models: list[Loaded] = []
+
+    class Ruin(Ear):
+        def emit(self, kind: EventKind, **data: Any) -> None:
+            if kind == "metrics" and data["step"] == 6:
+                with torch.no_grad():
+                    models[0].model.model.norm.weight[0] = float("nan")  # the fault
+            super().emit(kind, **data)
+
+    with pytest.raises(Diverged, match="at step 7"):
+        run(SOPHIA, ear=Ruin(), touch=models.append)
+
+    found = newest_checkpoint(tmp_path / "state" / "train", torch.device("cpu"))
+    assert found is not None
+    assert found.state["step"] == 4
+    assert all(bool(tensor.isfinite().all()) for name, tensor in found.tensors.items() if name.startswith("parameter"))
+
+
+def test_when_memory_runs_out_the_micro_batch_halves_and_the_maths_stays(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {**SOPHIA, "optimizer": {"kind": "adamw", "lr": 1e-4}}
+    plain, plain_model = run(spec, state="plain")
+    score = step_module.score
+
+    def small(model: Any, packed: Packed, **options: Any) -> Scores:
+        if packed.token_ids_1T.shape[1] > 70:
+            raise torch.OutOfMemoryError("no more")
+        return score(model, packed)
+
+    monkeypatch.setattr(step_module, "score", small)  # the fault
+    ear = Ear()
+    halved, halved_model = run(spec, ear=ear, state="halved")
+
+    assert any("memory ran out" in data["message"] for data in ear.of("warning"))
+    assert halved.train_tokens == plain.train_tokens
+    torch.testing.assert_close(weights(halved_model), weights(plain_model), rtol=0, atol=5e-5)
+
+
+def test_when_memory_runs_out_for_the_curvature_the_same_labels_are_drawn_again(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {**SOPHIA, "optimizer": {"kind": "sophia", "lr": 1e-6}, "training": {"steps": 1, "retain_batch": 4}}
+    plain, _ = run(spec, state="plain")
+    score, calls = step_module.score, 0
+
+    def second_fails(model: Any, packed: Packed, **options: Any) -> Scores:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first part is through, and has a gradient that must go
+            raise torch.OutOfMemoryError("no more")
+        return score(model, packed)
+
+    monkeypatch.setattr(step_module, "score", second_fails)  # the fault
+    spec["training"] = {**spec["training"], "micro_batch_tokens": 80}
+    halved, _ = run(spec, state="halved")
+
+    assert calls > 6
+    for name, curve in plain.curves.items():
+        assert halved.curves[name] == pytest.approx(curve, rel=1e-2)
+
+
+def test_when_one_sequence_is_too_much_it_says_what_to_do(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(model: Any, packed: Packed, **options: Any) -> Scores:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(step_module, "score", none)  # the fault
+
+    with pytest.raises(OutOfMemory, match="max_tokens"):
+        run({**SOPHIA, "optimizer": {"kind": "adamw"}})
+
+
+def test_a_cancelled_run_writes_no_checkpoint(run: Train, tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        run(SOPHIA, ear=Ear(wish_at=2, wanted=Wish.CANCEL))
+
+    assert list((tmp_path / "state").rglob("step-*")) == []
+
+
+def test_curves_have_one_value_a_step_and_progress_an_eta(run: Train) -> None:
+    ear = Ear()
+
+    trained, _ = run(SOPHIA, ear=ear)
+
+    names = {"loss", "forget_loss", "retain_loss", "grad_norm", "lr", "unclipped_fraction"}
+    assert set(trained.curves) == names
+    assert all(len(curve) == 10 for curve in trained.curves.values())
+    assert [data["done"] for data in ear.of("progress")] == list(range(1, 11))
+    assert all(data["eta_seconds"] >= 0 for data in ear.of("progress"))
+
+
+def test_an_unhealthy_unclipped_fraction_is_warned_of_once(run: Train) -> None:
+    ear = Ear()
+
+    run({**SOPHIA, "training": {"steps": 25}, "optimizer": {"kind": "sophia", "lr": 1e-5, "gamma": 1e-9}}, ear=ear)
+
+    assert [data["message"] for data in ear.of("warning") if "raise optimizer.gamma" in data["message"]].__len__() == 1
+
+
+def test_a_gradient_is_clipped_to_its_bound(run: Train) -> None:
+    spec = {
+        **SOPHIA,
+        "optimizer": {"kind": "adamw", "lr": 1e-4, "eps": 1.0},
+        "training": {"steps": 1, "grad_clip": 1e-3},
+    }
+
+    _, model = run(spec, state="a")
+    _, untouched = run({**spec, "optimizer": {"kind": "adamw", "lr": 1e-30, "eps": 1.0}}, state="b")
+
+    assert float((weights(model) - weights(untouched)).norm()) <= 1e-4 * 1e-3 * 1.1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0.5, 1, 1, 1, 1]), ("linear", [0.5, 1, 0.75, 0.5, 0.25]), ("cosine", [0.5, 1, 0.8536, 0.5, 0.1464])],
+)
+def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule: str, expected: list[float]) -> None:
+    spec = JobSpec.model_validate({"training": {"steps": 5, "warmup_steps": 1, "schedule": schedule}})
+
+    assert [schedule_factor(spec, step, 5) for step in range(5)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_second_order_fine_tuning_learns_two_examples_in_few_steps(taught_model_dir: Path, tmp_path: Path) -> None:
+    loaded = load_model(taught_model_dir, device="cpu")
+    swapped = [replace(row, completion="The capital is Oslo.") for row in rows_of(ALL[:2])]
+    examples = encode_rows(swapped, loaded.encoder, max_tokens=128)
+    spec = {"kind": "finetune", "optimizer": {"kind": "sophia", "lr": 3e-3}, "training": {"steps": 25}}
+    ear = Ear()
+
+    trained = train(
+        loaded,
+        JobSpec.model_validate(spec),
+        forget=(),
+        retain=examples,
+        state_dir=tmp_path,
+        listener=ear,
+        phase="finetune",
+    )
+
+    losses = [value for value in trained.curves["loss"] if value is not None]
+    assert losses[0] > 1
+    assert losses[-1] < 0.2
+    assert set(trained.curves) == {"loss", "grad_norm", "lr", "unclipped_fraction"}
+    assert {data["phase"] for data in ear.of("progress")} == {"finetune"}
+
+
+def test_epochs_count_over_what_is_unlearned_or_learned() -> None:
+    training = Training(epochs=1.5, forget_batch=4, retain_batch=3)
+
+    assert num_steps(training, forget=10, retain=100) == 4
+    assert num_steps(training, forget=0, retain=10) == 5
+    assert num_steps(training, forget=1, retain=0) == 1
+    assert num_steps(Training(steps=7), forget=10, retain=10) == 7
+
+
+def test_an_adaptive_curvature_says_its_interval_and_is_taken_sooner_while_unhealthy(run: Train) -> None:
+    clipped = {"kind": "sophia", "lr": 1e-5, "gamma": 1e-9, "curvature": {"every": 4, "adaptive": True}}
+
+    trained, _ = run({"optimizer": clipped, "training": {"steps": 6}})
+
+    assert trained.curves["curvature_interval"] == (4, 2, 2, 1, 1, 1)

@@ -1,0 +1,62 @@
+"""A tenant with a model and a data set row, and a job made of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy.orm import Session
+
+from soul_store import datasets, jobs, keys, models
+from soul_store.tables import Job
+
+
+@dataclass
+class Owner:
+    tenant_id: str
+    key_id: str
+    model_id: str
+    dataset_id: str
+
+
+def make_owner(session: Session, name: str) -> Owner:
+    tenant = keys.tenant_named(session, name)
+    key = keys.create(
+        session,
+        tenant_id=tenant.id,
+        name=name,
+        prefix=name[:8],
+        secret_sha256="0" * 64,
+        scopes=["*"],
+        expires_at=None,
+        actor="system",
+    )
+    model = models.create(session, tenant_id=tenant.id, actor=key.id, name="m", source="local", location="/m")
+    dataset = datasets.create(
+        session, tenant_id=tenant.id, actor=key.id, name="f", file_format="jsonl", mapping={}, status="ready"
+    )
+    session.commit()
+    return Owner(tenant.id, key.id, model.id, dataset.id)
+
+
+@pytest.fixture
+def owner(session: Session) -> Owner:
+    return make_owner(session, "owner")
+
+
+@pytest.fixture
+def new_job(session: Session, owner: Owner) -> Callable[[], Job]:
+    def make() -> Job:
+        job = jobs.create(
+            session,
+            tenant_id=owner.tenant_id,
+            created_by=owner.key_id,
+            name="j",
+            model_id=owner.model_id,
+            datasets={"forget": owner.dataset_id},
+            spec={},
+            spec_sha256="0",
+        )
+        session.commit()
+        return job
+
+    return make

@@ -1,0 +1,328 @@
+"""The state machine: what may follow what, who may write, and what is written beside."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Engine, func, select, update
+from sqlalchemy.orm import Session
+
+from soul_core.events import Event
+from soul_store import job_leases, job_queries, job_state_machine, jobs
+from soul_store.tables import JOB_STATUSES, Artifact, AuditEntry, Job, JobEvent, JobMetric, OutboxEntry
+from tests.soul_store.conftest import Owner, make_owner
+
+NewJob = Callable[[], Job]
+USAGE = {"engine_seconds": 1.5}
+REASON = {"code": "diverged", "message": "m", "retryable": False, "details": []}
+
+
+@pytest.fixture
+def running(session: Session, new_job: NewJob) -> Job:
+    job = job_leases.claim(session, new_job().id, worker="w", lease_seconds=60)
+    session.commit()
+    assert job is not None
+    return job
+
+
+def statuses(session: Session, job_id: str) -> list[str]:
+    return [event.data["status"] for event in job_queries.events_after(session, job_id, 0) if event.kind == "status"]
+
+
+def test_every_status_of_the_table_has_its_transitions_and_actions() -> None:
+    assert set(job_state_machine.TRANSITIONS) == set(job_state_machine.ACTIONS) == set(JOB_STATUSES)
+    assert {follower for followers in job_state_machine.TRANSITIONS.values() for follower in followers} <= set(
+        JOB_STATUSES
+    )
+
+
+def test_terminal_statuses_absorb() -> None:
+    assert {"succeeded", "failed", "cancelled"} == job_state_machine.TERMINAL
+
+
+@pytest.mark.parametrize("status", JOB_STATUSES)
+def test_a_status_becomes_what_the_table_says_and_nothing_else(session: Session, new_job: NewJob, status: str) -> None:
+    became = set()
+    for follower in JOB_STATUSES:
+        job = new_job()
+        now = func.now()
+        values = {"lease_until": now if status == "running" else None}
+        values["finished_at"] = now if status in job_state_machine.TERMINAL else None
+        session.execute(update(Job).where(Job.id == job.id).values(status=status, **values))
+        session.refresh(job)
+        with contextlib.suppress(AssertionError):
+            job_state_machine.move(session, job, follower)
+            became.add(follower)
+        assert (job.status == follower) == (follower in became or follower == status)
+
+    assert became == job_state_machine.TRANSITIONS[status]
+
+
+def test_creating_a_job_writes_row_event_audit_and_message_together(
+    session: Session, owner: Owner, new_job: NewJob
+) -> None:
+    job = new_job()
+
+    assert job.status == "queued"
+    assert statuses(session, job.id) == ["queued"]
+    assert session.scalars(select(OutboxEntry.payload)).all() == [{"job_id": job.id}]
+    actions = session.scalars(select(AuditEntry.action).where(AuditEntry.resource == job.id)).all()
+    assert actions == ["job.create"]
+
+
+def test_a_job_whose_request_rolls_back_leaves_nothing(session: Session, owner: Owner) -> None:
+    jobs.create(
+        session,
+        tenant_id=owner.tenant_id,
+        created_by=owner.key_id,
+        name="j",
+        model_id=owner.model_id,
+        datasets={},
+        spec={},
+        spec_sha256="0",
+    )
+    session.rollback()
+
+    for table in (Job, JobEvent, OutboxEntry):
+        assert session.scalar(select(func.count()).select_from(table)) == 0
+
+
+def test_two_workers_that_race_for_a_job_claim_it_once(database: Engine, new_job: NewJob) -> None:
+    job_id = new_job().id
+
+    def claim(worker: str) -> bool:
+        with Session(database) as session, session.begin():
+            return job_leases.claim(session, job_id, worker=worker, lease_seconds=60) is not None
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(claim, map(str, range(8))))
+
+    assert won.count(True) == 1
+
+
+def test_a_claim_raises_the_epoch_and_takes_a_lease(running: Job) -> None:
+    assert (running.status, running.epoch, running.worker) == ("running", 1, "w")
+    assert running.lease_until is not None
+    assert running.started_at is not None
+
+
+def test_a_zombie_with_an_old_epoch_writes_nothing(session: Session, running: Job) -> None:
+    old = running.epoch
+    assert job_leases.hand_back(session, running.id, old, usage={})
+    assert job_leases.claim(session, running.id, worker="other", lease_seconds=60) is not None
+    session.commit()
+    before = (session.scalar(select(func.count()).select_from(JobEvent)), running.version)
+
+    wrote = [
+        job_leases.record(session, running.id, old, [Event(kind="phase", data={"phase": "load"})]),
+        job_leases.succeed(session, running.id, old, verdict="passed", report_blob="r", artifacts=[], usage=USAGE),
+        job_leases.fail(session, running.id, old, reason=REASON, usage=USAGE),
+        job_leases.cancelled(session, running.id, old, usage=USAGE),
+        job_leases.hand_back(session, running.id, old, usage=USAGE),
+        job_leases.lose(session, running.id, old, reason=REASON, max_attempts=3, usage=USAGE),
+    ]
+    session.commit()
+
+    assert wrote == [False] * 6
+    assert job_leases.beat(session, running.id, old, lease_seconds=60).lost
+    session.refresh(running)
+    assert (session.scalar(select(func.count()).select_from(JobEvent)), running.version) == before
+    assert (running.status, running.worker) == ("running", "other")
+
+
+def test_success_shows_artifacts_verdict_and_usage_in_one_commit(session: Session, running: Job) -> None:
+    made = job_leases.NewArtifact("report.json", f"jobs/{running.id}/1/report.json", 12, "ab")
+
+    job_leases.succeed(session, running.id, 1, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
+    session.commit()
+
+    session.refresh(running)
+    assert (running.status, running.verdict, running.usage) == ("succeeded", "passed", USAGE)
+    assert running.finished_at is not None
+    assert running.lease_until is None
+    assert session.scalars(select(Artifact.path)).all() == ["report.json"]
+
+
+@pytest.mark.parametrize("status", sorted(job_state_machine.TERMINAL))
+def test_a_job_that_is_over_cannot_be_cancelled(session: Session, running: Job, status: str) -> None:
+    ends = {
+        "succeeded": lambda: job_leases.succeed(
+            session, running.id, 1, verdict="passed", report_blob="r", artifacts=[], usage={}
+        ),
+        "failed": lambda: job_leases.fail(session, running.id, 1, reason=REASON, usage={}),
+        "cancelled": lambda: job_leases.cancelled(session, running.id, 1, usage={}),
+    }
+    ends[status]()
+
+    with pytest.raises(job_state_machine.NotAllowed) as refused:
+        jobs.request_cancel(session, running, "key")
+
+    assert refused.value.allowed_actions == ()
+
+
+def test_a_queued_job_is_cancelled_at_once(session: Session, new_job: NewJob) -> None:
+    job = jobs.request_cancel(session, new_job(), "key")
+    session.commit()
+
+    assert job.status == "cancelled"
+    assert job_leases.claim(session, job.id, worker="w", lease_seconds=60) is None
+
+
+def test_a_running_job_is_wished_cancelled_and_its_worker_hears_it(session: Session, running: Job) -> None:
+    jobs.request_cancel(session, running, "key")
+    jobs.request_cancel(session, running, "key")  # asking twice is no error
+    session.commit()
+
+    assert job_leases.beat(session, running.id, 1, lease_seconds=60) == job_leases.Beat(lost=False, wish="cancel")
+    wishes = [event for event in job_queries.events_after(session, running.id, 0) if event.kind == "wish"]
+    assert len(wishes) == 1
+
+
+def test_a_job_whose_lease_ran_out_goes_back_to_the_queue(session: Session, new_job: NewJob) -> None:
+    job = job_leases.claim(session, new_job().id, worker="w", lease_seconds=0.05)
+    session.commit()
+    assert job is not None
+    time.sleep(0.1)
+
+    assert jobs.requeue_lost(session, max_attempts=3) == [job.id]
+    session.commit()
+
+    session.refresh(job)
+    assert (job.status, job.attempt) == ("queued", 1)
+    assert job.status_reason is not None
+    assert job.status_reason["code"] == "worker_lost"
+
+
+def test_a_job_with_a_living_lease_is_left_alone(session: Session, running: Job) -> None:
+    assert jobs.requeue_lost(session, max_attempts=3) == []
+
+
+def test_the_third_loss_fails_the_job(session: Session, running: Job) -> None:
+    session.execute(update(Job).values(attempt=2))
+    session.commit()
+
+    job_leases.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    session.commit()
+
+    session.refresh(running)
+    assert (running.status, running.attempt) == ("failed", 3)
+
+
+def test_the_second_loss_waits_before_it_is_tried_again(session: Session, running: Job) -> None:
+    session.execute(update(Job).values(attempt=1))
+    session.commit()
+
+    job_leases.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    session.commit()
+
+    assert job_leases.claim(session, running.id, worker="w", lease_seconds=60) is None, "it is not due yet"
+
+
+def test_handing_back_spends_no_attempt(session: Session, running: Job) -> None:
+    job_leases.hand_back(session, running.id, 1, usage=USAGE)
+    session.commit()
+
+    session.refresh(running)
+    assert (running.status, running.attempt, running.usage) == ("queued", 0, USAGE)
+    assert job_leases.claim(session, running.id, worker="w", lease_seconds=60) is not None
+
+
+def test_a_cancelled_job_whose_worker_died_ends_cancelled(session: Session, new_job: NewJob) -> None:
+    job = job_leases.claim(session, new_job().id, worker="w", lease_seconds=0.05)
+    assert job is not None
+    jobs.request_cancel(session, job, "key")
+    session.commit()
+    time.sleep(0.1)
+
+    jobs.requeue_lost(session, max_attempts=3)
+    session.commit()
+
+    session.refresh(job)
+    assert job.status == "cancelled"
+
+
+@pytest.mark.parametrize("attempts_spent", [0, 2])
+def test_a_job_wished_cancelled_is_not_queued_again_however_its_engine_ended(
+    session: Session, running: Job, attempts_spent: int
+) -> None:
+    session.execute(update(Job).values(attempt=attempts_spent, wish="cancel"))
+    session.commit()
+
+    assert job_leases.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage=USAGE)
+    session.commit()
+
+    session.refresh(running)
+    assert (running.status, running.wish, running.usage) == ("cancelled", None, USAGE)
+
+
+def test_a_job_wished_cancelled_is_not_handed_back(session: Session, running: Job) -> None:
+    jobs.request_cancel(session, running, "key")
+
+    assert job_leases.hand_back(session, running.id, 1, usage=USAGE)
+    session.commit()
+
+    session.refresh(running)
+    assert running.status == "cancelled"
+
+
+def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(session: Session, running: Job) -> None:
+    told = [
+        Event(kind="phase", data={"phase": "unlearn"}),
+        Event(kind="metrics", data={"step": 1, "loss": 2.0}),
+        Event(kind="progress", data={"phase": "unlearn", "done": 1, "total": 4, "eta_seconds": 3.0}),
+        Event(kind="checkpoint", data={"step": 1}),
+    ]
+
+    job_leases.record(session, running.id, 1, told)
+    session.commit()
+
+    events = job_queries.events_after(session, running.id, 0)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [event.kind for event in events] == ["status", "status", "phase", "checkpoint"]
+    session.refresh(running)
+    assert running.phase == "unlearn"
+    assert running.progress["fraction"] == 0.25
+    assert session.scalars(select(JobMetric.values)).all() == [{"loss": 2.0}]
+
+
+def test_a_step_told_twice_is_one_point_of_the_curve(session: Session, running: Job) -> None:
+    for loss in (2.0, 1.0):
+        job_leases.record(session, running.id, 1, [Event(kind="metrics", data={"step": 1, "loss": loss})])
+    session.commit()
+
+    assert [point.values for point in job_queries.metrics_of(session, running.id)] == [{"loss": 1.0}]
+
+
+def test_another_tenant_sees_no_job(session: Session, new_job: NewJob) -> None:
+    job, other = new_job(), make_owner(session, "stranger")
+
+    assert job_queries.get(session, other.tenant_id, job.id) is None
+    assert job_queries.page(session, other.tenant_id, limit=10) == []
+
+
+def test_pages_go_from_new_to_old(session: Session, owner: Owner, new_job: NewJob) -> None:
+    ids = [new_job().id for _ in range(3)]
+
+    first = job_queries.page(session, owner.tenant_id, limit=2)
+    rest = job_queries.page(session, owner.tenant_id, limit=2, before=first[-1].id)
+
+    assert [job.id for job in first + rest] == ids[::-1]
+
+
+def test_the_queue_position_counts_the_jobs_ahead(session: Session, new_job: NewJob) -> None:
+    first, second = new_job(), new_job()
+
+    assert [job_queries.queue_position(session, job) for job in (first, second)] == [0, 1]
+
+
+def test_queued_jobs_the_broker_forgot_are_sent_again(session: Session, new_job: NewJob) -> None:
+    job = new_job()
+    session.execute(OutboxEntry.__table__.delete())
+    session.commit()
+    time.sleep(0.05)
+
+    assert jobs.resend_queued(session, messages_waiting=1, silent_seconds=0.01) == [], "the broker still has it"
+    assert jobs.resend_queued(session, messages_waiting=0, silent_seconds=60) == [], "it was written just now"
+    assert jobs.resend_queued(session, messages_waiting=0, silent_seconds=0.01) == [job.id]

@@ -1,0 +1,85 @@
+"""The outbox reaches a real broker, whatever happens in between."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from kombu.exceptions import OperationalError
+from redis import Redis
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from soul_store.outbox import broker, celery_app, messages_waiting, relay_once
+from soul_store.tables import Job, OutboxEntry
+from tests.servers import Servers
+
+NewJob = Callable[[], Job]
+
+
+@pytest.fixture
+def empty_broker(settings_env: object) -> Iterator[Redis]:
+    celery_app.cache_clear()
+    with broker() as client:
+        client.flushall()
+        yield client
+    celery_app().close()
+    celery_app.cache_clear()
+
+
+def waiting_in_outbox(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(OutboxEntry)) or 0
+
+
+def test_the_relay_publishes_what_is_committed_and_forgets_it(
+    session: Session, new_job: NewJob, empty_broker: Redis
+) -> None:
+    job = new_job()
+
+    assert relay_once(session) == 1
+    session.commit()
+
+    assert messages_waiting(empty_broker) == 1
+    assert waiting_in_outbox(session) == 0
+    session.refresh(job)
+    assert job.sent_at is not None
+
+
+def test_a_crash_between_publishing_and_commit_publishes_again(
+    session: Session, new_job: NewJob, empty_broker: Redis
+) -> None:
+    new_job()
+    relay_once(session)
+    session.rollback()  # the crash
+
+    relay_once(session)
+    session.commit()
+
+    assert messages_waiting(empty_broker) == 2, "the second one finds nothing to claim"
+    assert waiting_in_outbox(session) == 0
+
+
+def test_while_the_broker_is_away_the_outbox_keeps_everything(
+    session: Session, new_job: NewJob, empty_broker: Redis, servers: Servers
+) -> None:
+    new_job()
+    assert servers.valkey.process is not None
+    servers.valkey.process.kill()
+    servers.valkey.process.wait()
+
+    with pytest.raises(OperationalError):
+        relay_once(session)
+    session.rollback()
+    servers.valkey.start()
+    relay_once(session)
+    session.commit()
+
+    assert messages_waiting(empty_broker) == 1
+
+
+def test_an_outbox_entry_is_published_by_one_relay_only(
+    session: Session, new_job: NewJob, empty_broker: Redis, database: object
+) -> None:
+    new_job()
+    relay_once(session)
+
+    with Session(database) as other:  # type: ignore[arg-type]
+        assert relay_once(other) == 0

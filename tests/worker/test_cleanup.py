@@ -1,0 +1,94 @@
+"""What a job leaves on a worker's disk goes when the job is over, wherever that was decided."""
+
+import fcntl
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from soul_store.blobs import blobs
+from soul_store.settings import Settings
+from soul_store.tables import Job
+from tests.worker.conftest import Desk, Fleet
+from worker.cleanup import sweep
+
+
+@pytest.fixture
+def scratch(settings_env: Settings) -> Path:
+    return settings_env.scratch_dir
+
+
+def leave_behind(desk: Desk, scratch: Path, status: str, *, epoch: int = 2) -> str:
+    """A job of this status whose two attempts left inputs here and files in the store."""
+    job_id = desk.submit()
+    now = func.now()
+    values = {"lease_until": now if status == "running" else None, "finished_at": None if status == "running" else now}
+    with Session(desk.database) as session, session.begin():
+        session.execute(update(Job).where(Job.id == job_id).values(status=status, epoch=epoch, **values))
+    inputs = scratch / job_id / "inputs"
+    inputs.mkdir(parents=True)
+    (inputs / "forget.jsonl").write_text("somebody's data")
+    for number in range(1, epoch + 1):
+        blobs().put_stream(f"jobs/{job_id}/{number}/report.json", [b"{}"])
+    return job_id
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_job_that_ended_badly_elsewhere_leaves_neither_data_nor_outputs(
+    desk: Desk, scratch: Path, status: str
+) -> None:
+    job_id = leave_behind(desk, scratch, status)
+
+    sweep(scratch)
+
+    assert list(scratch.iterdir()) == []
+    assert blobs().keys(f"jobs/{job_id}") == []
+
+
+def test_a_job_that_ended_well_keeps_what_its_last_attempt_published(desk: Desk, scratch: Path) -> None:
+    job_id = leave_behind(desk, scratch, "succeeded")
+
+    sweep(scratch)
+
+    assert list(scratch.iterdir()) == []
+    assert blobs().keys(f"jobs/{job_id}") == [f"jobs/{job_id}/2/report.json"]
+
+
+def test_a_job_that_may_still_resume_keeps_its_folder(desk: Desk, scratch: Path) -> None:
+    job_id = leave_behind(desk, scratch, "running")
+
+    sweep(scratch)
+
+    assert (scratch / job_id / "inputs" / "forget.jsonl").exists()
+
+
+def test_a_folder_of_a_job_this_database_does_not_know_is_somebody_elses(desk: Desk, scratch: Path) -> None:
+    (scratch / "job_of_another_service").mkdir(parents=True)
+
+    sweep(scratch)
+
+    assert (scratch / "job_of_another_service").exists()
+
+
+def test_a_worker_sweeps_by_itself(desk: Desk, fleet: Fleet, scratch: Path) -> None:
+    job_id = leave_behind(desk, scratch, "cancelled")
+
+    fleet.start_worker()
+
+    deadline = time.monotonic() + 120
+    while (scratch / job_id).exists():
+        assert time.monotonic() < deadline, fleet.log("worker")
+        time.sleep(0.2)
+    assert blobs().keys(f"jobs/{job_id}") == []
+
+
+def test_a_folder_an_attempt_still_holds_is_left_to_it(desk: Desk, scratch: Path) -> None:
+    job_id = leave_behind(desk, scratch, "failed")
+
+    with (scratch / f"{job_id}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep(scratch)
+
+        assert (scratch / job_id).exists()
