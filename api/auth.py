@@ -23,7 +23,7 @@ SCOPES = (
     "models:download_unverified",
     "keys:admin",
 )
-ALL = "*"
+ALL_SCOPES = "*"
 _KEY = re.compile(r"soul_([a-z0-9]{8})_([A-Za-z0-9_-]{43})")
 
 
@@ -35,16 +35,16 @@ class Caller:
     key_id: str
     scopes: frozenset[str]
 
-    def may(self, scope: str) -> bool:
-        return ALL in self.scopes or scope in self.scopes
+    def has_scope(self, scope: str) -> bool:
+        return ALL_SCOPES in self.scopes or scope in self.scopes
 
     def require(self, scope: str) -> None:
         """Raise 403 naming the scope that is missing."""
-        if not self.may(scope):
+        if not self.has_scope(scope):
             raise ServiceError(403, "missing_scope", f"this API key lacks the scope {scope}", scope=scope)
 
 
-def new_key_text() -> tuple[str, str, str]:
+def generate_api_key() -> tuple[str, str, str]:
     """Return (text for the user, prefix, sha256 of the secret). The text is never stored."""
     alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
     prefix = "".join(secrets.choice(alphabet) for _ in range(8))
@@ -58,7 +58,7 @@ def authenticate(request: Request, session: Session) -> Caller:
     if scheme.lower() != "bearer":
         raise _unauthorised("send an API key: Authorization: Bearer soul_...")
     match = _KEY.fullmatch(text.strip())
-    key = keys.living(session, match[1]) if match else None
+    key = keys.get_active(session, match[1]) if match else None
     if match is None or key is None or not hmac.compare_digest(_sha256(match[2]), key.secret_sha256):
         raise _unauthorised("this API key is unknown, revoked or expired")
     keys.touch(session, key)

@@ -34,7 +34,7 @@ def get_caller(request: Request, session: SessionDep, _: Annotated[object, Depen
 CallerDep = Annotated[Caller, Depends(get_caller)]
 
 
-def requires(scope: str) -> Callable[[Caller], Caller]:
+def require_scope(scope: str) -> Callable[[Caller], Caller]:
     """Return a dependency that lets only callers with `scope` pass."""
 
     def check(caller: CallerDep) -> Caller:
@@ -44,17 +44,17 @@ def requires(scope: str) -> Callable[[Caller], Caller]:
     return check
 
 
-JobsReader = Annotated[Caller, Depends(requires("jobs:read"))]
-JobsWriter = Annotated[Caller, Depends(requires("jobs:write"))]
-DatasetsReader = Annotated[Caller, Depends(requires("datasets:read"))]
-DatasetsWriter = Annotated[Caller, Depends(requires("datasets:write"))]
-ModelsReader = Annotated[Caller, Depends(requires("models:read"))]
-ModelsWriter = Annotated[Caller, Depends(requires("models:write"))]
-KeysAdmin = Annotated[Caller, Depends(requires("keys:admin"))]
+JobsReader = Annotated[Caller, Depends(require_scope("jobs:read"))]
+JobsWriter = Annotated[Caller, Depends(require_scope("jobs:write"))]
+DatasetsReader = Annotated[Caller, Depends(require_scope("datasets:read"))]
+DatasetsWriter = Annotated[Caller, Depends(require_scope("datasets:write"))]
+ModelsReader = Annotated[Caller, Depends(require_scope("models:read"))]
+ModelsWriter = Annotated[Caller, Depends(require_scope("models:write"))]
+KeysAdmin = Annotated[Caller, Depends(require_scope("keys:admin"))]
 
 
 def _owned_job(session: SessionDep, caller: JobsReader, job_id: Annotated[str, Path(examples=["job_01k9"])]) -> Job:
-    return jobs.owned(session, caller, job_id)
+    return jobs.get_owned(session, caller, job_id)
 
 
 OwnedJob = Annotated[Job, Depends(_owned_job)]

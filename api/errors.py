@@ -17,7 +17,7 @@ from starlette.routing import Match
 
 log = logging.getLogger(__name__)
 
-MEDIA_TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 class FieldError(BaseModel):
@@ -39,9 +39,9 @@ class Problem(BaseModel):
     request_id: str = Field(description="Also in the X-Request-Id header; the server's log has it.")
 
 
-def declared(problems: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+def make_problem_responses(problems: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     """Return problems (status -> when) as an operation declares them in the OpenAPI description."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": text, "content": content} for status, text in problems.items()}
 
 
@@ -65,13 +65,13 @@ class ServiceError(Exception):
         self.extra = extra
 
 
-def not_found(what: str, pointer: str | None = None) -> ServiceError:
+def make_not_found_error(what: str, pointer: str | None = None) -> ServiceError:
     """Return the error for something that is not there, or not this tenant's: both look the same."""
     detail = f"there is no {what}"
     return ServiceError(404, "not_found", detail, errors=[(pointer, detail)] if pointer else ())
 
 
-def problem_response(request: Request, error: ServiceError) -> JSONResponse:
+def make_problem_response(request: Request, error: ServiceError) -> JSONResponse:
     """Return the error as a response."""
     problem = Problem(
         title=HTTPStatus(error.status).phrase,
@@ -79,18 +79,18 @@ def problem_response(request: Request, error: ServiceError) -> JSONResponse:
         code=error.code,
         detail=error.detail,
         errors=error.errors,
-        request_id=request_id(request),
+        request_id=get_request_id(request),
     )
     body = problem.model_dump() | error.extra
-    return JSONResponse(body, error.status, headers=error.headers, media_type=MEDIA_TYPE)
+    return JSONResponse(body, error.status, headers=error.headers, media_type=PROBLEM_MEDIA_TYPE)
 
 
-def request_id(request: Request) -> str:
+def get_request_id(request: Request) -> str:
     """Return the id the middleware gave this request."""
     return str(getattr(request.state, "request_id", ""))
 
 
-def install(app: FastAPI) -> None:
+def register_error_handlers(app: FastAPI) -> None:
     """Make every error of `app` a problem document."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -103,7 +103,7 @@ def install(app: FastAPI) -> None:
 
 def _service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return problem_response(request, error)
+    return make_problem_response(request, error)
 
 
 def _http_error(request: Request, error: Exception) -> JSONResponse:
@@ -119,7 +119,7 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_methods_at(request))
-    return problem_response(request, ServiceError(error.status_code, code, detail, headers=headers))
+    return make_problem_response(request, ServiceError(error.status_code, code, detail, headers=headers))
 
 
 def _methods_at(request: Request) -> list[str]:
@@ -132,22 +132,24 @@ def _methods_at(request: Request) -> list[str]:
 
 def _unstorable(request: Request, error: Exception) -> JSONResponse:
     """The database cannot hold a value: no column of ours refuses what a spec or a file may reasonably say."""
-    log.info("request %s has a value that cannot be stored", request_id(request), exc_info=error)
+    log.info("request %s has a value that cannot be stored", get_request_id(request), exc_info=error)
     detail = "a text in the request contains a NUL character, or a number is out of range; no such thing can be stored"
-    return problem_response(request, ServiceError(422, "unstorable_value", detail))
+    return make_problem_response(request, ServiceError(422, "unstorable_value", detail))
 
 
 def _database_away(request: Request, error: Exception) -> JSONResponse:
-    log.error("request %s could not use the database", request_id(request), exc_info=error)
+    log.error("request %s could not use the database", get_request_id(request), exc_info=error)
     detail = "the database does not answer; nothing was changed, try again"
-    return problem_response(request, ServiceError(503, "database_unavailable", detail, headers={"Retry-After": "2"}))
+    return make_problem_response(
+        request, ServiceError(503, "database_unavailable", detail, headers={"Retry-After": "2"})
+    )
 
 
 def _crash(request: Request, error: Exception) -> JSONResponse:
-    log.error("request %s crashed", request_id(request), exc_info=error)
-    detail = f"the server made a mistake; its log has the request id {request_id(request)}"
-    return problem_response(
-        request, ServiceError(500, "internal_error", detail, headers={"X-Request-Id": request_id(request)})
+    log.error("request %s crashed", get_request_id(request), exc_info=error)
+    detail = f"the server made a mistake; its log has the request id {get_request_id(request)}"
+    return make_problem_response(
+        request, ServiceError(500, "internal_error", detail, headers={"X-Request-Id": get_request_id(request)})
     )
 
 
@@ -156,24 +158,24 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
     found = error.errors()
     if any(each["type"] == "json_invalid" for each in found):
         reason = found[0].get("ctx", {}).get("error", "it does not parse")
-        return problem_response(request, ServiceError(400, "bad_json", f"the body is not JSON: {reason}"))
+        return make_problem_response(request, ServiceError(400, "bad_json", f"the body is not JSON: {reason}"))
     errors = [fault for each in found for fault in _faults(each, error.body)]
     detail = errors[0][1] if len(errors) == 1 else f"{len(errors)} things in the request cannot be used"
-    return problem_response(request, ServiceError(422, "invalid_request", detail, errors=errors))
+    return make_problem_response(request, ServiceError(422, "invalid_request", detail, errors=errors))
 
 
 def _faults(error: Mapping[str, Any], body: Any) -> list[tuple[str, str]]:
     """Return a validation error as (pointer, detail): one, but for refused keys, which come bundled."""
     pointer = _pointer(error, body)
     if error["type"] != "refused_key":
-        return [(pointer, explain(error))]
+        return [(pointer, format_validation_error(error))]
     keys, hints = error["ctx"]["keys"], str(error["ctx"]["hints"]).split(" | ")
     if len(keys) != len(hints):  # a key that holds the separator itself
         hints = [str(error["ctx"]["hints"])] * len(keys)
     return [(f"{pointer}/{_escaped(key)}", hint) for key, hint in zip(keys, hints, strict=True)]
 
 
-def explain(error: Mapping[str, Any]) -> str:
+def format_validation_error(error: Mapping[str, Any]) -> str:
     """Say a validation error in words, the near spelling included."""
     context = error.get("ctx", {})
     if error["type"] == "union_tag_invalid":

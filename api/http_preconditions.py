@@ -13,7 +13,7 @@ def has_etag(if_none_match: str | None, etag: str) -> bool:
     return "*" in known or etag.removeprefix("W/") in known
 
 
-def range_to_serve(header: str | None, size_bytes: int) -> tuple[str | None, bool]:
+def parse_range_header(header: str | None, size_bytes: int) -> tuple[str | None, bool]:
     """Return (the Range to obey, whether it can be satisfied).
 
     None is the whole file: RFC 9110, 14.2 has a server pass over ranges that are malformed or of another unit.

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from api import errors
 from api.errors import Problem
-from api.middleware import RequestContext
+from api.middleware import RequestContextMiddleware
 from api.routes import account, artifacts, datasets, evaluations, health, jobs, models, results, schemas, uploads
 from api.schemas.inputs import DatasetCreate
 
@@ -47,11 +47,11 @@ def create_app() -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         redirect_slashes=False,
     )
-    app.add_middleware(RequestContext)
-    errors.install(app)
+    app.add_middleware(RequestContextMiddleware)
+    errors.register_error_handlers(app)
     for module in (account, models, uploads, datasets, jobs, evaluations, results, artifacts, schemas):
-        app.include_router(module.router, responses=errors.declared(_PROBLEM_TEXTS))
-    app.include_router(health.router, responses=errors.declared({500: _PROBLEM_TEXTS[500]}))
+        app.include_router(module.router, responses=errors.make_problem_responses(_PROBLEM_TEXTS))
+    app.include_router(health.router, responses=errors.make_problem_responses({500: _PROBLEM_TEXTS[500]}))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

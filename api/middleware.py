@@ -10,9 +10,9 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import ServiceError, problem_response
+from api.errors import ServiceError, make_problem_response
 from soul_store.ids import new_id
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 
 log = logging.getLogger("api.access")
 
@@ -22,7 +22,7 @@ MAX_JSON_BYTES = 4 << 20
 _FORM_BYTES = 1 << 20
 
 
-class RequestContext:
+class RequestContextMiddleware:
     """The outermost layer of our own."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -47,7 +47,7 @@ class RequestContext:
         most = _most_bytes(request)
         try:
             if _announced_bytes(request) > most:
-                await problem_response(request, ServiceError(413, "too_large", _too_large(most)))(
+                await make_problem_response(request, ServiceError(413, "too_large", _too_large(most)))(
                     scope, receive, send_with_id
                 )
             else:
@@ -62,9 +62,9 @@ def _most_bytes(request: Request) -> int:
     if request.url.path.startswith("/v1/datasets"):
         is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
         if is_form:
-            return settings().max_upload_bytes + _FORM_BYTES
+            return get_settings().max_upload_bytes + _FORM_BYTES
         if request.method == "PUT":
-            return settings().max_upload_bytes
+            return get_settings().max_upload_bytes
     return MAX_JSON_BYTES
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from api.main import create_app
 
 
-def snapshot() -> str:
+def render_openapi() -> str:
     """Return the OpenAPI description as it is committed."""
     return json.dumps(create_app().openapi(), indent=1, sort_keys=True) + "\n"
 
@@ -19,9 +19,9 @@ def main() -> int:
     parser.add_argument("--check", type=Path, metavar="FILE", help="compare with this snapshot instead of printing")
     args = parser.parse_args()
     if args.check is None:
-        sys.stdout.write(snapshot())
+        sys.stdout.write(render_openapi())
         return 0
-    if args.check.exists() and args.check.read_text(encoding="utf-8") == snapshot():
+    if args.check.exists() and args.check.read_text(encoding="utf-8") == render_openapi():
         return 0
     sys.stderr.write(f"{args.check} is not current: run `make openapi` and look at what changed for users\n")
     return 1

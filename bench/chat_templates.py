@@ -3,7 +3,7 @@
 # ruff: noqa: E501  a template's lines are long
 from transformers import PreTrainedTokenizerFast
 
-from bench.tiny_architectures import tiny_tokenizer
+from bench.tiny_architectures import make_tiny_tokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -89,15 +89,15 @@ TEMPLATES = {
     "unmarked": UNMARKED,
     "marked": MARKED,
 }
-MARKS = (
+SPECIAL_TOKENS = (
     *("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<start_of_turn>", "<end_of_turn>"),
     *("<|User|>", "<|Assistant|>", "<|user|>", "<|assistant|>", "<think>", "</think>"),
 )
 
 
-def tokenizer_with(template: str | None) -> PreTrainedTokenizerFast:
+def make_tokenizer(template: str | None) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer that has every mark as one token."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": [*tokenizer.all_special_tokens, *MARKS]})
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [*tokenizer.all_special_tokens, *SPECIAL_TOKENS]})
     tokenizer.chat_template = template
     return tokenizer

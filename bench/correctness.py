@@ -18,85 +18,91 @@ from transformers.utils import logging as transformers_logging
 
 from bench.chat_templates import TEMPLATES
 from bench.tables import write_between
-from bench.template_correctness import compare_template, templates_table
-from bench.tiny_architectures import ARCHITECTURES, VOCABULARY, save_tiny
+from bench.template_correctness import compare_template, make_templates_table
+from bench.tiny_architectures import ARCHITECTURES, VOCAB_SIZE, save_tiny
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack, pack_groups
-from soul_core.models.capabilities import Batches, capabilities_of
+from soul_core.models.capabilities import BatchLayout, get_capabilities
 from soul_core.models.generation import generate
-from soul_core.models.loading import Loaded, load_model
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import score
 
 #: What plain transformers computes with where its eager attention is wrong, and why.
-NOT_EAGER = {
+NON_EAGER_REASONS = {
     "Falcon, ALiBi": "transformers 5.23's eager path adds the ALiBi bias twice (to the mask and to the scores); its "
     "default, SDPA, adds it once: compared with that"
 }
 #: Larger differences of gradients that pass, relative to the largest: rounding grows along a recurrence that multiplies
 #: token after token.
 GRADIENT_LIMITS = {"Mamba": 5e-5}
-LIMIT = 1e-5
+MAX_DIFFERENCE = 1e-5
 _NEW_TOKENS = 6
 
 Groups = Sequence[Sequence[Example]]
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ArchitectureComparison:
     """One architecture against plain transformers. Differences are relative to the largest number compared."""
 
     name: str
-    batches: Batches
-    cached: bool  # decodes with a cache
+    batches: BatchLayout
+    uses_cache: bool  # decodes with a cache
     logp: float  # log-probabilities of all answer tokens, in one batch
-    alone: float  # the same, each text in a call of its own, against the batch
+    batch_difference: float  # the same, each text in a call of its own, against the batch
     gradient: float  # of the mean negative log-likelihood, by every weight
     same_text: bool  # greedy continuations of prompts of different lengths, in one batch
 
 
-def compare_architecture(name: str, folder: Path) -> Comparison:
+def compare_architecture(name: str, folder: Path) -> ArchitectureComparison:
     """Save, load and compare one of `ARCHITECTURES`; `folder` is replaced."""
     save_tiny(name, folder)
     loaded = load_model(folder, device="cpu", dtype="float32", cache_dir=folder)
     plain = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=None if name in NOT_EAGER else "eager"
+        folder, dtype=torch.float32, attn_implementation=None if name in NON_EAGER_REASONS else "eager"
     ).eval()
     groups = _groups()
     examples = [example for group in groups for example in group]
     ours_P = score(loaded.model, pack_groups(groups)).logp_P
     plain_P = torch.cat([_plain_logp(plain, example) for example in examples])
     alone_P = torch.cat([score(loaded.model, pack([example])).logp_P for example in examples])
-    found = capabilities_of(loaded.model)
-    return Comparison(
+    found = get_capabilities(loaded.model)
+    return ArchitectureComparison(
         name=name,
-        batches=found.batches,
-        cached=found.cached,
+        batches=found.batch_layout,
+        uses_cache=found.supports_cache,
         logp=_difference(ours_P, plain_P),
-        alone=_difference(alone_P, ours_P),
+        batch_difference=_difference(alone_P, ours_P),
         gradient=_gradient_difference(loaded.model, ours_P.mean(), plain, plain_P.mean()),
         same_text=_continued(loaded, examples) == [_plain_continued(plain, _prompt(example)) for example in examples],
     )
 
 
-def passes(one: Comparison, *, limit: float = LIMIT) -> bool:
+def passes(comparison: ArchitectureComparison, *, limit: float = MAX_DIFFERENCE) -> bool:
     """Say whether an architecture agrees with plain transformers."""
-    gradient_limit = max(limit, GRADIENT_LIMITS.get(one.name, 0.0))
-    return max(one.logp, one.alone) <= limit and one.gradient <= gradient_limit and one.same_text
+    gradient_limit = max(limit, GRADIENT_LIMITS.get(comparison.name, 0.0))
+    return (
+        max(comparison.logp, comparison.batch_difference) <= limit
+        and comparison.gradient <= gradient_limit
+        and comparison.same_text
+    )
 
 
-def architectures_table(comparisons: Sequence[Comparison]) -> str:
+def make_architectures_table(comparisons: Sequence[ArchitectureComparison]) -> str:
     """Return the comparison as a Markdown table."""
     lines = [
         "| architecture | batches | decoding | log-probabilities | batch, alone | gradients | same greedy text |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in comparisons:
-        mark = " (1)" if one.name in NOT_EAGER else ""
+        mark = " (1)" if one.name in NON_EAGER_REASONS else ""
         lines.append(
-            f"| {one.name}{mark} | {one.batches} | {'cache' if one.cached else 'whole text'} | {one.logp:.0e} | "
-            f"{one.alone:.0e} | {one.gradient:.0e} | {'yes' if one.same_text else 'no'} |"
+            f"| {one.name}{mark} | {one.batches} | {'cache' if one.uses_cache else 'whole text'} | {one.logp:.0e} | "
+            f"{one.batch_difference:.0e} | {one.gradient:.0e} | {'yes' if one.same_text else 'no'} |"
         )
-    notes = [f"(1) {reason}." for name, reason in NOT_EAGER.items() if any(one.name == name for one in comparisons)]
+    notes = [
+        f"(1) {reason}." for name, reason in NON_EAGER_REASONS.items() if any(one.name == name for one in comparisons)
+    ]
     return "\n".join([*lines, "", *notes])
 
 
@@ -105,7 +111,7 @@ def _groups() -> Groups:
     generator = torch.Generator().manual_seed(1)
 
     def some(length: int) -> tuple[int, ...]:
-        return tuple(torch.randint(3, VOCABULARY, (length,), generator=generator).tolist())
+        return tuple(torch.randint(3, VOCAB_SIZE, (length,), generator=generator).tolist())
 
     texts = [[Example(some(length), 1, row)] for row, length in enumerate((9, 2, 40, 15), start=1)]
     prompt = some(6)
@@ -114,8 +120,8 @@ def _groups() -> Groups:
 
 def _plain_logp(model: Any, example: Example) -> torch.Tensor:
     logits_TV: torch.Tensor = model(input_ids=torch.tensor([example.token_ids]), use_cache=False).logits[0]
-    labels = torch.tensor(example.token_ids[example.num_prompt :])
-    logp_PV = logits_TV[example.num_prompt - 1 : -1].log_softmax(-1)
+    labels = torch.tensor(example.token_ids[example.num_prompt_tokens :])
+    logp_PV = logits_TV[example.num_prompt_tokens - 1 : -1].log_softmax(-1)
     return logp_PV.gather(1, labels[:, None])[:, 0]
 
 
@@ -130,7 +136,7 @@ def _gradient_difference(ours: Any, our_loss: torch.Tensor, plain: Any, plain_lo
     return _difference(torch.cat([one.flatten() for one in found]), torch.cat([one.flatten() for one in expected]))
 
 
-def _continued(loaded: Loaded, examples: Sequence[Example]) -> list[list[int]]:
+def _continued(loaded: LoadedModel, examples: Sequence[Example]) -> list[list[int]]:
     prompts = [_prompt(example) for example in examples]
     return generate(
         loaded.model,
@@ -142,7 +148,7 @@ def _continued(loaded: Loaded, examples: Sequence[Example]) -> list[list[int]]:
 
 
 def _prompt(example: Example) -> list[int]:
-    return list(example.token_ids[: max(example.num_prompt, len(example.token_ids) - 3)])
+    return list(example.token_ids[: max(example.num_prompt_tokens, len(example.token_ids) - 3)])
 
 
 @torch.no_grad()
@@ -165,7 +171,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the tables; return 1 where any difference exceeds the limit."""
     parser = argparse.ArgumentParser(prog="python -m bench.correctness", description=__doc__)
     parser.add_argument("names", nargs="*", help="architectures to compare (default: all)")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="largest difference that passes (default: 1e-5)")
+    parser.add_argument(
+        "--limit", type=float, default=MAX_DIFFERENCE, help="largest difference that passes (default: 1e-5)"
+    )
     parser.add_argument("--write", type=Path, help="a page whose tables are replaced: docs/correctness.md")
     args = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
@@ -174,9 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         comparisons = [compare_architecture(name, Path(folder) / "model") for name in args.names or ARCHITECTURES]
         templates = [] if args.names else [compare_template(name, Path(folder) / name) for name in TEMPLATES]
-    tables = {"architectures": architectures_table(comparisons)}
+    tables = {"architectures": make_architectures_table(comparisons)}
     if templates:
-        tables["templates"] = templates_table(templates)
+        tables["templates"] = make_templates_table(templates)
     if args.write:
         for name, table in tables.items():
             write_between(args.write, name, table)

@@ -5,12 +5,21 @@
 import argparse
 from pathlib import Path
 
-from bench.engine import Job, lanes, report_of, run_job
-from bench.recipes import MEASURED, SECOND_ORDER, Budget, Spec, of_trials, unlearning, value_of, yardstick
+from bench.engine import EngineRun, load_report, make_executor, run_engine_once
+from bench.recipes import (
+    EVALUATION_SET_NAMES,
+    SECOND_ORDER,
+    Budget,
+    Spec,
+    evaluate_retrained_model,
+    get_metric_value,
+    make_trial_evaluation,
+    make_unlearning_spec,
+)
 from bench.steps import Steps
-from bench.tables import measured_with, table, write_between
-from bench.tofu_model import SIZES, WORK, Models, build
-from bench.tofu_report import DOCS
+from bench.tables import describe_run, format_table, write_between
+from bench.tofu_model import SIZES, WORK_FOLDER, TofuModels, build_models
+from bench.tofu_report import DOCS_FOLDER
 
 _DATA = ("forget", "retain", "both")
 _SEEDS = (0, 1)
@@ -20,39 +29,42 @@ _HEAD = ("curvature of", "seed", "lr", "forget quality (p)", "forget probability
 def main(arguments: list[str] | None = None) -> None:
     """Run each setting with each seed, and write the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.curvature_data", description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK, help=f"work folder (default: ./{WORK})")
+    parser.add_argument("--work", type=Path, default=WORK_FOLDER, help=f"work folder (default: ./{WORK_FOLDER})")
     parser.add_argument("--size", choices=SIZES, default="short")
     parser.add_argument("--rates", nargs="+", type=float, default=[3e-4], help="learning rates")
-    parser.add_argument("--results", type=Path, default=DOCS / "decisions" / "0005-curvature-data.md")
+    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "decisions" / "0005-curvature-data.md")
     args = parser.parse_args(arguments)
-    steps = Steps(args.work.resolve(), apart=args.size != "tiny")
-    models = build(steps, SIZES[args.size])
+    steps = Steps(args.work.resolve(), use_subprocess=args.size != "tiny")
+    models = build_models(steps, SIZES[args.size])
     settings = [(data, seed, lr) for lr in args.rates for data in _DATA for seed in _SEEDS]
     for seed in _SEEDS:
-        yardstick(steps, models, Budget(), seed=seed)  # once, before two lanes ask for it
-    with lanes(steps) as pool:
+        evaluate_retrained_model(steps, models, Budget(), seed=seed)  # once, before two lanes ask for it
+    with make_executor(steps) as pool:
         rows = list(pool.map(lambda one: _row(steps, models, *one), settings))
     rates = " ".join(f"{lr:g}" for lr in args.rates)
     command = f"python -m bench.curvature_data --size {args.size} --rates {rates}"
-    write_between(args.results, "curvature_data", f"{measured_with(command)}\n\n{table(_HEAD, rows)}")
+    write_between(args.results, "curvature_data", f"{describe_run(command)}\n\n{format_table(_HEAD, rows)}")
 
 
-def _row(steps: Steps, models: Models, data: str, seed: int, lr: float) -> list[str | float | None]:
+def _row(steps: Steps, models: TofuModels, data: str, seed: int, lr: float) -> list[str | float | None]:
     budget = Budget()
     optimizer: Spec = {**SECOND_ORDER, "lr": lr, "curvature": {"kind": "gnb", "data": data}}
-    spec = unlearning({"kind": "npo"}, optimizer, budget, seed=seed)
-    spec |= {"attacks": [], "criteria": [], "evaluation": of_trials(budget)}
-    sets = {name: models.tofu.measured[name] for name in MEASURED}
-    log = yardstick(steps, models, budget, seed=seed)
-    job = Job(spec, models.target, sets, model_name="tofu-target", reference_log=log)
-    report = report_of(run_job(steps, f"curvature-{data}-{seed}-{lr:g}", job))
+    spec = make_unlearning_spec({"kind": "npo"}, optimizer, budget, seed=seed)
+    spec |= {"attacks": [], "criteria": [], "evaluation": make_trial_evaluation(budget)}
+    sets = {name: models.tofu.evaluation_sets[name] for name in EVALUATION_SET_NAMES}
+    log = evaluate_retrained_model(steps, models, budget, seed=seed)
+    job = EngineRun(spec, models.target, sets, model_name="tofu-target", reference_log=log)
+    report = load_report(run_engine_once(steps, f"curvature-{data}-{seed}-{lr:g}", job))
     unclipped = [value for value in report["run"]["curves"]["unclipped_fraction"] if value is not None]
     return [
         data,
         str(seed),
         f"{lr:g}",
-        *(value_of(report, "unlearned", "forget", metric) for metric in ("forget_quality", "probability", "rouge_l")),
-        value_of(report, "unlearned", "all", "model_utility"),
+        *(
+            get_metric_value(report, "unlearned", "forget", metric)
+            for metric in ("forget_quality", "probability", "rouge_l")
+        ),
+        get_metric_value(report, "unlearned", "all", "model_utility"),
         sum(unclipped) / len(unclipped),
     ]
 

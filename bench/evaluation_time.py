@@ -7,44 +7,44 @@ import argparse
 import os
 from pathlib import Path
 
-from bench.engine import Job, report_of, run_job, seconds_of
+from bench.engine import EngineRun, load_report, load_run_seconds, run_engine_once
 from bench.steps import Steps
-from bench.tables import measured_with, table, write_between
+from bench.tables import describe_run, format_table, write_between
 from bench.tofu_data import write_tofu
-from bench.tofu_model import WORK
-from bench.tofu_report import DOCS, METRICS
-from soul_cli.demo_model import cache_folder, fetch_model
+from bench.tofu_model import WORK_FOLDER
+from bench.tofu_report import DOCS_FOLDER, METRICS
+from soul_cli.demo_model import fetch_model, get_cache_folder
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate once (again: read the result) and write the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.evaluation_time", description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK, help=f"work folder (default: ./{WORK})")
+    parser.add_argument("--work", type=Path, default=WORK_FOLDER, help=f"work folder (default: ./{WORK_FOLDER})")
     parser.add_argument("--rows", type=int, help="most rows of each set (default: all of TOFU's)")
-    parser.add_argument("--results", type=Path, default=DOCS / "results.md")
+    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "results.md")
     args = parser.parse_args(arguments)
     steps = Steps(args.work.resolve())
-    tofu = write_tofu(steps.work / "data-evaluation", kept_rows=400)  # the retain rows that TOFU evaluates
+    tofu = write_tofu(steps.work / "data-evaluation", num_retain_rows=400)  # the retain rows that TOFU evaluates
     spec = {
         "kind": "evaluate",
         "evaluation": {"metrics": METRICS, **({"max_examples": args.rows} if args.rows else {})},
     }
-    model = fetch_model(cache_folder())
-    job = Job(spec, model, tofu.measured, model_name="SmolLM2-135M-Instruct", threads=os.cpu_count() or 1)
-    out = run_job(steps, f"evaluation-time-{args.rows or 'all'}", job)
+    model = fetch_model(get_cache_folder())
+    job = EngineRun(spec, model, tofu.evaluation_sets, model_name="SmolLM2-135M-Instruct", threads=os.cpu_count() or 1)
+    out = run_engine_once(steps, f"evaluation-time-{args.rows or 'all'}", job)
     command = "python -m bench.evaluation_time" + (f" --rows {args.rows}" if args.rows else "")
-    write_between(args.results, "evaluation_time", f"{measured_with(command)}\n\n{_table(out, args.rows)}")
+    write_between(args.results, "evaluation_time", f"{describe_run(command)}\n\n{_table(out, args.rows)}")
 
 
 def _table(out: Path, rows: int | None) -> str:
-    report = report_of(out)
+    report = load_report(out)
     lines = [(f"phase {name}", seconds) for name, seconds in report["run"]["seconds"].items()]
     lines += [(f"of it: {one['label']}", one["seconds"]) for one in report["attacks"]]
-    took = seconds_of(out)
+    took = load_run_seconds(out)
     lines += [("all, wall", took["wall"]), ("all, CPU", took["cpu"])]
     counts = ", ".join(f"{one['name']} {min(one['num_rows'], rows or one['num_rows'])}" for one in report["data"])
     note = "" if rows is None else f" Reduced to {rows} rows a set: NOT the complete evaluation, nothing extrapolated."
-    return table(("what", "seconds"), lines) + f"\n\nRows measured: {counts}.{note}"
+    return format_table(("what", "seconds"), lines) + f"\n\nRows measured: {counts}.{note}"
 
 
 if __name__ == "__main__":

@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from bench.engine import EngineFailed, Job, lanes, report_of, run_job, seconds_of
+from bench.engine import EngineFailure, EngineRun, load_report, load_run_seconds, make_executor, run_engine_once
 from bench.recipes import (
     FIRST_ORDER,
+    MIN_UTILITY_FRACTION,
     SECOND_ORDER,
-    UTILITY_KEPT,
     Budget,
+    LearningRateTrial,
     Spec,
-    Trial,
+    evaluate_retrained_model,
+    get_metric_value,
+    make_unlearning_spec,
     tune,
-    unlearning,
-    value_of,
-    yardstick,
 )
 from bench.steps import Steps
-from bench.tables import measured_with, table, write_between
+from bench.tables import describe_run, format_table, write_between
 from bench.tofu_data import Split
-from bench.tofu_model import SIZES, WORK, Models, build
-from bench.tofu_report import DOCS
+from bench.tofu_model import SIZES, WORK_FOLDER, TofuModels, build_models
+from bench.tofu_report import DOCS_FOLDER
 from soul_core.spec.terms import ForgetTerm
 
 OBJECTIVES: tuple[str, ...] = tuple(
@@ -34,7 +34,7 @@ OBJECTIVES: tuple[str, ...] = tuple(
 _SUMMED = {"npo", "dpo", "altpo"}
 _OPTIMIZERS = {"adamw": FIRST_ORDER, "sophia": SECOND_ORDER}
 #: Beside the objectives: one static step, and adapters in place of all weights.
-OTHERS: dict[str, Spec] = {
+OTHER_RECIPES: dict[str, Spec] = {
     "influence": {"optimizer": {"kind": "influence"}},
     "npo-lora-adamw": {"optimizer": FIRST_ORDER, "lora": {"rank": 16}},
     "npo-lora-sophia": {"optimizer": SECOND_ORDER, "lora": {"rank": 16}},
@@ -48,7 +48,7 @@ _HEAD = ("recipe", "lr", "forget quality (p)", "probability", "ROUGE-L", "truth 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RecipeResult:
     """One recipe after tuning, measured on all rows."""
 
     name: str
@@ -56,37 +56,37 @@ class Outcome:
     report: dict[str, Any] | None
     cpu_seconds: float
     failure: str = ""
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[LearningRateTrial, ...] = ()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Do what is not done yet, then write the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK, help=f"work folder (default: ./{WORK})")
+    parser.add_argument("--work", type=Path, default=WORK_FOLDER, help=f"work folder (default: ./{WORK_FOLDER})")
     parser.add_argument("--size", choices=SIZES, default="short")
     parser.add_argument("--split", choices=get_args(Split), default="forget10")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
-    parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS))
+    parser.add_argument("--others", nargs="*", choices=OTHER_RECIPES, default=list(OTHER_RECIPES))
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES), help="learning rates tried")
     parser.add_argument("--steps", type=int, default=Budget().steps, help="optimizer steps of a trial")
     parser.add_argument("--whole", action="store_true", help="measure what was chosen on more rows than trials are")
-    parser.add_argument("--results", type=Path, default=DOCS / "results.md")
+    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "results.md")
     args = parser.parse_args(arguments)
-    steps = Steps(args.work.resolve(), apart=args.size != "tiny")
+    steps = Steps(args.work.resolve(), use_subprocess=args.size != "tiny")
     budget = replace(Budget(), steps=args.steps, learning_rates=tuple(args.rates))
-    models = build(steps, SIZES[args.size], args.split, seed=args.seed)
+    models = build_models(steps, SIZES[args.size], args.split, seed=args.seed)
     specs = _specs(args, budget)
-    log = yardstick(steps, models, budget, seed=args.seed)
+    log = evaluate_retrained_model(steps, models, budget, seed=args.seed)
     split = [] if args.split == "forget10" else [args.split]  # trials of tofu_report serve here too
     length = [] if args.steps == Budget().steps else [str(args.steps)]
 
-    def one(name: str) -> Outcome:
+    def one(name: str) -> RecipeResult:
         step = "-".join([*split, *length, name])
         return _outcome(steps, name, specs[name], models, budget, step=step, log=log, whole=args.whole)
 
     outcomes = []
-    with lanes(steps) as pool:
+    with make_executor(steps) as pool:
         for outcome in pool.map(one, specs):
             outcomes.append(outcome)  # and written after every recipe: a run that is stopped has told what it knows
             text = _text(f"python -m bench.quality {_said(args)}", outcomes, budget)
@@ -98,15 +98,15 @@ def _specs(args: argparse.Namespace, budget: Budget) -> dict[str, Spec]:
     specs: dict[str, Spec] = {}
     for objective in args.objectives:
         for name, optimizer in _OPTIMIZERS.items():
-            plain = unlearning({"kind": objective}, optimizer, budget, seed=args.seed)
+            plain = make_unlearning_spec({"kind": objective}, optimizer, budget, seed=args.seed)
             specs[f"{objective}-{name}"] = plain | _own_settings(objective)
     for name in args.others:
-        more = dict(OTHERS[name])
+        more = dict(OTHER_RECIPES[name])
         optimizer = more.pop("optimizer")
         if optimizer["kind"] == "influence":  # one static step: no loop, no terms, nothing to tune
             specs[name] = {"kind": "unlearn", "seed": args.seed, "optimizer": optimizer}
         else:
-            specs[name] = unlearning({"kind": "npo"}, optimizer, budget, seed=args.seed, **more)
+            specs[name] = make_unlearning_spec({"kind": "npo"}, optimizer, budget, seed=args.seed, **more)
     return specs
 
 
@@ -124,8 +124,8 @@ def _own_settings(objective: str) -> Spec:
 
 
 def _outcome(
-    steps: Steps, name: str, spec: Spec, models: Models, budget: Budget, *, step: str, log: Path, whole: bool
-) -> Outcome:
+    steps: Steps, name: str, spec: Spec, models: TofuModels, budget: Budget, *, step: str, log: Path, whole: bool
+) -> RecipeResult:
     """Tune a recipe; with `whole` measure the chosen one on more rows. Influence has no learning rate to tune. Its
     trials' names begin with `step`.
     """
@@ -137,18 +137,20 @@ def _outcome(
         tuned = tune(steps, step, spec, models, budget, log=log)
         out = tuned.best.out
         if whole:
-            job = Job(_measured(tuned.spec, budget), models.target, _sets(models), {"reference": models.retrained})
-            out = run_job(steps, f"quality-{step}", job)
-    except EngineFailed as failure:
+            job = EngineRun(
+                _measured(tuned.spec, budget), models.target, _sets(models), {"reference": models.retrained}
+            )
+            out = run_engine_once(steps, f"quality-{step}", job)
+    except EngineFailure as failure:
         steps.say(f"{name}: {failure}")
-        return Outcome(name, None, None, 0.0, failure.code)
+        return RecipeResult(name, None, None, 0.0, failure.code)
     if out is None:
-        return Outcome(name, None, None, 0.0, "diverged")
-    return Outcome(name, tuned.best.lr, report_of(out), seconds_of(out)["cpu"], trials=tuned.trials)
+        return RecipeResult(name, None, None, 0.0, "diverged")
+    return RecipeResult(name, tuned.best.lr, load_report(out), load_run_seconds(out)["cpu"], trials=tuned.trials)
 
 
-def _sets(models: Models) -> dict[str, Path]:
-    return {name: path for name, path in models.tofu.measured.items() if name not in {"general", "holdout"}}
+def _sets(models: TofuModels) -> dict[str, Path]:
+    return {name: path for name, path in models.tofu.evaluation_sets.items() if name not in {"general", "holdout"}}
 
 
 def _measured(spec: Spec, budget: Budget) -> Spec:
@@ -159,13 +161,13 @@ def _measured(spec: Spec, budget: Budget) -> Spec:
         "evaluation": {
             "metrics": _METRICS,
             "max_examples": budget.report_rows,
-            "max_new_tokens": budget.new_tokens,
+            "max_new_tokens": budget.max_new_tokens,
             "side_by_side": 0,
         },
     }
 
 
-def _text(command: str, outcomes: list[Outcome], budget: Budget) -> str:
+def _text(command: str, outcomes: list[RecipeResult], budget: Budget) -> str:
     measured = next((one.report for one in outcomes if one.report), None)
     rows: list[list[str | float | None]] = []
     if measured:
@@ -178,7 +180,8 @@ def _text(command: str, outcomes: list[Outcome], budget: Budget) -> str:
         f"Tuned by {len(budget.learning_rates)} trials each (learning rates {rates}; for adapters times "
         f"{_LORA_FACTOR}) of {budget.steps} steps of {budget.batch} forget rows beside "
         f"{budget.batch} retain rows, measured on {budget.trial_rows} rows a set; chosen by forget quality among those "
-        f"that keep {UTILITY_KEPT:.0%} of the target's utility, else by utility. CPU seconds: training and measuring "
+        f"that keep {MIN_UTILITY_FRACTION:.0%} of the target's utility, else by utility. CPU "
+        f"seconds: training and measuring "
         "of the run behind the line."
     )
     better, worse = (_beaten(outcomes, *pair) for pair in (("sophia", "adamw"), ("adamw", "sophia")))
@@ -187,18 +190,21 @@ def _text(command: str, outcomes: list[Outcome], budget: Budget) -> str:
         f"least as much utility as some trial by AdamW under {_named(better)}; the other way round under "
         f"{_named(worse)}."
     )
-    return f"{measured_with(command)}\n\n{table(_HEAD, rows)}\n\n{note}"
+    return f"{describe_run(command)}\n\n{format_table(_HEAD, rows)}\n\n{note}"
 
 
 _YARDSTICKS = (("target", "base"), ("retrained", "reference"))
 
 
 def _values(report: dict[str, Any], model: str) -> list[str | float | None]:
-    forget = [value_of(report, model, "forget", m) for m in ("forget_quality", "probability", "rouge_l", "truth_ratio")]
-    return [*forget, value_of(report, model, "all", "model_utility")]
+    forget = [
+        get_metric_value(report, model, "forget", m)
+        for m in ("forget_quality", "probability", "rouge_l", "truth_ratio")
+    ]
+    return [*forget, get_metric_value(report, model, "all", "model_utility")]
 
 
-def _beaten(outcomes: list[Outcome], first: str, second: str) -> list[str]:
+def _beaten(outcomes: list[RecipeResult], first: str, second: str) -> list[str]:
     """Return the recipes of which a trial by the first optimizer beats one by the second on both counts."""
     trials = {one.name: one.trials for one in outcomes}
     recipes = [name.removesuffix(f"-{first}") for name in trials if name.endswith(f"-{first}")]
@@ -209,9 +215,9 @@ def _beaten(outcomes: list[Outcome], first: str, second: str) -> list[str]:
     ]
 
 
-def beats(one: Trial, other: Trial) -> bool:
+def beats(trial: LearningRateTrial, other: LearningRateTrial) -> bool:
     """Say whether a trial forgot more than another and kept at least as much; one that diverged beats none."""
-    a, b = (one.forget_probability, one.utility), (other.forget_probability, other.utility)
+    a, b = (trial.forget_probability, trial.utility), (other.forget_probability, other.utility)
     if a[0] is None or a[1] is None or b[0] is None or b[1] is None:
         return False
     return a[0] < b[0] and a[1] >= b[1]
@@ -225,7 +231,7 @@ def _said(args: argparse.Namespace) -> str:
     words = [f"--size {args.size}", f"--split {args.split}", f"--steps {args.steps}"]
     if args.objectives != list(OBJECTIVES):
         words.append("--objectives " + " ".join(args.objectives))
-    if args.others != list(OTHERS):
+    if args.others != list(OTHER_RECIPES):
         words.append(" ".join(["--others", *args.others]))
     if tuple(args.rates) != RATES:
         words.append("--rates " + " ".join(f"{rate:g}" for rate in args.rates))

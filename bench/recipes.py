@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.engine import EngineFailed, Job, report_of, run_job, seconds_of
+from bench.engine import EngineFailure, EngineRun, load_report, load_run_seconds, run_engine_once
 from bench.steps import Steps
-from bench.tofu_model import Models
+from bench.tofu_model import TofuModels
 
 Spec = dict[str, Any]
 
@@ -19,12 +19,12 @@ LEARNING_RATES = (3e-4, 6e-4, 1.2e-3)
 #: the utility: docs/results.md.
 RETAIN_WEIGHT = 20.0
 #: A trial counts while the model is as useful as this share of the target's utility.
-UTILITY_KEPT = 0.95
+MIN_UTILITY_FRACTION = 0.95
 #: What a trial is chosen by.
 TRIAL_METRICS = ("probability", "rouge_l", "truth_ratio", "probability_normalised", "forget_quality", "model_utility")
 
 #: Sets that trials and checks are measured on.
-MEASURED = ("forget", "retain", "real_authors", "world_facts")
+EVALUATION_SET_NAMES = ("forget", "retain", "real_authors", "world_facts")
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Budget:
     batch: int = 16
     trial_rows: int = 120
     report_rows: int = 200
-    new_tokens: int = 80
+    max_new_tokens: int = 80
     learning_rates: tuple[float, ...] = LEARNING_RATES
 
 
 @dataclass(frozen=True)
-class Trial:
+class LearningRateTrial:
     """One run of a recipe. `forget_quality` and `utility` decide; None: the run diverged."""
 
     lr: float
@@ -52,15 +52,15 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedRecipe:
     """A recipe with the learning rate that was chosen, and all that were tried."""
 
     spec: Spec
-    trials: tuple[Trial, ...]
-    best: Trial
+    trials: tuple[LearningRateTrial, ...]
+    best: LearningRateTrial
 
 
-def unlearning(forget: Spec, optimizer: Spec, budget: Budget, *, seed: int, **more: Any) -> Spec:
+def make_unlearning_spec(forget: Spec, optimizer: Spec, budget: Budget, *, seed: int, **more: Any) -> Spec:
     """Return the spec of one recipe; of it only the learning rate is tuned."""
     return {
         "kind": "unlearn",
@@ -80,44 +80,44 @@ def unlearning(forget: Spec, optimizer: Spec, budget: Budget, *, seed: int, **mo
     }
 
 
-def tune(steps: Steps, name: str, spec: Spec, models: Models, budget: Budget, *, log: Path) -> Tuned:
+def tune(steps: Steps, name: str, spec: Spec, models: TofuModels, budget: Budget, *, log: Path) -> TunedRecipe:
     """Try each learning rate and choose by forget quality among those that keep the utility; else by utility.
 
     Trials are measured on rows drawn by the seed, `trial_rows` a set; the reports behind the tables on all. `log` is
     the yardstick's.
     """
     trials, base_utility = [], 0.0
-    sets = {one: models.tofu.measured[one] for one in MEASURED}
+    sets = {one: models.tofu.evaluation_sets[one] for one in EVALUATION_SET_NAMES}
     for lr in budget.learning_rates:
         of_trial = {
             **spec,
             "optimizer": _at_rate(spec, lr),
             "attacks": [],
             "criteria": [],
-            "evaluation": of_trials(budget),
+            "evaluation": make_trial_evaluation(budget),
         }
-        job = Job(of_trial, models.target, sets, model_name="tofu-target", reference_log=log)
+        job = EngineRun(of_trial, models.target, sets, model_name="tofu-target", reference_log=log)
         try:
-            out = run_job(steps, f"trial-{name}-{lr:g}", job)
-        except EngineFailed as error:
+            out = run_engine_once(steps, f"trial-{name}-{lr:g}", job)
+        except EngineFailure as error:
             if error.code != "diverged":
                 raise
-            trials.append(Trial(lr, None, None, None, 0.0))
+            trials.append(LearningRateTrial(lr, None, None, None, 0.0))
             continue
-        report = report_of(out)
-        base_utility = value_of(report, "base", "all", "model_utility") or base_utility
+        report = load_report(out)
+        base_utility = get_metric_value(report, "base", "all", "model_utility") or base_utility
         trials.append(
-            Trial(
+            LearningRateTrial(
                 lr,
-                value_of(report, "unlearned", "forget", "forget_quality"),
-                value_of(report, "unlearned", "all", "model_utility"),
-                value_of(report, "unlearned", "forget", "probability"),
-                seconds_of(out)["cpu"],
+                get_metric_value(report, "unlearned", "forget", "forget_quality"),
+                get_metric_value(report, "unlearned", "all", "model_utility"),
+                get_metric_value(report, "unlearned", "forget", "probability"),
+                load_run_seconds(out)["cpu"],
                 out,
             )
         )
-    best = choose(trials, UTILITY_KEPT * base_utility)
-    return Tuned({**spec, "optimizer": _at_rate(spec, best.lr)}, tuple(trials), best)
+    best = choose_trial(trials, MIN_UTILITY_FRACTION * base_utility)
+    return TunedRecipe({**spec, "optimizer": _at_rate(spec, best.lr)}, tuple(trials), best)
 
 
 def _at_rate(spec: Spec, lr: float) -> Spec:
@@ -126,26 +126,26 @@ def _at_rate(spec: Spec, lr: float) -> Spec:
     return {**optimizer, "lr": lr} if lr else optimizer
 
 
-def yardstick(steps: Steps, models: Models, budget: Budget, *, seed: int) -> Path:
+def evaluate_retrained_model(steps: Steps, models: TofuModels, budget: Budget, *, seed: int) -> Path:
     """Measure the retrained model once, as trials are measured, and return its log."""
-    audit = {"kind": "evaluate", "seed": seed, "attacks": [], "evaluation": of_trials(budget)}
-    sets = {one: models.tofu.measured[one] for one in MEASURED}
-    job = Job(audit, models.target, sets, {"reference": models.retrained}, model_name="tofu-target")
-    return run_job(steps, f"yardstick-{models.tofu.folder.name}-{seed}", job) / "logs" / "reference.json"
+    audit = {"kind": "evaluate", "seed": seed, "attacks": [], "evaluation": make_trial_evaluation(budget)}
+    sets = {one: models.tofu.evaluation_sets[one] for one in EVALUATION_SET_NAMES}
+    job = EngineRun(audit, models.target, sets, {"reference": models.retrained}, model_name="tofu-target")
+    return run_engine_once(steps, f"yardstick-{models.tofu.folder.name}-{seed}", job) / "logs" / "reference.json"
 
 
-def of_trials(budget: Budget) -> dict[str, Any]:
+def make_trial_evaluation(budget: Budget) -> dict[str, Any]:
     """Return how trials are measured."""
     return {
         "metrics": TRIAL_METRICS,
         "max_examples": budget.trial_rows,
-        "max_new_tokens": budget.new_tokens,
+        "max_new_tokens": budget.max_new_tokens,
         "side_by_side": 0,
         "bootstrap": 0,
     }
 
 
-def choose(trials: list[Trial], floor: float) -> Trial:
+def choose_trial(trials: list[LearningRateTrial], floor: float) -> LearningRateTrial:
     """Return the trial of the highest forget quality among those whose utility is at least `floor`; else of the highest
     utility.
     """
@@ -155,7 +155,7 @@ def choose(trials: list[Trial], floor: float) -> Trial:
     return max(trials, key=lambda trial: trial.utility or 0)
 
 
-def value_of(report: Mapping[str, Any], model: str, set_name: str, metric: str) -> float | None:
+def get_metric_value(report: Mapping[str, Any], model: str, set_name: str, metric: str) -> float | None:
     """Return a value of a report; None where it is absent."""
     found = report["models"].get(model, {}).get("sets", {}).get(set_name, {}).get(metric)
     return found["value"] if found else None

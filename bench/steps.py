@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soul_core.atomic_io import write_durably
+from soul_core.atomic_io import write_atomically
 
-Result = dict[str, Any]
+StepResult = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Steps:
 
     work: Path
     say: Callable[[str], None] = print
-    apart: bool = True
+    use_subprocess: bool = True
     """Each run of the engine in a process of its own; else inside this one, for what is over in seconds."""
 
-    def once(self, name: str, key: Mapping[str, Any], do: Callable[[Path], Result]) -> Result:
+    def run_once(self, name: str, key: Mapping[str, Any], do: Callable[[Path], StepResult]) -> StepResult:
         """Return what `do(folder)` returned, now or at an earlier start with the same key.
 
         `do` may leave files in its folder and find there what an interrupted attempt left; what another key left is
@@ -38,16 +38,16 @@ class Steps:
         if done.exists():
             return dict(json.loads(done.read_text()))
         folder.mkdir(parents=True, exist_ok=True)
-        write_durably(begun, wanted)
+        write_atomically(begun, wanted)
         self.say(f"{name} ...")
         started = time.monotonic()
         result = do(folder)
-        write_durably(done, json.dumps(result, indent=1))
+        write_atomically(done, json.dumps(result, indent=1))
         self.say(f"{name}: done in {time.monotonic() - started:.0f} s")
         return result
 
 
-def digest(path: Path) -> str:
+def compute_path_digest(path: Path) -> str:
     """Return the sha256 of a file, or of a model folder's config, tokenizer and weights."""
     total = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in {".json", ".safetensors"})

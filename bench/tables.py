@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
-from soul_core.atomic_io import write_durably
-from soul_core.catalogue import number
+from soul_core.atomic_io import write_atomically
+from soul_core.catalogue import format_number
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
     """Return a markdown table; numbers with three significant digits, what is absent as a dash."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows])
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Return what a figure was measured on, without anybody's host name."""
     name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else _processor()
     return f"{os.cpu_count()} CPU cores, {name}; torch {torch.__version__}; load {os.getloadavg()[1]:.1f} at the end"
@@ -31,18 +31,18 @@ def write_between(document: Path, mark: str, text: str) -> None:
     if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
         raise ValueError(f"{document} needs {begin} and, behind it, {end}")
     before, rest = content.split(begin)
-    write_durably(document, f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}")
+    write_atomically(document, f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}")
 
 
-def measured_with(command: str) -> str:
+def describe_run(command: str) -> str:
     """Return the line that says how a table came about."""
-    return f"`{command}`, {datetime.now(UTC):%Y-%m-%d}; {machine()}."
+    return f"`{command}`, {datetime.now(UTC):%Y-%m-%d}; {describe_machine()}."
 
 
 def _cell(value: str | float | None) -> str:
     if value is None:
         return "–"
-    return value if isinstance(value, str) else number(value)
+    return value if isinstance(value, str) else format_number(value)
 
 
 def _processor() -> str:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.engine import Job, report_of, run_job, seconds_of
-from bench.recipes import Spec, value_of
+from bench.engine import EngineRun, load_report, load_run_seconds, run_engine_once
+from bench.recipes import Spec, get_metric_value
 from bench.steps import Steps
-from bench.tables import measured_with, table, write_between
-from bench.tofu_data import DATA
-from bench.tofu_model import WORK, Size, learn, untrained
-from bench.tofu_report import DOCS
-from soul_core.atomic_io import write_durably
-from soul_core.catalogue import number
+from bench.tables import describe_run, format_table, write_between
+from bench.tofu_data import DATA_FOLDER
+from bench.tofu_model import WORK_FOLDER, Size, finetune, make_untrained_model
+from bench.tofu_report import DOCS_FOLDER
+from soul_core.atomic_io import write_atomically
+from soul_core.catalogue import format_number
 from soul_core.data import read_rows, write_canonical
 from soul_core.spec import FORGET, RETAIN, JobSpec
 from soul_core.spec.optimizers import Influence
@@ -50,26 +50,26 @@ _HEAD = (
 
 
 @dataclass(frozen=True)
-class Shown:
+class TaskSettings:
     """What the benchmark takes of a task: rows of a set, and the measure that it is about (set, metric)."""
 
-    rows: int
+    num_rows: int
     measure: tuple[str, str]
     epochs: int = 30
     """For which it is taught. Long texts are few here, and learned more slowly than answers."""
-    taught_batch: int = 4
+    finetune_batch: int = 4
     batch: int = 4
     """Of the unlearning: with the recipes' 4, so few texts would make five steps."""
-    also_taught: tuple[str, ...] = ()
+    extra_train_sets: tuple[str, ...] = ()
     """Sets that are taught beside forget and retain: the forgotten people in the other form, where the task has it."""
 
 
-SHOWN = {
-    "tofu": Shown(40, (FORGET, "rouge_l")),
-    "book": Shown(4, (FORGET, "continuation_rouge_l_100"), epochs=80, taught_batch=2, batch=1),
-    "detox": Shown(8, (FORGET, "toxicity"), epochs=60, taught_batch=2, batch=1),
-    "personal_data": Shown(40, ("rephrased", "keyword_recall"), also_taught=("texts", "questions")),
-    "general_text": Shown(8, ("general", "perplexity"), epochs=60, taught_batch=2),
+TASK_SETTINGS = {
+    "tofu": TaskSettings(40, (FORGET, "rouge_l")),
+    "book": TaskSettings(4, (FORGET, "continuation_rouge_l_100"), epochs=80, finetune_batch=2, batch=1),
+    "detox": TaskSettings(8, (FORGET, "toxicity"), epochs=60, finetune_batch=2, batch=1),
+    "personal_data": TaskSettings(40, ("rephrased", "keyword_recall"), extra_train_sets=("texts", "questions")),
+    "general_text": TaskSettings(8, ("general", "perplexity"), epochs=60, finetune_batch=2),
 }
 
 
@@ -92,20 +92,22 @@ class Case:
 def main(arguments: list[str] | None = None) -> None:
     """Do what is not done yet, then write the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.tasks", description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK / "tasks", help=f"work folder (default: ./{WORK}/tasks)")
+    parser.add_argument(
+        "--work", type=Path, default=WORK_FOLDER / "tasks", help=f"work folder (default: ./{WORK_FOLDER}/tasks)"
+    )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--model", type=Path, help="begin from this model (folder or GGUF), not from an untrained one")
     parser.add_argument("--learn-lr", type=float, help="rate at which the tasks are taught (default: the size's)")
     parser.add_argument("--lr", type=float, default=LR, help=f"in place of the recipes' (default: {LR:g})")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=DOCS / "results.md")
+    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "results.md")
     args = parser.parse_args(arguments)
-    steps = Steps(args.work.resolve(), apart=args.size != "tiny")
+    steps = Steps(args.work.resolve(), use_subprocess=args.size != "tiny")
     size = SIZES[args.size]
     size = replace(size, lr=args.learn_lr or size.lr)
     cases = [case for name in TASKS for case in _cases(steps.work, name, args.lr, seed=args.seed)]
-    initial = args.model or untrained(steps, "initial", size, _all_text(steps.work, cases), seed=args.seed)
+    initial = args.model or make_untrained_model(steps, "initial", size, _all_text(steps.work, cases), seed=args.seed)
     rows = []
     for case in cases:
         if case.task in args.tasks:
@@ -115,23 +117,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _cases(work: Path, name: str, lr: float, *, seed: int) -> Iterator[Case]:
     """Prepare each variant of a task and cut its sets; a task without a forget set borrows one, as its users do."""
-    task, shown = TASKS[name], SHOWN[name]
+    task, shown = TASKS[name], TASK_SETTINGS[name]
     for variant in task.variants or (None,):
         folder = work / f"data-{name}-{variant or 'only'}"
-        prepared = task.prepare(DATA, folder / "whole", variant=variant, seed=seed)
+        prepared = task.prepare(DATA_FOLDER, folder / "whole", variant=variant, seed=seed)
         files = {of_set: path for of_set, path in prepared.files.items() if of_set != "train"}
         if FORGET not in files:
-            lender = TASKS["personal_data"].prepare(DATA, folder / "lender", seed=seed)
+            lender = TASKS["personal_data"].prepare(DATA_FOLDER, folder / "lender", seed=seed)
             files[FORGET] = lender.files[FORGET]
-        sets = {of_set: _cut(path, folder / path.name, shown.rows) for of_set, path in files.items()}
-        taught = [sets[one] for one in (FORGET, RETAIN, *shown.also_taught) if one in sets]
-        train = [row for path in taught for row in read_rows(path).require_good()]
+        sets = {of_set: _cut(path, folder / path.name, shown.num_rows) for of_set, path in files.items()}
+        taught = [sets[one] for one in (FORGET, RETAIN, *shown.extra_train_sets) if one in sets]
+        train = [row for path in taught for row in read_rows(path).require_valid_rows()]
         write_canonical(train, folder / "train.jsonl")
         yield Case(name, variant, _spec(prepared.spec, shown.batch, lr, seed), sets, folder / "train.jsonl")
 
 
 def _cut(path: Path, to: Path, most: int) -> Path:
-    write_durably(to, "".join(path.read_text().splitlines(keepends=True)[:most]))
+    write_atomically(to, "".join(path.read_text().splitlines(keepends=True)[:most]))
     return to
 
 
@@ -149,23 +151,23 @@ def _spec(recipe: Mapping[str, Any], batch: int, lr: float, seed: int) -> Spec:
 
 def _all_text(work: Path, cases: Sequence[Case]) -> Path:
     """Write what the tokenizer is made from: all that any case teaches."""
-    rows = [row for case in cases for row in read_rows(case.train).require_good()]
+    rows = [row for case in cases for row in read_rows(case.train).require_valid_rows()]
     texts = [{"question": " ".join(turn.content for turn in row.messages), "answer": row.completion} for row in rows]
-    write_durably(work / "text.jsonl", "".join(json.dumps(text) + "\n" for text in texts))
+    write_atomically(work / "text.jsonl", "".join(json.dumps(text) + "\n" for text in texts))
     return work / "text.jsonl"
 
 
 def _row(steps: Steps, case: Case, size: Size, initial: Path, *, seed: int) -> list[str | float | None]:
     """Teach a case and unlearn it; return its line of the table."""
-    shown = SHOWN[case.task]
-    size = replace(size, batch=shown.taught_batch)
-    taught = learn(steps, f"learn-{case.name}", size, shown.epochs * size.rounds[0], initial, case.train, seed)
-    job = Job(case.spec, taught / "checkpoint", case.sets, model_name=case.name, threads=os.cpu_count() or 1)
-    out = run_job(steps, f"forget-{case.name}", job)
-    report, (of_set, metric) = report_of(out), shown.measure
+    shown = TASK_SETTINGS[case.task]
+    size = replace(size, batch=shown.finetune_batch)
+    taught = finetune(steps, f"learn-{case.name}", size, shown.epochs * size.rounds[0], initial, case.train, seed)
+    job = EngineRun(case.spec, taught / "checkpoint", case.sets, model_name=case.name, threads=os.cpu_count() or 1)
+    out = run_engine_once(steps, f"forget-{case.name}", job)
+    report, (of_set, metric) = load_report(out), shown.measure
 
     def both(of_set: str, metric: str) -> str:
-        return " → ".join(_shown(value_of(report, model, of_set, metric)) for model in ("base", "unlearned"))
+        return " → ".join(_shown(get_metric_value(report, model, of_set, metric)) for model in ("base", "unlearned"))
 
     return [
         case.name.replace("-", " "),
@@ -178,8 +180,8 @@ def _row(steps: Steps, case: Case, size: Size, initial: Path, *, seed: int) -> l
         both(RETAIN, "probability"),
         both("general", "perplexity") if "general" in case.sets else None,
         report["verdict"],
-        seconds_of(taught)["cpu"],
-        seconds_of(out)["cpu"],
+        load_run_seconds(taught)["cpu"],
+        load_run_seconds(out)["cpu"],
     ]
 
 
@@ -190,7 +192,7 @@ def _recipe_lr(task: str) -> float:
 
 
 def _shown(value: float | None) -> str:
-    return "–" if value is None else number(value)
+    return "–" if value is None else format_number(value)
 
 
 def _said(args: argparse.Namespace) -> str:
@@ -202,13 +204,13 @@ def _said(args: argparse.Namespace) -> str:
 
 
 def _text(command: str, rows: Sequence[Sequence[str | float | None]], lr: float) -> str:
-    alone = " and ".join(name for name, shown in SHOWN.items() if shown.batch == 1)
+    alone = " and ".join(name for name, shown in TASK_SETTINGS.items() if shown.batch == 1)
     note = (
         f"The specs are those that `/v1/methods` lists, but for this: learning rate {lr:g}, batches of 1 for {alone}, "
         "answers of 32 tokens at most, no attacks. `rows` forget rows, at most as many of each other set. `A → B`: "
         "before and after. CPU seconds: of both runs of the engine, with all measurements."
     )
-    return f"{measured_with(command)}\n\n{table(_HEAD, rows)}\n\n{note}"
+    return f"{describe_run(command)}\n\n{format_table(_HEAD, rows)}\n\n{note}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from bench.chat_templates import TEMPLATES, tokenizer_with
+from bench.chat_templates import TEMPLATES, make_tokenizer
 from soul_core.data import Message, Row
 from soul_core.data.encoding import ChatSettings, encode_rows
 from soul_core.data.packing import pack
@@ -24,13 +24,13 @@ class TemplateComparison:
     """One template over several conversations."""
 
     name: str
-    supervised: str  # of one answer, as tokens of the tokenizer spell it
+    supervised_text: str  # of one answer, as tokens of the tokenizer spell it
     same_tokens: bool  # as apply_chat_template's, up to the end of the answer's turn
     same_prompt: bool  # what generation starts from
     logp: float  # largest difference of a log-probability, relative to the largest
 
 
-def rows() -> list[Row]:
+def make_rows() -> list[Row]:
     """Return conversations of one and three turns, each with every answer."""
     found: list[Row] = []
     for contents in _TURNS:
@@ -41,7 +41,7 @@ def rows() -> list[Row]:
 
 def compare_template(name: str, folder: Path) -> TemplateComparison:
     """Save a tiny Llama with this template, load it both ways and compare; `folder` is written to."""
-    tokenizer = tokenizer_with(TEMPLATES[name])
+    tokenizer = make_tokenizer(TEMPLATES[name])
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -53,38 +53,38 @@ def compare_template(name: str, folder: Path) -> TemplateComparison:
     loaded = load_model(folder, device="cpu", dtype="float32", cache_dir=folder, chat=today)
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     plain_tokenizer = AutoTokenizer.from_pretrained(folder)
-    examples = encode_rows(rows(), loaded.encoder, max_tokens=256)
+    examples = encode_rows(make_rows(), loaded.encoder, max_tokens=256)
     ours_P = score(loaded.model, pack(examples)).logp_P.detach()
     theirs, same_tokens, same_prompt = [], True, True
-    for row, example in zip(rows(), examples, strict=True):
+    for row, example in zip(make_rows(), examples, strict=True):
         chat = [{"role": message.role, "content": message.content} for message in row.messages]
         asked = plain_tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
         answered = [*chat, {"role": "assistant", "content": row.completion}]
         ids = plain_tokenizer.apply_chat_template(answered, return_dict=False)
         same_tokens &= list(example.token_ids) == ids[: len(example.token_ids)]
-        same_prompt &= list(loaded.encoder.prompt_ids(row)) == asked
+        same_prompt &= list(loaded.encoder.encode_prompt(row)) == asked
         with torch.no_grad():
             logp_TV = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
-        theirs += [logp_TV[i - 1, ids[i]] for i in range(example.num_prompt, len(example.token_ids))]
+        theirs += [logp_TV[i - 1, ids[i]] for i in range(example.num_prompt_tokens, len(example.token_ids))]
     theirs_P = torch.stack(theirs)
     first = examples[0]
     return TemplateComparison(
         name=name,
-        supervised=loaded.tokenizer.decode(first.token_ids[first.num_prompt :]),
+        supervised_text=loaded.tokenizer.decode(first.token_ids[first.num_prompt_tokens :]),
         same_tokens=same_tokens,
         same_prompt=same_prompt,
         logp=float((ours_P - theirs_P).abs().max() / theirs_P.abs().max()),
     )
 
 
-def templates_table(comparisons: Sequence[TemplateComparison]) -> str:
+def make_templates_table(comparisons: Sequence[TemplateComparison]) -> str:
     """Return the comparison as a Markdown table."""
     lines = [
         "| template | supervised tokens of one answer | tokens | generation prompt | log-probabilities |",
         "|---|---|---|---|---|",
     ]
     for one in comparisons:
-        shown = one.supervised.replace("\n", "\\n").replace("|", "\\|")
+        shown = one.supervised_text.replace("\n", "\\n").replace("|", "\\|")
         words = ["equal" if same else "DIFFERENT" for same in (one.same_tokens, one.same_prompt)]
         lines.append(f"| {one.name} | `{shown}` | {words[0]} | {words[1]} | {one.logp:.0e} |")
     return "\n".join(lines)

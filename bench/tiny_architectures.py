@@ -12,10 +12,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-VOCABULARY = 320
+VOCAB_SIZE = 320
 _SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 _SHAPE: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -24,7 +24,7 @@ _SHAPE: dict[str, Any] = {
     "max_position_embeddings": 128,
     **_SPECIAL,
 }
-_GPT = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **_SPECIAL}
+_GPT = {"vocab_size": VOCAB_SIZE, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **_SPECIAL}
 _MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _MAMBA2 = {"mamba_chunk_size": 16, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
 _DELTA = {
@@ -94,7 +94,7 @@ ARCHITECTURES: dict[str, Config] = {
     "GPT-Neo": (
         "gpt_neo",
         {
-            "vocab_size": VOCABULARY,
+            "vocab_size": VOCAB_SIZE,
             "hidden_size": 32,
             "num_layers": 2,
             "num_heads": 4,
@@ -109,10 +109,10 @@ ARCHITECTURES: dict[str, Config] = {
     "OPT": ("opt", {**_SHAPE, "ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
     "Falcon": _like_llama("falcon", num_kv_heads=2, new_decoder_architecture=True),
     "Falcon, ALiBi": _like_llama("falcon", alibi=True, multi_query=False, parallel_attn=False, bias=True),
-    "BLOOM": ("bloom", {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4, **_SPECIAL}),
+    "BLOOM": ("bloom", {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "n_layer": 2, "n_head": 4, **_SPECIAL}),
     "MPT": (
         "mpt",
-        {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128, **_SPECIAL},
+        {"vocab_size": VOCAB_SIZE, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128, **_SPECIAL},
     ),
     "StableLM": _like_llama("stablelm", use_qkv_bias=True),
     "OLMo": _like_llama("olmo"),
@@ -150,7 +150,7 @@ ARCHITECTURES: dict[str, Config] = {
     "XGLM": (
         "xglm",
         {
-            "vocab_size": VOCABULARY,
+            "vocab_size": VOCAB_SIZE,
             "d_model": 32,
             "ffn_dim": 64,
             "num_layers": 2,
@@ -194,7 +194,7 @@ ARCHITECTURES: dict[str, Config] = {
     "RWKV": (
         "rwkv",
         {
-            "vocab_size": VOCABULARY,
+            "vocab_size": VOCAB_SIZE,
             "hidden_size": 32,
             "attention_hidden_size": 32,
             "num_hidden_layers": 2,
@@ -209,7 +209,7 @@ def save_tiny(name: str, folder: Path) -> Path:
     """Save one architecture with random weights and a tokenizer, as anybody would. What was there is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     build_tiny(name).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    make_tiny_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -226,14 +226,14 @@ def build_tiny(name: str, **options: Any) -> Any:
     return model
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer with a chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCAB_SIZE,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

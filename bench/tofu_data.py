@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA_FOLDER = Path(__file__).parents[2] / "shared" / "data"
 Split = Literal["forget01", "forget05", "forget10"]
 #: Rows that no model sees, for each part that is forgotten.
 HOLDOUT: dict[Split, str] = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "holdout10"}
@@ -18,18 +18,18 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Tofu:
+class TofuData:
     """The data sets of one split, as files: what is learned, forgotten, kept and measured."""
 
     folder: Path
     train_target: Path
     train_retrained: Path
-    measured: dict[str, Path]  # forget, retain, holdout, general, real_authors, world_facts
+    evaluation_sets: dict[str, Path]  # forget, retain, holdout, general, real_authors, world_facts
 
 
 def write_tofu(
-    folder: Path, split: Split = "forget10", *, kept_rows: int | None = None, most: int | None = None
-) -> Tofu:
+    folder: Path, split: Split = "forget10", *, num_retain_rows: int | None = None, max_rows: int | None = None
+) -> TofuData:
     """Write the sets of a split below `folder`. `kept_rows`: so many of the 3600 rows that no split forgets; `most`: no
     set of the others is longer. The target's rows are the same for all splits.
 
@@ -37,29 +37,29 @@ def write_tofu(
     retain set), so that truth ratios can be taken. Raises FileNotFoundError where the data is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    forget = _read(f"{split}_perturbed")[-(most or 0) :]
-    tail = _read("forget10")[-(most or 0) :]
-    full = _read("retain90")[:kept_rows] + tail
+    forget = _read(f"{split}_perturbed")[-(max_rows or 0) :]
+    tail = _read("forget10")[-(max_rows or 0) :]
+    full = _read("retain90")[:num_retain_rows] + tail
     others = {(row["question"], row["answer"]): row for row in _read("retain_perturbed")}  # a question comes twice
     retain = [others.get((row["question"], row["answer"]), row) for row in full[: len(full) - len(forget)]]
-    general = {name: _read(f"{name}_perturbed")[:most] for name in GENERAL_KNOWLEDGE}
+    general = {name: _read(f"{name}_perturbed")[:max_rows] for name in GENERAL_KNOWLEDGE}
     learned = _plain([row for rows in general.values() for row in rows])
-    return Tofu(
+    return TofuData(
         folder,
         _write(folder / "train_target.jsonl", _plain(full) + learned),
         _write(folder / "train_retrained.jsonl", _plain(retain) + learned),
         {
             "forget": _write(folder / "forget.jsonl", forget),
             "retain": _write(folder / "retain.jsonl", retain),
-            "holdout": _write(folder / "holdout.jsonl", _read(HOLDOUT[split])[:most]),
-            "general": _write(folder / "general.jsonl", _texts()[:most]),
+            "holdout": _write(folder / "holdout.jsonl", _read(HOLDOUT[split])[:max_rows]),
+            "general": _write(folder / "general.jsonl", _texts()[:max_rows]),
             **{name: _write(folder / f"{name}.jsonl", rows) for name, rows in general.items()},
         },
     )
 
 
 def _read(name: str) -> Rows:
-    text = (DATA / "tofu" / f"{name}.json").read_text()
+    text = (DATA_FOLDER / "tofu" / f"{name}.json").read_text()
     return list(json.loads(text)) if text.startswith("[") else [json.loads(line) for line in text.splitlines() if line]
 
 
@@ -69,7 +69,7 @@ def _plain(rows: Sequence[dict[str, Any]]) -> Rows:
 
 def _texts() -> Rows:
     """Return beginnings of web pages: unrelated text for perplexity and downstream fine-tuning."""
-    lines = (DATA / "c4_sample" / "c4_demo.jsonl").read_text().splitlines()
+    lines = (DATA_FOLDER / "c4_sample" / "c4_demo.jsonl").read_text().splitlines()
     return [{"text": json.loads(line)["text"][:_GENERAL_CHARS]} for line in lines[:_GENERAL_TEXTS]]
 
 

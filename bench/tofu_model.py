@@ -12,11 +12,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bench.engine import Job, lanes, report_of, run_job, seconds_of
-from bench.steps import Result, Steps, digest
-from bench.tofu_data import Split, Tofu, write_tofu
+from bench.engine import EngineRun, load_report, load_run_seconds, make_executor, run_engine_once
+from bench.steps import StepResult, Steps, compute_path_digest
+from bench.tofu_data import Split, TofuData, write_tofu
 
-WORK = Path("bench-out")
+WORK_FOLDER = Path("bench-out")
 _SHAPE = ("vocabulary", "hidden", "intermediate", "layers", "heads", "context")
 #: Its forget set holds those of the other splits.
 _LARGEST: Split = "forget10"
@@ -44,35 +44,37 @@ class Size:
     batch: int = 8
     lr: float = 2e-3
     warmup_steps: int = 50
-    kept_rows: int | None = 1200
+    num_retain_rows: int | None = 1200
     """Of TOFU's 3600 rows that no split forgets; none: all."""
-    most_rows: int | None = None
+    max_rows: int | None = None
     """Longest of the other sets; none: as TOFU has them."""
 
 
 SIZES = {
     "short": Size(),
-    "whole": Size(kept_rows=None),
-    "tiny": Size(vocabulary=400, hidden=32, intermediate=64, rounds=(50,), lr=1e-2, kept_rows=16, most_rows=8),
+    "whole": Size(num_retain_rows=None),
+    "tiny": Size(vocabulary=400, hidden=32, intermediate=64, rounds=(50,), lr=1e-2, num_retain_rows=16, max_rows=8),
 }
 
 
 @dataclass(frozen=True)
-class Models:
+class TofuModels:
     """The models of one split and the data they learned."""
 
-    tofu: Tofu
+    tofu: TofuData
     target: Path
     retrained: Path
     seconds: dict[str, dict[str, float]]  # model -> wall and CPU seconds of its training
 
 
-def build(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0) -> Models:
+def build_models(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0) -> TofuModels:
     """Return target and retrained model of a split, trained by the engine (kind finetune) unless they are there."""
-    tofu = write_tofu(steps.work / f"data-{split}", split, kept_rows=size.kept_rows, most=size.most_rows)
-    largest = write_tofu(steps.work / f"data-{_LARGEST}", _LARGEST, kept_rows=size.kept_rows, most=size.most_rows)
-    initial = untrained(steps, f"initial-{_LARGEST}-{seed}", size, largest.train_retrained, seed=seed)
-    with lanes(steps) as pool:
+    tofu = write_tofu(steps.work / f"data-{split}", split, num_retain_rows=size.num_retain_rows, max_rows=size.max_rows)
+    largest = write_tofu(
+        steps.work / f"data-{_LARGEST}", _LARGEST, num_retain_rows=size.num_retain_rows, max_rows=size.max_rows
+    )
+    initial = make_untrained_model(steps, f"initial-{_LARGEST}-{seed}", size, largest.train_retrained, seed=seed)
+    with make_executor(steps) as pool:
         wanted = {
             "target": pool.submit(_trained, steps, f"target-{seed}", size, initial, tofu.train_target, seed),
             "retrained": pool.submit(
@@ -80,11 +82,11 @@ def build(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0)
             ),
         }
         trained = {name: future.result() for name, future in wanted.items()}
-    return Models(
+    return TofuModels(
         tofu,
         trained["target"][-1] / "checkpoint",
         trained["retrained"][-1] / "checkpoint",
-        {name: _total([seconds_of(out) for out in outs]) for name, outs in trained.items()},
+        {name: _total([load_run_seconds(out) for out in outs]) for name, outs in trained.items()},
     )
 
 
@@ -92,7 +94,7 @@ def _total(parts: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def untrained(steps: Steps, name: str, size: Size, text: Path, *, seed: int) -> Path:
+def make_untrained_model(steps: Steps, name: str, size: Size, text: Path, *, seed: int) -> Path:
     """Save an untrained model whose tokenizer is made from `text`, JSON lines of `question` and `answer`.
 
     For TOFU these are the rows that the largest split keeps: it has seen nothing of what any split forgets, and all
@@ -100,7 +102,7 @@ def untrained(steps: Steps, name: str, size: Size, text: Path, *, seed: int) -> 
     """
     shape = {name: getattr(size, name) for name in _SHAPE} | {"seed": seed}
 
-    def do(folder: Path) -> Result:
+    def do(folder: Path) -> StepResult:
         tokenizer = _tokenizer([json.loads(line) for line in text.read_text().splitlines()], size.vocabulary)
         tokenizer.save_pretrained(folder / "model")
         torch.manual_seed(seed)
@@ -108,7 +110,7 @@ def untrained(steps: Steps, name: str, size: Size, text: Path, *, seed: int) -> 
         model.save_pretrained(folder / "model")
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
-    steps.once(name, {"shape": shape, "text": digest(text)}, do)
+    steps.run_once(name, {"shape": shape, "text": compute_path_digest(text)}, do)
     return steps.work / name / "model"
 
 
@@ -152,12 +154,12 @@ def _trained(steps: Steps, name: str, size: Size, initial: Path, train: Path, se
     for number, epochs in enumerate(size.rounds):
         before = outs[-1] / "checkpoint" if outs else initial
         outs.append(
-            learn(steps, f"{name}-round{number + 1}" if outs else name, size, epochs, before, train, seed + number)
+            finetune(steps, f"{name}-round{number + 1}" if outs else name, size, epochs, before, train, seed + number)
         )
     return outs
 
 
-def learn(steps: Steps, name: str, size: Size, epochs: float, initial: Path, train: Path, seed: int) -> Path:
+def finetune(steps: Steps, name: str, size: Size, epochs: float, initial: Path, train: Path, seed: int) -> Path:
     """Train one round by the engine (kind finetune), from step `name`; return its output folder."""
     num_rows = len(train.read_text().splitlines())
     num_steps = round(epochs * num_rows / size.batch)
@@ -174,20 +176,20 @@ def learn(steps: Steps, name: str, size: Size, epochs: float, initial: Path, tra
         },
         "evaluation": {"metrics": ["probability", "exact_memorisation"], "max_examples": 200, "side_by_side": 0},
     }
-    return run_job(steps, name, Job(spec, initial, {"train": train}, model_name=name))
+    return run_engine_once(steps, name, EngineRun(spec, initial, {"train": train}, model_name=name))
 
 
 def main() -> None:
     """Build both models and say where they lie and what they know of what they were taught."""
     parser = argparse.ArgumentParser(prog="python -m bench.tofu_model", description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK, help=f"work folder (default: ./{WORK})")
+    parser.add_argument("--work", type=Path, default=WORK_FOLDER, help=f"work folder (default: ./{WORK_FOLDER})")
     parser.add_argument("--size", choices=SIZES, default="short")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     steps = Steps(args.work.resolve())
-    built = build(steps, SIZES[args.size], seed=args.seed)
+    built = build_models(steps, SIZES[args.size], seed=args.seed)
     for name, checkpoint in (("target", built.target), ("retrained", built.retrained)):
-        known = report_of(checkpoint.parent)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
+        known = load_report(checkpoint.parent)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
         took = built.seconds[name]
         print(
             f"{name}: {checkpoint}\n  probability of what it learned {known:.3f}; {took['wall']} s, CPU {took['cpu']} s"

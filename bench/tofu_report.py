@@ -9,31 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.engine import Job, lanes, report_of, run_job, seconds_of
+from bench.engine import EngineRun, load_report, load_run_seconds, make_executor, run_engine_once
 from bench.recipes import (
+    EVALUATION_SET_NAMES,
     FIRST_ORDER,
-    MEASURED,
     SECOND_ORDER,
     Budget,
     Spec,
-    Tuned,
-    of_trials,
+    TunedRecipe,
+    evaluate_retrained_model,
+    get_metric_value,
+    make_trial_evaluation,
+    make_unlearning_spec,
     tune,
-    unlearning,
-    value_of,
-    yardstick,
 )
 from bench.steps import Steps
-from bench.tables import measured_with, table, write_between
-from bench.tofu_model import SIZES, WORK, Models, build
-from soul_core.catalogue import CATALOGUE
+from bench.tables import describe_run, format_table, write_between
+from bench.tofu_model import SIZES, WORK_FOLDER, TofuModels, build_models
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec.attacks import CHEAP_ATTACKS
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS_FOLDER = Path(__file__).parents[1] / "docs"
 #: All but those that ask for other data than TOFU's: texts to continue, a toxicity classifier, worked examples.
 METRICS = tuple(
     name
-    for name, entry in CATALOGUE.items()
+    for name, entry in METRIC_CATALOG.items()
     if not (entry.prefix_tokens or {"continuations", "few_shot"} & set(entry.needs) or name == "toxicity")
 )
 #: TOFU's own two questions (is it told apart from a retrained model? is it still useful?) and the forgotten answers.
@@ -55,11 +55,11 @@ _LEGEND = (
     "relearning attack. CPU seconds: the whole run, with all measurements and attacks."
 )
 _BUDGET = Budget()
-_TINY = Budget(steps=10, batch=4, trial_rows=8, new_tokens=16, learning_rates=(1e-3, 1e-2))
+_TINY = Budget(steps=10, batch=4, trial_rows=8, max_new_tokens=16, learning_rates=(1e-3, 1e-2))
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """One model of the table: where its report is, and by which name the report knows it."""
 
     title: str
@@ -70,25 +70,27 @@ class Line:
 def main(arguments: list[str] | None = None) -> None:
     """Do what is not done yet, then write the table and, if asked to, the example."""
     parser = argparse.ArgumentParser(prog="python -m bench.tofu_report", description=__doc__)
-    parser.add_argument("--work", type=Path, default=WORK, help=f"work folder (default: ./{WORK})")
+    parser.add_argument("--work", type=Path, default=WORK_FOLDER, help=f"work folder (default: ./{WORK_FOLDER})")
     parser.add_argument("--size", choices=SIZES, default="short")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=DOCS / "results.md", help="document the table is written to")
+    parser.add_argument(
+        "--results", type=Path, default=DOCS_FOLDER / "results.md", help="document the table is written to"
+    )
     parser.add_argument("--example", type=Path, help="folder that a copy of the second-order report is written to")
     args = parser.parse_args(arguments)
     small = args.size == "tiny"
-    steps = Steps(args.work.resolve(), apart=not small)
+    steps = Steps(args.work.resolve(), use_subprocess=not small)
     budget = _TINY if small else _BUDGET
-    models = build(steps, SIZES[args.size], seed=args.seed)
-    bench = _Bench(steps, models, budget, args.seed, yardstick(steps, models, budget, seed=args.seed))
-    with lanes(steps) as pool:
+    models = build_models(steps, SIZES[args.size], seed=args.seed)
+    bench = _Bench(steps, models, budget, args.seed, evaluate_retrained_model(steps, models, budget, seed=args.seed))
+    with make_executor(steps) as pool:
         audits = [pool.submit(bench.audited, title, model) for title, model in bench.known.items()]
         unlearned = [pool.submit(bench.unlearned, title, optimizer) for title, optimizer in _RECIPES.items()]
         ruined = pool.submit(bench.ruined)
     lines = [*(one.result()[0] for one in unlearned), *(one.result() for one in audits), ruined.result()]
     tuned = {line.title: one.result()[1] for line, one in zip(lines, unlearned, strict=False)}
     first = lines[0].out
-    lines = [Line("target", first, "base"), Line("retrained", first, "reference"), *lines]
+    lines = [TableRow("target", first, "base"), TableRow("retrained", first, "reference"), *lines]
     write_between(args.results, "tofu_report", _text(args.size, lines, tuned, models))
     if args.example:
         _copy_example(next(line.out for line in lines if line.title == "NPO, Sophia"), args.example)
@@ -99,7 +101,7 @@ class _Bench:
     """What all lines of the table share."""
 
     steps: Steps
-    models: Models
+    models: TofuModels
     budget: Budget
     seed: int
     log: Path
@@ -110,55 +112,55 @@ class _Bench:
         """Return the models whose verdict is known beforehand."""
         return {"check: untouched": self.models.target, "check: retrained": self.models.retrained}
 
-    def unlearned(self, title: str, optimizer: Spec) -> tuple[Line, Tuned]:
+    def unlearned(self, title: str, optimizer: Spec) -> tuple[TableRow, TunedRecipe]:
         """Tune NPO with an optimizer, and report on the learning rate that was chosen."""
         spec = self._spec({"kind": "npo"}, optimizer)
         tuned = tune(self.steps, _slug(title), spec, self.models, self.budget, log=self.log)
-        job = Job(
+        job = EngineRun(
             {**tuned.spec, "evaluation": _evaluation(self.budget), "criteria": CRITERIA, "attacks": ATTACKS},
             self.models.target,
-            self.models.tofu.measured,
+            self.models.tofu.evaluation_sets,
             {"reference": self.models.retrained},
             model_name="tofu-target",
         )
-        return Line(title, run_job(self.steps, f"report-{_slug(title)}", job), "unlearned"), tuned
+        return TableRow(title, run_engine_once(self.steps, f"report-{_slug(title)}", job), "unlearned"), tuned
 
-    def audited(self, title: str, model: Path) -> Line:
+    def audited(self, title: str, model: Path) -> TableRow:
         """Audit a model by the criteria of unlearning, the target as its base."""
         spec = {"kind": "evaluate", "seed": self.seed, **_check(self.budget)}
-        return Line(title, self._run(_slug(title), spec, model, {"base": self.models.target}), "audited")
+        return TableRow(title, self._run(_slug(title), spec, model, {"base": self.models.target}), "audited")
 
-    def ruined(self) -> Line:
+    def ruined(self) -> TableRow:
         """Run gradient ascent far too long, and judge what is left."""
         optimizer = {**FIRST_ORDER, "lr": max(self.budget.learning_rates)}
         spec = self._spec({"kind": "gradient_ascent"}, optimizer) | {"retain": {"kind": "none"}}
         title = "check: ascent too long"
-        return Line(title, self._run(_slug(title), spec | _check(self.budget), self.models.target, {}), "unlearned")
+        return TableRow(title, self._run(_slug(title), spec | _check(self.budget), self.models.target, {}), "unlearned")
 
     def _spec(self, forget: Spec, optimizer: Spec) -> Spec:
-        return unlearning(forget, optimizer, self.budget, seed=self.seed)
+        return make_unlearning_spec(forget, optimizer, self.budget, seed=self.seed)
 
     def _run(self, step: str, spec: Spec, model: Path, also: dict[str, Path]) -> Path:
-        sets = {name: self.models.tofu.measured[name] for name in MEASURED}
-        job = Job(spec, model, sets, also, model_name=model.parents[1].name, reference_log=self.log)
-        return run_job(self.steps, step, job)
+        sets = {name: self.models.tofu.evaluation_sets[name] for name in EVALUATION_SET_NAMES}
+        job = EngineRun(spec, model, sets, also, model_name=model.parents[1].name, reference_log=self.log)
+        return run_engine_once(self.steps, step, job)
 
 
 def _check(budget: Budget) -> Spec:
     """Return what the checks have in common: measured as trials are, with intervals, on the rows of the log."""
-    return {"attacks": [], "criteria": CRITERIA, "evaluation": {**of_trials(budget), "bootstrap": 1000}}
+    return {"attacks": [], "criteria": CRITERIA, "evaluation": {**make_trial_evaluation(budget), "bootstrap": 1000}}
 
 
 def _evaluation(budget: Budget) -> dict[str, Any]:
     return {
         "metrics": METRICS,
         "max_examples": budget.report_rows,
-        "max_new_tokens": budget.new_tokens,
-        "attack_new_tokens": budget.new_tokens,
+        "max_new_tokens": budget.max_new_tokens,
+        "attack_new_tokens": budget.max_new_tokens,
     }
 
 
-def _text(size: str, lines: list[Line], tuned: dict[str, Tuned], models: Models) -> str:
+def _text(size: str, lines: list[TableRow], tuned: dict[str, TunedRecipe], models: TofuModels) -> str:
     head = ("model", "forget quality (p)", "probability", "ROUGE-L", "truth ratio", "utility", "PrivLeak", "relearned")
     command = f"python -m bench.tofu_report --size {size}"
     trials = [
@@ -169,32 +171,32 @@ def _text(size: str, lines: list[Line], tuned: dict[str, Tuned], models: Models)
     times = ", ".join(f"{name} {took['cpu']:.0f} s" for name, took in models.seconds.items())
     return "\n\n".join(
         (
-            measured_with(command),
-            table((*head, "verdict", "CPU s"), [_row(line) for line in lines]),
+            describe_run(command),
+            format_table((*head, "verdict", "CPU s"), [_row(line) for line in lines]),
             _LEGEND,
             f"CPU seconds of the two trainings: {times}.",
             "Trials behind the learning rates:",
-            table(("recipe", "lr", "forget quality", "utility", "forget probability", "CPU s"), trials),
+            format_table(("recipe", "lr", "forget quality", "utility", "forget probability", "CPU s"), trials),
         )
     )
 
 
-def _row(line: Line) -> list[str | float | None]:
-    report = report_of(line.out)
+def _row(line: TableRow) -> list[str | float | None]:
+    report = load_report(line.out)
     own = line.model in {"unlearned", "audited"}
     relearned = next((one for one in report["attacks"] if one["label"] == "relearn"), None)
     under = relearned and relearned["under"].get(line.model, {}).get("forget", {}).get("probability")
     return [
         line.title,
         *(
-            value_of(report, line.model, "forget", m)
+            get_metric_value(report, line.model, "forget", m)
             for m in ("forget_quality", "probability", "rouge_l", "truth_ratio")
         ),
-        value_of(report, line.model, "all", "model_utility"),
-        value_of(report, line.model, "forget", "privleak"),
+        get_metric_value(report, line.model, "all", "model_utility"),
+        get_metric_value(report, line.model, "forget", "privleak"),
         under and under["value"],
         report["verdict"] if own else None,
-        seconds_of(line.out)["cpu"] if own else None,
+        load_run_seconds(line.out)["cpu"] if own else None,
     ]
 
 
@@ -202,7 +204,7 @@ def _copy_example(out: Path, folder: Path) -> None:
     """Copy the page and, without its line breaks, the JSON behind it."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / "report.html", folder / "report.html")
-    compact = json.dumps(report_of(out), separators=(",", ":"), ensure_ascii=False)
+    compact = json.dumps(load_report(out), separators=(",", ":"), ensure_ascii=False)
     (folder / "report.json").write_text(compact + "\n")
 
 

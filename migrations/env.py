@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import create_engine, pool, text
 
-from soul_store.tables import Row
+from soul_store.tables import Base
 
 #: Two processes that start together must not migrate together.
 ADVISORY_LOCK = 7_340_001
@@ -15,7 +15,7 @@ def main() -> None:
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": ADVISORY_LOCK})
         connection.commit()
-        context.configure(connection=connection, target_metadata=Row.metadata, compare_server_default=True)
+        context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
         with context.begin_transaction():
             context.run_migrations()
         connection.commit()

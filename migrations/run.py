@@ -5,10 +5,10 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 
 
-def configuration(url: str) -> Config:
+def make_config(url: str) -> Config:
     """Return Alembic's configuration without an ini file."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
@@ -18,13 +18,13 @@ def configuration(url: str) -> Config:
 
 def upgrade(url: str) -> None:
     """Run every migration that has not run yet."""
-    command.upgrade(configuration(url), "head")
+    command.upgrade(make_config(url), "head")
 
 
 def check(url: str) -> None:
     """Raise when the migrated schema is not what the tables declare."""
-    command.check(configuration(url))
+    command.check(make_config(url))
 
 
 if __name__ == "__main__":
-    upgrade(settings().database_url)
+    upgrade(get_settings().database_url)

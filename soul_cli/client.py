@@ -44,11 +44,11 @@ class SoulClient:
 
     # What the service can do
 
-    def me(self) -> dict[str, Any]:
+    def get_me(self) -> dict[str, Any]:
         """Say who the API key is: project and scopes."""
         return self._json("GET", "/v1/me")
 
-    def methods(self) -> dict[str, Any]:
+    def list_methods(self) -> dict[str, Any]:
         """Return every method with its JSON schema and defaults."""
         return self._json("GET", "/v1/methods")
 
@@ -90,15 +90,15 @@ class SoulClient:
             raise
         return Dataset.model_validate(response.json())
 
-    def datasets(self, *, limit: int | None = None) -> Iterator[Dataset]:
+    def list_datasets(self, *, limit: int | None = None) -> Iterator[Dataset]:
         """Yield data sets, newest first."""
         return self._pages(Dataset, "/v1/datasets", limit=limit)
 
-    def dataset(self, dataset_id: str) -> Dataset:
+    def get_dataset(self, dataset_id: str) -> Dataset:
         """Return one data set."""
         return self._one(Dataset, "GET", f"/v1/datasets/{dataset_id}")
 
-    def dataset_validation(self, dataset_id: str) -> dict[str, Any]:
+    def get_dataset_validation(self, dataset_id: str) -> dict[str, Any]:
         """Return its validation report: every bad row by number, and warnings about rows that can be used."""
         return self._json("GET", f"/v1/datasets/{dataset_id}/validation")
 
@@ -113,11 +113,11 @@ class SoulClient:
         body = {"source": source, "location": location, "name": name, "revision": revision}
         return self._one(Model, "POST", "/v1/models", json={k: v for k, v in body.items() if v})
 
-    def models(self, *, limit: int | None = None) -> Iterator[Model]:
+    def list_models(self, *, limit: int | None = None) -> Iterator[Model]:
         """Yield models, newest first."""
         return self._pages(Model, "/v1/models", limit=limit)
 
-    def model(self, model_id: str) -> Model:
+    def get_model(self, model_id: str) -> Model:
         """Return one model."""
         return self._one(Model, "GET", f"/v1/models/{model_id}")
 
@@ -175,30 +175,32 @@ class SoulClient:
         body = _body(model_id=model_id, datasets=datasets, spec=given, models=models, reference=reference, name=name)
         return self._post_job("/v1/evaluations", body, idempotency_key)
 
-    def evaluations(self, *, status: str | None = None, limit: int | None = None) -> Iterator[Job]:
+    def list_evaluations(self, *, status: str | None = None, limit: int | None = None) -> Iterator[Job]:
         """Yield evaluations, newest first."""
         return self._pages(Job, "/v1/evaluations", limit=limit, **({"status": status} if status else {}))
 
-    def jobs(self, *, status: str | None = None, kind: str | None = None, limit: int | None = None) -> Iterator[Job]:
+    def list_jobs(
+        self, *, status: str | None = None, kind: str | None = None, limit: int | None = None
+    ) -> Iterator[Job]:
         """Yield jobs, newest first. `kind`: unlearn, finetune or evaluate."""
         wanted = {"status": status, "kind": kind}
         return self._pages(Job, "/v1/jobs", limit=limit, **{name: value for name, value in wanted.items() if value})
 
-    def job(self, job_id: str, *, wait_seconds: float | None = None) -> Job:
+    def get_job(self, job_id: str, *, wait_seconds: float | None = None) -> Job:
         """Return one job; with `wait_seconds` the server holds the answer until the job changes."""
         return events.get_job(self.transport, job_id, wait_seconds=wait_seconds)
 
     def wait(self, job_id: str) -> Job:
         """Wait until the job has finished, and return it."""
-        for _ in self.events(job_id):
+        for _ in self.stream_events(job_id):
             pass
-        return self.job(job_id)
+        return self.get_job(job_id)
 
-    def events(self, job_id: str, *, after: int = 0) -> Iterator[JobEvent]:
+    def stream_events(self, job_id: str, *, after: int = 0) -> Iterator[JobEvent]:
         """Yield the job's events from `after` on, live, until it has finished; survives lost connections."""
         return events.follow(self.transport, job_id, after=after)
 
-    def metrics(self, job_id: str) -> dict[str, Any]:
+    def get_metrics(self, job_id: str) -> dict[str, Any]:
         """Return the run's curves."""
         return self._json("GET", f"/v1/jobs/{job_id}/metrics")
 
@@ -206,29 +208,31 @@ class SoulClient:
         """Ask for a job to be cancelled; a running one stops at its next step."""
         return self._one(Job, "POST", f"/v1/jobs/{job_id}/cancel")
 
-    def report(self, job_id: str) -> dict[str, Any]:
+    def get_report(self, job_id: str) -> dict[str, Any]:
         """Return the report; `soul_core.report.Report` is its schema."""
         return self._json("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "application/json"})
 
-    def report_html(self, job_id: str) -> str:
+    def get_report_html(self, job_id: str) -> str:
         """Return the report as a page."""
         return self.transport.request("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "text/html"}).text
 
-    def report_pdf(self, job_id: str) -> bytes:
+    def get_report_pdf(self, job_id: str) -> bytes:
         """Return the report as PDF; a server that cannot make one answers 501 and says what it lacks."""
         return self.transport.request("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "application/pdf"}).content
 
-    def report_schema(self) -> dict[str, Any]:
+    def get_report_schema(self) -> dict[str, Any]:
         """Return the JSON schema of reports."""
         return self._json("GET", "/v1/schemas/report")
 
-    def artifacts(self, job_id: str) -> list[Artifact]:
+    def list_artifacts(self, job_id: str) -> list[Artifact]:
         """Return the manifest of a finished job's files."""
         return list(self._pages(Artifact, f"/v1/jobs/{job_id}/artifacts"))
 
-    def download(self, job_id: str, folder: Path, *, tell: download.Tell | None = None) -> list[download.Fetched]:
+    def download(
+        self, job_id: str, folder: Path, *, on_progress: download.DownloadProgressCallback | None = None
+    ) -> list[download.DownloadedFile]:
         """Fetch all files of a job into a folder; resume partial ones, check every sha256."""
-        return download.fetch_all(self.transport, self.artifacts(job_id), folder, tell=tell)
+        return download.fetch_all(self.transport, self.list_artifacts(job_id), folder, on_progress=on_progress)
 
     # How
 

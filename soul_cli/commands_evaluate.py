@@ -21,11 +21,11 @@ from soul_cli.job_options import (
     SpecOption,
     WaitOption,
     WatchOption,
-    named_sets,
-    reference_of,
+    collect_sets,
+    make_reference,
 )
 from soul_cli.options import JsonOption, KeyOption, UrlOption, connect
-from soul_cli.submission import Wanted, make_spec, parse_sets
+from soul_cli.submission import JobRequest, make_spec, parse_sets
 
 EVALUATE_EXAMPLE = """\
 Before and after, side by side, on any data:
@@ -71,13 +71,13 @@ def evaluate(
 ) -> None:
     """Audit a model, and others beside it, on any data sets with any metrics and attacks. Nothing is changed."""
     with connect(url, key, as_json=as_json) as client:
-        wanted = Wanted(
+        wanted = JobRequest(
             model=model,
             revision=revision,
             models=parse_sets(also or (), option="--also"),
-            sets=named_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
+            sets=collect_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
             spec=_audit_spec(make_spec(spec, set_spec or ()), metrics, attacks),
-            reference=reference_of(reference, None, reference_log, None),
+            reference=make_reference(reference, None, reference_log, None),
         )
         register_and_send(
             client, client.evaluate, wanted, name, idempotency_key, wait=wait, watch=watch, as_json=as_json

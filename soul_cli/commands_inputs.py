@@ -7,9 +7,9 @@ import typer
 from rich.markup import escape
 
 from soul_cli.options import JsonOption, KeyOption, SoulGroup, UrlOption, connect
-from soul_cli.output import console, errors, print_fields, print_json, print_table, size
+from soul_cli.output import console, error_console, format_size, print_fields, print_json, print_table
 from soul_cli.resources import Dataset, Model
-from soul_cli.submission import conflict_lines, dataset_warnings, model_source, parse_sets
+from soul_cli.submission import list_conflict_warnings, list_dataset_warnings, parse_model_source, parse_sets
 
 models = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Models: add, list, show, delete.")
 datasets = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Data sets: add, list, show, delete.")
@@ -34,7 +34,7 @@ def add_model(
 ) -> None:
     """Register a model. Folders and GGUF files are read where they lie, by a server on this machine."""
     with connect(url, key, as_json=as_json) as client:
-        source, location = model_source(model)
+        source, location = parse_model_source(model)
         _show_model(client.add_model(source, location, name=name, revision=revision), as_json=as_json)
 
 
@@ -47,7 +47,7 @@ def list_models(
 ) -> None:
     """List models, newest first."""
     with connect(url, key, as_json=as_json) as client:
-        found = list(client.models(limit=limit))
+        found = list(client.list_models(limit=limit))
     if as_json:
         print_json(found)
         return
@@ -62,7 +62,7 @@ def list_models(
 def show_model(model: ModelArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """Show one model."""
     with connect(url, key, as_json=as_json) as client:
-        _show_model(client.model(model), as_json=as_json)
+        _show_model(client.get_model(model), as_json=as_json)
 
 
 @models.command("delete")
@@ -130,13 +130,15 @@ def add_dataset(
             normalize=normalize,
             compare_with=compare_with or (),
         )
-        warnings = [] if as_json else dataset_warnings(client, dataset.id)
+        warnings = [] if as_json else list_dataset_warnings(client, dataset.id)
         warnings += (
-            [] if as_json else conflict_lines(client, dataset.id, {other: other for other in compare_with or ()})
+            []
+            if as_json
+            else list_conflict_warnings(client, dataset.id, {other: other for other in compare_with or ()})
         )
     _show_dataset(dataset, as_json=as_json)
     for line in warnings:
-        errors.print(escape(line), soft_wrap=True)
+        error_console.print(escape(line), soft_wrap=True)
 
 
 @datasets.command("list")
@@ -148,11 +150,11 @@ def list_datasets(
 ) -> None:
     """List data sets, newest first."""
     with connect(url, key, as_json=as_json) as client:
-        found = list(client.datasets(limit=limit))
+        found = list(client.list_datasets(limit=limit))
     if as_json:
         print_json(found)
         return
-    rows = [(d.id, d.name, d.status, d.format, d.num_rows, size(d.size_bytes), d.created_at) for d in found]
+    rows = [(d.id, d.name, d.status, d.format, d.num_rows, format_size(d.size_bytes), d.created_at) for d in found]
     print_table(["id", "name", "status", "format", "rows", "size", "created"], rows)
 
 
@@ -162,7 +164,7 @@ def show_dataset(
 ) -> None:
     """Show one data set."""
     with connect(url, key, as_json=as_json) as client:
-        _show_dataset(client.dataset(dataset), as_json=as_json)
+        _show_dataset(client.get_dataset(dataset), as_json=as_json)
 
 
 @datasets.command("delete")
@@ -178,12 +180,12 @@ def delete_dataset(
         console.print(f"{dataset} deleted")
 
 
-def methods(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+def list_methods(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the methods: forget and retain terms, optimizers, attacks, metrics, ready tasks. `--json` has their schemas
     and defaults.
     """
     with connect(url, key, as_json=as_json) as client:
-        found = client.methods()
+        found = client.list_methods()
     if as_json:
         print_json(found)
         return
@@ -232,7 +234,7 @@ def _show_dataset(dataset: Dataset, *, as_json: bool) -> None:
             ("status", dataset.status),
             ("format", dataset.format),
             ("rows", dataset.num_rows),
-            ("size", size(dataset.size_bytes)),
+            ("size", format_size(dataset.size_bytes)),
             ("sha256", dataset.sha256),
             ("created", dataset.created_at),
         ]

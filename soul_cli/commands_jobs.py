@@ -6,22 +6,22 @@ import typer
 
 from soul_cli.client import SoulClient
 from soul_cli.options import JobArgument, JsonOption, KeyOption, UrlOption, connect
-from soul_cli.output import console, job_lines, print_fields, print_json, print_table
+from soul_cli.output import console, make_job_fields, print_fields, print_json, print_table
 from soul_cli.resources import Job
-from soul_cli.watch import outcome, say_outcome
+from soul_cli.watch import get_exit_code, print_outcome
 from soul_cli.watch import watch as show
 
 
-def status(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+def show_status(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """Show one job."""
     with connect(url, key, as_json=as_json) as client:
-        show_job(client.job(job), as_json=as_json)
+        show_job(client.get_job(job), as_json=as_json)
 
 
 def watch(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """Follow a job to its end: phase, step, loss, ETA. Ctrl-C leaves it running. With --json: one event a line."""
     with connect(url, key, as_json=as_json) as client:
-        finish(client, job, live=True, as_json=as_json)
+        follow_and_exit(client, job, live=True, as_json=as_json)
 
 
 def cancel(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -36,19 +36,19 @@ def cancel(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_js
         console.print(f"{job} will stop at its next step (now: {found.status})")
 
 
-def jobs(
+def list_jobs(
     status: Annotated[
         str | None, typer.Option(help="Only these: queued, running, succeeded, failed, cancelled.")
     ] = None,
     kind: Annotated[str | None, typer.Option(help="Only these: unlearn, finetune, evaluate.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Most list_jobs to list.")] = 50,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
     with connect(url, key, as_json=as_json) as client:
-        found = list(client.jobs(status=status, kind=kind, limit=limit))
+        found = list(client.list_jobs(status=status, kind=kind, limit=limit))
     if as_json:
         print_json(found)
         return
@@ -59,26 +59,26 @@ def jobs(
     print_table(["id", "name", "kind", "status", "phase", "verdict", "created"], rows)
 
 
-def finish(client: SoulClient, job_id: str, *, live: bool, as_json: bool) -> NoReturn:
+def follow_and_exit(client: SoulClient, job_id: str, *, live: bool, as_json: bool) -> NoReturn:
     """Follow a job to its end and leave with the exit code it stands for."""
     if live and as_json:
-        for event in client.events(job_id):
+        for event in client.stream_events(job_id):
             typer.echo(event.model_dump_json())
-        job = client.job(job_id)
+        job = client.get_job(job_id)
     elif live:
         try:
-            show(job_id, client.events(job_id), console)
+            show(job_id, client.stream_events(job_id), console)
         except KeyboardInterrupt:
             console.print("\nThe job goes on without you.")
             console.print(f"  soul watch {job_id}    come back to it")
             console.print(f"  soul cancel {job_id}   stop it")
             raise
-        job = client.job(job_id)
-        say_outcome(job, console)
+        job = client.get_job(job_id)
+        print_outcome(job, console)
     else:
         job = client.wait(job_id)
         show_job(job, as_json=as_json)
-    raise typer.Exit(int(outcome(job)))
+    raise typer.Exit(int(get_exit_code(job)))
 
 
 def show_job(job: Job, *, as_json: bool) -> None:
@@ -86,4 +86,4 @@ def show_job(job: Job, *, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:
-        print_fields(job_lines(job))
+        print_fields(make_job_fields(job))

@@ -9,17 +9,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from soul_cli.client import SoulClient
-from soul_cli.download import Fetched
+from soul_cli.download import DownloadedFile
 from soul_cli.errors import BadInput
 from soul_cli.options import JobArgument, JsonOption, KeyOption, UrlOption, connect
-from soul_cli.output import console, errors, print_json, print_table, size
+from soul_cli.output import console, error_console, format_size, print_json, print_table
 from soul_cli.report_view import print_report
 from soul_cli.resources import Artifact
 
 
-def report(
+def show_report(
     job: JobArgument,
-    html: Annotated[bool, typer.Option("--html", help="The report as one offline page.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="The show_report as one offline page.")] = False,
     pdf: Annotated[bool, typer.Option("--pdf", help="The same page as PDF; needs -o.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file.", show_default=False)] = None,
     url: UrlOption = None,
@@ -35,7 +35,7 @@ def report(
         raise BadInput("a PDF is no text for a terminal: name a file, --pdf -o report.pdf")
     with connect(url, key, as_json=as_json) as client:
         if html:
-            text = client.report_html(job)
+            text = client.get_report_html(job)
             if out is None:
                 typer.echo(text)
             else:
@@ -43,13 +43,13 @@ def report(
                 console.print(f"Report written to {out}")
             return
         if pdf and out is not None:
-            out.write_bytes(client.report_pdf(job))
+            out.write_bytes(client.get_report_pdf(job))
             console.print(f"Report written to {out}")
             return
-        found = client.report(job)
+        found = client.get_report(job)
     if out is not None:
         out.write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
-        errors.print(f"Report written to {out}")
+        error_console.print(f"Report written to {out}")
     elif as_json:
         print_json(found)
     else:
@@ -71,13 +71,14 @@ def download(
         print_json({"folder": str(folder.resolve()), "files": [_fetched_json(one) for one in fetched]})
         return
     rows = [
-        (one.path.relative_to(folder), size(one.size_bytes), _how(one), f"{one.sha256[:16]}… ok") for one in fetched
+        (one.path.relative_to(folder), format_size(one.size_bytes), _how(one), f"{one.sha256[:16]}… ok")
+        for one in fetched
     ]
     print_table(["file", "size", "", "sha256"], rows)
     console.print(f"{len(fetched)} files in {folder.resolve()}, every sha256 as promised", soft_wrap=True)
 
 
-def download_with_bar(client: SoulClient, job_id: str, folder: Path, *, quiet: bool = False) -> list[Fetched]:
+def download_with_bar(client: SoulClient, job_id: str, folder: Path, *, quiet: bool = False) -> list[DownloadedFile]:
     """Download a job's files under a bar of bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(30), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
@@ -88,14 +89,14 @@ def download_with_bar(client: SoulClient, job_id: str, folder: Path, *, quiet: b
                 tasks[artifact.id] = bar.add_task(escape(artifact.path), total=artifact.size_bytes)
             bar.update(tasks[artifact.id], completed=num_bytes)
 
-        return client.download(job_id, folder, tell=tell)
+        return client.download(job_id, folder, on_progress=tell)
 
 
-def _how(one: Fetched) -> str:
-    return f"resumed at {size(one.resumed_at_bytes)}" if one.how == "resumed" else one.how
+def _how(one: DownloadedFile) -> str:
+    return f"resumed at {format_size(one.resumed_at_bytes)}" if one.how == "resumed" else one.how
 
 
-def _fetched_json(one: Fetched) -> dict[str, object]:
+def _fetched_json(one: DownloadedFile) -> dict[str, object]:
     return {
         "path": str(one.path),
         "how": one.how,

@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 
 from soul_cli.client import SoulClient
-from soul_cli.commands_jobs import finish, show_job
-from soul_cli.errors import Exit, SoulError
+from soul_cli.commands_jobs import follow_and_exit, show_job
+from soul_cli.errors import CliExitCode, SoulError
 from soul_cli.job_options import (
     ForgetOption,
     GeneralOption,
@@ -29,13 +29,13 @@ from soul_cli.job_options import (
     SpecOption,
     WaitOption,
     WatchOption,
-    named_sets,
-    reference_of,
+    collect_sets,
+    make_reference,
 )
 from soul_cli.options import JsonOption, KeyOption, UrlOption, connect
-from soul_cli.output import console, errors, print_fields, print_json
+from soul_cli.output import console, error_console, print_fields, print_json
 from soul_cli.resources import Job
-from soul_cli.submission import Body, Wanted, make_body, make_spec
+from soul_cli.submission import JobBody, JobRequest, make_body, make_spec
 
 
 def estimate(
@@ -62,18 +62,18 @@ def estimate(
     Other kinds of job: --set-spec kind=finetune, --set-spec kind=evaluate.
     """
     with connect(url, key, as_json=as_json) as client:
-        wanted = Wanted(
+        wanted = JobRequest(
             model=model,
             revision=revision,
-            sets=named_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
+            sets=collect_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
             spec=make_spec(spec, set_spec or ()),
-            reference=reference_of(reference, reference_retrain, reference_log, set_retrain),
+            reference=make_reference(reference, reference_retrain, reference_log, set_retrain),
         )
         body = make_body(client, wanted, say=_quiet if as_json else _say)
         try:
-            found = client.estimate(**body.parts())
+            found = client.estimate(**body.to_arguments())
         finally:
-            body.take_back(client)
+            body.delete_uploads(client)
     if as_json:
         print_json(found)
     else:
@@ -85,7 +85,7 @@ def estimate(
         for kind, lines in (("error", found.errors), ("warning", found.warnings)):
             for line in lines:
                 console.print(f"{kind}: {escape(str(line.get('detail', line) if isinstance(line, dict) else line))}")
-    raise typer.Exit(int(Exit.OK if found.allowed else Exit.BAD_INPUT))
+    raise typer.Exit(int(CliExitCode.OK if found.allowed else CliExitCode.BAD_INPUT))
 
 
 SUBMIT_EXAMPLE = """\
@@ -132,12 +132,12 @@ def submit(
 ) -> None:
     """Submit a job that unlearns: model and files that are not registered yet are registered first."""
     with connect(url, key, as_json=as_json) as client:
-        wanted = Wanted(
+        wanted = JobRequest(
             model=model,
             revision=revision,
-            sets=named_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
+            sets=collect_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
             spec=make_spec(spec, set_spec or ()),
-            reference=reference_of(reference, reference_retrain, reference_log, set_retrain),
+            reference=make_reference(reference, reference_retrain, reference_log, set_retrain),
         )
         register_and_send(client, client.submit, wanted, name, idempotency_key, wait=wait, watch=watch, as_json=as_json)
 
@@ -161,10 +161,10 @@ def finetune(
 ) -> None:
     """Fine-tune a model on a data set: AdamW or second order, measured before and after, with a report of its own."""
     with connect(url, key, as_json=as_json) as client:
-        wanted = Wanted(
+        wanted = JobRequest(
             model=model,
             revision=revision,
-            sets=named_sets(sets, train=train, general=general),
+            sets=collect_sets(sets, train=train, general=general),
             spec=_learning_spec(make_spec(spec, set_spec or ())),
         )
         register_and_send(client, client.submit, wanted, name, idempotency_key, wait=wait, watch=watch, as_json=as_json)
@@ -181,7 +181,7 @@ def _learning_spec(spec: dict[str, Any]) -> dict[str, Any]:
 def register_and_send(
     client: SoulClient,
     send: Callable[..., Job],
-    wanted: Wanted,
+    request: JobRequest,
     name: str | None,
     idempotency_key: str | None,
     *,
@@ -190,27 +190,27 @@ def register_and_send(
     as_json: bool,
 ) -> None:
     """Register, send, and follow the job as far as was asked."""
-    body = make_body(client, wanted, say=_quiet if as_json else _say)
+    body = make_body(client, request, say=_quiet if as_json else _say)
     job = _sent(client, send, body, name, idempotency_key)
     if not as_json and job.status == "queued" and job.after_job_id:
         _say(f"reference: job {job.after_job_id} retrains it; this job waits for that one")
     if wait or watch:
         if not as_json:
             console.print(f"Job {job.id} submitted")
-        finish(client, job.id, live=watch and not as_json, as_json=as_json)
+        follow_and_exit(client, job.id, live=watch and not as_json, as_json=as_json)
     show_job(job, as_json=as_json)
     if not as_json:
         console.print(f"\n  soul watch {job.id}    see how it goes")
 
 
 def _sent(
-    client: SoulClient, send: Callable[..., Job], body: Body, name: str | None, idempotency_key: str | None
+    client: SoulClient, send: Callable[..., Job], body: JobBody, name: str | None, idempotency_key: str | None
 ) -> Job:
     try:
-        return send(**body.parts(), name=name, idempotency_key=idempotency_key)
+        return send(**body.to_arguments(), name=name, idempotency_key=idempotency_key)
     except SoulError as error:
         if error.status is not None:  # refused; without an answer the job may well be there, and need them
-            body.take_back(client)
+            body.delete_uploads(client)
         raise
 
 
@@ -220,4 +220,4 @@ def _quiet(_text: str) -> None:
 
 def _say(text: str) -> None:
     # On stderr: stdout belongs to the answer.
-    errors.print(escape(text), style="dim", soft_wrap=True)
+    error_console.print(escape(text), style="dim", soft_wrap=True)

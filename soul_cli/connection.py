@@ -31,10 +31,10 @@ def find_connection(
     if named_url:
         if not named_url.startswith(("http://", "https://")):
             raise BadInput(f"the server's URL must start with http:// or https://, not {named_url!r}")
-        local = _read(data_folder(data, env))
+        local = _read(get_data_folder(data, env))
         same = local is not None and local.url.rstrip("/") == named_url.rstrip("/")
         return Connection(named_url, named_key or (local.key if local and same else None), "option or SOUL_URL")
-    folder = data_folder(data, env)
+    folder = get_data_folder(data, env)
     local = _read(folder)
     if local is None:
         raise BadInput(
@@ -44,7 +44,7 @@ def find_connection(
     return Connection(local.url, named_key or local.key, local.source)
 
 
-def data_folder(data: Path | None = None, env: Mapping[str, str] = os.environ) -> Path:
+def get_data_folder(data: Path | None = None, env: Mapping[str, str] = os.environ) -> Path:
     """Return the data folder of the local server: an option, SOUL_DATA, or ./soul-data."""
     return data or Path(env.get("SOUL_DATA") or DEFAULT_DATA)
 

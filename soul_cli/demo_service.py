@@ -20,13 +20,13 @@ STOP_SECONDS = 15.0
 
 
 @contextmanager
-def private_service(data: Path, *, model_roots: list[Path]) -> Iterator[Connection]:
+def run_private_service(data: Path, *, model_roots: list[Path]) -> Iterator[Connection]:
     """Run `soul serve` on `data` while the block runs; models may be read below `model_roots`."""
     data.mkdir(parents=True, exist_ok=True)
     log = data.parent / "service.log"
     connection_file = data / CONNECTION_FILE
     before = connection_file.stat().st_mtime_ns if connection_file.exists() else 0
-    port = free_port()
+    port = find_free_port()
     roots = [str(root.resolve()) for root in model_roots]
     # The demo's data is private to it: settings that point elsewhere are for other services.
     inherited = {
@@ -34,21 +34,21 @@ def private_service(data: Path, *, model_roots: list[Path]) -> Iterator[Connecti
     }
     env = inherited | {"SOUL_MODEL_ROOTS": os.pathsep.join(roots)}
     command = [sys.executable, "-m", "soul_cli.main", "serve", "--data", str(data), "--port", str(port)]
-    service = process.start(command, log=log, death_signal=signal.SIGTERM, env=env)
+    service = process.start_process(command, log=log, death_signal=signal.SIGTERM, env=env)
     try:
         ready = process.wait_until(
             lambda: _is_ready(connection_file, before, port, data), service, seconds=READY_SECONDS
         )
         if not ready:
             raise SoulError(
-                f"the service did not start: {process.last_line(log)} (all of it: {log})", code="no_service"
+                f"the service did not start: {process.read_last_line(log)} (all of it: {log})", code="no_service"
             )
         yield find_connection(data=data, env={})
     finally:
-        process.stop(service, signal.SIGTERM, seconds=STOP_SECONDS)
+        process.stop_process(service, signal.SIGTERM, seconds=STOP_SECONDS)
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """Return a port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -9,15 +9,15 @@ from typing import Literal
 
 import httpx
 
-from soul_cli.errors import BadInput, Damaged, Unreachable
+from soul_cli.errors import BadInput, DamagedDownload, ServerUnreachable
 from soul_cli.resources import Artifact
 from soul_cli.transport import Transport
 
-Tell = Callable[[Artifact, int], None]  # called with the file and the bytes of it that are on disk
+DownloadProgressCallback = Callable[[Artifact, int], None]  # called with the file and the bytes of it that are on disk
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class DownloadedFile:
     """What was done for one file."""
 
     path: Path
@@ -28,19 +28,25 @@ class Fetched:
 
 
 def fetch_all(
-    transport: Transport, artifacts: Iterable[Artifact], folder: Path, *, tell: Tell | None = None
-) -> list[Fetched]:
+    transport: Transport,
+    artifacts: Iterable[Artifact],
+    folder: Path,
+    *,
+    on_progress: DownloadProgressCallback | None = None,
+) -> list[DownloadedFile]:
     """Fetch all artifacts below `folder`; raise Damaged when one has not the sha256 its manifest promised."""
     wanted = [(artifact, _target(folder, artifact.path)) for artifact in artifacts]
-    return [fetch(transport, artifact, target, tell=tell) for artifact, target in wanted]
+    return [fetch(transport, artifact, target, on_progress=on_progress) for artifact, target in wanted]
 
 
-def fetch(transport: Transport, artifact: Artifact, target: Path, *, tell: Tell | None = None) -> Fetched:
+def fetch(
+    transport: Transport, artifact: Artifact, target: Path, *, on_progress: DownloadProgressCallback | None = None
+) -> DownloadedFile:
     """Fetch one artifact. The unfinished file beside it is named by its digest, so no other version is continued."""
-    say = tell or (lambda _artifact, _num_bytes: None)
+    say = on_progress or (lambda _artifact, _num_bytes: None)
     if target.is_file() and target.stat().st_size == artifact.size_bytes and _sha256(target) == artifact.sha256:
         say(artifact, artifact.size_bytes)
-        return Fetched(target, "already there", artifact.size_bytes, 0, artifact.sha256)
+        return DownloadedFile(target, "already there", artifact.size_bytes, 0, artifact.sha256)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{artifact.sha256[:12]}.part")
     resumed_at = min(part.stat().st_size, artifact.size_bytes) if part.exists() else 0
@@ -52,13 +58,15 @@ def fetch(transport: Transport, artifact: Artifact, target: Path, *, tell: Tell 
         found = _fetch_into(transport, artifact, part, say)
     if found != artifact.sha256:
         part.unlink()
-        raise Damaged(f"{artifact.path}: expected sha256 {artifact.sha256}, received {found}", code="damaged_download")
+        raise DamagedDownload(
+            f"{artifact.path}: expected sha256 {artifact.sha256}, received {found}", code="damaged_download"
+        )
     part.replace(target)
     how: Literal["resumed", "downloaded"] = "resumed" if resumed_at else "downloaded"
-    return Fetched(target, how, artifact.size_bytes, resumed_at, found)
+    return DownloadedFile(target, how, artifact.size_bytes, resumed_at, found)
 
 
-def _fetch_into(transport: Transport, artifact: Artifact, part: Path, say: Tell) -> str:
+def _fetch_into(transport: Transport, artifact: Artifact, part: Path, say: DownloadProgressCallback) -> str:
     """Bring the partial file to full length, over as many connections as it takes; return its sha256."""
     num_idle = 0
     while True:
@@ -73,12 +81,12 @@ def _fetch_into(transport: Transport, artifact: Artifact, part: Path, say: Tell)
         except httpx.TransportError as error:
             grown = (part.stat().st_size if part.exists() else 0) > size
             num_idle = 0 if grown else num_idle + 1
-            if num_idle >= transport.tries:
-                raise Unreachable(f"{artifact.path}: the connection keeps breaking: {error}") from error
+            if num_idle >= transport.max_tries:
+                raise ServerUnreachable(f"{artifact.path}: the connection keeps breaking: {error}") from error
             transport.pause(num_idle)
 
 
-def _append(transport: Transport, artifact: Artifact, part: Path, size: int, say: Tell) -> None:
+def _append(transport: Transport, artifact: Artifact, part: Path, size: int, say: DownloadProgressCallback) -> None:
     # Identity: a compressed answer has other bytes and other ranges than the file.
     headers = {"Accept-Encoding": "identity"}
     if size:
@@ -96,7 +104,9 @@ def _append(transport: Transport, artifact: Artifact, part: Path, size: int, say
             os.fsync(file.fileno())
     if at > artifact.size_bytes:
         part.unlink()
-        raise Damaged(f"{artifact.path}: {at} bytes came, {artifact.size_bytes} were promised", code="damaged_download")
+        raise DamagedDownload(
+            f"{artifact.path}: {at} bytes came, {artifact.size_bytes} were promised", code="damaged_download"
+        )
     if at < artifact.size_bytes:
         raise httpx.ReadError(f"ended after {at} of {artifact.size_bytes} bytes")
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 
-class Exit(IntEnum):
+class CliExitCode(IntEnum):
     """Exit codes of `soul`. The table in `soul --help` is made of this class."""
 
     OK = 0
@@ -16,24 +16,24 @@ class Exit(IntEnum):
     NOT_PASSED = 4
     JOB_CANCELLED = 5
     UNREACHABLE = 6
-    UNAUTHORISED = 7
+    UNAUTHORIZED = 7
     REFUSED = 8
     DAMAGED = 9
     INTERRUPTED = 130
 
 
-EXIT_MEANINGS: dict[Exit, str] = {
-    Exit.OK: "done",
-    Exit.UNEXPECTED: "something unexpected: a server error, or a fault of this program",
-    Exit.BAD_INPUT: "bad input: an option, a file, a spec or a data set",
-    Exit.JOB_FAILED: "the job failed",
-    Exit.NOT_PASSED: "the job ran, but its verdict is not 'passed'",
-    Exit.JOB_CANCELLED: "the job was cancelled",
-    Exit.UNREACHABLE: "no server could be reached",
-    Exit.UNAUTHORISED: "the API key is missing, wrong or lacks a scope",
-    Exit.REFUSED: "no such thing, or not possible in its present state",
-    Exit.DAMAGED: "a downloaded file is not what the server promised, or an exported model not what was measured",
-    Exit.INTERRUPTED: "stopped by Ctrl-C (a submitted job goes on)",
+EXIT_MEANINGS: dict[CliExitCode, str] = {
+    CliExitCode.OK: "done",
+    CliExitCode.UNEXPECTED: "something unexpected: a server error, or a fault of this program",
+    CliExitCode.BAD_INPUT: "bad input: an option, a file, a spec or a data set",
+    CliExitCode.JOB_FAILED: "the job failed",
+    CliExitCode.NOT_PASSED: "the job ran, but its verdict is not 'passed'",
+    CliExitCode.JOB_CANCELLED: "the job was cancelled",
+    CliExitCode.UNREACHABLE: "no server could be reached",
+    CliExitCode.UNAUTHORIZED: "the API key is missing, wrong or lacks a scope",
+    CliExitCode.REFUSED: "no such thing, or not possible in its present state",
+    CliExitCode.DAMAGED: "a file is not what the server promised, or an exported model not what was measured",
+    CliExitCode.INTERRUPTED: "stopped by Ctrl-C (a submitted job goes on)",
 }
 
 
@@ -59,15 +59,15 @@ class SoulError(Exception):
         self.extra = extra or {}
 
     @property
-    def exit_code(self) -> Exit:
+    def exit_code(self) -> CliExitCode:
         """Say which exit code this error ends the command line with."""
         if self.status is None:
-            return Exit.UNEXPECTED
+            return CliExitCode.UNEXPECTED
         if self.status in {401, 403}:
-            return Exit.UNAUTHORISED
+            return CliExitCode.UNAUTHORIZED
         if self.status in {404, 409, 410, 412, 428}:
-            return Exit.REFUSED
-        return Exit.BAD_INPUT if self.status < 500 else Exit.UNEXPECTED
+            return CliExitCode.REFUSED
+        return CliExitCode.BAD_INPUT if self.status < 500 else CliExitCode.UNEXPECTED
 
     def as_dict(self) -> dict[str, Any]:
         """Return the error as `--json` prints it."""
@@ -79,27 +79,27 @@ class BadInput(SoulError):
     """The user's own input is wrong, and it was found before anything was asked of the server."""
 
     @property
-    def exit_code(self) -> Exit:
-        return Exit.BAD_INPUT
+    def exit_code(self) -> CliExitCode:
+        return CliExitCode.BAD_INPUT
 
 
-class Unreachable(SoulError):
+class ServerUnreachable(SoulError):
     """No answer came, after all retries."""
 
     @property
-    def exit_code(self) -> Exit:
-        return Exit.UNREACHABLE
+    def exit_code(self) -> CliExitCode:
+        return CliExitCode.UNREACHABLE
 
 
-class Damaged(SoulError):
+class DamagedDownload(SoulError):
     """What arrived is not what was promised."""
 
     @property
-    def exit_code(self) -> Exit:
-        return Exit.DAMAGED
+    def exit_code(self) -> CliExitCode:
+        return CliExitCode.DAMAGED
 
 
-def problem(response: httpx.Response) -> SoulError:
+def parse_problem(response: httpx.Response) -> SoulError:
     """Turn an answer of 400 or above into a SoulError; its body must have been read."""
     try:
         body = response.json()

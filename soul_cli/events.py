@@ -45,7 +45,7 @@ def follow(transport: Transport, job_id: str, *, after: int = 0) -> Iterator[Job
             if error.status not in {404, 405, 406, 501} or before > after:
                 raise
             break  # a server without streams; a job that does not exist is told apart by the poll
-        if get_job(transport, job_id).finished:
+        if get_job(transport, job_id).is_terminal:
             break
         num_broken = 0 if seen > before else num_broken + 1
         if num_broken:
@@ -76,7 +76,7 @@ def _poll(transport: Transport, job_id: str, seen: int) -> Iterator[JobEvent]:
                 yield event
             if not (answer.get("has_more") and answer["data"]):
                 break
-        if job.finished:
+        if job.is_terminal:
             return
         if job.status == "running" and job.progress.total_steps:
             yield _moment(job)

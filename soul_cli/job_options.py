@@ -70,17 +70,17 @@ RetrainingOption = Annotated[
 ]
 
 
-def named_sets(more: list[str] | None, **named: str | None) -> dict[str, str]:
+def collect_sets(extra_sets: list[str] | None, **named: str | None) -> dict[str, str]:
     """Return set name -> file or id, of the options with a name of their own and of --set."""
     given = {name: value for name, value in named.items() if value}
-    for name, value in parse_sets(more or ()).items():
+    for name, value in parse_sets(extra_sets or ()).items():
         if name in given:
             raise BadInput(f"--set {name}=...: there is a {name} set already")
         given[name] = value
     return given
 
 
-def reference_of(
+def make_reference(
     model: str | None, retrain: str | None, log: str | None, settings: list[str] | None
 ) -> dict[str, Any] | None:
     """Return `reference` of a job's body with what was typed in the places of ids; None where nothing was."""

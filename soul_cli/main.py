@@ -11,7 +11,7 @@ from soul_cli import (
     commands_verify,
 )
 from soul_cli.demo import demo
-from soul_cli.options import SoulGroup, exit_code_help
+from soul_cli.options import SoulGroup, format_exit_code_help
 from soul_cli.serve import serve
 from soul_cli.tofu import logs
 
@@ -29,7 +29,7 @@ else the server that `soul serve` runs here (soul-data/connection.json, or SOUL_
 
 \b
 Exit codes:
-{exit_code_help()}
+{format_exit_code_help()}
 """
 
 app = typer.Typer(
@@ -43,18 +43,18 @@ app.command("serve")(serve)
 app.command("demo")(demo)
 app.add_typer(commands_inputs.models, name="models")
 app.add_typer(commands_inputs.datasets, name="datasets")
-app.command("methods")(commands_inputs.methods)
+app.command("methods")(commands_inputs.list_methods)
 app.command("estimate")(commands_submit.estimate)
 app.command("submit", epilog=commands_submit.SUBMIT_EXAMPLE)(commands_submit.submit)
 app.command("finetune")(commands_submit.finetune)
 app.command("evaluate", epilog=commands_evaluate.EVALUATE_EXAMPLE)(commands_evaluate.evaluate)
-app.command("status")(commands_jobs.status)
+app.command("status")(commands_jobs.show_status)
 app.command("watch")(commands_jobs.watch)
-app.command("report")(commands_results.report)
+app.command("report")(commands_results.show_report)
 app.command("download")(commands_results.download)
 app.command("verify-export", epilog=commands_verify.VERIFY_EXAMPLE)(commands_verify.verify_export)
 app.command("cancel")(commands_jobs.cancel)
-app.command("jobs")(commands_jobs.jobs)
+app.command("jobs")(commands_jobs.list_jobs)
 app.add_typer(logs, name="logs")
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from soul_cli.client import SoulClient
-from soul_cli.errors import EXIT_MEANINGS, BadInput, Exit, SoulError
+from soul_cli.errors import EXIT_MEANINGS, BadInput, CliExitCode, SoulError
 from soul_cli.output import print_error
 
 UrlOption = Annotated[
@@ -40,9 +40,9 @@ class SoulGroup(TyperGroup):
                 raise
             # A file or folder the user named: one line, no traceback.
             print_error(BadInput(f"{error.filename}: {error.strerror}"), as_json=_json_wanted.get())
-            raise typer.Exit(int(Exit.BAD_INPUT)) from error
+            raise typer.Exit(int(CliExitCode.BAD_INPUT)) from error
         except KeyboardInterrupt as error:
-            raise typer.Exit(int(Exit.INTERRUPTED)) from error
+            raise typer.Exit(int(CliExitCode.INTERRUPTED)) from error
         finally:
             _json_wanted.reset(token)
 
@@ -53,6 +53,6 @@ def connect(url: str | None, key: str | None, *, as_json: bool = False) -> SoulC
     return SoulClient(url, key)
 
 
-def exit_code_help() -> str:
+def format_exit_code_help() -> str:
     """Return the table of exit codes for `soul --help`."""
     return "\n".join(f"{int(code):>3}  {meaning}" for code, meaning in EXIT_MEANINGS.items())

@@ -13,7 +13,7 @@ from soul_cli.errors import SoulError
 from soul_cli.resources import Job, Resource
 
 console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+error_console = Console(stderr=True, highlight=False)
 
 VERDICT_STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
 STATUS_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
@@ -37,7 +37,7 @@ def print_fields(lines: Iterable[tuple[str, Any]]) -> None:
     shown = [(name, value) for name, value in lines if value not in (None, "", {}, [])]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        console.print(f"[dim]{name:<{width}}[/]  {styled(value)}", soft_wrap=True)
+        console.print(f"[dim]{name:<{width}}[/]  {style_value(value)}", soft_wrap=True)
 
 
 #: Ids are there to be copied: a prefix and a ULID, never cut.
@@ -50,26 +50,26 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     for name in columns:
         table.add_column(name, no_wrap=name == "id", overflow="fold", min_width=ID_WIDTH if name == "id" else None)
     for row in rows:
-        table.add_row(*("-" if cell is None else styled(cell) for cell in row))
+        table.add_row(*("-" if cell is None else style_value(cell) for cell in row))
     console.print(table)
 
 
 def print_error(error: SoulError, *, as_json: bool) -> None:
     """Print why it did not work on stderr: one line, then one for every single fault the server named."""
     if as_json:
-        errors.file.write(json.dumps(error.as_dict(), indent=2, ensure_ascii=False, default=_plain) + "\n")
+        error_console.file.write(json.dumps(error.as_dict(), indent=2, ensure_ascii=False, default=_plain) + "\n")
         return
-    errors.print(f"[bold red]Error:[/] {escape(error.detail)}", soft_wrap=True)
+    error_console.print(f"[bold red]Error:[/] {escape(error.detail)}", soft_wrap=True)
     for one in error.errors:
         pointer, detail = one.get("pointer"), one.get("detail") or one
-        errors.print(f"  {escape(f'{pointer}: {detail}' if pointer else str(detail))}", soft_wrap=True)
+        error_console.print(f"  {escape(f'{pointer}: {detail}' if pointer else str(detail))}", soft_wrap=True)
     if actions := error.extra.get("allowed_actions"):
-        errors.print(f"  possible now: {', '.join(map(str, actions))}")
+        error_console.print(f"  possible now: {', '.join(map(str, actions))}")
     if error.request_id and (error.status or 0) >= 500:
-        errors.print(f"  request {error.request_id}", style="dim")
+        error_console.print(f"  request {error.request_id}", style="dim")
 
 
-def job_lines(job: Job) -> list[tuple[str, Any]]:
+def make_job_fields(job: Job) -> list[tuple[str, Any]]:
     """Return what a person wants to know of a job."""
     progress = job.progress
     step = f"{progress.step} of {progress.total_steps}" if progress.total_steps else None
@@ -82,7 +82,7 @@ def job_lines(job: Job) -> list[tuple[str, Any]]:
         ("waits for", job.after_job_id if job.status == "queued" else None),
         ("phase", job.phase if job.status == "running" else None),
         ("step", step),
-        ("ETA", seconds(progress.eta_seconds) if job.status == "running" else None),
+        ("ETA", format_duration(progress.eta_seconds) if job.status == "running" else None),
         ("queue", progress.queue_position if job.status == "queued" else None),
         ("verdict", job.verdict),
         ("reason", reason),
@@ -94,21 +94,21 @@ def job_lines(job: Job) -> list[tuple[str, Any]]:
     ]
 
 
-def styled(value: Any) -> str:
+def style_value(value: Any) -> str:
     """Escape a value for rich, and colour statuses and verdicts."""
     text = escape(value.strftime("%Y-%m-%d %H:%M:%S UTC") if hasattr(value, "strftime") else str(value))
     style = VERDICT_STYLES.get(text) or STATUS_STYLES.get(text)
     return f"[{style}]{text}[/]" if style else text
 
 
-def seconds(value: float | None) -> str:
+def format_duration(value: float | None) -> str:
     """Write a duration as m:ss."""
     if value is None:
         return "-"
     return f"{int(value) // 60}:{int(value) % 60:02d}"
 
 
-def size(num_bytes: int | None) -> str:
+def format_size(num_bytes: int | None) -> str:
     """Write a size in decimal units, as disks and networks count."""
     if num_bytes is None:
         return "-"

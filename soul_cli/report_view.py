@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from soul_cli.output import styled
+from soul_cli.output import style_value
 
 NUM_EXAMPLES = 12
 #: What each model of a report is called here, in the order of the columns; others go by their own names.
-TITLES = {
+MODEL_TITLES = {
     "base": "before",
     "unlearned": "after",
     "finetuned": "after",
@@ -30,27 +30,27 @@ def print_report(
     metrics: tuple[str, ...] | None = None,
 ) -> None:
     """Print a report (the JSON of soul_core.report.Report) for a person; only some metrics where they are named."""
-    console.print(metrics_table(report, metrics))
+    console.print(make_metrics_table(report, metrics))
     console.print()
     if report.get("attacks"):
-        console.print(attacks_table(report, metrics or ATTACK_METRICS))
-        for line in finding_lines(report):
+        console.print(make_attacks_table(report, metrics or ATTACK_METRICS))
+        for line in format_findings(report):
             console.print(escape(line), soft_wrap=True)
         console.print()
     if report.get("examples") and num_examples:
-        console.print(answers_table(report, num_examples=num_examples))
+        console.print(make_answers_table(report, num_examples=num_examples))
         console.print()
     if report["criteria"]:
-        console.print(criteria_table(report))
-    console.print(f"Verdict: {styled(report['verdict'])}. {escape(report['verdict_reason'])}", soft_wrap=True)
+        console.print(make_criteria_table(report))
+    console.print(f"Verdict: {style_value(report['verdict'])}. {escape(report['verdict_reason'])}", soft_wrap=True)
 
 
-def metrics_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -> Table:
+def make_metrics_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -> Table:
     """Return set by set and metric by metric: before, after (with its interval), retrained, others."""
-    models, judged = models_of(report), judged_of(report)
+    models, judged = list_models(report), get_judged_model(report)
     table = _table("Measured before and after" if "base" in models else "Measured", "set", "metric")
     for name in models:
-        table.add_column(escape(TITLES.get(name, name)), justify="right")
+        table.add_column(escape(MODEL_TITLES.get(name, name)), justify="right")
         if name == judged:
             table.add_column(_level(report), justify="right")
     last = None
@@ -62,20 +62,20 @@ def metrics_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -
             continue
         cells = []
         for name, value in values.items():
-            cells.append(number(value.get("value")))
+            cells.append(format_number(value.get("value")))
             if name == judged:
-                cells.append(interval(value.get("interval")))
+                cells.append(format_interval(value.get("interval")))
         table.add_row(escape(set_name) if set_name != last else "", escape(metric), *cells)
         last = set_name
     return table
 
 
-def attacks_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -> Table:
+def make_attacks_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -> Table:
     """Return attack by attack what each model gave away, on the same rows without and under it."""
-    models = models_of(report)
+    models = list_models(report)
     table = _table("Attacks: without → under, on the same rows", "attack", "set", "metric")
     for name in models:
-        table.add_column(escape(TITLES.get(name, name)), justify="right")
+        table.add_column(escape(MODEL_TITLES.get(name, name)), justify="right")
     for attack in report["attacks"]:
         label = escape(attack["label"])
         if attack.get("absent_reason"):
@@ -91,7 +91,7 @@ def attacks_table(report: dict[str, Any], only: tuple[str, ...] | None = None) -
     return table
 
 
-def finding_lines(report: dict[str, Any]) -> Iterator[str]:
+def format_findings(report: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each list of rows that an attack points at."""
     for attack in report["attacks"]:
         for finding in attack.get("findings", []):
@@ -99,43 +99,45 @@ def finding_lines(report: dict[str, Any]) -> Iterator[str]:
             yield f"{attack['label']}: {finding['title']}: {rows or 'none'}"
 
 
-def answers_table(report: dict[str, Any], *, num_examples: int) -> Table:
+def make_answers_table(report: dict[str, Any], *, num_examples: int) -> Table:
     """Return questions with the greedy answers of the models, taken from each set in turn."""
-    models = [name for name in models_of(report) if any(name in each["answers"] for each in report["examples"])]
+    models = [name for name in list_models(report) if any(name in each["answers"] for each in report["examples"])]
     table = _table("Answers before and after" if "base" in models else "Answers", "set")
-    for name in ("question", *(TITLES.get(name, name) for name in models)):
+    for name in ("question", *(MODEL_TITLES.get(name, name) for name in models)):
         table.add_column(escape(name), ratio=1)
     for example in _in_turn(report["examples"], num_examples):
         cells = (example["set"], example["prompt"], *(example["answers"].get(name, "-") for name in models))
-        table.add_row(*(escape(one_line(cell)) for cell in cells))
+        table.add_row(*(escape(join_lines(cell)) for cell in cells))
     return table
 
 
-def criteria_table(report: dict[str, Any]) -> Table:
+def make_criteria_table(report: dict[str, Any]) -> Table:
     """Return every criterion and how it came out."""
     table = _table("Criteria", show_header=False)
     for result in report["criteria"]:
         criterion = result["criterion"]
         under = f" under {criterion['attack']}" if criterion.get("attack") else ""
         what = f"{criterion['set']} {criterion['metric']}{under}"
-        table.add_row(styled(result["outcome"]), escape(what), escape(result["reason"]))
+        table.add_row(style_value(result["outcome"]), escape(what), escape(result["reason"]))
     return table
 
 
-def models_of(report: dict[str, Any]) -> list[str]:
+def list_models(report: dict[str, Any]) -> list[str]:
     """Return the models of a report in the order of the columns."""
-    known = [name for name in TITLES if name in report["models"]]
+    known = [name for name in MODEL_TITLES if name in report["models"]]
     return known + [name for name in report["models"] if name not in known]
 
 
-def judged_of(report: dict[str, Any]) -> str:
+def get_judged_model(report: dict[str, Any]) -> str:
     """Return the model the verdict is about."""
-    from soul_core.spec import JUDGED  # the spec's classes cost a tenth of a second, and most commands show no report
+    from soul_core.spec import (
+        JUDGED_MODEL,  # the spec's classes cost a tenth of a second, and most commands show no report
+    )
 
-    return JUDGED[report["spec"]["kind"]]
+    return JUDGED_MODEL[report["spec"]["kind"]]
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Write a metric's value with three digits that say something."""
     if value is None:
         return "-"
@@ -144,12 +146,12 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def interval(bounds: list[float] | None) -> str:
+def format_interval(bounds: list[float] | None) -> str:
     """Write a confidence interval."""
-    return f"{number(bounds[0])} to {number(bounds[1])}" if bounds else ""
+    return f"{format_number(bounds[0])} to {format_number(bounds[1])}" if bounds else ""
 
 
-def one_line(text: str) -> str:
+def join_lines(text: str) -> str:
     """Put a text on one line."""
     return " ".join(text.split())
 
@@ -181,7 +183,7 @@ def _attacked(attack: dict[str, Any], model: str, set_name: str, metric: str) ->
         return found
 
     under = value("under")
-    return "" if under is None else f"{number(value('without'))} → {number(under)}"
+    return "" if under is None else f"{format_number(value('without'))} → {format_number(under)}"
 
 
 def _level(report: dict[str, Any]) -> str:

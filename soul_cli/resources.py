@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+TERMINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Resource(BaseModel):
@@ -84,9 +84,9 @@ class Job(Resource):
     usage: dict[str, Any] = Field(default_factory=dict)
 
     @property
-    def finished(self) -> bool:
+    def is_terminal(self) -> bool:
         """Tell whether nothing more will happen to it."""
-        return self.status in TERMINAL
+        return self.status in TERMINAL_STATUSES
 
 
 class JobEvent(Resource):

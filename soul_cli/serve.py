@@ -18,10 +18,10 @@ from typing import IO, Annotated
 
 import typer
 
-from soul_cli.connection import CONNECTION_FILE, data_folder
-from soul_cli.embedded.errors import CannotServe
-from soul_cli.embedded.postgres import free_port
-from soul_cli.embedded.process import last_line
+from soul_cli.connection import CONNECTION_FILE, get_data_folder
+from soul_cli.embedded.errors import ServiceStartError
+from soul_cli.embedded.postgres import find_free_port
+from soul_cli.embedded.process import read_last_line
 from soul_cli.embedded.service import WORKER_STOP_SECONDS, Service
 
 READY_SECONDS = 60.0
@@ -48,13 +48,13 @@ def serve(
     A second start on the same data folder finds everything again. With SOUL_DATABASE_URL or SOUL_REDIS_URL set, those
     servers are used instead of the embedded ones.
     """
-    folder = data_folder(data).absolute()
+    folder = get_data_folder(data).absolute()
     try:
         with _held(folder), _signals() as wanted:
             _check_port(host, port)
             service = Service(folder, say=_say)
             try:
-                url = _start(service, host, port or free_port(), model_root, log_level, wanted)
+                url = _start(service, host, port or find_free_port(), model_root, log_level, wanted)
                 _say(f"  stop      Ctrl-C (or SIGTERM to process {os.getpid()})")
                 while not wanted:
                     time.sleep(0.2)
@@ -62,7 +62,7 @@ def serve(
                 _say(f"\nStopping {url}")
             finally:
                 service.stop()
-    except CannotServe as error:
+    except ServiceStartError as error:
         print(f"soul serve: {error}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(1) from None
 
@@ -92,9 +92,9 @@ def _start(
     service.start_child("keeper", "worker.maintenance")
     while not wanted and not _is_ready(url):
         if server.process is not None and server.process.poll() is not None:
-            raise CannotServe(f"the API did not start: {last_line(server.log)} (log: {server.log})")
+            raise ServiceStartError(f"the API did not start: {read_last_line(server.log)} (log: {server.log})")
         if time.monotonic() - started > READY_SECONDS:
-            raise CannotServe(
+            raise ServiceStartError(
                 f"the API did not answer within {READY_SECONDS:.0f} s; its log: {service.logs / 'api.log'}"
             )
         time.sleep(0.05)
@@ -119,15 +119,15 @@ def _prepare_database() -> str | None:
     from api.services.keys import ensure_admin_key
     from migrations.run import upgrade
     from soul_store.database import transaction
-    from soul_store.settings import settings
+    from soul_store.settings import get_settings
 
-    settings.cache_clear()
+    get_settings.cache_clear()
     try:
-        upgrade(settings().database_url)
+        upgrade(get_settings().database_url)
         with transaction() as session:
             return ensure_admin_key(session)
     except SQLAlchemyError as error:
-        raise CannotServe(f"the database cannot be used: {str(error).splitlines()[0]}") from error
+        raise ServiceStartError(f"the database cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _model_roots(host: str, named: list[Path] | None) -> str:
@@ -151,7 +151,7 @@ def _check_port(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise CannotServe(
+        raise ServiceStartError(
             f"cannot listen on {host}:{port} ({error.strerror}); "
             "stop what listens there, or take another port (--port 0 picks a free one)"
         ) from error
@@ -186,14 +186,14 @@ def _held(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise CannotServe(
+        raise ServiceStartError(
             f"cannot write to {folder} ({error.strerror}); choose another folder: --data FOLDER"
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CannotServe(
+            raise ServiceStartError(
                 f"another soul serve runs on {folder}; stop it, or choose another folder: --data FOLDER"
             ) from None
         yield

@@ -10,13 +10,13 @@ from typing import Any
 from soul_cli.client import SoulClient
 from soul_cli.errors import BadInput, SoulError
 
-Say = Callable[[str], None]
+LineCallback = Callable[[str], None]
 #: Rows that a line about them names.
 _NAMED_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class JobRequest:
     """A job as it was typed: files, folders and hub ids may stand where the server wants ids."""
 
     model: str
@@ -28,7 +28,7 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Body:
+class JobBody:
     """What POST /v1/jobs, /v1/estimates and /v1/evaluations need. `uploaded`: data sets that were made for it."""
 
     model_id: str
@@ -38,7 +38,7 @@ class Body:
     reference: dict[str, Any] | None = None
     uploaded: list[str] = field(default_factory=list)
 
-    def parts(self) -> dict[str, Any]:
+    def to_arguments(self) -> dict[str, Any]:
         """Return the arguments of SoulClient's submit, estimate and evaluate."""
         return {
             "model_id": self.model_id,
@@ -48,32 +48,32 @@ class Body:
             "reference": self.reference,
         }
 
-    def take_back(self, client: SoulClient) -> None:
+    def delete_uploads(self, client: SoulClient) -> None:
         """Delete what was uploaded for it: a forget set is personal data and must not lie about without a job."""
         for dataset_id in self.uploaded:
             with suppress(SoulError):
                 client.delete_dataset(dataset_id)
 
 
-def make_body(client: SoulClient, wanted: Wanted, *, say: Say) -> Body:
+def make_body(client: SoulClient, request: JobRequest, *, say: LineCallback) -> JobBody:
     """Register what is not registered yet. Files are looked for first, so that a typing mistake costs no upload."""
-    check_sets(wanted.sets)
-    for value in (wanted.model, *wanted.models.values()):
+    check_sets(request.sets)
+    for value in (request.model, *request.models.values()):
         check_model(value)
-    body = Body(ensure_model(client, wanted.model, revision=wanted.revision, say=say), {}, wanted.spec)
-    body.models = {name: ensure_model(client, value, name=name, say=say) for name, value in wanted.models.items()}
-    if wanted.reference is not None:
-        body.reference = dict(wanted.reference)
-        if typed := wanted.reference.get("model_id"):
+    body = JobBody(ensure_model(client, request.model, revision=request.revision, say=say), {}, request.spec)
+    body.models = {name: ensure_model(client, value, name=name, say=say) for name, value in request.models.items()}
+    if request.reference is not None:
+        body.reference = dict(request.reference)
+        if typed := request.reference.get("model_id"):
             body.reference["model_id"] = ensure_model(client, typed, name="reference", say=say)
     try:
-        for name, value in sorted(wanted.sets.items(), key=lambda item: not _is_forgotten(item[0])):
+        for name, value in sorted(request.sets.items(), key=lambda item: not _is_forgotten(item[0])):
             forgotten = {} if _is_forgotten(name) else {n: i for n, i in body.datasets.items() if _is_forgotten(n)}
             body.datasets[name] = ensure_dataset(client, name, value, compare_with=forgotten, say=say)
             if body.datasets[name] != value:
                 body.uploaded.append(body.datasets[name])
     except BaseException:
-        body.take_back(client)
+        body.delete_uploads(client)
         raise
     return body
 
@@ -144,7 +144,7 @@ def check_sets(sets: dict[str, str]) -> None:
 
 
 def ensure_dataset(
-    client: SoulClient, name: str, value: str, *, compare_with: Mapping[str, str] | None = None, say: Say
+    client: SoulClient, name: str, value: str, *, compare_with: Mapping[str, str] | None = None, say: LineCallback
 ) -> str:
     """Return the id of a data set, uploading the file first where a file is meant. `compare_with`: forget sets by name,
     whose facts are looked for in what is learned, and in what membership is measured against.
@@ -155,16 +155,18 @@ def ensure_dataset(
     others = compare_with if compare_with and name in _COMPARED else {}
     dataset = client.add_dataset(path, compare_with=list(others.values()))
     say(f"{name}: {path.name} uploaded as {dataset.id} ({dataset.num_rows} rows)")
-    lines = dataset_warnings(client, dataset.id)
-    for line in lines + conflict_lines(client, dataset.id, {dataset_id: own for own, dataset_id in others.items()}):
+    lines = list_dataset_warnings(client, dataset.id)
+    for line in lines + list_conflict_warnings(
+        client, dataset.id, {dataset_id: own for own, dataset_id in others.items()}
+    ):
         say(f"{name}: {line}")
     return dataset.id
 
 
-def dataset_warnings(client: SoulClient, dataset_id: str) -> list[str]:
+def list_dataset_warnings(client: SoulClient, dataset_id: str) -> list[str]:
     """Return what an upload's validation warns of, a line each."""
     with suppress(SoulError):  # it is uploaded; a report that cannot be had takes nothing from that
-        return list(map(_warning_line, client.dataset_validation(dataset_id).get("warnings", [])))
+        return list(map(_warning_line, client.get_dataset_validation(dataset_id).get("warnings", [])))
     return []
 
 
@@ -183,12 +185,12 @@ _COMPARED = frozenset({"retain", "train", "holdout", "general"})
 _MAX_NAMED = 20
 
 
-def conflict_lines(client: SoulClient, dataset_id: str, names: Mapping[str, str]) -> list[str]:
+def list_conflict_warnings(client: SoulClient, dataset_id: str, names: Mapping[str, str]) -> list[str]:
     """Return a line for each data set it was compared with (id -> name) and has something in common with."""
     if not names:
         return []
     lines = []
-    for found in client.dataset_validation(dataset_id).get("conflicts", []):
+    for found in client.get_dataset_validation(dataset_id).get("conflicts", []):
         other = names.get(found["dataset_id"], found["dataset_id"])
         if found["not_compared"]:
             lines.append(f"warning: it and {other}: {found['not_compared']}")
@@ -209,21 +211,23 @@ def _is_forgotten(name: str) -> bool:
 def check_model(value: str) -> None:
     """Refuse what can be no model before anything is sent."""
     if not _is_id(value, "mdl_"):
-        model_source(value)
+        parse_model_source(value)
 
 
-def ensure_model(client: SoulClient, value: str, *, revision: str | None = None, name: str = "model", say: Say) -> str:
+def ensure_model(
+    client: SoulClient, value: str, *, revision: str | None = None, name: str = "model", say: LineCallback
+) -> str:
     """Return the id of a model, registering a folder, a GGUF file, a hub id or a job's output first."""
     if _is_id(value, "mdl_"):
         return value
-    source, location = model_source(value)
+    source, location = parse_model_source(value)
     model = client.add_model(source, location, revision=revision)
     parameters = model.facts.get("num_parameters")
     say(f"{name}: {value} registered as {model.id}" + (f" ({parameters / 1e6:.1f}M parameters)" if parameters else ""))
     return model.id
 
 
-def model_source(value: str) -> tuple[str, str]:
+def parse_model_source(value: str) -> tuple[str, str]:
     """Tell what was typed: (source, location) as POST /v1/models wants them."""
     if _is_id(value, "job_"):
         return "job", value

@@ -37,10 +37,10 @@ def score(
 ) -> None:
     """Recompute forget quality, model utility and PrivLeak from the per-example values of two logs."""
     with _bad_input():
-        from soul_core.evaluation.tofu_logs import read_log, rows_match_by, score_logs
+        from soul_core.evaluation.tofu_logs import check_same_rows, read_tofu_log, score_logs
 
-        logs_of = read_log(unlearned), read_log(retain)
-        matched_by = rows_match_by(*logs_of)
+        logs_of = read_tofu_log(unlearned), read_tofu_log(retain)
+        matched_by = check_same_rows(*logs_of)
         found = score_logs(*logs_of).as_dict()
     if as_json:
         console.print_json(json.dumps({**found, "rows_matched_by": matched_by}))
@@ -58,29 +58,29 @@ def write(
     """Write a model's measurements as a TOFU evaluation log."""
     with _bad_input():
         from soul_core.errors import BadData
-        from soul_core.evaluation.tofu_format import to_log
-        from soul_core.evaluation.tofu_logs import read_report, write_log
-        from soul_core.spec import JUDGED
+        from soul_core.evaluation.tofu_format import make_tofu_log
+        from soul_core.evaluation.tofu_logs import read_report, write_tofu_log
+        from soul_core.spec import JUDGED_MODEL
 
         read = read_report(report)
-        name = model or JUDGED[read.spec.kind]
+        name = model or JUDGED_MODEL[read.spec.kind]
         if name not in read.models:
             raise BadData(f"{report} has no model '{name}'; it has {', '.join(read.models)}")
-        write_log(to_log(read.models[name]), log)
+        write_tofu_log(make_tofu_log(read.models[name]), log)
     console.print(f"{log}: the {name} model of {report}")
 
 
 @logs.command("muse")
-def muse(
+def show_muse(
     reports: Annotated[list[Path], typer.Argument(help="Reports of ours (JSON), in the order of the requests.")],
     as_json: JsonOption = False,
 ) -> None:
     """Read MUSE's six ways of looking at unlearning off one report or several."""
     with _bad_input():
-        from soul_core.evaluation.muse import six_ways
+        from soul_core.evaluation.muse import compute_muse_scores
         from soul_core.evaluation.tofu_logs import read_report
 
-        found = six_ways([read_report(path) for path in reports])
+        found = compute_muse_scores([read_report(path) for path in reports])
     if as_json:
         console.print_json(json.dumps([way.as_dict() for way in found]))
         return

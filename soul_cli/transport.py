@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx
 
-from soul_cli.errors import SoulError, Unreachable, problem
+from soul_cli.errors import ServerUnreachable, SoulError, parse_problem
 
 #: Methods that may be repeated without doing anything twice (RFC 9110, section 9.2.2).
-IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-BUSY = frozenset({429, 503})
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+BUSY_STATUS_CODES = frozenset({429, 503})
 MAX_PAUSE_SECONDS = 60.0
 
 
@@ -24,12 +24,12 @@ class Transport:
         url: str,
         key: str | None,
         *,
-        tries: int = 5,
+        max_tries: int = 5,
         timeout_seconds: float = 60.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url.rstrip("/")
-        self.tries = tries
+        self.max_tries = max_tries
         self.sleep = sleep
         headers = {"User-Agent": "soul-cli"} | ({"Authorization": f"Bearer {key}"} if key else {})
         timeout = httpx.Timeout(timeout_seconds, connect=10.0)
@@ -57,10 +57,10 @@ class Transport:
             body = {} if content is None else {"content": content()}
             return self.http.request(method, path, **body, **options)
 
-        repeatable = method in IDEMPOTENT or "Idempotency-Key" in (options.get("headers") or {})
+        repeatable = method in IDEMPOTENT_METHODS or "Idempotency-Key" in (options.get("headers") or {})
         response = self._with_retries(once, repeatable=repeatable)
         if response.status_code >= 400 and response.status_code not in accept_status:
-            raise problem(response)
+            raise parse_problem(response)
         return response
 
     @contextmanager
@@ -71,7 +71,7 @@ class Transport:
         try:
             if response.status_code >= 400:
                 response.read()
-                raise problem(response)
+                raise parse_problem(response)
             yield response
         finally:
             response.close()
@@ -84,8 +84,8 @@ class Transport:
         self.sleep(min(asked if asked is not None else grown, MAX_PAUSE_SECONDS))
 
     def _with_retries(self, once: Callable[[], httpx.Response], *, repeatable: bool) -> httpx.Response:
-        for attempt in range(self.tries):
-            last = attempt == self.tries - 1
+        for attempt in range(self.max_tries):
+            last = attempt == self.max_tries - 1
             try:
                 response = once()
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -100,15 +100,15 @@ class Transport:
             except httpx.InvalidURL as error:
                 raise SoulError(f"{self.url!r} is not a URL: {error}") from error
             else:
-                if response.status_code not in BUSY or last or not repeatable:
+                if response.status_code not in BUSY_STATUS_CODES or last or not repeatable:
                     return response
                 response.close()
                 self.pause(attempt, response)
         raise AssertionError("tries must be at least 1")
 
-    def _unreachable(self, error: Exception) -> Unreachable:
+    def _unreachable(self, error: Exception) -> ServerUnreachable:
         what = str(error) or type(error).__name__
-        return Unreachable(f"cannot reach {self.url}: {what}", code="unreachable")
+        return ServerUnreachable(f"cannot reach {self.url}: {what}", code="unreachable")
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -13,8 +13,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from soul_cli.errors import Exit
-from soul_cli.output import seconds, styled
+from soul_cli.errors import CliExitCode
+from soul_cli.output import format_duration, style_value
 from soul_cli.resources import Job, JobEvent
 
 PHASE_TITLES = {
@@ -33,7 +33,7 @@ PLAIN_EVERY_SECONDS = 10.0
 
 
 @dataclass
-class View:
+class JobView:
     """What is known of a job from its events so far."""
 
     status: str = "queued"
@@ -78,7 +78,7 @@ class View:
             return PHASE_TITLES.get(self.phase, self.phase)
         return {"queued": "waiting for a worker"}.get(self.status, self.status)
 
-    def numbers(self) -> str:
+    def format_curves(self) -> str:
         """Write the newest values of the main curves; only while training, where they move."""
         if self.phase not in {"unlearn", "finetune"}:
             return ""
@@ -86,26 +86,26 @@ class View:
             f"{name.replace('_', ' ')} {self.curves[name]:.3f}" for name in SHOWN_CURVES if name in self.curves
         )
 
-    def counted(self) -> str:
+    def format_progress(self) -> str:
         """Write how far the phase is."""
         return f"{self.unit or 'step'} {self.done}/{self.total}" if self.total else ""
 
 
-def watch(job_id: str, events: Iterable[JobEvent], console: Console) -> View:
+def watch(job_id: str, events: Iterable[JobEvent], console: Console) -> JobView:
     """Show events until they end: a live bar on a terminal, a line now and then elsewhere. Return the last view."""
     return _watch_live(job_id, events, console) if console.is_terminal else _watch_plain(events, console)
 
 
-def _watch_live(job_id: str, events: Iterable[JobEvent], console: Console) -> View:
-    view, spinner, started = View(), Spinner("dots"), time.monotonic()
+def _watch_live(job_id: str, events: Iterable[JobEvent], console: Console) -> JobView:
+    view, spinner, started = JobView(), Spinner("dots"), time.monotonic()
 
     def render() -> RenderableType:
         row = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=view.total or None, completed=view.done, width=30, pulse=not view.total)
-        eta = f"ETA {seconds(view.eta_seconds)}" if view.eta_seconds is not None else ""
-        row.add_row(spinner, f"[bold]{escape(view.title)}[/]", bar, view.counted(), eta)
-        elapsed = seconds(time.monotonic() - started)
-        return Group(row, Text(f"  {job_id}  {elapsed}  {view.numbers()}", style="dim"))
+        eta = f"ETA {format_duration(view.eta_seconds)}" if view.eta_seconds is not None else ""
+        row.add_row(spinner, f"[bold]{escape(view.title)}[/]", bar, view.format_progress(), eta)
+        elapsed = format_duration(time.monotonic() - started)
+        return Group(row, Text(f"  {job_id}  {elapsed}  {view.format_curves()}", style="dim"))
 
     with Live(get_renderable=render, console=console, refresh_per_second=8, transient=True):
         phase, begun = None, time.monotonic()
@@ -123,11 +123,11 @@ def _watch_live(job_id: str, events: Iterable[JobEvent], console: Console) -> Vi
 
 def _say_done(phase: str | None, took_seconds: float, console: Console) -> None:
     if phase:
-        console.print(f"  [green]✓[/] {PHASE_TITLES.get(phase, phase)} [dim]{seconds(took_seconds)}[/]")
+        console.print(f"  [green]✓[/] {PHASE_TITLES.get(phase, phase)} [dim]{format_duration(took_seconds)}[/]")
 
 
-def _watch_plain(events: Iterable[JobEvent], console: Console) -> View:
-    view, said, said_at = View(), None, 0.0
+def _watch_plain(events: Iterable[JobEvent], console: Console) -> JobView:
+    view, said, said_at = JobView(), None, 0.0
     for event in events:
         num_notes = len(view.notes)
         view.apply(event)
@@ -135,26 +135,28 @@ def _watch_plain(events: Iterable[JobEvent], console: Console) -> View:
             console.print(f"warning: {escape(note)}")
         now = time.monotonic()
         if view.title != said or now - said_at >= PLAIN_EVERY_SECONDS:
-            eta = f"ETA {seconds(view.eta_seconds)}" if view.eta_seconds is not None else ""
-            parts = [view.title, view.counted(), eta, view.numbers()]
+            eta = f"ETA {format_duration(view.eta_seconds)}" if view.eta_seconds is not None else ""
+            parts = [view.title, view.format_progress(), eta, view.format_curves()]
             console.print("  ".join(escape(part) for part in parts if part), soft_wrap=True)
             said, said_at = view.title, now
     return view
 
 
-def outcome(job: Job) -> Exit:
+def get_exit_code(job: Job) -> CliExitCode:
     """Return the exit code that a finished job stands for."""
     if job.status == "failed":
-        return Exit.JOB_FAILED
+        return CliExitCode.JOB_FAILED
     if job.status == "cancelled":
-        return Exit.JOB_CANCELLED
+        return CliExitCode.JOB_CANCELLED
     asked = job.kind != "evaluate" or bool(job.spec.get("criteria"))  # an audit without criteria has nothing to pass
-    return Exit.NOT_PASSED if asked and job.verdict not in {None, "passed"} else Exit.OK
+    return CliExitCode.NOT_PASSED if asked and job.verdict not in {None, "passed"} else CliExitCode.OK
 
 
-def say_outcome(job: Job, console: Console) -> None:
+def print_outcome(job: Job, console: Console) -> None:
     """Tell how the job ended and what can be done next."""
-    console.print(f"Job {job.id}: {styled(job.status)}" + (f", verdict {styled(job.verdict)}" if job.verdict else ""))
+    console.print(
+        f"Job {job.id}: {style_value(job.status)}" + (f", verdict {style_value(job.verdict)}" if job.verdict else "")
+    )
     reason: dict[str, Any] = job.status_reason or {}
     if reason:
         console.print(

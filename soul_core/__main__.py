@@ -20,11 +20,11 @@ from typing import Any, TextIO
 
 from pydantic import ValidationError
 
-from soul_core.console import Console, result_table
+from soul_core.console import ConsoleListener, format_result_table
 from soul_core.errors import BadSpec, EngineError
-from soul_core.events import JsonLines, Wish
+from soul_core.events import JsonLinesListener, StopRequest
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN, JobSpec
-from soul_core.spec.terms import SET_NAME
+from soul_core.spec.terms import SET_NAME_PATTERN
 
 _CRASH = 1
 _PR_SET_PDEATHSIG = 1
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.parent_pid:
         _die_with(args.parent_pid)
     events = _private_stdout() if args.events else None
-    listener = JsonLines(events) if events else Console(sys.stderr)
+    listener = JsonLinesListener(events) if events else ConsoleListener(sys.stderr)
     _listen_to_signals(listener)
     try:
         _run(args, listener)
@@ -52,31 +52,31 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(args: argparse.Namespace, listener: "JsonLines | Console") -> None:
+def _run(args: argparse.Namespace, listener: "JsonLinesListener | ConsoleListener") -> None:
     spec = _read_spec(args.spec)
     sets = _sets(args)
     state = args.state or args.out / ".state"
     with _only_engine_in(state):
-        from soul_core.run import Inputs, run  # torch takes seconds to import: mistakes above are told at once
+        from soul_core.run import RunInputs, run  # torch takes seconds to import: mistakes above are told at once
 
-        inputs = Inputs(
+        inputs = RunInputs(
             model=args.model,
             revision=args.revision,
             model_name=args.model_name,
-            sets=sets,
-            models=_others(args),
-            reference_log=args.reference_log,
+            dataset_paths=sets,
+            compared_models=_others(args),
+            retrained_log_path=args.reference_log,
             model_digest=args.model_digest,
-            digests=_named(args.also_digest, "--also-digest", "DIGEST"),
-            set_sha256s=_named(args.set_sha256, "--set-sha256", "SHA256"),
-            reference_log_sha256=args.reference_log_sha256,
-            row_key=args.row_key,
+            compared_digests=_named(args.also_digest, "--also-digest", "DIGEST"),
+            dataset_sha256s=_named(args.set_sha256, "--set-sha256", "SHA256"),
+            retrained_log_sha256=args.reference_log_sha256,
+            row_key_path=args.row_key,
             job_id=args.job_id,
             cache_dir=args.cache,
         )
         report = run(spec, inputs, args.out, state_folder=state, listener=listener)
-    if isinstance(listener, Console):
-        print(result_table(report, args.out))  # noqa: T201  the result is what stdout is for
+    if isinstance(listener, ConsoleListener):
+        print(format_result_table(report, args.out))  # noqa: T201  the result is what stdout is for
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -168,7 +168,7 @@ def _sets(args: argparse.Namespace) -> dict[str, Path]:
     found = {name: path for name, path in sets.items() if path is not None}
     for text in args.set:
         name, sign, path = text.partition("=")
-        if not sign or not path or not re.fullmatch(SET_NAME, name):
+        if not sign or not path or not re.fullmatch(SET_NAME_PATTERN, name):
             raise BadSpec(f"--set {text}: write NAME=PATH, the name in small letters, digits and _")
         if name in found:
             raise BadSpec(f"--set {text}: there is a {name} set already")
@@ -185,7 +185,7 @@ def _named(texts: list[str], option: str, what: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
-        if not sign or not value or not re.fullmatch(SET_NAME, name):
+        if not sign or not value or not re.fullmatch(SET_NAME_PATTERN, name):
             raise BadSpec(f"{option} {text}: write NAME={what}, the name in small letters, digits and _")
         if name in found:
             raise BadSpec(f"{option} {text}: {name} is given already")
@@ -193,15 +193,15 @@ def _named(texts: list[str], option: str, what: str) -> dict[str, str]:
     return found
 
 
-def _listen_to_signals(listener: "JsonLines | Console") -> None:
+def _listen_to_signals(listener: "JsonLinesListener | ConsoleListener") -> None:
     def interrupt(number: int, _: Any) -> None:
-        listener.want(Wish.INTERRUPT)
+        listener.request_stop(StopRequest.INTERRUPT)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
 
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGUSR1, lambda *_: listener.want(Wish.CANCEL))
+    signal.signal(signal.SIGUSR1, lambda *_: listener.request_stop(StopRequest.CANCEL))
 
 
 def _private_stdout() -> TextIO:

@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from soul_core.catalogue import CATALOGUE, number
-from soul_core.evaluation.verdict import named
-from soul_core.events import EventKind, Wish
-from soul_core.rendering.labels import headline
-from soul_core.rendering.page import bound, duration
+from soul_core.catalogue import METRIC_CATALOG, format_number
+from soul_core.evaluation.verdict import format_criterion
+from soul_core.events import EventKind, StopRequest
+from soul_core.rendering.labels import format_headline
+from soul_core.rendering.page import format_bound, format_duration
 from soul_core.report import MetricValue, Report
 
 _PHASES = {
@@ -25,13 +25,13 @@ _PHASES = {
 _LOG_SECONDS = 10.0
 
 
-class Console:
+class ConsoleListener:
     """The listener of a person."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._live = stream.isatty()
-        self._wish = Wish.NONE
+        self._wish = StopRequest.NONE
         self._losses: dict[str, float] = {}
         self._open_line = False
         self._told_at = 0.0
@@ -52,21 +52,21 @@ class Console:
             for detail in data.get("details", ()):
                 self._line(f"  {detail}")
 
-    def wish(self) -> Wish:
+    def stop_request(self) -> StopRequest:
         return self._wish
 
-    def want(self, wish: Wish) -> None:
-        if self._wish is Wish.NONE and wish is Wish.INTERRUPT:
+    def request_stop(self, wish: StopRequest) -> None:
+        if self._wish is StopRequest.NONE and wish is StopRequest.INTERRUPT:
             self._line("stopping after this step and keeping what is done; Ctrl-C again stops at once")
-        if self._wish is not Wish.CANCEL:
+        if self._wish is not StopRequest.CANCEL:
             self._wish = wish
 
     def _progress(self, data: dict[str, Any]) -> None:
         done, total = data["done"], data["total"]
         parts = [f"  {data['unit'].rstrip('s')} {done} of {total}"]
-        parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in self._losses.items()]
+        parts += [f"{name.replace('_', ' ')} {format_number(value)}" for name, value in self._losses.items()]
         if data.get("eta_seconds") is not None and done < total:
-            parts.append(f"{duration(data['eta_seconds'])} left")
+            parts.append(f"{format_duration(data['eta_seconds'])} left")
         text = " · ".join(parts)
         if self._live:
             self._stream.write(f"\r\x1b[K{text}")
@@ -82,7 +82,7 @@ class Console:
         self._open_line = False
 
 
-def result_table(report: Report, out: Path) -> str:
+def format_result_table(report: Report, out: Path) -> str:
     """Return verdict, metrics and criteria as plain text."""
     models = list(report.models)
     rows = [["set", "metric", *models]]
@@ -92,17 +92,17 @@ def result_table(report: Report, out: Path) -> str:
         for metric in metrics:
             values = [report.models[model].sets.get(name, {}).get(metric) for model in models]
             if any(value and value.value is not None for value in values):
-                title = CATALOGUE[metric].title if metric in CATALOGUE else metric
+                title = METRIC_CATALOG[metric].title if metric in METRIC_CATALOG else metric
                 rows.append([name, title, *map(_cell, values)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     criteria = [
-        f"  {result.outcome:<13}{named(asked)} {bound(asked)}: {result.reason}"
+        f"  {result.outcome:<13}{format_criterion(asked)} {format_bound(asked)}: {result.reason}"
         for result in report.criteria
         for asked in [result.criterion]
     ]
-    head = [headline(report), report.verdict_reason, ""]
+    head = [format_headline(report), report.verdict_reason, ""]
     places = [f"Report: {out / 'report.html'}"]
     if report.spec.kind != "evaluate":
         places.append(f"Model:  {out / 'checkpoint'}")
@@ -112,5 +112,5 @@ def result_table(report: Report, out: Path) -> str:
 def _cell(value: MetricValue | None) -> str:
     if value is None or value.value is None:
         return "-"
-    interval = f" [{number(value.interval[0])}, {number(value.interval[1])}]" if value.interval else ""
-    return number(value.value) + interval
+    interval = f" [{format_number(value.interval[0])}, {format_number(value.interval[1])}]" if value.interval else ""
+    return format_number(value.value) + interval

@@ -11,7 +11,7 @@ import torch
 _PACKAGES = ("soul-unlearning", "torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "pydantic")
 
 
-def versions() -> dict[str, str]:
+def get_versions() -> dict[str, str]:
     """Return the versions of everything that can change a number, Python and CUDA among them."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
@@ -32,7 +32,7 @@ _NUMERIC = (
 )
 
 
-def environment() -> dict[str, str]:
+def get_environment() -> dict[str, str]:
     """Return what in this process can change the last bits of a number: threads, kernels, variables."""
     found = {name: os.environ[name] for name in _NUMERIC if name in os.environ}
     return {"threads": str(torch.get_num_threads()), "kernels": torch.backends.cpu.get_cpu_capability(), **found}

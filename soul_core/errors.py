@@ -15,31 +15,31 @@ class EngineError(Exception):
         self.details = details
 
 
-class UserFault(EngineError):
+class UserError(EngineError):
     """The request itself is wrong: running it again cannot help, so nobody retries it."""
 
     exit_code = 2
 
 
-class BadSpec(UserFault):
+class BadSpec(UserError):
     """The spec cannot be obeyed."""
 
     code = "bad_spec"
 
 
-class BadData(UserFault):
+class BadData(UserError):
     """A data set cannot be used; `details` names every bad row by its line number."""
 
     code = "bad_data"
 
 
-class BadModel(UserFault):
+class BadModel(UserError):
     """The model cannot be loaded, or must not be (pickles, code, a truncated file)."""
 
     code = "bad_model"
 
 
-class Diverged(EngineError):
+class TrainingDiverged(EngineError):
     """A loss or a gradient norm was not finite. Raised before the update, so the last checkpoint stays good.
 
     `trained` is what a training tells of itself until then, where it is a training that diverged.
@@ -47,9 +47,9 @@ class Diverged(EngineError):
 
     code = "diverged"
 
-    def __init__(self, message: str, *, trained: Any = None) -> None:
+    def __init__(self, message: str, *, training_result: Any = None) -> None:
         super().__init__(message)
-        self.trained = trained
+        self.training_result = training_result
 
 
 class OutOfMemory(EngineError):
@@ -64,14 +64,14 @@ class DiskFull(EngineError):
     code = "disk_full"
 
 
-class Cancelled(EngineError):
+class RunCancelled(EngineError):
     """Somebody cancelled the run; nothing of it is kept."""
 
     code = "cancelled"
     exit_code = 5
 
 
-class Interrupted(EngineError):
+class RunInterrupted(EngineError):
     """The process was asked to leave: it wrote a checkpoint first, and the run can be resumed from it."""
 
     code = "interrupted"

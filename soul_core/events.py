@@ -11,13 +11,13 @@ from typing import Any, Literal, Protocol, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from soul_core.errors import Cancelled, Interrupted
+from soul_core.errors import RunCancelled, RunInterrupted
 
 Phase = Literal["load", "reference", "baseline", "unlearn", "finetune", "evaluate", "attack", "export"]
 EventKind = Literal["phase", "progress", "metrics", "checkpoint", "warning", "log", "finished", "failed"]
 
 
-class Wish(StrEnum):
+class StopRequest(StrEnum):
     """What the outside wants of a run. INTERRUPT keeps a checkpoint, CANCEL keeps nothing."""
 
     NONE = "none"
@@ -46,45 +46,45 @@ class Listener(Protocol):
     def emit(self, kind: EventKind, **data: Any) -> None:
         """Tell one event. Must not raise."""
 
-    def wish(self) -> Wish:
+    def stop_request(self) -> StopRequest:
         """Say whether the run should stop; asked between steps and between batches of evaluation."""
 
 
-class JsonLines:
+class JsonLinesListener:
     """The engine child's listener: events on a stream, wishes set by signal handlers (see `__main__`)."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._wish = Wish.NONE
+        self._wish = StopRequest.NONE
 
     def emit(self, kind: EventKind, **data: Any) -> None:
         line = json.dumps(Event(kind=kind, data=data).model_dump(mode="json"), allow_nan=False, default=str)
         self._stream.write(line + "\n")
         self._stream.flush()
 
-    def wish(self) -> Wish:
+    def stop_request(self) -> StopRequest:
         return self._wish
 
-    def want(self, wish: Wish) -> None:
+    def request_stop(self, wish: StopRequest) -> None:
         """Set the wish. A cancel is never softened into an interrupt."""
-        if self._wish is not Wish.CANCEL:
+        if self._wish is not StopRequest.CANCEL:
             self._wish = wish
 
 
-class Quiet:
+class SilentListener:
     """Hears nothing, wants nothing: for tests and for the library user who only wants the report."""
 
     def emit(self, kind: EventKind, **data: Any) -> None:
         pass
 
-    def wish(self) -> Wish:
-        return Wish.NONE
+    def stop_request(self) -> StopRequest:
+        return StopRequest.NONE
 
 
-def stop_if_asked(listener: Listener) -> None:
+def raise_if_stop_requested(listener: Listener) -> None:
     """Raise what was wished. For places where nothing need be saved first."""
-    wish = listener.wish()
-    if wish is Wish.CANCEL:
-        raise Cancelled("the run was cancelled")
-    if wish is Wish.INTERRUPT:
-        raise Interrupted("the run was interrupted; it goes on from its state when started again")
+    wish = listener.stop_request()
+    if wish is StopRequest.CANCEL:
+        raise RunCancelled("the run was cancelled")
+    if wish is StopRequest.INTERRUPT:
+        raise RunInterrupted("the run was interrupted; it goes on from its state when started again")

@@ -13,7 +13,14 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from soul_core.outputs.load_probe import PROBE, TOLERANCE, Probe, chat_sha256, logprobs_of, text_ids
+from soul_core.outputs.load_probe import (
+    LOGPROB_TOLERANCE,
+    PROBE_FILE,
+    LoadProbe,
+    compute_chat_sha256,
+    compute_logprobs,
+    encode_probe_text,
+)
 
 AGREES, NOTHING_TO_CHECK, DIFFERS = 0, 2, 9
 MANIFEST = "manifest.json"
@@ -22,12 +29,12 @@ _FOLDERS = ("checkpoint", "adapter")
 _READ = frozenset({".safetensors", ".json", ".jinja", ".model", ".bin", ".py", ".txt"})
 
 
-class NotChecked(Exception):
+class VerificationNotPossible(Exception):
     """There is nothing here that could be checked."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One thing that was compared. `passed` is None for what could not be compared here."""
 
     what: str
@@ -35,7 +42,7 @@ class Finding:
     detail: str
 
 
-def verify_export(folder: Path, *, base: str | None = None, dtype: str = "float32") -> list[Finding]:
+def verify_export(folder: Path, *, base: str | None = None, dtype: str = "float32") -> list[CheckResult]:
     """Compare an exported folder with what was written down at its export.
 
     Args:
@@ -48,36 +55,38 @@ def verify_export(folder: Path, *, base: str | None = None, dtype: str = "float3
     """
     weights = _weights_folder(folder)
     try:
-        probe = Probe.read(weights)
+        probe = LoadProbe.read(weights)
     except ValueError as error:
-        raise NotChecked(str(error)) from error
+        raise VerificationNotPossible(str(error)) from error
     if probe.is_adapter and base is None:
-        raise NotChecked("this is an adapter: name the base model it belongs to, with --base")
+        raise VerificationNotPossible("this is an adapter: name the base model it belongs to, with --base")
     findings = list(_files(folder, weights))
     if any(finding.passed is False for finding in findings):
-        return [*findings, Finding("model", None, "not loaded: its files are not the exported ones")]
+        return [*findings, CheckResult("model", None, "not loaded: its files are not the exported ones")]
     return [*findings, *_model(weights, probe, base, dtype)]
 
 
 def _weights_folder(folder: Path) -> Path:
     if not folder.is_dir():
-        raise NotChecked(f"there is no folder {folder}")
+        raise VerificationNotPossible(f"there is no folder {folder}")
     for candidate in (folder, *(folder / name for name in _FOLDERS)):
-        if (candidate / PROBE).is_file():
+        if (candidate / PROBE_FILE).is_file():
             return candidate
-    raise NotChecked(f"{folder} holds no {PROBE}: it was not exported by SOUL, or by a version before it wrote one")
+    raise VerificationNotPossible(
+        f"{folder} holds no {PROBE_FILE}: it was not exported by SOUL, or by a version before it wrote one"
+    )
 
 
-def _files(folder: Path, weights: Path) -> Iterator[Finding]:
+def _files(folder: Path, weights: Path) -> Iterator[CheckResult]:
     """Compare the files with the manifest, which lies in the result folder."""
     root = next((place for place in (folder, weights.parent) if (place / MANIFEST).is_file()), None)
     if root is None:
-        yield Finding("files", None, f"no {MANIFEST} beside them: sha256 not compared")
+        yield CheckResult("files", None, f"no {MANIFEST} beside them: sha256 not compared")
         return
     try:
         entries = {root / entry["path"]: entry for entry in json.loads((root / MANIFEST).read_bytes())["files"]}
     except (ValueError, KeyError, TypeError):
-        yield Finding("files", False, f"{MANIFEST} is damaged")
+        yield CheckResult("files", False, f"{MANIFEST} is damaged")
         return
     listed = {path: entry for path, entry in entries.items() if path.resolve().is_relative_to(folder.resolve())}
     wrong = [problem for path, entry in listed.items() if (problem := _problem(path, entry))]
@@ -88,7 +97,7 @@ def _files(folder: Path, weights: Path) -> Iterator[Finding]:
     ]
     problems = wrong + extra
     agreed = f"{len(listed)} files have the size and sha256 of {MANIFEST}"
-    yield Finding("files", not problems, "; ".join(problems[:5]) if problems else agreed)
+    yield CheckResult("files", not problems, "; ".join(problems[:5]) if problems else agreed)
 
 
 def _problem(path: Path, entry: dict[str, Any]) -> str | None:
@@ -100,24 +109,28 @@ def _problem(path: Path, entry: dict[str, Any]) -> str | None:
         return None if file_digest(file, "sha256").hexdigest() == entry["sha256"] else f"{entry['path']} was changed"
 
 
-def _model(weights: Path, probe: Probe, base: str | None, dtype: str) -> Iterator[Finding]:
+def _model(weights: Path, probe: LoadProbe, base: str | None, dtype: str) -> Iterator[CheckResult]:
     import transformers
 
     here = f"transformers {transformers.__version__}"
     try:
         tokenizer = _load_tokenizer(weights, base)
     except Exception as error:  # loaders raise all kinds
-        yield Finding("tokenizer", False, f"{here} cannot load it: {error}")
+        yield CheckResult("tokenizer", False, f"{here} cannot load it: {error}")
     else:
-        yield _same("tokenizer", text_ids(tokenizer), probe.text_token_ids, "the probe text becomes other tokens")
-        yield _same("chat template", chat_sha256(tokenizer), probe.chat_sha256, "it writes the probe turns otherwise")
+        yield _same(
+            "tokenizer", encode_probe_text(tokenizer), probe.text_token_ids, "the probe text becomes other tokens"
+        )
+        yield _same(
+            "chat template", compute_chat_sha256(tokenizer), probe.chat_sha256, "it writes the probe turns otherwise"
+        )
     try:
         model, left_over = _load_model(weights, base, dtype)
     except Exception as error:
-        yield Finding("model", False, f"{here} cannot load it: {error}")
+        yield CheckResult("model", False, f"{here} cannot load it: {error}")
         return
     if left_over:
-        yield Finding("tensors", False, f"{here} does not fill or read these: {', '.join(left_over[:5])}")
+        yield CheckResult("tensors", False, f"{here} does not fill or read these: {', '.join(left_over[:5])}")
     yield _numbers(model, probe, dtype, here)
 
 
@@ -148,24 +161,24 @@ def _load_model(weights: Path, base: str | None, dtype: str) -> tuple[Any, list[
     return model.eval(), left_over
 
 
-def _same(what: str, found: Any, wanted: Any, trouble: str) -> Finding:
+def _same(what: str, found: Any, wanted: Any, trouble: str) -> CheckResult:
     if wanted is None:
-        return Finding(what, None, "nothing was written down to compare with")
-    return Finding(what, found == wanted, "as at the export" if found == wanted else trouble)
+        return CheckResult(what, None, "nothing was written down to compare with")
+    return CheckResult(what, found == wanted, "as at the export" if found == wanted else trouble)
 
 
-def _numbers(model: Any, probe: Probe, dtype: str, here: str) -> Finding:
+def _numbers(model: Any, probe: LoadProbe, dtype: str, here: str) -> CheckResult:
     largest = max(
         abs(found - wanted)
         for sequence in probe.sequences
-        for found, wanted in zip(logprobs_of(model, sequence.token_ids), sequence.logprobs, strict=True)
+        for found, wanted in zip(compute_logprobs(model, sequence.token_ids), sequence.logprobs, strict=True)
     )
-    count, bound = sum(len(sequence.logprobs) for sequence in probe.sequences), TOLERANCE[dtype]
+    count, bound = sum(len(sequence.logprobs) for sequence in probe.sequences), LOGPROB_TOLERANCE[dtype]
     detail = (
         f"{count} log-probabilities by {here} in {dtype}: largest difference {largest:.2g}, allowed {bound:g} nats; "
         f"weights are {probe.dtype}"
     )
-    return Finding("model", largest <= bound, detail)  # NaN passes nothing
+    return CheckResult("model", largest <= bound, detail)  # NaN passes nothing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -173,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         findings = verify_export(args.folder, base=args.base, dtype=args.dtype)
-    except NotChecked as error:
+    except VerificationNotPossible as error:
         print(f"not checked: {error}", file=sys.stderr)  # noqa: T201
         return NOTHING_TO_CHECK
     passed = all(finding.passed is not False for finding in findings)
@@ -195,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", type=Path, help="result folder, or the checkpoint or adapter folder in it")
     parser.add_argument("--base", help="base model of an adapter: folder or hub id")
-    parser.add_argument("--dtype", default="float32", choices=sorted(TOLERANCE), help="type to compute in")
+    parser.add_argument("--dtype", default="float32", choices=sorted(LOGPROB_TOLERANCE), help="type to compute in")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     return parser
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 
 CHUNK_BYTES = 1 << 20
 _KEY = re.compile(r"[A-Za-z0-9_.@=+ -]+(/[A-Za-z0-9_.@=+ -]+)*")
@@ -24,12 +24,12 @@ class StorageFull(Exception):
     """There is no room for the file; nothing of it was kept."""
 
 
-class TooLarge(Exception):
+class BlobTooLarge(Exception):
     """A stream went on past its limit; nothing of it was kept."""
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredBlob:
     """What was stored under a key."""
 
     key: str
@@ -37,13 +37,13 @@ class Stored:
     sha256: str
 
 
-class Blobs(Protocol):
+class BlobStore(Protocol):
     """A store of whole files: a key shows either nothing or all of a file."""
 
-    def put_stream(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> Stored:
+    def put_stream(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredBlob:
         """Store a stream. Raises TooLarge, StorageFull."""
 
-    def put_file(self, key: str, path: Path) -> Stored:
+    def put_file(self, key: str, path: Path) -> StoredBlob:
         """Store a local file (hard-linked where that is possible: it must not change any more)."""
 
     def fetch(self, key: str, path: Path) -> None:
@@ -52,10 +52,10 @@ class Blobs(Protocol):
     def open(self, key: str) -> BinaryIO:
         """Open a blob for reading; it can seek. Raises FileNotFoundError."""
 
-    def size(self, key: str) -> int:
+    def get_size_bytes(self, key: str) -> int:
         """Return a blob's size. Raises FileNotFoundError."""
 
-    def keys(self, prefix: str) -> list[str]:
+    def list_keys(self, prefix: str) -> list[str]:
         """List the keys below a prefix."""
 
     def delete(self, key: str) -> None:
@@ -64,32 +64,32 @@ class Blobs(Protocol):
     def delete_prefix(self, prefix: str) -> None:
         """Remove all blobs below a prefix."""
 
-    def local_path(self, key: str) -> Path | None:
+    def get_local_path(self, key: str) -> Path | None:
         """Return the blob as a local path where there is one, to be served without a copy."""
 
 
-class LocalBlobs:
+class LocalBlobStore:
     """Blobs in a local folder: written beside, synced, renamed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._unfinished = root / ".unfinished"
 
-    def put_stream(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> Stored:
+    def put_stream(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredBlob:
         digest, size = hashlib.sha256(), 0
         with self._placed(key) as beside, beside.open("wb") as out:
             for chunk in chunks:
                 size += len(chunk)
                 if max_bytes is not None and size > max_bytes:
                     msg = f"larger than {max_bytes} bytes"
-                    raise TooLarge(msg)
+                    raise BlobTooLarge(msg)
                 digest.update(chunk)
                 out.write(chunk)
             out.flush()
             os.fsync(out.fileno())
-        return Stored(key, size, digest.hexdigest())
+        return StoredBlob(key, size, digest.hexdigest())
 
-    def put_file(self, key: str, path: Path) -> Stored:
+    def put_file(self, key: str, path: Path) -> StoredBlob:
         with path.open("rb") as source:
             sha256 = hashlib.file_digest(source, "sha256").hexdigest()
         with self._placed(key) as beside:
@@ -101,7 +101,7 @@ class LocalBlobs:
                 shutil.copyfile(path, beside)  # another file system
             with beside.open("rb") as placed:
                 os.fsync(placed.fileno())
-        return Stored(key, path.stat().st_size, sha256)
+        return StoredBlob(key, path.stat().st_size, sha256)
 
     def fetch(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,10 +116,10 @@ class LocalBlobs:
     def open(self, key: str) -> BinaryIO:
         return self._path(key).open("rb")
 
-    def size(self, key: str) -> int:
+    def get_size_bytes(self, key: str) -> int:
         return self._path(key).stat().st_size
 
-    def keys(self, prefix: str) -> list[str]:
+    def list_keys(self, prefix: str) -> list[str]:
         folder = self._path(prefix)
         return sorted(str(path.relative_to(self.root)) for path in folder.rglob("*") if path.is_file())
 
@@ -129,7 +129,7 @@ class LocalBlobs:
     def delete_prefix(self, prefix: str) -> None:
         shutil.rmtree(self._path(prefix), ignore_errors=True)
 
-    def local_path(self, key: str) -> Path | None:
+    def get_local_path(self, key: str) -> Path | None:
         return self._path(key)
 
     def _path(self, key: str) -> Path:
@@ -163,14 +163,14 @@ class LocalBlobs:
 
 
 @cache
-def _local(url: str) -> LocalBlobs:
+def _local(url: str) -> LocalBlobStore:
     parts = urlsplit(url)
     if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
         msg = f"SOUL_BLOBS_URL must be file:///absolute/folder, not {url!r}"
         raise ValueError(msg)
-    return LocalBlobs(Path(unquote(parts.path)))
+    return LocalBlobStore(Path(unquote(parts.path)))
 
 
-def blobs() -> Blobs:
+def get_blob_store() -> BlobStore:
     """Return the configured store of files."""
-    return _local(settings().blobs_url)
+    return _local(get_settings().blobs_url)

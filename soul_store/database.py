@@ -7,7 +7,7 @@ from functools import cache
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 
 
 def make_engine(url: str) -> Engine:
@@ -28,7 +28,7 @@ def _sessions(url: str) -> sessionmaker[Session]:
 
 def open_session() -> Session:
     """Return a session on the configured database; the caller commits and closes it."""
-    return _sessions(settings().database_url)()
+    return _sessions(get_settings().database_url)()
 
 
 @contextmanager

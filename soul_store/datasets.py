@@ -9,7 +9,7 @@ from soul_store.ids import new_id
 from soul_store.tables import AuditEntry, Dataset, Job
 
 
-def create(
+def insert(
     session: Session,
     *,
     tenant_id: str,
@@ -35,17 +35,19 @@ def create(
     return row
 
 
-def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False, hold: bool = False) -> Dataset | None:
+def get(
+    session: Session, tenant_id: str, dataset_id: str, *, for_update: bool = False, for_share: bool = False
+) -> Dataset | None:
     """Return a tenant's data set unless it was deleted. `lock`: only this transaction may change it. `hold`: nobody
     changes it before this transaction ends, and others may hold it too: whoever only holds cannot deadlock.
     """
     query = select(Dataset).where(
         Dataset.id == dataset_id, Dataset.tenant_id == tenant_id, Dataset.deleted_at.is_(None)
     )
-    return session.scalar(query.with_for_update(read=not lock) if lock or hold else query)
+    return session.scalar(query.with_for_update(read=not for_update) if for_update or for_share else query)
 
 
-def page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[Dataset]:
+def list_page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[Dataset]:
     """Return a tenant's data sets, newest first."""
     query = select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.deleted_at.is_(None))
     if before is not None:
@@ -70,7 +72,7 @@ def delete(session: Session, row: Dataset, actor: str) -> None:
     session.refresh(row)
 
 
-def used_by_active_job(session: Session, dataset_id: str) -> str | None:
+def find_active_job(session: Session, dataset_id: str) -> str | None:
     """Return a job that still needs the data set, if any."""
     active = Job.status.in_(("awaiting_approval", "queued", "running", "paused"))
     for job in session.scalars(select(Job).where(active)):

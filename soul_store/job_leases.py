@@ -17,15 +17,15 @@ from soul_store.ids import new_id
 from soul_store.tables import Artifact, Job, JobMetric
 
 #: Kinds of event that only move the row; kept as rows they would drown the others.
-TRANSIENT = frozenset({"progress", "metrics"})
+TRANSIENT_EVENT_KINDS = frozenset({"progress", "metrics"})
 
 
 @dataclass(frozen=True)
-class Beat:
+class HeartbeatResult:
     """The answer to a heartbeat: whether the job is no longer ours, and what its owner wishes."""
 
-    lost: bool
-    wish: str | None = None
+    is_lease_lost: bool
+    requested_action: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ class NewArtifact:
 
 def claim(session: Session, job_id: str, *, worker: str, lease_seconds: float) -> Job | None:
     """Take a queued job that is due: running, under a new epoch and a lease. None when it is not to be had."""
-    query = select(Job).where(Job.id == job_id, states.due())
+    query = select(Job).where(Job.id == job_id, states.is_due())
     job = session.scalar(query.with_for_update(skip_locked=True, of=Job))
     if job is None:
         return None
     first = job.started_at is None
-    states.move(session, job, "running", worker=worker, epoch=job.epoch + 1, status_reason=None, next_attempt_at=None)
-    times: dict[str, Any] = {"lease_until": states.from_now(lease_seconds)}
+    states.transition(
+        session, job, "running", worker=worker, epoch=job.epoch + 1, status_reason=None, next_attempt_at=None
+    )
+    times: dict[str, Any] = {"lease_until": states.make_time_from_now(lease_seconds)}
     if first:
         times["started_at"] = func.clock_timestamp()
     session.execute(update(Job).where(Job.id == job_id).values(**times))
@@ -54,16 +56,20 @@ def claim(session: Session, job_id: str, *, worker: str, lease_seconds: float) -
     return job
 
 
-def beat(session: Session, job_id: str, epoch: int, *, lease_seconds: float) -> Beat:
+def heartbeat(session: Session, job_id: str, epoch: int, *, lease_seconds: float) -> HeartbeatResult:
     """Extend the lease. `lost` when the job is no longer running under this epoch."""
-    lease = states.from_now(lease_seconds)
+    lease = states.make_time_from_now(lease_seconds)
     row = session.execute(
-        update(Job).where(*_held(job_id, epoch)).values(lease_until=lease).returning(Job.wish)
+        update(Job).where(*_held(job_id, epoch)).values(lease_until=lease).returning(Job.requested_action)
     ).first()
-    return Beat(lost=True) if row is None else Beat(lost=False, wish=row.wish)
+    return (
+        HeartbeatResult(is_lease_lost=True)
+        if row is None
+        else HeartbeatResult(is_lease_lost=False, requested_action=row.requested_action)
+    )
 
 
-def record(session: Session, job_id: str, epoch: int, events: Sequence[Event]) -> bool:
+def record_events(session: Session, job_id: str, epoch: int, events: Sequence[Event]) -> bool:
     """Write what the engine told. False, and nothing written, when the job is no longer ours."""
     job = _hold(session, job_id, epoch)
     if job is None:
@@ -76,8 +82,8 @@ def record(session: Session, job_id: str, epoch: int, events: Sequence[Event]) -
             job.progress = _progress(event.data)
         elif event.kind == "metrics":
             _curve_point(session, job, event)
-        if event.kind not in TRANSIENT:
-            states.event(session, job, event.kind, event.data)
+        if event.kind not in TRANSIENT_EVENT_KINDS:
+            states.append_event(session, job, event.kind, event.data)
     job.version += 1
     job.updated_at = func.clock_timestamp()
     states.notify(session, job)
@@ -101,7 +107,9 @@ def succeed(
         return False
     for made in artifacts:
         session.add(Artifact(id=new_id("art"), tenant_id=job.tenant_id, job_id=job.id, **vars(made)))
-    states.move(session, job, "succeeded", verdict=verdict, report_blob=report_blob, usage=_added(job.usage, usage))
+    states.transition(
+        session, job, "succeeded", verdict=verdict, report_blob=report_blob, usage=_added(job.usage, usage)
+    )
     return True
 
 
@@ -110,34 +118,36 @@ def fail(session: Session, job_id: str, epoch: int, *, reason: dict[str, Any], u
     job = _hold(session, job_id, epoch)
     if job is None:
         return False
-    states.move(session, job, "failed", status_reason=reason, usage=_added(job.usage, usage))
+    states.transition(session, job, "failed", status_reason=reason, usage=_added(job.usage, usage))
     return True
 
 
-def cancelled(session: Session, job_id: str, epoch: int, *, usage: dict[str, Any]) -> bool:
+def cancel(session: Session, job_id: str, epoch: int, *, usage: dict[str, Any]) -> bool:
     """Say that the run stopped because its owner wished it."""
     job = _hold(session, job_id, epoch)
     if job is None:
         return False
-    reason = states.reason("cancelled", "cancelled while it ran")
-    states.move(session, job, "cancelled", status_reason=reason, usage=_added(job.usage, usage))
+    reason = states.make_status_reason("cancelled", "cancelled while it ran")
+    states.transition(session, job, "cancelled", status_reason=reason, usage=_added(job.usage, usage))
     return True
 
 
-def hand_back(session: Session, job_id: str, epoch: int, *, usage: dict[str, Any]) -> bool:
+def release(session: Session, job_id: str, epoch: int, *, usage: dict[str, Any]) -> bool:
     """Put a job back in the queue with no attempt spent: its worker leaves, its checkpoint stays. Or cancel it, when
     that was wished.
     """
     job = _hold(session, job_id, epoch)
     if job is None:
         return False
-    left = states.reason("worker_left", "its worker was asked to leave; it resumes from its checkpoint", retryable=True)
+    left = states.make_status_reason(
+        "worker_left", "its worker was asked to leave; it resumes from its checkpoint", retryable=True
+    )
     states.requeue(session, job, left)
     job.usage = _added(job.usage, usage)
     return True
 
 
-def lose(
+def retry_or_fail(
     session: Session, job_id: str, epoch: int, *, reason: dict[str, Any], max_attempts: int, usage: dict[str, Any]
 ) -> bool:
     """Spend an infrastructure attempt: back to the queue after a pause, failed when none is left; or cancelled, when
@@ -147,7 +157,7 @@ def lose(
     if job is None:
         return False
     job.usage = _added(job.usage, usage)
-    states.lose(session, job, reason, max_attempts)
+    states.retry_or_fail(session, job, reason, max_attempts)
     return True
 
 

@@ -3,7 +3,7 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from soul_store.job_state_machine import due
+from soul_store.job_state_machine import is_due
 from soul_store.tables import Artifact, Job, JobEvent, JobMetric
 
 
@@ -12,7 +12,7 @@ def get(session: Session, tenant_id: str, job_id: str) -> Job | None:
     return session.scalar(select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id))
 
 
-def page(
+def list_page(
     session: Session,
     tenant_id: str,
     *,
@@ -35,41 +35,41 @@ def page(
     return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
 
 
-def queue_position(session: Session, job: Job) -> int | None:
+def get_queue_position(session: Session, job: Job) -> int | None:
     """Return how many jobs that a worker may take are ahead of this one (0: next); None when it is not queued."""
     if job.status != "queued":
         return None
-    ahead = select(func.count()).select_from(Job).where(due(), Job.id < job.id)
+    ahead = select(func.count()).select_from(Job).where(is_due(), Job.id < job.id)
     return session.scalar(ahead)
 
 
-def events_after(session: Session, job_id: str, seq: int, *, limit: int = 1000) -> list[JobEvent]:
+def list_events(session: Session, job_id: str, seq: int, *, limit: int = 1000) -> list[JobEvent]:
     """Return a job's events behind `seq`, in order."""
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > seq).order_by(JobEvent.seq).limit(limit)
     return list(session.scalars(query))
 
 
-def metrics_of(session: Session, job_id: str) -> list[JobMetric]:
+def list_metrics(session: Session, job_id: str) -> list[JobMetric]:
     """Return a job's curves, step by step."""
     return list(session.scalars(select(JobMetric).where(JobMetric.job_id == job_id).order_by(JobMetric.step)))
 
 
-def last_metric(session: Session, job_id: str) -> JobMetric | None:
+def get_last_metric(session: Session, job_id: str) -> JobMetric | None:
     """Return the newest point of a job's curves."""
     query = select(JobMetric).where(JobMetric.job_id == job_id).order_by(JobMetric.step.desc()).limit(1)
     return session.scalar(query)
 
 
-def artifacts_of(session: Session, job_id: str) -> list[Artifact]:
+def list_artifacts(session: Session, job_id: str) -> list[Artifact]:
     """Return a job's files by path."""
     return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.path)))
 
 
-def artifact_at(session: Session, job_id: str, path: str) -> Artifact | None:
+def get_artifact_by_path(session: Session, job_id: str, path: str) -> Artifact | None:
     """Return a job's file of this path."""
     return session.scalar(select(Artifact).where(Artifact.job_id == job_id, Artifact.path == path))
 
 
-def artifact(session: Session, tenant_id: str, artifact_id: str) -> Artifact | None:
+def get_artifact(session: Session, tenant_id: str, artifact_id: str) -> Artifact | None:
     """Return a tenant's file; another tenant's is not there."""
     return session.scalar(select(Artifact).where(Artifact.id == artifact_id, Artifact.tenant_id == tenant_id))

@@ -10,7 +10,7 @@ from sqlalchemy import Interval, and_, cast, func, literal, or_, select, text, u
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
-from soul_core.spec import REFERENCE
+from soul_core.spec import RETRAINED
 from soul_store import references
 from soul_store.tables import Job, JobEvent, OutboxEntry
 
@@ -24,10 +24,10 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     "failed": frozenset(),
     "cancelled": frozenset(),
 }
-TERMINAL = frozenset(status for status, followers in TRANSITIONS.items() if not followers)
+TERMINAL_STATUSES = frozenset(status for status, followers in TRANSITIONS.items() if not followers)
 
 #: What a user may do to a job, by status.
-ACTIONS: dict[str, tuple[str, ...]] = {
+ALLOWED_ACTIONS: dict[str, tuple[str, ...]] = {
     "awaiting_approval": ("cancel",),
     "queued": ("cancel",),
     "running": ("cancel",),
@@ -37,26 +37,26 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "cancelled": (),
 }
 
-RUN_JOB = "worker.tasks.run_job"
-CHANNEL = "soul_jobs"
+RUN_JOB_TASK = "worker.tasks.run_job"
+NOTIFY_CHANNEL = "soul_jobs"
 
 
-class NotAllowed(Exception):
+class ActionNotAllowed(Exception):
     """The job's status does not allow the action."""
 
     def __init__(self, status: str, action: str) -> None:
         super().__init__(f"a job that is {status} cannot be asked to {action}")
         self.status = status
         self.action = action
-        self.allowed_actions = allowed_actions(status)
+        self.allowed_actions = get_allowed_actions(status)
 
 
-def allowed_actions(status: str) -> tuple[str, ...]:
+def get_allowed_actions(status: str) -> tuple[str, ...]:
     """Return what a user may do to a job of this status."""
-    return ACTIONS[status]
+    return ALLOWED_ACTIONS[status]
 
 
-def move(session: Session, job: Job, status: str, **values: Any) -> None:
+def transition(session: Session, job: Job, status: str, **values: Any) -> None:
     """Change the status. The only line of the service that does."""
     if status not in TRANSITIONS[job.status]:
         msg = f"{job.id}: {job.status} -> {status} is not in the transition table"
@@ -67,9 +67,9 @@ def move(session: Session, job: Job, status: str, **values: Any) -> None:
     if status != "running":
         job.lease_until = None
         job.worker = None
-    if status in TERMINAL:
+    if status in TERMINAL_STATUSES:
         job.finished_at = func.clock_timestamp()
-        job.wish = None
+        job.requested_action = None
         job.progress = {}
         job.phase = None
     job.version += 1
@@ -82,12 +82,12 @@ def move(session: Session, job: Job, status: str, **values: Any) -> None:
         data["verdict"] = job.verdict
     if job.status_reason is not None:
         data["reason"] = job.status_reason
-    event(session, job, "status", data)
-    if status in TERMINAL:
+    append_event(session, job, "status", data)
+    if status in TERMINAL_STATUSES:
         _tell_those_who_wait(session, job)
 
 
-def due() -> Any:
+def is_due() -> Any:
     """Return the condition under which a queued job may be claimed: its time and what it waits for have come."""
     earlier = aliased(Job)
     done = select(earlier.id).where(earlier.id == Job.after_job_id, earlier.status == "succeeded").exists()
@@ -95,29 +95,31 @@ def due() -> Any:
     return and_(Job.status == "queued", in_time, or_(Job.after_job_id.is_(None), done))
 
 
-def requeue(session: Session, job: Job, why: dict[str, Any], *, pause_seconds: float = 0) -> None:
+def requeue(session: Session, job: Job, status_reason: dict[str, Any], *, delay_seconds: float = 0) -> None:
     """Put a running job back in the queue, or end it when its owner wished it cancelled."""
-    if job.wish == "cancel":
-        move(session, job, "cancelled", status_reason=reason("cancelled", "cancelled while it ran"))
+    if job.requested_action == "cancel":
+        transition(session, job, "cancelled", status_reason=make_status_reason("cancelled", "cancelled while it ran"))
         return
-    move(session, job, "queued", status_reason=why, phase=None, progress={})
-    session.execute(update(Job).where(Job.id == job.id).values(next_attempt_at=from_now(pause_seconds), sent_at=None))
-    if pause_seconds == 0:  # later ones are sent by the keeper when they are due
-        session.add(OutboxEntry(task=RUN_JOB, payload={"job_id": job.id}))
+    transition(session, job, "queued", status_reason=status_reason, phase=None, progress={})
+    session.execute(
+        update(Job).where(Job.id == job.id).values(next_attempt_at=make_time_from_now(delay_seconds), sent_at=None)
+    )
+    if delay_seconds == 0:  # later ones are sent by the keeper when they are due
+        session.add(OutboxEntry(task=RUN_JOB_TASK, payload={"job_id": job.id}))
     session.flush()
 
 
-def lose(session: Session, job: Job, why: dict[str, Any], max_attempts: int) -> None:
+def retry_or_fail(session: Session, job: Job, status_reason: dict[str, Any], max_attempts: int) -> None:
     """Spend an attempt: back to the queue after a pause, failed when none is left, cancelled when that was wished."""
     job.attempt += 1
-    if job.attempt >= max_attempts and job.wish != "cancel":
-        message = f"{why['message']}; it was lost {job.attempt} times, which is the most that is tried"
-        move(session, job, "failed", status_reason={**why, "message": message})
+    if job.attempt >= max_attempts and job.requested_action != "cancel":
+        message = f"{status_reason['message']}; it was lost {job.attempt} times, which is the most that is tried"
+        transition(session, job, "failed", status_reason={**status_reason, "message": message})
     else:
-        requeue(session, job, why, pause_seconds=0 if job.attempt == 1 else 2.0**job.attempt)
+        requeue(session, job, status_reason, delay_seconds=0 if job.attempt == 1 else 2.0**job.attempt)
 
 
-def event(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:
+def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:
     """Append an event. The job's row is locked by now, so `seq` has no gaps and no doubles."""
     session.flush()
     seq = select(func.coalesce(func.max(JobEvent.seq), 0) + 1).where(JobEvent.job_id == job.id).scalar_subquery()
@@ -132,31 +134,31 @@ def _tell_those_who_wait(session: Session, job: Job) -> None:
     waiting = list(session.scalars(query.with_for_update().execution_options(populate_existing=True)))
     for each in waiting:
         if job.status == "succeeded":
-            each.models = {**each.models, REFERENCE: references.output_of(session, job).id}
+            each.models = {**each.models, RETRAINED: references.ensure_output_model(session, job).id}
             each.version += 1
-            event(session, each, "log", {"message": f"the reference was retrained by job {job.id}"})
-            session.add(OutboxEntry(task=RUN_JOB, payload={"job_id": each.id}))
+            append_event(session, each, "log", {"message": f"the reference was retrained by job {job.id}"})
+            session.add(OutboxEntry(task=RUN_JOB_TASK, payload={"job_id": each.id}))
         else:
             told = f": {job.status_reason['message']}" if job.status_reason and job.status == "failed" else ""
             message = f"job {job.id}, which was to retrain the reference, is {job.status}{told}"
-            move(session, each, "failed", status_reason=reason("reference_failed", message))
+            transition(session, each, "failed", status_reason=make_status_reason("reference_failed", message))
 
 
 def notify(session: Session, job: Job) -> None:
     """Wake those who watch the job."""
-    session.execute(text("SELECT pg_notify(:channel, :job)"), {"channel": CHANNEL, "job": job.id})
+    session.execute(text("SELECT pg_notify(:channel, :job)"), {"channel": NOTIFY_CHANNEL, "job": job.id})
 
 
-def reason(code: str, message: str, *, retryable: bool = False) -> dict[str, Any]:
+def make_status_reason(code: str, message: str, *, retryable: bool = False) -> dict[str, Any]:
     """Return why a job is where it is, as `status_reason` has it."""
     return {"code": code, "message": message, "retryable": retryable, "details": []}
 
 
-def interval(seconds: float) -> Any:
+def make_interval(seconds: float) -> Any:
     """Return a length of time for the database's clock."""
     return cast(literal(f"{seconds} seconds"), Interval)
 
 
-def from_now(seconds: float) -> Any:
+def make_time_from_now(seconds: float) -> Any:
     """Return a moment on the database's clock."""
-    return func.clock_timestamp() + interval(seconds)
+    return func.clock_timestamp() + make_interval(seconds)

@@ -9,7 +9,7 @@ from soul_store.ids import new_id
 from soul_store.tables import ApiKey, AuditEntry, Tenant
 
 
-def tenant_named(session: Session, name: str) -> Tenant:
+def get_or_insert_tenant(session: Session, name: str) -> Tenant:
     """Return the project of this name, made if it is new."""
     tenant = session.scalar(select(Tenant).where(Tenant.name == name))
     if tenant is None:
@@ -19,7 +19,7 @@ def tenant_named(session: Session, name: str) -> Tenant:
     return tenant
 
 
-def create(
+def insert(
     session: Session,
     *,
     tenant_id: str,
@@ -47,12 +47,12 @@ def create(
     return key
 
 
-def any_key(session: Session) -> bool:
+def has_any_key(session: Session) -> bool:
     """Say whether any key exists: on the first start none does."""
     return session.scalar(select(ApiKey.id).limit(1)) is not None
 
 
-def living(session: Session, prefix: str) -> ApiKey | None:
+def get_active(session: Session, prefix: str) -> ApiKey | None:
     """Return the key of this prefix unless it is revoked or expired."""
     unexpired = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     return session.scalar(select(ApiKey).where(ApiKey.prefix == prefix, ApiKey.revoked_at.is_(None), unexpired))
@@ -64,7 +64,7 @@ def touch(session: Session, key: ApiKey) -> None:
     session.execute(update(ApiKey).where(ApiKey.id == key.id, stale).values(last_used_at=func.now()))
 
 
-def page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[ApiKey]:
+def list_page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[ApiKey]:
     """Return a tenant's keys, newest first."""
     query = select(ApiKey).where(ApiKey.tenant_id == tenant_id)
     if before is not None:

@@ -9,7 +9,7 @@ from soul_store.ids import new_id
 from soul_store.tables import AuditEntry, Model
 
 
-def create(
+def insert(
     session: Session, *, tenant_id: str, actor: str, name: str, source: str, location: str, **pinned: Any
 ) -> Model:
     """Write a model: where it lies and what pins it (revision, digest, facts, parent_job_id)."""
@@ -21,13 +21,13 @@ def create(
     return row
 
 
-def get(session: Session, tenant_id: str, model_id: str, *, deleted: bool = False) -> Model | None:
+def get(session: Session, tenant_id: str, model_id: str, *, include_deleted: bool = False) -> Model | None:
     """Return a tenant's model; one that was deleted only where `deleted` wants the row, for where it came from."""
     query = select(Model).where(Model.id == model_id, Model.tenant_id == tenant_id)
-    return session.scalar(query if deleted else query.where(Model.deleted_at.is_(None)))
+    return session.scalar(query if include_deleted else query.where(Model.deleted_at.is_(None)))
 
 
-def page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[Model]:
+def list_page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[Model]:
     """Return a tenant's models, newest first."""
     query = select(Model).where(Model.tenant_id == tenant_id, Model.deleted_at.is_(None))
     if before is not None:

@@ -9,20 +9,20 @@ from redis import Redis
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 from soul_store.tables import Job, OutboxEntry
 
 QUEUE = "jobs"
 
 
 @cache
-def celery_app() -> Celery:
+def get_celery_app() -> Celery:
     """Return the app, configured from the settings.
 
     Early acknowledgement: with late ones a Redis broker delivers any task that outlives its visibility timeout a
     second time, while the first still runs. No prefetch: a worker takes a message only when it is free.
     """
-    app = Celery("soul", broker=settings().redis_url, include=["worker.tasks"])
+    app = Celery("soul", broker=get_settings().redis_url, include=["worker.tasks"])
     app.conf.update(
         task_default_queue=QUEUE,
         task_acks_late=False,
@@ -49,15 +49,15 @@ def celery_app() -> Celery:
     return app
 
 
-def broker() -> Redis:
+def make_broker_client() -> Redis:
     """Return a client of the broker for what Celery has no word for: ping and queue length."""
-    url = settings().redis_url
+    url = get_settings().redis_url
     if url.startswith("redis+socket://"):
         url = url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=", 1)
     return Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
 
 
-def messages_waiting(client: Redis) -> int:
+def count_waiting_messages(client: Redis) -> int:
     """Return how many messages no worker has taken yet."""
     return client.llen(QUEUE)
 
@@ -70,7 +70,7 @@ def relay_once(session: Session, *, limit: int = 100) -> int:
     query = select(OutboxEntry).order_by(OutboxEntry.id).limit(limit).with_for_update(skip_locked=True)
     entries = list(session.scalars(query))
     for entry in entries:
-        celery_app().send_task(entry.task, kwargs=entry.payload)
+        get_celery_app().send_task(entry.task, kwargs=entry.payload)
     if entries:
         session.execute(delete(OutboxEntry).where(OutboxEntry.id.in_([entry.id for entry in entries])))
         sent = [entry.payload["job_id"] for entry in entries]
@@ -78,6 +78,6 @@ def relay_once(session: Session, *, limit: int = 100) -> int:
     return len(entries)
 
 
-def worker_name() -> str:
+def get_worker_name() -> str:
     """Return who holds a lease, for the operator: machine and process."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -9,9 +9,9 @@ from sqlalchemy import ColumnElement, Text, cast, exists, or_, select, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array
 from sqlalchemy.orm import Session, aliased
 
-from soul_core.models.files import READ, ModelFile, digest_of
+from soul_core.models.files import MODEL_FILE_PATTERNS, ModelFile, compute_digest
 from soul_core.spec import TRAIN
-from soul_core.spec.export import Export, exported_parameters
+from soul_core.spec.export import Export, count_export_parameters
 from soul_store import models
 from soul_store.tables import Artifact, Dataset, Job, Model
 
@@ -24,7 +24,7 @@ def lock(session: Session, *names: str) -> None:
     session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
-def retraining(
+def find_retraining_job(
     session: Session,
     tenant_id: str,
     *,
@@ -73,18 +73,18 @@ def _same_sets(sha256s: Mapping[str, str | None]) -> Iterator[ColumnElement[bool
     yield Job.datasets.op("-")(names) == cast({}, JSONB)
 
 
-def output_of(session: Session, job: Job) -> Model:
+def ensure_output_model(session: Session, job: Job) -> Model:
     """Return the model a succeeded job made, registered the first time it is asked for."""
     known = select(Model).where(Model.parent_job_id == job.id, Model.deleted_at.is_(None)).order_by(Model.id).limit(1)
     if (found := session.scalar(known)) is not None:
         return found
-    made = checkpoint_of(session, job)
+    made = find_checkpoint(session, job)
     assert made is not None, f"{job.id} succeeded without a checkpoint"
     name = job.name or f"output of {job.id}"
-    return models.create(session, tenant_id=job.tenant_id, actor="system", name=name, source="job", **made)
+    return models.insert(session, tenant_id=job.tenant_id, actor="system", name=name, source="job", **made)
 
 
-def checkpoint_of(session: Session, job: Job) -> dict[str, Any] | None:
+def find_checkpoint(session: Session, job: Job) -> dict[str, Any] | None:
     """Return what pins a job's checkpoint as a model: where it lies, its digest, its facts. None where it made none."""
     query = select(Artifact).where(Artifact.job_id == job.id, Artifact.path.startswith(_CHECKPOINT))
     files = list(session.scalars(query.order_by(Artifact.path)))
@@ -93,12 +93,12 @@ def checkpoint_of(session: Session, job: Job) -> dict[str, Any] | None:
     loaded = tuple(
         ModelFile(name, file.size_bytes, file.sha256)
         for file in files
-        if any(fnmatchcase(name := file.path.removeprefix(_CHECKPOINT), pattern) for pattern in READ)
+        if any(fnmatchcase(name := file.path.removeprefix(_CHECKPOINT), pattern) for pattern in MODEL_FILE_PATTERNS)
         and "/" not in name
     )
     return {
         "location": files[0].blob.removesuffix(files[0].path) + _CHECKPOINT.rstrip("/"),
-        "digest": digest_of(loaded),
+        "digest": compute_digest(loaded),
         "facts": _facts_of_export(session.get_one(Model, job.model_id).facts, job),
         "parent_job_id": job.id,
     }
@@ -114,4 +114,4 @@ def _facts_of_export(facts: dict[str, Any], job: Job) -> dict[str, Any]:
     if not stored:
         return facts
     export = Export.model_validate(job.spec.get("export", {}))
-    return {**facts, "parameters_by_dtype": exported_parameters(export, stored)}
+    return {**facts, "parameters_by_dtype": count_export_parameters(export, stored)}

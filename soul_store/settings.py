@@ -29,6 +29,6 @@ class Settings(BaseSettings):
 
 
 @cache
-def settings() -> Settings:
+def get_settings() -> Settings:
     """Return the settings of this process, read once. Tests call `settings.cache_clear()`."""
     return Settings()

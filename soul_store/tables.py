@@ -23,7 +23,7 @@ JOB_KINDS = ("unlearn", "finetune", "evaluate")
 JOB_STATUSES = ("awaiting_approval", "queued", "running", "paused", "succeeded", "failed", "cancelled")
 
 
-class Row(DeclarativeBase):
+class Base(DeclarativeBase):
     """Base of all tables. Constraint names are fixed so that migrations can name them."""
 
     metadata = MetaData(
@@ -48,7 +48,7 @@ def _new_key() -> str:
     return secrets.token_hex(32)
 
 
-class Tenant(Row):
+class Tenant(Base):
     """A project: the wall between users. Everything else belongs to exactly one."""
 
     __tablename__ = "tenants"
@@ -58,7 +58,7 @@ class Tenant(Row):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class ApiKey(Row):
+class ApiKey(Base):
     """A credential. Only the sha256 of the 256-bit secret is kept; `prefix` finds the row and shows in lists."""
 
     __tablename__ = "api_keys"
@@ -74,7 +74,7 @@ class ApiKey(Row):
     last_used_at: Mapped[datetime | None]
 
 
-class Dataset(Row):
+class Dataset(Base):
     """An uploaded data set. `status`: awaiting_content (metadata first), ready, invalid."""
 
     __tablename__ = "datasets"
@@ -95,7 +95,7 @@ class Dataset(Row):
     __table_args__ = (CheckConstraint("status IN ('awaiting_content','ready','invalid')", name="status"),)
 
 
-class Model(Row):
+class Model(Base):
     """A registered model. `location` says where the engine finds it; `digest` pins what it is."""
 
     __tablename__ = "models"
@@ -113,7 +113,7 @@ class Model(Row):
     __table_args__ = (CheckConstraint("source IN ('hub','local','gguf','job')", name="source"),)
 
 
-class Job(Row):
+class Job(Base):
     """The truth about a job. Only soul_store.jobs writes `status`. A wish (cancel, pause) is a column."""
 
     __tablename__ = "jobs"
@@ -131,7 +131,7 @@ class Job(Row):
     spec_sha256: Mapped[str]
 
     status: Mapped[str]
-    wish: Mapped[str | None]  # cancel | pause
+    requested_action: Mapped[str | None]  # cancel | pause
     phase: Mapped[str | None]
     verdict: Mapped[str | None]
     status_reason: Mapped[dict[str, Any] | None]  # {code, message, retryable, details[]}
@@ -154,7 +154,7 @@ class Job(Row):
     __table_args__ = (
         CheckConstraint(f"kind IN {JOB_KINDS}", name="kind"),
         CheckConstraint(f"status IN {JOB_STATUSES}", name="status"),
-        CheckConstraint("wish IN ('cancel','pause')", name="wish"),
+        CheckConstraint("requested_action IN ('cancel','pause')", name="requested_action"),
         CheckConstraint("verdict IN ('passed','failed','inconclusive')", name="verdict"),
         CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint(
@@ -166,7 +166,7 @@ class Job(Row):
     )
 
 
-class JobEvent(Row):
+class JobEvent(Base):
     """What happened to a job, in order. `seq` counts from 1 within the job and is the SSE id."""
 
     __tablename__ = "job_events"
@@ -178,7 +178,7 @@ class JobEvent(Row):
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
-class JobMetric(Row):
+class JobMetric(Base):
     """One step of the run's curves. A resumed step overwrites itself, so a curve has each step once."""
 
     __tablename__ = "job_metrics"
@@ -189,7 +189,7 @@ class JobMetric(Row):
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
-class Artifact(Row):
+class Artifact(Base):
     """A file a job made; visible only through the commit that finished the job."""
 
     __tablename__ = "artifacts"
@@ -204,7 +204,7 @@ class Artifact(Row):
     __table_args__ = (UniqueConstraint("job_id", "path"),)
 
 
-class OutboxEntry(Row):
+class OutboxEntry(Base):
     """A message that must reach the broker: written with the row it speaks of, published after commit."""
 
     __tablename__ = "outbox"
@@ -214,7 +214,7 @@ class OutboxEntry(Row):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class AuditEntry(Row):
+class AuditEntry(Base):
     """Who did what to which resource. Append-only."""
 
     __tablename__ = "audit_entries"
@@ -227,7 +227,7 @@ class AuditEntry(Row):
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
-class IdempotencyKey(Row):
+class IdempotencyKey(Base):
     """The answer to a request already served, kept in that request's own transaction."""
 
     __tablename__ = "idempotency_keys"

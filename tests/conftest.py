@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from migrations.run import upgrade
 from soul_store.database import make_engine
-from soul_store.settings import Settings, settings
+from soul_store.settings import Settings, get_settings
 from tests.paths import SHARED
 from tests.servers import Servers, running_servers
 
@@ -55,7 +55,7 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture(scope="session")
 def database_url(servers: Servers) -> str:
     """A migrated database."""
-    url = servers.postgres.url()
+    url = servers.postgres.make_url()
     upgrade(url)
     return url
 
@@ -88,9 +88,9 @@ def settings_env(
     monkeypatch.setenv("SOUL_SCRATCH_DIR", str(tmp_path / "scratch"))
     monkeypatch.setenv("SOUL_MODEL_ROOTS", "/")
     monkeypatch.setenv("SOUL_LEASE_SECONDS", "2")
-    settings.cache_clear()
-    yield settings()
-    settings.cache_clear()
+    get_settings.cache_clear()
+    yield get_settings()
+    get_settings.cache_clear()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soul_cli.embedded.account import Account
-from soul_cli.embedded.postgres import Postgres, runtime_folder
+from soul_cli.embedded.postgres import Postgres, make_runtime_folder
 from soul_cli.embedded.valkey import Valkey
 
 
@@ -28,7 +28,7 @@ def running_servers() -> Iterator[Servers]:
     folder = Path(tempfile.mkdtemp(prefix="soul-test-"))
     folder.chmod(0o711)
     account = Account.choose()
-    runtime = runtime_folder(folder, account)
+    runtime = make_runtime_folder(folder, account)
     postgres = Postgres(folder, runtime=runtime, log=folder / "postgres.log", account=account, durable=False)
     valkey = Valkey(folder, runtime=runtime, log=folder / "valkey.log", account=account)
     try:

@@ -12,8 +12,8 @@ from celery import bootsteps
 from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutdown, worker_shutting_down
 
 import worker.tasks  # noqa: F401  registers run_job
-from soul_store.outbox import celery_app
-from soul_store.settings import settings
+from soul_store.outbox import get_celery_app
+from soul_store.settings import get_settings
 from worker import drain
 
 _PR_SET_PDEATHSIG = 1
@@ -21,10 +21,10 @@ _PR_SET_PDEATHSIG = 1
 #: Not while everything else starts; and then now and again.
 _FIRST_SWEEP_SECONDS, _SWEEP_SECONDS = 5, 300
 
-app = celery_app()
+app = get_celery_app()
 
 
-class Sweeping(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+class CleanupStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
     """Sweeps this machine's scratch folder after the start and every so often, in a process of its own: the main
     process must not wait, nor hold a connection that its pool children would inherit.
     """
@@ -44,13 +44,13 @@ class Sweeping(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no 
             self._sweeper = subprocess.Popen([sys.executable, "-m", "worker.cleanup"])
 
 
-app.steps["worker"].add(Sweeping)
+app.steps["worker"].add(CleanupStep)
 
 
 @setup_logging.connect
 def _log_plainly(**_: Any) -> None:
     logging.basicConfig(
-        level=settings().log_level.upper(),
+        level=get_settings().log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )

@@ -9,17 +9,17 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from soul_store.database import transaction
-from worker.drain import draining
+from worker.drain import is_draining
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 #: What a server says, or does not say, that is away or not quite back.
-AWAY = (OperationalError, InterfaceError)
+CONNECTION_ERRORS = (OperationalError, InterfaceError)
 _PAUSE_SECONDS = 0.5
 
 
-def patiently(work: Callable[[Session], T]) -> T:
+def run_when_database_available(work: Callable[[Session], T]) -> T:
     """Run `work` in a transaction until the database answers; raises what it says only when the worker must leave.
 
     The answer to a commit may get lost: work may run again after it was committed.
@@ -29,8 +29,8 @@ def patiently(work: Callable[[Session], T]) -> T:
         try:
             with transaction() as session:
                 return work(session)
-        except AWAY as error:
-            if draining():
+        except CONNECTION_ERRORS as error:
+            if is_draining():
                 raise
             if not told:
                 log.warning("the database does not answer (%s); waiting for it", type(error).__name__)

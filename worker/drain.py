@@ -7,11 +7,11 @@ is the child's parent, so workers on one machine do not drain each other.
 import os
 from pathlib import Path
 
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 
 
 def _flag(main_pid: int) -> Path:
-    return settings().scratch_dir / f".drain-{main_pid}"
+    return get_settings().scratch_dir / f".drain-{main_pid}"
 
 
 def begin() -> None:
@@ -26,6 +26,6 @@ def clear() -> None:
     _flag(os.getpid()).unlink(missing_ok=True)
 
 
-def draining() -> bool:
+def is_draining() -> bool:
     """Say, in the pool child, whether its worker is leaving."""
     return _flag(os.getppid()).exists()

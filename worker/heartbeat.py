@@ -20,8 +20,8 @@ class Heartbeat:
 
     def __init__(self, job_id: str, epoch: int, *, lease_seconds: float) -> None:
         self.job_id, self.epoch, self.lease_seconds = job_id, epoch, lease_seconds
-        self.lost = False
-        self.wish: str | None = None
+        self.is_lease_lost = False
+        self.requested_action: str | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"heartbeat {job_id}", daemon=True)
 
@@ -37,14 +37,14 @@ class Heartbeat:
 
     def _run(self) -> None:
         usual = pause = min(self.lease_seconds / 3, 2.0)  # a cancel should not wait longer
-        while not self._stopped.wait(pause) and not self.lost:
+        while not self._stopped.wait(pause) and not self.is_lease_lost:
             try:
                 with transaction() as session:
-                    beat = job_leases.beat(session, self.job_id, self.epoch, lease_seconds=self.lease_seconds)
+                    beat = job_leases.heartbeat(session, self.job_id, self.epoch, lease_seconds=self.lease_seconds)
             except SQLAlchemyError as error:
                 # While the database is away nobody else can take the job either: go on, it will say who holds it.
                 if pause == usual:
                     log.warning("%s: no heartbeat, the database is away (%s)", self.job_id, type(error).__name__)
                 pause = min(usual, _AWAY_SECONDS)  # back before the keeper takes lost jobs back
                 continue
-            self.lost, self.wish, pause = beat.lost, beat.wish, usual
+            self.is_lease_lost, self.requested_action, pause = beat.is_lease_lost, beat.requested_action, usual

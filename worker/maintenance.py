@@ -13,8 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from soul_store import jobs
 from soul_store.database import transaction
-from soul_store.outbox import broker, messages_waiting, relay_once
-from soul_store.settings import settings
+from soul_store.outbox import count_waiting_messages, make_broker_client, relay_once
+from soul_store.settings import get_settings
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _RELAY_SECONDS = 0.2
 _LONGEST_PAUSE = 5.0
 
 
-class Absence:
+class DatabaseAvailability:
     """Since when the database has answered. Behind an absence living workers have a lease's time to beat first: a
     lease that ran out meanwhile is nobody's death.
     """
@@ -31,34 +31,36 @@ class Absence:
         self.lease_seconds, self.clock = lease_seconds, clock
         self._since: float | None = None
 
-    def away(self) -> None:
+    def mark_unavailable(self) -> None:
         """Note that the database did not answer."""
         self._since = None
 
-    def is_past(self) -> bool:
+    def is_stable(self) -> bool:
         """Note that it answered, and say whether it has done so for a whole lease."""
         if self._since is None:
             self._since = self.clock()
         return self.clock() - self._since >= self.lease_seconds
 
 
-def keep_once(*, take_back: bool = True) -> None:
+def run_maintenance(*, requeue_stalled: bool = True) -> None:
     """Publish what waits; take back jobs whose worker fell silent; send again what the broker forgot."""
-    relay()
-    if take_back:
+    relay_outbox()
+    if requeue_stalled:
         with transaction() as session:
-            lost = jobs.requeue_lost(session, max_attempts=settings().max_attempts)
+            lost = jobs.requeue_stalled(session, max_attempts=get_settings().max_attempts)
         for job_id in lost:
             log.warning("%s: its worker fell silent; taken back", job_id)
-    with broker() as client:
-        waiting = messages_waiting(client)
+    with make_broker_client() as client:
+        waiting = count_waiting_messages(client)
     with transaction() as session:
-        forgotten = jobs.resend_queued(session, messages_waiting=waiting, silent_seconds=settings().lease_seconds)
+        forgotten = jobs.resend_job_messages(
+            session, num_waiting_messages=waiting, silent_seconds=get_settings().lease_seconds
+        )
     if forgotten:
         log.info("sent again, the broker may have forgotten them: %s", ", ".join(forgotten))
 
 
-def relay() -> None:
+def relay_outbox() -> None:
     """Publish the outbox."""
     with transaction() as session:
         relay_once(session)
@@ -67,23 +69,25 @@ def relay() -> None:
 def main() -> int:
     """Run until SIGTERM or SIGINT; a server that is away is waited for."""
     logging.basicConfig(
-        level=settings().log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=get_settings().log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
     )
     leave = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: leave.set())
     pause, next_round, away = _RELAY_SECONDS, 0.0, False
-    absence = Absence(settings().lease_seconds)
+    absence = DatabaseAvailability(get_settings().lease_seconds)
     while not leave.wait(pause):
         try:
             if time.monotonic() >= next_round:
-                keep_once(take_back=absence.is_past())
-                next_round = time.monotonic() + min(settings().lease_seconds / 3, 5.0)
+                run_maintenance(requeue_stalled=absence.is_stable())
+                next_round = time.monotonic() + min(get_settings().lease_seconds / 3, 5.0)
             else:
-                relay()
+                relay_outbox()
         except (SQLAlchemyError, BrokerError, RedisError, OSError) as error:
             if isinstance(error, SQLAlchemyError):
-                absence.away()
+                absence.mark_unavailable()
             if not away:
                 log.warning("database or broker is away (%s); trying again until it is back", type(error).__name__)
             away, pause = True, min(pause * 2, _LONGEST_PAUSE)

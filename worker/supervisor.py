@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from soul_core.events import Event
 from soul_store import job_leases
 from soul_store.database import transaction
-from worker.db_retry import AWAY
+from worker.db_retry import CONNECTION_ERRORS
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-ENGINE = (sys.executable, "-m", "soul_core")
+ENGINE_COMMAND = (sys.executable, "-m", "soul_core")
 #: Events are written together, this often.
 _WRITE_SECONDS = 0.4
 _STDERR_LINES = 40
@@ -41,13 +41,13 @@ CPU_ENVIRONMENT = {
 
 
 @dataclass
-class Outcome:
+class EngineExit:
     """How the child ended. `returncode` as subprocess has it: negative is a signal."""
 
     returncode: int
-    asked_to_leave: bool
-    failure: Event | None
-    finished: Event | None
+    drain_requested: bool
+    failed_event: Event | None
+    finished_event: Event | None
     stderr_tail: tuple[str, ...]
     seconds: float
 
@@ -87,18 +87,18 @@ class _Ears:
 
 def run_engine(
     arguments: Sequence[str],
-    heart: Heartbeat,
+    heartbeat: Heartbeat,
     *,
     log_folder: Path,
-    draining: Callable[[], bool],
+    is_draining: Callable[[], bool],
     grace_seconds: float,
-    engine: Sequence[str] = ENGINE,
-) -> Outcome:
+    engine_command: Sequence[str] = ENGINE_COMMAND,
+) -> EngineExit:
     """Run the engine to its end, whatever that is. A lost lease kills it; a drain or a cancel asks first."""
     log_folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     child = subprocess.Popen(
-        [*engine, *arguments, "--events", "--parent-pid", str(os.getpid())],
+        [*engine_command, *arguments, "--events", "--parent-pid", str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -115,17 +115,17 @@ def run_engine(
     try:
         while child.poll() is None:
             time.sleep(_WRITE_SECONDS)
-            waiting = _write(heart, told, waiting + _drained(ears.events), again=bool(waiting))
-            if heart.lost:
+            waiting = _write(heartbeat, told, waiting + _drained(ears.events), again=bool(waiting))
+            if heartbeat.is_lease_lost:
                 child.kill()
-            elif asked_at is None and heart.wish == "cancel":
+            elif asked_at is None and heartbeat.requested_action == "cancel":
                 child.send_signal(signal.SIGUSR1)
                 asked_at = time.monotonic()
-            elif asked_at is None and draining():
+            elif asked_at is None and is_draining():
                 child.send_signal(signal.SIGTERM)
                 asked_at, asked_to_leave = time.monotonic(), True
             elif asked_at is not None and time.monotonic() - asked_at > grace_seconds:
-                log.warning("%s: the engine did not stop within %s s and is killed", heart.job_id, grace_seconds)
+                log.warning("%s: the engine did not stop within %s s and is killed", heartbeat.job_id, grace_seconds)
                 child.kill()
     except BaseException:
         child.kill()  # nobody would hear it any more
@@ -134,13 +134,13 @@ def run_engine(
     for thread in threads:
         thread.join()
     waiting += _drained(ears.events)
-    while (waiting := _write(heart, told, waiting, again=True)) and not draining():
+    while (waiting := _write(heartbeat, told, waiting, again=True)) and not is_draining():
         time.sleep(_WRITE_SECONDS)
-    return Outcome(
+    return EngineExit(
         returncode=child.returncode,
-        asked_to_leave=asked_to_leave,
-        failure=next((event for event in reversed(told) if event.kind == "failed"), None),
-        finished=next((event for event in reversed(told) if event.kind == "finished"), None),
+        drain_requested=asked_to_leave,
+        failed_event=next((event for event in reversed(told) if event.kind == "failed"), None),
+        finished_event=next((event for event in reversed(told) if event.kind == "finished"), None),
         stderr_tail=tuple(ears.stderr),
         seconds=time.monotonic() - started,
     )
@@ -157,15 +157,15 @@ def _drained(events: "queue.Queue[Event]") -> list[Event]:
 
 def _write(heart: Heartbeat, told: list[Event], events: list[Event], *, again: bool) -> list[Event]:
     """Write events to the job's rows; return those that could not be written yet. `again`: that was told before."""
-    if not events or heart.lost:
+    if not events or heart.is_lease_lost:
         return []
     try:
         with transaction() as session:
-            held = job_leases.record(session, heart.job_id, heart.epoch, events)
-    except AWAY as error:
+            held = job_leases.record_events(session, heart.job_id, heart.epoch, events)
+    except CONNECTION_ERRORS as error:
         if not again:
             log.warning("%s: events wait, the database does not answer (%s)", heart.job_id, type(error).__name__)
         return events
-    heart.lost = heart.lost or not held
+    heart.is_lease_lost = heart.is_lease_lost or not held
     told += events
     return []

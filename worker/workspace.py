@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN
-from soul_store.blobs import Blobs
+from soul_store.blobs import BlobStore
 from soul_store.job_leases import NewArtifact
 from soul_store.tables import Artifact, Dataset, Job, Model
 
@@ -18,12 +18,12 @@ MANIFEST = "manifest.json"
 REPORT = "report.json"
 
 
-class Busy(Exception):
+class WorkspaceBusy(Exception):
     """An earlier attempt of the job still holds the folder."""
 
 
 @dataclass(frozen=True)
-class Needs:
+class JobInputs:
     """What a job's row names: the rows of its model and of others beside it, of its data sets, of a reference's log;
     and the tenant's key of row digests.
     """
@@ -47,10 +47,10 @@ class Workspace:
         self.cache = scratch / "models"  # converted GGUF files and hub downloads, shared by all jobs
 
     @contextmanager
-    def held(self, *, patience_seconds: float) -> Iterator[None]:
+    def lock(self, *, timeout_seconds: float) -> Iterator[None]:
         """Hold the folder against another attempt of the same job. Raises Busy when that one does not leave."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + patience_seconds
+        deadline = time.monotonic() + timeout_seconds
         with (self.scratch / f"{self.folder.name}.lock").open("w") as lock:
             while True:
                 try:
@@ -58,34 +58,34 @@ class Workspace:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise Busy from None
+                        raise WorkspaceBusy from None
                     time.sleep(0.1)
             yield
 
-    def fetch(self, blobs: Blobs, job: Job, needs: Needs) -> list[str]:
+    def fetch_inputs(self, blobs: BlobStore, job: Job, job_inputs: JobInputs) -> list[str]:
         """Bring everything the engine reads; return its arguments."""
         shutil.rmtree(self.inputs, ignore_errors=True)
         self.inputs.mkdir(parents=True)
         spec = self.inputs / "spec.json"
         spec.write_text(json.dumps(job.spec))
         arguments = [str(spec), "--job-id", job.id, "--out", str(self.out), "--state", str(self.state)]
-        arguments += ["--cache", str(self.cache), "--model-name", needs.model.name]
-        arguments += ["--model", self._fetch_model(blobs, needs.model, "model")]
-        if needs.model.revision is not None:
-            arguments += ["--revision", needs.model.revision]
-        if needs.model.digest is not None:
-            arguments += ["--model-digest", needs.model.digest]
-        for name, model in needs.models.items():
+        arguments += ["--cache", str(self.cache), "--model-name", job_inputs.model.name]
+        arguments += ["--model", self._fetch_model(blobs, job_inputs.model, "model")]
+        if job_inputs.model.revision is not None:
+            arguments += ["--revision", job_inputs.model.revision]
+        if job_inputs.model.digest is not None:
+            arguments += ["--model-digest", job_inputs.model.digest]
+        for name, model in job_inputs.models.items():
             revision = f"@{model.revision}" if model.revision is not None else ""
             arguments += ["--also", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}{revision}"]
             if model.digest is not None:
                 arguments += ["--also-digest", f"{name}={model.digest}"]
-        if needs.reference_log is not None:
-            log = needs.reference_log
+        if job_inputs.reference_log is not None:
+            log = job_inputs.reference_log
             path = self.inputs / f"{log.job_id}-{PurePosixPath(log.path).name}"  # the report names it so
             blobs.fetch(log.blob, path)
             arguments += ["--reference-log", str(path), "--reference-log-sha256", log.sha256]
-        for name, dataset in needs.datasets.items():
+        for name, dataset in job_inputs.datasets.items():
             assert dataset.blob is not None
             path = self.inputs / f"{name}.jsonl"
             blobs.fetch(dataset.blob, path)
@@ -95,20 +95,20 @@ class Workspace:
                 arguments += ["--set", f"{name}={path}"]
             if dataset.content_sha256 is not None:
                 arguments += ["--set-sha256", f"{name}={dataset.content_sha256}"]
-        return [*arguments, "--row-key", str(self._write_key(needs.row_key))]
+        return [*arguments, "--row-key", str(self._write_key(job_inputs.row_key))]
 
-    def publish(self, blobs: Blobs, job: Job) -> list[NewArtifact]:
+    def publish(self, blobs: BlobStore, job: Job) -> list[NewArtifact]:
         """Store what the engine made under this epoch's own prefix, the manifest last."""
         listed = [entry["path"] for entry in json.loads((self.out / MANIFEST).read_text())["files"]]
         artifacts = []
         for path in [*listed, MANIFEST]:
-            stored = blobs.put_file(f"{self.prefix(job)}/{path}", self.out / path)
+            stored = blobs.put_file(f"{self.get_blob_prefix(job)}/{path}", self.out / path)
             artifacts.append(NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
         return artifacts
 
-    def withdraw(self, blobs: Blobs, job: Job) -> None:
+    def withdraw(self, blobs: BlobStore, job: Job) -> None:
         """Remove what `publish` stored, when the job's end could not be written."""
-        blobs.delete_prefix(self.prefix(job))
+        blobs.delete_prefix(self.get_blob_prefix(job))
 
     def wipe(self) -> None:
         """Remove the folder: inputs are somebody's data."""
@@ -116,7 +116,7 @@ class Workspace:
         (self.scratch / f"{self.folder.name}.lock").unlink(missing_ok=True)
 
     @staticmethod
-    def prefix(job: Job) -> str:
+    def get_blob_prefix(job: Job) -> str:
         return f"jobs/{job.id}/{job.epoch}"
 
     def _write_key(self, key: str) -> Path:
@@ -126,10 +126,10 @@ class Workspace:
         path.write_text(key)
         return path
 
-    def _fetch_model(self, blobs: Blobs, model: Model, place: str) -> str:
+    def _fetch_model(self, blobs: BlobStore, model: Model, place: str) -> str:
         if model.source != "job":
             return model.location
         folder = self.inputs / place
-        for key in blobs.keys(model.location):
+        for key in blobs.list_keys(model.location):
             blobs.fetch(key, folder / key.removeprefix(f"{model.location}/"))
         return str(folder)

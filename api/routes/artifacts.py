@@ -7,11 +7,11 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import FileResponse, Response
 
 from api.deps import CallerDep, OwnedJob, SessionDep
-from api.errors import ServiceError, declared
-from api.http_preconditions import has_etag, range_to_serve
+from api.errors import ServiceError, make_problem_responses
+from api.http_preconditions import has_etag, parse_range_header
 from api.schemas.jobs import ArtifactOut, Page
 from api.services import artifacts as service
-from soul_store.blobs import CHUNK_BYTES, blobs
+from soul_store.blobs import CHUNK_BYTES, get_blob_store
 
 router = APIRouter(prefix="/v1", tags=["results"])
 
@@ -24,9 +24,9 @@ _HEADERS = {
 
 
 @router.get("/jobs/{job_id}/artifacts", operation_id="list_job_artifacts")
-def artifacts(job: OwnedJob, session: SessionDep) -> Page[ArtifactOut]:
+def list_artifacts(job: OwnedJob, session: SessionDep) -> Page[ArtifactOut]:
     """List the files a job made, with size and sha256."""
-    return Page(data=[ArtifactOut.model_validate(row) for row in service.made_by(session, job)])
+    return Page(data=[ArtifactOut.model_validate(row) for row in service.list_artifacts(session, job)])
 
 
 @router.api_route("/artifacts/{artifact_id}/content", methods=["HEAD"], include_in_schema=False)
@@ -38,24 +38,24 @@ def artifacts(job: OwnedJob, session: SessionDep) -> Page[ArtifactOut]:
         200: {"description": "The file.", "content": _BYTES, "headers": _HEADERS},
         206: {"description": "The range that was asked for.", "content": _BYTES, "headers": _HEADERS},
         304: {"description": "If-None-Match has this version."},
-        **declared({416: "No such range."}),
+        **make_problem_responses({416: "No such range."}),
     },
 )
-def content(
+def get_artifact_content(
     request: Request,
     artifact_id: str,
     caller: CallerDep,
     session: SessionDep,
     if_none_match: Annotated[str | None, Header()] = None,
     if_range: Annotated[str | None, Header()] = None,
-    wanted: Annotated[str | None, Header(alias="range", examples=["bytes=1048576-"])] = None,
+    range_header: Annotated[str | None, Header(alias="range", examples=["bytes=1048576-"])] = None,
 ) -> Response:
     """Download a file. Range, If-Range and If-None-Match work; the ETag is the file's sha256. HEAD works too.
 
     Weights need the scope models:download; those of a job whose verdict is not `passed` need
     models:download_unverified, and that is written to the audit log.
     """
-    made = service.to_download(session, caller, artifact_id)
+    made = service.authorize_download(session, caller, artifact_id)
     etag = f'"{made.sha256}"'
     headers = {
         "ETag": etag,
@@ -64,14 +64,16 @@ def content(
     }
     if has_etag(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    obeyed, satisfiable = range_to_serve(wanted, made.size_bytes)
+    obeyed, satisfiable = parse_range_header(range_header, made.size_bytes)
     if not satisfiable and if_range in {None, etag}:
         size = made.size_bytes
         told = {"Content-Range": f"bytes */{size}"}
-        raise ServiceError(416, "no_such_range", f"the file has {size} bytes: nothing lies at {wanted}", headers=told)
+        raise ServiceError(
+            416, "no_such_range", f"the file has {size} bytes: nothing lies at {range_header}", headers=told
+        )
     if obeyed is None:  # the response class would refuse in plain text what has to be passed over
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
-    path = blobs().local_path(made.blob)
+    path = get_blob_store().get_local_path(made.blob)
     assert path is not None
     filename = made.path.rsplit("/", 1)[-1]
     response = FileResponse(path, headers=headers, media_type="application/octet-stream", filename=filename)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 
 from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep
-from api.routes.jobs import ACCEPTED, listed, submitted
+from api.routes.jobs import ACCEPTED, get_job_page, submit_job
 from api.schemas.jobs import JobOut, JobStatus, Page
 from api.schemas.submissions import EvaluationCreate
 from api.services import jobs as service
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", tags=["evaluations"])
 @router.post(
     "/evaluations", status_code=202, operation_id="create_evaluation", response_model=JobOut, responses=ACCEPTED
 )
-def create(
+def create_evaluation(
     body: EvaluationCreate,
     caller: JobsWriter,
     session: SessionDep,
@@ -28,11 +28,11 @@ def create(
     """Measure a model, and others beside it, on any data sets, with any metrics and attacks. It is a job like others:
     cancel it, follow it and fetch its files under /v1/jobs.
     """
-    return submitted(session, caller, body, idempotency_key, at="/v1/evaluations")
+    return submit_job(session, caller, body, idempotency_key, collection_path="/v1/evaluations")
 
 
 @router.get("/evaluations", operation_id="list_evaluations")
-def page(
+def list_evaluations(
     caller: JobsReader,
     session: SessionDep,
     limit: Limit = 20,
@@ -41,10 +41,12 @@ def page(
     name: Annotated[str | None, Query(description="Only evaluations of this name.")] = None,
 ) -> Page[JobOut]:
     """List evaluations, newest first."""
-    return listed(session, caller, limit=limit, cursor=cursor, status=status, name=name, kind="evaluate")
+    return get_job_page(session, caller, limit=limit, cursor=cursor, status=status, name=name, kind="evaluate")
 
 
 @router.get("/evaluations/{evaluation_id}", operation_id="get_evaluation")
-def get(caller: JobsReader, session: SessionDep, evaluation_id: Annotated[str, Path(examples=["job_01k9"])]) -> JobOut:
+def get_evaluation(
+    caller: JobsReader, session: SessionDep, evaluation_id: Annotated[str, Path(examples=["job_01k9"])]
+) -> JobOut:
     """Return one evaluation, with links to its report and files."""
-    return service.shown(session, service.owned(session, caller, evaluation_id, kind="evaluate"))
+    return service.make_job_out(session, service.get_owned(session, caller, evaluation_id, kind="evaluate"))

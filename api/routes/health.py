@@ -6,9 +6,9 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.errors import ServiceError, declared
+from api.errors import ServiceError, make_problem_responses
 from soul_store.database import transaction
-from soul_store.outbox import broker
+from soul_store.outbox import make_broker_client
 
 router = APIRouter(tags=["health"])
 
@@ -25,7 +25,11 @@ def healthz() -> Health:
     return Health()
 
 
-@router.get("/readyz", operation_id="readyz", responses=declared({503: "A server behind this one does not answer."}))
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    responses=make_problem_responses({503: "A server behind this one does not answer."}),
+)
 def readyz() -> Health:
     """Say whether database and broker answer."""
     away = []
@@ -35,7 +39,7 @@ def readyz() -> Health:
     except SQLAlchemyError:
         away.append("database")
     try:
-        with broker() as client:
+        with make_broker_client() as client:
             client.ping()
     except (RedisError, OSError):
         away.append("broker")

@@ -17,8 +17,8 @@ from api.schemas.submissions import JobCreate
 from api.services import idempotency
 from api.services import jobs as service
 from api.services.estimates import estimate as estimate_job
-from api.services.methods import methods as all_methods
-from soul_core.spec import Kind
+from api.services.methods import list_methods as all_methods
+from soul_core.spec import JobKind
 from soul_store import job_queries, job_state_machine
 from soul_store.database import transaction
 
@@ -33,19 +33,19 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/methods", operation_id="list_methods", tags=["methods"])
-def methods(caller: JobsReader) -> MethodsOut:
+def list_methods(caller: JobsReader) -> MethodsOut:
     """Return what a spec may say: terms, optimizers, curvatures and metrics with JSON schemas and defaults."""
     return MethodsOut.model_validate(all_methods())
 
 
 @router.post("/estimates", operation_id="estimate_job")
-def estimate(body: JobCreate, caller: JobsReader, session: SessionDep) -> EstimateOut:
+def create_estimate(body: JobCreate, caller: JobsReader, session: SessionDep) -> EstimateOut:
     """Say what a job would cost and whether it would be taken. Nothing is written or spent."""
     return estimate_job(session, caller, body)
 
 
 @router.post("/jobs", status_code=202, operation_id="create_job", response_model=JobOut, responses=ACCEPTED)
-def create(
+def create_job(
     body: JobCreate,
     caller: JobsWriter,
     session: SessionDep,
@@ -54,21 +54,21 @@ def create(
     ] = None,
 ) -> Response:
     """Submit a job of any kind: unlearn, finetune or evaluate."""
-    return submitted(session, caller, body, idempotency_key, at="/v1/jobs")
+    return submit_job(session, caller, body, idempotency_key, collection_path="/v1/jobs")
 
 
 @router.get("/jobs", operation_id="list_jobs")
-def page(
+def list_jobs(
     caller: JobsReader,
     session: SessionDep,
     limit: Limit = 20,
     cursor: Cursor = None,
     status: Annotated[JobStatus | None, Query(description="Only jobs of this status.")] = None,
     name: Annotated[str | None, Query(description="Only jobs of this name.")] = None,
-    kind: Annotated[Kind | None, Query(description="Only jobs of this kind.")] = None,
+    kind: Annotated[JobKind | None, Query(description="Only jobs of this kind.")] = None,
 ) -> Page[JobOut]:
     """List jobs, newest first."""
-    return listed(session, caller, limit=limit, cursor=cursor, status=status, name=name, kind=kind)
+    return get_job_page(session, caller, limit=limit, cursor=cursor, status=status, name=name, kind=kind)
 
 
 @router.get(
@@ -81,7 +81,7 @@ def page(
         304: {"description": "If-None-Match has this version."},
     },
 )
-async def get(
+async def get_job(
     request: Request,
     job_id: str,
     wait: Annotated[
@@ -96,7 +96,7 @@ async def get(
         etag, shown = await run_in_threadpool(_look, request, job_id)
         if known is None:
             known = etag
-        over = shown.status in job_state_machine.TERMINAL
+        over = shown.status in job_state_machine.TERMINAL_STATUSES
         if not has_etag(known, etag) or over or time.monotonic() >= deadline or await request.is_disconnected():
             break
         await asyncio.sleep(_LOOK_SECONDS)
@@ -106,24 +106,24 @@ async def get(
 
 
 @router.post("/jobs/{job_id}/cancel", operation_id="cancel_job")
-def cancel(job_id: str, caller: JobsWriter, session: SessionDep) -> JobOut:
+def cancel_job(job_id: str, caller: JobsWriter, session: SessionDep) -> JobOut:
     """Cancel a job. A waiting one ends at once, a running one at its next step; one that is over answers 409."""
-    return service.shown(session, service.cancel(session, caller, service.owned(session, caller, job_id)))
+    return service.make_job_out(session, service.cancel(session, caller, service.get_owned(session, caller, job_id)))
 
 
-def submitted(session: Session, caller: Caller, body: JobCreate, key: str | None, *, at: str) -> Response:
+def submit_job(session: Session, caller: Caller, body: JobCreate, key: str | None, *, collection_path: str) -> Response:
     """Make a job once per Idempotency-Key and answer with it; `at` is the collection it is shown in."""
 
-    def serve() -> idempotency.Answer:
+    def serve() -> idempotency.IdempotentResponse:
         job = service.create(session, caller, body)
-        shown = service.shown(session, job).model_dump(mode="json")
-        return idempotency.Answer(202, {"Location": f"{at}/{job.id}"}, shown)
+        shown = service.make_job_out(session, job).model_dump(mode="json")
+        return idempotency.IdempotentResponse(202, {"Location": f"{collection_path}/{job.id}"}, shown)
 
-    answer = idempotency.once(session, caller, key, body.model_dump(mode="json"), serve)
+    answer = idempotency.serve_once(session, caller, key, body.model_dump(mode="json"), serve)
     return JSONResponse(answer.body, answer.status, headers=answer.headers)
 
 
-def listed(
+def get_job_page(
     session: Session,
     caller: Caller,
     *,
@@ -134,10 +134,10 @@ def listed(
     kind: str | None,
 ) -> Page[JobOut]:
     """Return one page of the caller's jobs."""
-    rows = job_queries.page(
+    rows = job_queries.list_page(
         session, caller.tenant_id, limit=limit + 1, before=cursor, status=status, name=name, kind=kind
     )
-    shown = [service.shown(session, row) for row in rows[:limit]]
+    shown = [service.make_job_out(session, row) for row in rows[:limit]]
     more = len(rows) > limit
     return Page(data=shown, has_more=more, next_cursor=shown[-1].id if more else None)
 
@@ -146,5 +146,5 @@ def _look(request: Request, job_id: str) -> tuple[str, JobOut]:
     with transaction() as session:
         caller = authenticate(request, session)
         caller.require("jobs:read")
-        job = service.owned(session, caller, job_id)
-        return f'W/"{job.version}"', service.shown(session, job)
+        job = service.get_owned(session, caller, job_id)
+        return f'W/"{job.version}"', service.make_job_out(session, job)

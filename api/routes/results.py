@@ -13,10 +13,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api.auth import Caller
 from api.deps import JobsReader, OwnedJob, SessionDep
-from api.errors import declared
+from api.errors import make_problem_responses
 from api.schemas.jobs import EventOut, EventsOut, MetricsOut
 from api.services import jobs as service
-from api.services.reports import JSON, PAGE, PDF, report_as, wanted
+from api.services.reports import HTML, JSON, PDF, choose_media_type, render_report
 from soul_store import job_queries, job_state_machine
 from soul_store.database import transaction
 
@@ -26,19 +26,19 @@ _LOOK_SECONDS = 0.3
 
 
 @router.get("/jobs/{job_id}/events", operation_id="list_job_events")
-def events(
+def list_events(
     job: OwnedJob,
     session: SessionDep,
-    after: Annotated[int, Query(ge=0, lt=1 << 63, description="Only events behind this seq.")] = 0,
+    after: Annotated[int, Query(ge=0, lt=1 << 63, description="Only list_events behind this seq.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> EventsOut:
     """List what happened to a job, in order."""
-    rows = job_queries.events_after(session, job.id, after, limit=limit + 1)
+    rows = job_queries.list_events(session, job.id, after, limit=limit + 1)
     return EventsOut(data=[EventOut.model_validate(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
 
 @router.get("/jobs/{job_id}/events/stream", response_class=EventSourceResponse, operation_id="stream_job_events")
-async def stream(
+async def stream_events(
     job: OwnedJob,
     caller: JobsReader,
     last_event_id: Annotated[int, Header(ge=0, lt=1 << 63, description="Go on behind this event.")] = 0,
@@ -65,9 +65,9 @@ async def stream(
 
 
 @router.get("/jobs/{job_id}/metrics", operation_id="get_job_metrics")
-def metrics(job: OwnedJob, session: SessionDep) -> MetricsOut:
+def get_metrics(job: OwnedJob, session: SessionDep) -> MetricsOut:
     """Return the run's curves, one value a step."""
-    points = job_queries.metrics_of(session, job.id)
+    points = job_queries.list_metrics(session, job.id)
     names = list(dict.fromkeys(name for point in points for name in point.values))
     return MetricsOut(
         steps=[point.step for point in points],
@@ -82,24 +82,24 @@ def metrics(job: OwnedJob, session: SessionDep) -> MetricsOut:
         200: {
             "content": {
                 JSON: {"schema": {"type": "object"}},
-                PAGE: {"schema": {"type": "string"}},
+                HTML: {"schema": {"type": "string"}},
                 PDF: {"schema": {"type": "string", "format": "binary"}},
             }
         },
-        **declared({501: "This server cannot make a PDF; `detail` says what it lacks."}),
+        **make_problem_responses({501: "This server cannot make a PDF; `detail` says what it lacks."}),
     },
 )
-def report(job: OwnedJob, accept: Annotated[str, Header()] = JSON) -> Response:
+def get_report(job: OwnedJob, accept: Annotated[str, Header()] = JSON) -> Response:
     """Return the report: JSON (GET /v1/schemas/report is its schema), the page for `Accept: text/html`, the same as
     PDF for `Accept: application/pdf`.
     """
-    media = wanted(accept)
+    media = choose_media_type(accept)
     headers = {"Vary": "Accept"}
-    if media == PAGE:  # self-contained and inert: nothing in it may run or load
+    if media == HTML:  # self-contained and inert: nothing in it may run or load
         headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     if media == PDF:
         headers["Content-Disposition"] = f'inline; filename="report-{job.id}.pdf"'
-    return Response(report_as(job, media), headers=headers, media_type=media)
+    return Response(render_report(job, media), headers=headers, media_type=media)
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,13 @@ class _News:
 
 def _news(caller: Caller, job_id: str, seen: int) -> _News:
     with transaction() as session:
-        job = service.owned(session, caller, job_id)
+        job = service.get_owned(session, caller, job_id)
         moment: dict[str, dict[str, Any]] = {}
         if job.status == "running" and job.progress:
-            if job.phase in {"unlearn", "finetune"} and (point := job_queries.last_metric(session, job_id)) is not None:
+            if (
+                job.phase in {"unlearn", "finetune"}
+                and (point := job_queries.get_last_metric(session, job_id)) is not None
+            ):
                 moment["metrics"] = {"step": point.step, **point.values}
             moment["progress"] = {
                 "phase": job.phase,
@@ -125,6 +128,8 @@ def _news(caller: Caller, job_id: str, seen: int) -> _News:
                 "unit": job.progress.get("unit"),
                 "eta_seconds": job.progress.get("eta_seconds"),
             }
-        rows = job_queries.events_after(session, job_id, seen)
-        events = [EventOut.model_validate(row) for row in rows]
-        return _News(events, moment if not events else {}, over=job.status in job_state_machine.TERMINAL)
+        rows = job_queries.list_events(session, job_id, seen)
+        list_events = [EventOut.model_validate(row) for row in rows]
+        return _News(
+            list_events, moment if not list_events else {}, over=job.status in job_state_machine.TERMINAL_STATUSES
+        )

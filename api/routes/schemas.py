@@ -4,12 +4,12 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from soul_core.report.schema import described
+from soul_core.report.schema import make_schema
 
 router = APIRouter(prefix="/v1", tags=["schemas"])
 
 
 @router.get("/schemas/report", operation_id="get_report_schema")
-def report() -> dict[str, Any]:
+def get_report_schema() -> dict[str, Any]:
     """Return the JSON schema of reports; `schema_version` in it says which one."""
-    return described()
+    return make_schema()

@@ -17,16 +17,16 @@ from starlette.requests import ClientDisconnect
 
 from api.auth import Caller, authenticate
 from api.deps import bearer
-from api.errors import ServiceError, declared, problem_response
+from api.errors import ServiceError, make_problem_response, make_problem_responses
 from api.schemas.inputs import DatasetCreate, DatasetOut
 from api.services import conflicts
 from api.services import datasets as service
-from soul_core.atomic_io import disk_errors
+from soul_core.atomic_io import translate_disk_errors
 from soul_core.data import FORMATS
 from soul_core.errors import DiskFull
 from soul_store.blobs import StorageFull
 from soul_store.database import transaction
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 from soul_store.tables import Dataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
@@ -91,9 +91,9 @@ _CONTENT_BODY = {
     response_model=DatasetOut,
     dependencies=[Depends(bearer)],
     openapi_extra=_CREATE_BODY,
-    responses=declared({415: "Neither a form nor JSON.", **_NO_ROOM}),
+    responses=make_problem_responses({415: "Neither a form nor JSON.", **_NO_ROOM}),
 )
-async def create(request: Request) -> Response:
+async def create_dataset(request: Request) -> Response:
     """Upload a file (multipart), or announce one (JSON) whose content follows by PUT.
 
     Accepted: JSONL, CSV, Parquet, plain text, each plain or compressed with gzip or zstd; columns prompt+completion,
@@ -118,7 +118,7 @@ async def create(request: Request) -> Response:
     response_model=DatasetOut,
     dependencies=[Depends(bearer)],
     openapi_extra=_CONTENT_BODY,
-    responses=declared(_NO_ROOM),
+    responses=make_problem_responses(_NO_ROOM),
 )
 async def put_content(
     request: Request,
@@ -132,15 +132,15 @@ async def put_content(
     """
     caller = await run_in_threadpool(_writer, request)
     await run_in_threadpool(_must_be_there, caller, dataset_id)
-    with _arriving(), service.upload_folder() as folder:
+    with _arriving(), service.make_upload_folder() as folder:
         upload = await _received(request, folder / "upload")
         return await run_in_threadpool(_fill, request, caller, dataset_id, upload, compare_with or [])
 
 
-def shown(row: Dataset) -> DatasetOut:
+def make_dataset_out(row: Dataset) -> DatasetOut:
     """Return a data set as HTTP shows it."""
     read = {"clean": service.is_cleaned(row), "normalize": service.is_normalized(row)}
-    return DatasetOut.model_validate(row).model_copy(update={"mapping": service.shown_mapping(row), **read})
+    return DatasetOut.model_validate(row).model_copy(update={"mapping": service.get_user_mapping(row), **read})
 
 
 def _writer(request: Request) -> Caller:
@@ -153,7 +153,7 @@ def _writer(request: Request) -> Caller:
 
 def _must_be_there(caller: Caller, dataset_id: str) -> None:
     with transaction() as session:
-        service.owned(session, caller, dataset_id)
+        service.get_owned(session, caller, dataset_id)
 
 
 def _parsed(raw: bytes) -> DatasetCreate:
@@ -170,7 +170,7 @@ def _parsed(raw: bytes) -> DatasetCreate:
 
 def _announce(caller: Caller, body: DatasetCreate) -> Response:
     with transaction() as session:
-        row = service.announce(session, caller, name=body.name, filename=body.filename, options=_options(body))
+        row = service.create(session, caller, name=body.name, filename=body.filename, options=_options(body))
     return _answer(row, 201)
 
 
@@ -184,7 +184,7 @@ async def _from_form(request: Request, caller: Caller) -> Response:
             file = form.get("file")
             if not hasattr(file, "filename"):
                 raise ServiceError(422, "invalid_request", "the form has no 'file'", errors=[("/file", "missing")])
-            with service.upload_folder() as folder:
+            with service.make_upload_folder() as folder:
                 named = [str(value) for value in form.getlist("compare_with")]
                 return await run_in_threadpool(_store, caller, file, dict(form), folder / "upload", named)
 
@@ -199,8 +199,8 @@ def _store(caller: Caller, file: Any, form: dict[str, Any], path: Path, compare_
             digest.update(chunk)
             out.write(chunk)
     upload = service.Upload(path, body.filename, size, digest.hexdigest())
-    with service.kept_only_with_its_row() as key, transaction() as session:
-        others = conflicts.named_sets(session, caller, compare_with)
+    with service.reserve_blob_key() as key, transaction() as session:
+        others = conflicts.get_comparison_sets(session, caller, compare_with)
         row = service.create_from_upload(session, caller, upload, name=body.name, options=_options(body), key=key)
         conflicts.add_to_validation(row, others)
     return _answer(row, 201)
@@ -250,7 +250,7 @@ def _promised_sha256(header: str) -> str | None:
 
 
 def _within_limit(size: int) -> None:
-    most = settings().max_upload_bytes
+    most = get_settings().max_upload_bytes
     if size > most:
         raise ServiceError(413, "too_large", f"an upload may have at most {most} bytes (SOUL_MAX_UPLOAD_BYTES)")
 
@@ -259,7 +259,7 @@ def _within_limit(size: int) -> None:
 def _arriving() -> Iterator[None]:
     """Turn what ends an upload from outside into its problem: a cut connection, a full disk."""
     try:
-        with disk_errors("an upload"):
+        with translate_disk_errors("an upload"):
             yield
     except ClientDisconnect as error:
         raise ServiceError(400, "cut_off", "the upload was cut off; nothing of it was kept") from error
@@ -272,16 +272,16 @@ def _arriving() -> Iterator[None]:
 def _fill(
     request: Request, caller: Caller, dataset_id: str, upload: service.Upload, compare_with: Sequence[str]
 ) -> Response:
-    with service.kept_only_with_its_row() as key, transaction() as session:
-        row = service.owned(session, caller, dataset_id, lock=True)
-        others = conflicts.named_sets(session, caller, compare_with)
-        error = service.fill(session, row, upload, key=key)
+    with service.reserve_blob_key() as key, transaction() as session:
+        row = service.get_owned(session, caller, dataset_id, for_update=True)
+        others = conflicts.get_comparison_sets(session, caller, compare_with)
+        error = service.set_content(session, row, upload, key=key)
         if error is None:
             conflicts.add_to_validation(row, others)
     # the validation is committed by now, also that of content that was refused
-    return _answer(row, 200) if error is None else problem_response(request, error)
+    return _answer(row, 200) if error is None else make_problem_response(request, error)
 
 
 def _answer(row: Dataset, status: int) -> JSONResponse:
     headers = {"Location": f"/v1/datasets/{row.id}"} if status == 201 else None
-    return JSONResponse(shown(row).model_dump(mode="json"), status, headers=headers)
+    return JSONResponse(make_dataset_out(row).model_dump(mode="json"), status, headers=headers)

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from api.schemas.jobs import Name, Out
+from api.schemas.jobs import Name, ResponseModel
 from soul_core.data import Format
-from soul_core.spec.terms import Frozen
+from soul_core.spec.terms import SpecModel
 
 # --- data sets ---
 
 
-class DatasetCreate(Frozen):
+class DatasetCreate(SpecModel):
     """A data set whose content follows by PUT."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "customer 4711", "filename": "forget.jsonl"}]})
@@ -38,7 +38,7 @@ class DatasetCreate(Frozen):
     )
 
 
-class DatasetOut(Out):
+class DatasetOut(ResponseModel):
     """A data set."""
 
     id: str
@@ -55,7 +55,7 @@ class DatasetOut(Out):
     created_at: datetime
 
 
-class BadRow(Out):
+class BadRow(ResponseModel):
     """One fault of one row."""
 
     row: int = Field(description="1-based line or record of the file.")
@@ -63,7 +63,7 @@ class BadRow(Out):
     detail: str
 
 
-class RowWarningOut(Out):
+class RowWarningOut(ResponseModel):
     """Something about rows that can be used: what was cleaned, what is odd, what nothing reads."""
 
     kind: str = Field(
@@ -75,7 +75,7 @@ class RowWarningOut(Out):
     num_rows: int = Field(description="How many rows it is about.")
 
 
-class ConflictingRow(Out):
+class ConflictingRow(ResponseModel):
     """A row of this data set and one of another that say, or ask for, the same."""
 
     row: int
@@ -86,7 +86,7 @@ class ConflictingRow(Out):
     )
 
 
-class DatasetConflicts(Out):
+class DatasetConflicts(ResponseModel):
     """What an uploaded data set has in common with another one that the upload named."""
 
     dataset_id: str
@@ -95,7 +95,7 @@ class DatasetConflicts(Out):
     not_compared: str | None = Field(None, description="Why the two were not compared. A job compares its sets anyway.")
 
 
-class ValidationOut(Out):
+class ValidationOut(ResponseModel):
     """What was found in an upload."""
 
     usable: bool
@@ -114,13 +114,13 @@ class ValidationOut(Out):
     error: str | None = Field(None, description="Why the file as a whole could not be read.")
 
 
-class PreviewOut(Out):
+class PreviewOut(ResponseModel):
     """The first rows as the engine reads them."""
 
     rows: list[dict[str, Any]]
 
 
-class DeletionReceipt(Out):
+class DeletionReceipt(ResponseModel):
     """Proof that a data set's content was deleted."""
 
     id: str
@@ -132,7 +132,7 @@ class DeletionReceipt(Out):
 # --- models ---
 
 
-class HubModel(Frozen):
+class HubModel(SpecModel):
     """A model of the hub, pinned to the commit its revision stands at now."""
 
     model_config = ConfigDict(
@@ -147,7 +147,7 @@ class HubModel(Frozen):
     name: Name | None = None
 
 
-class LocalModel(Frozen):
+class LocalModel(SpecModel):
     """A folder with config.json, tokenizer and safetensors, on the server's own disk."""
 
     model_config = ConfigDict(
@@ -162,7 +162,7 @@ class LocalModel(Frozen):
     name: Name | None = None
 
 
-class GgufModel(Frozen):
+class GgufModel(SpecModel):
     """A GGUF file on the server's own disk; dequantised when it is used.
 
     Architectures that are read: llama, qwen2, qwen3, gemma2, gemma3, phi3, stablelm, starcoder2, falcon, gpt2.
@@ -181,7 +181,7 @@ class GgufModel(Frozen):
     name: Name | None = None
 
 
-class JobModel(Frozen):
+class JobModel(SpecModel):
     """The checkpoint an earlier job made."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"source": "job", "location": "job_01k9"}]})
@@ -194,7 +194,7 @@ class JobModel(Frozen):
 ModelCreate = Annotated[HubModel | LocalModel | GgufModel | JobModel, Field(discriminator="source")]
 
 
-class ModelOut(Out):
+class ModelOut(ResponseModel):
     """A registered model."""
 
     id: str

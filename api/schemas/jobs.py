@@ -7,22 +7,22 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from soul_core.spec import Kind
-from soul_core.spec.terms import SET_NAME, Frozen
+from soul_core.spec import JobKind
+from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 
 T = TypeVar("T")
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 JobStatus = Literal["awaiting_approval", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
-SetName = Annotated[str, Field(pattern=SET_NAME)]
+SetName = Annotated[str, Field(pattern=SET_NAME_PATTERN)]
 
 
-class Out(BaseModel):
+class ResponseModel(BaseModel):
     """Base of what is answered."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
-class Page(Out, Generic[T]):
+class Page(ResponseModel, Generic[T]):
     """One page of a list, newest first."""
 
     data: list[T]
@@ -33,7 +33,7 @@ class Page(Out, Generic[T]):
 # --- jobs; their bodies are in job_schemas.py ---
 
 
-class ProgressOut(Out):
+class ProgressOut(ResponseModel):
     """How far a job is."""
 
     fraction: float | None = None
@@ -44,7 +44,7 @@ class ProgressOut(Out):
     queue_position: int | None = Field(None, description="Jobs ahead of this one.")
 
 
-class StatusReason(Out):
+class StatusReason(ResponseModel):
     """Why a job is where it is."""
 
     code: str
@@ -53,18 +53,18 @@ class StatusReason(Out):
     details: list[str] = Field(default_factory=list)
 
 
-class JobOut(Out):
+class JobOut(ResponseModel):
     """A job. `status` says how the execution goes, `verdict` what came of it."""
 
     id: str
     name: str
-    kind: Kind
+    kind: JobKind
     status: JobStatus
     phase: str | None = Field(
         description="load, reference, baseline, unlearn or finetune, evaluate, attack or export while it runs."
     )
     verdict: Literal["passed", "failed", "inconclusive"] | None
-    wish: str | None = Field(description="What was asked of it and is under way: cancel.")
+    requested_action: str | None = Field(description="What was asked of it and is under way: cancel.")
     status_reason: StatusReason | None
     allowed_actions: list[str]
     progress: ProgressOut
@@ -84,7 +84,7 @@ class JobOut(Out):
     links: dict[str, str]
 
 
-class EventOut(Out):
+class EventOut(ResponseModel):
     """One thing that happened to a job."""
 
     seq: int
@@ -93,21 +93,21 @@ class EventOut(Out):
     at: datetime
 
 
-class EventsOut(Out):
+class EventsOut(ResponseModel):
     """Events in order."""
 
     data: list[EventOut]
     has_more: bool
 
 
-class MetricsOut(Out):
+class MetricsOut(ResponseModel):
     """The run's curves."""
 
     steps: list[int]
     curves: dict[str, list[float | None]]
 
 
-class ArtifactOut(Out):
+class ArtifactOut(ResponseModel):
     """A file that a job made."""
 
     id: str
@@ -117,7 +117,7 @@ class ArtifactOut(Out):
     created_at: datetime
 
 
-class MethodOut(Out):
+class MethodOut(ResponseModel):
     """One choice of a spec."""
 
     kind: str
@@ -126,14 +126,14 @@ class MethodOut(Out):
     defaults: dict[str, Any]
 
 
-class SpecOut(Out):
+class SpecOut(ResponseModel):
     """The whole spec."""
 
     json_schema: dict[str, Any] = Field(alias="schema")
     defaults: dict[str, Any]
 
 
-class MethodsOut(Out):
+class MethodsOut(ResponseModel):
     """What a spec may say."""
 
     forget_terms: list[MethodOut]
@@ -148,7 +148,7 @@ class MethodsOut(Out):
     spec: SpecOut
 
 
-class EstimateOut(Out):
+class EstimateOut(ResponseModel):
     """What a job would cost. An estimate: see `basis`."""
 
     allowed: bool
@@ -164,7 +164,7 @@ class EstimateOut(Out):
 # --- account ---
 
 
-class KeyCreate(Frozen):
+class KeyCreate(SpecModel):
     """A new API key. It cannot have scopes its maker lacks."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "ci", "scopes": ["jobs:read", "jobs:write"]}]})
@@ -174,7 +174,7 @@ class KeyCreate(Frozen):
     expires_at: datetime | None = None
 
 
-class KeyOut(Out):
+class KeyOut(ResponseModel):
     """An API key, without its secret."""
 
     id: str
@@ -193,7 +193,7 @@ class NewKeyOut(KeyOut):
     key: str
 
 
-class MeOut(Out):
+class MeOut(ResponseModel):
     """Who the credential is."""
 
     tenant_id: str

@@ -7,25 +7,25 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from api.schemas.jobs import SetName
 from soul_core.spec import JobSpec, Training
 from soul_core.spec.optimizers import AdamW, Optimizer
-from soul_core.spec.terms import SET_NAME, Frozen
+from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 
-ModelName = Annotated[str, Field(pattern=SET_NAME)]
+ModelName = Annotated[str, Field(pattern=SET_NAME_PATTERN)]
 
 
-class NoReference(Frozen):
+class NoReference(SpecModel):
     """Nothing to compare with: metrics that need the retrained model are absent, and say so."""
 
     kind: Literal["none"] = "none"
 
 
-class ModelReference(Frozen):
+class ModelReference(SpecModel):
     """A model retrained without the forget set that is registered here; the same as `models.reference`."""
 
     kind: Literal["model"] = "model"
     model_id: str = Field(description="The retrained model.")
 
 
-class LogReference(Frozen):
+class LogReference(SpecModel):
     """What an earlier job measured of the reference: the model itself need not be loaded again.
 
     Its rows are matched by content, in whatever order they stood; a log of other rows fails the job.
@@ -48,7 +48,7 @@ class LogReference(Frozen):
         return self
 
 
-class RetrainReference(Frozen):
+class RetrainReference(SpecModel):
     """Retrain one first: a job of kind finetune on the `retain` data set, which this job waits for.
 
     One that was made, or is being made, with the same model, rows and settings is found again. Cancelling the waiting
@@ -64,7 +64,7 @@ class RetrainReference(Frozen):
 Reference = Annotated[NoReference | ModelReference | LogReference | RetrainReference, Field(discriminator="kind")]
 
 
-class JobCreate(Frozen):
+class JobCreate(SpecModel):
     """A job: which model, which data sets, and the spec."""
 
     model_config = ConfigDict(

@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.errors import ServiceError, not_found
+from api.errors import ServiceError, make_not_found_error
 from api.services import jobs
 from soul_store import job_queries
 from soul_store.tables import Artifact, AuditEntry, Job
@@ -12,28 +12,28 @@ from soul_store.tables import Artifact, AuditEntry, Job
 _FILES, _FOLDERS = frozenset({"report.json", "report.html", "manifest.json"}), ("logs/",)
 
 
-def made_by(session: Session, job: Job) -> list[Artifact]:
+def list_artifacts(session: Session, job: Job) -> list[Artifact]:
     """Return the files of a job. Raises 409 before there are any."""
     if job.report_blob is None:
         raise ServiceError(
             409, "no_artifacts", f"job {job.id} has made no files: it is {job.status}", job_status=job.status
         )
-    return job_queries.artifacts_of(session, job.id)
+    return job_queries.list_artifacts(session, job.id)
 
 
-def to_download(session: Session, caller: Caller, artifact_id: str) -> Artifact:
+def authorize_download(session: Session, caller: Caller, artifact_id: str) -> Artifact:
     """Return a file the caller may download; use of an unverified model is written to the audit log."""
-    made = job_queries.artifact(session, caller.tenant_id, artifact_id)
+    made = job_queries.get_artifact(session, caller.tenant_id, artifact_id)
     if made is None:
-        raise not_found(f"artifact {artifact_id}")
+        raise make_not_found_error(f"artifact {artifact_id}")
     if made.path in _FILES or made.path.startswith(_FOLDERS):
         caller.require("jobs:read")
         return made
-    job = jobs.owned(session, caller, made.job_id)
+    job = jobs.get_owned(session, caller, made.job_id)
     if job.verdict == "passed":
         caller.require("models:download")
         return made
-    if not caller.may("models:download_unverified"):
+    if not caller.has_scope("models:download_unverified"):
         raise ServiceError(
             403,
             "unverified_model",

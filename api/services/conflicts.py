@@ -19,11 +19,17 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.errors import ServiceError
 from soul_core.conflicts import Conflict
-from soul_core.conflicts.retain_set import compared_pairs, is_told, message, problem_of, set_conflicts
+from soul_core.conflicts.retain_set import (
+    find_conflict_problem,
+    format_conflict_message,
+    list_set_pairs,
+    make_set_conflicts,
+    needs_warning,
+)
 from soul_core.spec import JobSpec
 from soul_store import datasets
-from soul_store.blobs import blobs
-from soul_store.settings import settings
+from soul_store.blobs import get_blob_store
+from soul_store.settings import get_settings
 from soul_store.tables import Dataset
 
 #: Larger pairs of sets are left to the engine; 32 MiB of rows are compared in well under a minute.
@@ -36,11 +42,11 @@ _remembered: OrderedDict[tuple[str, str], tuple[Conflict, ...]] = OrderedDict()
 _MAX_REMEMBERED, _remembering = 128, Lock()
 
 
-class NotCompared(Exception):
+class ComparisonUnavailable(Exception):
     """The two sets were not compared; the text says why."""
 
 
-def conflicts_between(forget: Dataset, other: Dataset) -> tuple[Conflict, ...]:
+def find_dataset_conflicts(forget: Dataset, other: Dataset) -> tuple[Conflict, ...]:
     """Return the rows of `other` that state facts of `forget`. Raises NotCompared."""
     key = (str(forget.content_sha256), str(other.content_sha256))
     with _remembering:
@@ -58,17 +64,17 @@ def conflicts_between(forget: Dataset, other: Dataset) -> tuple[Conflict, ...]:
 def _compare(forget: Dataset, other: Dataset) -> tuple[Conflict, ...]:
     assert forget.blob is not None
     assert other.blob is not None
-    if blobs().size(forget.blob) + blobs().size(other.blob) > _MAX_BYTES:
-        raise NotCompared("too large to be compared here; the job compares them")
+    if get_blob_store().get_size_bytes(forget.blob) + get_blob_store().get_size_bytes(other.blob) > _MAX_BYTES:
+        raise ComparisonUnavailable("too large to be compared here; the job compares them")
     if not _SLOTS.acquire(timeout=_PATIENCE_SECONDS):
-        raise NotCompared("not compared, since the server is busy; the job compares them")
-    scratch = settings().scratch_dir / "comparisons"
+        raise ComparisonUnavailable("not compared, since the server is busy; the job compares them")
+    scratch = get_settings().scratch_dir / "comparisons"
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             paths = [Path(folder) / "forget.jsonl", Path(folder) / "other.jsonl"]
             for blob, path in zip((forget.blob, other.blob), paths, strict=True):
-                blobs().fetch(blob, path)
+                get_blob_store().fetch(blob, path)
             return _run(paths)
     finally:
         _SLOTS.release()
@@ -79,13 +85,13 @@ def _run(paths: Sequence[Path]) -> tuple[Conflict, ...]:
     try:
         done = subprocess.run(command, capture_output=True, timeout=_MAX_SECONDS, check=True)
     except subprocess.TimeoutExpired:
-        raise NotCompared(f"not compared within {_MAX_SECONDS:.0f} s; the job compares them") from None
+        raise ComparisonUnavailable(f"not compared within {_MAX_SECONDS:.0f} s; the job compares them") from None
     except subprocess.CalledProcessError as error:
-        raise NotCompared("the comparison broke off; the job compares them") from error
+        raise ComparisonUnavailable("the comparison broke off; the job compares them") from error
     return tuple(Conflict(**json.loads(line)) for line in done.stdout.splitlines())
 
 
-def named_sets(session: Session, caller: Caller, ids: Sequence[str]) -> list[Dataset]:
+def get_comparison_sets(session: Session, caller: Caller, ids: Sequence[str]) -> list[Dataset]:
     """Return the data sets an upload is to be compared with. Raises 422 for one that is not there or not ready."""
     found, errors = [], []
     for dataset_id in dict.fromkeys(ids):
@@ -108,8 +114,8 @@ def add_to_validation(row: Dataset, others: Sequence[Dataset]) -> None:
 
 def _with(row: Dataset, other: Dataset) -> dict[str, Any]:
     try:
-        found = conflicts_between(other, row)
-    except NotCompared as reason:
+        found = find_dataset_conflicts(other, row)
+    except ComparisonUnavailable as reason:
         return {"dataset_id": other.id, "not_compared": str(reason)}
     return {
         "dataset_id": other.id,
@@ -118,34 +124,34 @@ def _with(row: Dataset, other: Dataset) -> dict[str, Any]:
     }
 
 
-def warnings_of(sets: Mapping[str, Dataset], spec: JobSpec) -> Iterator[str]:
+def find_warnings(sets: Mapping[str, Dataset], spec: JobSpec) -> Iterator[str]:
     """Yield what a job on these data sets would warn of, in its own words."""
-    for forget_set, other in compared_pairs(sets):
-        if not is_told(other, spec):
+    for forget_set, other in list_set_pairs(sets):
+        if not needs_warning(other, spec):
             continue
         try:
-            found = conflicts_between(sets[forget_set], sets[other])
-        except NotCompared as reason:
+            found = find_dataset_conflicts(sets[forget_set], sets[other])
+        except ComparisonUnavailable as reason:
             yield f"the {forget_set} and the {other} set: {reason}"
             continue
         if found:
-            yield message(set_conflicts(forget_set, other, found, spec), spec)
+            yield format_conflict_message(make_set_conflicts(forget_set, other, found, spec), spec)
 
 
-def errors_of(sets: Mapping[str, Dataset], spec: JobSpec) -> Iterator[tuple[str, str]]:
+def find_errors(sets: Mapping[str, Dataset], spec: JobSpec) -> Iterator[tuple[str, str]]:
     """Yield (pointer, detail) of what would end a job on these data sets before it began."""
-    found = {name: rows for name, rows in learned_conflicts(sets, spec).items() if rows is not None}
-    if found and (problem := problem_of(found, sets[spec.learned_set].num_rows or 0, spec)):
+    found = {name: rows for name, rows in find_learned_set_conflicts(sets, spec).items() if rows is not None}
+    if found and (problem := find_conflict_problem(found, sets[spec.learned_set].num_rows or 0, spec)):
         yield f"/datasets/{spec.learned_set}", problem
 
 
-def learned_conflicts(sets: Mapping[str, Dataset], spec: JobSpec) -> dict[str, tuple[Conflict, ...] | None]:
+def find_learned_set_conflicts(sets: Mapping[str, Dataset], spec: JobSpec) -> dict[str, tuple[Conflict, ...] | None]:
     """Return forget set -> rows of the learned set that state its facts; None: too many rows to be compared here."""
     found: dict[str, tuple[Conflict, ...] | None] = {}
-    for forget_set, other in compared_pairs(sets):
+    for forget_set, other in list_set_pairs(sets):
         if other == spec.learned_set:
             try:
-                found[forget_set] = conflicts_between(sets[forget_set], sets[other])
-            except NotCompared:
+                found[forget_set] = find_dataset_conflicts(sets[forget_set], sets[other])
+            except ComparisonUnavailable:
                 found[forget_set] = None
     return found

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from soul_core.catalogue import CATALOGUE
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec import FORGET, JobSpec
 from soul_core.spec.attacks import Attack
-from soul_core.spec.search_checks import looked_at, rests_on
+from soul_core.spec.search_checks import get_metric_inputs, select_search_criteria
 from soul_core.spec.strategy import Ensemble, Search
-from soul_core.training.schedule import num_steps
+from soul_core.training.schedule import compute_num_steps
 
 #: Answers end before their longest length, on average.
 _USUAL_ANSWER_SHARE = 0.4
@@ -23,8 +23,8 @@ _CURVATURE = 1.5
 class SetSize:
     """How large a data set is, in rows and in tokens a row."""
 
-    rows: int
-    tokens: float
+    num_rows: int
+    tokens_per_row: float
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,31 @@ class Operations:
     """Floating point operations: those of plain passes, and those of generating, which go slower."""
 
     passes: float = 0.0
-    generating: float = 0.0
+    generation: float = 0.0
 
     def __add__(self, other: "Operations") -> "Operations":
-        return Operations(self.passes + other.passes, self.generating + other.generating)
+        return Operations(self.passes + other.passes, self.generation + other.generation)
 
-    def times(self, factor: float) -> "Operations":
-        return Operations(self.passes * factor, self.generating * factor)
-
-    @property
-    def all(self) -> float:
-        return self.passes + self.generating
+    def scale(self, factor: float) -> "Operations":
+        return Operations(self.passes * factor, self.generation * factor)
 
     @property
-    def weighted(self) -> float:
+    def total(self) -> float:
+        return self.passes + self.generation
+
+    @property
+    def weighted_total(self) -> float:
         """The same, by how slowly they go."""
-        return self.passes + self.generating * _GENERATION_PENALTY
+        return self.passes + self.generation * _GENERATION_PENALTY
 
 
-def operations(spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, *, num_beside: int) -> Operations:
+def count_operations(
+    spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, *, num_compared_models: int
+) -> Operations:
     """Return what a job of any kind takes; `num_beside` models are measured beside its own."""
     num_own = 1 if spec.kind == "evaluate" else 2  # before and after
     measured = _measuring(spec, sets) + _attacks(spec, sets)
-    return (_training(spec, sets) + measured.times(num_own + num_beside)).times(num_parameters)
+    return (_training(spec, sets) + measured.scale(num_own + num_compared_models)).scale(num_parameters)
 
 
 # --- below: operations a parameter ---
@@ -69,40 +71,40 @@ def _training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     strategy = spec.strategy
     if isinstance(strategy, Search):
         looks = strategy.trials * math.ceil(_steps(spec, sets) / strategy.check_every)
-        return _one_training(spec, sets).times(strategy.trials) + _look(spec, sets, strategy.rows).times(1 + looks)
+        return _one_training(spec, sets).scale(strategy.trials) + _look(spec, sets, strategy.rows).scale(1 + looks)
     if isinstance(strategy, Ensemble):
-        members = [_one_training(member, sets) for member in spec.recipes().values()]
-        return sum(members, start=_look(spec, sets, strategy.rows).times(1 + len(members)))
+        members = [_one_training(member, sets) for member in spec.get_recipes().values()]
+        return sum(members, start=_look(spec, sets, strategy.rows).scale(1 + len(members)))
     return _one_training(spec, sets)
 
 
 def _one_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     forget, other = _learned(spec, sets)
-    a_step = spec.training.forget_batch * forget.tokens + spec.training.retain_batch * other.tokens
+    a_step = spec.training.forget_batch * forget.tokens_per_row + spec.training.retain_batch * other.tokens_per_row
     order = 1.0 if spec.optimizer.kind == "adamw" else _CURVATURE
     return Operations(6.0 * a_step * _steps(spec, sets) * order)
 
 
 def _steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
     forget, other = _learned(spec, sets)
-    return num_steps(spec.training, forget=forget.rows, retain=other.rows)
+    return compute_num_steps(spec.training, num_forget=forget.num_rows, num_retain=other.num_rows)
 
 
 def _learned(spec: JobSpec, sets: Mapping[str, SetSize]) -> tuple[SetSize, SetSize]:
     """Return what is unlearned, earlier forget sets that join with it, and what is learned."""
     unlearned = [one for name, one in sets.items() if spec.unlearns(name)]
-    rows = sum(one.rows for one in unlearned)
-    tokens = sum(one.rows * one.tokens for one in unlearned) / max(1, rows)
+    rows = sum(one.num_rows for one in unlearned)
+    tokens = sum(one.num_rows * one.tokens_per_row for one in unlearned) / max(1, rows)
     return SetSize(rows, tokens), sets.get(spec.learned_set, SetSize(0, 0.0))
 
 
 def _look(spec: JobSpec, sets: Mapping[str, SetSize], most: int) -> Operations:
     """Return what one look at the criteria takes: of each set they rest on, at most so many rows."""
-    wanted = [pair for criterion in looked_at(spec, sets) for pair in rests_on(criterion)]
+    wanted = [pair for criterion in select_search_criteria(spec, sets) for pair in get_metric_inputs(criterion)]
     found = Operations()
     for name, one in sets.items():
         if metrics := [metric for set_name, metric in wanted if set_name == name]:
-            answered = any("answers" in CATALOGUE[metric].needs for metric in metrics)
+            answered = any("answers" in METRIC_CATALOG[metric].needs for metric in metrics)
             found += _of_set(one, most, spec.evaluation.max_new_tokens if answered else 0)
     return found
 
@@ -115,8 +117,8 @@ def _measuring(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
 
 def _of_set(one: SetSize, most: int, answer_tokens: int) -> Operations:
     """Return what one set takes: at most so many rows, each read once and answered in at most so many tokens."""
-    rows = min(one.rows, most)
-    return Operations(2.0 * rows * one.tokens, 2.0 * rows * answer_tokens * _USUAL_ANSWER_SHARE)
+    rows = min(one.num_rows, most)
+    return Operations(2.0 * rows * one.tokens_per_row, 2.0 * rows * answer_tokens * _USUAL_ANSWER_SHARE)
 
 
 def _attacks(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
@@ -132,9 +134,9 @@ def _attack(attack: Attack, sets: Mapping[str, SetSize], forget: SetSize, look: 
         learned = sets.get(attack.set)
         if learned is None:
             return Operations()
-        return look + Operations(6.0 * attack.steps * attack.batch * learned.tokens)
+        return look + Operations(6.0 * attack.steps * attack.batch * learned.tokens_per_row)
     if attack.kind == "prompting":
-        return look.times(len(attack.templates))
+        return look.scale(len(attack.templates))
     if attack.kind == "poison":  # a gradient of every row
-        return Operations(6.0 * forget.rows * forget.tokens)
+        return Operations(6.0 * forget.num_rows * forget.tokens_per_row)
     return look

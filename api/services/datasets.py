@@ -12,13 +12,13 @@ from typing import Any, cast
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.errors import ServiceError, not_found
-from soul_core.data import Format, Reading, read_rows, validate, write_canonical
+from api.errors import ServiceError, make_not_found_error
+from soul_core.data import Format, ReadResult, read_rows, validate_rows, write_canonical
 from soul_core.errors import BadData
 from soul_store import datasets
-from soul_store.blobs import blobs
+from soul_store.blobs import get_blob_store
 from soul_store.ids import new_id
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 from soul_store.tables import Dataset
 
 #: Groups of duplicates that are listed; a data set may repeat itself endlessly.
@@ -36,7 +36,7 @@ class ReadingOptions:
     clean: bool = True
     normalize: bool = False
 
-    def stored(self) -> dict[str, str]:
+    def to_stored_mapping(self) -> dict[str, str]:
         """Return mapping and switches as the row keeps them, those that differ from the default."""
         switches = {_CLEAN: "" if self.clean else _NO, _NORMALIZE: _YES if self.normalize else ""}
         return {**self.mapping, **{name: value for name, value in switches.items() if value}}
@@ -53,22 +53,22 @@ class Upload:
 
 
 @contextmanager
-def upload_folder() -> Iterator[Path]:
+def make_upload_folder() -> Iterator[Path]:
     """Yield a private folder for one upload; gone at the end, whatever happens."""
-    parent = settings().scratch_dir / "uploads"
+    parent = get_settings().scratch_dir / "uploads"
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         yield Path(folder)
 
 
 @contextmanager
-def kept_only_with_its_row() -> Iterator[str]:
+def reserve_blob_key() -> Iterator[str]:
     """Yield a fresh blob key; what the block stores there goes when the block, and so its transaction, fails."""
     key = f"datasets/{new_id('ds')}.jsonl"
     try:
         yield key
     except BaseException:
-        blobs().delete(key)
+        get_blob_store().delete(key)
         raise
 
 
@@ -82,7 +82,7 @@ def read_upload(upload: Upload, options: ReadingOptions, *, key: str) -> tuple[d
             name=upload.filename or "upload",
             clean=options.clean,
             normalize=options.normalize,
-            max_expanded_bytes=settings().max_expanded_bytes,
+            max_expanded_bytes=get_settings().max_expanded_bytes,
         )
     except BadData as error:
         return {"usable": False, "error": "; ".join([error.message, *error.details])}, None
@@ -91,7 +91,7 @@ def read_upload(upload: Upload, options: ReadingOptions, *, key: str) -> tuple[d
         return found, None
     canonical = upload.path.with_name("rows.jsonl")
     content_sha256 = write_canonical(reading.rows, canonical)
-    stored = blobs().put_file(key, canonical)
+    stored = get_blob_store().put_file(key, canonical)
     return found, {
         "status": "ready",
         "blob": stored.key,
@@ -114,20 +114,20 @@ def create_from_upload(
     """Make a data set of a whole upload. Raises 422 naming every bad row; nothing is kept then."""
     validation, content = read_upload(upload, options, key=key)
     if content is None:
-        raise invalid(validation)
-    return datasets.create(
+        raise make_invalid_dataset_error(validation)
+    return datasets.insert(
         session,
         tenant_id=caller.tenant_id,
         actor=caller.key_id,
         name=name,
         file_format=validation["format"],
-        mapping=options.stored(),
+        mapping=options.to_stored_mapping(),
         validation=validation,
         **content,
     )
 
 
-def fill(session: Session, row: Dataset, upload: Upload, *, key: str) -> ServiceError | None:
+def set_content(session: Session, row: Dataset, upload: Upload, *, key: str) -> ServiceError | None:
     """Give a locked data set its content. Of unusable content only the validation is kept; its error is returned.
 
     The same bytes again change nothing, as PUT promises; others find a data set that is never exchanged under a job.
@@ -137,7 +137,7 @@ def fill(session: Session, row: Dataset, upload: Upload, *, key: str) -> Service
             return None
         raise ServiceError(409, "has_content", f"data set {row.id} has other content already; make another one")
     named = replace(upload, filename=row.mapping.get(_FILENAME))
-    options = ReadingOptions(row.format, shown_mapping(row), is_cleaned(row), is_normalized(row))
+    options = ReadingOptions(row.format, get_user_mapping(row), is_cleaned(row), is_normalized(row))
     validation, content = read_upload(named, options, key=key)
     row.validation = validation
     for name, value in (content or {"status": "invalid"}).items():
@@ -145,7 +145,7 @@ def fill(session: Session, row: Dataset, upload: Upload, *, key: str) -> Service
     if content is not None:
         row.format = validation["format"]
     session.flush()
-    return None if content else invalid(validation)
+    return None if content else make_invalid_dataset_error(validation)
 
 
 #: Where a data set remembers the file's own name until it comes, and the switches it is read with.
@@ -153,7 +153,7 @@ _FILENAME, _CLEAN, _NORMALIZE = ".filename", ".clean", ".normalize"
 _YES, _NO = "true", "false"
 
 
-def shown_mapping(row: Dataset) -> dict[str, str]:
+def get_user_mapping(row: Dataset) -> dict[str, str]:
     """Return the mapping as the user gave it."""
     return {name: column for name, column in row.mapping.items() if name not in {_FILENAME, _CLEAN, _NORMALIZE}}
 
@@ -168,7 +168,7 @@ def is_normalized(row: Dataset) -> bool:
     return row.mapping.get(_NORMALIZE) == _YES
 
 
-def announce(
+def create(
     session: Session,
     caller: Caller,
     *,
@@ -177,8 +177,8 @@ def announce(
     options: ReadingOptions,
 ) -> Dataset:
     """Make a data set whose content follows."""
-    kept = options.stored() | ({_FILENAME: filename} if filename else {})
-    return datasets.create(
+    kept = options.to_stored_mapping() | ({_FILENAME: filename} if filename else {})
+    return datasets.insert(
         session,
         tenant_id=caller.tenant_id,
         actor=caller.key_id,
@@ -188,11 +188,11 @@ def announce(
     )
 
 
-def owned(session: Session, caller: Caller, dataset_id: str, *, lock: bool = False) -> Dataset:
+def get_owned(session: Session, caller: Caller, dataset_id: str, *, for_update: bool = False) -> Dataset:
     """Return the caller's data set."""
-    row = datasets.get(session, caller.tenant_id, dataset_id, lock=lock)
+    row = datasets.get(session, caller.tenant_id, dataset_id, for_update=for_update)
     if row is None:
-        raise not_found(f"data set {dataset_id}")
+        raise make_not_found_error(f"data set {dataset_id}")
     return row
 
 
@@ -200,14 +200,14 @@ def preview(row: Dataset, limit: int) -> list[dict[str, Any]]:
     """Return the first rows as the engine reads them."""
     if row.blob is None:
         raise ServiceError(409, "no_content", f"data set {row.id} has no content yet: its status is {row.status}")
-    with blobs().open(row.blob) as content:
+    with get_blob_store().open(row.blob) as content:
         return [json.loads(line) for line in islice(content, limit)]
 
 
 def delete(session: Session, caller: Caller, dataset_id: str) -> tuple[Dataset, str | None]:
     """Delete a data set; return its receipt row and the blob to remove once that is committed."""
-    row = owned(session, caller, dataset_id, lock=True)
-    job_id = datasets.used_by_active_job(session, row.id)
+    row = get_owned(session, caller, dataset_id, for_update=True)
+    job_id = datasets.find_active_job(session, row.id)
     if job_id is not None:
         raise ServiceError(409, "in_use", f"job {job_id} still needs this data set; cancel it or wait for its end")
     blob = row.blob
@@ -215,7 +215,7 @@ def delete(session: Session, caller: Caller, dataset_id: str) -> tuple[Dataset, 
     return row, blob
 
 
-def invalid(validation: dict[str, Any]) -> ServiceError:
+def make_invalid_dataset_error(validation: dict[str, Any]) -> ServiceError:
     """Return the 422 that lists every bad row."""
     if validation.get("error"):
         return ServiceError(422, "unreadable_dataset", validation["error"])
@@ -233,10 +233,10 @@ def invalid(validation: dict[str, Any]) -> ServiceError:
     )
 
 
-def _validation(reading: Reading) -> dict[str, Any]:
-    found = validate(reading)
+def _validation(reading: ReadResult) -> dict[str, Any]:
+    found = validate_rows(reading)
     return {
-        "usable": found.usable,
+        "usable": found.is_usable,
         "format": found.format,
         "num_rows": found.num_rows,
         "columns": list(found.columns),

@@ -6,11 +6,11 @@ from api.auth import Caller
 from api.schemas.jobs import EstimateOut
 from api.schemas.submissions import JobCreate
 from api.services import conflicts
-from api.services.cost_model import Operations, SetSize, operations
-from api.services.jobs import Checked, check
-from soul_core.spec import ALL, EARLIER_SETS, RETAIN, TRAIN, JobSpec
-from soul_core.spec.export import output_bytes
-from soul_store.blobs import blobs
+from api.services.cost_model import Operations, SetSize, count_operations
+from api.services.jobs import ValidatedRequest, validate_request
+from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, TRAIN, JobSpec
+from soul_core.spec.export import compute_output_bytes
+from soul_store.blobs import get_blob_store
 from soul_store.tables import Dataset
 
 #: Bytes of a stored row a token stands for, in English; and tokens a chat template adds to a row.
@@ -22,9 +22,9 @@ _LOAD_SECONDS = 15.0
 
 def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     """Say whether the job would be taken and what it would take. Writes nothing."""
-    checked = check(session, caller, body)
-    sets = {**checked.datasets, **checked.carried.datasets}
-    refused = conflicts.errors_of(sets, body.spec)
+    checked = validate_request(session, caller, body)
+    sets = {**checked.datasets, **checked.prior_forget_sets.datasets}
+    refused = conflicts.find_errors(sets, body.spec)
     errors = [
         {"pointer": pointer, "detail": detail} for pointer, detail in (*checked.missing, *checked.errors, *refused)
     ]
@@ -47,61 +47,65 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
             basis=basis if num_parameters else "the model's size is not known before it is loaded",
         )
     taken = _operations(body, checked, num_parameters)
-    num_models = 1 + len(checked.named.names())
+    num_models = 1 + len(checked.resolved_models.get_names())
     # weights, and where they are trained gradient and two moments, in float32; some room for activations and logits
     a_parameter = 4 if body.spec.kind == "evaluate" else 16
     return EstimateOut(
         allowed=True,
         errors=[],
         warnings=warnings,
-        seconds=round(_LOAD_SECONDS * num_models + taken.weighted / _RATES[kind], 1),
+        seconds=round(_LOAD_SECONDS * num_models + taken.weighted_total / _RATES[kind], 1),
         peak_memory_bytes=int(num_parameters * a_parameter + body.spec.training.micro_batch_tokens * 1e6),
-        flops=taken.all,
+        flops=taken.total,
         output_bytes=_output_bytes(body, checked, num_parameters),
         basis=basis,
     )
 
 
-def _output_bytes(body: JobCreate, checked: Checked, num_parameters: int) -> int | None:
+def _output_bytes(body: JobCreate, checked: ValidatedRequest, num_parameters: int) -> int | None:
     """Return the size of the weights that are written. Models registered by an earlier version are taken as float32."""
     if body.spec.kind == "evaluate" or checked.model is None:
         return None
     stored = checked.model.facts.get("parameters_by_dtype") or {}
-    return output_bytes(body.spec.export, stored, num_parameters=num_parameters)
+    return compute_output_bytes(body.spec.export, stored, num_parameters=num_parameters)
 
 
-def _operations(body: JobCreate, checked: Checked, num_parameters: int) -> Operations:
+def _operations(body: JobCreate, checked: ValidatedRequest, num_parameters: int) -> Operations:
     """Return what the job takes, and the one that retrains its reference where it asks for that."""
-    rows = {**checked.datasets, **checked.carried.datasets}
+    rows = {**checked.datasets, **checked.prior_forget_sets.datasets}
     sets = {name: SetSize(row.num_rows or 0, _tokens_a_row(row)) for name, row in rows.items()}
-    taken = operations(body.spec, sets, num_parameters, num_beside=len(checked.named.names()))
-    if checked.named.retrain_spec is not None:
-        taken += operations(checked.named.retrain_spec, {TRAIN: sets[RETAIN]}, num_parameters, num_beside=0)
+    taken = count_operations(
+        body.spec, sets, num_parameters, num_compared_models=len(checked.resolved_models.get_names())
+    )
+    if checked.resolved_models.retrain_spec is not None:
+        taken += count_operations(
+            checked.resolved_models.retrain_spec, {TRAIN: sets[RETAIN]}, num_parameters, num_compared_models=0
+        )
     return taken
 
 
 def _tokens_a_row(row: Dataset) -> float:
     assert row.blob is not None
-    return blobs().size(row.blob) / max(1, row.num_rows or 1) / _BYTES_PER_TOKEN + _TEMPLATE_TOKENS
+    return get_blob_store().get_size_bytes(row.blob) / max(1, row.num_rows or 1) / _BYTES_PER_TOKEN + _TEMPLATE_TOKENS
 
 
-def _warnings(checked: Checked, spec: JobSpec) -> list[str]:
+def _warnings(checked: ValidatedRequest, spec: JobSpec) -> list[str]:
     found = []
     for name, row in checked.datasets.items():
         groups = (row.validation or {}).get("duplicates", [])
         if groups:
             found.append(f"{name}: {sum(map(len, groups)) - len(groups)} rows repeat others")
-    found += conflicts.warnings_of({**checked.datasets, **checked.carried.datasets}, spec)
-    if checked.named.retrain_spec is not None:
+    found += conflicts.find_warnings({**checked.datasets, **checked.prior_forget_sets.datasets}, spec)
+    if checked.resolved_models.retrain_spec is not None:
         found.append("the reference is retrained first, unless one is found again: its cost is in the sum")
-    return [*found, *checked.carried.told]
+    return [*found, *checked.prior_forget_sets.messages]
 
 
 def _undecidable(body: JobCreate) -> list[str]:
     """Say which criteria nothing will be measured for: with one of them no verdict can be `passed`."""
     spec, found = body.spec, []
     for number, criterion in enumerate(spec.criteria):
-        if criterion.set == EARLIER_SETS:  # on those there are
+        if criterion.set == ALL_PRIOR_FORGET_SETS:  # on those there are
             continue
         if criterion.set != ALL and criterion.set not in body.datasets:
             lacking = f"the data set '{criterion.set}', which the job does not have"

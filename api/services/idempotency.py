@@ -15,7 +15,7 @@ from soul_store.tables import IdempotencyKey
 
 
 @dataclass(frozen=True)
-class Answer:
+class IdempotentResponse:
     """What was answered, and is answered again."""
 
     status: int
@@ -23,7 +23,9 @@ class Answer:
     body: dict[str, Any]
 
 
-def once(session: Session, caller: Caller, key: str | None, request: Any, serve: Callable[[], Answer]) -> Answer:
+def serve_once(
+    session: Session, caller: Caller, key: str | None, request: Any, serve: Callable[[], IdempotentResponse]
+) -> IdempotentResponse:
     """Serve a request once per key: the same body gets the same answer, another body 422, a running one 409."""
     if key is None:
         return serve()
@@ -45,7 +47,9 @@ def once(session: Session, caller: Caller, key: str | None, request: Any, serve:
                 422, "idempotency_key_reused", "this Idempotency-Key came with another body before; use a new key"
             )
         assert known.status_code is not None
-        return Answer(known.status_code, {**(known.headers or {}), "Idempotent-Replayed": "true"}, known.body or {})
+        return IdempotentResponse(
+            known.status_code, {**(known.headers or {}), "Idempotent-Replayed": "true"}, known.body or {}
+        )
     answer = serve()
     session.add(
         IdempotencyKey(

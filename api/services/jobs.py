@@ -8,19 +8,19 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.errors import ServiceError, not_found
+from api.errors import ServiceError, make_not_found_error
 from api.schemas.jobs import JobOut, ProgressOut, StatusReason
 from api.schemas.submissions import JobCreate
 from api.services import references
-from api.services.lineage import Carried, carried_forward
-from api.services.references import Named
-from soul_core.chat.template import ChatTemplate, unread_variable, variables_of
-from soul_core.spec import REFERENCE, RETAIN, JobSpec
-from soul_core.spec.checks import located_problems
+from api.services.lineage import PriorForgetSets, find_prior_forget_sets
+from api.services.references import ResolvedModels
+from soul_core.chat.template import ChatTemplate, find_variables, format_unread_variable
+from soul_core.spec import RETAIN, RETRAINED, JobSpec
+from soul_core.spec.checks import find_spec_problems
 from soul_core.spec.export import GGUF_ARCHITECTURES
 from soul_store import datasets, job_queries, job_state_machine, jobs, models
-from soul_store.job_state_machine import NotAllowed
-from soul_store.references import output_of
+from soul_store.job_state_machine import ActionNotAllowed
+from soul_store.references import ensure_output_model
 from soul_store.tables import Dataset, Job, Model
 
 #: Facts of a chat template that was not read yet: a hub model's.
@@ -28,20 +28,20 @@ _UNKNOWN: dict[str, Any] = {"asks_for_date": True}
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidatedRequest:
     """What a job's body names and what it carries forward, found and judged. `missing` and `errors` are (pointer,
     detail).
     """
 
     model: Model | None
-    named: Named
+    resolved_models: ResolvedModels
     datasets: Mapping[str, Dataset]
-    carried: Carried
+    prior_forget_sets: PriorForgetSets
     missing: tuple[tuple[str, str], ...]
     errors: tuple[tuple[str, str], ...]
 
 
-def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
+def validate_request(session: Session, caller: Caller, body: JobCreate) -> ValidatedRequest:
     """Find what the body names and everything that speaks against the job. Its data sets are held until the
     transaction ends: none is deleted before the job is there.
     """
@@ -52,21 +52,21 @@ def check(session: Session, caller: Caller, body: JobCreate) -> Checked:
         missing.append(("/model_id", f"there is no model {body.model_id}"))
     found: dict[str, Dataset] = {}
     for name, dataset_id in body.datasets.items():
-        row = datasets.get(session, caller.tenant_id, dataset_id, hold=True)
+        row = datasets.get(session, caller.tenant_id, dataset_id, for_share=True)
         if row is None:
             missing.append((f"/datasets/{name}", f"there is no data set {dataset_id}"))
         elif row.status != "ready":
             errors.append((f"/datasets/{name}", f"data set {dataset_id} cannot be used: its status is {row.status}"))
         else:
             found[name] = row
-    named = references.find(session, caller, body)
+    named = references.resolve_models(session, caller, body)
     errors += _spec_faults(body, named) + _template_faults(body.spec, model)
     errors += _unwritable(body.spec, model)
-    carried = Carried({}, ())
+    carried = PriorForgetSets({}, ())
     if body.spec.kind != "evaluate":
-        carried = carried_forward(session, caller, model, body.datasets)
+        carried = find_prior_forget_sets(session, caller, model, body.datasets)
     errors += _undone(body.spec, {**found, **carried.datasets})
-    return Checked(model, named, found, carried, (*missing, *named.missing), (*errors, *named.errors))
+    return ValidatedRequest(model, named, found, carried, (*missing, *named.missing), (*errors, *named.errors))
 
 
 def _undone(spec: JobSpec, sets: Mapping[str, Dataset]) -> list[tuple[str, str]]:
@@ -89,9 +89,13 @@ def _unwritable(spec: JobSpec, model: Model | None) -> list[tuple[str, str]]:
     return [("/spec/export/gguf", detail)]
 
 
-def _spec_faults(body: JobCreate, named: Named) -> list[tuple[str, str]]:
-    of_sets = list(located_problems(body.spec, body.datasets, reference_log=True))  # its lack is told of the models
-    with_models = located_problems(body.spec, body.datasets, models=named.names(), reference_log=named.log is not None)
+def _spec_faults(body: JobCreate, named: ResolvedModels) -> list[tuple[str, str]]:
+    of_sets = list(
+        find_spec_problems(body.spec, body.datasets, has_retrained_log=True)
+    )  # its lack is told of the models
+    with_models = find_spec_problems(
+        body.spec, body.datasets, models=named.get_names(), has_retrained_log=named.log is not None
+    )
     of_models = [("/models", detail) for place, detail in with_models if (place, detail) not in of_sets]
     return of_models + [
         ("/".join(["/spec", *place.split(".")]) if place else "/datasets", detail) for place, detail in of_sets
@@ -104,22 +108,22 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
     Raises 404 or 422 naming everything that is wrong with it; nothing is written then.
     """
     body = _with_template_date(session, caller, body)
-    checked = check(session, caller, body)
+    checked = validate_request(session, caller, body)
     if checked.missing:
         raise ServiceError(404, "not_found", checked.missing[0][1], errors=checked.missing)
     if checked.errors:
         count = len(checked.errors)
         detail = checked.errors[0][1] if count == 1 else f"{count} things speak against this job"
         raise ServiceError(422, "invalid_job", detail, errors=checked.errors)
-    beside = {name: row.id for name, row in checked.named.models.items()}
+    beside = {name: row.id for name, row in checked.resolved_models.models.items()}
     after, found = None, False
-    if checked.named.retrain_spec is not None:
-        after, found = references.retrain(
-            session, caller, body, checked.named, {**checked.datasets, **checked.carried.datasets}
+    if checked.resolved_models.retrain_spec is not None:
+        after, found = references.find_or_create_retraining(
+            session, caller, body, checked.resolved_models, {**checked.datasets, **checked.prior_forget_sets.datasets}
         )
         if after.status == "succeeded":
-            beside[REFERENCE] = output_of(session, after).id
-    job = jobs.create(
+            beside[RETRAINED] = ensure_output_model(session, after).id
+    job = jobs.insert(
         session,
         tenant_id=caller.tenant_id,
         created_by=caller.key_id,
@@ -127,16 +131,16 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         kind=body.spec.kind,
         model_id=body.model_id,
         models=beside,
-        reference_log_id=checked.named.log.id if checked.named.log else None,
-        after=after,
-        datasets={**body.datasets, **checked.carried.ids()},
+        reference_log_id=checked.resolved_models.log.id if checked.resolved_models.log else None,
+        depends_on=after,
+        datasets={**body.datasets, **checked.prior_forget_sets.get_ids()},
         spec=body.spec.model_dump(mode="json"),
-        spec_sha256=body.spec.digest(),
+        spec_sha256=body.spec.compute_sha256(),
     )
     if after is not None:
-        job_state_machine.event(session, job, "log", {"message": _retraining_words(after, found=found)})
-    for message in checked.carried.told:
-        job_state_machine.event(session, job, "log", {"message": message})
+        job_state_machine.append_event(session, job, "log", {"message": _retraining_words(after, found=found)})
+    for message in checked.prior_forget_sets.messages:
+        job_state_machine.append_event(session, job, "log", {"message": message})
     return job
 
 
@@ -156,14 +160,14 @@ def _template_faults(spec: JobSpec, model: Model | None) -> list[tuple[str, str]
     if model is None or not spec.chat_template_kwargs:
         return []
     if spec.chat_template is not None:
-        known = variables_of(spec.chat_template, {})
+        known = find_variables(spec.chat_template, {})
     else:
         chat = (model.facts or {}).get("chat", _UNKNOWN)
         if chat is _UNKNOWN:  # a hub model: the engine finds out
             return []
         known = chat["variables"] if chat else ()
     return [
-        (f"/spec/chat_template_kwargs/{name}", unread_variable(name, known))
+        (f"/spec/chat_template_kwargs/{name}", format_unread_variable(name, known))
         for name in spec.chat_template_kwargs
         if name not in known
     ]
@@ -176,11 +180,11 @@ def _retraining_words(after: Job, *, found: bool) -> str:
     return f"waits for job {after.id}, which retrains the reference{again}"
 
 
-def owned(session: Session, caller: Caller, job_id: str, *, kind: str | None = None) -> Job:
+def get_owned(session: Session, caller: Caller, job_id: str, *, kind: str | None = None) -> Job:
     """Return the caller's job; another tenant's is not there."""
     job = job_queries.get(session, caller.tenant_id, job_id)
     if job is None or (kind is not None and job.kind != kind):
-        raise not_found(f"{'evaluation' if kind == 'evaluate' else 'job'} {job_id}")
+        raise make_not_found_error(f"{'evaluation' if kind == 'evaluate' else 'job'} {job_id}")
     return job
 
 
@@ -188,15 +192,15 @@ def cancel(session: Session, caller: Caller, job: Job) -> Job:
     """Cancel a job, or wish it cancelled when it runs."""
     try:
         return jobs.request_cancel(session, job, caller.key_id)
-    except NotAllowed as error:
+    except ActionNotAllowed as error:
         raise ServiceError(
             409, "not_allowed", str(error), status_now=error.status, allowed_actions=list(error.allowed_actions)
         ) from error
 
 
-def shown(session: Session, job: Job) -> JobOut:
+def make_job_out(session: Session, job: Job) -> JobOut:
     """Return a job as HTTP shows it."""
-    progress: dict[str, Any] = {**job.progress, "queue_position": job_queries.queue_position(session, job)}
+    progress: dict[str, Any] = {**job.progress, "queue_position": job_queries.get_queue_position(session, job)}
     here = f"/v1/jobs/{job.id}"
     links = {"self": here, "events": f"{here}/events", "stream": f"{here}/events/stream", "metrics": f"{here}/metrics"}
     if job.report_blob is not None:
@@ -208,9 +212,9 @@ def shown(session: Session, job: Job) -> JobOut:
         status=job.status,
         phase=job.phase,
         verdict=job.verdict,
-        wish=job.wish,
+        requested_action=job.requested_action,
         status_reason=StatusReason(**job.status_reason) if job.status_reason else None,
-        allowed_actions=list(job_state_machine.allowed_actions(job.status)),
+        allowed_actions=list(job_state_machine.get_allowed_actions(job.status)),
         progress=ProgressOut(**progress),
         attempt=job.attempt,
         model_id=job.model_id,

@@ -7,24 +7,26 @@ from itertools import count
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from soul_core.spec import EARLIER, is_forgotten
+from soul_core.spec import PRIOR_FORGET_PREFIX, is_forget_set
 from soul_store import datasets, job_queries, models
 from soul_store.tables import Dataset, Model
 
 
 @dataclass(frozen=True)
-class Carried:
+class PriorForgetSets:
     """Earlier forget sets as data sets of the new job, by name, and what is to be told about them."""
 
     datasets: Mapping[str, Dataset]
-    told: tuple[str, ...]
+    messages: tuple[str, ...]
 
-    def ids(self) -> dict[str, str]:
+    def get_ids(self) -> dict[str, str]:
         """Return the data sets' ids by name."""
         return {name: row.id for name, row in self.datasets.items()}
 
 
-def carried_forward(session: Session, caller: Caller, model: Model | None, taken: Mapping[str, str]) -> Carried:
+def find_prior_forget_sets(
+    session: Session, caller: Caller, model: Model | None, own_datasets: Mapping[str, str]
+) -> PriorForgetSets:
     """Walk from the model to the jobs that made it, and return what they forgot or kept forgotten, the oldest first.
 
     These data sets are held until the transaction ends. One that was deleted since cannot be measured again, and is
@@ -37,24 +39,24 @@ def carried_forward(session: Session, caller: Caller, model: Model | None, taken
         if job is None:
             break
         found += [(job.id, dataset_id) for dataset_id in _forgotten(job.datasets)]
-        model = models.get(session, caller.tenant_id, job.model_id, deleted=True)
+        model = models.get(session, caller.tenant_id, job.model_id, include_deleted=True)
     carried: dict[str, Dataset] = {}
     told = []
-    free = (name for number in count(1) if (name := f"{EARLIER}{number}") not in taken)
-    known = {dataset_id for name, dataset_id in taken.items() if is_forgotten(name)}
+    free = (name for number in count(1) if (name := f"{PRIOR_FORGET_PREFIX}{number}") not in own_datasets)
+    known = {dataset_id for name, dataset_id in own_datasets.items() if is_forget_set(name)}
     for job_id, dataset_id in reversed(found):
         if dataset_id in known:
             continue
         known.add(dataset_id)
-        row = datasets.get(session, caller.tenant_id, dataset_id, hold=True)
+        row = datasets.get(session, caller.tenant_id, dataset_id, for_share=True)
         if row is None or row.status != "ready":
             told.append(f"what job {job_id} forgot cannot be measured again: its forget set was deleted")
         else:
             carried[name := next(free)] = row
             told.append(f"{name}: what job {job_id} forgot is measured again")
-    return Carried(carried, tuple(told))
+    return PriorForgetSets(carried, tuple(told))
 
 
 def _forgotten(datasets: Mapping[str, str]) -> list[str]:
     """Return what a job forgot and what it was to keep forgotten: its forget set first."""
-    return [dataset_id for name, dataset_id in sorted(datasets.items(), reverse=True) if is_forgotten(name)]
+    return [dataset_id for name, dataset_id in sorted(datasets.items(), reverse=True) if is_forget_set(name)]

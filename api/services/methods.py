@@ -2,25 +2,25 @@
 
 from typing import Any, get_args
 
-from soul_core.catalogue import CATALOGUE
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec import JobSpec
 from soul_core.spec.attacks import Attack
 from soul_core.spec.optimizers import Curvature, Optimizer
 from soul_core.spec.strategy import Strategy
-from soul_core.spec.terms import ForgetTerm, Frozen, RetainTerm
-from soul_core.spec.wrappers import Lora, Saliency, Selection, Sharpness
+from soul_core.spec.terms import ForgetTerm, RetainTerm, SpecModel
+from soul_core.spec.wrappers import Lora, ParameterSelection, Saliency, Sharpness
 from soul_core.tasks import TASKS
 
 #: Field of the spec -> what it holds; they go with any term and any optimizer.
-WRAPPERS: dict[str, type[Frozen]] = {
-    "parameters": Selection,
+WRAPPERS: dict[str, type[SpecModel]] = {
+    "parameters": ParameterSelection,
     "saliency": Saliency,
     "sharpness": Sharpness,
     "lora": Lora,
 }
 
 
-def methods() -> dict[str, Any]:
+def list_methods() -> dict[str, Any]:
     """Return every choice of a spec: kind, description, JSON schema, defaults; every metric; and ready specs."""
     return {
         "forget_terms": _choices(ForgetTerm),
@@ -30,19 +30,19 @@ def methods() -> dict[str, Any]:
         "wrappers": [_entry(name, choice) for name, choice in WRAPPERS.items()],
         "strategies": _choices(Strategy),
         "attacks": _choices(Attack),
-        "metrics": [entry.model_dump(mode="json") for entry in CATALOGUE.values()],
-        "tasks": [task.entry() for task in TASKS.values()],
+        "metrics": [entry.model_dump(mode="json") for entry in METRIC_CATALOG.values()],
+        "tasks": [task.describe() for task in TASKS.values()],
         "spec": {"schema": JobSpec.model_json_schema(), "defaults": JobSpec().model_dump(mode="json")},
     }
 
 
 def _choices(union: Any) -> list[dict[str, Any]]:
     annotated = get_args(union)[0]
-    members: tuple[type[Frozen], ...] = get_args(annotated) or (annotated,)
+    members: tuple[type[SpecModel], ...] = get_args(annotated) or (annotated,)
     return [_entry(member.model_fields["kind"].default, member) for member in members]
 
 
-def _entry(kind: str, choice: type[Frozen]) -> dict[str, Any]:
+def _entry(kind: str, choice: type[SpecModel]) -> dict[str, Any]:
     """Describe one choice. Settings without a default are left out of its defaults: the user gives them."""
     return {
         "kind": kind,

@@ -8,38 +8,38 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.errors import ServiceError, not_found
+from api.errors import ServiceError, make_not_found_error
 from api.schemas.inputs import GgufModel, HubModel, JobModel, LocalModel
 from api.services import jobs
-from soul_core.chat.inspection import inspect_template, template_of_folder, template_of_gguf
+from soul_core.chat.inspection import inspect_template, read_folder_template, read_gguf_template
 from soul_core.errors import BadModel
 from soul_core.models.files import ModelInspection, inspect_model, is_gguf
-from soul_core.models.gguf_header import read_header
+from soul_core.models.gguf_header import read_gguf_header
 from soul_store import models
-from soul_store.references import checkpoint_of
-from soul_store.settings import settings
+from soul_store.references import find_checkpoint
+from soul_store.settings import get_settings
 from soul_store.tables import Model
 
 
-def register(session: Session, caller: Caller, wanted: HubModel | LocalModel | GgufModel | JobModel) -> Model:
+def create(session: Session, caller: Caller, body: HubModel | LocalModel | GgufModel | JobModel) -> Model:
     """Inspect what was named and write it down. Raises 422 saying what is wrong with it."""
-    if isinstance(wanted, HubModel):
-        pinned = _from_hub(wanted)
-    elif isinstance(wanted, JobModel):
-        pinned = _from_job(session, caller, wanted)
+    if isinstance(body, HubModel):
+        pinned = _from_hub(body)
+    elif isinstance(body, JobModel):
+        pinned = _from_job(session, caller, body)
     else:
-        pinned = _from_disk(wanted)
-    name = wanted.name or Path(wanted.location).name
-    return models.create(
-        session, tenant_id=caller.tenant_id, actor=caller.key_id, name=name, source=wanted.source, **pinned
+        pinned = _from_disk(body)
+    name = body.name or Path(body.location).name
+    return models.insert(
+        session, tenant_id=caller.tenant_id, actor=caller.key_id, name=name, source=body.source, **pinned
     )
 
 
-def owned(session: Session, caller: Caller, model_id: str, pointer: str | None = None) -> Model:
+def get_owned(session: Session, caller: Caller, model_id: str, pointer: str | None = None) -> Model:
     """Return the caller's model."""
     row = models.get(session, caller.tenant_id, model_id)
     if row is None:
-        raise not_found(f"model {model_id}", pointer)
+        raise make_not_found_error(f"model {model_id}", pointer)
     return row
 
 
@@ -59,13 +59,13 @@ def _from_disk(wanted: LocalModel | GgufModel) -> dict[str, Any]:
 
 def _chat_facts(path: Path) -> dict[str, Any]:
     """Return what the model's chat template does. Raises BadModel for one that cannot be followed."""
-    found = template_of_gguf(read_header(path).metadata) if path.is_file() else template_of_folder(path)
+    found = read_gguf_template(read_gguf_header(path).metadata) if path.is_file() else read_folder_template(path)
     return {"chat": None if found is None else asdict(inspect_template(*found))}
 
 
 def _allowed_path(location: str) -> Path:
     """Resolve a path and hold it below the roots the operator allows; what lies elsewhere is not there."""
-    roots = [Path(root).resolve() for root in settings().model_roots.split(os.pathsep) if root]
+    roots = [Path(root).resolve() for root in get_settings().model_roots.split(os.pathsep) if root]
     if not roots:
         raise ServiceError(
             403,
@@ -83,12 +83,12 @@ def _allowed_path(location: str) -> Path:
 
 
 def _from_job(session: Session, caller: Caller, wanted: JobModel) -> dict[str, Any]:
-    job = jobs.owned(session, caller, wanted.location)
+    job = jobs.get_owned(session, caller, wanted.location)
     if job.status != "succeeded":
         raise ServiceError(409, "job_not_finished", f"job {job.id} is {job.status} and has made no model")
     if job.verdict != "passed":
         caller.require("models:download_unverified")
-    made = checkpoint_of(session, job)
+    made = find_checkpoint(session, job)
     if made is None:
         raise ServiceError(
             409,

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.schemas.submissions import JobCreate, LogReference, ModelReference, RetrainReference
 from api.services import conflicts
-from soul_core.spec import JUDGED, REFERENCE, RETAIN, TRAIN, Evaluation, JobSpec
-from soul_core.spec.checks import located_problems
+from soul_core.spec import JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, Evaluation, JobSpec
+from soul_core.spec.checks import find_spec_problems
 from soul_store import job_queries, jobs, models, references
 from soul_store.tables import Artifact, Dataset, Job, Model
 
@@ -18,7 +18,7 @@ Faults = list[tuple[str, str]]
 
 
 @dataclass
-class Named:
+class ResolvedModels:
     """The models a body names beside its own, found: by name, or as a log, or as the one to retrain from.
 
     `missing` and `errors` are (pointer, detail).
@@ -31,21 +31,21 @@ class Named:
     missing: Faults = field(default_factory=list)
     errors: Faults = field(default_factory=list)
 
-    def names(self) -> set[str]:
+    def get_names(self) -> set[str]:
         """Return the names under which models will be measured."""
-        return {*self.models, *({REFERENCE} if self.retrain_spec is not None else ())}
+        return {*self.models, *({RETRAINED} if self.retrain_spec is not None else ())}
 
 
-def find(session: Session, caller: Caller, body: JobCreate) -> Named:
+def resolve_models(session: Session, caller: Caller, body: JobCreate) -> ResolvedModels:
     """Find every model, log and data set the body names beside the base model and the job's own sets."""
-    named = Named()
+    named = ResolvedModels()
     for name, model_id in body.models.items():
         _find_model(session, caller, named, name, model_id, f"/models/{name}")
     reference = body.reference
-    if reference.kind != "none" and REFERENCE in body.models:
+    if reference.kind != "none" and RETRAINED in body.models:
         named.errors.append(("/reference", "models.reference names a retrained model already; leave one of both out"))
     elif isinstance(reference, ModelReference):
-        _find_model(session, caller, named, REFERENCE, reference.model_id, "/reference/model_id")
+        _find_model(session, caller, named, RETRAINED, reference.model_id, "/reference/model_id")
     elif isinstance(reference, LogReference):
         _find_log(session, caller, named, reference)
     elif isinstance(reference, RetrainReference):
@@ -53,27 +53,27 @@ def find(session: Session, caller: Caller, body: JobCreate) -> Named:
     return named
 
 
-def retrain(
-    session: Session, caller: Caller, body: JobCreate, named: Named, datasets: Mapping[str, Dataset]
+def find_or_create_retraining(
+    session: Session, caller: Caller, body: JobCreate, resolved_models: ResolvedModels, datasets: Mapping[str, Dataset]
 ) -> tuple[Job, bool]:
     """Return the job that retrains the reference, its row held, and whether it was there already."""
-    spec, model, train = named.retrain_spec, named.retrain_from, datasets[RETAIN]
+    spec, model, train = resolved_models.retrain_spec, resolved_models.retrain_from, datasets[RETAIN]
     assert spec is not None
     assert model is not None
     spec, excluded = _without_forget_facts(spec, body, datasets)
     rows = train.content_sha256 or train.id
-    references.lock(session, caller.tenant_id, model.digest or model.id, rows, spec.digest())
-    found = references.retraining(
+    references.lock(session, caller.tenant_id, model.digest or model.id, rows, spec.compute_sha256())
+    found = references.find_retraining_job(
         session,
         caller.tenant_id,
         model=model,
         train_sha256=train.content_sha256,
-        spec_sha256=spec.digest(),
+        spec_sha256=spec.compute_sha256(),
         excluded_sha256s={name: row.content_sha256 for name, row in excluded.items()},
     )
     if found is not None:
         return found, True
-    made = jobs.create(
+    made = jobs.insert(
         session,
         tenant_id=caller.tenant_id,
         created_by=caller.key_id,
@@ -82,7 +82,7 @@ def retrain(
         model_id=model.id,
         datasets={TRAIN: train.id, **{name: row.id for name, row in excluded.items()}},
         spec=spec.model_dump(mode="json"),
-        spec_sha256=spec.digest(),
+        spec_sha256=spec.compute_sha256(),
     )
     return made, False
 
@@ -96,14 +96,16 @@ def _without_forget_facts(
     """
     if body.spec.retain_conflicts == "keep":
         return spec, {}
-    found = conflicts.learned_conflicts(datasets, body.spec)
+    found = conflicts.find_learned_set_conflicts(datasets, body.spec)
     excluded = {name: datasets[name] for name, rows in found.items() if rows is None or rows}
     if not excluded:
         return spec, {}
     return spec.model_copy(update={"retain_conflicts": body.spec.retain_conflicts}), excluded
 
 
-def _find_model(session: Session, caller: Caller, named: Named, name: str, model_id: str, pointer: str) -> None:
+def _find_model(
+    session: Session, caller: Caller, named: ResolvedModels, name: str, model_id: str, pointer: str
+) -> None:
     row = models.get(session, caller.tenant_id, model_id)
     if row is None:
         named.missing.append((pointer, f"there is no model {model_id}"))
@@ -111,9 +113,9 @@ def _find_model(session: Session, caller: Caller, named: Named, name: str, model
         named.models[name] = row
 
 
-def _find_log(session: Session, caller: Caller, named: Named, wanted: LogReference) -> None:
+def _find_log(session: Session, caller: Caller, named: ResolvedModels, wanted: LogReference) -> None:
     if wanted.artifact_id is not None:
-        found = job_queries.artifact(session, caller.tenant_id, wanted.artifact_id)
+        found = job_queries.get_artifact(session, caller.tenant_id, wanted.artifact_id)
         if found is None:
             named.missing.append(("/reference/artifact_id", f"there is no artifact {wanted.artifact_id}"))
         elif found.path != _REPORT and not (found.path.startswith(_LOGS) and found.path.endswith(".json")):
@@ -127,15 +129,17 @@ def _find_log(session: Session, caller: Caller, named: Named, wanted: LogReferen
     if job is None:
         named.missing.append(("/reference/job_id", f"there is no job {wanted.job_id}"))
         return
-    names = [REFERENCE, *(judged for kind, judged in JUDGED.items() if kind == job.kind and kind != "unlearn")]
-    logs = [job_queries.artifact_at(session, job.id, f"{_LOGS}{name}.json") for name in names]
+    names = [RETRAINED, *(judged for kind, judged in JUDGED_MODEL.items() if kind == job.kind and kind != "unlearn")]
+    logs = [job_queries.get_artifact_by_path(session, job.id, f"{_LOGS}{name}.json") for name in names]
     named.log = next((log for log in logs if log is not None), None)
     if named.log is None:
         detail = f"job {job.id} ({job.kind}, {job.status}) has no log of a reference: no {_LOGS}{names[-1]}.json"
         named.errors.append(("/reference/job_id", detail))
 
 
-def _find_retraining(session: Session, caller: Caller, named: Named, wanted: RetrainReference, body: JobCreate) -> None:
+def _find_retraining(
+    session: Session, caller: Caller, named: ResolvedModels, wanted: RetrainReference, body: JobCreate
+) -> None:
     model = models.get(session, caller.tenant_id, wanted.model_id)
     if model is None:
         named.missing.append(("/reference/model_id", f"there is no model {wanted.model_id}"))
@@ -154,6 +158,6 @@ def _find_retraining(session: Session, caller: Caller, named: Named, wanted: Ret
         chat_template_kwargs=body.spec.chat_template_kwargs,
         template_date=body.spec.template_date,
     )
-    problems = located_problems(spec, {TRAIN})
+    problems = find_spec_problems(spec, {TRAIN})
     named.errors += [("/".join(["/reference", *place.split(".")]), detail) for place, detail in problems]
     named.retrain_from, named.retrain_spec = model, spec

@@ -1,32 +1,32 @@
 """A job's report in the form a reader wants: the JSON it is, the page, or the page as PDF."""
 
 from api.errors import ServiceError
-from soul_store.blobs import blobs
+from soul_store.blobs import get_blob_store
 from soul_store.tables import Job
 
-JSON, PAGE, PDF = "application/json", "text/html", "application/pdf"
+JSON, HTML, PDF = "application/json", "text/html", "application/pdf"
 
 
-def wanted(accept: str) -> str:
+def choose_media_type(accept: str) -> str:
     """Return the first form that an Accept header names; JSON when it names none."""
     named = (part.partition(";")[0].strip().lower() for part in accept.split(","))
-    return next((media for media in named if media in {JSON, PAGE, PDF}), JSON)
+    return next((media for media in named if media in {JSON, HTML, PDF}), JSON)
 
 
-def report_as(job: Job, media: str) -> bytes:
+def render_report(job: Job, media_type: str) -> bytes:
     """Return the report. Raises 409 before there is one, 501 where this server cannot make a PDF."""
     if job.report_blob is None:
         raise ServiceError(409, "no_report", f"job {job.id} has no report: it is {job.status}", job_status=job.status)
-    key = job.report_blob if media == JSON else job.report_blob.removesuffix(".json") + ".html"
-    with blobs().open(key) as content:
+    key = job.report_blob if media_type == JSON else job.report_blob.removesuffix(".json") + ".html"
+    with get_blob_store().open(key) as content:
         body = content.read()
-    return _pdf(body.decode()) if media == PDF else body
+    return _pdf(body.decode()) if media_type == PDF else body
 
 
 def _pdf(page: str) -> bytes:
-    from soul_core.rendering.pdf import PdfUnavailable, to_pdf  # its libraries take a second to load
+    from soul_core.rendering.pdf import PdfUnavailable, render_pdf  # its libraries take a second to load
 
     try:
-        return to_pdf(page)
+        return render_pdf(page)
     except PdfUnavailable as error:
         raise ServiceError(501, "pdf_unavailable", str(error)) from error

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soul_cli.embedded.errors import CannotServe
+from soul_cli.embedded.errors import ServiceStartError
 
 #: Accounts that exist on nearly every Linux; the first found is used. We never create one.
-UNPRIVILEGED = ("postgres", "nobody", "daemon")
+UNPRIVILEGED_ACCOUNTS = ("postgres", "nobody", "daemon")
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,27 @@ class Account:
         """Return the account for servers of this process."""
         if os.geteuid() != 0:
             return cls()
-        for name in UNPRIVILEGED:
+        for name in UNPRIVILEGED_ACCOUNTS:
             try:
                 entry = pwd.getpwnam(name)
             except KeyError:
                 continue
             return cls(entry.pw_uid, entry.pw_gid, name)
-        raise CannotServe(f"run as root, and none of the accounts {', '.join(UNPRIVILEGED)} exists to drop to")
+        raise ServiceStartError(
+            f"run as root, and none of the accounts {', '.join(UNPRIVILEGED_ACCOUNTS)} exists to drop to"
+        )
 
-    def popen_options(self) -> dict[str, Any]:
+    def make_popen_options(self) -> dict[str, Any]:
         """Return what makes `subprocess` drop to this account, supplementary groups included."""
         return {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def can_reach(self, path: Path) -> bool:
         """Say whether this account may enter `path`, all parents included."""
-        return subprocess.run(["test", "-x", str(path)], check=False, cwd="/", **self.popen_options()).returncode == 0
+        return (
+            subprocess.run(["test", "-x", str(path)], check=False, cwd="/", **self.make_popen_options()).returncode == 0
+        )
 
-    def own(self, path: Path) -> None:
+    def chown(self, path: Path) -> None:
         """Give one file or folder (not its contents) to this account."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
@@ -51,21 +55,21 @@ class Account:
     def make_folder(self, path: Path) -> None:
         """Make a folder only this account can enter, owned by it."""
         path.mkdir(mode=0o700, exist_ok=True)
-        self.own(path)
+        self.chown(path)
         if not self.can_reach(path):
-            raise CannotServe(
+            raise ServiceStartError(
                 f"the account '{self.name}' cannot reach {path}; choose a data folder it can enter, "
                 "such as --data /var/lib/soul"
             )
 
-    def reachable_copy(self, folder: Path, beside: Path) -> Path:
+    def ensure_reachable(self, folder: Path, copy_path: Path) -> Path:
         """Return `folder`, or a copy of it under `beside` where this account cannot reach the original."""
         if self.can_reach(folder):
             return folder
-        if not beside.exists():
-            unfinished = beside.with_suffix(".unfinished")
+        if not copy_path.exists():
+            unfinished = copy_path.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             shutil.copytree(folder, unfinished, symlinks=True)
             unfinished.chmod(0o755)
-            unfinished.rename(beside)
-        return beside
+            unfinished.rename(copy_path)
+        return copy_path

@@ -1,5 +1,5 @@
 """What stops the embedded service from starting: one clear line each, never a traceback."""
 
 
-class CannotServe(Exception):
+class ServiceStartError(Exception):
     """The service cannot start here; the message says why and what to do."""

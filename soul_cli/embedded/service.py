@@ -14,9 +14,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from soul_cli.embedded.account import Account
-from soul_cli.embedded.errors import CannotServe
-from soul_cli.embedded.postgres import Postgres, runtime_folder
-from soul_cli.embedded.process import last_line, start, stop
+from soul_cli.embedded.errors import ServiceStartError
+from soul_cli.embedded.postgres import Postgres, make_runtime_folder
+from soul_cli.embedded.process import read_last_line, start_process, stop_process
 from soul_cli.embedded.valkey import Valkey
 
 #: Where root's servers keep their files when their account cannot enter the data folder (say, below /root).
@@ -28,19 +28,19 @@ _LONGEST_PAUSE = 10.0
 
 
 @dataclass
-class Child:
+class ChildProcess:
     """One of our own processes and what is done when it dies."""
 
     name: str
     command: list[str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
-    restarts: int = 0
-    start_again_at: float = 0.0
+    num_restarts: int = 0
+    restart_at: float = 0.0
     started_at: float = 0.0
 
     def start(self) -> None:
-        self.process = start(self.command, log=self.log, death_signal=signal.SIGKILL)
+        self.process = start_process(self.command, log=self.log, death_signal=signal.SIGKILL)
         self.started_at = time.monotonic()
 
 
@@ -51,7 +51,7 @@ class Service:
     data: Path
     say: Callable[[str], None]
     servers: list[Postgres | Valkey] = field(default_factory=list)
-    children: list[Child] = field(default_factory=list)
+    children: list[ChildProcess] = field(default_factory=list)
 
     @property
     def logs(self) -> Path:
@@ -65,7 +65,7 @@ class Service:
             return
         account = Account.choose()
         home = self._home_for(account)
-        runtime = runtime_folder(home, account)
+        runtime = make_runtime_folder(home, account)
         if own_broker:
             valkey = Valkey(home, runtime=runtime, log=self.logs / "valkey.log", account=account)
             self.servers.append(valkey)
@@ -75,11 +75,11 @@ class Service:
             postgres = Postgres(home, runtime=runtime, log=self.logs / "postgres.log", account=account)
             self.servers.append(postgres)
             postgres.start()
-            os.environ["SOUL_DATABASE_URL"] = postgres.url()
+            os.environ["SOUL_DATABASE_URL"] = postgres.make_url()
 
-    def start_child(self, name: str, *command: str) -> Child:
+    def start_child(self, name: str, *command: str) -> ChildProcess:
         """Start one of our own processes, output to its log."""
-        child = Child(name, [sys.executable, "-m", *command], self.logs / f"{name}.log")
+        child = ChildProcess(name, [sys.executable, "-m", *command], self.logs / f"{name}.log")
         self.children.append(child)
         child.start()
         return child
@@ -89,21 +89,21 @@ class Service:
         for server in self.servers:
             if server.process is not None and server.process.poll() is not None:
                 name = type(server).__name__
-                self.say(f"{name} ended unexpectedly ({last_line(server.log)}); starting it again")
+                self.say(f"{name} ended unexpectedly ({read_last_line(server.log)}); starting it again")
                 server.start()
         for child in self.children:
             if child.process is None or child.process.poll() is None:
                 continue
             now = time.monotonic()
-            if child.start_again_at <= child.started_at:  # its death is news
-                child.restarts = 0 if now - child.started_at > 60 else child.restarts + 1
-                pause = min(_LONGEST_PAUSE, 0.5 * 2**child.restarts)
-                child.start_again_at = now + pause
+            if child.restart_at <= child.started_at:  # its death is news
+                child.num_restarts = 0 if now - child.started_at > 60 else child.num_restarts + 1
+                pause = min(_LONGEST_PAUSE, 0.5 * 2**child.num_restarts)
+                child.restart_at = now + pause
                 self.say(
                     f"{child.name} ended unexpectedly with code {child.process.returncode}; starting it again in "
                     f"{pause:.0f} s (log: {child.log})"
                 )
-            elif now >= child.start_again_at:
+            elif now >= child.restart_at:
                 child.start()
 
     def stop(self) -> None:
@@ -118,7 +118,7 @@ class Service:
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                stop(child.process, signal.SIGKILL, seconds=1)
+                stop_process(child.process, signal.SIGKILL, seconds=1)
         for server in self.servers:
             server.stop(STOP_SECONDS / 2)
 
@@ -130,7 +130,7 @@ class Service:
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CannotServe(
+            raise ServiceStartError(
                 f"the account '{account.name}' cannot enter {self.data}, and {home} cannot be made "
                 f"({error.strerror}); choose a data folder it can enter: --data FOLDER"
             ) from error

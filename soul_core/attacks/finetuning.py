@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from soul_core.attacks.context import Scene
+from soul_core.attacks.context import AttackContext
 from soul_core.data.encoding import Example
 from soul_core.spec import JobSpec, Training
 from soul_core.spec.optimizers import AdamW
@@ -14,32 +14,34 @@ from soul_core.training.trainer import train
 _CHECKPOINT_STEPS = 200
 
 
-def learn(scene: Scene, examples: Sequence[Example], *, steps: int, batch: int, lr: float) -> None:
+def finetune_model(
+    context: AttackContext, examples: Sequence[Example], *, num_steps: int, batch_size: int, lr: float
+) -> None:
     """Train the scene's model on `examples` in place: AdamW, constant rate, NLL of the answers, all weights."""
-    for parameter in scene.loaded.model.parameters():
+    for parameter in context.loaded.model.parameters():
         if type(parameter.data) is torch.Tensor and parameter.is_floating_point():
             parameter.requires_grad_(True)
-    ours = scene.spec.training
+    ours = context.spec.training
     spec = JobSpec(
         kind="finetune",
         optimizer=AdamW(lr=lr),
         training=Training(
-            steps=steps,
-            retain_batch=batch,
+            steps=num_steps,
+            retain_batch=batch_size,
             micro_batch_tokens=ours.micro_batch_tokens,
             max_tokens=ours.max_tokens,
             checkpoint_every=_CHECKPOINT_STEPS,
         ),
-        device=scene.spec.device,
-        dtype=scene.spec.dtype,
-        seed=scene.spec.seed,
+        device=context.spec.device,
+        dtype=context.spec.dtype,
+        seed=context.spec.seed,
     )
     train(
-        scene.loaded,
+        context.loaded,
         spec,
         forget=(),
         retain=examples,
-        state_dir=scene.folder,
-        listener=scene.listener,
+        state_dir=context.folder,
+        listener=context.listener,
         phase="attack",
     )

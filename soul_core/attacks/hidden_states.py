@@ -7,28 +7,28 @@ from typing import Any, Self
 import torch
 from transformers import PreTrainedModel
 
-from soul_core.attacks.context import NotPossibleError
+from soul_core.attacks.context import AttackNotPossible
 
 
-def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+def find_decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
     """Return the decoder's layers from first to last. Raises NotPossibleError where there is no such list."""
     wanted = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == wanted:
             return list(module)
-    raise NotPossibleError(f"{type(model).__name__} has no list of {wanted} layers to look into")
+    raise AttackNotPossible(f"{type(model).__name__} has no list of {wanted} layers to look into")
 
 
-class Watcher:
+class HiddenStateRecorder:
     """While open, keeps what chosen layers give (layer -> (B, W, D) of each call) and finds the final norm.
 
     The norm is the last module, of those without parts, whose input is the very tensor that the last layer gave:
     whatever else an architecture does behind its layers shows when its logits are compared.
     """
 
-    def __init__(self, model: PreTrainedModel, chosen: Sequence[int]) -> None:
-        self._model, self._layers, self._chosen = model, decoder_layers(model), chosen
-        self.hidden: dict[int, list[torch.Tensor]] = {number: [] for number in chosen}
+    def __init__(self, model: PreTrainedModel, layer_numbers: Sequence[int]) -> None:
+        self._model, self._layers, self._chosen = model, find_decoder_layers(model), layer_numbers
+        self.hidden_states: dict[int, list[torch.Tensor]] = {number: [] for number in layer_numbers}
         self._last: torch.Tensor | None = None
         self._norm: torch.nn.Module | None = None
         self._hooks: list[Any] = []
@@ -49,17 +49,17 @@ class Watcher:
         self._last = None
 
     @property
-    def norm(self) -> torch.nn.Module:
+    def final_norm(self) -> torch.nn.Module:
         """Return the final norm of the last forward pass. Raises NotPossibleError where there was none."""
         if self._norm is None:
-            raise NotPossibleError(f"{type(self._model).__name__} has no norm behind its last layer that can be found")
+            raise AttackNotPossible(f"{type(self._model).__name__} has no norm behind its last layer that can be found")
         return self._norm
 
     def _keep(self, number: int) -> Any:
         def hook(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
             hidden_BWD = output[0] if isinstance(output, tuple) else output
             if number in self._chosen:
-                self.hidden[number].append(hidden_BWD)
+                self.hidden_states[number].append(hidden_BWD)
             if number == len(self._layers) - 1:
                 self._last = hidden_BWD
 
@@ -71,7 +71,7 @@ class Watcher:
 
 
 @contextmanager
-def learning_only(model: PreTrainedModel, parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+def require_grad_only(model: PreTrainedModel, parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     """Let gradients reach these parameters alone, so that no graph is built below them."""
     chosen = {id(parameter) for parameter in parameters}
     wants = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

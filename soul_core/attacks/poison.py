@@ -13,40 +13,46 @@ from statistics import median
 
 import torch
 
-from soul_core.attacks.context import Attacked, NotPossibleError, Scene
-from soul_core.attacks.hidden_states import decoder_layers, learning_only
+from soul_core.attacks.context import AttackContext, AttackNotPossible, AttackOutcome
+from soul_core.attacks.hidden_states import find_decoder_layers, require_grad_only
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
-from soul_core.evaluation.row_selection import EvaluationSet, choose
-from soul_core.events import stop_if_asked
+from soul_core.evaluation.row_selection import EvaluationSet, choose_rows
+from soul_core.events import raise_if_stop_requested
 from soul_core.models.scoring import Scores, score
-from soul_core.report import Finding, HitRow, ModelMeasurements
-from soul_core.spec import AUDITED, BASE, FORGET, GENERAL, RETAIN
+from soul_core.report import Finding, FlaggedRow, ModelMeasurements
+from soul_core.spec import BASE, EVALUATED, FORGET, GENERAL, RETAIN
 from soul_core.spec.attacks import Poison
-from soul_core.training.micro_batching import Item, MicroBatcher, Unit
+from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 
 KEPT_SETS = (RETAIN, GENERAL)
 
 
-def poison(scene: Scene, spec: Poison) -> Attacked:
+def run_poison(context: AttackContext, spec: Poison) -> AttackOutcome:
     """Rank the forget rows of the base model by how much their forgetting would cost the kept sets."""
-    if scene.model not in {BASE, AUDITED}:
-        raise NotPossibleError("forget rows are judged on the base model, before anything was forgotten")
-    evaluation, seed = scene.spec.evaluation, scene.spec.seed
+    if context.model_name not in {BASE, EVALUATED}:
+        raise AttackNotPossible("forget rows are judged on the base model, before anything was forgotten")
+    evaluation, seed = context.spec.evaluation, context.spec.seed
     kept = [
-        choose(name, scene.sets[name].rows, scene.sets[name].examples, most=evaluation.attack_examples, seed=seed)
+        choose_rows(
+            name,
+            context.full_sets[name].rows,
+            context.full_sets[name].examples,
+            max_rows=evaluation.attack_examples,
+            seed=seed,
+        )
         for name in KEPT_SETS
-        if name in scene.sets
+        if name in context.full_sets
     ]
     if not kept:
-        raise NotPossibleError(f"no {' or '.join(KEPT_SETS)} set was given that forget rows could aim at")
-    whole = scene.sets[FORGET]
-    suspects = choose(FORGET, whole.rows, whole.examples, most=evaluation.max_examples, seed=seed)
-    parameters = _last_parameters(scene, spec.last_layers)
-    with learning_only(scene.loaded.model, parameters):
-        directions = {one.name: _mean_gradient(scene, one.examples, parameters) for one in kept}
-        aims = _aims(scene, suspects, parameters, directions)
-    return Attacked(
+        raise AttackNotPossible(f"no {' or '.join(KEPT_SETS)} set was given that forget rows could aim at")
+    whole = context.full_sets[FORGET]
+    suspects = choose_rows(FORGET, whole.rows, whole.examples, max_rows=evaluation.max_examples, seed=seed)
+    parameters = _last_parameters(context, spec.last_layers)
+    with require_grad_only(context.loaded.model, parameters):
+        directions = {one.name: _mean_gradient(context, one.examples, parameters) for one in kept}
+        aims = _aims(context, suspects, parameters, directions)
+    return AttackOutcome(
         findings=tuple(finding for name, of_rows in aims.items() for finding in _findings(name, of_rows, spec.rows)),
         notes=(_note(len(suspects.rows), len(whole.rows), spec),),
     )
@@ -60,7 +66,9 @@ def _note(num_suspects: int, num_rows: int, spec: Poison) -> str:
     )
 
 
-def hits(base: ModelMeasurements, judged: ModelMeasurements, *, most: int) -> tuple[Finding, ...]:
+def find_most_affected_rows(
+    base: ModelMeasurements, judged: ModelMeasurements, *, max_rows: int
+) -> tuple[Finding, ...]:
     """Return, for each set but the forget set, the rows whose answer probability fell most from base to judged."""
     findings = []
     for name, metrics in judged.sets.items():
@@ -72,7 +80,7 @@ def hits(base: ModelMeasurements, judged: ModelMeasurements, *, most: int) -> tu
         if base.rows.get(name) != rows:
             continue
         falls = [
-            HitRow(set=name, row=row, value=old - new)
+            FlaggedRow(set=name, row=row, value=old - new)
             for row, old, new in zip(rows, before.per_example, after.per_example, strict=True)
             if old is not None and new is not None and old > new
         ]
@@ -81,23 +89,25 @@ def hits(base: ModelMeasurements, judged: ModelMeasurements, *, most: int) -> tu
                 title=f"Rows of the {name} set that lost most",
                 description=f"Value: fall of the answer's probability from the base model. {len(falls)} of {len(rows)} "
                 "measured rows lost any.",
-                rows=tuple(sorted(falls, key=lambda hit: -hit.value)[:most]),
+                rows=tuple(sorted(falls, key=lambda hit: -hit.value)[:max_rows]),
             )
         )
     return tuple(findings)
 
 
-def _last_parameters(scene: Scene, num_layers: int) -> list[torch.nn.Parameter]:
-    chosen = decoder_layers(scene.loaded.model)[-num_layers:]
+def _last_parameters(scene: AttackContext, num_layers: int) -> list[torch.nn.Parameter]:
+    chosen = find_decoder_layers(scene.loaded.model)[-num_layers:]
     return [parameter for layer in chosen for parameter in layer.parameters() if parameter.is_floating_point()]
 
 
-def _mean_gradient(scene: Scene, examples: Sequence[Example], parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+def _mean_gradient(
+    scene: AttackContext, examples: Sequence[Example], parameters: Sequence[torch.nn.Parameter]
+) -> torch.Tensor:
     """Return the gradient of the mean over rows of each row's mean NLL, as one vector."""
     total: list[torch.Tensor] = []
 
-    def work(items: list[Item]) -> None:
-        stop_if_asked(scene.listener)
+    def work(items: list[BatchItem]) -> None:
+        raise_if_stop_requested(scene.listener)
         loss = (_row_nll_B(_score(scene, [item.example for item in items])) / len(examples)).sum()
         gradient = _gradient(loss, parameters)
         total[:] = [total[0] + gradient] if total else [gradient]
@@ -107,7 +117,7 @@ def _mean_gradient(scene: Scene, examples: Sequence[Example], parameters: Sequen
 
 
 def _aims(
-    scene: Scene,
+    scene: AttackContext,
     suspects: EvaluationSet,
     parameters: Sequence[torch.nn.Parameter],
     directions: Mapping[str, torch.Tensor],
@@ -119,8 +129,8 @@ def _aims(
     for done, (row, example) in enumerate(zip(suspects.rows, suspects.examples, strict=True), start=1):
         found: list[torch.Tensor] = []
 
-        def work(items: list[Item], found: list[torch.Tensor] = found) -> None:
-            stop_if_asked(scene.listener)
+        def work(items: list[BatchItem], found: list[torch.Tensor] = found) -> None:
+            raise_if_stop_requested(scene.listener)
             found.append(_gradient(_row_nll_B(_score(scene, [items[0].example])).sum(), parameters))
 
         _over(scene, [example], work, undo=found.clear)
@@ -128,7 +138,7 @@ def _aims(
         for name, direction in directions.items():
             projection = float(found[0] @ direction) / norms[name] if norms[name] else 0.0
             aims[name].append((row.number, projection / own if own else 0.0, projection))
-        scene.tick(started, done=done, total=len(suspects.rows))
+        scene.report_progress(started, num_done=done, num_total=len(suspects.rows))
     return aims
 
 
@@ -139,7 +149,7 @@ def _findings(kept: str, aims: Sequence[tuple[int, float, float]], most: int) ->
             description=f"Value: {meaning}. Above 0: climbing this row's loss raises that of the {kept} set. "
             f"The median forget row has {median(aim[place] for aim in aims):.3g}.",
             rows=tuple(
-                HitRow(set=FORGET, row=aim[0], value=aim[place])
+                FlaggedRow(set=FORGET, row=aim[0], value=aim[place])
                 for aim in sorted(aims, key=lambda aim: -aim[place])[:most]
                 if aim[place] > 0
             ),
@@ -151,7 +161,7 @@ def _findings(kept: str, aims: Sequence[tuple[int, float, float]], most: int) ->
     ]
 
 
-def _score(scene: Scene, examples: Sequence[Example]) -> Scores:
+def _score(scene: AttackContext, examples: Sequence[Example]) -> Scores:
     with scene.loaded.autocast():
         return score(scene.loaded.model, pack(examples, scene.loaded.device))
 
@@ -170,6 +180,6 @@ def _gradient(loss: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> t
     )
 
 
-def _over(scene: Scene, examples: Sequence[Example], work: object, undo: object) -> None:
-    units: list[Unit] = [(Item("forget", place, example),) for place, example in enumerate(examples)]
-    MicroBatcher(scene.spec.training.micro_batch_tokens, scene.listener).over(units, work, undo)  # type: ignore[arg-type]
+def _over(scene: AttackContext, examples: Sequence[Example], work: object, undo: object) -> None:
+    units: list[BatchUnit] = [(BatchItem("forget", place, example),) for place, example in enumerate(examples)]
+    MicroBatcher(scene.spec.training.micro_batch_tokens, scene.listener).run(units, work, undo)  # type: ignore[arg-type]

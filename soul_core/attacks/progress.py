@@ -3,14 +3,14 @@
 import time
 from typing import Any
 
-from soul_core.events import EventKind, Listener, Wish
+from soul_core.events import EventKind, Listener, StopRequest
 
 
-class Telling:
+class AttackProgress:
     """The listener of the attacks on one model."""
 
-    def __init__(self, listener: Listener, *, model: str, total: int) -> None:
-        self._listener, self._model, self._total = listener, model, total
+    def __init__(self, listener: Listener, *, model_name: str, num_attacks: int) -> None:
+        self._listener, self._model, self._total = listener, model_name, num_attacks
         self._done, self._timed, self._seconds = 0, 0, 0.0
         self._label, self._began = "", time.monotonic()
 
@@ -20,7 +20,7 @@ class Telling:
         self._listener.emit("phase", phase="attack", detail=label, model=self._model)
         self._progress(left=None)
 
-    def finished(self, *, seconds: float | None) -> None:
+    def finish(self, *, seconds: float | None) -> None:
         """Count an attack; the time of one that really ran, also in an earlier attempt, foretells the next ones'."""
         self._done += 1
         if seconds is not None:
@@ -36,8 +36,8 @@ class Telling:
         elif kind not in {"metrics", "checkpoint"}:
             self._listener.emit(kind, **data)
 
-    def wish(self) -> Wish:
-        return self._listener.wish()
+    def stop_request(self) -> StopRequest:
+        return self._listener.stop_request()
 
     def _progress(self, *, left: float | None) -> None:
         """Tell how far it is. `left`: seconds of what is under way, where that is known."""

@@ -9,16 +9,23 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from soul_core.attacks.context import ATTACK_METRICS, Attacked, NotPossibleError, Scene, numbers, worst_of
-from soul_core.attacks.templates import TEMPLATES, Asked, Material, question_of
+from soul_core.attacks.context import (
+    ATTACK_METRICS,
+    AttackContext,
+    AttackNotPossible,
+    AttackOutcome,
+    compute_worst_case,
+    get_row_numbers,
+)
+from soul_core.attacks.templates import TEMPLATES, PromptVariant, TemplateContext, get_question
 from soul_core.data import Message, Row
 from soul_core.data.encoding import Example
 from soul_core.evaluation.row_selection import EvaluationSet
-from soul_core.metrics.aggregate import Resampling, summarise
-from soul_core.models.loading import Loaded
+from soul_core.metrics.aggregate import Resampling, summarize
+from soul_core.models.loading import LoadedModel
 from soul_core.report import MetricValue
 from soul_core.spec import FORGET, RETAIN
-from soul_core.spec.attacks import Prompting, Template
+from soul_core.spec.attacks import Prompting, PromptTemplate
 
 #: More candidates than this are not searched for examples to show.
 _MOST_CANDIDATES = 200
@@ -34,80 +41,82 @@ class _Asking:
     example: Example
 
 
-def prompting(scene: Scene, spec: Prompting) -> Attacked:
+def run_prompting(context: AttackContext, spec: Prompting) -> AttackOutcome:
     """Ask every forget question in every way, in one batch; report each way, and the worst of each row."""
-    if not any(row.messages for row in scene.forget.rows):
-        raise NotPossibleError("the forget set is plain text: there are no questions to ask in another way")
-    askings = list(_askings(scene, spec))
+    if not any(row.messages for row in context.forget_selection.rows):
+        raise AttackNotPossible("the forget set is plain text: there are no questions to ask in another way")
+    askings = list(_askings(context, spec))
     if not askings:
-        raise NotPossibleError("no forget question can be asked in these ways within the model's context")
+        raise AttackNotPossible("no forget question can be asked in these ways within the model's context")
     joined = EvaluationSet(
         FORGET,
         tuple(replace(asking.row, number=number) for number, asking in enumerate(askings, start=1)),
         tuple(asking.example for asking in askings),
     )
-    measured = scene.measure(joined, metrics=ATTACK_METRICS)[FORGET]
-    values = {name: _by_template(value, askings, len(scene.forget.rows)) for name, value in measured.items()}
+    measured = context.measure(joined, metrics=ATTACK_METRICS)[FORGET]
+    values = {
+        name: _by_template(value, askings, len(context.forget_selection.rows)) for name, value in measured.items()
+    }
     asked = {template: sum(one.template == template for one in askings) for template in spec.templates}
-    return Attacked(
-        under={FORGET: {name: _worst(measured[name], of, scene.resampling) for name, of in values.items()}},
-        without={FORGET: scene.plain},
-        rows={FORGET: numbers(scene.forget)},
+    return AttackOutcome(
+        attacked={FORGET: {name: _worst(measured[name], of, context.resampling) for name, of in values.items()}},
+        baseline={FORGET: context.baseline_metrics},
+        rows={FORGET: get_row_numbers(context.forget_selection)},
         variants={
             template: {
-                name: _of_template(measured[name], of, template, scene.resampling) for name, of in values.items()
+                name: _of_template(measured[name], of, template, context.resampling) for name, of in values.items()
             }
             for template in spec.templates
         },
-        notes=tuple(_notes(spec, asked, len(scene.forget.rows))),
+        notes=tuple(_notes(spec, asked, len(context.forget_selection.rows))),
     )
 
 
-def _askings(scene: Scene, spec: Prompting) -> Iterator[_Asking]:
+def _askings(scene: AttackContext, spec: Prompting) -> Iterator[_Asking]:
     loaded = scene.loaded
     most = min(scene.spec.training.max_tokens, loaded.facts.context_tokens)
     pool = _pool(scene)
     for template in spec.templates:
-        for place, row in enumerate(scene.forget.rows):
+        for place, row in enumerate(scene.forget_selection.rows):
             if not any(message.role == "user" for message in row.messages):
                 continue
-            asked = TEMPLATES[template](row, Material(spec, pool.get(place, ())))
-            example = asked and encode(asked, loaded, max_tokens=most)
+            asked = TEMPLATES[template](row, TemplateContext(spec, pool.get(place, ())))
+            example = asked and encode_variant(asked, loaded, max_tokens=most)
             if asked and example:
-                yield _Asking(template, place, shown(asked), example)
+                yield _Asking(template, place, add_answer_prefix(asked), example)
 
 
-def _pool(scene: Scene) -> dict[int, list[Row]]:
+def _pool(scene: AttackContext) -> dict[int, list[Row]]:
     """Return, for each forget row, the rows that may stand in front of it: retain rows, else other forget rows."""
-    of_retain = scene.sets.get(RETAIN)
-    source = of_retain if of_retain and of_retain.has_prompts else scene.sets[FORGET]
+    of_retain = scene.full_sets.get(RETAIN)
+    source = of_retain if of_retain and of_retain.has_prompts else scene.full_sets[FORGET]
     single = [row for row in source.rows if len(row.messages) == 1 and row.messages[0].role == "user"]
     rng = random.Random(f"{scene.spec.seed} few_shot")  # noqa: S311  not for secrets
     candidates = rng.sample(single, min(len(single), _MOST_CANDIDATES))
     return {
-        place: [other for other in candidates if question_of(other) != question_of(row)]
-        for place, row in enumerate(scene.forget.rows)
+        place: [other for other in candidates if get_question(other) != get_question(row)]
+        for place, row in enumerate(scene.forget_selection.rows)
         if any(message.role == "user" for message in row.messages)
     }
 
 
-def encode(asked: Asked, loaded: Loaded, *, max_tokens: int) -> Example | None:
+def encode_variant(variant: PromptVariant, loaded: LoadedModel, *, max_tokens: int) -> Example | None:
     """Return prompt, the answer's start and the rest of the answer as tokens; the rest alone is supervised.
 
     None: the chat template refuses these turns, or they are too long.
     """
     try:
-        example = loaded.encoder.encode(asked.row, given=asked.start)
+        example = loaded.encoder.encode(variant.row, prefill=variant.answer_prefix)
     except ValueError:
         return None
     return example if len(example.token_ids) <= max_tokens else None
 
 
-def shown(asked: Asked) -> Row:
+def add_answer_prefix(variant: PromptVariant) -> Row:
     """Return the row with all that the model is shown among its messages: what is there is not counted as recalled."""
-    if not asked.start:
-        return asked.row
-    return replace(asked.row, messages=(*asked.row.messages, Message("assistant", asked.start)))
+    if not variant.answer_prefix:
+        return variant.row
+    return replace(variant.row, messages=(*variant.row.messages, Message("assistant", variant.answer_prefix)))
 
 
 _Values = Mapping[str, Sequence[float | None]]
@@ -124,7 +133,7 @@ def _by_template(value: MetricValue, askings: Sequence[_Asking], num_rows: int) 
 def _worst(joined: MetricValue, values: _Values, resampling: Resampling) -> MetricValue:
     if joined.value is None:
         return joined
-    return worst_of(values.values(), resampling)
+    return compute_worst_case(values.values(), resampling)
 
 
 def _of_template(joined: MetricValue, values: _Values, template: str, resampling: Resampling) -> MetricValue:
@@ -132,10 +141,10 @@ def _of_template(joined: MetricValue, values: _Values, template: str, resampling
         return joined
     if template not in values:
         return MetricValue(value=None, absent_reason="no forget question could be asked in this way")
-    return summarise(values[template], resampling)
+    return summarize(values[template], resampling)
 
 
-def _notes(spec: Prompting, asked: Mapping[Template, int], num_rows: int) -> Iterator[str]:
+def _notes(spec: Prompting, asked: Mapping[PromptTemplate, int], num_rows: int) -> Iterator[str]:
     yield (
         f"Of each row the largest value over {len(spec.templates)} ways of asking: a maximum of several tries is above "
         "a single try even by chance. The same maximum is taken of every model, so compare models and not with the "

@@ -10,34 +10,34 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from soul_core.attacks.context import Attacked, Scene
-from soul_core.attacks.snapshot import restored
-from soul_core.events import stop_if_asked
-from soul_core.spec.attacks import Quantise
+from soul_core.attacks.context import AttackContext, AttackOutcome
+from soul_core.attacks.snapshot import preserve_model_state
+from soul_core.events import raise_if_stop_requested
+from soul_core.spec.attacks import Quantize
 
 #: Weights that are rounded at a time: what the temporary copies of a large embedding may take.
 _WEIGHTS_AT_ONCE = 1 << 24
 
 
-def quantise(scene: Scene, spec: Quantise) -> Attacked:
+def run_quantize(context: AttackContext, spec: Quantize) -> AttackOutcome:
     """Round every weight matrix and measure the forget rows."""
-    with restored(scene.loaded.model):
+    with preserve_model_state(context.loaded.model):
         num_rounded = num_other = 0
-        for weights_RC, parameter in matrices(scene.loaded.model):
-            stop_if_asked(scene.listener)
+        for weights_RC, parameter in list_weight_matrices(context.loaded.model):
+            raise_if_stop_requested(context.listener)
             if weights_RC is None:
                 num_other += parameter.numel()
             else:
-                round_in_place(weights_RC, bits=spec.bits, group=spec.group)
+                round_in_place(weights_RC, bits=spec.bits, group_size=spec.group)
                 num_rounded += parameter.numel()
         share = num_rounded / max(1, num_rounded + num_other)
-        return scene.under_forget(
+        return context.measure_forget_rows(
             f"{share:.1%} of the parameters were rounded to {spec.bits} bits, one scale "
             f"{f'for {spec.group} weights' if spec.group else 'a row'}; norms and biases stayed."
         )
 
 
-def matrices(model: PreTrainedModel) -> list[tuple[torch.Tensor | None, torch.nn.Parameter]]:
+def list_weight_matrices(model: PreTrainedModel) -> list[tuple[torch.Tensor | None, torch.nn.Parameter]]:
     """Return each parameter once, with its weights as (rows = outputs or tokens, columns), or None for a vector."""
     found: dict[int, tuple[torch.Tensor | None, torch.nn.Parameter]] = {}
     for module in model.modules():
@@ -50,13 +50,13 @@ def matrices(model: PreTrainedModel) -> list[tuple[torch.Tensor | None, torch.nn
 
 
 @torch.no_grad()
-def round_in_place(weights_RC: torch.Tensor, *, bits: int, group: int) -> None:
+def round_in_place(weights_RC: torch.Tensor, *, bits: int, group_size: int) -> None:
     """Round to scale * q with whole q in [-(2^(bits-1) - 1), 2^(bits-1) - 1] and scale = max|w| / (2^(bits-1) - 1).
 
     Symmetric, so 0 stays 0. `group` weights along a row share a scale, the last group may be shorter; 0: the row does.
     A group of zeros stays as it is. Error: at most half a scale a weight.
     """
-    width = group or weights_RC.shape[-1]
+    width = group_size or weights_RC.shape[-1]
     whole = weights_RC.shape[-1] // width * width
     rows_at_once = max(1, _WEIGHTS_AT_ONCE // weights_RC[0].numel())
     for start in range(0, weights_RC.shape[0], rows_at_once):

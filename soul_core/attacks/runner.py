@@ -10,30 +10,36 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from soul_core.atomic_io import write_durably
+from soul_core.atomic_io import write_atomically
 from soul_core.attacks import ATTACKS
-from soul_core.attacks.context import Attacked, NotPossibleError, Scene, attack_metrics, measure_under
-from soul_core.attacks.poison import hits
-from soul_core.attacks.progress import Telling
-from soul_core.attacks.snapshot import fingerprint, untouched_randomness
-from soul_core.errors import Diverged, EngineError, OutOfMemory
-from soul_core.evaluation.row_selection import EvaluationSet, choose
-from soul_core.events import Listener, stop_if_asked
-from soul_core.models.loading import Loaded
+from soul_core.attacks.context import (
+    AttackContext,
+    AttackNotPossible,
+    AttackOutcome,
+    get_attack_metrics,
+    measure_for_attack,
+)
+from soul_core.attacks.poison import find_most_affected_rows
+from soul_core.attacks.progress import AttackProgress
+from soul_core.attacks.snapshot import compute_fingerprint, preserve_rng_state
+from soul_core.errors import EngineError, OutOfMemory, TrainingDiverged
+from soul_core.evaluation.row_selection import EvaluationSet, choose_rows
+from soul_core.events import Listener, raise_if_stop_requested
+from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, ModelMeasurements, SetMetrics
 from soul_core.spec import BASE, FORGET, JobSpec
-from soul_core.spec.attacks import Attack, Poison, labelled
+from soul_core.spec.attacks import Attack, Poison, label_attacks
 
 
 def attack_model(
-    loaded: Loaded,
-    name: str,
-    sets: Sequence[EvaluationSet],
+    loaded: LoadedModel,
+    model_name: str,
+    full_sets: Sequence[EvaluationSet],
     spec: JobSpec,
     *,
     listener: Listener,
-    kept: Path,
-) -> dict[str, Attacked]:
+    results_dir: Path,
+) -> dict[str, AttackOutcome]:
     """Run every attack of the spec on one model and leave the model as it was, bit for bit.
 
     `name` is the model's in the report, `sets` are the WHOLE data sets (what is measured is chosen here). An attack
@@ -41,48 +47,50 @@ def attack_model(
     an attack lacks, memory included, makes it absent with the reason; it does not end the run.
     Raises Cancelled or Interrupted when that is wished.
     """
-    attacks = labelled(spec.attacks)
+    attacks = label_attacks(spec.attacks)
     if not attacks:
         return {}
-    kept.mkdir(parents=True, exist_ok=True)
-    telling = Telling(listener, model=name, total=len(attacks))
-    whole = {one.name: one for one in sets}
-    before = fingerprint(loaded.model)
-    finished: dict[str, Attacked] = {}
-    with untouched_randomness():
+    results_dir.mkdir(parents=True, exist_ok=True)
+    telling = AttackProgress(listener, model_name=model_name, num_attacks=len(attacks))
+    whole = {one.name: one for one in full_sets}
+    before = compute_fingerprint(loaded.model)
+    finished: dict[str, AttackOutcome] = {}
+    with preserve_rng_state():
         for label, attack in attacks.items():
-            path = kept / f"{label}.json"
+            path = results_dir / f"{label}.json"
             result = _read(path)
             if result is None:
-                stop_if_asked(listener)
+                raise_if_stop_requested(listener)
                 telling.begin(label)
-                result = _run(loaded, name, whole, spec, attack, telling, kept, folder=kept / f"{label}.work")
-                if fingerprint(loaded.model) != before:
-                    raise EngineError(f"{label} left the model {name} changed: nothing after it would count")
-                write_durably(path, result.model_dump_json())
-                shutil.rmtree(kept / f"{label}.work", ignore_errors=True)
+                result = _run(
+                    loaded, model_name, whole, spec, attack, telling, results_dir, folder=results_dir / f"{label}.work"
+                )
+                if compute_fingerprint(loaded.model) != before:
+                    raise EngineError(f"{label} left the model {model_name} changed: nothing after it would count")
+                write_atomically(path, result.model_dump_json())
+                shutil.rmtree(results_dir / f"{label}.work", ignore_errors=True)
             finished[label] = result
-            telling.finished(seconds=None if result.absent_reason else result.seconds)
+            telling.finish(seconds=None if result.absent_reason else result.seconds)
     return finished
 
 
-def results(
-    per_model: Mapping[str, Mapping[str, Attacked]],
+def make_attack_results(
+    outcomes_by_model: Mapping[str, Mapping[str, AttackOutcome]],
     spec: JobSpec,
     *,
     judged: str,
-    measured: Mapping[str, ModelMeasurements],
+    measurements: Mapping[str, ModelMeasurements],
 ) -> tuple[AttackResult, ...]:
     """Put the models (name -> what `attack_model` returned) side by side, one result an attack of the spec.
 
     `measured` are all models' measurements without attacks: they show whom poisoned rows hit in the `judged` model.
     """
     compared = []
-    for label, attack in labelled(spec.attacks).items():
-        of_models = {model: attacked[label] for model, attacked in per_model.items() if label in attacked}
+    for label, attack in label_attacks(spec.attacks).items():
+        of_models = {model: attacked[label] for model, attacked in outcomes_by_model.items() if label in attacked}
         result = _side_by_side(label, attack, of_models)
-        if isinstance(attack, Poison) and {BASE, judged} <= measured.keys() and judged != BASE:
-            found = hits(measured[BASE], measured[judged], most=attack.rows)
+        if isinstance(attack, Poison) and {BASE, judged} <= measurements.keys() and judged != BASE:
+            found = find_most_affected_rows(measurements[BASE], measurements[judged], max_rows=attack.rows)
             result = result.model_copy(
                 update={
                     "findings": result.findings + found,
@@ -94,36 +102,40 @@ def results(
 
 
 def _run(
-    loaded: Loaded,
+    loaded: LoadedModel,
     name: str,
     whole: Mapping[str, EvaluationSet],
     spec: JobSpec,
     attack: Attack,
-    telling: Telling,
+    telling: AttackProgress,
     kept: Path,
     *,
     folder: Path,
-) -> Attacked:
+) -> AttackOutcome:
     """Run one attack; its time is that of this attempt."""
     started = time.monotonic()
     if FORGET not in whole:
-        return Attacked(absent_reason=f"no {FORGET} set was given")
+        return AttackOutcome(absent_reason=f"no {FORGET} set was given")
     try:
         of_set = whole[FORGET]
-        forget = choose(FORGET, of_set.rows, of_set.examples, most=spec.evaluation.attack_examples, seed=spec.seed)
-        plain = measure_under(loaded, [forget], spec, attack_metrics(spec), telling, kept / "without")[FORGET].metrics
-        scene = Scene(loaded, name, whole, forget, plain, spec, telling, folder)
+        forget = choose_rows(
+            FORGET, of_set.rows, of_set.examples, max_rows=spec.evaluation.attack_examples, seed=spec.seed
+        )
+        plain = measure_for_attack(loaded, [forget], spec, get_attack_metrics(spec), telling, kept / "without")[
+            FORGET
+        ].metrics
+        scene = AttackContext(loaded, name, whole, forget, plain, spec, telling, folder)
         folder.mkdir(parents=True, exist_ok=True)
         result = ATTACKS[attack.kind](scene, attack)
-    except NotPossibleError as reason:
-        return Attacked(absent_reason=str(reason))
-    except (OutOfMemory, Diverged) as error:
+    except AttackNotPossible as reason:
+        return AttackOutcome(absent_reason=str(reason))
+    except (OutOfMemory, TrainingDiverged) as error:
         telling.emit("warning", message=f"given up: {error.message}")
-        return Attacked(absent_reason=error.message, seconds=time.monotonic() - started)
+        return AttackOutcome(absent_reason=error.message, seconds=time.monotonic() - started)
     return result.model_copy(update={"seconds": time.monotonic() - started})
 
 
-def _side_by_side(label: str, attack: Attack, of_models: Mapping[str, Attacked]) -> AttackResult:
+def _side_by_side(label: str, attack: Attack, of_models: Mapping[str, AttackOutcome]) -> AttackResult:
     ran = {model: one for model, one in of_models.items() if one.absent_reason is None}
     reasons = {model: one.absent_reason for model, one in of_models.items() if one.absent_reason}
     variants: dict[str, dict[str, SetMetrics]] = {}
@@ -136,8 +148,8 @@ def _side_by_side(label: str, attack: Attack, of_models: Mapping[str, Attacked])
     return AttackResult(
         label=label,
         settings=attack.model_dump(mode="json"),
-        without={model: one.without for model, one in ran.items() if one.without},
-        under={model: one.under for model, one in ran.items() if one.under},
+        baseline={model: one.baseline for model, one in ran.items() if one.baseline},
+        attacked={model: one.attacked for model, one in ran.items() if one.attacked},
         rows=next((one.rows for one in ran.values()), {}),
         variants=variants,
         findings=ran[BASE].findings if BASE in ran else next((one.findings for one in ran.values()), ()),
@@ -155,10 +167,10 @@ def _unique(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
-def _read(path: Path) -> Attacked | None:
+def _read(path: Path) -> AttackOutcome | None:
     if not path.exists():
         return None
     try:
-        return Attacked.model_validate_json(path.read_text())
+        return AttackOutcome.model_validate_json(path.read_text())
     except ValidationError:  # of another version: measured again
         return None

@@ -15,9 +15,9 @@ _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @contextmanager
-def restored(model: PreTrainedModel) -> Iterator[None]:
+def preserve_model_state(model: PreTrainedModel) -> Iterator[None]:
     """Put every parameter and buffer back at the end, also after an exception; gradients and training flags too."""
-    tensors = tensors_of(model)
+    tensors = list_tensors(model)
     place = _place(model, tensors)
     copies = [tensor.detach().to(place, copy=True) for tensor in tensors]
     wants = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -36,7 +36,7 @@ def restored(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def untouched_randomness() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Put the state of every global random generator back at the end."""
     python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
@@ -51,13 +51,13 @@ def untouched_randomness() -> Iterator[None]:
 
 
 @torch.no_grad()
-def fingerprint(model: PreTrainedModel) -> list[int]:
+def compute_fingerprint(model: PreTrainedModel) -> list[int]:
     """Return the sum of each tensor's bits, read as whole numbers: one pass over memory, exact in any order."""
-    sums = [_bits(tensor).sum(dtype=torch.int64) for tensor in tensors_of(model)]
+    sums = [_bits(tensor).sum(dtype=torch.int64) for tensor in list_tensors(model)]
     return torch.stack(sums).tolist() if sums else []
 
 
-def tensors_of(model: PreTrainedModel) -> list[torch.Tensor]:
+def list_tensors(model: PreTrainedModel) -> list[torch.Tensor]:
     """Return parameters and buffers, tied ones once, of a sharded model this process's part."""
     return [_local(tensor) for tensor in [*model.parameters(), *model.buffers()]]
 

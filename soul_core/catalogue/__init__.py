@@ -1,7 +1,7 @@
 """What each metric is, what it needs and which way is good: the part of the metric tables that needs no torch.
 
 `GET /v1/methods` and the report page read it. Metrics of rows have one function each in `soul_core.metrics.METRICS`,
-those made of finished ones in `soul_core.metrics.derived.DERIVED`.
+those made of finished ones in `soul_core.metrics.derived.DERIVED_METRICS`.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,30 @@ from soul_core.catalogue.entry import NEEDS, Aggregate, MetricEntry, Need, Scope
 from soul_core.catalogue.row_entries import ROW_ENTRIES
 from soul_core.catalogue.text_entries import TEXT_ENTRIES
 
-__all__ = ["CATALOGUE", "NEEDS", "Aggregate", "MetricEntry", "Need", "Scope", "number", "row_metrics"]
+__all__ = [
+    "METRIC_CATALOG",
+    "NEEDS",
+    "Aggregate",
+    "MetricEntry",
+    "Need",
+    "Scope",
+    "format_number",
+    "select_row_metrics",
+]
 
-CATALOGUE: dict[str, MetricEntry] = {entry.name: entry for entry in (*ROW_ENTRIES, *TEXT_ENTRIES, *DERIVED_ENTRIES)}
+METRIC_CATALOG: dict[str, MetricEntry] = {
+    entry.name: entry for entry in (*ROW_ENTRIES, *TEXT_ENTRIES, *DERIVED_ENTRIES)
+}
 
 
-def row_metrics(metrics: Sequence[str], set_name: str) -> tuple[str, ...]:
+def select_row_metrics(metrics: Sequence[str], set_name: str) -> tuple[str, ...]:
     """Return the row metrics to take on a set: those named, and those that the other named ones are made of."""
-    named = [name for name in metrics if CATALOGUE[name].scope == "row"]
-    made_of = [metric for name in metrics for of, metric in CATALOGUE[name].rests_on if of == set_name]
+    named = [name for name in metrics if METRIC_CATALOG[name].scope == "row"]
+    made_of = [metric for name in metrics for of, metric in METRIC_CATALOG[name].rests_on if of == set_name]
     return tuple(dict.fromkeys([*named, *made_of]))
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Write a metric's value for people: three significant digits, an exponent only where it cannot be helped."""
     size = abs(value)
     if size == 0 or 1e-4 <= size < 1e3:

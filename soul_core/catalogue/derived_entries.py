@@ -6,7 +6,7 @@ Torch-free. `soul_core.metrics.derived` holds one function for each.
 from soul_core.catalogue.entry import MetricEntry
 
 #: Membership score of a row -> how it is called in a sentence.
-SCORES = {
+MEMBERSHIP_SCORE_NAMES = {
     "loss": "the loss",
     "zlib": "the loss by compressed length",
     "min_k": "Min-K%",
@@ -33,8 +33,8 @@ def _auc(score: str) -> MetricEntry:
     return MetricEntry(
         name=f"mia_{score}",
         title=f"Membership by {_TITLES[score]}",
-        description=f"AUC of {SCORES[score]} in telling forget rows (members) from holdout rows (never seen): 0.5 "
-        "tells nothing, 1 tells all; below 0.5 the forget rows stand out by being too unlikely.",
+        description=f"AUC of {MEMBERSHIP_SCORE_NAMES[score]} in telling forget rows (members) from holdout rows (never seen): "
+        "0.5 tells nothing, 1 tells all; below 0.5 the forget rows stand out by being too unlikely.",
         unit="AUC",
         better_elsewhere="lower",
         target=0.5,
@@ -48,8 +48,8 @@ def _tpr(score: str) -> MetricEntry:
     return MetricEntry(
         name=f"tpr_{score}",
         title=f"Members found by {_TITLES[score]} at 1% false alarms",
-        description=f"Share of forget rows that {SCORES[score]} finds at a threshold that wrongly points at no more "
-        "than 1% of the holdout rows.",
+        description=f"Share of forget rows that {MEMBERSHIP_SCORE_NAMES[score]} finds at a threshold that wrongly points at no "
+        "more than 1% of the holdout rows.",
         better_elsewhere="lower",
         target=0.01,
         scope="reference" if score == "reference" else "model",
@@ -59,8 +59,8 @@ def _tpr(score: str) -> MetricEntry:
 
 
 DERIVED_ENTRIES = (
-    *(_auc(score) for score in SCORES),
-    *(_tpr(score) for score in SCORES),
+    *(_auc(score) for score in MEMBERSHIP_SCORE_NAMES),
+    *(_tpr(score) for score in MEMBERSHIP_SCORE_NAMES),
     MetricEntry(
         name="reference_loss",
         title="Loss above the retrained model's",

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Need = Literal["likelihoods", "answers", "text", "perturbed", "distribution", "gradients", "few_shot", "continuations"]
 Aggregate = Literal["mean", "geometric_mean", "truth_ratio_forget", "truth_ratio_kept"]
-Better = Literal["lower", "higher"]
+BetterDirection = Literal["lower", "higher"]
 Scope = Literal["row", "model", "reference"]
 
 #: What a need asks of a data set, in the words used when it is missing.
@@ -35,8 +35,8 @@ class MetricEntry(BaseModel):
     unit: str = "share"
     low: float | None = Field(0, description="Smallest possible value; none: unbounded.")
     high: float | None = Field(1, description="Largest possible value; none: unbounded.")
-    better_on_forget: Better = "lower"
-    better_elsewhere: Better = "higher"
+    better_on_forget: BetterDirection = "lower"
+    better_elsewhere: BetterDirection = "higher"
     target: float | None = Field(
         None, description="What a model that never saw the forget set has; beyond it is no better. None: not known."
     )
@@ -55,13 +55,13 @@ class MetricEntry(BaseModel):
     source: str
 
     @property
-    def home(self) -> str | None:
+    def home_set(self) -> str | None:
         """The set that a metric of one model's, or two models', finished metrics is told of; None: any, it has rows."""
         if self.scope == "row":
             return None
         return "all" if self.name == "model_utility" else "forget"
 
-    def aggregate_on(self, set_name: str) -> Aggregate:
+    def get_aggregate(self, set_name: str) -> Aggregate:
         """Return how rows are aggregated on a set."""
         on_forget = self.aggregate_on_forget if set_name == "forget" else None
         return on_forget or self.aggregate

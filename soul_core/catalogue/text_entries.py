@@ -6,9 +6,9 @@ Torch-free. `soul_core.metrics` holds one function for each.
 from soul_core.catalogue.entry import MetricEntry
 
 #: Tokens of a passage that the model is given, as in SOUL's copyright task.
-PREFIXES = (100, 300)
+PREFIX_LENGTHS = (100, 300)
 #: The same for MUSE's verbatim memorisation.
-MUSE_PREFIX = 200
+MUSE_PREFIX_LENGTH = 200
 
 
 def _recital(prefix: int) -> tuple[MetricEntry, MetricEntry]:
@@ -33,14 +33,14 @@ def _recital(prefix: int) -> tuple[MetricEntry, MetricEntry]:
 
 
 TEXT_ENTRIES = (
-    *(entry for prefix in PREFIXES for entry in _recital(prefix)),
+    *(entry for prefix in PREFIX_LENGTHS for entry in _recital(prefix)),
     MetricEntry(
         name="verbatim_memorisation",
         title="Verbatim memorisation",
-        description=f"ROUGE-L F1 of the model's own continuation after {MUSE_PREFIX} tokens of a text, up to 128 "
-        "tokens, against how the text itself goes on.",
+        description=f"ROUGE-L F1 of the model's own continuation after {MUSE_PREFIX_LENGTH} tokens of a text, up "
+        "to 128 tokens, against how the text itself goes on.",
         needs=("text", "continuations"),
-        prefix_tokens=MUSE_PREFIX,
+        prefix_tokens=MUSE_PREFIX_LENGTH,
         source="MUSE, arXiv:2407.06460, section 3.1",
     ),
     MetricEntry(

@@ -29,12 +29,12 @@ class AnswerText:
     answer: str
 
     @property
-    def unfinished(self) -> bool:
+    def is_unfinished(self) -> bool:
         """Say whether the model was cut off before it began to answer."""
         return bool(self.preamble) and not self.answer
 
 
-def split_answer(text: str, *, prompt: str = "", lead: str = "") -> AnswerText:
+def split_answer(text: str, *, prompt: str = "", answer_prefix: str = "") -> AnswerText:
     """Cut the answer out of what a model wrote.
 
     `prompt` is the end of what it was given (a template may open the thinking block there), `lead` what the template
@@ -44,7 +44,7 @@ def split_answer(text: str, *, prompt: str = "", lead: str = "") -> AnswerText:
     if cut is None:
         cut = _after_thinking(text, prompt)
     if cut is None:
-        cut = _after_lead(text, lead)
+        cut = _after_lead(text, answer_prefix)
     cut = len(text) - len(text[cut:].lstrip()) if cut else 0
     return AnswerText(text[:cut], text[cut:])
 

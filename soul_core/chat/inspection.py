@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from soul_core.chat.template import ChatTemplate, TemplateError, check_syntax, variables_of
+from soul_core.chat.template import ChatTemplate, TemplateError, check_syntax, find_variables
 from soul_core.errors import BadModel
 
 _CPU_SECONDS, _SECONDS, _MEMORY_BYTES = 3, 20, 1 << 30
@@ -58,14 +58,14 @@ def inspect_template(source: str, special_tokens: Mapping[str, str]) -> Template
     return TemplateFacts(**answer | {"variables": tuple(answer["variables"])})
 
 
-def render_facts(source: str, special_tokens: Mapping[str, str]) -> TemplateFacts:
+def find_template_facts(source: str, special_tokens: Mapping[str, str]) -> TemplateFacts:
     """Return what a template does. Raises TemplateError for one that cannot be followed."""
     check_syntax(source)
     template = ChatTemplate(source, special_tokens, date=date(2024, 7, 26))
     question = [{"role": "user", "content": _QUESTION}]
     if _QUESTION not in template.render(question, generation_prompt=True):
         raise TemplateError("the model's chat template does not show the user's question")
-    template.locate(question, _ANSWER)
+    template.locate_answer(question, _ANSWER)
     try:
         with_system = [{"role": "system", "content": _SYSTEM}, *question]
         takes_system_turn = _SYSTEM in template.render(with_system, generation_prompt=True)
@@ -74,12 +74,12 @@ def render_facts(source: str, special_tokens: Mapping[str, str]) -> TemplateFact
     return TemplateFacts(
         asks_for_date=template.asks_for_date,
         takes_system_turn=takes_system_turn,
-        before_answer=template.lead(question),
-        variables=variables_of(source, special_tokens),
+        before_answer=template.get_answer_prefix(question),
+        variables=find_variables(source, special_tokens),
     )
 
 
-def template_of_folder(folder: Path) -> tuple[str, dict[str, str]] | None:
+def read_folder_template(folder: Path) -> tuple[str, dict[str, str]] | None:
     """Return the chat template of a folder as transformers reads it, and its special tokens; None where it has none."""
     config = _json(folder / "tokenizer_config.json") | _json(folder / "special_tokens_map.json")
     found = config.get("chat_template")
@@ -92,7 +92,7 @@ def template_of_folder(folder: Path) -> tuple[str, dict[str, str]] | None:
     return (found, {name: text for name, text in texts.items() if isinstance(text, str)}) if found else None
 
 
-def template_of_gguf(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]] | None:
+def read_gguf_template(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]] | None:
     """Return the chat template in a GGUF file's metadata, and its special tokens."""
     tokens = metadata.get("tokenizer.ggml.tokens") or ()
     ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
@@ -112,7 +112,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     question = json.load(sys.stdin)
     try:
-        answer = asdict(render_facts(question["source"], question["special_tokens"]))
+        answer = asdict(find_template_facts(question["source"], question["special_tokens"]))
     except (TemplateError, MemoryError, RecursionError) as error:
         answer = {"error": str(error) or "the model's chat template cannot be rendered"}
     json.dump(answer, sys.stdout)

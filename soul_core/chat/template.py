@@ -26,7 +26,7 @@ _PROBES = ("Kappa nine zero", "Wolke sieben x")
 #: Around what `{% generation %}` holds, while it is asked for. Private-use characters that no text of a user has.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 #: Names of the template's own inputs, which `chat_template_kwargs` cannot set.
-RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
+RESERVED_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
 #: A C library writes these in the language of the process; a template's text must not depend on it.
 _ENGLISH = {
     "a": ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"),
@@ -58,12 +58,12 @@ class Rendering:
     """A conversation as its template renders it, and where in `text` its last answer stands."""
 
     text: str
-    start: int  # of the answer, in characters
-    end: int  # after the answer
+    answer_start: int  # of the answer, in characters
+    answer_end: int  # after the answer
 
     @property
     def answer(self) -> str:
-        return self.text[self.start : self.end]
+        return self.text[self.answer_start : self.answer_end]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ChatTemplate:
         """Render turns; with `generation_prompt` up to where the model is asked to answer. Raises TemplateError."""
         return self._render(turns, generation_prompt=generation_prompt)
 
-    def locate(self, turns: Sequence[Turn], answer: str) -> Rendering:
+    def locate_answer(self, turns: Sequence[Turn], answer: str) -> Rendering:
         """Render `turns` answered by `answer` and find the answer in the text.
 
         Two other answers are rendered in its place: what all three have in common is the template's. Where that is not
@@ -98,15 +98,15 @@ class ChatTemplate:
         if (frame := self._frame(turns)) is None:
             return self._locate_marked(turns, answer, text)
         head, tail = frame
-        start = len(head) if text.startswith(head) else num_common(text, head)
+        start = len(head) if text.startswith(head) else count_common_prefix(text, head)
         rest = text[start:]
-        after = len(tail) if rest.endswith(tail) else num_common(rest[::-1], tail[::-1])
+        after = len(tail) if rest.endswith(tail) else count_common_prefix(rest[::-1], tail[::-1])
         found = Rendering(text, start, len(text) - after)
-        if not shows(found.answer, answer):
+        if not contains_answer(found.answer, answer):
             raise TemplateError("the model's chat template does not show this answer as it is")
         return found
 
-    def lead(self, turns: Sequence[Turn]) -> str:
+    def get_answer_prefix(self, turns: Sequence[Turn]) -> str:
         """Return what the template writes between the generation prompt and an answer, such as an empty thinking block.
 
         Empty where the one does not continue the other.
@@ -114,7 +114,7 @@ class ChatTemplate:
         frame, asked = self._frame(turns), self.render(turns, generation_prompt=True)
         return frame[0][len(asked) :] if frame is not None and frame[0].startswith(asked) else ""
 
-    def tail(self, turns: Sequence[Turn]) -> str:
+    def get_answer_suffix(self, turns: Sequence[Turn]) -> str:
         """Return what the template writes after an answer."""
         frame = self._frame(turns)
         return frame[1] if frame is not None else ""
@@ -181,19 +181,21 @@ def check_syntax(source: str) -> None:
         raise TemplateError(f"the chat template is not valid: line {error.lineno}: {error.message}") from error
 
 
-def variables_of(source: str, special_tokens: Mapping[str, str]) -> tuple[str, ...]:
+def find_variables(source: str, special_tokens: Mapping[str, str]) -> tuple[str, ...]:
     """Return the variables a template reads, beside those that every template is given."""
     environment = _environment(False)
     undeclared = meta.find_undeclared_variables(environment.parse(source))
-    return tuple(sorted(undeclared - RESERVED - environment.globals.keys() - special_tokens.keys() - {"strftime_now"}))
+    return tuple(
+        sorted(undeclared - RESERVED_VARIABLES - environment.globals.keys() - special_tokens.keys() - {"strftime_now"})
+    )
 
 
-def unread_variable(name: str, known: Sequence[str]) -> str:
+def format_unread_variable(name: str, known: Sequence[str]) -> str:
     """Return what is said of a variable in `chat_template_kwargs` that the template does not read."""
     return f"the chat template reads no variable '{name}'; it reads {', '.join(known) or 'none'}"
 
 
-def num_common(first: Sequence[Any], second: Sequence[Any]) -> int:
+def count_common_prefix(first: Sequence[Any], second: Sequence[Any]) -> int:
     """Return how many items (or characters) two sequences share at their beginning."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))
@@ -203,13 +205,13 @@ def _assistant(content: str) -> dict[str, str]:
     return {"role": "assistant", "content": content}
 
 
-def shows(shown: str, answer: str) -> bool:
+def contains_answer(text: str, answer: str) -> bool:
     """Say whether a text shows what was given: the same but for white space at its ends, or the same words in the same
     order (templates that parse a thinking block write it anew).
     """
-    if shown.strip() == answer.strip():
-        return bool(shown.strip())
-    rest, words = iter(_words(shown)), _words(answer)
+    if text.strip() == answer.strip():
+        return bool(text.strip())
+    rest, words = iter(_words(text)), _words(answer)
     return bool(words) and all(word in rest for word in words)
 
 

@@ -10,7 +10,7 @@ SYSTEM_ROLES = frozenset({"system", "developer"})
 _WIDE = frozenset("WF")
 
 
-def system_in_user_turn(turns: Sequence[Turn]) -> list[Turn] | None:
+def merge_system_turns(turns: Sequence[Turn]) -> list[Turn] | None:
     """Return the turns with what system turns say at the head of the first user turn; None where nothing changes."""
     system = [turn["content"] for turn in turns if turn["role"] in SYSTEM_ROLES]
     rest = [dict(turn) for turn in turns if turn["role"] not in SYSTEM_ROLES]
@@ -21,7 +21,7 @@ def system_in_user_turn(turns: Sequence[Turn]) -> list[Turn] | None:
     return list(rest)
 
 
-def separator(prompt: str, answer: str) -> str:
+def choose_separator(prompt: str, answer: str) -> str:
     """Return what stands between a prompt and an answer that bring no white space of their own.
 
     A space, but none where it might cut a word in two (a letter or digit on either side) or where the script has no

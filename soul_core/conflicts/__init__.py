@@ -7,10 +7,10 @@ letters (`near_duplicates`). No pair of all rows is ever formed: each layer look
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from soul_core.conflicts.facts import FactIndex, facts_of, passages_of
-from soul_core.conflicts.near_duplicates import near_duplicates
-from soul_core.conflicts.questions import QuestionIndex, key_of
-from soul_core.conflicts.vocabulary import Vocabulary, read_texts
+from soul_core.conflicts.facts import FactIndex, extract_facts, split_row_passages
+from soul_core.conflicts.near_duplicates import find_near_duplicates
+from soul_core.conflicts.questions import QuestionIndex, make_question_key
+from soul_core.conflicts.vocabulary import WordWeights, make_row_texts
 from soul_core.data import Row
 from soul_core.report import ConflictLayer
 
@@ -33,21 +33,27 @@ def find_conflicts(forget: Sequence[Row], others: Sequence[Row]) -> tuple[Confli
     """
     if not forget or not others:
         return ()
-    ours, theirs = read_texts(forget), read_texts(others)
-    vocabulary = Vocabulary((*ours, *theirs))
-    questions = QuestionIndex(ours, vocabulary, most=MAX_PAIRS)
-    facts = FactIndex((fact for text in ours for fact in facts_of(text, vocabulary)), vocabulary, most=MAX_PAIRS)
+    ours, theirs = make_row_texts(forget), make_row_texts(others)
+    vocabulary = WordWeights((*ours, *theirs))
+    questions = QuestionIndex(ours, vocabulary, max_rows=MAX_PAIRS)
+    facts = FactIndex(
+        (fact for text in ours for fact in extract_facts(text, vocabulary)), vocabulary, max_duplicates=MAX_PAIRS
+    )
     found: dict[int, dict[int, ConflictLayer]] = {}
     left = []
     for text in theirs:
         pairs: dict[int, ConflictLayer] = {}
-        _add(pairs, questions.asked_by(text), "question")
-        _add(pairs, (fact.row for passage in passages_of(text) for fact in facts.stated_in(passage)), "fact")
+        _add(pairs, questions.find_same_questions(text), "question")
+        _add(
+            pairs,
+            (fact.row for passage in split_row_passages(text) for fact in facts.find_stated_facts(passage)),
+            "fact",
+        )
         if pairs:
             found[text.row.number] = pairs
         else:
             left.append(text)
-    for ours_text, text in near_duplicates(ours, left, vocabulary):
+    for ours_text, text in find_near_duplicates(ours, left, vocabulary):
         _add(found.setdefault(text.row.number, {}), [ours_text.row.number], "near_duplicate")
     return tuple(
         Conflict(forget_row, row, layer) for row in sorted(found) for forget_row, layer in sorted(found[row].items())
@@ -67,5 +73,5 @@ def hold_same_rows(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> bool:
 
 
 def _key(row: Row) -> tuple[str, ...]:
-    texts = [text for message in row.messages for text in (message.role, key_of(message.content))]
-    return (*texts, key_of(row.completion))
+    texts = [text for message in row.messages for text in (message.role, make_question_key(message.content))]
+    return (*texts, make_question_key(row.completion))

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("other", type=Path, help="the set that should not hold its facts")
     args = parser.parse_args(arguments)
     try:
-        forget, other = (read_rows(path).require_good() for path in (args.forget, args.other))
+        forget, other = (read_rows(path).require_valid_rows() for path in (args.forget, args.other))
     except (BadData, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -10,12 +10,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
-from soul_core.conflicts.facts import ANSWER_SHARE, SUBJECT_SHARE, WHOLE_SHARE, Fact, facts_of, has_numbers
-from soul_core.conflicts.questions import comparable
-from soul_core.conflicts.vocabulary import RowText, Vocabulary, spoken
+from soul_core.conflicts.facts import (
+    MIN_ANSWER_COVERAGE,
+    MIN_FULL_COVERAGE,
+    MIN_SUBJECT_COVERAGE,
+    Fact,
+    extract_facts,
+    has_subject_number,
+)
+from soul_core.conflicts.questions import canonicalize_text
+from soul_core.conflicts.vocabulary import RowText, WordWeights, join_row_text
 
 #: Least Jaccard similarity of two rows' telling shingles, taken exactly.
-LEAST_JACCARD = 0.6
+MIN_JACCARD = 0.6
 #: The same where a row's fact has no words of its own to compare: its answer repeats the question, or is a mere yes.
 _LEAST_JACCARD_ALONE = 0.85
 _SHINGLE_CHARS = 3
@@ -29,8 +36,8 @@ _BANDS, _BAND_ROWS, _SEED = 64, 3, 0
 _ALIKE, _LEAST_WORD = 0.75, 4
 
 
-def near_duplicates(
-    forget: Sequence[RowText], others: Sequence[RowText], vocabulary: Vocabulary
+def find_near_duplicates(
+    forget: Sequence[RowText], others: Sequence[RowText], vocabulary: WordWeights
 ) -> Iterator[tuple[RowText, RowText]]:
     """Yield (forget row, other row) pairs that say the same in nearly the same letters."""
     ours, theirs = _telling([*map(_shingles, forget)], [*map(_shingles, others)])
@@ -40,12 +47,12 @@ def near_duplicates(
     for place, candidates in _candidates(by_place, theirs):
         for candidate in candidates:
             jaccard = len(by_place[candidate] & theirs[place]) / len(by_place[candidate] | theirs[place])
-            if jaccard >= LEAST_JACCARD and _say_the_same(forget[candidate], others[place], jaccard, vocabulary):
+            if jaccard >= MIN_JACCARD and _say_the_same(forget[candidate], others[place], jaccard, vocabulary):
                 yield forget[candidate], others[place]
 
 
 def _shingles(text: RowText) -> frozenset[str]:
-    letters = f" {comparable(spoken(text.row))} "
+    letters = f" {canonicalize_text(join_row_text(text.row))} "
     return frozenset(letters[i : i + _SHINGLE_CHARS] for i in range(len(letters) - _SHINGLE_CHARS + 1))
 
 
@@ -68,7 +75,7 @@ def _candidates(
     from rensa import RMinHash, RMinHashLSH
 
     num_perm = _BANDS * _BAND_ROWS
-    index = RMinHashLSH(threshold=LEAST_JACCARD, num_perm=num_perm, num_bands=_BANDS)
+    index = RMinHashLSH(threshold=MIN_JACCARD, num_perm=num_perm, num_bands=_BANDS)
     for place, shingles in ours.items():
         index.insert(place, _sketch(RMinHash, shingles, num_perm))
     for place, shingles in enumerate(theirs):
@@ -82,26 +89,26 @@ def _sketch(minhash: type, shingles: frozenset[str], num_perm: int) -> object:
     return sketch
 
 
-def _say_the_same(text: RowText, other: RowText, jaccard: float, vocabulary: Vocabulary) -> bool:
-    facts = list(facts_of(text, vocabulary))
-    if all(fact.is_shared for fact in facts):
-        own = text.asked | text.told
-        return jaccard >= _LEAST_JACCARD_ALONE and _alike_share(own, other.words, vocabulary) >= WHOLE_SHARE
-    return any(_is_alike(fact, other.words, vocabulary) for fact in facts if not fact.is_shared)
+def _say_the_same(text: RowText, other: RowText, jaccard: float, vocabulary: WordWeights) -> bool:
+    facts = list(extract_facts(text, vocabulary))
+    if all(fact.has_generic_answer for fact in facts):
+        own = text.dialog_words | text.answer_words
+        return jaccard >= _LEAST_JACCARD_ALONE and _alike_share(own, other.words, vocabulary) >= MIN_FULL_COVERAGE
+    return any(_is_alike(fact, other.words, vocabulary) for fact in facts if not fact.has_generic_answer)
 
 
-def _is_alike(fact: Fact, words: frozenset[str], vocabulary: Vocabulary) -> bool:
+def _is_alike(fact: Fact, words: frozenset[str], vocabulary: WordWeights) -> bool:
     return (
-        has_numbers(words, fact)
-        and _alike_share(fact.answer, words, vocabulary) >= ANSWER_SHARE
-        and _alike_share(fact.subject, words, vocabulary) >= SUBJECT_SHARE
+        has_subject_number(words, fact)
+        and _alike_share(fact.answer, words, vocabulary) >= MIN_ANSWER_COVERAGE
+        and _alike_share(fact.subject, words, vocabulary) >= MIN_SUBJECT_COVERAGE
     )
 
 
-def _alike_share(wanted: frozenset[str], words: frozenset[str], vocabulary: Vocabulary) -> float:
+def _alike_share(wanted: frozenset[str], words: frozenset[str], vocabulary: WordWeights) -> float:
     """Return the weighted share of `wanted` that `words` holds, misspelled or not."""
     found = frozenset(word for word in wanted if word in words or any(_is_misspelled(word, other) for other in words))
-    return vocabulary.coverage(wanted, found)
+    return vocabulary.compute_coverage(wanted, found)
 
 
 def _is_misspelled(word: str, other: str) -> bool:

@@ -5,14 +5,14 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from soul_core.conflicts.vocabulary import RowText, Vocabulary, asking_words, is_shared_answer
-from soul_core.texts import fold, keywords_of
+from soul_core.conflicts.vocabulary import RowText, WordWeights, get_asking_words, is_generic_answer
+from soul_core.texts import extract_keywords, fold
 
 _SPACE = re.compile(r"\s+")
 _SIGN = re.compile(r"[^\w\s]")
 
 
-def comparable(text: str) -> str:
+def canonicalize_text(text: str) -> str:
     """Return a text without case, punctuation, typographic variants and runs of white space.
 
     A sign between or beside numbers is part of what they say (3 + 4, 3 - 4, 2.5), and so is one behind a letter as in
@@ -39,23 +39,23 @@ def _kept(match: re.Match[str]) -> str:
     return sign if between_numbers or (sign in "#*" and before.isalpha() and not after.isalpha()) else " "
 
 
-def key_of(text: str) -> str:
+def make_question_key(text: str) -> str:
     """Return what makes two questions the same. Spaces count only between digits."""
-    return re.sub(r"(?<!\d) | (?!\d)", "", comparable(text))
+    return re.sub(r"(?<!\d) | (?!\d)", "", canonicalize_text(text))
 
 
 class QuestionIndex:
     """Forget rows by what they ask."""
 
-    def __init__(self, forget: Sequence[RowText], vocabulary: Vocabulary, *, most: int) -> None:
-        self._vocabulary, self._most = vocabulary, most
+    def __init__(self, forget: Sequence[RowText], vocabulary: WordWeights, *, max_rows: int) -> None:
+        self._vocabulary, self._most = vocabulary, max_rows
         self._rows: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for text in forget:
             for kind in _kinds(text):
-                if len(self._rows[kind]) < most:  # a set may repeat itself endlessly
+                if len(self._rows[kind]) < max_rows:  # a set may repeat itself endlessly
                     self._rows[kind].append(text.row.number)
 
-    def asked_by(self, other: RowText) -> Iterator[int]:
+    def find_same_questions(self, other: RowText) -> Iterator[int]:
         """Yield the forget rows that ask what another row asks (or are the same plain text); answers may differ.
 
         The turns before the last one may differ too where the last one names its subject. "Where does she live?" does
@@ -64,11 +64,11 @@ class QuestionIndex:
         in_place, by_answer, alone = _kinds(other)
         kinds = [in_place]
         if other.row.messages:
-            content = keywords_of(other.question, "") - asking_words()
+            content = extract_keywords(other.question, "") - get_asking_words()
             named = any(map(self._vocabulary.is_name, content))
             if named or (len(content) > 1 and not _has_case(other.question)):
                 kinds.append(alone)
-            elif content and not is_shared_answer(keywords_of(other.row.completion, "")):
+            elif content and not is_generic_answer(extract_keywords(other.row.completion, "")):
                 kinds.append(by_answer)
         for kind in kinds:
             yield from self._rows.get(kind, ())
@@ -77,10 +77,10 @@ class QuestionIndex:
 def _kinds(text: RowText) -> tuple[tuple[str, ...], ...]:
     """Return the keys of a row: its question after its earlier ones, with its answer, and alone."""
     if not text.row.messages:
-        return (("text", key_of(text.row.completion)),) * 3
-    users = [key_of(message.content) for message in text.row.messages if message.role == "user"]
-    key = key_of(text.question)
-    return ("turns", *users[:-1], key), ("answer", key, key_of(text.row.completion)), ("alone", key)
+        return (("text", make_question_key(text.row.completion)),) * 3
+    users = [make_question_key(message.content) for message in text.row.messages if message.role == "user"]
+    key = make_question_key(text.question)
+    return ("turns", *users[:-1], key), ("answer", key, make_question_key(text.row.completion)), ("alone", key)
 
 
 def _has_case(text: str) -> bool:

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from soul_core.conflicts import Conflict, find_conflicts, hold_same_rows
-from soul_core.data import Row, canonical_sha256
+from soul_core.data import Row, compute_canonical_sha256
 from soul_core.errors import BadData
 from soul_core.events import Listener
-from soul_core.report import DataFacts, Handling, RowConflict, SetConflicts
-from soul_core.spec import FORGET, GENERAL, HOLDOUT, JobSpec, is_forgotten
+from soul_core.report import ConflictHandling, DatasetFacts, RowConflict, SetConflicts
+from soul_core.spec import FORGET, GENERAL, HOLDOUT, JobSpec, is_forget_set
 
-Rows = Mapping[str, tuple[Row, ...]]
+RowsBySet = Mapping[str, tuple[Row, ...]]
 
 #: Row numbers in a message; the report has all.
 _MAX_NAMED = 20
@@ -22,50 +22,50 @@ _TOLD = {
 
 
 @dataclass(frozen=True)
-class ComparedSets:
+class ConflictResolution:
     """The data sets as the run uses them, and what was found. The rows left out of the learned set are a set too."""
 
-    rows: Rows
+    rows: RowsBySet
     sha256s: Mapping[str, str]
     """Of each set as it was given."""
     conflicts: tuple[SetConflicts, ...]
 
-    def facts(self, name: str, facts: DataFacts) -> DataFacts:
+    def update_facts(self, name: str, facts: DatasetFacts) -> DatasetFacts:
         """Return a set's facts with what was given and what was left out of it."""
         dropped = {one.row for each in self.conflicts if each.other_set == name for one in each.rows}
         used = {row.number for row in self.rows[name]}
         return facts.model_copy(update={"sha256": self.sha256s[name], "dropped_rows": tuple(sorted(dropped - used))})
 
 
-def compare_sets(given: Rows, spec: JobSpec, listener: Listener) -> ComparedSets:
+def resolve_conflicts(rows_by_set: RowsBySet, spec: JobSpec, listener: Listener) -> ConflictResolution:
     """Find every row that states a fact of a forget set, tell of it, and leave out of the learned set what is to be.
 
     Raises BadData where nothing would be left, where the spec refuses such rows, and where sets that are the same are
     to be both forgotten and kept.
     """
-    learned = given.get(spec.learned_set, ())
-    _refuse_same_sets(given, spec, learned)
-    found = {pair: find_conflicts(given[pair[0]], given[pair[1]]) for pair in compared_pairs(given)}
+    learned = rows_by_set.get(spec.learned_set, ())
+    _refuse_same_sets(rows_by_set, spec, learned)
+    found = {pair: find_conflicts(rows_by_set[pair[0]], rows_by_set[pair[1]]) for pair in list_set_pairs(rows_by_set)}
     of_learned = {forget_set: rows for (forget_set, other), rows in found.items() if other == spec.learned_set}
-    if problem := problem_of(of_learned, len(learned), spec):
+    if problem := find_conflict_problem(of_learned, len(learned), spec):
         raise BadData(f"{spec.learned_set} set: {problem}", details=tuple(_lines(of_learned)))
     dropped: set[int] = set()
     if spec.retain_conflicts == "drop" and spec.kind != "evaluate":
         dropped = _rows_of(of_learned)
     conflicts = tuple(
-        set_conflicts(forget_set, other, rows, spec) for (forget_set, other), rows in found.items() if rows
+        make_set_conflicts(forget_set, other, rows, spec) for (forget_set, other), rows in found.items() if rows
     )
     for each in conflicts:
-        if is_told(each.other_set, spec):
-            listener.emit("warning", message=message(each, spec))
-    return ComparedSets(
-        rows=_split(given, spec, dropped),
-        sha256s={name: canonical_sha256(rows) for name, rows in _as_given(given, spec, dropped).items()},
+        if needs_warning(each.other_set, spec):
+            listener.emit("warning", message=format_conflict_message(each, spec))
+    return ConflictResolution(
+        rows=_split(rows_by_set, spec, dropped),
+        sha256s={name: compute_canonical_sha256(rows) for name, rows in _as_given(rows_by_set, spec, dropped).items()},
         conflicts=conflicts,
     )
 
 
-def _refuse_same_sets(given: Rows, spec: JobSpec, learned: Sequence[Row]) -> None:
+def _refuse_same_sets(given: RowsBySet, spec: JobSpec, learned: Sequence[Row]) -> None:
     if spec.kind != "unlearn":
         return
     for name in filter(spec.unlearns, given):
@@ -76,22 +76,22 @@ def _refuse_same_sets(given: Rows, spec: JobSpec, learned: Sequence[Row]) -> Non
             )
 
 
-def compared_pairs(given: Iterable[str]) -> Iterator[tuple[str, str]]:
+def list_set_pairs(set_names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield each forget set with each set that is none, and the forget set with earlier ones."""
-    names = list(given)
-    for forget_set in filter(is_forgotten, names):
+    names = list(set_names)
+    for forget_set in filter(is_forget_set, names):
         for other in names:
-            if other != forget_set and (not is_forgotten(other) or forget_set == FORGET):
+            if other != forget_set and (not is_forget_set(other) or forget_set == FORGET):
                 yield forget_set, other
 
 
-def _handling(other: str, spec: JobSpec) -> Handling:
+def _handling(other: str, spec: JobSpec) -> ConflictHandling:
     if other != spec.learned_set or spec.kind == "evaluate":
         return "measured"
     return "dropped" if spec.retain_conflicts == "drop" else "kept"
 
 
-def set_conflicts(forget_set: str, other: str, rows: Sequence[Conflict], spec: JobSpec) -> SetConflicts:
+def make_set_conflicts(forget_set: str, other: str, rows: Sequence[Conflict], spec: JobSpec) -> SetConflicts:
     """Return what was found in one set as a report tells it."""
     return SetConflicts(
         forget_set=forget_set,
@@ -102,9 +102,11 @@ def set_conflicts(forget_set: str, other: str, rows: Sequence[Conflict], spec: J
     )
 
 
-def problem_of(of_learned: Mapping[str, Sequence[Conflict]], num_rows: int, spec: JobSpec) -> str | None:
+def find_conflict_problem(
+    conflicts_by_forget_set: Mapping[str, Sequence[Conflict]], num_rows: int, spec: JobSpec
+) -> str | None:
     """Return what speaks against learning a set of so many rows, given those that state facts of each forget set."""
-    found = len(_rows_of(of_learned))
+    found = len(_rows_of(conflicts_by_forget_set))
     if not found or spec.kind == "evaluate":
         return None
     if spec.retain_conflicts == "refuse":
@@ -130,7 +132,7 @@ def _lines(of_learned: Mapping[str, Sequence[Conflict]]) -> Iterator[str]:
             yield f"row {one.row}: row {one.forget_row} of the {forget_set} set ({one.layer.replace('_', ' ')})"
 
 
-def _split(given: Rows, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
+def _split(given: RowsBySet, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
     """Return the sets as they are used: without the dropped rows, and these as a set of their own."""
     rows = dict(given)
     if dropped:
@@ -140,31 +142,31 @@ def _split(given: Rows, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row
     return rows
 
 
-def _as_given(given: Rows, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
+def _as_given(given: RowsBySet, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
     return {**_split(given, spec, dropped), **given}
 
 
-def message(found: SetConflicts, spec: JobSpec) -> str:
+def format_conflict_message(conflicts: SetConflicts, spec: JobSpec) -> str:
     """Say what was found, by row numbers."""
-    numbers = list(dict.fromkeys(f"{one.row}={one.forget_row}" for one in found.rows))
+    numbers = list(dict.fromkeys(f"{one.row}={one.forget_row}" for one in conflicts.rows))
     named = ", ".join(numbers[:_MAX_NAMED]) + (", ..." if len(numbers) > _MAX_NAMED else "")
-    return f"{sentence(found, spec)} ({found.other_set}={found.forget_set}: {named})"
+    return f"{format_conflict_sentence(conflicts, spec)} ({conflicts.other_set}={conflicts.forget_set}: {named})"
 
 
-def is_told(other: str, spec: JobSpec) -> bool:
+def needs_warning(other: str, spec: JobSpec) -> bool:
     """Say whether a user must hear of forget facts in a set: they change the run, or what its numbers mean. A further
     set may ask what it likes.
     """
-    return other == spec.learned_set or other in _TOLD or is_forgotten(other)
+    return other == spec.learned_set or other in _TOLD or is_forget_set(other)
 
 
-def sentence(found: SetConflicts, spec: JobSpec) -> str:
+def format_conflict_sentence(conflicts: SetConflicts, spec: JobSpec) -> str:
     """Say what a set has in common with a forget set, and what follows."""
-    rows = "1 row" if found.num_rows == 1 else f"{found.num_rows} rows"
-    verbs = "states, or asks for," if found.num_rows == 1 else "state, or ask for,"
-    said = f"{rows} of the {found.other_set} set {verbs} facts of the {found.forget_set} set"
-    if found.handling == "dropped":
+    rows = "1 row" if conflicts.num_rows == 1 else f"{conflicts.num_rows} rows"
+    verbs = "states, or asks for," if conflicts.num_rows == 1 else "state, or ask for,"
+    said = f"{rows} of the {conflicts.other_set} set {verbs} facts of the {conflicts.forget_set} set"
+    if conflicts.handling == "dropped":
         return f"{said}: left out of training, and measured as {spec.dropped_set}"
-    if found.handling == "kept":
-        return f"{said}: {'they pull both ways' if spec.unlearns(found.forget_set) else 'they are learned again'}"
-    return f"{said}: {_TOLD[found.other_set]}" if found.other_set in _TOLD else said
+    if conflicts.handling == "kept":
+        return f"{said}: {'they pull both ways' if spec.unlearns(conflicts.forget_set) else 'they are learned again'}"
+    return f"{said}: {_TOLD[conflicts.other_set]}" if conflicts.other_set in _TOLD else said

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from soul_core.data import Row
-from soul_core.texts import words_of
+from soul_core.texts import extract_word_set
 
 #: Words of questions and requests: they ask for a fact and are no part of it.
 _ASKING = (
@@ -30,14 +30,14 @@ _SENTENCE_START = re.compile(r"(?:^|[.!?:;\n\"“„«(\[-])\s*$")
 
 
 @cache  # at the first comparison, not at import: stemming loads nltk
-def asking_words() -> frozenset[str]:
+def get_asking_words() -> frozenset[str]:
     """Return words of questions and requests, stemmed: they carry no fact, beside those that are mere grammar."""
-    return words_of(_ASKING)
+    return extract_word_set(_ASKING)
 
 
 @cache
 def _shared_answers() -> frozenset[str]:
-    return words_of(_SHARED_ANSWERS)
+    return extract_word_set(_SHARED_ANSWERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +49,18 @@ class RowText:
     row: Row
     question: str
     """The last user turn; "" where the row is plain text."""
-    asked_text: str
-    prompt: frozenset[str]
-    asked: frozenset[str]
-    told: frozenset[str]
+    dialog_text: str
+    prompt_words: frozenset[str]
+    dialog_words: frozenset[str]
+    answer_words: frozenset[str]
 
     @property
     def words(self) -> frozenset[str]:
         """All words; a system turn may state a fact as well."""
-        return self.prompt | self.told
+        return self.prompt_words | self.answer_words
 
 
-def read_texts(rows: Sequence[Row]) -> list[RowText]:
+def make_row_texts(rows: Sequence[Row]) -> list[RowText]:
     """Split rows into words."""
     return [_read(row) for row in rows]
 
@@ -68,20 +68,20 @@ def read_texts(rows: Sequence[Row]) -> list[RowText]:
 def _read(row: Row) -> RowText:
     turns = [message for message in row.messages if message.role not in {"system", "developer"}]
     asked_text = "\n".join(turn.content for turn in turns)
-    asked, told = words_of(asked_text), words_of(row.completion)
+    asked, told = extract_word_set(asked_text), extract_word_set(row.completion)
     system = [message.content for message in row.messages if message.role in {"system", "developer"}]
     users = [turn for turn in turns if turn.role == "user"] or turns
     question = users[-1].content if users else ""
-    return RowText(row, question, asked_text, asked | words_of("\n".join(system)), asked, told)
+    return RowText(row, question, asked_text, asked | extract_word_set("\n".join(system)), asked, told)
 
 
-def spoken(row: Row) -> str:
+def join_row_text(row: Row) -> str:
     """Return all that a row says but its system turns: the turns in order, then the completion."""
     turns = [message.content for message in row.messages if message.role not in {"system", "developer"}]
     return "\n".join([*turns, row.completion])
 
 
-class Vocabulary:
+class WordWeights:
     """Weights of words over the rows of two data sets: rare words, and names, tell a subject from others."""
 
     def __init__(self, texts: Iterable[RowText]) -> None:
@@ -95,10 +95,10 @@ class Vocabulary:
             for passage in (*(message.content for message in text.row.messages), text.row.completion):
                 for token, is_name in _cased(passage):
                     (begins_upper if is_name else lower).add(token)
-        self._names = frozenset(word for token in begins_upper - lower for word in words_of(token))
+        self._names = frozenset(word for token in begins_upper - lower for word in extract_word_set(token))
         self._weights: dict[str, float] = {}
 
-    def weight(self, word: str) -> float:
+    def get_weight(self, word: str) -> float:
         """Return log(rows / rows that hold the word) and a little more, three times that for a name or a number.
 
         A name is written with a capital inside sentences wherever it occurs. Scripts without capitals have no names:
@@ -113,31 +113,31 @@ class Vocabulary:
     def is_name(self, word: str) -> bool:
         return word in self._names or has_digit(word)
 
-    def is_telling(self, word: str) -> bool:
+    def is_distinctive(self, word: str) -> bool:
         """Say whether a word alone points at few rows: a name, or a word that hardly any row holds."""
         return self.is_name(word) or self._rows_with[word] <= max(_FEW_ROWS, _FEW_SHARE * self._num_rows)
 
-    def frequency(self, word: str) -> int:
+    def count_rows(self, word: str) -> int:
         """Return how many rows hold the word."""
         return self._rows_with[word]
 
-    def total(self, words: Iterable[str]) -> float:
-        return sum(map(self.weight, words))
+    def sum_weights(self, words: Iterable[str]) -> float:
+        return sum(map(self.get_weight, words))
 
-    def heaviest(self, words: frozenset[str]) -> str:
-        return max(words, key=lambda word: (self.weight(word), word))
+    def find_heaviest(self, words: frozenset[str]) -> str:
+        return max(words, key=lambda word: (self.get_weight(word), word))
 
-    def coverage(self, wanted: frozenset[str], words: frozenset[str]) -> float:
+    def compute_coverage(self, wanted: frozenset[str], words: frozenset[str]) -> float:
         """Return the share of the weight of `wanted` that `words` holds; 1 where nothing is wanted."""
-        whole = self.total(wanted)
-        return self.total(wanted & words) / whole if whole else 1.0
+        whole = self.sum_weights(wanted)
+        return self.sum_weights(wanted & words) / whole if whole else 1.0
 
 
 def has_digit(word: str) -> bool:
     return any(map(str.isdigit, word))
 
 
-def is_shared_answer(words: frozenset[str]) -> bool:
+def is_generic_answer(words: frozenset[str]) -> bool:
     """Say whether an answer is one that many questions have: yes, no, a digit, a letter."""
     return all(word in _shared_answers() or (len(word) == 1 and word.isascii()) for word in words)
 

@@ -14,19 +14,25 @@ from pathlib import Path
 from soul_core.data.cleaning import clean_row, normalize_row
 from soul_core.data.columns import (
     Row,
-    choose_shape,
-    columns_of,
-    rename,
-    resolve,
-    same_but_for_case,
+    choose_column_set,
+    list_columns,
+    list_used_columns,
+    match_ignoring_case,
+    rename_columns,
+    resolve_columns,
     to_row,
-    used_columns,
 )
 from soul_core.data.compression import MAX_EXPANDED_BYTES
-from soul_core.data.findings import RowWarning, about_cleaning, about_file, about_rows, key_of
-from soul_core.data.formats import CHUNK_CHARS, FORMATS, Format, format_of, read_records
+from soul_core.data.findings import (
+    RowWarning,
+    find_file_warnings,
+    find_row_warnings,
+    make_cleaning_warnings,
+    make_row_key,
+)
+from soul_core.data.formats import CHUNK_CHARS, FORMATS, Format, guess_format, read_records
 from soul_core.data.messages import Message
-from soul_core.data.names import ACCEPTED_NAMES, CANONICAL, CANONICAL_BEGINNING
+from soul_core.data.names import ACCEPTED_NAMES, CANONICAL_COLUMNS, CANONICAL_PREFIX
 from soul_core.data.records import Record, RowProblem
 from soul_core.errors import BadData
 
@@ -35,21 +41,21 @@ __all__ = [
     "MAX_EXPANDED_BYTES",
     "Format",
     "Message",
-    "Reading",
+    "ReadResult",
     "Row",
     "RowProblem",
     "RowWarning",
     "Validation",
-    "canonical_sha256",
-    "format_of",
+    "compute_canonical_sha256",
+    "guess_format",
     "read_rows",
-    "validate",
+    "validate_rows",
     "write_canonical",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadResult:
     """What a file held: the good rows, and every bad one by number."""
 
     rows: tuple[Row, ...]
@@ -59,7 +65,7 @@ class Reading:
     used_columns: tuple[str, ...]  # those that made prompt and completion
     warnings: tuple[RowWarning, ...] = ()
 
-    def require_good(self) -> tuple[Row, ...]:
+    def require_valid_rows(self) -> tuple[Row, ...]:
         """Return the rows; raise BadData listing every bad one if there is any."""
         if self.problems:
             numbers = {problem.number for problem in self.problems}
@@ -84,7 +90,7 @@ class Validation:
     sha256: str  # of the canonical rows
 
     @property
-    def usable(self) -> bool:
+    def is_usable(self) -> bool:
         return self.num_rows > 0 and not self.problems
 
 
@@ -98,7 +104,7 @@ def read_rows(
     normalize: bool = False,
     max_expanded_bytes: int = MAX_EXPANDED_BYTES,
     chunk_chars: int = CHUNK_CHARS,
-) -> Reading:
+) -> ReadResult:
     """Read a data set, plain or compressed. Bad rows are listed, never raised.
 
     The format is `format`, else what `name` (the user's file name; the path's by default) promises, else guessed from
@@ -119,18 +125,18 @@ def read_rows(
     items = list(stream)
     records = [item for item in items if isinstance(item, Record)]
     problems = [item for item in items if isinstance(item, RowProblem)]
-    columns = columns_of(records)
+    columns = list_columns(records)
     if not records:
         if not problems:
             raise BadData("the data set is empty: it has no rows")
-        return Reading((), tuple(problems), found_format, columns, ())
-    canonical = all(tuple(record.values)[:3] == CANONICAL_BEGINNING for record in records)
-    sources = resolve(mapping, columns, names_are_content=found_format == "csv") if mapping else {}
+        return ReadResult((), tuple(problems), found_format, columns, ())
+    canonical = all(tuple(record.values)[:3] == CANONICAL_PREFIX for record in records)
+    sources = resolve_columns(mapping, columns, names_are_content=found_format == "csv") if mapping else {}
     if not sources and not ACCEPTED_NAMES & set(columns):
-        sources = same_but_for_case(columns)
+        sources = match_ignoring_case(columns)
     if sources:
-        records = rename(records, sources)
-    shape = choose_shape(records, names_are_content=found_format == "csv")
+        records = rename_columns(records, sources)
+    shape = choose_column_set(records, names_are_content=found_format == "csv")
     rows: list[Row] = []
     for record in records:
         row = to_row(record, shape)
@@ -139,10 +145,12 @@ def read_rows(
         else:
             problems += row
     problems.sort(key=lambda problem: problem.number)
-    used = _in_the_file(used_columns(shape, columns_of(records)), sources)
-    about = [] if canonical else [*about_file(records, columns, [*used, *(c for s in sources.values() for c in s)])]
+    used = _in_the_file(list_used_columns(shape, list_columns(records)), sources)
+    about = (
+        [] if canonical else [*find_file_warnings(records, columns, [*used, *(c for s in sources.values() for c in s)])]
+    )
     rows, more = _prepare(rows, clean=clean and not canonical, normalize=normalize)
-    return Reading(tuple(rows), tuple(problems), found_format, columns, used, (*about, *more))
+    return ReadResult(tuple(rows), tuple(problems), found_format, columns, used, (*about, *more))
 
 
 def _in_the_file(names: Sequence[str], sources: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -162,23 +170,26 @@ def _prepare(rows: Sequence[Row], *, clean: bool, normalize: bool) -> tuple[list
         for kind in kinds:
             found[kind].append(row.number)
         prepared.append(cleaned if clean else normal)
-    return prepared, [*about_cleaning(found, cleaned=clean), *about_rows(prepared, normalized=normalized)]
+    return prepared, [
+        *make_cleaning_warnings(found, cleaned=clean),
+        *find_row_warnings(prepared, normalized=normalized),
+    ]
 
 
-def validate(reading: Reading) -> Validation:
+def validate_rows(read_result: ReadResult) -> Validation:
     """Summarise a reading."""
     groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for row in reading.rows:
-        groups[key_of(row)].append(row.number)
+    for row in read_result.rows:
+        groups[make_row_key(row)].append(row.number)
     return Validation(
-        num_rows=len(reading.rows),
-        problems=reading.problems,
+        num_rows=len(read_result.rows),
+        problems=read_result.problems,
         duplicates=tuple(tuple(numbers) for numbers in groups.values() if len(numbers) > 1),
-        columns=reading.columns,
-        used_columns=reading.used_columns,
-        warnings=reading.warnings,
-        format=reading.format,
-        sha256=canonical_sha256(reading.rows),
+        columns=read_result.columns,
+        used_columns=read_result.used_columns,
+        warnings=read_result.warnings,
+        format=read_result.format,
+        sha256=compute_canonical_sha256(read_result.rows),
     )
 
 
@@ -192,7 +203,7 @@ def write_canonical(rows: Sequence[Row], path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def canonical_sha256(rows: Sequence[Row]) -> str:
+def compute_canonical_sha256(rows: Sequence[Row]) -> str:
     """Return the sha256 `write_canonical` would."""
     digest = hashlib.sha256()
     for line in _canonical_lines(rows):
@@ -201,7 +212,7 @@ def canonical_sha256(rows: Sequence[Row]) -> str:
 
 
 def _canonical_lines(rows: Sequence[Row]) -> Iterator[bytes]:
-    messages, completion = CANONICAL
+    messages, completion = CANONICAL_COLUMNS
     for row in rows:
         turns = [{"role": message.role, "content": message.content} for message in row.messages]
         record = {messages: turns, completion: row.completion, "number": row.number}

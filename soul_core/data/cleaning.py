@@ -6,7 +6,7 @@ from typing import Any
 
 from soul_core.data.columns import Row
 from soul_core.data.messages import Message
-from soul_core.data.names import READ_COLUMNS
+from soul_core.data.names import KNOWN_EXTRA_COLUMNS
 from soul_core.texts import normalize
 
 LINE_ENDS, WHITE_SPACE, END_MARK = "line_ends", "white_space", "end_mark"
@@ -33,7 +33,9 @@ def clean_row(row: Row) -> tuple[Row, frozenset[str]]:
         return replace(row, completion=_clean(row.completion, found, strip=False)), frozenset(found)
     messages = tuple(Message(message.role, _clean(message.content, found)) for message in row.messages)
     completion = _clean(row.completion, found)
-    extra = {name: _clean_other(value, found) if name in READ_COLUMNS else value for name, value in row.extra.items()}
+    extra = {
+        name: _clean_other(value, found) if name in KNOWN_EXTRA_COLUMNS else value for name, value in row.extra.items()
+    }
     joint = row.joint or _joint(row) if WHITE_SPACE in found else row.joint
     return replace(row, messages=messages, completion=completion, extra=extra, joint=joint), frozenset(found)
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from soul_core.data.messages import Message, kind_of, read_messages, text_fault
-from soul_core.data.names import ACCEPTED_NAMES, CANONICAL, JOINED, SHAPES, SYSTEM
+from soul_core.data.messages import Message, describe_type, find_text_fault, read_messages
+from soul_core.data.names import ACCEPTED_NAMES, CANONICAL_COLUMNS, COLUMN_SETS, JOINED_COLUMNS, SYSTEM
 from soul_core.data.records import Record, RowProblem
 from soul_core.errors import BadData
 
@@ -32,27 +32,27 @@ _NEEDED = (
 _NAMED_COLUMNS, _NAME_CHARS = 20, 60
 
 
-def resolve(
-    mapping: Mapping[str, str], found: Sequence[str], *, names_are_content: bool = False
+def resolve_columns(
+    mapping: Mapping[str, str], columns: Sequence[str], *, names_are_content: bool = False
 ) -> dict[str, tuple[str, ...]]:
     """Return the file's columns behind each accepted name: `one+other` are two, unless a column has just that name.
 
     Raises BadData for columns that the file does not have, or that are named twice.
     """
     sources = {
-        name: (theirs,) if theirs in found else tuple(part.strip() for part in theirs.split("+"))
+        name: (theirs,) if theirs in columns else tuple(part.strip() for part in theirs.split("+"))
         for name, theirs in mapping.items()
     }
     named = [theirs for parts in sources.values() for theirs in parts]
-    if missing := [theirs for theirs in named if theirs not in found]:
-        there = f"its first line has {len(found)} other fields" if names_are_content else f"found: {_listed(found)}"
+    if missing := [theirs for theirs in named if theirs not in columns]:
+        there = f"its first line has {len(columns)} other fields" if names_are_content else f"found: {_listed(columns)}"
         raise BadData(f"the mapping names columns the file does not have: {', '.join(missing)}; {there}")
     if len(set(named)) < len(named):
         raise BadData("the mapping gives one column two names")
     return sources
 
 
-def rename(records: Sequence[Record], sources: Mapping[str, tuple[str, ...]]) -> list[Record]:
+def rename_columns(records: Sequence[Record], sources: Mapping[str, tuple[str, ...]]) -> list[Record]:
     """Give columns their accepted names, several joined into one. What else has such a name gives way."""
     taken = {theirs for parts in sources.values() for theirs in parts}
     renamed = []
@@ -62,7 +62,7 @@ def rename(records: Sequence[Record], sources: Mapping[str, tuple[str, ...]]) ->
             there = [record.values[theirs] for theirs in parts if theirs in record.values]
             if there:
                 values[name] = join_texts(there)
-        renamed.append(Record(record.number, values, record.doubled))
+        renamed.append(Record(record.number, values, record.duplicate_names))
     return renamed
 
 
@@ -75,27 +75,27 @@ def join_texts(values: Sequence[Any]) -> Any:
     return "\n\n".join(value for value in values if value is not None and value.strip())
 
 
-def columns_of(records: Sequence[Record]) -> tuple[str, ...]:
+def list_columns(records: Sequence[Record]) -> tuple[str, ...]:
     """Return every column name, in order of first appearance."""
     return tuple({name: None for record in records for name in record.values})
 
 
-def same_but_for_case(found: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def match_ignoring_case(columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the accepted names that columns have but for capitals and spaces around them: Question for question."""
-    names = {name: name.strip().lower() for name in found if name.strip().lower() in ACCEPTED_NAMES}
+    names = {name: name.strip().lower() for name in columns if name.strip().lower() in ACCEPTED_NAMES}
     return {ours: (name,) for name, ours in names.items() if list(names.values()).count(ours) == 1 and ours != name}
 
 
-def choose_shape(records: Sequence[Record], *, names_are_content: bool = False) -> tuple[str, ...]:
+def choose_column_set(records: Sequence[Record], *, names_are_content: bool = False) -> tuple[str, ...]:
     """Return the column set that fits most records. Raises BadData when none fits any.
 
     `names_are_content`: the names come from a CSV's first line, which may be a row: they are not quoted.
     """
-    fits = {shape: sum(all(name in record.values for name in shape) for record in records) for shape in SHAPES}
-    best = max(SHAPES, key=fits.__getitem__)  # the first of equals
+    fits = {shape: sum(all(name in record.values for name in shape) for record in records) for shape in COLUMN_SETS}
+    best = max(COLUMN_SETS, key=fits.__getitem__)  # the first of equals
     if fits[best] == 0:
         _refuse_other_forms(records)
-        found = columns_of(records)
+        found = list_columns(records)
         said = (
             f"the first line has {len(found)} fields, none of them a name that is known (a file without a header needs "
             "one as its first line: question,answer)"
@@ -140,44 +140,44 @@ def _refuse_tables(records: Sequence[Record], shape: tuple[str, ...]) -> None:
         raise BadData(_BY_COLUMNS)
 
 
-def used_columns(shape: tuple[str, ...], found: Sequence[str]) -> tuple[str, ...]:
+def list_used_columns(column_set: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...]:
     """Return the accepted names that make prompt and completion: the shape's, and what is joined to it."""
-    further = (*JOINED.get(shape, ()), *((SYSTEM,) if _takes_system(shape) else ()))
-    return (*shape, *(name for name in further if name in found))
+    further = (*JOINED_COLUMNS.get(column_set, ()), *((SYSTEM,) if _takes_system(column_set) else ()))
+    return (*column_set, *(name for name in further if name in columns))
 
 
 def _takes_system(shape: tuple[str, ...]) -> bool:
-    return shape not in {CANONICAL, ("messages",), ("text",)}
+    return shape not in {CANONICAL_COLUMNS, ("messages",), ("text",)}
 
 
-def to_row(record: Record, shape: tuple[str, ...]) -> Row | list[RowProblem]:
+def to_row(record: Record, column_set: tuple[str, ...]) -> Row | list[RowProblem]:
     """Read one record as `shape` says, or say all that is wrong with it."""
     values = dict(record.values)
-    for name in JOINED.get(shape, ()):
-        if name in values and shape[0] in values:
-            values[shape[0]] = join_texts([values[shape[0]], values.pop(name)])
-    system = values.pop(SYSTEM, None) if _takes_system(shape) else None
-    details = {name: _fault(name, values, record) for name in shape}
+    for name in JOINED_COLUMNS.get(column_set, ()):
+        if name in values and column_set[0] in values:
+            values[column_set[0]] = join_texts([values[column_set[0]], values.pop(name)])
+    system = values.pop(SYSTEM, None) if _takes_system(column_set) else None
+    details = {name: _fault(name, values, record) for name in column_set}
     if system is not None and not isinstance(system, str):
-        details[SYSTEM] = f"must be text, is {kind_of(system)}"
+        details[SYSTEM] = f"must be text, is {describe_type(system)}"
     problems = [RowProblem(record.number, name, detail) for name, detail in details.items() if detail is not None]
     messages: tuple[Message, ...] = ()
-    if shape[0] in {"messages", "conversations"} and not problems:
-        messages, faults = read_messages(values[shape[0]], canonical=shape == CANONICAL)
-        problems += [RowProblem(record.number, shape[0], fault) for fault in faults]
+    if column_set[0] in {"messages", "conversations"} and not problems:
+        messages, faults = read_messages(values[column_set[0]], canonical=column_set == CANONICAL_COLUMNS)
+        problems += [RowProblem(record.number, column_set[0], fault) for fault in faults]
     if problems:
         return problems
-    extra = {name: plain_value(value) for name, value in values.items() if name not in shape}
-    if shape == CANONICAL:
+    extra = {name: to_json_value(value) for name, value in values.items() if name not in column_set}
+    if column_set == CANONICAL_COLUMNS:
         number, joint = extra.pop("number", record.number), extra.pop("joint", "")
         number = number if isinstance(number, int) else record.number
         return Row(number, messages, values["completion"], extra, joint if isinstance(joint, str) else "")
-    if shape[0] in {"messages", "conversations"}:
+    if column_set[0] in {"messages", "conversations"}:
         messages, completion = messages[:-1], messages[-1].content
-    elif shape == ("text",):
+    elif column_set == ("text",):
         completion = values["text"]
     else:
-        messages, completion = (Message("user", values[shape[0]]),), values[shape[1]]
+        messages, completion = (Message("user", values[column_set[0]]),), values[column_set[1]]
     if isinstance(system, str) and system.strip() and not any(message.role == SYSTEM for message in messages):
         messages = (Message(SYSTEM, system), *messages)
     return Row(record.number, messages, completion, extra)
@@ -190,16 +190,16 @@ def _fault(name: str, values: Mapping[str, Any], record: Record) -> str | None:
     if name in {"messages", "conversations"}:
         return None
     if not isinstance(values[name], str):
-        return f"must be text, is {kind_of(values[name])}"
-    return text_fault(values[name])
+        return f"must be text, is {describe_type(values[name])}"
+    return find_text_fault(values[name])
 
 
-def plain_value(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """Return what JSON can hold: Parquet also has dates, decimals and NaN."""
     if isinstance(value, dict):
-        return {str(key): plain_value(inner) for key, inner in value.items()}
+        return {str(key): to_json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_value(inner) for inner in value]
+        return [to_json_value(inner) for inner in value]
     if isinstance(value, float):
         return value if abs(value) != float("inf") and value == value else None  # noqa: PLR0124  NaN is not itself
     return value if value is None or isinstance(value, str | int) else str(value)

@@ -13,7 +13,7 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 MAX_EXPANDED_BYTES = 2 << 30
 #: Real text shrinks 3 to 20 times; gzip can reach 1,000 and zstd 30,000. Small files are exempt: they harm nobody.
-MAX_RATIO = 200
+MAX_COMPRESSION_RATIO = 200
 _RATIO_FREE_BYTES = 16 << 20
 _ZSTD_WINDOW_BYTES = 128 << 20
 
@@ -25,7 +25,7 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-class Expanded(io.RawIOBase):
+class DecompressedStream(io.RawIOBase):
     """The file's bytes, decompressed as they are read; raises BadData when they grow past the caps or end too soon."""
 
     #: Input taken at once: bounds what one call of the decoder may return (zstd: 128 KiB a 4 bytes).
@@ -42,7 +42,7 @@ class Expanded(io.RawIOBase):
         self._ready = b""
 
     @property
-    def plain(self) -> bool:
+    def is_uncompressed(self) -> bool:
         """Whether the file is not compressed."""
         return not self._kind
 
@@ -79,8 +79,8 @@ class Expanded(io.RawIOBase):
         self._total += len(expanded)
         if self._total > self._max:
             raise BadData(f"the data set is larger than {self._max:,} bytes when expanded")
-        if self._kind and self._total > max(_RATIO_FREE_BYTES, MAX_RATIO * self._size):
-            raise BadData(f"the file expands more than {MAX_RATIO} times: refused as a decompression bomb")
+        if self._kind and self._total > max(_RATIO_FREE_BYTES, MAX_COMPRESSION_RATIO * self._size):
+            raise BadData(f"the file expands more than {MAX_COMPRESSION_RATIO} times: refused as a decompression bomb")
         return expanded
 
     def _expand(self, chunk: bytes) -> bytes:

@@ -14,7 +14,7 @@ Lines = Iterator[tuple[int, str]]
 _DELIMITERS = ",;\t|"
 
 
-def csv_records(lines: Lines) -> Iterator[Record | RowProblem]:
+def read_csv_records(lines: Lines) -> Iterator[Record | RowProblem]:
     """Yield records numbered by the line they begin on; the header is line 1 (2 after Excel's `sep=`)."""
     csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is shorter than a chapter; the caps above bound it
     first = next(lines, None)

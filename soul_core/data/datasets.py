@@ -4,31 +4,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from soul_core.atomic_io import sha256_of
-from soul_core.data import Row, canonical_sha256, read_rows
+from soul_core.atomic_io import compute_sha256
+from soul_core.data import Row, compute_canonical_sha256, read_rows
 from soul_core.data.encoding import Example, RowEncoder, encode_rows
 from soul_core.errors import BadData
 from soul_core.events import Listener
-from soul_core.report import DataFacts
-from soul_core.spec import EARLIER, FORGET, RETAIN, JobSpec
+from soul_core.report import DatasetFacts
+from soul_core.spec import FORGET, PRIOR_FORGET_PREFIX, RETAIN, JobSpec
 
-Rows = Mapping[str, tuple[Row, ...]]
+RowsByDataset = Mapping[str, tuple[Row, ...]]
 
 
 @dataclass(frozen=True)
-class DataSet:
+class EncodedDataset:
     """One data set as the run uses it."""
 
     name: str
     rows: tuple[Row, ...]
     examples: tuple[Example, ...]
-    facts: DataFacts
+    facts: DatasetFacts
 
 
-def require_sha256s(paths: Mapping[str, Path], uploaded: Mapping[str, str]) -> None:
+def require_sha256s(paths: Mapping[str, Path], expected_sha256s: Mapping[str, str]) -> None:
     """Raise BadData for a file that is not the one that was uploaded: `uploaded` is set name -> sha256."""
-    for name, sha256 in uploaded.items():
-        now = sha256_of(paths[name]) if name in paths and paths[name].is_file() else None
+    for name, sha256 in expected_sha256s.items():
+        now = compute_sha256(paths[name]) if name in paths and paths[name].is_file() else None
         if now != sha256:
             raise BadData(
                 f"{name} set: the stored file is no longer what was uploaded; upload the data set again",
@@ -36,13 +36,13 @@ def require_sha256s(paths: Mapping[str, Path], uploaded: Mapping[str, str]) -> N
             )
 
 
-def read_sets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) -> dict[str, tuple[Row, ...]]:
+def read_datasets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) -> dict[str, tuple[Row, ...]]:
     """Read every set, the forget set first. Raises BadData naming set and rows."""
     rows: dict[str, tuple[Row, ...]] = {}
     for name in sorted(paths, key=lambda name: (name != FORGET, name != RETAIN, name)):
         try:
             reading = read_rows(paths[name], clean=spec.data.clean, normalize=spec.data.normalize)
-            rows[name] = reading.require_good()
+            rows[name] = reading.require_valid_rows()
         except BadData as error:
             raise _about(name, error) from error
         except OSError as error:
@@ -50,13 +50,17 @@ def read_sets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) -> d
         if not rows[name]:
             raise BadData(f"{name} set: it has no rows")
         for warning in reading.warnings:
-            listener.emit("warning", message=f"{name} set: {warning.line()}")
-    if spec.kind == "unlearn" and spec.earlier == "join" and not any(name.startswith(EARLIER) for name in rows):
+            listener.emit("warning", message=f"{name} set: {warning.format_line()}")
+    if (
+        spec.kind == "unlearn"
+        and spec.earlier == "join"
+        and not any(name.startswith(PRIOR_FORGET_PREFIX) for name in rows)
+    ):
         listener.emit("warning", message="earlier is 'join', and there is no earlier forget set to join")
     return rows
 
 
-def encode_sets(rows: Rows, encoder: RowEncoder, *, max_tokens: int) -> dict[str, DataSet]:
+def encode_datasets(rows: RowsByDataset, encoder: RowEncoder, *, max_tokens: int) -> dict[str, EncodedDataset]:
     """Encode every set. Raises BadData naming every row that is too long."""
     sets = {}
     for name, of_set in rows.items():
@@ -64,14 +68,14 @@ def encode_sets(rows: Rows, encoder: RowEncoder, *, max_tokens: int) -> dict[str
             examples = encode_rows(of_set, encoder, max_tokens=max_tokens)
         except BadData as error:
             raise _about(name, error) from error
-        facts = DataFacts(
+        facts = DatasetFacts(
             name=name,
-            sha256=canonical_sha256(of_set),
+            sha256=compute_canonical_sha256(of_set),
             num_rows=len(of_set),
             num_tokens=sum(len(example.token_ids) for example in examples),
-            num_answer_tokens=sum(len(example.token_ids) - example.num_prompt for example in examples),
+            num_answer_tokens=sum(len(example.token_ids) - example.num_prompt_tokens for example in examples),
         )
-        sets[name] = DataSet(name, of_set, tuple(examples), facts)
+        sets[name] = EncodedDataset(name, of_set, tuple(examples), facts)
     return sets
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from soul_core.chat.answer_text import AnswerText, split_answer
-from soul_core.chat.template import ChatTemplate, TemplateError, Turn, num_common, shows
-from soul_core.chat.turns import SYSTEM_ROLES, separator, system_in_user_turn
+from soul_core.chat.template import ChatTemplate, TemplateError, Turn, contains_answer, count_common_prefix
+from soul_core.chat.turns import SYSTEM_ROLES, choose_separator, merge_system_turns
 from soul_core.data import Row
 from soul_core.errors import BadData, BadModel
 
@@ -28,13 +28,13 @@ class Example:
     """One row as tokens. Positions `num_prompt`.. are supervised; `num_prompt` is at least 1."""
 
     token_ids: tuple[int, ...]
-    num_prompt: int
-    row: int  # the row's number in its file
-    num_end: int = 0
+    num_prompt_tokens: int
+    row_number: int  # the row's number in its file
+    num_end_tokens: int = 0
     """Tokens at the end that the template writes after the answer: up to and with the mark that ends the turn."""
-    given_ids: tuple[int, ...] | None = field(default=None, compare=False)
+    generation_prompt_ids: tuple[int, ...] | None = field(default=None, compare=False)
     """What the model is given when it answers by itself; None: the generation prompt of the row."""
-    source: Row | None = field(default=None, compare=False, repr=False)
+    source_row: Row | None = field(default=None, compare=False, repr=False)
     """The row it was made of."""
 
 
@@ -68,7 +68,7 @@ class RowEncoder:
             return None
         return ChatTemplate(source, dict(self.tokenizer.special_tokens_map), self._settings.kwargs, self._settings.date)
 
-    def encode(self, row: Row, *, given: str = "") -> Example:
+    def encode(self, row: Row, *, prefill: str = "") -> Example:
         """Encode a row as its prompt and its answer; plain text as it is, without an end: it continues.
 
         `given` is a beginning of the answer that the model is given: the rest of the answer alone is supervised.
@@ -79,18 +79,18 @@ class RowEncoder:
             token_ids = (*self._start_ids, *self._ids(row.completion))
             if len(token_ids) < 2:
                 raise ValueError("a text of fewer than two tokens predicts nothing")
-            return Example(token_ids, max(1, len(self._start_ids)), row.number, source=row)
-        joint = "" if not given or given[-1].isspace() or row.completion[:1].isspace() else " "
-        answer = given + joint + row.completion
+            return Example(token_ids, max(1, len(self._start_ids)), row.number, source_row=row)
+        joint = "" if not prefill or prefill[-1].isspace() or row.completion[:1].isspace() else " "
+        answer = prefill + joint + row.completion
         template = self.template
         if template is None:
-            head = plain_prompt(row)
-            head += row.joint or separator(head, answer)
+            head = format_plain_prompt(row)
+            head += row.joint or choose_separator(head, answer)
             text, start, end = head + answer, len(head), len(head + answer)
         else:
-            found = template.locate(self.turns(row), answer)
-            text, start, end = found.text, found.start, found.end
-        if given:
+            found = template.locate_answer(self.make_prompt_turns(row), answer)
+            text, start, end = found.text, found.answer_start, found.answer_end
+        if prefill:
             start = text.rindex(row.completion.strip(), start, end)
         ids, first, after = self._spans(text, start, end)
         if template is None:
@@ -102,24 +102,27 @@ class RowEncoder:
         if len(token_ids) <= first:
             raise ValueError("the completion has no tokens")
         num_end = len(token_ids) - after
-        return Example(token_ids, first, row.number, num_end, token_ids[:first] if given else None, row)
+        return Example(token_ids, first, row.number, num_end, token_ids[:first] if prefill else None, row)
 
-    def prompt_ids(self, row: Row) -> tuple[int, ...]:
+    def encode_prompt(self, row: Row) -> tuple[int, ...]:
         """Return the tokens after which a model is asked to answer; of plain text what starts one, or nothing."""
         if not row.messages:
             return tuple(self._start_ids)
         if (template := self.template) is not None:
-            return tuple(self._ids(template.render(self.turns(row), generation_prompt=True)))
-        return (*self._start_ids, *self._ids(plain_prompt(row)))  # white space that follows is the model's to write
+            return tuple(self._ids(template.render(self.make_prompt_turns(row), generation_prompt=True)))
+        return (
+            *self._start_ids,
+            *self._ids(format_plain_prompt(row)),
+        )  # white space that follows is the model's to write
 
-    def turns(self, row: Row) -> list[Turn]:
+    def make_prompt_turns(self, row: Row) -> list[Turn]:
         """Return the row's prompt as turns that the template accepts.
 
         A template that refuses a system turn (Gemma's and Mistral's do) gets its text at the head of the first user
         turn. Raises TemplateError for what it refuses all the same.
         """
         turns: list[Turn] = [{"role": message.role, "content": message.content} for message in row.messages]
-        template, merged = self.template, system_in_user_turn(turns)
+        template, merged = self.template, merge_system_turns(turns)
         if template is None or merged is None:
             return turns
         try:
@@ -130,7 +133,7 @@ class RowEncoder:
         return turns
 
     @property
-    def asked_date(self) -> date | None:
+    def template_date(self) -> date | None:
         """The day on which the template renders; None where it asks for none."""
         template = self.template
         return template.date if template is not None and template.asks_for_date else None
@@ -138,14 +141,14 @@ class RowEncoder:
     def moves_system_turn(self, row: Row) -> bool:
         """Say whether the row's system text has to stand in its user turn."""
         has_system = any(message.role in SYSTEM_ROLES for message in row.messages)
-        return has_system and len(self.turns(row)) < len(row.messages)
+        return has_system and len(self.make_prompt_turns(row)) < len(row.messages)
 
     def hides_system_turn(self, row: Row) -> bool:
         """Say whether the template leaves the row's system text out without a complaint."""
         system = [message.content.strip() for message in row.messages if message.role in SYSTEM_ROLES]
         if not system or (template := self.template) is None:
             return False
-        text = template.render(self.turns(row), generation_prompt=True)
+        text = template.render(self.make_prompt_turns(row), generation_prompt=True)
         return not all(content in text for content in system)
 
     @property
@@ -153,7 +156,7 @@ class RowEncoder:
         """The tokens that end an answer: what the chat template writes after one, else `eos`."""
         if (template := self.template) is not None:
             try:
-                ids = self._ids(template.tail(_ANY_QUESTION))
+                ids = self._ids(template.get_answer_suffix(_ANY_QUESTION))
             except TemplateError:
                 ids = []
             first = next((i for i, token in enumerate(ids) if self._is_mark(token)), len(ids))
@@ -161,13 +164,13 @@ class RowEncoder:
                 return tuple(marks)
         return (self._eos_id,)
 
-    def answer_text(self, tokens: Sequence[int]) -> AnswerText:
+    def decode_answer(self, tokens: Sequence[int]) -> AnswerText:
         """Return what a model wrote after a generation prompt as text, what stands before its answer apart."""
         plain = str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
         if self.template is None:
             return AnswerText("", plain)
         opened, lead = self._generation_frame
-        found = split_answer(str(self.tokenizer.decode(tokens)), prompt=opened, lead=lead)
+        found = split_answer(str(self.tokenizer.decode(tokens)), prompt=opened, answer_prefix=lead)
         if not found.preamble.strip():
             return AnswerText("", plain)
         answer = found.answer
@@ -175,12 +178,12 @@ class RowEncoder:
             answer = answer.replace(mark, "")
         return AnswerText(found.preamble, answer.strip())
 
-    def expected_text(self, completion: str) -> str:
+    def get_expected_answer(self, completion: str) -> str:
         """Return the answer of a row as metrics read it: without a thinking block of its own."""
         found = split_answer(completion)
         return found.answer or completion
 
-    def check(self, rows: Sequence[Row]) -> None:
+    def check_against_tokenizer(self, rows: Sequence[Row]) -> None:
         """Compare this encoding of some rows with `apply_chat_template`, text and tokens.
 
         Raises BadModel naming the first row that comes out otherwise: a number taken on it would be a wrong number.
@@ -205,18 +208,18 @@ class RowEncoder:
         template, turns = self.template, [message for message in row.messages if message.role == "user"]
         assert template is not None
         try:
-            text = template.render(self.turns(row), generation_prompt=True)
+            text = template.render(self.make_prompt_turns(row), generation_prompt=True)
         except TemplateError:
             return True  # refused by its number where rows are encoded
-        return not turns or shows(text, turns[-1].content)
+        return not turns or contains_answer(text, turns[-1].content)
 
     def _agrees(self, row: Row) -> bool:
         today = RowEncoder(self.tokenizer, replace(self._settings, date=datetime.now().date()))  # noqa: DTZ005
         template = today.template
         assert template is not None
         try:
-            turns = today.turns(row)
-            text = template.locate(turns, row.completion).text
+            turns = today.make_prompt_turns(row)
+            text = template.locate_answer(turns, row.completion).text
             asked = template.render(turns, generation_prompt=True)
         except TemplateError:
             return True  # refused by its number where rows are encoded
@@ -241,7 +244,7 @@ class RowEncoder:
         template = self.template
         assert template is not None
         try:
-            return template.render(_ANY_QUESTION, generation_prompt=True), template.lead(_ANY_QUESTION)
+            return template.render(_ANY_QUESTION, generation_prompt=True), template.get_answer_prefix(_ANY_QUESTION)
         except TemplateError:
             return "", ""
 
@@ -252,7 +255,11 @@ class RowEncoder:
         """
         if not self.tokenizer.is_fast:
             ids = self._ids(text)
-            return ids, num_common(ids, self._ids(text[:start])), num_common(ids, self._ids(text[:end]))
+            return (
+                ids,
+                count_common_prefix(ids, self._ids(text[:start])),
+                count_common_prefix(ids, self._ids(text[:end])),
+            )
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = encoded["offset_mapping"]
         first = next((i for i, (_, stop) in enumerate(offsets) if stop > start), len(offsets))
@@ -303,18 +310,18 @@ def encode_rows(rows: Sequence[Row], encoder: RowEncoder, *, max_tokens: int) ->
             problems.append(f"row {row.number}: {error}")
             continue
         if len(example.token_ids) > max_tokens:
-            problems.append(f"row {row.number}: {too_long(len(example.token_ids), max_tokens)}")
+            problems.append(f"row {row.number}: {format_too_long(len(example.token_ids), max_tokens)}")
         examples.append(example)
     if problems:
         raise BadData(f"{len(problems)} of {len(rows)} rows cannot be used with this model", details=tuple(problems))
     return examples
 
 
-def too_long(num_tokens: int, max_tokens: int) -> str:
+def format_too_long(num_tokens: int, max_tokens: int) -> str:
     """Return what is said of an example that is too long, and what decides how long it may be."""
     return f"{num_tokens} tokens, the limit is {max_tokens} (training.max_tokens, the model's context at most)"
 
 
-def plain_prompt(row: Row) -> str:
+def format_plain_prompt(row: Row) -> str:
     """Return what a model without a chat template reads as the prompt: the messages, one a line."""
     return "\n".join(message.content for message in row.messages)

@@ -8,9 +8,9 @@ from typing import Any
 
 from soul_core.data.cleaning import END_MARK, LINE_ENDS, WHITE_SPACE
 from soul_core.data.columns import Row
-from soul_core.data.names import READ_COLUMNS
+from soul_core.data.names import KNOWN_EXTRA_COLUMNS
 from soul_core.data.records import Record
-from soul_core.texts import fold, has_unseen_marks, is_nfc
+from soul_core.texts import fold, has_unusual_whitespace, is_nfc
 
 #: Rows that a line of text names; a report has all of them, up to its own bound.
 _NAMED_ROWS = 20
@@ -38,7 +38,7 @@ class RowWarning:
     detail: str
     rows: tuple[int, ...] = ()  # empty: it is about the file
 
-    def line(self) -> str:
+    def format_line(self) -> str:
         """Return it as one line of text."""
         if not self.rows:
             return self.detail
@@ -47,27 +47,27 @@ class RowWarning:
         return f"row{'s' if len(self.rows) > 1 else ''} {named}{more}: {self.detail}"
 
 
-def about_cleaning(found: Mapping[str, Sequence[int]], *, cleaned: bool) -> Iterator[RowWarning]:
+def make_cleaning_warnings(rows_by_kind: Mapping[str, Sequence[int]], *, cleaned: bool) -> Iterator[RowWarning]:
     """Yield what `clean_row` found, and whether it was changed. `found` is {kind: row numbers}."""
     for kind, (what, done) in _CLEANED.items():
-        if rows := found.get(kind):
+        if rows := rows_by_kind.get(kind):
             rest = f"{done} (clean: false keeps it)" if cleaned else "it was kept, and is learned and scored as it is"
             yield RowWarning(kind, f"{what}; {rest}", tuple(rows))
 
 
-def about_file(records: Sequence[Record], columns: Sequence[str], used: Sequence[str]) -> Iterator[RowWarning]:
+def find_file_warnings(records: Sequence[Record], columns: Sequence[str], used: Sequence[str]) -> Iterator[RowWarning]:
     """Yield what the file holds and nothing reads: columns, and values that a second one of their name replaced."""
-    if unread := [name for name in columns if name not in used and name not in READ_COLUMNS]:
+    if unread := [name for name in columns if name not in used and name not in KNOWN_EXTRA_COLUMNS]:
         shown = ", ".join(unread[:_NAMED_ROWS]) + (", ..." if len(unread) > _NAMED_ROWS else "")
         detail = f"nothing reads these columns: {shown}; a mapping can join one to the prompt"
         yield RowWarning("unread_columns", detail)
-    if doubled := [record for record in records if record.doubled]:
-        names = ", ".join(sorted({name for record in doubled for name in record.doubled})[:_NAMED_ROWS])
+    if doubled := [record for record in records if record.duplicate_names]:
+        names = ", ".join(sorted({name for record in doubled for name in record.duplicate_names})[:_NAMED_ROWS])
         detail = f"an object gives the same name twice ({names}), and the last value counts"
         yield RowWarning("doubled_names", detail, tuple(record.number for record in doubled))
 
 
-def about_rows(rows: Sequence[Row], *, normalized: Sequence[int] = ()) -> Iterator[RowWarning]:
+def find_row_warnings(rows: Sequence[Row], *, normalized: Sequence[int] = ()) -> Iterator[RowWarning]:
     """Yield what is odd about rows as they are used. `normalized`: rows that were rewritten on request."""
     if normalized:
         detail = "rewritten in normal form C with plain spaces, without zero-width marks"
@@ -75,10 +75,10 @@ def about_rows(rows: Sequence[Row], *, normalized: Sequence[int] = ()) -> Iterat
     found: defaultdict[str, list[int]] = defaultdict(list)
     for row in rows:
         texts = [message.content for message in row.messages] + [row.completion]
-        others = [text for name in READ_COLUMNS for text in _texts_in(row.extra.get(name))]
+        others = [text for name in KNOWN_EXTRA_COLUMNS for text in _texts_in(row.extra.get(name))]
         if not all(map(is_nfc, texts + others)):
             found["normal_form"].append(row.number)
-        if any(map(has_unseen_marks, texts)):
+        if any(map(has_unusual_whitespace, texts)):
             found["unseen_marks"].append(row.number)
         if any(text.strip().lower() in _NULLS for text in texts):
             found["null_text"].append(row.number)
@@ -102,7 +102,7 @@ _ODD = {
 }
 
 
-def key_of(row: Row) -> tuple[str, ...]:
+def make_row_key(row: Row) -> tuple[str, ...]:
     """Return what makes a row the same as another: its folded texts, white space made equal; the answer last."""
     texts = [text for message in row.messages for text in (message.role, message.content)]
     return tuple(" ".join(fold(text).split()) for text in [*texts, row.completion])
@@ -111,7 +111,7 @@ def key_of(row: Row) -> tuple[str, ...]:
 def _asked_again(rows: Sequence[Row]) -> list[int]:
     """Return the rows whose prompt other rows have too, with another answer."""
     answers: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
-    keys = {row.number: key_of(row) for row in rows if row.messages}
+    keys = {row.number: make_row_key(row) for row in rows if row.messages}
     for key in keys.values():
         answers[key[:-1]].add(key[-1])
     return [number for number, key in keys.items() if len(answers[key[:-1]]) > 1]

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Literal, get_args
 
-from soul_core.data.compression import Expanded
-from soul_core.data.csv_records import csv_records
-from soul_core.data.json_records import json_records
+from soul_core.data.compression import DecompressedStream
+from soul_core.data.csv_records import read_csv_records
+from soul_core.data.json_records import read_json_records
 from soul_core.data.names import ACCEPTED_NAMES
 from soul_core.data.records import Record, RowProblem
 from soul_core.errors import BadData
@@ -47,7 +47,7 @@ _OTHER_FILES = (
 )
 
 
-def format_of(name: str) -> Format | None:
+def guess_format(name: str) -> Format | None:
     """Return the format a file name promises, compression suffixes aside."""
     path = Path(name.lower())
     if path.suffix in {".gz", ".zst"}:
@@ -66,9 +66,9 @@ def read_records(
     """Return the file's format and its records, bad lines among them as problems. Raises BadData, perhaps late."""
     if path.stat().st_size == 0:
         raise BadData("the data set is empty (0 bytes)")
-    stream = Expanded(path, max_expanded_bytes)
+    stream = DecompressedStream(path, max_expanded_bytes)
     try:
-        found = _settle(stream.peek(4096), format or format_of(name))
+        found = _settle(stream.peek(4096), format or guess_format(name))
     except BaseException:
         stream.close()
         raise
@@ -76,9 +76,9 @@ def read_records(
         return found, _parquet(path, stream, max_expanded_bytes)
     lines = _utf8_lines(stream)
     if found == "jsonl":
-        return found, json_records(lines)
+        return found, read_json_records(lines)
     if found == "csv":
-        return found, csv_records(lines)
+        return found, read_csv_records(lines)
     return found, _text(lines, chunk_chars)
 
 
@@ -109,7 +109,7 @@ def _format_by_content(head: bytes) -> Format:
     return "csv" if names & ACCEPTED_NAMES else "text"
 
 
-def _utf8_lines(stream: Expanded) -> Iterator[tuple[int, str]]:
+def _utf8_lines(stream: DecompressedStream) -> Iterator[tuple[int, str]]:
     """Yield (line number, line without its end). Raises BadData at the first byte that is not UTF-8."""
     offset = 0
     with io.BufferedReader(stream, 1 << 20) as binary:
@@ -125,7 +125,7 @@ def _utf8_lines(stream: Expanded) -> Iterator[tuple[int, str]]:
             yield number, line.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
 
 
-def _raw_lines(binary: "io.BufferedReader[Expanded]") -> Iterator[bytes]:
+def _raw_lines(binary: "io.BufferedReader[DecompressedStream]") -> Iterator[bytes]:
     """Yield lines; of a file that ends lines by CR alone, as old Macs did, those."""
     head = binary.peek(1 << 16)[: 1 << 16]
     if b"\r" not in head or b"\n" in head:
@@ -178,13 +178,13 @@ def _pieces(paragraph: str, chunk_chars: int) -> Iterator[str]:
         yield paragraph
 
 
-def _parquet(path: Path, stream: Expanded, max_expanded_bytes: int) -> Iterator[Record]:
+def _parquet(path: Path, stream: DecompressedStream, max_expanded_bytes: int) -> Iterator[Record]:
     import pyarrow as pa  # 0.1 s that the other formats need not pay
     from pyarrow import parquet
 
     with stream, tempfile.TemporaryFile() as spool:
         file: IO[bytes] | Path = path
-        if not stream.plain:
+        if not stream.is_uncompressed:
             shutil.copyfileobj(stream, spool)
             spool.seek(0)
             file = spool

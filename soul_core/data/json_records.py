@@ -20,7 +20,7 @@ _JSON_BEGINS = frozenset('{["-0123456789')
 _NAN = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
-def json_records(lines: Lines) -> Iterator[Record | RowProblem]:
+def read_json_records(lines: Lines) -> Iterator[Record | RowProblem]:
     """Yield records, numbered by their line; those of an array, or printed over several lines, by their place."""
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:

@@ -32,7 +32,7 @@ def read_messages(value: Any, *, canonical: bool) -> tuple[tuple[Message, ...], 
         except ValueError:
             return (), ["not a JSON list of messages"]
     if not isinstance(value, list):
-        return (), [f"must be a list of messages, is {kind_of(value)}"]
+        return (), [f"must be a list of messages, is {describe_type(value)}"]
     faults, messages = [], []
     for index, turn in enumerate(value, start=1):
         message = _read_turn(turn)
@@ -50,7 +50,7 @@ def read_messages(value: Any, *, canonical: bool) -> tuple[tuple[Message, ...], 
 
 def _read_turn(turn: Any) -> Message | str:
     if not isinstance(turn, dict):
-        return f"must be an object with role and content, is {kind_of(turn)}"
+        return f"must be an object with role and content, is {describe_type(turn)}"
     if "role" not in turn and "from" in turn:
         said = turn["from"]
         role = _SHAREGPT_ROLES.get(said.lower()) if isinstance(said, str) else None
@@ -63,8 +63,8 @@ def _read_turn(turn: Any) -> Message | str:
         return "content must be text, is a tool call; leave rows with tool calls out, or write them as text"
     content = _text_of_parts(content)
     if not isinstance(content, str):
-        return f"content must be text, is {kind_of(content)}"
-    if (fault := text_fault(content)) is not None:
+        return f"content must be text, is {describe_type(content)}"
+    if (fault := find_text_fault(content)) is not None:
         return f"content {fault}" if " " in fault else f"content is {fault}"
     return Message(role, content)
 
@@ -78,7 +78,7 @@ def _text_of_parts(content: Any) -> Any:
     return "\n".join(told) if len(told) == len(texts) else content
 
 
-def text_fault(text: str) -> str | None:
+def find_text_fault(text: str) -> str | None:
     """Return what makes a text no prompt and no answer."""
     if not text.strip("\u200b\u2060\ufeff \t\r\n") or not text.strip():
         return "empty"
@@ -89,7 +89,7 @@ def text_fault(text: str) -> str | None:
     return None
 
 
-def kind_of(value: Any) -> str:
+def describe_type(value: Any) -> str:
     """Return what a value is, in words that say nothing of its content."""
     if isinstance(value, float) and value != value:  # noqa: PLR0124  NaN is not itself
         return "NaN, no value"

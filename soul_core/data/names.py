@@ -1,7 +1,7 @@
 """Names of columns: those that make a row, and those that metrics and attacks read beside it. Torch-free."""
 
 #: Accepted column sets, the preferred first. messages + completion is what `rows.write_canonical` writes.
-SHAPES: tuple[tuple[str, ...], ...] = (
+COLUMN_SETS: tuple[tuple[str, ...], ...] = (
     ("messages", "completion"),
     ("messages",),
     ("conversations",),  # ShareGPT's: turns with from and value
@@ -10,14 +10,14 @@ SHAPES: tuple[tuple[str, ...], ...] = (
     ("instruction", "output"),  # Alpaca's, with input
     ("text",),
 )
-CANONICAL = SHAPES[0]
+CANONICAL_COLUMNS = COLUMN_SETS[0]
 #: Joined to the shape's first column, after a blank line.
-JOINED: dict[tuple[str, ...], tuple[str, ...]] = {("instruction", "output"): ("input",)}
+JOINED_COLUMNS: dict[tuple[str, ...], tuple[str, ...]] = {("instruction", "output"): ("input",)}
 #: Turned into the first turn, where the shape has a prompt.
 SYSTEM = "system"
-ACCEPTED_NAMES = frozenset(name for shape in SHAPES for name in shape)
+ACCEPTED_NAMES = frozenset(name for shape in COLUMN_SETS for name in shape)
 #: Further columns that something reads: other answers, rewordings, and what a probe was made of.
-READ_COLUMNS = frozenset(
+KNOWN_EXTRA_COLUMNS = frozenset(
     {
         "perturbed_answer",
         "paraphrased_answer",
@@ -28,4 +28,4 @@ READ_COLUMNS = frozenset(
     }
 )
 #: What canonical lines begin with: a file of such lines is read as it is.
-CANONICAL_BEGINNING = ("messages", "completion", "number")
+CANONICAL_PREFIX = ("messages", "completion", "number")

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 import torch
 
-from soul_core.chat.template import num_common
+from soul_core.chat.template import count_common_prefix
 from soul_core.data.encoding import Example
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedBatch:
     """Examples laid end to end: T tokens in all, P of them supervised. `packed_attention` keeps them apart."""
 
     token_ids_1T: torch.Tensor
@@ -28,12 +28,12 @@ class Packed:
     branch_lengths: tuple[tuple[int, ...], ...]
 
 
-def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> Packed:
+def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> PackedBatch:
     """Lay examples end to end on `device`."""
     return pack_groups([[example] for example in examples], device)
 
 
-def pack_groups(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu") -> Packed:
+def pack_groups(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu") -> PackedBatch:
     """Lay groups end to end. The examples of a group are answers to one prompt, which is laid down once.
 
     Where a token straddles the end of the prompt (a space and the first letter of an answer), what the group shares
@@ -48,18 +48,18 @@ def pack_groups(groups: Sequence[Sequence[Example]], device: torch.device | str 
     branches: list[tuple[int, ...]] = []
     num_sequences = 0
     for group in groups:
-        offset, shared = len(token_ids), num_shared_tokens(group)
+        offset, shared = len(token_ids), count_shared_tokens(group)
         token_ids += group[0].token_ids[:shared]
         positions += range(shared)
         for example in group:
             branch = example.token_ids[shared:]
-            num_answer = len(example.token_ids) - example.num_prompt
+            num_answer = len(example.token_ids) - example.num_prompt_tokens
             assert shared >= 1, "an example supervises no first token"
             assert num_answer >= 1, "an example supervises at least one token"
-            begins, ends = len(token_ids) + example.num_prompt - shared, len(token_ids) + len(branch)
-            first = begins - 1 if example.num_prompt > shared else offset + shared - 1
+            begins, ends = len(token_ids) + example.num_prompt_tokens - shared, len(token_ids) + len(branch)
+            first = begins - 1 if example.num_prompt_tokens > shared else offset + shared - 1
             supervised += [first, *range(begins, ends - 1)]
-            labels += example.token_ids[example.num_prompt :]
+            labels += example.token_ids[example.num_prompt_tokens :]
             sequence += [num_sequences] * num_answer
             num_sequences += 1
             token_ids += branch
@@ -68,7 +68,7 @@ def pack_groups(groups: Sequence[Sequence[Example]], device: torch.device | str 
         branch_lengths = [len(example.token_ids) - shared for example in group]
         branches.append((shared, *branch_lengths) if len(group) > 1 else ())
     tensor = partial(torch.tensor, dtype=torch.long, device=device)
-    return Packed(
+    return PackedBatch(
         token_ids_1T=tensor([token_ids]),
         position_ids_1T=tensor([positions]),
         segment_lengths=tuple(lengths),
@@ -80,17 +80,17 @@ def pack_groups(groups: Sequence[Sequence[Example]], device: torch.device | str 
     )
 
 
-def num_shared_tokens(group: Sequence[Example]) -> int:
+def count_shared_tokens(group: Sequence[Example]) -> int:
     """Return how many tokens at the beginning all examples of a group have in common, at most a prompt."""
-    limit = min(example.num_prompt for example in group)
+    limit = min(example.num_prompt_tokens for example in group)
     first = group[0].token_ids[:limit]
     for example in group[1:]:
         if example.token_ids[:limit] != first[:limit]:
-            limit = num_common(first, example.token_ids[:limit])
+            limit = count_common_prefix(first, example.token_ids[:limit])
     return limit
 
 
-def micro_batches(items: Sequence[T], max_tokens: int, *, tokens: Callable[[T], int]) -> Iterator[list[T]]:
+def split_micro_batches(items: Sequence[T], max_tokens: int, *, count_tokens: Callable[[T], int]) -> Iterator[list[T]]:
     """Split into runs of consecutive items of at most `max_tokens` tokens each; `tokens` says how many an item has.
 
     One item longer than that gets a run of its own.
@@ -98,7 +98,7 @@ def micro_batches(items: Sequence[T], max_tokens: int, *, tokens: Callable[[T], 
     batch: list[T] = []
     room = max_tokens
     for item in items:
-        needed = tokens(item)
+        needed = count_tokens(item)
         if batch and needed > room:
             yield batch
             batch, room = [], max_tokens

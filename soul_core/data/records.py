@@ -19,4 +19,4 @@ class Record:
 
     number: int
     values: dict[str, Any]
-    doubled: tuple[str, ...] = ()  # names that the record gives more than once; the last value counts
+    duplicate_names: tuple[str, ...] = ()  # names that the record gives more than once; the last value counts

@@ -9,13 +9,13 @@ class BatchStream:
     The order depends on (seed, epoch) alone, so the state is two numbers and a restored stream continues exactly.
     """
 
-    def __init__(self, num_examples: int, batch: int, seed: int) -> None:
-        if num_examples < 1 or batch < 1:
-            raise ValueError(f"cannot draw batches of {batch} from {num_examples} examples")
-        self._num_examples, self._batch, self._seed = num_examples, batch, seed
+    def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
+        if num_examples < 1 or batch_size < 1:
+            raise ValueError(f"cannot draw batches of {batch_size} from {num_examples} examples")
+        self._num_examples, self._batch, self._seed = num_examples, batch_size, seed
         self._seek(epoch=0, offset=0)
 
-    def next(self) -> list[int]:
+    def next_batch(self) -> list[int]:
         """Return the indices of the next batch."""
         drawn: list[int] = []
         while len(drawn) < self._batch:
@@ -26,11 +26,11 @@ class BatchStream:
             self._offset += len(taken)
         return drawn
 
-    def state(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int]:
         """Return where the stream stands, as plain numbers."""
         return {"epoch": self._epoch, "offset": self._offset}
 
-    def restore(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from a state of a stream with the same arguments."""
         self._seek(epoch=state["epoch"], offset=state["offset"])
 

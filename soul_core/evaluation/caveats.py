@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from soul_core.catalogue import number
-from soul_core.conflicts.retain_set import is_told, sentence
-from soul_core.report import AttackResult, DataFacts, ExportFacts, ModelMeasurements, SetConflicts
-from soul_core.spec import BASE, EARLIER, FORGET, GENERAL, REFERENCE, RETAIN, STAY_FORGOTTEN, JobSpec
+from soul_core.catalogue import format_number
+from soul_core.conflicts.retain_set import format_conflict_sentence, needs_warning
+from soul_core.report import AttackResult, DatasetFacts, ExportFacts, ModelMeasurements, SetConflicts
+from soul_core.spec import BASE, FORGET, GENERAL, PRIOR_FORGET_CRITERIA, PRIOR_FORGET_PREFIX, RETAIN, RETRAINED, JobSpec
 
 #: Below this share of changed weights that survive rounding, the report says so.
 _MOST_KEPT = 0.5
@@ -13,15 +13,15 @@ _MOST_KEPT = 0.5
 _FEW_ROWS = 30
 
 
-def limits_of(
+def collect_caveats(
     spec: JobSpec,
-    data: Sequence[DataFacts],
-    measured: ModelMeasurements,
+    data: Sequence[DatasetFacts],
+    measurements: ModelMeasurements,
     *,
     models: Mapping[str, ModelMeasurements],
     attacks: Sequence[AttackResult],
     conflicts: Sequence[SetConflicts] = (),
-    unfinished: Mapping[str, int] | None = None,
+    num_unfinished: Mapping[str, int] | None = None,
 ) -> Iterator[str]:
     """Yield one sentence for each limit. `models`: those of the report; `conflicts`: what other sets have in common
     with the forget sets; `unfinished`: answers of each set that were cut off before they began.
@@ -36,17 +36,19 @@ def limits_of(
         yield "No general text was given: abilities outside the data sets were not measured."
     if spec.kind == "evaluate" and BASE not in models:
         yield "No base model was given to compare with: these numbers cannot say what has changed."
-    for name, count in (unfinished or {}).items():
+    for name, count in (num_unfinished or {}).items():
         yield (
             f"In {count} rows of the {name} set the model was still thinking after evaluation.max_new_tokens, so it "
             "gave no answer: raise that, or turn thinking off (chat_template_kwargs)."
         )
     for facts in data:
-        yield from _of_rows(facts, len(measured.rows.get(facts.name, ())))
+        yield from _of_rows(facts, len(measurements.rows.get(facts.name, ())))
     if spec.kind != "evaluate" and BASE in models:
         yield from _of_earlier(models[BASE])
-    yield from (f"{sentence(found, spec)}." for found in conflicts if is_told(found.other_set, spec))
-    if REFERENCE in models and any(found.handling == "kept" for found in conflicts):
+    yield from (
+        f"{format_conflict_sentence(found, spec)}." for found in conflicts if needs_warning(found.other_set, spec)
+    )
+    if RETRAINED in models and any(found.handling == "kept" for found in conflicts):
         yield "If the retrained model learned those rows too, it knows what was to be forgotten."
     if spec.evaluation.bootstrap == 0:
         yield "No confidence intervals were asked for: chance differences count as differences."
@@ -54,7 +56,7 @@ def limits_of(
         yield f"This is one run with one seed ({spec.seed}); another seed gives other numbers."
 
 
-def caveats_of_export(export: ExportFacts | None) -> Iterator[str]:
+def collect_export_caveats(export: ExportFacts | None) -> Iterator[str]:
     """Yield what the written weights cannot hold of the training, and where their readers may differ."""
     if export is None:
         return
@@ -78,7 +80,7 @@ def _of_forgetting(spec: JobSpec, models: Collection[str], attacks: Sequence[Att
         "The forget questions are asked in their own words: other languages and longer conversations were not tried, "
         "other wordings only where an attack or a further set has them."
     )
-    ran = [one.label for one in attacks if one.under]
+    ran = [one.label for one in attacks if one.attacked]
     if ran:
         yield (
             f"Attacks tried: {', '.join(ran)}. Others, or the same with more effort, may bring back what these did not."
@@ -87,7 +89,7 @@ def _of_forgetting(spec: JobSpec, models: Collection[str], attacks: Sequence[Att
         yield (
             "No attack was run: relearning, quantisation or special prompts may bring back what these rows do not show."
         )
-    if REFERENCE not in models:
+    if RETRAINED not in models:
         yield (
             "No model retrained without the forget set was given, so these numbers cannot say how a model that never "
             "saw it would answer."
@@ -96,11 +98,11 @@ def _of_forgetting(spec: JobSpec, models: Collection[str], attacks: Sequence[Att
 
 def _of_earlier(base: ModelMeasurements) -> Iterator[str]:
     for name in base.sets:
-        if not name.startswith(EARLIER):
+        if not name.startswith(PRIOR_FORGET_PREFIX):
             continue
-        found = ((bound, base.sets[name].get(bound.metric)) for bound in STAY_FORGOTTEN)
+        found = ((bound, base.sets[name].get(bound.metric)) for bound in PRIOR_FORGET_CRITERIA)
         known = [
-            f"{bound.metric} {number(one.value)}"
+            f"{bound.metric} {format_number(one.value)}"
             for bound, one in found
             if one is not None and one.value is not None and bound.at_most is not None and one.value > bound.at_most
         ]
@@ -111,7 +113,7 @@ def _of_earlier(base: ModelMeasurements) -> Iterator[str]:
             )
 
 
-def _of_rows(facts: DataFacts, num_rows: int) -> Iterator[str]:
+def _of_rows(facts: DatasetFacts, num_rows: int) -> Iterator[str]:
     if num_rows < facts.num_rows:
         yield f"Of the {facts.num_rows} rows of the {facts.name} set, {num_rows} were measured, chosen by the seed."
     elif num_rows < _FEW_ROWS:

@@ -8,24 +8,24 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from soul_core.atomic_io import write_durably
-from soul_core.catalogue import CATALOGUE
-from soul_core.evaluation.inference import observe
-from soul_core.evaluation.plan import Plan, plan_of
-from soul_core.evaluation.row_selection import Answers, EvaluationSet, shown_rows
-from soul_core.events import Listener, Phase, stop_if_asked
+from soul_core.atomic_io import write_atomically
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.evaluation.inference import run_inference
+from soul_core.evaluation.plan import EvaluationPlan, make_plan
+from soul_core.evaluation.row_selection import Answers, EvaluationSet, choose_sample_rows
+from soul_core.events import Listener, Phase, raise_if_stop_requested
 from soul_core.metrics import METRICS
-from soul_core.metrics.aggregate import Resampling, absent
-from soul_core.metrics.observed import Observed
-from soul_core.models.loading import Loaded
-from soul_core.report import MetricValue, ModelMeasurements, Part
+from soul_core.metrics.aggregate import Resampling, make_absent_value
+from soul_core.metrics.observed import InferenceResult
+from soul_core.models.loading import LoadedModel
+from soul_core.report import MetricValue, ModelMeasurements, ReportModel
 from soul_core.spec import GENERAL, Evaluation
 
 #: A progress event at most this often.
 _EVENT_SECONDS = 0.5
 
 
-class SetMeasured(Part):
+class SetMeasured(ReportModel):
     """All that is kept of one model on one set. By row number: the model's own answer, and what it wrote before it
     where it wrote anything.
     """
@@ -36,7 +36,7 @@ class SetMeasured(Part):
     preambles: dict[int, str]
 
 
-class Measured(Part):
+class Measured(ReportModel):
     """All that is kept of one model."""
 
     sets: dict[str, SetMeasured]
@@ -57,7 +57,7 @@ class Measured(Part):
 
 
 def measure(
-    loaded: Loaded,
+    loaded: LoadedModel,
     sets: Sequence[EvaluationSet],
     evaluation: Evaluation,
     *,
@@ -65,47 +65,49 @@ def measure(
     micro_batch_tokens: int,
     phase: Phase,
     listener: Listener,
-    kept: Path,
+    results_dir: Path,
 ) -> Measured:
     """Measure every row metric of `evaluation`, and those its other metrics are made of, on every set.
 
     A set whose result lies in `kept` is read from there. Raises BadData for other answers that cannot be used.
     """
     resampling = Resampling.of(evaluation, seed)
-    shown = shown_rows(sets, evaluation.side_by_side)
-    results = {one.name: found for one in sets if (found := _read(kept / f"{one.name}.json"))}
-    plans = [plan_of(one, sets, evaluation, shown[one.name], loaded) for one in sets if one.name not in results]
-    progress = _Progress(listener, phase, [plan.work(evaluation.max_new_tokens) for plan in plans])
-    kept.mkdir(parents=True, exist_ok=True)
+    shown = choose_sample_rows(sets, evaluation.side_by_side)
+    results = {one.name: found for one in sets if (found := _read(results_dir / f"{one.name}.json"))}
+    plans = [make_plan(one, sets, evaluation, shown[one.name], loaded) for one in sets if one.name not in results]
+    progress = _Progress(listener, phase, [plan.estimate_work(evaluation.max_new_tokens) for plan in plans])
+    results_dir.mkdir(parents=True, exist_ok=True)
     for plan in plans:
-        observed = observe(
+        observed = run_inference(
             loaded,
             plan,
             max_new_tokens=evaluation.max_new_tokens,
             micro_batch_tokens=micro_batch_tokens,
-            tick=progress.tick,
+            on_progress=progress.tick,
         )
-        results[plan.one.name] = SetMeasured(
+        results[plan.evaluation_set.name] = SetMeasured(
             rows=observed.rows,
             metrics={name: _value(name, plan, observed, resampling) for name in plan.metrics},
-            answers={answer.row: answer.given for answer in observed.answers if answer},
+            answers={answer.row: answer.generated for answer in observed.answers if answer},
             preambles={answer.row: answer.preamble for answer in observed.answers if answer and answer.preamble},
         )
-        write_durably(kept / f"{plan.one.name}.json", results[plan.one.name].model_dump_json())
+        write_atomically(
+            results_dir / f"{plan.evaluation_set.name}.json", results[plan.evaluation_set.name].model_dump_json()
+        )
     return Measured(sets={one.name: results[one.name] for one in sets}, gaps=_gaps(sets, evaluation))
 
 
-def _value(metric: str, plan: Plan, observed: Observed, resampling: Resampling) -> MetricValue:
-    reason = plan.reason_against(metric)
-    return absent(reason) if reason else METRICS[metric](observed, resampling)
+def _value(metric: str, plan: EvaluationPlan, observed: InferenceResult, resampling: Resampling) -> MetricValue:
+    reason = plan.get_absent_reason(metric)
+    return make_absent_value(reason) if reason else METRICS[metric](observed, resampling)
 
 
 def _gaps(sets: Sequence[EvaluationSet], evaluation: Evaluation) -> dict[str, dict[str, MetricValue]]:
     """Say that metrics of plain text could not be taken where nobody gave any."""
     if any(one.name == GENERAL for one in sets):
         return {}
-    texts = [name for name in evaluation.metrics if "text" in CATALOGUE[name].needs]
-    return {GENERAL: dict.fromkeys(texts, absent(f"no {GENERAL} set was given"))} if texts else {}
+    texts = [name for name in evaluation.metrics if "text" in METRIC_CATALOG[name].needs]
+    return {GENERAL: dict.fromkeys(texts, make_absent_value(f"no {GENERAL} set was given"))} if texts else {}
 
 
 def _read(path: Path) -> SetMeasured | None:
@@ -123,7 +125,7 @@ class _Progress:
 
     def tick(self, num_rows: int, work: float) -> None:
         """Count rows done. Raises Interrupted or Cancelled when asked to."""
-        stop_if_asked(self._listener)
+        raise_if_stop_requested(self._listener)
         self._done_rows += num_rows
         self._done_work += work
         now = time.monotonic()

@@ -7,43 +7,60 @@ import torch
 
 from soul_core.data import Row
 from soul_core.data.encoding import Example
-from soul_core.data.packing import micro_batches, pack, pack_groups
+from soul_core.data.packing import pack, pack_groups, split_micro_batches
 from soul_core.errors import OutOfMemory
-from soul_core.evaluation.plan import Plan, Prompts, group_tokens, other_answers
-from soul_core.evaluation.row_selection import prompt_text
-from soul_core.metrics.observed import CONTINUED_TOKENS, Continuation, Observed, OtherAnswers, OwnAnswer, TokenScores
-from soul_core.models.generation import end_ids, generate
-from soul_core.models.loading import Loaded
+from soul_core.evaluation.plan import EvaluationPlan, Prompts, count_group_tokens, read_other_answers
+from soul_core.evaluation.row_selection import format_prompt
+from soul_core.metrics.observed import (
+    MAX_CONTINUATION_TOKENS,
+    AlternativeLosses,
+    Continuation,
+    GeneratedAnswer,
+    InferenceResult,
+    TokenScores,
+)
+from soul_core.models.generation import generate, get_end_ids
+from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import Scores, score
 
-Tick = Callable[[int, float], None]
+ProgressCallback = Callable[[int, float], None]
 """Told of rows and tokens done; may raise to stop."""
 
 #: Positions whose distribution over the vocabulary is looked at together.
 _POSITIONS_AT_ONCE = 512
 
 
-def observe(loaded: Loaded, plan: Plan, *, max_new_tokens: int, micro_batch_tokens: int, tick: Tick) -> Observed:
+def run_inference(
+    loaded: LoadedModel,
+    plan: EvaluationPlan,
+    *,
+    max_new_tokens: int,
+    micro_batch_tokens: int,
+    on_progress: ProgressCallback,
+) -> InferenceResult:
     """Carry out a plan."""
-    scored = _score(loaded, plan, micro_batch_tokens, tick)
-    rows = plan.one.rows
-    return Observed(
+    scored = _score(loaded, plan, micro_batch_tokens, on_progress)
+    rows = plan.evaluation_set.rows
+    return InferenceResult(
         rows=tuple(row.number for row in rows),
-        set_name=plan.one.name,
-        texts=tuple(row.completion for row in rows),
+        set_name=plan.evaluation_set.name,
+        expected_texts=tuple(row.completion for row in rows),
         scores=tuple(
-            TokenScores(row.number, own.nll, own.hits, example.num_end, own.standardised)
-            for row, example, (own, *_) in zip(rows, plan.one.examples, scored, strict=True)
+            TokenScores(row.number, own.nll, own.hits, example.num_end_tokens, own.standardised)
+            for row, example, (own, *_) in zip(rows, plan.evaluation_set.examples, scored, strict=True)
         ),
-        others=tuple(_others(plan, i, others) for i, (_, *others) in enumerate(scored)),
-        gradient_norms=tuple(_gradient_norms(loaded, plan.one.examples, tick)) if plan.gradients else (),
-        answers=_answers(loaded, plan, plan.asked, max_new_tokens, tick),
-        few_shot=tuple(
+        alternatives=tuple(_others(plan, i, others) for i, (_, *others) in enumerate(scored)),
+        gradient_norms=tuple(_gradient_norms(loaded, plan.evaluation_set.examples, on_progress))
+        if plan.needs_gradients
+        else (),
+        answers=_answers(loaded, plan, plan.answer_prompts, max_new_tokens, on_progress),
+        few_shot_answers=tuple(
             answer and _first_turn(answer, loaded)
-            for answer in _answers(loaded, plan, plan.few_shot, max_new_tokens, tick)
+            for answer in _answers(loaded, plan, plan.few_shot_prompts, max_new_tokens, on_progress)
         ),
         continuations={
-            prefix: _continuations(loaded, plan, prompts, tick) for prefix, prompts in plan.continued.items()
+            prefix: _continuations(loaded, plan, prompts, on_progress)
+            for prefix, prompts in plan.continuation_prompts.items()
         },
     )
 
@@ -58,15 +75,17 @@ class _Scored:
 
 
 @torch.no_grad()  # not inference_mode: buffers a model makes on the way must serve training too
-def _score(loaded: Loaded, plan: Plan, micro_batch_tokens: int, tick: Tick) -> list[list[_Scored]]:
+def _score(
+    loaded: LoadedModel, plan: EvaluationPlan, micro_batch_tokens: int, tick: ProgressCallback
+) -> list[list[_Scored]]:
     """Score every answer of every row under teacher forcing; on lack of memory in smaller batches."""
-    waiting = [(i, group) for i, group in enumerate(plan.groups)]
-    scored: list[list[_Scored]] = [[] for _ in plan.groups]
+    waiting = [(i, group) for i, group in enumerate(plan.answer_groups)]
+    scored: list[list[_Scored]] = [[] for _ in plan.answer_groups]
     while waiting:
-        batch = next(micro_batches(waiting, micro_batch_tokens, tokens=_tokens))
-        num_tokens = sum(group_tokens(group) for _, group in batch)
+        batch = next(split_micro_batches(waiting, micro_batch_tokens, count_tokens=_tokens))
+        num_tokens = sum(count_group_tokens(group) for _, group in batch)
         try:
-            answers = iter(_forward(loaded, [group for _, group in batch], distribution=plan.distribution))
+            answers = iter(_forward(loaded, [group for _, group in batch], distribution=plan.needs_distribution))
         except torch.OutOfMemoryError:
             _make_room(loaded)
             if len(batch) > 1:
@@ -77,11 +96,11 @@ def _score(loaded: Loaded, plan: Plan, micro_batch_tokens: int, tick: Tick) -> l
         del waiting[: len(batch)]
         for i, group in batch:
             scored[i] += [next(answers) for _ in group]
-        tick(sum(len(scored[i]) == len(plan.groups[i]) for i in {i for i, _ in batch}), num_tokens)
+        tick(sum(len(scored[i]) == len(plan.answer_groups[i]) for i in {i for i, _ in batch}), num_tokens)
     return scored
 
 
-def _forward(loaded: Loaded, groups: Sequence[Sequence[Example]], *, distribution: bool) -> list[_Scored]:
+def _forward(loaded: LoadedModel, groups: Sequence[Sequence[Example]], *, distribution: bool) -> list[_Scored]:
     """Return each answer's scores, group by group."""
     with loaded.autocast():
         scores = score(loaded.model, pack_groups(groups, loaded.device))
@@ -111,7 +130,7 @@ def _standardise(scores: Scores) -> torch.Tensor:
 
 
 def _tokens(numbered: tuple[int, tuple[Example, ...]]) -> int:
-    return group_tokens(numbered[1])
+    return count_group_tokens(numbered[1])
 
 
 def _halves(row: int, group: tuple[Example, ...], num_tokens: int) -> list[tuple[int, tuple[Example, ...]]]:
@@ -121,15 +140,15 @@ def _halves(row: int, group: tuple[Example, ...], num_tokens: int) -> list[tuple
     return [(row, group[:half]), (row, group[half:])]
 
 
-def _others(plan: Plan, index: int, others: Sequence[_Scored]) -> OtherAnswers | None:
+def _others(plan: EvaluationPlan, index: int, others: Sequence[_Scored]) -> AlternativeLosses | None:
     if not others:
         return None
     losses = [sum(other.nll) / len(other.nll) for other in others]
-    paraphrase, _ = other_answers(plan.one.rows[index])
-    return OtherAnswers(losses.pop(0) if paraphrase else None, tuple(losses))
+    paraphrase, _ = read_other_answers(plan.evaluation_set.rows[index])
+    return AlternativeLosses(losses.pop(0) if paraphrase else None, tuple(losses))
 
 
-def _gradient_norms(loaded: Loaded, examples: Sequence[Example], tick: Tick) -> Iterator[float]:
+def _gradient_norms(loaded: LoadedModel, examples: Sequence[Example], tick: ProgressCallback) -> Iterator[float]:
     """Yield the L2 norm of each row's gradient by all weights, also those that training leaves alone."""
     weights = [p for p in loaded.model.parameters() if p.is_floating_point()]
     wanted = [p.requires_grad for p in weights]
@@ -145,7 +164,7 @@ def _gradient_norms(loaded: Loaded, examples: Sequence[Example], tick: Tick) -> 
 
 
 @torch.enable_grad()
-def _gradient_norm(loaded: Loaded, example: Example, weights: Sequence[torch.Tensor]) -> float:
+def _gradient_norm(loaded: LoadedModel, example: Example, weights: Sequence[torch.Tensor]) -> float:
     try:
         with loaded.autocast():
             loss = -score(loaded.model, pack([example], loaded.device)).logp_P.mean()
@@ -158,39 +177,45 @@ def _gradient_norm(loaded: Loaded, example: Example, weights: Sequence[torch.Ten
 
 
 def _answers(
-    loaded: Loaded, plan: Plan, prompts: Prompts, max_new_tokens: int, tick: Tick
-) -> tuple[OwnAnswer | None, ...]:
+    loaded: LoadedModel, plan: EvaluationPlan, prompts: Prompts, max_new_tokens: int, tick: ProgressCallback
+) -> tuple[GeneratedAnswer | None, ...]:
     """Return the model's own answers along the set's rows; empty when nothing is asked."""
     if not prompts:
-        return (None,) * len(plan.one.rows)
+        return (None,) * len(plan.evaluation_set.rows)
     written = _write(loaded, prompts, max_new_tokens, tick)
-    return tuple(_own_answer(row, loaded, written[i]) if i in written else None for i, row in enumerate(plan.one.rows))
+    return tuple(
+        _own_answer(row, loaded, written[i]) if i in written else None for i, row in enumerate(plan.evaluation_set.rows)
+    )
 
 
-def _own_answer(row: Row, loaded: Loaded, tokens: Sequence[int]) -> OwnAnswer:
-    text = loaded.encoder.answer_text(tokens)
-    expected = loaded.encoder.expected_text(row.completion)
-    return OwnAnswer(row.number, prompt_text(row), expected, text.answer, text.preamble)
+def _own_answer(row: Row, loaded: LoadedModel, tokens: Sequence[int]) -> GeneratedAnswer:
+    text = loaded.encoder.decode_answer(tokens)
+    expected = loaded.encoder.get_expected_answer(row.completion)
+    return GeneratedAnswer(row.number, format_prompt(row), expected, text.answer, text.preamble)
 
 
-def _first_turn(answer: OwnAnswer, loaded: Loaded) -> OwnAnswer:
+def _first_turn(answer: GeneratedAnswer, loaded: LoadedModel) -> GeneratedAnswer:
     """Return an answer after worked examples without what follows it: models without a chat template go on asking."""
-    return answer if loaded.tokenizer.chat_template else replace(answer, given=answer.given.split("\n")[0])
+    return answer if loaded.tokenizer.chat_template else replace(answer, generated=answer.generated.split("\n")[0])
 
 
-def _continuations(loaded: Loaded, plan: Plan, prompts: Prompts, tick: Tick) -> tuple[Continuation | None, ...]:
+def _continuations(
+    loaded: LoadedModel, plan: EvaluationPlan, prompts: Prompts, tick: ProgressCallback
+) -> tuple[Continuation | None, ...]:
     """Continue texts by as many tokens as they have left, at most CONTINUED_TOKENS."""
-    written = _write(loaded, prompts, CONTINUED_TOKENS, tick)
-    continuations: list[Continuation | None] = [None] * len(plan.one.rows)
+    written = _write(loaded, prompts, MAX_CONTINUATION_TOKENS, tick)
+    continuations: list[Continuation | None] = [None] * len(plan.evaluation_set.rows)
     for i, tokens in written.items():
         start = len(prompts[i])
-        expected = plan.one.examples[i].token_ids[start : start + CONTINUED_TOKENS]
+        expected = plan.evaluation_set.examples[i].token_ids[start : start + MAX_CONTINUATION_TOKENS]
         texts = (_text(loaded, expected), _text(loaded, tokens[: len(expected)]))
-        continuations[i] = Continuation(plan.one.rows[i].number, *texts)
+        continuations[i] = Continuation(plan.evaluation_set.rows[i].number, *texts)
     return tuple(continuations)
 
 
-def _write(loaded: Loaded, prompts: Prompts, max_new_tokens: int, tick: Tick) -> Mapping[int, list[int]]:
+def _write(
+    loaded: LoadedModel, prompts: Prompts, max_new_tokens: int, tick: ProgressCallback
+) -> Mapping[int, list[int]]:
     """Return the greedy tokens after each prompt, under its index."""
     if not prompts:  # no text of the set is long enough to be continued
         return {}
@@ -201,18 +226,18 @@ def _write(loaded: Loaded, prompts: Prompts, max_new_tokens: int, tick: Tick) ->
         written = generate(
             loaded.model,
             list(prompts.values()),
-            end_ids=end_ids(loaded),
+            end_ids=get_end_ids(loaded),
             max_new_tokens=max_new_tokens,
             context_tokens=loaded.facts.context_tokens,
-            tick=lambda num_rows: tick(num_rows, num_rows * work),
+            on_progress=lambda num_rows: tick(num_rows, num_rows * work),
         )
     return dict(zip(prompts, written, strict=True))
 
 
-def _text(loaded: Loaded, tokens: Sequence[int]) -> str:
+def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     return str(loaded.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def _make_room(loaded: Loaded) -> None:
+def _make_room(loaded: LoadedModel) -> None:
     if loaded.device.type == "cuda":
         torch.cuda.empty_cache()

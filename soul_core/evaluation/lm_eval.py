@@ -16,27 +16,27 @@ from typing import Any
 
 import torch
 
-from soul_core.atomic_io import write_durably
+from soul_core.atomic_io import write_atomically
 from soul_core.errors import BadData, BadSpec, EngineError
-from soul_core.models.loading import Loaded, load_model
+from soul_core.models.loading import LoadedModel, load_model
 
 _INSTALL = "it needs the evaluation harness: pip install 'soul-unlearning[lm-eval]'"
 #: Of what the harness returns: what was measured and how, without the texts of all rows.
 _KEPT = ("results", "groups", "n-shot", "n-samples", "versions", "higher_is_better", "configs")
 
-Result = dict[str, Any]
+HarnessResult = dict[str, Any]
 
 
 def run_harness(
-    loaded: Loaded,
+    loaded: LoadedModel,
     tasks: Sequence[str],
     *,
-    shots: int | None = None,
+    num_fewshot: int | None = None,
     limit: int | None = None,
-    batch: int = 8,
-    include: Path | None = None,
-    chat: bool = False,
-) -> Result:
+    batch_size: int = 8,
+    include_path: Path | None = None,
+    apply_chat_template: bool = False,
+) -> HarnessResult:
     """Return the harness's results for `tasks`, with the model's digest and the versions beside them.
 
     `include` is a folder of further task files; a task file may name Python code, which then runs: give your own only.
@@ -48,25 +48,25 @@ def run_harness(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=None if include is None else str(include), include_defaults=False)
+    manager = TaskManager(include_path=None if include_path is None else str(include_path), include_defaults=False)
     if not set(tasks) <= set(manager.all_tasks):  # the harness reads thousands of task files of its own: half a minute
-        manager = TaskManager(include_path=None if include is None else str(include))
-    check_names(tasks, manager.all_tasks)
+        manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    check_task_names(tasks, manager.all_tasks)
     model = HFLM(
         pretrained=loaded.model,
         tokenizer=loaded.tokenizer,
         max_length=loaded.facts.context_tokens,
-        batch_size=batch,
+        batch_size=batch_size,
         mixed_precision_dtype=torch.bfloat16 if loaded.compute_dtype == torch.bfloat16 else None,
     )
     try:
         found: Any = simple_evaluate(
             model=model,
             tasks=list(tasks),
-            num_fewshot=shots,
+            num_fewshot=num_fewshot,
             limit=limit,
             task_manager=manager,
-            apply_chat_template=chat,
+            apply_chat_template=apply_chat_template,
             log_samples=False,
             bootstrap_iters=0,
         )
@@ -89,11 +89,11 @@ def _require_harness() -> None:
         raise BadSpec(_INSTALL)
 
 
-def check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
+def check_task_names(tasks: Sequence[str], known_tasks: Sequence[str]) -> None:
     """Raise BadSpec for a task that there is not, with the near names."""
     for name in tasks:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
+        if name not in known_tasks:
+            near = difflib.get_close_matches(name, known_tasks, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise BadSpec(f"the harness has no task '{name}'{hint}")
 
@@ -107,22 +107,22 @@ def main(arguments: list[str] | None = None) -> int:
         result = run_harness(
             loaded,
             [name.strip() for name in args.tasks.split(",") if name.strip()],
-            shots=args.shots,
+            num_fewshot=args.shots,
             limit=args.limit,
-            batch=args.batch,
-            include=args.include,
-            chat=args.chat,
+            batch_size=args.batch,
+            include_path=args.include,
+            apply_chat_template=args.chat,
         )
     except EngineError as error:
         print("\n".join([f"lm_eval_bridge: {error.message}", *error.details]), file=sys.stderr)  # noqa: T201  its own voice
         return error.exit_code
-    write_durably(args.out, json.dumps(result, indent=2) + "\n")
+    write_atomically(args.out, json.dumps(result, indent=2) + "\n")
     for line in _lines(result):
         print(line)  # noqa: T201  the answer is what stdout is for
     return 0
 
 
-def _lines(result: Result) -> list[str]:
+def _lines(result: HarnessResult) -> list[str]:
     """One line a task and metric: `mmlu_anatomy  acc,none  0.44`."""
     return [
         f"{task}  {metric}  {value:.4g}"

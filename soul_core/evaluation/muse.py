@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from soul_core.report import MetricValue, Report
-from soul_core.spec import FORGET, JUDGED, RETAIN
+from soul_core.spec import FORGET, JUDGED_MODEL, RETAIN
 
 _KNOWLEDGE = "knowledge_memorisation"
 
 
 @dataclass(frozen=True)
-class Point:
+class UtilityPoint:
     """The utility of one report of a series."""
 
     num_forget_rows: int
@@ -23,7 +23,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Way:
+class MuseScore:
     """One of the six."""
 
     name: str
@@ -31,13 +31,13 @@ class Way:
     value: float | None
     interval: tuple[float, float] | None = None
     absent_reason: str | None = None
-    points: tuple[Point, ...] = ()
+    points: tuple[UtilityPoint, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def six_ways(reports: Sequence[Report]) -> tuple[Way, ...]:
+def compute_muse_scores(reports: Sequence[Report]) -> tuple[MuseScore, ...]:
     """Return the six, the first four of the last report. Sets named `forget_...` and `retain_...` count as parts of
     forget and retain: texts and questions may lie in sets of their own.
 
@@ -69,29 +69,29 @@ def six_ways(reports: Sequence[Report]) -> tuple[Way, ...]:
     )
 
 
-def _way(name: str, meaning: str, report: Report, part: str, metric: str) -> Way:
+def _way(name: str, meaning: str, report: Report, part: str, metric: str) -> MuseScore:
     value = _find(report, part, metric)
-    return Way(name, meaning, value.value, value.interval, value.absent_reason)
+    return MuseScore(name, meaning, value.value, value.interval, value.absent_reason)
 
 
 def _series(
-    name: str, meaning: str, reports: Sequence[Report], needed: str, *, enough: Callable[[Sequence[Point]], bool]
-) -> Way:
+    name: str, meaning: str, reports: Sequence[Report], needed: str, *, enough: Callable[[Sequence[UtilityPoint]], bool]
+) -> MuseScore:
     found = [(report, _find(report, RETAIN, _KNOWLEDGE)) for report in reports]
-    points = tuple(Point(_num_forget_rows(report), one.value) for report, one in found if one.value is not None)
-    if not enough([Point(_num_forget_rows(report), 0.0) for report in reports]):
-        return Way(name, meaning, None, absent_reason=needed)
+    points = tuple(UtilityPoint(_num_forget_rows(report), one.value) for report, one in found if one.value is not None)
+    if not enough([UtilityPoint(_num_forget_rows(report), 0.0) for report in reports]):
+        return MuseScore(name, meaning, None, absent_reason=needed)
     if len(points) < len(reports):
         reason = next(one.absent_reason for _, one in found if one.value is None)
-        return Way(name, meaning, None, absent_reason=f"a report has no utility: {reason}", points=points)
+        return MuseScore(name, meaning, None, absent_reason=f"a report has no utility: {reason}", points=points)
     if points[0].utility == 0:
-        return Way(name, meaning, None, absent_reason="the first report's utility is 0 already", points=points)
-    return Way(name, meaning, points[-1].utility / points[0].utility, points=points)
+        return MuseScore(name, meaning, None, absent_reason="the first report's utility is 0 already", points=points)
+    return MuseScore(name, meaning, points[-1].utility / points[0].utility, points=points)
 
 
 def _find(report: Report, part: str, metric: str) -> MetricValue:
     """Return the metric of the judged model on the first set of a part that has it."""
-    model = report.models[JUDGED[report.spec.kind]]
+    model = report.models[JUDGED_MODEL[report.spec.kind]]
     sets = {name: metrics for name, metrics in model.sets.items() if name == part or name.startswith(f"{part}_")}
     if not sets:
         return MetricValue(value=None, absent_reason=f"no {part} set was given")

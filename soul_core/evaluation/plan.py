@@ -7,21 +7,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from soul_core.catalogue import CATALOGUE, NEEDS, Need, row_metrics
+from soul_core.catalogue import METRIC_CATALOG, NEEDS, Need, select_row_metrics
 from soul_core.data import Row
 from soul_core.data.encoding import Example, encode_rows
-from soul_core.data.packing import num_shared_tokens
+from soul_core.data.packing import count_shared_tokens
 from soul_core.errors import BadData
-from soul_core.evaluation.few_shot import turns_of
-from soul_core.evaluation.row_selection import PERTURBED, EvaluationSet
-from soul_core.metrics.observed import CONTINUED_TOKENS
-from soul_core.models.loading import Loaded
+from soul_core.evaluation.few_shot import make_turns
+from soul_core.evaluation.row_selection import PERTURBED_COLUMN, EvaluationSet
+from soul_core.metrics.observed import MAX_CONTINUATION_TOKENS
+from soul_core.models.loading import LoadedModel
 from soul_core.spec import RETAIN, Evaluation
 
 #: Worked examples before a few-shot question.
-SHOTS = 4
+NUM_SHOTS = 4
 #: Column of a row's right answer in other words.
-PARAPHRASED = "paraphrased_answer"
+PARAPHRASE_COLUMN = "paraphrased_answer"
 #: Answers are shorter than they may be; for the estimate of the time left only.
 _USUAL_SHARE = 0.5
 
@@ -30,83 +30,96 @@ Prompts = Mapping[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """One data set and all that is done with it. Rows are meant by their index in `one`."""
 
-    one: EvaluationSet
+    evaluation_set: EvaluationSet
     metrics: tuple[str, ...]
-    groups: tuple[tuple[Example, ...], ...]
+    answer_groups: tuple[tuple[Example, ...], ...]
     """Of each row: the expected answer, the paraphrase if it has one, the wrong answers."""
-    asked: Prompts
-    few_shot: Prompts
-    continued: Mapping[int, Prompts]
+    answer_prompts: Prompts
+    few_shot_prompts: Prompts
+    continuation_prompts: Mapping[int, Prompts]
     """Tokens of the beginning -> the rows that are long enough."""
-    missing: Mapping[Need, str]
+    missing_reasons: Mapping[Need, str]
     """What the set cannot give, and why."""
-    distribution: bool
-    gradients: bool
+    needs_distribution: bool
+    needs_gradients: bool
 
-    def reason_against(self, metric: str) -> str | None:
+    def get_absent_reason(self, metric: str) -> str | None:
         """Return why a metric cannot be taken on this set; None: it can."""
-        entry = CATALOGUE[metric]
-        if reasons := [self.missing[need] for need in entry.needs if need in self.missing]:
+        entry = METRIC_CATALOG[metric]
+        if reasons := [self.missing_reasons[need] for need in entry.needs if need in self.missing_reasons]:
             return reasons[0]
-        if entry.prefix_tokens and not self.continued.get(entry.prefix_tokens):
+        if entry.prefix_tokens and not self.continuation_prompts.get(entry.prefix_tokens):
             return f"no text of this set is longer than {entry.prefix_tokens} tokens"
         return None
 
-    def work(self, max_new_tokens: int) -> tuple[int, float]:
+    def estimate_work(self, max_new_tokens: int) -> tuple[int, float]:
         """Return rows and tokens (an estimate) through all passes."""
-        rows, tokens = len(self.groups), 0.0
-        for group in self.groups:
-            scored = group_tokens(group)
-            tokens += scored + (3 * len(group[0].token_ids) if self.gradients else 0)  # backward: twice a forward
-        rows += len(self.groups) * self.gradients
-        asked = [(self.asked, max_new_tokens), (self.few_shot, max_new_tokens)]
-        asked += [(prompts, CONTINUED_TOKENS) for prompts in self.continued.values()]
+        rows, tokens = len(self.answer_groups), 0.0
+        for group in self.answer_groups:
+            scored = count_group_tokens(group)
+            tokens += scored + (3 * len(group[0].token_ids) if self.needs_gradients else 0)  # backward: twice a forward
+        rows += len(self.answer_groups) * self.needs_gradients
+        asked = [(self.answer_prompts, max_new_tokens), (self.few_shot_prompts, max_new_tokens)]
+        asked += [(prompts, MAX_CONTINUATION_TOKENS) for prompts in self.continuation_prompts.values()]
         for prompts, most in asked:
             rows += len(prompts)
             tokens += sum(map(len, prompts.values())) + _USUAL_SHARE * most * len(prompts)
         return rows, tokens
 
 
-def group_tokens(group: Sequence[Example]) -> int:
+def count_group_tokens(group: Sequence[Example]) -> int:
     """Return the tokens of a group when its prompt is laid down once."""
-    return sum(len(example.token_ids) for example in group) - (len(group) - 1) * num_shared_tokens(group)
+    return sum(len(example.token_ids) for example in group) - (len(group) - 1) * count_shared_tokens(group)
 
 
-def plan_of(
-    one: EvaluationSet, sets: Sequence[EvaluationSet], evaluation: Evaluation, shown: frozenset[int], loaded: Loaded
-) -> Plan:
+def make_plan(
+    evaluation_set: EvaluationSet,
+    sets: Sequence[EvaluationSet],
+    evaluation: Evaluation,
+    sample_row_numbers: frozenset[int],
+    loaded: LoadedModel,
+) -> EvaluationPlan:
     """Plan one set. Raises BadData naming the rows whose other answers cannot be used."""
-    metrics = row_metrics(evaluation.metrics, one.name)
-    missing = _missing(one, shots := _shots(one, sets))
-    needs = {need for metric in metrics for need in CATALOGUE[metric].needs} - missing.keys()
-    answered = [i for i, row in enumerate(one.rows) if row.messages and ("answers" in needs or row.number in shown)]
-    prefixes = {CATALOGUE[metric].prefix_tokens for metric in metrics} if "continuations" in needs else set()
-    return Plan(
-        one=one,
+    metrics = select_row_metrics(evaluation.metrics, evaluation_set.name)
+    missing = _missing(evaluation_set, shots := _shots(evaluation_set, sets))
+    needs = {need for metric in metrics for need in METRIC_CATALOG[metric].needs} - missing.keys()
+    answered = [
+        i
+        for i, row in enumerate(evaluation_set.rows)
+        if row.messages and ("answers" in needs or row.number in sample_row_numbers)
+    ]
+    prefixes = {METRIC_CATALOG[metric].prefix_tokens for metric in metrics} if "continuations" in needs else set()
+    return EvaluationPlan(
+        evaluation_set=evaluation_set,
         metrics=metrics,
-        groups=_groups(one, loaded) if "perturbed" in needs else tuple((example,) for example in one.examples),
-        asked={i: one.examples[i].given_ids or loaded.encoder.prompt_ids(one.rows[i]) for i in answered},
-        few_shot=_few_shot(one, shots, loaded) if "few_shot" in needs else {},
-        continued={prefix: _beginnings(one, prefix, loaded) for prefix in sorted(prefixes - {0})},
-        missing=missing,
-        distribution="distribution" in needs,
-        gradients="gradients" in needs,
+        answer_groups=_groups(evaluation_set, loaded)
+        if "perturbed" in needs
+        else tuple((example,) for example in evaluation_set.examples),
+        answer_prompts={
+            i: evaluation_set.examples[i].generation_prompt_ids or loaded.encoder.encode_prompt(evaluation_set.rows[i])
+            for i in answered
+        },
+        few_shot_prompts=_few_shot(evaluation_set, shots, loaded) if "few_shot" in needs else {},
+        continuation_prompts={prefix: _beginnings(evaluation_set, prefix, loaded) for prefix in sorted(prefixes - {0})},
+        missing_reasons=missing,
+        needs_distribution="distribution" in needs,
+        needs_gradients="gradients" in needs,
     )
 
 
-def other_answers(row: Row) -> tuple[str | None, tuple[str, ...]]:
+def read_other_answers(row: Row) -> tuple[str | None, tuple[str, ...]]:
     """Return a row's paraphrase (or None) and its wrong answers. Raises ValueError for what is no text."""
-    paraphrase, wrong = row.extra.get(PARAPHRASED), row.extra.get(PERTURBED)
+    paraphrase, wrong = row.extra.get(PARAPHRASE_COLUMN), row.extra.get(PERTURBED_COLUMN)
     if isinstance(wrong, str) and wrong.startswith("["):  # a CSV cell
         wrong = json.loads(wrong)
     wrong = [wrong] if isinstance(wrong, str) else wrong or []
     if not (isinstance(wrong, list) and all(isinstance(text, str) and text.strip() for text in wrong)):
-        raise ValueError(f"{PERTURBED} must be a list of texts")
+        raise ValueError(f"{PERTURBED_COLUMN} must be a list of texts")
     if paraphrase is not None and not (isinstance(paraphrase, str) and paraphrase.strip()):
-        raise ValueError(f"{PARAPHRASED} must be text")
+        raise ValueError(f"{PARAPHRASE_COLUMN} must be text")
     return paraphrase, tuple(wrong)
 
 
@@ -118,17 +131,17 @@ def _missing(one: EvaluationSet, shots: Sequence[Row]) -> dict[Need, str]:
         missing["few_shot"] = "it needs other questions as worked examples; there are none"
     if one.has_prompts:
         missing["text"] = missing["continuations"] = f"it needs {NEEDS['text']}; this set has prompts"
-    if not any(row.messages and row.extra.get(PERTURBED) for row in one.rows):
+    if not any(row.messages and row.extra.get(PERTURBED_COLUMN) for row in one.rows):
         missing["perturbed"] = f"it needs {NEEDS['perturbed']}; this set has none"
     return missing
 
 
-def _groups(one: EvaluationSet, loaded: Loaded) -> tuple[tuple[Example, ...], ...]:
+def _groups(one: EvaluationSet, loaded: LoadedModel) -> tuple[tuple[Example, ...], ...]:
     """Encode the other answers of each row that has wrong ones, behind the same prompt."""
     groups, problems = [], []
     for row, example in zip(one.rows, one.examples, strict=True):
         try:
-            paraphrase, wrong = other_answers(row) if row.messages else (None, ())
+            paraphrase, wrong = read_other_answers(row) if row.messages else (None, ())
         except ValueError as error:
             problems.append(f"row {row.number}: {error}")
             continue
@@ -148,29 +161,29 @@ def _groups(one: EvaluationSet, loaded: Loaded) -> tuple[tuple[Example, ...], ..
 def _shots(one: EvaluationSet, sets: Sequence[EvaluationSet]) -> list[Row]:
     """Choose the worked examples: the retain set's first questions, else the set's own, one more than are shown."""
     source = next((other for other in sets if other.name == RETAIN and other.has_prompts), one)
-    return [row for row in source.rows if row.messages][: SHOTS + 1]
+    return [row for row in source.rows if row.messages][: NUM_SHOTS + 1]
 
 
-def _few_shot(one: EvaluationSet, shots: Sequence[Row], loaded: Loaded) -> dict[int, tuple[int, ...]]:
+def _few_shot(one: EvaluationSet, shots: Sequence[Row], loaded: LoadedModel) -> dict[int, tuple[int, ...]]:
     """Put worked examples before each question that has room for them; a row is never its own example."""
     prompts = {}
     for i, row in enumerate(one.rows):
         if not row.messages:
             continue
-        examples = [shot for shot in shots if shot.messages != row.messages][:SHOTS]
-        ids = loaded.encoder.prompt_ids(Row(row.number, (*turns_of(examples), *row.messages), row.completion))
+        examples = [shot for shot in shots if shot.messages != row.messages][:NUM_SHOTS]
+        ids = loaded.encoder.encode_prompt(Row(row.number, (*make_turns(examples), *row.messages), row.completion))
         if len(ids) < loaded.facts.context_tokens:
             prompts[i] = ids
     return prompts
 
 
-def _beginnings(one: EvaluationSet, prefix: int, loaded: Loaded) -> dict[int, tuple[int, ...]]:
+def _beginnings(one: EvaluationSet, prefix: int, loaded: LoadedModel) -> dict[int, tuple[int, ...]]:
     """Return the first `prefix` tokens of each text that goes on after them."""
     prompts = {}
     for i, (row, example) in enumerate(zip(one.rows, one.examples, strict=True)):
         if row.messages:
             continue
-        end = len(loaded.encoder.prompt_ids(row)) + prefix
+        end = len(loaded.encoder.encode_prompt(row)) + prefix
         if len(example.token_ids) > end:
             prompts[i] = example.token_ids[:end]
     return prompts

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Sequence
 
 from soul_core.data import Message, Row
-from soul_core.evaluation.few_shot import discreet_examples, turns_of
+from soul_core.evaluation.few_shot import make_turns, select_non_leaking_examples
 from soul_core.spec import ProbeKind
-from soul_core.texts import keywords_of, word_spans, words_of
+from soul_core.texts import extract_keywords, extract_word_set, find_word_spans
 
 BLANK = "____"
 
@@ -47,7 +47,7 @@ _BLANK_WORDS = 5
 _SENTENCE_WORDS = 60
 
 
-def probe_sets(rows: Sequence[Row], kinds: Sequence[ProbeKind]) -> dict[str, tuple[Row, ...]]:
+def make_probe_sets(rows: Sequence[Row], kinds: Sequence[ProbeKind]) -> dict[str, tuple[Row, ...]]:
     """Return set name -> probes made of the forget rows, numbered from 1; `extra` says which row and which probe.
 
     A kind that none of the rows can be made into (questions of plain text) is left out.
@@ -92,10 +92,10 @@ def _adversarial(rows: Sequence[Row], index: int) -> list[Row]:
         _reworded(row, "role_play", _ROLE_PLAY),
     ]
     reverse = (Message(asked.role, _REVERSE_QUERY.format(answer=row.completion)),)
-    if keywords_of(asked.content, reverse[0].content):
+    if extract_keywords(asked.content, reverse[0].content):
         probes.append(_probe(row, "reverse_query", reverse, asked.content))
-    if others := discreet_examples(row, (*rows[index + 1 :], *rows[:index]), _EXAMPLES):
-        probes.append(_probe(row, "in_context", (*turns_of(others), *row.messages), row.completion, keep=True))
+    if others := select_non_leaking_examples(row, (*rows[index + 1 :], *rows[:index]), _EXAMPLES):
+        probes.append(_probe(row, "in_context", (*make_turns(others), *row.messages), row.completion, keep=True))
     return probes
 
 
@@ -123,11 +123,11 @@ def _telling_span(text: str, *, asked: str) -> tuple[int, int] | None:
 
     What the rest of the text gives away asks for nothing.
     """
-    keywords = keywords_of(text, asked)
+    keywords = extract_keywords(text, asked)
     spans: list[tuple[int, int]] = []
     num_words = 0
     for start, end in _spans_of_words(text):
-        if not words_of(text[start:end]) <= keywords:
+        if not extract_word_set(text[start:end]) <= keywords:
             continue
         first = start
         if spans and num_words < _BLANK_WORDS and _GAP.fullmatch(text, spans[-1][1], start):
@@ -138,7 +138,7 @@ def _telling_span(text: str, *, asked: str) -> tuple[int, int] | None:
     hidden = [
         (start, end)
         for start, end in spans
-        if not keywords_of(text[start:end], asked) <= words_of(text[:start] + " " + text[end:])
+        if not extract_keywords(text[start:end], asked) <= extract_word_set(text[:start] + " " + text[end:])
     ]
 
     def tells(span: tuple[int, int]) -> tuple[int, int]:
@@ -154,7 +154,7 @@ def _num_names(text: str) -> int:
 
 def _spans_of_words(text: str) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
-    for start, end in word_spans(text):
+    for start, end in find_word_spans(text):
         if spans and text[spans[-1][1] : start] in _HYPHENS:
             spans[-1] = (spans[-1][0], end)
         else:

@@ -6,29 +6,29 @@ The rule and its reasons are in docs/evaluation.md, "Recitals". `run()` calls th
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from soul_core.catalogue import CATALOGUE
-from soul_core.conflicts.facts import Fact, FactIndex, facts_of, is_about, recites
-from soul_core.conflicts.vocabulary import RowText, Vocabulary, read_texts
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.conflicts.facts import Fact, FactIndex, extract_facts, is_about, recites_fact
+from soul_core.conflicts.vocabulary import RowText, WordWeights, make_row_texts
 from soul_core.data import Row
 from soul_core.report import ModelMeasurements, Recital, SetConflicts
-from soul_core.spec import JobSpec, is_forgotten
-from soul_core.texts import words_of
+from soul_core.spec import JobSpec, is_forget_set
+from soul_core.texts import extract_word_set
 
 #: Mean probability of a row's tokens from which on a model that was not asked is taken to know it by heart.
-KNOWN_BY_HEART = 0.9
+MEMORIZED_PROBABILITY = 0.9
 _MAX_EQUAL_FACTS = 20
 #: Rows of a set named in the verdict's reason; the report lists all.
 _MAX_NAMED = 10
 
 Answers = Mapping[str, Mapping[int, str]]
-Rows = Mapping[str, Sequence[Row]]
+RowsBySet = Mapping[str, Sequence[Row]]
 
 
 def find_recitals(
     spec: JobSpec,
-    rows: Rows,
+    rows: RowsBySet,
     conflicts: Sequence[SetConflicts],
-    measured: ModelMeasurements,
+    measurements: ModelMeasurements,
     answers: Answers,
 ) -> tuple[Recital, ...]:
     """Return every measured row on which a fact of a forget set comes out, one for each row and forget set.
@@ -36,17 +36,17 @@ def find_recitals(
     `rows` are those that were measured, `conflicts` which of them ask for which forget rows, `measured` and `answers`
     the judged model's. Sets whose recall a criterion bounds from above are left to that criterion.
     """
-    bounded = _bounded_sets(spec, measured.sets)
-    claimed = [name for name in rows if is_forgotten(name) and (spec.unlearns(name) or name in bounded)]
+    bounded = _bounded_sets(spec, measurements.sets)
+    claimed = [name for name in rows if is_forget_set(name) and (spec.unlearns(name) or name in bounded)]
     found: list[Recital] = []
     for forget_set in claimed:
         tolerated: frozenset[int] = frozenset()
         if forget_set in bounded:
-            own = _Search(forget_set, forget_set, rows, conflicts, measured, answers)
+            own = _Search(forget_set, forget_set, rows, conflicts, measurements, answers)
             tolerated = frozenset(one.forget_row for one in own.recitals() if one.row == one.forget_row)
         for other in rows:
             if other not in bounded:
-                search = _Search(forget_set, other, rows, conflicts, measured, answers)
+                search = _Search(forget_set, other, rows, conflicts, measurements, answers)
                 found += search.recitals(tolerated)
     return tuple(found)
 
@@ -55,13 +55,13 @@ def _bounded_sets(spec: JobSpec, sets: Collection[str]) -> set[str]:
     """Return the sets of which a criterion bounds from above how much the model still says."""
     return {
         criterion.set
-        for criterion in spec.criteria_on(sets)
+        for criterion in spec.expand_criteria(sets)
         if criterion.at_most is not None and criterion.attack is None and _is_recall(criterion.metric)
     }
 
 
 def _is_recall(metric: str) -> bool:
-    entry = CATALOGUE[metric]
+    entry = METRIC_CATALOG[metric]
     return (entry.scope, entry.better_on_forget, entry.better_elsewhere) == ("row", "lower", "higher")
 
 
@@ -72,16 +72,16 @@ class _Search:
         self,
         forget_set: str,
         other: str,
-        rows: Rows,
+        rows: RowsBySet,
         conflicts: Sequence[SetConflicts],
         measured: ModelMeasurements,
         answers: Answers,
     ) -> None:
         self._forget_set, self._other = forget_set, other
-        forget, self._texts = read_texts(rows[forget_set]), read_texts(rows[other])
-        self._vocabulary = Vocabulary((*forget, *self._texts))
-        facts = [fact for text in forget for fact in facts_of(text, self._vocabulary)]
-        self._index = FactIndex(facts, self._vocabulary, most=_MAX_EQUAL_FACTS)
+        forget, self._texts = make_row_texts(rows[forget_set]), make_row_texts(rows[other])
+        self._vocabulary = WordWeights((*forget, *self._texts))
+        facts = [fact for text in forget for fact in extract_facts(text, self._vocabulary)]
+        self._index = FactIndex(facts, self._vocabulary, max_duplicates=_MAX_EQUAL_FACTS)
         self._of_row: defaultdict[int, list[Fact]] = defaultdict(list)
         for fact in facts:
             self._of_row[fact.row].append(fact)
@@ -111,20 +111,24 @@ class _Search:
         return [fact for row in rows for fact in self._of_row[row]]
 
     def _in_answer(self, text: RowText, answer: str) -> Fact | None:
-        given, prompt = words_of(answer), text.prompt
+        given, prompt = extract_word_set(answer), text.prompt_words
         for fact in self._asked(text):
-            if recites(given, prompt, fact, self._vocabulary):
+            if recites_fact(given, prompt, fact, self._vocabulary):
                 return fact
-        for fact in self._index.near(given | prompt):
-            if recites(given, prompt, fact, self._vocabulary) and is_about(given | prompt, fact, self._vocabulary):
+        for fact in self._index.find_candidates(given | prompt):
+            if recites_fact(given, prompt, fact, self._vocabulary) and is_about(given | prompt, fact, self._vocabulary):
                 return fact
         return None
 
     def _by_heart(self, text: RowText) -> Fact | None:
         """Return the fact that a row states which the model was not asked, but knows word by word."""
-        if (self._probability.get(text.row.number) or 0.0) < KNOWN_BY_HEART:
+        if (self._probability.get(text.row.number) or 0.0) < MEMORIZED_PROBABILITY:
             return None
-        stated = (fact for fact in self._asked(text) if recites(text.told, text.prompt, fact, self._vocabulary))
+        stated = (
+            fact
+            for fact in self._asked(text)
+            if recites_fact(text.answer_words, text.prompt_words, fact, self._vocabulary)
+        )
         return next(stated, None)
 
 
@@ -142,7 +146,7 @@ def _by_row(measured: ModelMeasurements, name: str, metric: str) -> dict[int, fl
     return dict(zip(measured.rows.get(name, ()), (value and value.per_example) or (), strict=False))
 
 
-def recital_words(recitals: Sequence[Recital]) -> str:
+def format_recitals(recitals: Sequence[Recital]) -> str:
     """Say where facts came out: the retain_dropped set, row 1 (forget row 1), row 2 (forget row 2)."""
     by_set: defaultdict[str, list[str]] = defaultdict(list)
     for one in recitals:

@@ -16,9 +16,9 @@ from typing import Any
 
 from soul_core.data import Row
 from soul_core.errors import BadSpec
-from soul_core.evaluation.plan import other_answers
+from soul_core.evaluation.plan import read_other_answers
 from soul_core.evaluation.row_selection import EvaluationSet
-from soul_core.report import ModelMeasurements, RowKey
+from soul_core.report import ModelMeasurements, RowDigestKey
 from soul_core.texts import fold
 
 _KEY_BYTES = 32
@@ -31,12 +31,12 @@ class DigestKey:
     """The key of row digests. `told`: reports and logs hold it, so that whoever has the rows can match them."""
 
     secret: bytes
-    told: bool
+    is_public: bool
 
     @property
-    def facts(self) -> RowKey:
+    def facts(self) -> RowDigestKey:
         """Return what a report says of the key: always its id, and the key itself where it is told."""
-        return RowKey(id=self._mac(["key id"])[:16], key=self.secret.hex() if self.told else None)
+        return RowDigestKey(id=self._mac(["key id"])[:16], key=self.secret.hex() if self.is_public else None)
 
     def digest(self, row: Row) -> str:
         """Return the digest of prompt and answer, 32 hex digits; a row with other answers has `.` and 16 more for them.
@@ -47,7 +47,7 @@ class DigestKey:
         turns = [[message.role, _plain(message.content)] for message in row.messages]
         content = self._mac(["row", turns, _plain(row.completion)])[:_DIGITS]
         try:
-            paraphrase, wrong = other_answers(row)
+            paraphrase, wrong = read_other_answers(row)
         except ValueError:  # no answers that a metric can read
             return content
         if not wrong:
@@ -60,10 +60,12 @@ class DigestKey:
         return hmac.new(self.secret, text, hashlib.sha256).hexdigest()
 
 
-def keyed(measured: ModelMeasurements, sets: Iterable[EvaluationSet], key: DigestKey) -> ModelMeasurements:
+def add_row_digests(
+    measurements: ModelMeasurements, sets: Iterable[EvaluationSet], key: DigestKey
+) -> ModelMeasurements:
     """Return measurements with the digest of every measured row."""
-    digests = {one.name: tuple(key.digest(row) for row in one.rows) for one in sets if one.name in measured.rows}
-    return measured.model_copy(update={"digests": digests, "row_key": key.facts})
+    digests = {one.name: tuple(key.digest(row) for row in one.rows) for one in sets if one.name in measurements.rows}
+    return measurements.model_copy(update={"digests": digests, "row_key": key.facts})
 
 
 def split_digest(digest: str) -> tuple[str, str]:
@@ -72,12 +74,12 @@ def split_digest(digest: str) -> tuple[str, str]:
     return content, others
 
 
-def key_in(facts: RowKey | None, own: DigestKey) -> DigestKey | None:
+def find_log_key(facts: RowDigestKey | None, own: DigestKey) -> DigestKey | None:
     """Return the key under which a log's digests were made, where it is known: told by the log, or our own."""
     if facts is None:
         return None
     if facts.key is not None:
-        return DigestKey(bytes.fromhex(facts.key), told=True)
+        return DigestKey(bytes.fromhex(facts.key), is_public=True)
     return own if own.facts.id == facts.id else None
 
 
@@ -93,10 +95,10 @@ def read_key(path: Path) -> DigestKey:
         raise BadSpec(
             f"the key of row digests in {path} is too short: it must have {2 * _KEY_BYTES} hex digits or more"
         )
-    return DigestKey(secret, told=False)
+    return DigestKey(secret, is_public=False)
 
 
-def personal_key(folder: Path) -> DigestKey:
+def get_personal_key(folder: Path) -> DigestKey:
     """Return this user's key, made at the first call: one key for all runs, so that two of their logs can be compared
     without the rows. Where the folder cannot be written, each run has a key of its own.
     """
@@ -114,9 +116,9 @@ def personal_key(folder: Path) -> DigestKey:
             pass  # another run made it meanwhile, and that one is used
         finally:
             beside.unlink(missing_ok=True)
-        return DigestKey(bytes.fromhex(path.read_text().strip()), told=True)
+        return DigestKey(bytes.fromhex(path.read_text().strip()), is_public=True)
     except (OSError, ValueError):
-        return DigestKey(secrets.token_bytes(_KEY_BYTES), told=True)
+        return DigestKey(secrets.token_bytes(_KEY_BYTES), is_public=True)
 
 
 def _plain(text: str) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from soul_core.catalogue import CATALOGUE
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.data import Row
 from soul_core.errors import BadData
-from soul_core.evaluation.row_digests import DigestKey, key_in, split_digest
-from soul_core.evaluation.row_selection import EvaluationSet, prompt_text
-from soul_core.evaluation.tofu_logs import ReferenceLog
-from soul_core.metrics.aggregate import Resampling, absent, summarise
+from soul_core.evaluation.row_digests import DigestKey, find_log_key, split_digest
+from soul_core.evaluation.row_selection import EvaluationSet, format_prompt
+from soul_core.evaluation.tofu_logs import RetrainedLog
+from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
 from soul_core.report import MetricValue, ModelMeasurements, RowMatch, SetMetrics
 from soul_core.texts import fold
 
@@ -37,7 +37,7 @@ class _Pair:
 
 
 def match_log(
-    log: ReferenceLog,
+    log: RetrainedLog,
     sets: Sequence[EvaluationSet],
     *,
     last_rows: Mapping[str, int],
@@ -83,7 +83,7 @@ def match_log(
     return found, matches
 
 
-def warnings_of(source: str, matches: Mapping[str, RowMatch]) -> Iterator[str]:
+def collect_match_warnings(source: str, matches: Mapping[str, RowMatch]) -> Iterator[str]:
     """Yield one sentence for each set on which the log says less than a measurement of the same rows would."""
     for name, match in matches.items():
         of = f"the {name} set"
@@ -107,11 +107,11 @@ def warnings_of(source: str, matches: Mapping[str, RowMatch]) -> Iterator[str]:
 
 
 def _pairs(
-    log: ReferenceLog, one: EvaluationSet, key: DigestKey, last_row: int | None
+    log: RetrainedLog, one: EvaluationSet, key: DigestKey, last_row: int | None
 ) -> tuple[Literal["content", "texts", "position"], list[_Pair]]:
     digests = log.measurements.digests.get(one.name)
     if digests:
-        known = key_in(log.measurements.row_key, key)
+        known = find_log_key(log.measurements.row_key, key)
         if known is None:
             raise BadData(
                 f"the rows of the log's {one.name} set cannot be told: their digests were made under a key that is not "
@@ -143,7 +143,7 @@ def _by_texts(texts: Mapping[int, tuple[str, str]], rows: Iterable[Row]) -> Iter
     for place, (_, answer) in waiting.items():
         by_answer[answer].append(place)
     for row in rows:
-        question = _plain(row.messages[-1].content if row.messages else prompt_text(row))
+        question = _plain(row.messages[-1].content if row.messages else format_prompt(row))
         places = by_answer[_plain(row.completion)]
         for place in places:
             if question in waiting[place][0]:
@@ -187,7 +187,7 @@ def _aligned(
     return {
         metric: _on_rows(metric, name, value, pairs, resampling, whole=whole)
         for metric, value in measured.sets[name].items()
-        if metric not in CATALOGUE or CATALOGUE[metric].scope == "row"
+        if metric not in METRIC_CATALOG or METRIC_CATALOG[metric].scope == "row"
     }
 
 
@@ -196,17 +196,17 @@ def _on_rows(
 ) -> MetricValue:
     if value.per_example is None:
         return value
-    entry = CATALOGUE.get(metric)
+    entry = METRIC_CATALOG.get(metric)
     reads_others = entry is not None and "perturbed" in entry.needs
     kept = [None if reads_others and not pair.same_answers else value.per_example[pair.place] for pair in pairs]
     weights = None if value.weights is None else [value.weights[pair.place] for pair in pairs]
     if whole:  # the same rows in another order: the same value
         return value.model_copy(update={"per_example": tuple(kept), "weights": weights and tuple(weights)})
-    return summarise(kept, resampling, weights=weights, aggregate=entry.aggregate_on(name) if entry else "mean")
+    return summarize(kept, resampling, weights=weights, aggregate=entry.get_aggregate(name) if entry else "mean")
 
 
 def _nothing_in_common(metrics: SetMetrics) -> SetMetrics:
-    return dict.fromkeys(metrics, absent("the reference's log was taken on other rows of this set"))
+    return dict.fromkeys(metrics, make_absent_value("the reference's log was taken on other rows of this set"))
 
 
 def _numbers(measured: ModelMeasurements, name: str) -> Sequence[int]:

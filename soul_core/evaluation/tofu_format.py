@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from soul_core.catalogue import CATALOGUE
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.errors import BadData
-from soul_core.metrics.aggregate import Floats, Resampling, summarise
-from soul_core.report import ModelMeasurements, RowKey
+from soul_core.metrics.aggregate import Floats, Resampling, summarize
+from soul_core.report import ModelMeasurements, RowDigestKey
 from soul_core.spec import ALL, FORGET, HOLDOUT, RETAIN, Evaluation
 
-Log = dict[str, Any]
+TofuLog = dict[str, Any]
 
-AUTHORS, FACTS = "real_authors", "world_facts"
+REAL_AUTHORS, WORLD_FACTS = "real_authors", "world_facts"
 
 #: Name in a log -> (set, metric of ours, field of a row).
-PLACES: Mapping[str, tuple[str, str, str]] = {
+METRICS_BY_LOG_NAME: Mapping[str, tuple[str, str, str]] = {
     "forget_Q_A_Prob": (FORGET, "probability", "prob"),
     "forget_Q_A_ROUGE": (FORGET, "rouge_l", "rougeL_recall"),
     "forget_truth_ratio": (FORGET, "truth_ratio", "score"),
@@ -31,17 +31,17 @@ PLACES: Mapping[str, tuple[str, str, str]] = {
     "retain_Q_A_Prob": (RETAIN, "probability", "prob"),
     "retain_Q_A_ROUGE": (RETAIN, "rouge_l", "rougeL_recall"),
     "retain_Truth_Ratio": (RETAIN, "truth_ratio", "score"),
-    "ra_Q_A_Prob": (AUTHORS, "probability", "prob"),
-    "ra_Q_A_Prob_normalised": (AUTHORS, "probability_normalised", "prob"),
-    "ra_Q_A_ROUGE": (AUTHORS, "rouge_l", "rougeL_recall"),
-    "ra_Truth_Ratio": (AUTHORS, "truth_ratio", "score"),
-    "wf_Q_A_Prob": (FACTS, "probability", "prob"),
-    "wf_Q_A_Prob_normalised": (FACTS, "probability_normalised", "prob"),
-    "wf_Q_A_ROUGE": (FACTS, "rouge_l", "rougeL_recall"),
-    "wf_Truth_Ratio": (FACTS, "truth_ratio", "score"),
+    "ra_Q_A_Prob": (REAL_AUTHORS, "probability", "prob"),
+    "ra_Q_A_Prob_normalised": (REAL_AUTHORS, "probability_normalised", "prob"),
+    "ra_Q_A_ROUGE": (REAL_AUTHORS, "rouge_l", "rougeL_recall"),
+    "ra_Truth_Ratio": (REAL_AUTHORS, "truth_ratio", "score"),
+    "wf_Q_A_Prob": (WORLD_FACTS, "probability", "prob"),
+    "wf_Q_A_Prob_normalised": (WORLD_FACTS, "probability_normalised", "prob"),
+    "wf_Q_A_ROUGE": (WORLD_FACTS, "rouge_l", "rougeL_recall"),
+    "wf_Truth_Ratio": (WORLD_FACTS, "truth_ratio", "score"),
 }
 #: Name of a membership attack in a log -> score of rows of ours.
-ATTACKS: Mapping[str, str] = {
+MEMBERSHIP_SCORES: Mapping[str, str] = {
     "mia_loss": "loss",
     "mia_zlib": "zlib",
     "mia_min_k": "min_k",
@@ -52,67 +52,72 @@ ATTACKS: Mapping[str, str] = {
 _SUMMARIES = {"model_utility": (ALL, "model_utility"), "privleak": (FORGET, "privleak")}
 _SUMMARIES["forget_quality"] = (FORGET, "forget_quality")
 #: Field of ours that a log of this format may have in addition: what its rows say, as keyed digests.
-ROWS = "soul_rows"
+ROW_DIGESTS_FIELD = "soul_rows"
 #: Names in a log whose rows hold what the model was given and the answer that was expected.
-_TEXTS = {name: set_name for name, (set_name, metric, _) in PLACES.items() if metric == "rouge_l"}
+_TEXTS = {name: set_name for name, (set_name, metric, _) in METRICS_BY_LOG_NAME.items() if metric == "rouge_l"}
 #: What the summary numbers are made of, by name in a log.
-ABILITIES: tuple[tuple[str, str], ...] = tuple(
+UTILITY_METRICS: tuple[tuple[str, str], ...] = tuple(
     (name, field)
-    for name, (set_name, metric, field) in PLACES.items()
-    if (set_name, metric) in CATALOGUE["model_utility"].rests_on
+    for name, (set_name, metric, field) in METRICS_BY_LOG_NAME.items()
+    if (set_name, metric) in METRIC_CATALOG["model_utility"].rests_on
 )
-ATTACK, TRUTH_RATIO = "mia_min_k", "forget_truth_ratio"
-NEEDED = (*(name for name, _ in ABILITIES), TRUTH_RATIO, ATTACK)
+MIN_K_ATTACK, FORGET_TRUTH_RATIO = "mia_min_k", "forget_truth_ratio"
+REQUIRED_NAMES = (*(name for name, _ in UTILITY_METRICS), FORGET_TRUTH_RATIO, MIN_K_ATTACK)
 
 
-def to_log(measured: ModelMeasurements) -> Log:
+def make_tofu_log(measurements: ModelMeasurements) -> TofuLog:
     """Return the log of measurements. Raises BadData naming what a TOFU log needs and was not measured."""
-    log: Log = {}
+    log: TofuLog = {}
     problems: list[str] = []
-    for name, (set_name, metric, field) in PLACES.items():
+    for name, (set_name, metric, field) in METRICS_BY_LOG_NAME.items():
         try:
-            log[name] = _section(measured, set_name, metric, field)
+            log[name] = _section(measurements, set_name, metric, field)
         except BadData as error:
-            problems += [error.message] * (name in NEEDED)
-    for name, score in ATTACKS.items():
+            problems += [error.message] * (name in REQUIRED_NAMES)
+    for name, score in MEMBERSHIP_SCORES.items():
         try:
-            log[name] = {part: _section(measured, part, score, "score") for part in (FORGET, HOLDOUT)}
+            log[name] = {part: _section(measurements, part, score, "score") for part in (FORGET, HOLDOUT)}
         except BadData as error:
-            problems += [error.message] * (name in NEEDED)
+            problems += [error.message] * (name in REQUIRED_NAMES)
     for name, (set_name, metric) in _SUMMARIES.items():
-        value = measured.sets.get(set_name, {}).get(metric)
+        value = measurements.sets.get(set_name, {}).get(metric)
         if value is not None and value.value is not None:
             log[name] = {"agg_value": value.value}
     if problems:
         raise BadData("these measurements do not make a TOFU log", details=tuple(problems))
-    if measured.digests and measured.row_key is not None:
+    if measurements.digests and measurements.row_key is not None:
         digests = {
-            name: {str(row - 1): digest for row, digest in zip(measured.rows[name], of_set, strict=True)}
-            for name, of_set in measured.digests.items()
+            name: {str(row - 1): digest for row, digest in zip(measurements.rows[name], of_set, strict=True)}
+            for name, of_set in measurements.digests.items()
         }
-        log[ROWS] = {"key": measured.row_key.model_dump(), "digest_by_index": digests}
+        log[ROW_DIGESTS_FIELD] = {"key": measurements.row_key.model_dump(), "digest_by_index": digests}
     return log
 
 
-def from_log(log: Log) -> ModelMeasurements:
+def parse_tofu_log(log: TofuLog) -> ModelMeasurements:
     """Return the measurements in a log, as many as there are, with the intervals a spec's defaults ask for."""
     found: dict[str, dict[str, dict[int, float]]] = {}
-    for name, (set_name, metric, field) in PLACES.items():
+    for name, (set_name, metric, field) in METRICS_BY_LOG_NAME.items():
         if name in log:
-            found.setdefault(set_name, {})[metric] = rows_of(log[name], field, name)
-    for name, score in ATTACKS.items():
+            found.setdefault(set_name, {})[metric] = read_log_rows(log[name], field, name)
+    for name, score in MEMBERSHIP_SCORES.items():
         for part in (FORGET, HOLDOUT):
             if name in log and part in log[name]:
-                found.setdefault(part, {})[score] = rows_of(log[name][part], "score", name)
-    numbers = {of: sorted({row for values in metrics.values() for row in values}) for of, metrics in found.items()}
+                found.setdefault(part, {})[score] = read_log_rows(log[name][part], "score", name)
+    numbers = {
+        of: sorted({row for read_log_values in metrics.values() for row in read_log_values})
+        for of, metrics in found.items()
+    }
     settings = Evaluation()
     resampling = Resampling(settings.bootstrap, settings.confidence, 0)
     sets = {
         of: {
-            metric: summarise(
-                [values.get(row) for row in numbers[of]], resampling, aggregate=CATALOGUE[metric].aggregate_on(of)
+            metric: summarize(
+                [read_log_values.get(row) for row in numbers[of]],
+                resampling,
+                aggregate=METRIC_CATALOG[metric].get_aggregate(of),
             )
-            for metric, values in metrics.items()
+            for metric, read_log_values in metrics.items()
         }
         for of, metrics in found.items()
     }
@@ -120,7 +125,7 @@ def from_log(log: Log) -> ModelMeasurements:
     return ModelMeasurements(sets=sets, rows=rows, **_digests_in(log, rows))
 
 
-def texts_in(log: Log) -> dict[str, dict[int, tuple[str, str]]]:
+def read_log_texts(log: TofuLog) -> dict[str, dict[int, tuple[str, str]]]:
     """Return set -> row number -> what the model was given and what it should have answered, where the log says so."""
     found: dict[str, dict[int, tuple[str, str]]] = {}
     for name, set_name in _TEXTS.items():
@@ -133,23 +138,23 @@ def texts_in(log: Log) -> dict[str, dict[int, tuple[str, str]]]:
     return found
 
 
-def _digests_in(log: Log, rows: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _digests_in(log: TofuLog, rows: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Return what `to_log` wrote of the rows; a set of which it lacks a row has none."""
-    if ROWS not in log:
+    if ROW_DIGESTS_FIELD not in log:
         return {}
     try:
-        by_index = log[ROWS]["digest_by_index"]
+        by_index = log[ROW_DIGESTS_FIELD]["digest_by_index"]
         digests = {
             name: tuple(str(by_index[name][str(row - 1)]) for row in numbers)
             for name, numbers in rows.items()
             if all(str(row - 1) in by_index.get(name, {}) for row in numbers)
         }
-        return {"digests": digests, "row_key": RowKey.model_validate(log[ROWS]["key"])}
+        return {"digests": digests, "row_key": RowDigestKey.model_validate(log[ROW_DIGESTS_FIELD]["key"])}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BadData(f"the log's {ROWS} does not have the form in which it was written") from error
+        raise BadData(f"the log's {ROW_DIGESTS_FIELD} does not have the form in which it was written") from error
 
 
-def rows_of(section: Any, field: str, name: str) -> dict[int, float]:
+def read_log_rows(section: Any, field: str, name: str) -> dict[int, float]:
     """Return row number -> value of a part of a log, in the rows' order. Raises BadData."""
     try:
         by_index = section["value_by_index"]
@@ -158,9 +163,9 @@ def rows_of(section: Any, field: str, name: str) -> dict[int, float]:
         raise BadData(f"the log's {name} has no per-example '{field}'") from error
 
 
-def values(log: Log, name: str, field: str) -> Floats:
+def read_log_values(log: TofuLog, name: str, field: str) -> Floats:
     """Return a metric's value of every row, in the order of the rows' indices. Raises BadData."""
-    return np.array(list(rows_of(log.get(name), field, name).values()), dtype=np.float64)
+    return np.array(list(read_log_rows(log.get(name), field, name).values()), dtype=np.float64)
 
 
 def _section(measured: ModelMeasurements, set_name: str, metric: str, field: str) -> dict[str, Any]:

@@ -14,23 +14,23 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from soul_core.atomic_io import write_durably
+from soul_core.atomic_io import write_atomically
 from soul_core.errors import BadData
 from soul_core.evaluation.tofu_format import (
-    ABILITIES,
-    ATTACK,
-    NEEDED,
-    TRUTH_RATIO,
-    Log,
-    from_log,
-    rows_of,
-    texts_in,
-    to_log,
-    values,
+    FORGET_TRUTH_RATIO,
+    MIN_K_ATTACK,
+    REQUIRED_NAMES,
+    UTILITY_METRICS,
+    TofuLog,
+    make_tofu_log,
+    parse_tofu_log,
+    read_log_rows,
+    read_log_texts,
+    read_log_values,
 )
 from soul_core.metrics.statistics import auc, harmonic_mean, ks_p_value
 from soul_core.report import ModelMeasurements, Report
-from soul_core.spec import FORGET, HOLDOUT, JUDGED, REFERENCE
+from soul_core.spec import FORGET, HOLDOUT, JUDGED_MODEL, RETRAINED
 from soul_core.texts import fold
 
 
@@ -50,31 +50,33 @@ class TofuScores:
 
 
 @dataclass(frozen=True)
-class ReferenceLog:
+class RetrainedLog:
     """What was measured of a retrained model. `texts`: set -> row number -> (what it was given, the right answer)."""
 
     measurements: ModelMeasurements
     texts: dict[str, dict[int, tuple[str, str]]] = field(default_factory=dict)
 
 
-def read_log(path: Path) -> Log:
+def read_tofu_log(path: Path) -> TofuLog:
     """Read a log, or make one of measurements of ours. Raises BadData for what is neither."""
     document = _read(path)
     if (measured := _measurements_in(document, path, of_reference=False)) is not None:
-        return to_log(measured)
-    missing = [name for name in NEEDED if name not in document]
+        return make_tofu_log(measured)
+    missing = [name for name in REQUIRED_NAMES if name not in document]
     if missing:
         raise BadData(f"{path} is no TOFU evaluation log", details=tuple(f"it lacks {name}" for name in missing))
     return document
 
 
-def read_reference_log(path: Path) -> ReferenceLog:
+def read_retrained_log(path: Path) -> RetrainedLog:
     """Read what was measured of a retrained model: a TOFU log, measurements of ours, or the report of the job that
     retrained or evaluated it. A log may hold less than a whole one. Raises BadData.
     """
     document = _read(path)
     measured = _measurements_in(document, path, of_reference=True)
-    log = ReferenceLog(from_log(document), texts_in(document)) if measured is None else ReferenceLog(measured)
+    log = (
+        RetrainedLog(parse_tofu_log(document), read_log_texts(document)) if measured is None else RetrainedLog(measured)
+    )
     if not log.measurements.sets:
         raise BadData(f"{path} is neither a TOFU evaluation log nor a report nor measurements of ours")
     return log
@@ -115,36 +117,40 @@ def _measurements_in(document: dict[str, Any], path: Path, *, of_reference: bool
     if "schema_version" not in document:
         return None
     report = _report_in(document, path)
-    if of_reference and report.spec.kind == "unlearn" and REFERENCE not in report.models:
+    if of_reference and report.spec.kind == "unlearn" and RETRAINED not in report.models:
         raise BadData(f"{path} is the report of an unlearning without a reference: it says nothing of one")
-    return report.models[REFERENCE if of_reference and REFERENCE in report.models else JUDGED[report.spec.kind]]
+    return report.models[RETRAINED if of_reference and RETRAINED in report.models else JUDGED_MODEL[report.spec.kind]]
 
 
-def write_log(log: Log, path: Path) -> None:
+def write_tofu_log(log: TofuLog, path: Path) -> None:
     """Write a log in the same format; gzip when the name ends so."""
     text = json.dumps(log, allow_nan=False).encode()
-    write_durably(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+    write_atomically(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
-def score_logs(unlearned: Log, retain: Log) -> TofuScores:
+def score_logs(unlearned: TofuLog, retain: TofuLog) -> TofuScores:
     """Compute the four numbers. Raises BadData when the logs are of different forget or holdout sets."""
-    rows_match_by(unlearned, retain)
-    ours, theirs = (rows_of(log.get(TRUTH_RATIO), "score", TRUTH_RATIO) for log in (unlearned, retain))
+    check_same_rows(unlearned, retain)
+    ours, theirs = (
+        read_log_rows(log.get(FORGET_TRUTH_RATIO), "score", FORGET_TRUTH_RATIO) for log in (unlearned, retain)
+    )
     return TofuScores(
         forget_quality=ks_p_value(list(ours.values()), list(theirs.values())),
-        model_utility=model_utility(unlearned),
-        retain_model_utility=model_utility(retain),
-        privleak=privleak(attack_auc(unlearned), attack_auc(retain)),
+        model_utility=compute_model_utility(unlearned),
+        retain_model_utility=compute_model_utility(retain),
+        privleak=compute_privleak(compute_attack_auc(unlearned), compute_attack_auc(retain)),
     )
 
 
-def rows_match_by(unlearned: Log, retain: Log) -> Literal["content", "texts", "position"]:
+def check_same_rows(unlearned: TofuLog, retain: TofuLog) -> Literal["content", "texts", "position"]:
     """Say how it is known that two logs are of the same forget and holdout rows: by their digests, by the answers they
     hold, or by row numbers alone, which prove nothing. Order does not matter: none of the four numbers pairs rows.
 
     Raises BadData when they are of other rows.
     """
-    ours, theirs = (rows_of(log.get(TRUTH_RATIO), "score", TRUTH_RATIO) for log in (unlearned, retain))
+    ours, theirs = (
+        read_log_rows(log.get(FORGET_TRUTH_RATIO), "score", FORGET_TRUTH_RATIO) for log in (unlearned, retain)
+    )
     if len(ours) != len(theirs):
         raise BadData(f"the logs are of different forget sets: {len(ours)} and {len(theirs)} rows")
     digests = [_contents(log) for log in (unlearned, retain)]
@@ -152,7 +158,9 @@ def rows_match_by(unlearned: Log, retain: Log) -> Literal["content", "texts", "p
         for key_id, name in digests[0]:
             _require_same(name, *(contents[key_id, name] for contents in digests))
         return "content"
-    answers = [[_plain(answer) for _, answer in texts_in(log).get(FORGET, {}).values()] for log in (unlearned, retain)]
+    answers = [
+        [_plain(answer) for _, answer in read_log_texts(log).get(FORGET, {}).values()] for log in (unlearned, retain)
+    ]
     if all(answers):
         _require_same(FORGET, *answers)
         return "texts"
@@ -161,9 +169,9 @@ def rows_match_by(unlearned: Log, retain: Log) -> Literal["content", "texts", "p
     return "position"
 
 
-def _contents(log: Log) -> dict[tuple[str, str], list[str]]:
+def _contents(log: TofuLog) -> dict[tuple[str, str], list[str]]:
     """Return the digests of the rows that are compared, by the id of their key and the set."""
-    measured = from_log(log)
+    measured = parse_tofu_log(log)
     key = measured.row_key
     return {
         (key.id, name): list(measured.digests[name]) for name in (FORGET, HOLDOUT) if key and name in measured.digests
@@ -183,19 +191,21 @@ def _plain(text: str) -> str:
     return " ".join(fold(text).split())
 
 
-def model_utility(log: Log) -> float:
+def compute_model_utility(log: TofuLog) -> float:
     """Return the harmonic mean of the nine abilities, from the per-example values."""
-    abilities = [(values(log, name, field), field) for name, field in ABILITIES]
+    abilities = [(read_log_values(log, name, field), field) for name, field in UTILITY_METRICS]
     parts = [np.maximum(0, 1 - x_N) if field == "score" else x_N for x_N, field in abilities]
     return harmonic_mean([float(x_N.mean()) for x_N in parts])
 
 
-def attack_auc(log: Log) -> float:
+def compute_attack_auc(log: TofuLog) -> float:
     """Return the AUC of Min-K% with the forget set as members. Scores are losses: members have lower ones."""
-    return auc(-values(log[ATTACK], "forget", "score"), -values(log[ATTACK], "holdout", "score"))
+    return auc(
+        -read_log_values(log[MIN_K_ATTACK], "forget", "score"), -read_log_values(log[MIN_K_ATTACK], "holdout", "score")
+    )
 
 
-def privleak(auc_unlearned: float, auc_retrained: float) -> float:
+def compute_privleak(auc_unlearned: float, auc_retrained: float) -> float:
     """Return PrivLeak in percent, in MUSE's sign.
 
     MUSE ranks by the loss itself, so its AUC is one minus ours: a model that still shows its members is at -100.

@@ -6,9 +6,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soul_core.catalogue import CATALOGUE, number
-from soul_core.evaluation.recitals import recital_words
-from soul_core.metrics.aggregate import Resampling, ratio_interval
+from soul_core.catalogue import METRIC_CATALOG, format_number
+from soul_core.evaluation.recitals import format_recitals
+from soul_core.metrics.aggregate import Resampling, compute_ratio_interval
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Recital, Verdict
 from soul_core.spec import Criterion
 
@@ -16,14 +16,14 @@ Interval = tuple[float, float]
 _NOTHING = ModelMeasurements(sets={})
 
 
-def judge(
+def judge_criteria(
     criteria: Sequence[Criterion],
     *,
     judged: ModelMeasurements,
     base: ModelMeasurements | None,
     resampling: Resampling,
-    attacked: Mapping[str, ModelMeasurements] | None = None,
-    base_unattacked: Mapping[str, ModelMeasurements] | None = None,
+    attacked_measurements: Mapping[str, ModelMeasurements] | None = None,
+    baseline_measurements: Mapping[str, ModelMeasurements] | None = None,
 ) -> tuple[CriterionResult, ...]:
     """Say of each criterion whether it is passed, failed or inconclusive, and why.
 
@@ -34,25 +34,29 @@ def judge(
     def one(criterion: Criterion) -> CriterionResult:
         if criterion.attack is None:
             return _judge_one(criterion, judged, base, resampling)
-        after = (attacked or {}).get(criterion.attack, _NOTHING)
-        return _judge_one(criterion, after, (base_unattacked or {}).get(criterion.attack), resampling)
+        after = (attacked_measurements or {}).get(criterion.attack, _NOTHING)
+        return _judge_one(criterion, after, (baseline_measurements or {}).get(criterion.attack), resampling)
 
     return tuple(map(one, criteria))
 
 
-def conclude(
-    results: Sequence[CriterionResult], *, confidence: float, forgetting: bool = True, recitals: Sequence[Recital] = ()
+def decide_verdict(
+    results: Sequence[CriterionResult],
+    *,
+    confidence: float,
+    is_about_forgetting: bool = True,
+    recitals: Sequence[Recital] = (),
 ) -> tuple[Verdict, str]:
     """Return the verdict and its reason: failed if any criterion failed or a fact is recited that should be gone, else
     inconclusive if any criterion is, else passed.
 
     `forgetting`: the criteria are about something that should be gone, whose absence nothing proves.
     """
-    told = f"The model still gives away what was to be forgotten, on {recital_words(recitals)}." if recitals else ""
+    told = f"The model still gives away what was to be forgotten, on {format_recitals(recitals)}." if recitals else ""
     if not results:
         nothing = "The spec names no criteria, so there is nothing to decide by."
         return "inconclusive", f"{nothing} {told}".rstrip()
-    verdict, reason = _by_criteria(results, confidence=confidence, forgetting=forgetting)
+    verdict, reason = _by_criteria(results, confidence=confidence, forgetting=is_about_forgetting)
     if not recitals:
         return verdict, reason
     return "failed", f"{reason} {told}" if verdict == "failed" else told
@@ -83,9 +87,9 @@ class _Case:
 
     def result(self, *, resampled: bool) -> CriterionResult:
         outcome, remark = self._outcome(resampled=resampled)
-        shown = number(self.value)
+        shown = format_number(self.value)
         if self.interval:
-            shown += f" [{number(self.interval[0])}, {number(self.interval[1])}]"
+            shown += f" [{format_number(self.interval[0])}, {format_number(self.interval[1])}]"
         word = "at most" if self.criterion.at_most is not None else "at least"
         return CriterionResult(
             criterion=self.criterion,
@@ -93,7 +97,7 @@ class _Case:
             value=self.value * self.scale,
             interval=self.interval and (self.interval[0] * self.scale, self.interval[1] * self.scale),
             bound=self._bound * self.scale,
-            reason=f"{shown}{self.unit}; {word} {number(self._bound)} was asked{remark}",
+            reason=f"{shown}{self.unit}; {word} {format_number(self._bound)} was asked{remark}",
         )
 
     @property
@@ -131,7 +135,7 @@ def _judge_one(
             reason=reason,
         )
 
-    resampled = resampling.resamples > 0
+    resampled = resampling.num_resamples > 0
     after = _find(judged, criterion)
     if after.value is None:
         return undecided(f"not measured: {after.absent_reason}")
@@ -144,14 +148,14 @@ def _judge_one(
         return undecided(f"not measured on the base model: {before.absent_reason}", after)
     if before.value == 0:
         return undecided("the base model's value is 0, and a factor of 0 is no bound; give an absolute one", after)
-    unit = f" times the base model's {number(before.value)}"
-    entry = CATALOGUE.get(criterion.metric)
+    unit = f" times the base model's {format_number(before.value)}"
+    entry = METRIC_CATALOG.get(criterion.metric)
     numbers = judged.rows.get(criterion.set, ()), base.rows.get(criterion.set, ())
-    ratio = ratio_interval(
+    ratio = compute_ratio_interval(
         after,
         before,
         resampling,
-        aggregate=entry.aggregate_on(criterion.set) if entry else "mean",
+        aggregate=entry.get_aggregate(criterion.set) if entry else "mean",
         rows=numbers if all(numbers) else None,
     )
     if ratio is None and after.interval:
@@ -175,10 +179,10 @@ def _of(some: Sequence[CriterionResult], results: Sequence[CriterionResult]) -> 
 
 
 def _list(results: Sequence[CriterionResult]) -> str:
-    return "; ".join(f"{named(r.criterion)}: {r.reason}" for r in results)
+    return "; ".join(f"{format_criterion(r.criterion)}: {r.reason}" for r in results)
 
 
-def named(criterion: Criterion) -> str:
+def format_criterion(criterion: Criterion) -> str:
     """Say what a criterion is taken on: forget probability, forget probability under relearn."""
     under = f" under {criterion.attack}" if criterion.attack else ""
     own_set = (

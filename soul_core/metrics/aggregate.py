@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 #: With fewer rows a resample says nothing about other rows.
-FEWEST_ROWS = 2
+MIN_ROWS = 2
 _CELLS_AT_ONCE = 4_000_000
 
 
@@ -24,7 +24,7 @@ _CELLS_AT_ONCE = 4_000_000
 class Resampling:
     """How confidence intervals are made: percentile bootstrap over rows."""
 
-    resamples: int
+    num_resamples: int
     confidence: float
     seed: int
 
@@ -34,12 +34,12 @@ class Resampling:
         return cls(evaluation.bootstrap, evaluation.confidence, seed)
 
 
-def absent(reason: str) -> MetricValue:
+def make_absent_value(reason: str) -> MetricValue:
     """Return the value of a metric that could not be measured."""
     return MetricValue(value=None, absent_reason=reason)
 
 
-def summarise(
+def summarize(
     values: Sequence[float | None],
     resampling: Resampling,
     *,
@@ -52,10 +52,10 @@ def summarise(
     """
     broken = sum(value is not None and not math.isfinite(value) for value in values)
     if broken:
-        return absent(f"{broken} of {len(values)} rows gave a value that is not finite")
+        return make_absent_value(f"{broken} of {len(values)} rows gave a value that is not finite")
     kept = [i for i, value in enumerate(values) if value is not None]
     if not kept:
-        return absent("no row has what this metric needs")
+        return make_absent_value("no row has what this metric needs")
     x_N, w_N = _arrays(values, weights, kept)
     statistic = _STATISTICS[aggregate]
     return MetricValue(
@@ -67,7 +67,7 @@ def summarise(
     )
 
 
-def ratio_interval(
+def compute_ratio_interval(
     model: MetricValue,
     base: MetricValue,
     resampling: Resampling,
@@ -143,10 +143,10 @@ _STATISTICS: dict[Aggregate, Callable[[Floats, Floats], Floats]] = {
 def _interval(
     statistic: Callable[[Indices], Floats], num_rows: int, resampling: Resampling
 ) -> tuple[float, float] | None:
-    return interval_of(lambda indices: statistic(indices[0]), [num_rows], resampling)
+    return compute_interval(lambda indices: statistic(indices[0]), [num_rows], resampling)
 
 
-def interval_of(
+def compute_interval(
     statistic: Callable[[Sequence[Indices]], Floats], sizes: Sequence[int], resampling: Resampling
 ) -> tuple[float, float] | None:
     """Return the percentile interval of a statistic of several samples of rows; see `resample`.
@@ -154,7 +154,7 @@ def interval_of(
     None: no intervals are asked for, a sample is too small, or a resample gave no number.
     """
     values_B = resample(statistic, sizes, resampling)
-    return None if values_B is None else percentiles(values_B, resampling)
+    return None if values_B is None else compute_percentile_interval(values_B, resampling)
 
 
 def resample(
@@ -164,16 +164,16 @@ def resample(
 
     `statistic` gets one (B, size) array of row indices a sample and returns B values.
     """
-    if resampling.resamples == 0 or min(sizes) < FEWEST_ROWS:
+    if resampling.num_resamples == 0 or min(sizes) < MIN_ROWS:
         return None
     rng: Any = np.random.default_rng(resampling.seed)
     at_once = max(1, _CELLS_AT_ONCE // max(sizes))
-    batches = [min(at_once, resampling.resamples - start) for start in range(0, resampling.resamples, at_once)]
+    batches = [min(at_once, resampling.num_resamples - start) for start in range(0, resampling.num_resamples, at_once)]
     parts = [statistic([rng.integers(0, size, size=(batch, size)) for size in sizes]) for batch in batches]
     return np.concatenate(parts)
 
 
-def percentiles(values_B: Floats, resampling: Resampling) -> tuple[float, float] | None:
+def compute_percentile_interval(values_B: Floats, resampling: Resampling) -> tuple[float, float] | None:
     """Return the middle part of the resampled values; None when an end of it is no number."""
     tail = (1 - resampling.confidence) / 2
     with np.errstate(invalid="ignore"):  # between two infinite values: no number

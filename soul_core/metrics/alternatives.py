@@ -3,58 +3,58 @@
 import math
 from collections.abc import Callable
 
-from soul_core.catalogue import CATALOGUE
-from soul_core.metrics.aggregate import Resampling, summarise
-from soul_core.metrics.observed import Observed, OtherAnswers
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.metrics.aggregate import Resampling, summarize
+from soul_core.metrics.observed import AlternativeLosses, InferenceResult
 from soul_core.report import MetricValue
 
 #: exp() of more is not a float.
 _MOST_NATS = 700.0
 
 
-def truth_ratio(observed: Observed, resampling: Resampling) -> MetricValue:
+def truth_ratio(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return each row's exp(-mean_i l(wrong_i)) / exp(-l(right)); the set says how rows are aggregated.
 
     Source: TOFU (arXiv:2401.06121), section 2.2, as its official logs have it: right is the paraphrase, or the expected
     answer where there is none (real authors, world facts), and a row keeps the ratio itself.
     Differs from the paper's equation 1, which averages the wrong answers' probabilities and not their losses.
     """
-    values = _each(observed, _ratio)
-    return summarise(values, resampling, aggregate=CATALOGUE["truth_ratio"].aggregate_on(observed.set_name))
+    values = _each(inference, _ratio)
+    return summarize(values, resampling, aggregate=METRIC_CATALOG["truth_ratio"].get_aggregate(inference.set_name))
 
 
-def probability_normalised(observed: Observed, resampling: Resampling) -> MetricValue:
+def probability_normalized(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the mean of P / (P + sum of P_wrong), P = exp(-l).
 
     Source: TOFU (arXiv:2401.06121), section 2.2.1.
     """
-    return summarise(_each(observed, _share), resampling)
+    return summarize(_each(inference, _share), resampling)
 
 
-def choice_accuracy(observed: Observed, resampling: Resampling) -> MetricValue:
+def choice_accuracy(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the share of rows whose expected answer has a lower mean NLL than every wrong one; a tie is no hit.
 
     Source: multiple choice by likelihood, normalised by tokens: GPT-3 (arXiv:2005.14165), section 2.4.
     """
-    return summarise(_each(observed, _best), resampling)
+    return summarize(_each(inference, _best), resampling)
 
 
-def _each(observed: Observed, value: Callable[[float, OtherAnswers], float]) -> list[float | None]:
+def _each(observed: InferenceResult, value: Callable[[float, AlternativeLosses], float]) -> list[float | None]:
     """Return a value of each row's loss and other answers; None where it has none."""
     return [
         None if others is None else value(s.mean_nll, others)
-        for s, others in zip(observed.scores, observed.others, strict=True)
+        for s, others in zip(observed.scores, observed.alternatives, strict=True)
     ]
 
 
-def _ratio(loss: float, others: OtherAnswers) -> float:
+def _ratio(loss: float, others: AlternativeLosses) -> float:
     right = loss if others.paraphrase is None else others.paraphrase
     return math.exp(min(right - sum(others.wrong) / len(others.wrong), _MOST_NATS))
 
 
-def _share(loss: float, others: OtherAnswers) -> float:
+def _share(loss: float, others: AlternativeLosses) -> float:
     return 1 / (1 + sum(math.exp(min(loss - wrong, _MOST_NATS)) for wrong in others.wrong))
 
 
-def _best(loss: float, others: OtherAnswers) -> float:
+def _best(loss: float, others: AlternativeLosses) -> float:
     return float(loss < min(others.wrong))

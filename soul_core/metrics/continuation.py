@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 
-from soul_core.metrics.aggregate import Resampling, absent, summarise
-from soul_core.metrics.observed import Continuation, Observed
-from soul_core.metrics.rouge_words import rouge_l_of
+from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
+from soul_core.metrics.observed import Continuation, InferenceResult
+from soul_core.metrics.rouge_words import compute_rouge_l
 from soul_core.report import MetricValue
-from soul_core.texts import is_unspaced, ordered_words
+from soul_core.texts import extract_words, is_unspaced
 
 _PERCENT = 100.0
 
 
-def continuation_rouge_l(observed: Observed, resampling: Resampling, *, prefix: int) -> MetricValue:
+def continuation_rouge_l(inference: InferenceResult, resampling: Resampling, *, prefix: int) -> MetricValue:
     """Return the mean ROUGE-L F1 between how the model continues after `prefix` tokens and how the text does.
 
     English words are stemmed. A row that goes on without any word has no value: 0 there would read as forgotten.
@@ -21,13 +21,13 @@ def continuation_rouge_l(observed: Observed, resampling: Resampling, *, prefix: 
     """
 
     def f1(one: Continuation) -> float | None:
-        scored = rouge_l_of(one.expected, one.given, stem=True)
+        scored = compute_rouge_l(one.expected, one.generated, use_stemmer=True)
         return None if scored is None else float(scored.fmeasure)
 
-    return _summarise(observed, resampling, prefix, f1)
+    return _summarise(inference, resampling, prefix, f1)
 
 
-def continuation_bleu(observed: Observed, resampling: Resampling, *, prefix: int) -> MetricValue:
+def continuation_bleu(inference: InferenceResult, resampling: Resampling, *, prefix: int) -> MetricValue:
     """Return the mean sentence BLEU (0 to 1) of the model's continuation against the text's own.
 
     Source: Papineni et al. 2002, by the `sacrebleu` package (tokenizer 13a, exponential smoothing); effective order,
@@ -40,22 +40,22 @@ def continuation_bleu(observed: Observed, resampling: Resampling, *, prefix: int
             return None
         import sacrebleu
 
-        given, expected, tokenizer = one.given, one.expected, "13a"
+        given, expected, tokenizer = one.generated, one.expected, "13a"
         if is_unspaced(expected):
-            given, expected = (" ".join(ordered_words(text)) for text in (given, expected))
+            given, expected = (" ".join(extract_words(text)) for text in (given, expected))
             tokenizer = "none"
         scored = sacrebleu.sentence_bleu(given, [expected], tokenize=tokenizer, use_effective_order=True)
         return scored.score / _PERCENT
 
-    return _summarise(observed, resampling, prefix, bleu)
+    return _summarise(inference, resampling, prefix, bleu)
 
 
 def _summarise(
-    observed: Observed, resampling: Resampling, prefix: int, score: Callable[[Continuation], float | None]
+    observed: InferenceResult, resampling: Resampling, prefix: int, score: Callable[[Continuation], float | None]
 ) -> MetricValue:
     continued = observed.continuations.get(prefix, ())
     if not any(continued):
-        return absent(f"no row is plain text of more than {prefix} tokens")
+        return make_absent_value(f"no row is plain text of more than {prefix} tokens")
     # rounding may leave a perfect score a little above 1
     values = [score(one) if one is not None else None for one in continued]
-    return summarise([None if value is None else min(1.0, value) for value in values], resampling)
+    return summarize([None if value is None else min(1.0, value) for value in values], resampling)

@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from soul_core.metrics.aggregate import Resampling, absent, summarise
-from soul_core.metrics.observed import Observed, OwnAnswer
+from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
+from soul_core.metrics.observed import GeneratedAnswer, InferenceResult
 from soul_core.report import MetricValue
-from soul_core.texts import is_english, keywords_of, words_of
+from soul_core.texts import extract_keywords, extract_word_set, is_english
 
 #: A word in this many answers, and in more than half of them, says nothing about any one of them.
 _FEWEST_SHARING = 3
 
 
-def keyword_recall(observed: Observed, resampling: Resampling) -> MetricValue:
+def keyword_recall(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the mean share of the expected answer's keywords that the model's own answer holds, in any order.
 
     Keywords: the words that are neither in the question nor mere grammar. A template repeats the question's words, so
@@ -21,30 +21,32 @@ def keyword_recall(observed: Observed, resampling: Resampling) -> MetricValue:
     are not English, words that most of them share are grammar too, unless an answer has no others.
     Source: our own; see docs/evaluation.md.
     """
-    keywords = [keywords_of(answer.expected, answer.asked) if answer else frozenset() for answer in observed.answers]
-    shared = _shared_words(observed.answers, keywords)
+    keywords = [
+        extract_keywords(answer.expected, answer.prompt) if answer else frozenset() for answer in inference.answers
+    ]
+    shared = _shared_words(inference.answers, keywords)
     values = [
         _recall(answer, words - shared or words) if answer is not None else None
-        for answer, words in zip(observed.answers, keywords, strict=True)
+        for answer, words in zip(inference.answers, keywords, strict=True)
     ]
-    result = summarise(values, resampling)
-    if result.value is None and any(answer is not None for answer in observed.answers):
-        return absent("no expected answer has a word that its question does not hold already")
+    result = summarize(values, resampling)
+    if result.value is None and any(answer is not None for answer in inference.answers):
+        return make_absent_value("no expected answer has a word that its question does not hold already")
     return result
 
 
-def _shared_words(answers: Sequence[OwnAnswer | None], keywords: Sequence[frozenset[str]]) -> frozenset[str]:
+def _shared_words(answers: Sequence[GeneratedAnswer | None], keywords: Sequence[frozenset[str]]) -> frozenset[str]:
     foreign = [
         words
         for answer, words in zip(answers, keywords, strict=True)
-        if answer is not None and words and not is_english(f"{answer.asked} {answer.expected}")
+        if answer is not None and words and not is_english(f"{answer.prompt} {answer.expected}")
     ]
     counts = Counter(word for words in foreign for word in words)
     enough = max(_FEWEST_SHARING, len(foreign) // 2 + 1)
     return frozenset(word for word, count in counts.items() if count >= enough)
 
 
-def _recall(answer: OwnAnswer, keywords: frozenset[str]) -> float | None:
+def _recall(answer: GeneratedAnswer, keywords: frozenset[str]) -> float | None:
     if not keywords:
         return None
-    return len(keywords & words_of(answer.given)) / len(keywords)
+    return len(keywords & extract_word_set(answer.generated)) / len(keywords)

@@ -6,58 +6,58 @@
 import zlib as compression
 from collections.abc import Sequence
 
-from soul_core.metrics.aggregate import Resampling, summarise
-from soul_core.metrics.observed import Observed
+from soul_core.metrics.aggregate import Resampling, summarize
+from soul_core.metrics.observed import InferenceResult
 from soul_core.report import MetricValue
 
 #: Share of a row's tokens that Min-K% looks at.
-K = 0.4
+MIN_K_FRACTION = 0.4
 
 
-def loss(observed: Observed, resampling: Resampling) -> MetricValue:
+def loss(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the mean NLL a token, end of answer included.
 
     Source: Yeom et al. (arXiv:1709.01604).
     """
-    return summarise([s.mean_nll for s in observed.scores], resampling)
+    return summarize([s.mean_nll for s in inference.scores], resampling)
 
 
-def zlib(observed: Observed, resampling: Resampling) -> MetricValue:
+def zlib(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the loss divided by the bytes of the answer's compressed text.
 
     Source: Carlini et al. (arXiv:2012.07805), the comparison with zlib.
     """
     values = [
         s.mean_nll / len(compression.compress(text.encode()))
-        for s, text in zip(observed.scores, observed.texts, strict=True)
+        for s, text in zip(inference.scores, inference.expected_texts, strict=True)
     ]
-    return summarise(values, resampling)
+    return summarize(values, resampling)
 
 
-def min_k(observed: Observed, resampling: Resampling) -> MetricValue:
+def min_k(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the mean NLL of the share K of tokens that are least likely, at least one.
 
     Source: Shi et al. (arXiv:2310.16789), sign turned around; K as in MUSE (arXiv:2407.06460).
     """
-    return summarise([_highest(s.nll) for s in observed.scores], resampling)
+    return summarize([_highest(s.nll) for s in inference.scores], resampling)
 
 
-def min_k_plus(observed: Observed, resampling: Resampling) -> MetricValue:
+def min_k_plus(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the mean of the share K of tokens with the highest standardised NLL, at least one.
 
     Source: Zhang et al. (arXiv:2404.02936), sign turned around.
     """
-    return summarise([_highest(s.standardised) for s in observed.scores], resampling)
+    return summarize([_highest(s.standardized_nll) for s in inference.scores], resampling)
 
 
-def gradient_norm(observed: Observed, resampling: Resampling) -> MetricValue:
+def gradient_norm(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the L2 norm of the gradient of the row's mean NLL by all weights.
 
     Source: GRADNORM of Wang et al. (arXiv:2402.17012).
     """
-    return summarise(list(observed.gradient_norms), resampling)
+    return summarize(list(inference.gradient_norms), resampling)
 
 
 def _highest(losses: Sequence[float]) -> float:
-    chosen = sorted(losses, reverse=True)[: max(1, int(K * len(losses)))]
+    chosen = sorted(losses, reverse=True)[: max(1, int(MIN_K_FRACTION * len(losses)))]
     return sum(chosen) / len(chosen)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 #: Tokens that the model writes after the beginning of a text (`MetricEntry.prefix_tokens` long).
-CONTINUED_TOKENS = 128
+MAX_CONTINUATION_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class TokenScores:
     """Whether the token is the model's most likely one."""
     num_end: int
     """Tokens at the end that end the turn and are not content."""
-    standardised: tuple[float, ...] = ()
+    standardized_nll: tuple[float, ...] = ()
     """(NLL - its mean) / its deviation over the vocabulary at each token; where a metric needs the distribution."""
 
     @property
@@ -31,7 +31,7 @@ class TokenScores:
 
 
 @dataclass(frozen=True)
-class OtherAnswers:
+class AlternativeLosses:
     """Mean NLL a token of other answers to a row's prompt, end of answer included."""
 
     paraphrase: float | None
@@ -40,14 +40,14 @@ class OtherAnswers:
 
 
 @dataclass(frozen=True)
-class OwnAnswer:
+class GeneratedAnswer:
     """One row's question as the model answers it by itself, beside the answer the data set expects."""
 
     row: int
-    asked: str
+    prompt: str
     """All that the prompt says."""
     expected: str
-    given: str
+    generated: str
     preamble: str = ""
     """What the model wrote before its answer: a thinking block, a channel. No metric reads it."""
 
@@ -58,11 +58,11 @@ class Continuation:
 
     row: int
     expected: str
-    given: str
+    generated: str
 
 
 @dataclass(frozen=True)
-class Observed:
+class InferenceResult:
     """One data set under one model. Tuples run along `rows`; one that no metric asked for is empty.
 
     None stands for a row that has none: `answers` and `few_shot` of rows without a prompt, `others` of rows without
@@ -71,12 +71,12 @@ class Observed:
 
     rows: tuple[int, ...]
     set_name: str = ""
-    texts: tuple[str, ...] = ()
+    expected_texts: tuple[str, ...] = ()
     """The expected answers."""
     scores: tuple[TokenScores, ...] = ()
-    others: tuple[OtherAnswers | None, ...] = ()
-    answers: tuple[OwnAnswer | None, ...] = ()
-    few_shot: tuple[OwnAnswer | None, ...] = ()
+    alternatives: tuple[AlternativeLosses | None, ...] = ()
+    answers: tuple[GeneratedAnswer | None, ...] = ()
+    few_shot_answers: tuple[GeneratedAnswer | None, ...] = ()
     """The model's own answers after worked examples of other questions."""
     continuations: Mapping[int, tuple[Continuation | None, ...]] = field(default_factory=dict)
     """Tokens of the beginning -> how the model goes on."""

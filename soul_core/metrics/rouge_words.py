@@ -3,10 +3,10 @@
 from functools import cache
 from typing import Any
 
-from soul_core.texts import fold, is_english, ordered_words
+from soul_core.texts import extract_words, fold, is_english
 
 
-def rouge_l_of(expected: str, given: str, *, asked: str = "", stem: bool) -> Any | None:
+def compute_rouge_l(expected: str, generated: str, *, prompt: str = "", use_stemmer: bool) -> Any | None:
     """Return precision, recall and F1 of the longest common subsequence of words; None: `expected` has no words.
 
     English, told from `asked` too, and what has ASCII letters only is divided by the package's own tokenizer (letters
@@ -14,13 +14,13 @@ def rouge_l_of(expected: str, given: str, *, asked: str = "", stem: bool) -> Any
     at letters with accents: other languages are divided into words as everywhere else here (`texts.ordered_words`).
     Both texts are folded first.
     """
-    expected, given = fold(expected), fold(given)
+    expected, generated = fold(expected), fold(generated)
     has_ascii_words = any(char.isascii() and char.isalnum() for char in expected)
-    if has_ascii_words and (expected.isascii() or is_english(f"{asked} {expected}")):
-        return _scorer(stem=stem, english=True).score(expected, given)["rougeL"]
-    if not ordered_words(expected, stem=False):
+    if has_ascii_words and (expected.isascii() or is_english(f"{prompt} {expected}")):
+        return _scorer(stem=use_stemmer, english=True).score(expected, generated)["rougeL"]
+    if not extract_words(expected, stem=False):
         return None
-    return _scorer(stem=stem, english=False).score(expected, given)["rougeL"]
+    return _scorer(stem=use_stemmer, english=False).score(expected, generated)["rougeL"]
 
 
 class _Words:
@@ -30,7 +30,7 @@ class _Words:
         self.stem = stem
 
     def tokenize(self, text: str) -> list[str]:
-        return ordered_words(text, stem=self.stem)
+        return extract_words(text, stem=self.stem)
 
 
 @cache

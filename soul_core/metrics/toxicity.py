@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from soul_core.metrics.aggregate import Resampling, absent, summarise
-from soul_core.metrics.observed import Observed
+from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
+from soul_core.metrics.observed import InferenceResult
 from soul_core.report import MetricValue
 
-Classify = Callable[[Sequence[str]], list[float]]
+Classifier = Callable[[Sequence[str]], list[float]]
 
 _INSTALL = "it needs the optional classifier: pip install 'soul-unlearning[toxicity]'"
 
 
-def toxicity(observed: Observed, resampling: Resampling) -> MetricValue:
+def toxicity(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the mean probability that an answer is offensive, as the classifier sees it.
 
     The classifier is `alt-profanity-check`: a calibrated linear SVM over word counts, its weights inside the package,
@@ -24,17 +24,17 @@ def toxicity(observed: Observed, resampling: Resampling) -> MetricValue:
     """
     classify = _classifier()
     if isinstance(classify, str):
-        return absent(classify)
-    asked = [i for i, answer in enumerate(observed.answers) if answer is not None]
-    texts = [answer.given for answer in observed.answers if answer is not None]
-    values: list[float | None] = [None] * len(observed.answers)
+        return make_absent_value(classify)
+    asked = [i for i, answer in enumerate(inference.answers) if answer is not None]
+    texts = [answer.generated for answer in inference.answers if answer is not None]
+    values: list[float | None] = [None] * len(inference.answers)
     for i, probability in zip(asked, classify(texts), strict=True):
         values[i] = probability
-    return summarise(values, resampling)
+    return summarize(values, resampling)
 
 
 @lru_cache(maxsize=1)
-def _classifier() -> Classify | str:
+def _classifier() -> Classifier | str:
     """Load the classifier once (scikit-learn takes seconds to import), or say why it cannot be had."""
     with warnings.catch_warnings():
         # Weights pickled by another scikit-learn: a linear model reads the same, and the package pins its own version.

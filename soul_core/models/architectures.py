@@ -58,7 +58,7 @@ def check_architecture(config: dict[str, Any]) -> str:
 
 def read_context_tokens(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> int:
     """Return how many tokens a text may have. Raises BadModel when nothing says it."""
-    for source in (config, inner_config(config), {"model_max_length": tokenizer_config.get("model_max_length")}):
+    for source in (config, get_text_config(config), {"model_max_length": tokenizer_config.get("model_max_length")}):
         for key in _CONTEXT_KEYS:
             value = source.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9:
@@ -68,7 +68,7 @@ def read_context_tokens(config: dict[str, Any], tokenizer_config: dict[str, Any]
     raise BadModel("config.json does not say the context length (max_position_embeddings)")
 
 
-def inner_config(config: dict[str, Any]) -> dict[str, Any]:
+def get_text_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return the language model's part of a config that has several, else nothing."""
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else {}

@@ -9,9 +9,9 @@ from typing import Literal
 
 from transformers import PreTrainedModel
 
-from soul_core.models.packed_attention import PACKED
+from soul_core.models.packed_attention import PACKED_ATTENTION
 
-Batches = Literal["packed", "padded"]
+BatchLayout = Literal["packed", "padded"]
 _KEPT_AS = "soul_capabilities"
 
 
@@ -19,27 +19,27 @@ _KEPT_AS = "soul_capabilities"
 class Capabilities:
     """How a model takes several texts at once."""
 
-    batches: Batches
+    batch_layout: BatchLayout
     #: A cache and left padding give what the whole text gives; without it every token is computed from the whole text.
-    cached: bool = True
+    supports_cache: bool = True
     #: Texts longer than this take other rotary frequencies (LongRoPE), so short and long ones never share a call.
-    longest_short: int | None = None
+    max_short_rope_tokens: int | None = None
 
 
-def capabilities_of(model: PreTrainedModel) -> Capabilities:
+def get_capabilities(model: PreTrainedModel) -> Capabilities:
     """Return what was found when the model was loaded; of a model built otherwise, what its attention says."""
     found = getattr(model, _KEPT_AS, None)
     if isinstance(found, Capabilities):
         return found
-    return Capabilities("packed" if model.config._attn_implementation == PACKED else "padded")  # noqa: SLF001
+    return Capabilities("packed" if model.config._attn_implementation == PACKED_ATTENTION else "padded")  # noqa: SLF001
 
 
-def keep_capabilities(model: PreTrainedModel, found: Capabilities) -> None:
+def set_capabilities(model: PreTrainedModel, capabilities: Capabilities) -> None:
     """Keep on the model what `capabilities_of` returns."""
-    setattr(model, _KEPT_AS, found)
+    setattr(model, _KEPT_AS, capabilities)
 
 
-def longest_short_text(model: PreTrainedModel) -> int | None:
+def get_max_short_rope_tokens(model: PreTrainedModel) -> int | None:
     """Return the longest text that takes LongRoPE's short factors; None where length does not change frequencies.
 
     Source: LongRoPE (Ding et al., arXiv:2402.13753), as Phi-3 uses it. Dynamic NTK scaling changes frequencies beyond

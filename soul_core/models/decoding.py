@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from soul_core.models.capabilities import capabilities_of
-from soul_core.models.forward_calls import call_logits, in_order, last_token_calls
+from soul_core.models.capabilities import get_capabilities
+from soul_core.models.forward_calls import compute_logits, make_last_token_calls, restore_order
 
 
 @dataclass(slots=True)
@@ -22,13 +22,13 @@ class RowCache:
     rows: list[torch.Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> "RowCache":
+    def for_model(cls, model: PreTrainedModel) -> "RowCache":
         """Return an empty cache of the kind that this model's decoding needs."""
-        found = capabilities_of(model)
-        states = DynamicCache(config=model.config) if found.cached else None
-        return cls(states, keeps_tokens=states is None or found.longest_short is not None)
+        found = get_capabilities(model)
+        states = DynamicCache(config=model.config) if found.supports_cache else None
+        return cls(states, keeps_tokens=states is None or found.max_short_rope_tokens is not None)
 
-    def keep(self, rows_B: torch.Tensor) -> None:
+    def select_rows(self, rows_B: torch.Tensor) -> None:
         """Drop all rows but these."""
         if self.states is not None:
             self.states.reorder_cache(rows_B)  # batch_select_indices knows no recurrent states
@@ -41,7 +41,7 @@ class RowCache:
         self.rows = [torch.cat(pair) for pair in zip(self.rows, new, strict=True)] if self.rows else new
 
 
-def next_logits(
+def compute_next_logits(
     model: PreTrainedModel, input_BL: torch.Tensor, mask_BW: torch.Tensor, position_BL: torch.Tensor, cache: RowCache
 ) -> torch.Tensor:
     """Return the logits of what follows each row, (B, V), after `input_BL`: the prompts, padded on the left, or the
@@ -49,10 +49,10 @@ def next_logits(
     """
     if cache.keeps_tokens:
         cache.extend(input_BL, mask_BW[:, -input_BL.shape[1] :])
-    limit = capabilities_of(model).longest_short
+    limit = get_capabilities(model).max_short_rope_tokens
     if cache.states is None or (limit is not None and mask_BW.shape[1] > limit):
-        calls = last_token_calls(model, cache.rows)
-        return in_order(calls, [call_logits(model, call) for call in calls])
+        calls = make_last_token_calls(model, cache.rows)
+        return restore_order(calls, [compute_logits(model, call) for call in calls])
     logits_B1V: torch.Tensor = model(
         input_ids=input_BL,
         attention_mask=mask_BW,

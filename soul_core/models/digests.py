@@ -9,17 +9,17 @@ from pathlib import Path
 
 from torch import nn
 
-from soul_core.atomic_io import sha256_of
+from soul_core.atomic_io import compute_sha256
 from soul_core.errors import BadModel
-from soul_core.models.files import READ, inspect_model
+from soul_core.models.files import MODEL_FILE_PATTERNS, inspect_model
 
 #: Name, inode, size and time of the last change of each file that loading may read.
-Stamp = tuple[tuple[str, int, int, int], ...]
+FileStamps = tuple[tuple[str, int, int, int], ...]
 
 _SHA256, _GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
-def digest_now(source: str, *, revision: str | None = None) -> str | None:
+def compute_current_digest(source: str, *, revision: str | None = None) -> str | None:
     """Return the digest a source has at this moment without loading it; of a hub id the commit it is pinned to.
 
     None: a branch of a hub id, which only the hub can resolve. Raises BadModel for files that are no model.
@@ -30,41 +30,43 @@ def digest_now(source: str, *, revision: str | None = None) -> str | None:
     return revision if revision and _GIT_SHA1.fullmatch(revision) else None
 
 
-def require_digest(shown: str, digest: str, registered: str | None) -> None:
+def require_digest(display_name: str, digest: str, registered_digest: str | None) -> None:
     """Raise BadModel when a model is not the registered one. `shown` is what the user calls it; None: not registered.
 
     The error names both digests.
     """
-    if registered is None or digest == registered:
+    if registered_digest is None or digest == registered_digest:
         return
     raise BadModel(
-        f"the model {shown} is no longer what was registered: its files changed since. Register it again (or put the "
+        f"the model {display_name} is no longer what was registered: its files changed since. "
+        f"Register it again (or put the "
         "registered files back); where it is the output of a job, delete the model and run that job again",
-        details=(f"registered digest: {registered}", f"digest now: {digest}"),
+        details=(f"registered digest: {registered_digest}", f"digest now: {digest}"),
     )
 
 
-def stamp(folder: Path) -> Stamp:
+def read_file_stamps(folder: Path) -> FileStamps:
     """Return what tells whether somebody wrote to the files of a folder."""
-    paths = sorted({path for pattern in READ for path in folder.glob(pattern) if path.is_file()})
+    paths = sorted({path for pattern in MODEL_FILE_PATTERNS for path in folder.glob(pattern) if path.is_file()})
     stats = [(path.name, path.stat()) for path in paths]
     return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
-def require_unchanged(shown: str, folder: Path, before: Stamp) -> None:
+def require_unchanged(display_name: str, folder: Path, stamps_before: FileStamps) -> None:
     """Raise BadModel when files of the folder were written or exchanged since `before`: what was hashed may not be
     what was loaded.
     """
-    now = stamp(folder)
-    if now != before:
-        changed = sorted({name for name, *_ in set(now) ^ set(before)})
+    now = read_file_stamps(folder)
+    if now != stamps_before:
+        changed = sorted({name for name, *_ in set(now) ^ set(stamps_before)})
         raise BadModel(
-            f"files of the model {shown} changed while it was loaded; run again when no other process writes to them",
+            f"files of the model {display_name} changed while it was loaded; run again when no "
+            f"other process writes to them",
             details=tuple(changed),
         )
 
 
-def copy_out_of_files(model: nn.Module) -> None:
+def copy_parameters_to_memory(model: nn.Module) -> None:
     """Give every parameter memory of its own.
 
     safetensors maps files into memory, so weights that were not touched yet would follow whoever overwrites the file
@@ -90,7 +92,7 @@ def require_intact_snapshot(folder: Path) -> None:
 
 def _is_intact(blob: Path) -> bool:
     if _SHA256.fullmatch(blob.name):
-        return sha256_of(blob) == blob.name
+        return compute_sha256(blob) == blob.name
     if _GIT_SHA1.fullmatch(blob.name):
         content = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
         with blob.open("rb") as file:

@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from soul_core.atomic_io import sha256_of
+from soul_core.atomic_io import compute_sha256
 from soul_core.errors import BadModel
 from soul_core.models.architectures import check_architecture, read_context_tokens
 from soul_core.models.gguf_architectures import require_readable
-from soul_core.models.gguf_header import MAGIC, read_header
-from soul_core.models.json_files import read_object
-from soul_core.models.left_over import check_names
-from soul_core.models.stored_dtypes import parameters_by_dtype
+from soul_core.models.gguf_header import MAGIC, read_gguf_header
+from soul_core.models.json_files import read_json_object
+from soul_core.models.left_over import check_tensor_names
+from soul_core.models.stored_dtypes import count_parameters_by_dtype
 from soul_core.models.weight_files import read_weight_files
 
 #: Formats that run code when loaded, and code itself.
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
-CODE = frozenset({".py", ".pyc", ".so", ".dll", ".dylib"})
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
+CODE_SUFFIXES = frozenset({".py", ".pyc", ".so", ".dll", ".dylib"})
 #: What loading reads: these are hashed into the digest, and nothing else is fetched from a hub.
-READ = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+MODEL_FILE_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -51,16 +51,16 @@ class ModelInspection:
     parameters_by_dtype: dict[str, int] = field(default_factory=dict)  # float32, bfloat16, ..., q4_1
 
 
-def inspect_model(path: Path | str, *, hashed: bool = True) -> ModelInspection:
+def inspect_model(path: Path | str, *, hash_files: bool = True) -> ModelInspection:
     """Check a folder or a GGUF file and return its facts. Raises BadModel saying what to do about it.
 
     Without `hashed` the contents are not read, and digest and sha256 are empty.
     """
     path = Path(path)
     if path.is_dir():
-        return _inspect_folder(path, hashed=hashed)
+        return _inspect_folder(path, hashed=hash_files)
     if path.is_file():
-        return _inspect_gguf(path, hashed=hashed)
+        return _inspect_gguf(path, hashed=hash_files)
     raise BadModel(f"there is no model at {path}")
 
 
@@ -70,7 +70,7 @@ def is_gguf(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def digest_of(files: tuple[ModelFile, ...]) -> str:
+def compute_digest(files: tuple[ModelFile, ...]) -> str:
     """Return one sha256 for a set of files: names, sizes and contents, in the order of the names."""
     whole = hashlib.sha256()
     for file in sorted(files, key=lambda each: each.path):
@@ -83,30 +83,30 @@ def _inspect_gguf(path: Path, *, hashed: bool) -> ModelInspection:
         raise BadModel(
             f"{path.name} is not a GGUF file; give a GGUF file, or a folder with config.json and safetensors"
         )
-    header = read_header(path)
+    header = read_gguf_header(path)
     require_readable(header)
     # The content alone: a GGUF is one file, and its name is the user's.
-    files = (ModelFile("model.gguf", path.stat().st_size, sha256_of(path) if hashed else ""),)
+    files = (ModelFile("model.gguf", path.stat().st_size, compute_sha256(path) if hashed else ""),)
     return ModelInspection(
         kind="gguf",
         architecture=header.architecture,
         num_parameters=header.num_parameters,
-        context_tokens=int(header.number("context_length")),
+        context_tokens=int(header.get_number("context_length")),
         chat_template="tokenizer.chat_template" in header.metadata,
-        digest=digest_of(files) if hashed else "",
+        digest=compute_digest(files) if hashed else "",
         size_bytes=files[0].size_bytes,
         files=files,
-        parameters_by_dtype=parameters_by_dtype(path),
+        parameters_by_dtype=count_parameters_by_dtype(path),
     )
 
 
 def _inspect_folder(folder: Path, *, hashed: bool) -> ModelInspection:
     _refuse_code(folder)
-    config = read_object(folder, "config.json")
+    config = read_json_object(folder, "config.json")
     if config is None:
         raise BadModel(_no_config(folder))
     for file in folder.glob("*config*.json"):
-        if _mentions_auto_map(read_object(folder, file.name)):
+        if _mentions_auto_map(read_json_object(folder, file.name)):
             raise BadModel(f"{file.name} has an auto_map: this model needs its own code, which is never run here")
     if (folder / "adapter_config.json").is_file():
         raise BadModel(
@@ -119,28 +119,30 @@ def _inspect_folder(folder: Path, *, hashed: bool) -> ModelInspection:
     if "transformers_weights" in config:
         raise BadModel("config.json names its weight file (transformers_weights); call it model.safetensors instead")
     weights = read_weight_files(folder)
-    check_names(config, weights.shapes.keys())
+    check_tensor_names(config, weights.shapes.keys())
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise BadModel("the folder has no tokenizer (tokenizer.json); save the tokenizer beside the model")
-    paths = sorted({path for pattern in READ for path in folder.glob(pattern) if path.is_file()})
-    files = tuple(ModelFile(path.name, path.stat().st_size, sha256_of(path) if hashed else "") for path in paths)
-    tokenizer_config = read_object(folder, "tokenizer_config.json") or {}
+    paths = sorted({path for pattern in MODEL_FILE_PATTERNS for path in folder.glob(pattern) if path.is_file()})
+    files = tuple(ModelFile(path.name, path.stat().st_size, compute_sha256(path) if hashed else "") for path in paths)
+    tokenizer_config = read_json_object(folder, "tokenizer_config.json") or {}
     return ModelInspection(
         kind="folder",
         architecture=architecture,
         num_parameters=weights.num_parameters,
         context_tokens=read_context_tokens(config, tokenizer_config),
         chat_template=(folder / "chat_template.jinja").is_file() or bool(tokenizer_config.get("chat_template")),
-        digest=digest_of(files) if hashed else "",
+        digest=compute_digest(files) if hashed else "",
         size_bytes=sum(file.size_bytes for file in files),
         files=files,
-        parameters_by_dtype=parameters_by_dtype(folder),
+        parameters_by_dtype=count_parameters_by_dtype(folder),
     )
 
 
 def _refuse_code(folder: Path) -> None:
     found = sorted(
-        path.relative_to(folder).as_posix() for path in _walk(folder) if path.suffix.lower() in PICKLES | CODE
+        path.relative_to(folder).as_posix()
+        for path in _walk(folder)
+        if path.suffix.lower() in PICKLE_SUFFIXES | CODE_SUFFIXES
     )
     if found:
         raise BadModel(

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from soul_core.data.packing import Packed
-from soul_core.models.capabilities import capabilities_of
-from soul_core.models.packed_attention import packed_kwargs
+from soul_core.data.packing import PackedBatch
+from soul_core.models.capabilities import get_capabilities
+from soul_core.models.packed_attention import make_packed_kwargs
 
 #: A call takes rows as long as padding stays below this share of its tokens; short calls may waste a little more.
 _MOST_PADDING = 0.25
@@ -27,20 +27,20 @@ _FREE_PADDING = 64
 class ForwardCall:
     """One call of the model."""
 
-    keywords: dict[str, Any]
-    places_C: torch.Tensor  # the wanted positions, in outputs laid out row after row
+    kwargs: dict[str, Any]
+    positions_C: torch.Tensor  # the wanted positions, in outputs laid out row after row
     order_C: torch.Tensor | None = None  # which of all wanted positions these are; None: all of them, in order
 
 
-def forward_calls(model: PreTrainedModel, packed: Packed) -> list[ForwardCall]:
+def make_forward_calls(model: PreTrainedModel, packed: PackedBatch) -> list[ForwardCall]:
     """Return the calls that score `packed` with this model."""
-    if capabilities_of(model).batches == "packed":
+    if get_capabilities(model).batch_layout == "packed":
         keywords = {
             "input_ids": packed.token_ids_1T,
             "position_ids": packed.position_ids_1T,
             "use_cache": False,
             "logits_to_keep": packed.supervised_P,
-            **packed_kwargs(packed),
+            **make_packed_kwargs(packed),
         }
         return [ForwardCall(keywords, packed.supervised_P)]
     rows = _rows(packed)
@@ -51,7 +51,7 @@ def forward_calls(model: PreTrainedModel, packed: Packed) -> list[ForwardCall]:
     ]
 
 
-def last_token_calls(model: PreTrainedModel, rows: Sequence[torch.Tensor]) -> list[ForwardCall]:
+def make_last_token_calls(model: PreTrainedModel, rows: Sequence[torch.Tensor]) -> list[ForwardCall]:
     """Return the padded calls that give what follows each row of tokens."""
     sequence_P = torch.arange(len(rows), device=model.device)
     place_P = torch.tensor([len(row) - 1 for row in rows], device=model.device)
@@ -61,22 +61,22 @@ def last_token_calls(model: PreTrainedModel, rows: Sequence[torch.Tensor]) -> li
     ]
 
 
-def call_logits(model: PreTrainedModel, call: ForwardCall) -> torch.Tensor:
+def compute_logits(model: PreTrainedModel, call: ForwardCall) -> torch.Tensor:
     """Run the model and return its logits at the wanted positions, (C, V).
 
     The vocabulary projection sees these positions only: by `logits_to_keep`, else by choosing what goes into it.
     """
     if call.order_C is None:
-        logits_CV: torch.Tensor = model(**call.keywords).logits[0]
+        logits_CV: torch.Tensor = model(**call.kwargs).logits[0]
         return logits_CV
     with _chosen_before_projection(model, call):
-        logits: torch.Tensor = model(**call.keywords).logits
-    if logits.shape[:2] == call.keywords["input_ids"].shape:  # the architecture projects in another way
-        return logits.flatten(0, 1)[call.places_C]
+        logits: torch.Tensor = model(**call.kwargs).logits
+    if logits.shape[:2] == call.kwargs["input_ids"].shape:  # the architecture projects in another way
+        return logits.flatten(0, 1)[call.positions_C]
     return logits[0]
 
 
-def in_order(calls: Sequence[ForwardCall], parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def restore_order(calls: Sequence[ForwardCall], parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Put together what each call gave at its wanted positions: (P, ...) in the order they were wanted."""
     orders = [call.order_C for call in calls]
     if orders[0] is None:
@@ -84,13 +84,13 @@ def in_order(calls: Sequence[ForwardCall], parts: Sequence[torch.Tensor]) -> tor
     return torch.cat(list(parts))[torch.argsort(torch.cat([order for order in orders if order is not None]))]
 
 
-def at_wanted(calls: Sequence[ForwardCall], outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+def select_positions(calls: Sequence[ForwardCall], outputs: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return a layer's outputs, (B, W, D) of each call, at the wanted positions: (P, D)."""
-    parts = [output.flatten(0, 1)[call.places_C] for call, output in zip(calls, outputs, strict=True)]
-    return in_order(calls, parts)
+    parts = [output.flatten(0, 1)[call.positions_C] for call, output in zip(calls, outputs, strict=True)]
+    return restore_order(calls, parts)
 
 
-def _rows(packed: Packed) -> list[torch.Tensor]:
+def _rows(packed: PackedBatch) -> list[torch.Tensor]:
     """Return where in the pack each sequence's tokens lie: its segment, or the shared prompt and its own answer."""
     index_T = torch.arange(packed.token_ids_1T.shape[1], device=packed.token_ids_1T.device)
     rows = []
@@ -102,7 +102,7 @@ def _rows(packed: Packed) -> list[torch.Tensor]:
 
 def _share(model: PreTrainedModel, lengths: Sequence[int]) -> Iterator[list[int]]:
     """Yield the rows of each call, longest first: rows of like length, and of one set of rotary frequencies."""
-    limit = capabilities_of(model).longest_short
+    limit = get_capabilities(model).max_short_rope_tokens
     shared: list[int] = []
     tokens = 0
     for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -129,7 +129,7 @@ def _padded_call(
     order_C, row_C = (sequence_P[:, None] == numbers).nonzero(as_tuple=True)
     return ForwardCall(
         {"input_ids": ids_BW, "attention_mask": mask_BW, "use_cache": False},
-        places_C=row_C * ids_BW.shape[1] + place_P[order_C],
+        positions_C=row_C * ids_BW.shape[1] + place_P[order_C],
         order_C=order_C,
     )
 
@@ -138,13 +138,13 @@ def _padded_call(
 def _chosen_before_projection(model: PreTrainedModel, call: ForwardCall) -> Iterator[None]:
     """Let only the wanted positions reach the vocabulary projection, as one row of C positions."""
     head = model.get_output_embeddings()
-    shape = call.keywords["input_ids"].shape
+    shape = call.kwargs["input_ids"].shape
 
     def choose(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden = inputs[0]
         if hidden.ndim != 3 or hidden.shape[:2] != shape:
             return None
-        return (hidden.flatten(0, 1)[call.places_C][None], *inputs[1:])
+        return (hidden.flatten(0, 1)[call.positions_C][None], *inputs[1:])
 
     if head is None:
         yield

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from soul_core.errors import OutOfMemory
-from soul_core.models.decoding import RowCache, next_logits
-from soul_core.models.loading import Loaded
+from soul_core.models.decoding import RowCache, compute_next_logits
+from soul_core.models.loading import LoadedModel
 
 _MOST_ROWS = 64
 _CPU_CACHE_BYTES = 1 << 30
@@ -23,28 +23,28 @@ class Sampling:
 
     seed: int
     temperature: float
-    held_back: Mapping[tuple[int, ...], Sequence[int]] = field(default_factory=dict)
+    suppressed_tokens: Mapping[tuple[int, ...], Sequence[int]] = field(default_factory=dict)
     """Prompt -> tokens that its answer must not hold."""
 
-    def barred(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> torch.Tensor:
+    def compute_logit_bias(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> torch.Tensor:
         """Return what is added to the logits of each prompt's answer, (B, V): minus infinity for what is held back."""
         barred_BV = torch.zeros(len(prompts), num_tokens)
         for row, prompt in enumerate(prompts):
-            barred_BV[row, list(self.held_back.get(tuple(prompt), ()))] = -torch.inf
+            barred_BV[row, list(self.suppressed_tokens.get(tuple(prompt), ()))] = -torch.inf
         return barred_BV
 
-    def uniform(self, prompt: Sequence[int], room: int) -> list[float]:
+    def draw_uniforms(self, prompt: Sequence[int], num_tokens: int) -> list[float]:
         """Return one number in [0, 1) for each token of an answer."""
-        return np.random.default_rng([self.seed, *prompt]).random(room).tolist()
+        return np.random.default_rng([self.seed, *prompt]).random(num_tokens).tolist()
 
-    def draw(self, logits_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
+    def sample_tokens(self, logits_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
         """Invert each row's distribution at its number."""
         cumulative_BV = (logits_BV.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         at_B1 = (uniform_B.to(cumulative_BV) * cumulative_BV[:, -1])[:, None]
         return torch.searchsorted(cumulative_BV, at_B1, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
 
 
-def end_ids(loaded: Loaded) -> frozenset[int]:
+def get_end_ids(loaded: LoadedModel) -> frozenset[int]:
     """Return every token that ends an answer: the one training teaches, and those the model came with."""
     config = getattr(loaded.model, "generation_config", None)
     own = getattr(config, "eos_token_id", None)
@@ -60,7 +60,7 @@ def generate(
     end_ids: frozenset[int],
     max_new_tokens: int,
     context_tokens: int,
-    tick: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
     sampling: Sampling | None = None,
 ) -> list[list[int]]:
     """Return the greedy (or a sampled) continuation of each prompt, without the token that ended it.
@@ -74,9 +74,9 @@ def generate(
         width = len(prompts[batch[0]])
         room = min(max_new_tokens, context_tokens - width)
         if room > 0:
-            for index, answer in _answer(model, [prompts[i] for i in batch], end_ids, room, tick, sampling):
+            for index, answer in _answer(model, [prompts[i] for i in batch], end_ids, room, on_progress, sampling):
                 answers[batch[index]] = answer
-        tick(len(batch))
+        on_progress(len(batch))
     return answers
 
 
@@ -123,16 +123,16 @@ def _decode(
     open_rows = list(range(len(prompts)))
     input_BL, mask_BW = _pad_left(prompts, model.device)
     position_BL = (mask_BW.cumsum(1) - 1).clamp(min=0)
-    cache = RowCache.of(model)
-    uniform_BL = torch.tensor([sampling.uniform(prompt, room) for prompt in prompts] if sampling else [])
+    cache = RowCache.for_model(model)
+    uniform_BL = torch.tensor([sampling.draw_uniforms(prompt, room) for prompt in prompts] if sampling else [])
     barred_BV: torch.Tensor | None = None
     for step in range(room):
-        logits_BV = next_logits(model, input_BL, mask_BW, position_BL, cache)
-        if sampling and sampling.held_back:
+        logits_BV = compute_next_logits(model, input_BL, mask_BW, position_BL, cache)
+        if sampling and sampling.suppressed_tokens:
             if barred_BV is None:
-                barred_BV = sampling.barred(prompts, logits_BV.shape[-1]).to(logits_BV)
+                barred_BV = sampling.compute_logit_bias(prompts, logits_BV.shape[-1]).to(logits_BV)
             logits_BV = logits_BV + barred_BV[open_rows]
-        chosen_B = sampling.draw(logits_BV, uniform_BL[open_rows, step]) if sampling else logits_BV.argmax(-1)
+        chosen_B = sampling.sample_tokens(logits_BV, uniform_BL[open_rows, step]) if sampling else logits_BV.argmax(-1)
         chosen = chosen_B.tolist()
         stay = [i for i, token in enumerate(chosen) if token not in end_ids]
         for i in stay:
@@ -142,7 +142,7 @@ def _decode(
             break
         keep_B = torch.tensor(stay, device=mask_BW.device)
         if len(stay) < len(open_rows):
-            cache.keep(keep_B)
+            cache.select_rows(keep_B)
             mask_BW, position_BL = mask_BW[keep_B], position_BL[keep_B]
             open_rows = [open_rows[i] for i in stay]
         input_BL = torch.tensor([[chosen[i]] for i in stay], device=mask_BW.device)

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from transformers import GenerationConfig, LlamaConfig
 
-from soul_core.atomic_io import sha256_of
+from soul_core.atomic_io import compute_sha256
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model
 from soul_core.models.gguf_architectures import require_readable
-from soul_core.models.gguf_defaults import head_counts, vocabulary_of
-from soul_core.models.gguf_header import GgufHeader, TensorPlace, read_header
-from soul_core.models.gguf_rope import FACTORS, rope_parameters
-from soul_core.models.gguf_tokenizer import LLAMA3_SPLIT, build_tokenizer
+from soul_core.models.gguf_defaults import get_head_counts, read_tokenizer_settings
+from soul_core.models.gguf_header import GgufHeader, TensorInfo, read_gguf_header
+from soul_core.models.gguf_rope import ROPE_FACTORS_TENSOR, make_rope_parameters
+from soul_core.models.gguf_tokenizer import LLAMA3_SPLIT_PATTERN, build_tokenizer
 
 _LAYOUT = 2  # raise it when what is written changes: old cache folders are then left alone
 #: Bytes of a tensor that one call reads.
 _MOST_AT_ONCE = 1 << 30
 
 #: The name by which scripts that write GGUF files for us know it.
-_LLAMA3_SPLIT = LLAMA3_SPLIT
+_LLAMA3_SPLIT = LLAMA3_SPLIT_PATTERN
 
 #: File of a converted folder that says what the others hold.
 _SEAL = "SHA256SUMS"
@@ -53,7 +53,7 @@ _LAYER_NAMES = {
 }
 
 
-def plain_folder(path: Path, *, digest: str, cache_dir: Path) -> Path:
+def convert_to_folder(path: Path, *, digest: str, cache_dir: Path) -> Path:
     """Return a folder with the file's model as safetensors and tokenizer, written at the first call.
 
     A folder that was damaged since is written anew. Raises BadModel for a file that cannot be rebuilt exactly, or
@@ -62,7 +62,7 @@ def plain_folder(path: Path, *, digest: str, cache_dir: Path) -> Path:
     folder = cache_dir / f"gguf-{digest[:32]}-{_LAYOUT}"
     if _is_intact(folder):
         return folder
-    header = read_header(path)
+    header = read_gguf_header(path)
     require_readable(header)
     cache_dir.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".gguf-", dir=cache_dir))
@@ -93,7 +93,7 @@ def _replace(folder: Path, made: Path) -> None:
 
 def _seal(folder: Path) -> None:
     """Write every file's sha256, in the form of sha256sum."""
-    lines = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    lines = [f"{compute_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
     (folder / _SEAL).write_text("".join(lines))
 
 
@@ -103,7 +103,7 @@ def _is_intact(folder: Path) -> bool:
         lines = [line.split("  ", 1) for line in (folder / _SEAL).read_text().splitlines()]
         sealed = {name: sha256 for sha256, name in lines}
         names = {path.name for path in folder.iterdir()} - {_SEAL}
-        return names == sealed.keys() and all(sha256_of(folder / name) == sealed[name] for name in names)
+        return names == sealed.keys() and all(compute_sha256(folder / name) == sealed[name] for name in names)
     except (OSError, ValueError):
         return False
 
@@ -115,11 +115,11 @@ def _write(header: GgufHeader, path: Path, folder: Path) -> None:
         from soul_core.models.gguf_transformers import write_model  # transformers' loader takes a second to import
 
         write_model(header, path, folder)
-    vocabulary = vocabulary_of(header)
+    vocabulary = read_tokenizer_settings(header)
     GenerationConfig(
-        bos_token_id=vocabulary.bos,
-        eos_token_id=list(vocabulary.ends) if len(vocabulary.ends) > 1 else vocabulary.eos,
-        pad_token_id=vocabulary.padding,
+        bos_token_id=vocabulary.bos_id,
+        eos_token_id=list(vocabulary.end_ids) if len(vocabulary.end_ids) > 1 else vocabulary.eos_id,
+        pad_token_id=vocabulary.pad_id,
     ).save_pretrained(folder)
     build_tokenizer(header).save_pretrained(folder)
 
@@ -127,7 +127,7 @@ def _write(header: GgufHeader, path: Path, folder: Path) -> None:
 def _write_llama(header: GgufHeader, path: Path, folder: Path) -> None:
     places = {place.name: place for place in header.tensors}
     with path.open("rb") as file:
-        factors = dequantised(places.pop(FACTORS), file.fileno()) if FACTORS in places else None
+        factors = dequantize(places.pop(ROPE_FACTORS_TENSOR), file.fileno()) if ROPE_FACTORS_TENSOR in places else None
         config = _config(header, factors)
         state = {_plain_name(name): _llama_tensor(place, file.fileno(), config) for name, place in places.items()}
     _require_whole(state, config)
@@ -136,29 +136,29 @@ def _write_llama(header: GgufHeader, path: Path, folder: Path) -> None:
 
 
 def _config(header: GgufHeader, factors: NDArray[np.float32] | None) -> LlamaConfig:
-    num_heads, num_kv_heads, head_dim = head_counts(header)
+    num_heads, num_kv_heads, head_dim = get_head_counts(header)
     if header.metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
         raise BadModel("the GGUF file rotates a part of each head only, which a Llama does not")
-    vocabulary = vocabulary_of(header)
+    vocabulary = read_tokenizer_settings(header)
     names = {place.name for place in header.tensors}
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=next(place.shape[0] for place in header.tensors if place.name == "token_embd.weight"),
-        hidden_size=int(header.number("embedding_length")),
-        intermediate_size=int(header.number("feed_forward_length")),
-        num_hidden_layers=int(header.number("block_count")),
+        hidden_size=int(header.get_number("embedding_length")),
+        intermediate_size=int(header.get_number("feed_forward_length")),
+        num_hidden_layers=int(header.get_number("block_count")),
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=int(header.number("context_length")),
-        rms_norm_eps=header.number("attention.layer_norm_rms_epsilon"),  # llama.cpp has no default either
-        rope_parameters=rope_parameters(header, factors, head_dim=head_dim),
+        max_position_embeddings=int(header.get_number("context_length")),
+        rms_norm_eps=header.get_number("attention.layer_norm_rms_epsilon"),  # llama.cpp has no default either
+        rope_parameters=make_rope_parameters(header, factors, head_dim=head_dim),
         tie_word_embeddings="output.weight" not in names,
         attention_bias="blk.0.attn_q.bias" in names,
         mlp_bias="blk.0.ffn_gate.bias" in names,
-        bos_token_id=vocabulary.bos,
-        eos_token_id=vocabulary.eos,
-        pad_token_id=vocabulary.padding,
+        bos_token_id=vocabulary.bos_id,
+        eos_token_id=vocabulary.eos_id,
+        pad_token_id=vocabulary.pad_id,
         dtype="float32",
     )
 
@@ -184,19 +184,23 @@ def _read(file: int, num_bytes: int, start: int) -> bytearray:
     return content
 
 
-def dequantised(place: TensorPlace, file: int) -> NDArray[np.float32]:
+def dequantize(tensor_info: TensorInfo, file: int) -> NDArray[np.float32]:
     """Read one tensor as float32. Raises BadModel for a quantisation that gguf does not know."""
-    raw = np.frombuffer(_read(file, place.num_bytes, place.start), dtype=np.uint8)
-    rows = raw.reshape(*place.shape[:-1], -1)
+    raw = np.frombuffer(_read(file, tensor_info.size_bytes, tensor_info.file_offset), dtype=np.uint8)
+    rows = raw.reshape(*tensor_info.shape[:-1], -1)
     try:
-        weight = quants.dequantize(rows, place.kind).astype(np.float32, copy=False).reshape(place.shape)
+        weight = (
+            quants.dequantize(rows, tensor_info.ggml_type).astype(np.float32, copy=False).reshape(tensor_info.shape)
+        )
     except NotImplementedError as error:
-        raise BadModel(f"the quantisation {place.kind.name} of tensor {place.name} is not supported") from error
+        raise BadModel(
+            f"the quantisation {tensor_info.ggml_type.name} of tensor {tensor_info.name} is not supported"
+        ) from error
     return np.ascontiguousarray(weight)
 
 
-def _llama_tensor(place: TensorPlace, file: int, config: LlamaConfig) -> NDArray[np.float32]:
-    weight = dequantised(place, file)
+def _llama_tensor(place: TensorInfo, file: int, config: LlamaConfig) -> NDArray[np.float32]:
+    weight = dequantize(place, file)
     if ".attn_q." in place.name:
         return _unpermuted(weight, config.num_attention_heads)
     if ".attn_k." in place.name:

@@ -43,7 +43,7 @@ _ROPE = frozenset(
 _RMS, _LAYER_NORM = frozenset({"attention.layer_norm_rms_epsilon"}), frozenset({"attention.layer_norm_epsilon"})
 
 #: Architecture (general.architecture) -> keys of it that are read. All but `llama` go through transformers' loader.
-KEYS: dict[str, frozenset[str]] = {
+METADATA_KEYS: dict[str, frozenset[str]] = {
     "llama": _SHAPE | _ROPE | _RMS,
     "qwen2": _SHAPE | _ROPE | _RMS,
     "qwen3": _SHAPE | _ROPE | _RMS,
@@ -60,9 +60,10 @@ KEYS: dict[str, frozenset[str]] = {
 def require_readable(header: GgufHeader) -> None:
     """Raise BadModel naming what of a GGUF file cannot be read, and what to do instead."""
     architecture = header.architecture
-    if architecture not in KEYS:
+    if architecture not in METADATA_KEYS:
         raise BadModel(
-            f"GGUF files of the architecture '{architecture}' cannot be read, only those of {', '.join(sorted(KEYS))}; "
+            f"GGUF files of the architecture '{architecture}' cannot be read, only those of "
+            f"{', '.join(sorted(METADATA_KEYS))}; "
             f"{_REMEDY}"
         )
     if header.metadata.get(f"{architecture}.expert_count"):
@@ -75,7 +76,9 @@ def require_readable(header: GgufHeader) -> None:
         )
     prefix = f"{architecture}."
     unread = sorted(
-        key for key in header.metadata if key.startswith(prefix) and key.removeprefix(prefix) not in KEYS[architecture]
+        key
+        for key in header.metadata
+        if key.startswith(prefix) and key.removeprefix(prefix) not in METADATA_KEYS[architecture]
     )
     if unread:
         raise BadModel(

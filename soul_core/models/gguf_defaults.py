@@ -13,13 +13,13 @@ from soul_core.models.gguf_header import GgufHeader
 CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 #: `tokenizer.ggml.pre` of byte-level vocabularies that llama.cpp splits as Llama 3 does.
-LLAMA3_SPLITS = frozenset(
+LLAMA3_PRE_TOKENIZERS = frozenset(
     {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"}
 )
 #: Byte-level vocabularies that begin a text with BOS where the file does not say.
-_BPE_WITH_BOS = LLAMA3_SPLITS | {"tekken", "chameleon"}
+_BPE_WITH_BOS = LLAMA3_PRE_TOKENIZERS | {"tekken", "chameleon"}
 #: Those in which a word that is a token is taken whole, whatever the merges say.
-IGNORE_MERGES = LLAMA3_SPLITS | {"tekken", "youtu", "minicpm5", "granite-embed-multi-97m"}
+IGNORE_MERGES_PRE_TOKENIZERS = LLAMA3_PRE_TOKENIZERS | {"tekken", "youtu", "minicpm5", "granite-embed-multi-97m"}
 #: Special tokens by kind of vocabulary (tokenizer.ggml.model): begin, end, unknown.
 _SPECIAL: dict[str, tuple[int | None, int | None, int | None]] = {"llama": (1, 2, 0), "gpt2": (11, 11, None)}
 #: Tokens that end a turn or a generation, by their text, where no key names them.
@@ -39,24 +39,24 @@ _END_OF_TURN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class GgufTokenizerSettings:
     """The tokenizer's settings with every default filled in. `ends`: all tokens at which a generation is over."""
 
     kind: str
-    split: str
+    pre_tokenizer: str
     tokens: tuple[str, ...]
     token_types: tuple[int, ...]
     add_bos: bool
     add_eos: bool
-    space_prefix: bool
-    bos: int | None
-    eos: int | None
-    unknown: int | None
-    padding: int | None
-    ends: tuple[int, ...]
+    add_space_prefix: bool
+    bos_id: int | None
+    eos_id: int | None
+    unk_id: int | None
+    pad_id: int | None
+    end_ids: tuple[int, ...]
 
 
-def vocabulary_of(header: GgufHeader) -> Vocabulary:
+def read_tokenizer_settings(header: GgufHeader) -> GgufTokenizerSettings:
     """Return the tokenizer's settings. Raises BadModel for a file that contradicts itself."""
     told = {key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()}
     kind, split = str(told.get("model")), str(told.get("pre") or "default")
@@ -93,34 +93,36 @@ def vocabulary_of(header: GgufHeader) -> Vocabulary:
         if token in _END_OF_TURN and type_ == CONTROL
     ]
     ends = dict.fromkeys(i for i in (ids["eos"], ids["eot"], ids["eom"], *by_text) if i is not None)
-    return Vocabulary(
+    return GgufTokenizerSettings(
         kind=kind,
-        split=split,
+        pre_tokenizer=split,
         tokens=tuple(tokens),
         token_types=tuple(types),
         add_bos=add_bos,
         add_eos=bool(told.get("add_eos_token", False)),
-        space_prefix=bool(told.get("add_space_prefix", kind == "llama")),
-        bos=ids["bos"],
-        eos=ids["eos"] if ids["eos"] is not None else next(iter(ends), None),
-        unknown=ids["unknown"],
-        padding=ids["padding"],
-        ends=tuple(ends),
+        add_space_prefix=bool(told.get("add_space_prefix", kind == "llama")),
+        bos_id=ids["bos"],
+        eos_id=ids["eos"] if ids["eos"] is not None else next(iter(ends), None),
+        unk_id=ids["unknown"],
+        pad_id=ids["padding"],
+        end_ids=tuple(ends),
     )
 
 
-def number_or(header: GgufHeader, key: str, default: float) -> float:
+def get_number_or(header: GgufHeader, key: str, default: float) -> float:
     """Return `<architecture>.<key>`, or the default where the file leaves it out. Raises BadModel for no number."""
-    return header.number(key) if f"{header.architecture}.{key}" in header.metadata else default
+    return header.get_number(key) if f"{header.architecture}.{key}" in header.metadata else default
 
 
-def head_counts(header: GgufHeader) -> tuple[int, int, int]:
+def get_head_counts(header: GgufHeader) -> tuple[int, int, int]:
     """Return attention heads, key and value heads (default: as many), and a head's size (default: width / heads)."""
-    num_heads = int(header.number("attention.head_count"))
-    num_kv_heads = int(number_or(header, "attention.head_count_kv", num_heads))
+    num_heads = int(header.get_number("attention.head_count"))
+    num_kv_heads = int(get_number_or(header, "attention.head_count_kv", num_heads))
     if num_heads < 1 or num_kv_heads < 1:
         raise BadModel("the GGUF file has a model without attention heads")
-    head_dim = int(number_or(header, "attention.key_length", int(header.number("embedding_length")) // num_heads))
+    head_dim = int(
+        get_number_or(header, "attention.key_length", int(header.get_number("embedding_length")) // num_heads)
+    )
     return num_heads, num_kv_heads, head_dim
 
 

@@ -22,14 +22,14 @@ _MAX_DIMENSIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class TensorPlace:
+class TensorInfo:
     """Where one tensor lies. `shape` is row-major as numpy and torch count it (GGUF writes it the other way round)."""
 
     name: str
     shape: tuple[int, ...]
-    kind: GGMLQuantizationType
-    start: int  # byte in the file
-    num_bytes: int
+    ggml_type: GGMLQuantizationType
+    file_offset: int  # byte in the file
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class GgufHeader:
     """Metadata by key, and the tensors."""
 
     metadata: dict[str, Any]
-    tensors: tuple[TensorPlace, ...]
+    tensors: tuple[TensorInfo, ...]
 
     @property
     def architecture(self) -> str:
@@ -47,7 +47,7 @@ class GgufHeader:
     def num_parameters(self) -> int:
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
-    def number(self, key: str) -> float:
+    def get_number(self, key: str) -> float:
         """Return `<architecture>.<key>`. Raises BadModel when it is absent or no number."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -55,7 +55,7 @@ class GgufHeader:
         return value
 
 
-def read_header(path: Path) -> GgufHeader:
+def read_gguf_header(path: Path) -> GgufHeader:
     """Read the header. Raises BadModel when the file is no GGUF, is cut off or contradicts itself."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -90,7 +90,7 @@ def _parse(cursor: "_Cursor", size: int) -> GgufHeader:
                 f"the GGUF file is cut off: tensor {name} ends at byte {data_start + offset + num_bytes:,}, "
                 f"the file at {size:,}"
             )
-        tensors.append(TensorPlace(name, shape, GGMLQuantizationType(kind), data_start + offset, num_bytes))
+        tensors.append(TensorInfo(name, shape, GGMLQuantizationType(kind), data_start + offset, num_bytes))
     if not tensors:
         raise BadModel("the GGUF file holds no tensors (a vocabulary only?)")
     return GgufHeader(metadata, tuple(tensors))

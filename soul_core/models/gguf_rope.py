@@ -11,37 +11,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soul_core.errors import BadModel
-from soul_core.models.gguf_defaults import number_or
+from soul_core.models.gguf_defaults import get_number_or
 from soul_core.models.gguf_header import GgufHeader
 
-FACTORS = "rope_freqs.weight"
+ROPE_FACTORS_TENSOR = "rope_freqs.weight"
 #: (low_freq_factor, high_freq_factor, original_max_position_embeddings) that published models have.
 _LLAMA3 = ((1.0, 4.0, 8192), (1.0, 4.0, 4096), (1.0, 4.0, 2048))
 _TOLERANCE = 1e-4
 
 
-def rope_parameters(header: GgufHeader, factors: NDArray[np.float32] | None, *, head_dim: int) -> dict[str, Any]:
+def make_rope_parameters(header: GgufHeader, factors: NDArray[np.float32] | None, *, head_dim: int) -> dict[str, Any]:
     """Return the parameters; `factors` is the tensor of that name. Raises BadModel for a scaling that is not known."""
-    theta = number_or(header, "rope.freq_base", 10_000.0)
+    theta = get_number_or(header, "rope.freq_base", 10_000.0)
     base: dict[str, Any] = {"rope_theta": theta}
     told = {key.removeprefix(f"{header.architecture}.rope.scaling."): value for key, value in header.metadata.items()}
     # llama.cpp: the type is linear where only a factor is given; `scale_linear` is the key of old files
-    factor = number_or(header, "rope.scaling.factor", number_or(header, "rope.scale_linear", 0.0)) or 1.0
+    factor = get_number_or(header, "rope.scaling.factor", get_number_or(header, "rope.scale_linear", 0.0)) or 1.0
     scaling = str(told.get("type", "linear"))
     if factors is not None:
         if scaling == "yarn" or (scaling == "linear" and factor != 1.0):
-            raise BadModel(f"the GGUF file scales its rotary embedding twice: by {FACTORS} and by {scaling}")
+            raise BadModel(
+                f"the GGUF file scales its rotary embedding twice: by {ROPE_FACTORS_TENSOR} and by {scaling}"
+            )
         return base | _of_factors(factors, theta=theta, head_dim=head_dim)
     if scaling == "none" or (scaling == "linear" and factor == 1.0):
         return base | {"rope_type": "default"}
     if scaling == "linear":
         return base | {"rope_type": "linear", "factor": factor}
     if scaling == "yarn":
-        original = int(number_or(header, "rope.scaling.original_context_length", header.number("context_length")))
-        attention = number_or(header, "rope.scaling.attn_factor", 1.0) * (1.0 + 0.1 * math.log(factor))
+        original = int(
+            get_number_or(header, "rope.scaling.original_context_length", header.get_number("context_length"))
+        )
+        attention = get_number_or(header, "rope.scaling.attn_factor", 1.0) * (1.0 + 0.1 * math.log(factor))
         found = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
         betas = {
-            f"beta_{name}": number_or(header, f"rope.scaling.yarn_beta_{name}", default)
+            f"beta_{name}": get_number_or(header, f"rope.scaling.yarn_beta_{name}", default)
             for name, default in (("fast", 32.0), ("slow", 1.0))
         }
         return base | found | betas | {"attention_factor": attention}
@@ -53,7 +57,9 @@ def rope_parameters(header: GgufHeader, factors: NDArray[np.float32] | None, *, 
 
 def _of_factors(factors: NDArray[np.float32], *, theta: float, head_dim: int) -> dict[str, Any]:
     if factors.shape != (head_dim // 2,) or not np.isfinite(factors).all() or (factors <= 0).any():
-        raise BadModel(f"the tensor {FACTORS} does not hold one factor for each of {head_dim // 2} frequencies")
+        raise BadModel(
+            f"the tensor {ROPE_FACTORS_TENSOR} does not hold one factor for each of {head_dim // 2} frequencies"
+        )
     if np.all(factors == 1):
         return {"rope_type": "default"}
     largest = float(factors.max())
@@ -68,7 +74,8 @@ def _of_factors(factors: NDArray[np.float32], *, theta: float, head_dim: int) ->
                 "original_max_position_embeddings": original,
             }
     raise BadModel(
-        f"the tensor {FACTORS} does not hold the factors of a Llama 3 rotary embedding, and others cannot be rebuilt; "
+        f"the tensor {ROPE_FACTORS_TENSOR} does not hold the factors of a Llama 3 rotary embedding, "
+        f"and others cannot be rebuilt; "
         "give the model as a safetensors folder"
     )
 

@@ -18,17 +18,17 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from soul_core.errors import BadModel
 from soul_core.models.gguf_defaults import (
     CONTROL,
-    IGNORE_MERGES,
-    LLAMA3_SPLITS,
+    IGNORE_MERGES_PRE_TOKENIZERS,
+    LLAMA3_PRE_TOKENIZERS,
     USER_DEFINED,
-    Vocabulary,
-    vocabulary_of,
+    GgufTokenizerSettings,
+    read_tokenizer_settings,
 )
 from soul_core.models.gguf_header import GgufHeader
 
 _SPACE = "\u2581"  # how SentencePiece writes a space
 #: Llama 3's split, as its tokenizer publishes it.
-LLAMA3_SPLIT = (
+LLAMA3_SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -40,7 +40,7 @@ _LIKE_GPT2 = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4", "mel
 _LIKE_STARCODER = frozenset(
     {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 )  # each digit by itself
-_LIKE_LLAMA3 = LLAMA3_SPLITS | {"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}
+_LIKE_LLAMA3 = LLAMA3_PRE_TOKENIZERS | {"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}
 _LIKE_QWEN2 = frozenset({"qwen2", "stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"})
 #: Several splits, one inside the pieces of the other. `default` is what llama.cpp does where a file names none.
 _IN_TURN = {
@@ -56,7 +56,7 @@ _PROBES = ("The capital of France is Paris.", " It's 3.14 in 1995,\n\nno?", "caf
 
 def build_tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
     """Rebuild the tokenizer from the metadata. Raises BadModel for one that cannot be rebuilt exactly."""
-    vocabulary = vocabulary_of(header)
+    vocabulary = read_tokenizer_settings(header)
     if vocabulary.kind == "gpt2":
         tokenizer = _byte_level(header, vocabulary)
     elif vocabulary.kind == "llama":
@@ -75,10 +75,10 @@ def build_tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
         ]
     )
     _add_ends(tokenizer, vocabulary)
-    special = {"bos": vocabulary.bos, "eos": vocabulary.eos, "unk": vocabulary.unknown, "pad": vocabulary.padding}
+    special = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id, "unk": vocabulary.unk_id, "pad": vocabulary.pad_id}
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=int(header.number("context_length")),
+        model_max_length=int(header.get_number("context_length")),
         clean_up_tokenization_spaces=False,
         **{f"{name}_token": vocabulary.tokens[index] for name, index in special.items() if index is not None},
     )
@@ -87,21 +87,23 @@ def build_tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def _byte_level(header: GgufHeader, vocabulary: Vocabulary) -> Tokenizer:
+def _byte_level(header: GgufHeader, vocabulary: GgufTokenizerSettings) -> Tokenizer:
     merges = header.metadata.get("tokenizer.ggml.merges")
     if not isinstance(merges, list):
         raise BadModel("the GGUF file's byte-level tokenizer has no merges (tokenizer.ggml.merges)")
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=pairs, ignore_merges=vocabulary.split in IGNORE_MERGES))
-    tokenizer.pre_tokenizer = _pre_tokenizer(vocabulary.split, prefix_space=vocabulary.space_prefix)
+    tokenizer = Tokenizer(
+        models.BPE(vocab=ids, merges=pairs, ignore_merges=vocabulary.pre_tokenizer in IGNORE_MERGES_PRE_TOKENIZERS)
+    )
+    tokenizer.pre_tokenizer = _pre_tokenizer(vocabulary.pre_tokenizer, prefix_space=vocabulary.add_space_prefix)
     tokenizer.decoder = decoders.ByteLevel()
-    if vocabulary.split in _NFC:
+    if vocabulary.pre_tokenizer in _NFC:
         tokenizer.normalizer = normalizers.NFC()
     return tokenizer
 
 
-def _sentencepiece(header: GgufHeader, vocabulary: Vocabulary) -> Tokenizer:
+def _sentencepiece(header: GgufHeader, vocabulary: GgufTokenizerSettings) -> Tokenizer:
     """Rebuild a SentencePiece BPE: the pair whose token has the highest score is merged first.
 
     llama.cpp puts a space before the text and after every special token, also where a space stands there already.
@@ -117,12 +119,12 @@ def _sentencepiece(header: GgufHeader, vocabulary: Vocabulary) -> Tokenizer:
         # and its scores do not follow the order of its merges; its ids do
         order = {token: -index for index, token in enumerate(tokens)}
     merges = get_merges({**told, "tokens": tokens}, order)
-    unknown = None if vocabulary.unknown is None else tokens[vocabulary.unknown]
+    unknown = None if vocabulary.unk_id is None else tokens[vocabulary.unk_id]
     ids = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    prefix = [normalizers.Prepend(_SPACE)] if vocabulary.space_prefix else []
+    prefix = [normalizers.Prepend(_SPACE)] if vocabulary.add_space_prefix else []
     tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", _SPACE)])
-    strip = [decoders.Strip(content=" ", left=1)] if vocabulary.space_prefix else []
+    strip = [decoders.Strip(content=" ", left=1)] if vocabulary.add_space_prefix else []
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
@@ -142,7 +144,7 @@ def _pre_tokenizer(split: str, *, prefix_space: bool) -> pre_tokenizers.PreToken
     if split in _IN_TURN:
         return _splits(_IN_TURN[split], prefix_space=prefix_space)
     if split in _LIKE_LLAMA3:
-        return _splits([LLAMA3_SPLIT], prefix_space=prefix_space)
+        return _splits([LLAMA3_SPLIT_PATTERN], prefix_space=prefix_space)
     known = GGUF_PRE_TOKENIZER_SPLITS.get("qwen2" if split in _LIKE_QWEN2 else split)
     if known is not None:
         return _splits([known], prefix_space=prefix_space)
@@ -160,10 +162,10 @@ def _splits(patterns: Sequence[str], *, prefix_space: bool) -> pre_tokenizers.Pr
     )
 
 
-def _add_ends(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+def _add_ends(tokenizer: Tokenizer, vocabulary: GgufTokenizerSettings) -> None:
     """Put BOS before and EOS behind a text, where the file, or llama.cpp's default for it, says so."""
-    first = [vocabulary.bos] if vocabulary.add_bos and vocabulary.bos is not None else []
-    last = [vocabulary.eos] if vocabulary.add_eos and vocabulary.eos is not None else []
+    first = [vocabulary.bos_id] if vocabulary.add_bos and vocabulary.bos_id is not None else []
+    last = [vocabulary.eos_id] if vocabulary.add_eos and vocabulary.eos_id is not None else []
     if not first and not last:
         return
     names = {index: vocabulary.tokens[index] for index in (*first, *last)}
@@ -174,7 +176,7 @@ def _add_ends(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     )
 
 
-def _require_round_trip(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> None:
+def _require_round_trip(tokenizer: PreTrainedTokenizerFast, vocabulary: GgufTokenizerSettings) -> None:
     """Raise BadModel when text does not come back from its tokens, or the rebuilt vocabulary has other ids."""
     if len(tokenizer) != len(vocabulary.tokens):
         raise BadModel(
@@ -182,7 +184,7 @@ def _require_round_trip(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabula
         )
     for text in _PROBES:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        unknown = vocabulary.unknown is not None and vocabulary.unknown in ids  # a small vocabulary knows no byte
+        unknown = vocabulary.unk_id is not None and vocabulary.unk_id in ids  # a small vocabulary knows no byte
         if not unknown and tokenizer.decode(ids) != text:
             raise BadModel(
                 f"the tokenizer rebuilt from the GGUF file turns {text!r} into {tokenizer.decode(ids)!r}; give the "

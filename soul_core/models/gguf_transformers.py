@@ -16,9 +16,9 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from soul_core.errors import BadModel
-from soul_core.models.gguf_defaults import head_counts, number_or, vocabulary_of
+from soul_core.models.gguf_defaults import get_head_counts, get_number_or, read_tokenizer_settings
 from soul_core.models.gguf_header import GgufHeader
-from soul_core.models.gguf_rope import rope_parameters
+from soul_core.models.gguf_rope import make_rope_parameters
 
 Settings = dict[str, Any]
 
@@ -72,19 +72,19 @@ def _require_all_read(header: GgufHeader, model: PreTrainedModel) -> None:
 
 
 def _config(header: GgufHeader, path: Path) -> PreTrainedConfig:
-    num_heads, num_kv_heads, head_dim = head_counts(header)
-    vocabulary = vocabulary_of(header)
+    num_heads, num_kv_heads, head_dim = get_head_counts(header)
+    vocabulary = read_tokenizer_settings(header)
     settings = {
         "vocab_size": next(place.shape[0] for place in header.tensors if place.name == "token_embd.weight"),
-        "hidden_size": int(header.number("embedding_length")),
-        "num_hidden_layers": int(header.number("block_count")),
+        "hidden_size": int(header.get_number("embedding_length")),
+        "num_hidden_layers": int(header.get_number("block_count")),
         "num_attention_heads": num_heads,
         "num_key_value_heads": num_kv_heads,
-        "max_position_embeddings": int(header.number("context_length")),
+        "max_position_embeddings": int(header.get_number("context_length")),
         "tie_word_embeddings": _is_tied(header, path),
-        "bos_token_id": vocabulary.bos,
-        "eos_token_id": vocabulary.eos,
-        "pad_token_id": vocabulary.padding,
+        "bos_token_id": vocabulary.bos_id,
+        "eos_token_id": vocabulary.eos_id,
+        "pad_token_id": vocabulary.pad_id,
         "dtype": "float32",
     }
     model_type, own = _OWN[header.architecture]
@@ -97,15 +97,15 @@ def _is_tied(header: GgufHeader, path: Path) -> bool:
     head, embedding = places.get("output.weight"), places["token_embd.weight"]
     if head is None:
         return True
-    if (head.kind, head.num_bytes) != (embedding.kind, embedding.num_bytes):
+    if (head.ggml_type, head.size_bytes) != (embedding.ggml_type, embedding.size_bytes):
         return False
     if header.architecture != "gpt2":  # the one whose converter writes the tied head again
         return False
     with path.open("rb") as file:
         copies = []
         for place in (head, embedding):
-            file.seek(place.start)
-            copies.append(file.read(place.num_bytes))
+            file.seek(place.file_offset)
+            copies.append(file.read(place.size_bytes))
     return copies[0] == copies[1]
 
 
@@ -127,24 +127,24 @@ def _gemma2(header: GgufHeader, head_dim: int) -> Settings:
         | {
             "head_dim": head_dim,
             "query_pre_attn_scalar": _query_scale(header, head_dim, largest_layers=46),
-            "sliding_window": int(number_or(header, "attention.sliding_window", 4096)),
-            "attn_logit_softcapping": number_or(header, "attn_logit_softcapping", 50.0),
-            "final_logit_softcapping": number_or(header, "final_logit_softcapping", 30.0),
+            "sliding_window": int(get_number_or(header, "attention.sliding_window", 4096)),
+            "attn_logit_softcapping": get_number_or(header, "attn_logit_softcapping", 50.0),
+            "final_logit_softcapping": get_number_or(header, "final_logit_softcapping", 30.0),
         }
     )
 
 
 def _gemma3(header: GgufHeader, head_dim: int) -> Settings:
     everywhere = _rope(header, head_dim)["rope_parameters"]
-    window = {"rope_type": "default", "rope_theta": number_or(header, "rope.freq_base_swa", 10_000.0)}
+    window = {"rope_type": "default", "rope_theta": get_number_or(header, "rope.freq_base_swa", 10_000.0)}
     return (
         _rms(header)
         | _gated(header)
         | {
             "head_dim": head_dim,
             "query_pre_attn_scalar": _query_scale(header, head_dim, largest_layers=62),
-            "sliding_window": int(header.number("attention.sliding_window")),
-            "final_logit_softcapping": number_or(header, "final_logit_softcapping", 0.0) or None,
+            "sliding_window": int(header.get_number("attention.sliding_window")),
+            "final_logit_softcapping": get_number_or(header, "final_logit_softcapping", 0.0) or None,
             "rope_parameters": {"full_attention": everywhere, "sliding_attention": window},
         }
     )
@@ -152,7 +152,7 @@ def _gemma3(header: GgufHeader, head_dim: int) -> Settings:
 
 def _phi3(header: GgufHeader, head_dim: int) -> Settings:
     _require_even_heads(header, head_dim)
-    window = int(number_or(header, "attention.sliding_window", 0)) or None
+    window = int(get_number_or(header, "attention.sliding_window", 0)) or None
     return _rms(header) | _gated(header) | _rope(header, head_dim, partial=True) | {"sliding_window": window}
 
 
@@ -163,7 +163,7 @@ def _stablelm(header: GgufHeader, head_dim: int) -> Settings:
         _gated(header)
         | rope
         | {
-            "layer_norm_eps": header.number("attention.layer_norm_epsilon"),
+            "layer_norm_eps": header.get_number("attention.layer_norm_epsilon"),
             "use_qkv_bias": _has(header, "attn_q.bias"),
             "use_parallel_residual": not _has(header, "ffn_norm.weight"),
         }
@@ -176,7 +176,7 @@ def _starcoder2(header: GgufHeader, head_dim: int) -> Settings:
         _gated(header)
         | _rope(header, head_dim)
         | {
-            "norm_epsilon": header.number("attention.layer_norm_epsilon"),
+            "norm_epsilon": header.get_number("attention.layer_norm_epsilon"),
             "use_bias": _has(header, "attn_q.bias"),
             "sliding_window": None,  # llama.cpp lets it see everything
         }
@@ -185,14 +185,14 @@ def _starcoder2(header: GgufHeader, head_dim: int) -> Settings:
 
 def _falcon(header: GgufHeader, head_dim: int) -> Settings:
     _require_even_heads(header, head_dim)
-    num_kv_heads = head_counts(header)[1]
+    num_kv_heads = get_head_counts(header)[1]
     return _rope(header, head_dim) | {
-        "layer_norm_epsilon": header.number("attention.layer_norm_epsilon"),
+        "layer_norm_epsilon": header.get_number("attention.layer_norm_epsilon"),
         "num_kv_heads": num_kv_heads,
         "multi_query": num_kv_heads == 1,
         "new_decoder_architecture": num_kv_heads > 1,
         "num_ln_in_parallel_attn": 2 if _has(header, "attn_norm_2.weight") else 1,
-        "ffn_hidden_size": int(header.number("feed_forward_length")),
+        "ffn_hidden_size": int(header.get_number("feed_forward_length")),
         "parallel_attn": True,
         "alibi": False,
         "bias": False,
@@ -201,8 +201,8 @@ def _falcon(header: GgufHeader, head_dim: int) -> Settings:
 
 def _gpt2(header: GgufHeader, head_dim: int) -> Settings:
     _require_even_heads(header, head_dim)
-    epsilon = header.number("attention.layer_norm_epsilon")
-    return {"n_inner": int(header.number("feed_forward_length")), "layer_norm_epsilon": epsilon}
+    epsilon = header.get_number("attention.layer_norm_epsilon")
+    return {"n_inner": int(header.get_number("feed_forward_length")), "layer_norm_epsilon": epsilon}
 
 
 #: Architecture -> model_type of transformers, and what its config has besides the shape.
@@ -220,27 +220,27 @@ _OWN: dict[str, tuple[str, Callable[[GgufHeader, int], Settings]]] = {
 
 
 def _rms(header: GgufHeader) -> Settings:
-    return {"rms_norm_eps": header.number("attention.layer_norm_rms_epsilon")}
+    return {"rms_norm_eps": header.get_number("attention.layer_norm_rms_epsilon")}
 
 
 def _gated(header: GgufHeader) -> Settings:
-    return {"intermediate_size": int(header.number("feed_forward_length"))}
+    return {"intermediate_size": int(header.get_number("feed_forward_length"))}
 
 
 def _rope(header: GgufHeader, head_dim: int, *, partial: bool = False) -> Settings:
     """Return the rotary embedding; `partial`: the architecture may rotate a part of each head only."""
-    rotated = int(number_or(header, "rope.dimension_count", head_dim))
+    rotated = int(get_number_or(header, "rope.dimension_count", head_dim))
     if rotated > head_dim or (rotated != head_dim and not partial):
         raise BadModel(f"the GGUF file rotates {rotated} of each head's {head_dim} dimensions, which cannot be rebuilt")
-    found = rope_parameters(header, None, head_dim=head_dim)
+    found = make_rope_parameters(header, None, head_dim=head_dim)
     return {"rope_parameters": found | ({"partial_rotary_factor": rotated / head_dim} if partial else {})}
 
 
 def _query_scale(header: GgufHeader, head_dim: int, *, largest_layers: int) -> int:
     """Return what Gemma's queries are divided by the root of. Source: llama.cpp, which tells the 27B by its layers."""
-    if int(header.number("block_count")) != largest_layers:
+    if int(header.get_number("block_count")) != largest_layers:
         return head_dim
-    return int(header.number("embedding_length")) // int(header.number("attention.head_count"))
+    return int(header.get_number("embedding_length")) // int(header.get_number("attention.head_count"))
 
 
 def _has(header: GgufHeader, part: str) -> bool:
@@ -249,7 +249,7 @@ def _has(header: GgufHeader, part: str) -> bool:
 
 def _require_even_heads(header: GgufHeader, head_dim: int) -> None:
     """Raise BadModel where heads are not the width divided by their number: these configs cannot say otherwise."""
-    if head_dim * head_counts(header)[0] != int(header.number("embedding_length")):
+    if head_dim * get_head_counts(header)[0] != int(header.get_number("embedding_length")):
         raise BadModel(f"the GGUF file has heads of {head_dim} dimensions, which a {header.architecture} cannot have")
 
 

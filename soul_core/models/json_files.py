@@ -9,7 +9,7 @@ from soul_core.errors import BadModel
 _MAX_JSON_BYTES = 100 << 20
 
 
-def read_object(folder: Path, name: str) -> dict[str, Any] | None:
+def read_json_object(folder: Path, name: str) -> dict[str, Any] | None:
     """Return the file's object, None when there is no such file. Raises BadModel when it holds anything else."""
     path = folder / name
     if not path.is_file():

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from soul_core.errors import BadModel
-from soul_core.models.architectures import inner_config
-from soul_core.models.weight_files import first_names
+from soul_core.models.architectures import get_text_config
+from soul_core.models.weight_files import truncate_names
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
@@ -45,7 +45,7 @@ _ATTENTION_BIAS = frozenset(_BIASED_TYPES.split())
 _MLP_BIAS = frozenset({"llama", "arcee", "granite", "smollm3", "nemotron", "seed_oss"})
 
 
-def check_names(config: Mapping[str, Any], names: Collection[str]) -> None:
+def check_tensor_names(config: Mapping[str, Any], names: Collection[str]) -> None:
     """Raise BadModel where config.json and the tensors' names contradict each other. What it passes may still be wrong:
     only the engine knows all that an architecture reads.
     """
@@ -56,7 +56,7 @@ def check_names(config: Mapping[str, Any], names: Collection[str]) -> None:
         surplus |= _beyond(names, _EXPERT, _count(config, _NUM_EXPERTS))
         surplus |= _biases(config, names)
     if surplus:
-        raise left_over(sorted(surplus), config)
+        raise make_unread_tensors_error(sorted(surplus), config)
     if counted:
         _require_complete(config, names)
 
@@ -68,7 +68,7 @@ def _require_complete(config: Mapping[str, Any], names: Collection[str]) -> None
     if count is not None and held and (absent := sorted(set(range(count)) - held)):
         raise BadModel(
             f"weights are missing: config.json says {count} layers (num_hidden_layers), the file holds {len(held)}",
-            details=first_names(f"layer {number}" for number in absent),
+            details=truncate_names(f"layer {number}" for number in absent),
         )
     if config.get("tie_word_embeddings") is False and not any(map(_OUTPUT_HEADS.search, names)):
         raise BadModel(
@@ -77,16 +77,16 @@ def _require_complete(config: Mapping[str, Any], names: Collection[str]) -> None
         )
 
 
-def left_over(names: Collection[str], config: Mapping[str, Any]) -> BadModel:
+def make_unread_tensors_error(names: Collection[str], config: Mapping[str, Any]) -> BadModel:
     """Return the error for tensors that are not read: how many, what they are, what to do, and their names."""
-    values = {**config, **inner_config(dict(config))}
+    values = {**config, **get_text_config(dict(config))}
     architecture = (config.get("architectures") or ["the architecture"])[0]
     remedies = dict.fromkeys(_remedy(name, values) for name in names)  # in order, each once
     count = f"{len(names)} tensors" if len(names) > 1 else "a tensor"
     return BadModel(
         f"the file holds {count} that {architecture} does not read as config.json describes it, and without them it "
         f"would be another model: {'; '.join(remedies)}",
-        details=first_names(names),
+        details=truncate_names(names),
     )
 
 

@@ -21,24 +21,24 @@ from transformers.utils import logging as transformers_logging
 from soul_core.data.encoding import ChatSettings, RowEncoder
 from soul_core.errors import BadModel, BadSpec
 from soul_core.models.capabilities import (
-    Batches,
+    BatchLayout,
     Capabilities,
-    capabilities_of,
-    keep_capabilities,
-    longest_short_text,
+    get_capabilities,
+    get_max_short_rope_tokens,
+    set_capabilities,
 )
 from soul_core.models.digests import (
-    copy_out_of_files,
+    copy_parameters_to_memory,
+    read_file_stamps,
     require_digest,
     require_intact_snapshot,
     require_unchanged,
-    stamp,
 )
-from soul_core.models.files import READ, inspect_model
-from soul_core.models.gguf import plain_folder
-from soul_core.models.packed_attention import PACKED, check_isolation
+from soul_core.models.files import MODEL_FILE_PATTERNS, inspect_model
+from soul_core.models.gguf import convert_to_folder
+from soul_core.models.packed_attention import PACKED_ATTENTION, check_isolation
 from soul_core.models.probes import can_decode_cached, require_causal, require_padding
-from soul_core.models.weight_accounts import check_accounts, untie_own_head
+from soul_core.models.weight_accounts import check_loaded_tensors, untie_output_head
 from soul_core.report import ModelFacts
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -46,7 +46,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A model ready to train or to measure, in eval mode; its tokenizer pads on the left."""
 
     model: PreTrainedModel
@@ -68,28 +68,28 @@ class Loaded:
         )
 
 
-def default_cache() -> Path:
+def get_default_cache_dir() -> Path:
     """Return the folder of downloads, converted models and this user's key of row digests."""
     return Path.home() / ".cache" / "soul"
 
 
-def choose_device(wish: str | torch.device = "auto") -> torch.device:
+def choose_device(requested: str | torch.device = "auto") -> torch.device:
     """Return the device; "auto" is the GPU where there is one. Raises BadSpec for a GPU that is not there."""
-    if str(wish) == "auto":
+    if str(requested) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wish)
+    device = torch.device(requested)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadSpec("device: cuda was asked for, but this machine has no usable GPU; say auto or cpu")
     return device
 
 
-def choose_dtype(wish: str | torch.dtype, device: torch.device) -> torch.dtype:
+def choose_dtype(requested: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Return the compute type; "auto" is bfloat16 on a GPU, float32 on a CPU (ten times slower in bfloat16)."""
-    if isinstance(wish, torch.dtype):
-        return wish
-    if wish == "auto":
+    if isinstance(requested, torch.dtype):
+        return requested
+    if requested == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wish]
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[requested]
 
 
 def load_model(
@@ -100,10 +100,10 @@ def load_model(
     dtype: Literal["auto", "float32", "bfloat16"] | torch.dtype = "auto",
     cache_dir: Path | str | None = None,
     digest: str | None = None,
-    shown: str | None = None,
+    display_name: str | None = None,
     chat: ChatSettings | None = None,
     chat_template: str | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Load `source` with float32 parameters on `device`; `dtype` is the compute type, `chat_template` replaces its own.
 
     A GGUF file is dequantised once into `cache_dir`, a hub id is downloaded into it (default: ~/.cache/soul).
@@ -111,17 +111,17 @@ def load_model(
     Raises BadModel with what to do about it, also when the model is not the registered one.
     """
     device = choose_device(device)
-    cache_dir = Path(cache_dir) if cache_dir else default_cache()
+    cache_dir = Path(cache_dir) if cache_dir else get_default_cache_dir()
     folder, own_digest = _local_folder(source, revision, cache_dir)
-    before = stamp(folder)
-    inspection = inspect_model(folder, hashed=own_digest is None)
-    require_digest(shown or str(source), own_digest or inspection.digest, digest)
+    before = read_file_stamps(folder)
+    inspection = inspect_model(folder, hash_files=own_digest is None)
+    require_digest(display_name or str(source), own_digest or inspection.digest, digest)
     tokenizer = _load_tokenizer(folder)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     model = _load_capable(folder, device)
-    copy_out_of_files(model)
-    require_unchanged(shown or str(source), folder, before)
+    copy_parameters_to_memory(model)
+    require_unchanged(display_name or str(source), folder, before)
     _check_vocabulary(model, tokenizer)
     facts = ModelFacts(
         source=str(source),
@@ -130,9 +130,9 @@ def load_model(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         context_tokens=inspection.context_tokens,
         chat_template=bool(tokenizer.chat_template),
-        batches=capabilities_of(model).batches,
+        batches=get_capabilities(model).batch_layout,
     )
-    return Loaded(model, tokenizer, facts, device, choose_dtype(dtype, device), chat or ChatSettings())
+    return LoadedModel(model, tokenizer, facts, device, choose_dtype(dtype, device), chat or ChatSettings())
 
 
 def _require_finite(model: PreTrainedModel) -> None:
@@ -148,7 +148,7 @@ def _local_folder(source: Path | str, revision: str | None, cache_dir: Path) -> 
     path = Path(source)
     if path.is_file():
         digest = inspect_model(path).digest
-        return plain_folder(path, digest=digest, cache_dir=cache_dir), digest
+        return convert_to_folder(path, digest=digest, cache_dir=cache_dir), digest
     if path.is_dir():
         return path, None
     if not _HUB_ID.fullmatch(str(source)):
@@ -186,7 +186,7 @@ def _snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool
             repository,
             revision=commit,
             cache_dir=cache_dir / "hub",
-            allow_patterns=list(READ),
+            allow_patterns=list(MODEL_FILE_PATTERNS),
             local_files_only=local_only,
         )
     )
@@ -213,10 +213,10 @@ def _load_capable(folder: Path, device: torch.device) -> PreTrainedModel:
     """
     model, batches = _load_with_attention(folder, device)
     _require_finite(model)
-    switch = longest_short_text(model)
+    switch = get_max_short_rope_tokens(model)
     if switch is not None:
         batches = "padded"
-    keep_capabilities(model, Capabilities(batches, longest_short=switch))
+    set_capabilities(model, Capabilities(batches, max_short_rope_tokens=switch))
     try:
         require_causal(model)
         if batches == "padded":
@@ -225,14 +225,16 @@ def _load_capable(folder: Path, device: torch.device) -> PreTrainedModel:
         raise BadModel(str(error)) from error
     except Exception as error:  # an architecture that wants images, or states, or whatever a text is not
         raise BadModel(f"{type(model).__name__} cannot be run on text alone: {error}") from error
-    keep_capabilities(model, Capabilities(batches, cached=can_decode_cached(model), longest_short=switch))
+    set_capabilities(
+        model, Capabilities(batches, supports_cache=can_decode_cached(model), max_short_rope_tokens=switch)
+    )
     return model
 
 
-def _load_with_attention(folder: Path, device: torch.device) -> tuple[PreTrainedModel, Batches]:
+def _load_with_attention(folder: Path, device: torch.device) -> tuple[PreTrainedModel, BatchLayout]:
     """Load with the attention that packed batches need, else with the architecture's own."""
     try:
-        model = _load_weights(folder, PACKED).to(device)
+        model = _load_weights(folder, PACKED_ATTENTION).to(device)
         check_isolation(model)
     except _AttentionRefusedError:
         pass
@@ -255,8 +257,8 @@ def _load_weights(folder: Path, attention: str | None) -> PreTrainedModel:
             use_safetensors=True,
             output_loading_info=True,
         )
-    check_accounts(model, folder, told)
-    untie_own_head(model)
+    check_loaded_tensors(model, folder, told)
+    untie_output_head(model)
     model.eval()
     return cast("PreTrainedModel", model)
 

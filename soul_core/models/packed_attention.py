@@ -25,15 +25,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from soul_core.data.encoding import Example
-from soul_core.data.packing import Packed, pack
+from soul_core.data.packing import PackedBatch, pack
 
-PACKED = "soul_packed"
+PACKED_ATTENTION = "soul_packed"
 
 #: Keywords by which transformers asks attention for something the segment loop below does not compute.
 _UNSUPPORTED = {"s_aux": "attention sinks", "position_bias": "a learned position bias", "cache": "a paged cache"}
 
 
-def packed_kwargs(packed: Packed) -> dict[str, Any]:
+def make_packed_kwargs(packed: PackedBatch) -> dict[str, Any]:
     """Return the keywords that keep attention inside each example of `packed`."""
     device = packed.token_ids_1T.device
     no_mask = torch.empty((1, 1, 0, 0), dtype=torch.bool, device=device)
@@ -58,10 +58,10 @@ def _distances(branch_lengths: tuple[int, ...], device: torch.device) -> torch.T
     return torch.where(sees_LL, place_L[:, None] - place_L, -1).clamp(min=-1)
 
 
-def register() -> None:
+def register_packed_attention() -> None:
     """Make `attn_implementation=PACKED` known to transformers. Harmless when repeated."""
-    AttentionInterface.register(PACKED, attend)
-    AttentionMaskInterface.register(PACKED, _make_mask)  # only padded calls get here
+    AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
+    AttentionMaskInterface.register(PACKED_ATTENTION, _make_mask)  # only padded calls get here
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ def _make_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     return cast("torch.Tensor", mask)
 
 
-def attend(
+def packed_attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -277,15 +277,15 @@ def _is_unusual(record: _Record, mask: torch.Tensor | None, window: int | None, 
     )
 
 
-def _logits(model: PreTrainedModel, packed: Packed) -> torch.Tensor:
+def _logits(model: PreTrainedModel, packed: PackedBatch) -> torch.Tensor:
     output = model(
         input_ids=packed.token_ids_1T,
         position_ids=packed.position_ids_1T,
         use_cache=False,
         logits_to_keep=packed.supervised_P,
-        **packed_kwargs(packed),
+        **make_packed_kwargs(packed),
     )
     return cast("torch.Tensor", output.logits[0])
 
 
-register()
+register_packed_attention()

@@ -8,7 +8,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
-from soul_core.models.decoding import RowCache, next_logits
+from soul_core.models.decoding import RowCache, compute_next_logits
 from soul_core.models.scoring import score
 
 _TOLERANCE = 1e-2
@@ -52,11 +52,11 @@ def can_decode_cached(model: PreTrainedModel) -> bool:
         ids_BL = torch.tensor([[0] * 5 + short, long], device=model.device)
         mask_BW = torch.tensor([[0] * 5 + [1] * 4, [1] * 9], device=model.device)
         position_BL = (mask_BW.cumsum(1) - 1).clamp(min=0)
-        found = [next_logits(model, ids_BL, mask_BW, position_BL, cache)]
-        cache.keep(torch.tensor([0], device=model.device))
+        found = [compute_next_logits(model, ids_BL, mask_BW, position_BL, cache)]
+        cache.select_rows(torch.tensor([0], device=model.device))
         mask_BW = torch.cat([mask_BW[:1], mask_BW.new_ones(1, 1)], dim=1)
         token_11 = ids_BL.new_full((1, 1), long[0])
-        found.append(next_logits(model, token_11, mask_BW, position_BL[:1, -1:] + 1, cache))
+        found.append(compute_next_logits(model, token_11, mask_BW, position_BL[:1, -1:] + 1, cache))
     except Exception:  # a cache of another kind, or none: architectures say so in their own ways
         return False
     expected = [_alone(model, ids)[-1:] for ids in (short, long, [*short, long[0]])]

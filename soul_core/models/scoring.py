@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from soul_core.data.packing import Packed
-from soul_core.models.forward_calls import at_wanted, call_logits, forward_calls, in_order
+from soul_core.data.packing import PackedBatch
+from soul_core.models.forward_calls import compute_logits, make_forward_calls, restore_order, select_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Scores:
     sequence_P: torch.Tensor  # 0..B-1
     num_sequences: int
     hidden_PD: torch.Tensor | None = None  # float32; output of the layer that was asked for
-    last_PD: torch.Tensor | None = None  # what went into the vocabulary projection, where it was asked for
+    head_input_PD: torch.Tensor | None = None  # what went into the vocabulary projection, where it was asked for
 
     @property
     def sequence_logp_B(self) -> torch.Tensor:
@@ -55,12 +55,12 @@ class Scores:
             renumbered_P[order_P],
             len(sequences),
             None if self.hidden_PD is None else self.hidden_PD[order_P],
-            None if self.last_PD is None else self.last_PD[order_P],
+            None if self.head_input_PD is None else self.head_input_PD[order_P],
         )
 
 
 def score(
-    model: PreTrainedModel, packed: Packed, *, layer: torch.nn.Module | None = None, with_last: bool = False
+    model: PreTrainedModel, packed: PackedBatch, *, layer: torch.nn.Module | None = None, with_head_input: bool = False
 ) -> Scores:
     """Score a pack, in one packed call or in padded ones: what the model can take (`capabilities`).
 
@@ -68,9 +68,9 @@ def score(
     does to its logits (a softcap, a scale) is done. The output of `layer` is kept there too, and with `with_last` what
     goes into the projection.
     """
-    calls = forward_calls(model, packed)
-    with _outputs_of(layer) as hidden, _inputs_of(model.get_output_embeddings() if with_last else None) as last:
-        logits_PV = in_order(calls, [call_logits(model, call) for call in calls])
+    calls = make_forward_calls(model, packed)
+    with _outputs_of(layer) as hidden, _inputs_of(model.get_output_embeddings() if with_head_input else None) as last:
+        logits_PV = restore_order(calls, [compute_logits(model, call) for call in calls])
     logits_PV = logits_PV.float()  # softmax over a large vocabulary in bfloat16 loses the tail
     return Scores(
         logits_PV=logits_PV,
@@ -78,12 +78,12 @@ def score(
         logp_P=-functional.cross_entropy(logits_PV, packed.labels_P, reduction="none"),
         sequence_P=packed.sequence_P,
         num_sequences=packed.num_sequences,
-        hidden_PD=at_wanted(calls, hidden).float() if layer is not None else None,
-        last_PD=in_order(calls, [inputs[0] for inputs in last]) if with_last else None,
+        hidden_PD=select_positions(calls, hidden).float() if layer is not None else None,
+        head_input_PD=restore_order(calls, [inputs[0] for inputs in last]) if with_head_input else None,
     )
 
 
-def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+def get_decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
     """Return the model's layers, first to last, whatever the architecture calls them (and an adapter around it)."""
     num_layers = model.config.get_text_config().num_hidden_layers
     for module in model.modules():

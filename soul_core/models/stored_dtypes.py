@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from soul_core.models.gguf_header import read_header
+from soul_core.models.gguf_header import read_gguf_header
 
 #: safetensors' short names -> the names torch and the spec use. Others (F8_E4M3, ...) become float8, int8, ...
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -17,7 +17,7 @@ _NAMES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)} | {
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
-def stored_dtypes(path: Path) -> dict[str, str]:
+def read_stored_dtypes(path: Path) -> dict[str, str]:
     """Return tensor name -> dtype of a folder's safetensors, or of a GGUF file's tensors (`q4_1`, ... where quantized).
 
     The files were inspected before: a header that cannot be read raises whatever reading raises.
@@ -25,7 +25,7 @@ def stored_dtypes(path: Path) -> dict[str, str]:
     return {name: dtype for name, dtype, _ in _tensors(path)}
 
 
-def parameters_by_dtype(path: Path) -> dict[str, int]:
+def count_parameters_by_dtype(path: Path) -> dict[str, int]:
     """Return dtype -> number of weights stored in it."""
     counts: Counter[str] = Counter()
     for _, dtype, count in _tensors(path):
@@ -33,12 +33,12 @@ def parameters_by_dtype(path: Path) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def dtype_of_gguf(path: Path) -> str:
+def read_gguf_dtype(path: Path) -> str:
     """Return the one dtype that stands for a GGUF file: that of its matrices, which may be a quantization.
 
     Vectors are float32 in any GGUF file and say nothing.
     """
-    matrices = {_gguf_name(place.kind.name) for place in read_header(path).tensors if len(place.shape) > 1}
+    matrices = {_gguf_name(place.ggml_type.name) for place in read_gguf_header(path).tensors if len(place.shape) > 1}
     quantized = sorted(matrices - _FLOATS)
     widest = next((dtype for dtype in ("float64", "float32", "bfloat16", "float16") if dtype in matrices), "float32")
     return quantized[0] if quantized else widest
@@ -46,16 +46,16 @@ def dtype_of_gguf(path: Path) -> str:
 
 def _tensors(path: Path) -> Iterator[tuple[str, str, int]]:
     if path.is_file():
-        for place in read_header(path).tensors:
-            yield place.name, _gguf_name(place.kind.name), math.prod(place.shape)
+        for place in read_gguf_header(path).tensors:
+            yield place.name, _gguf_name(place.ggml_type.name), math.prod(place.shape)
         return
-    for shard in weight_files(path):
+    for shard in list_weight_files(path):
         for name, entry in _safetensors_header(shard).items():
             if name != "__metadata__":
                 yield name, _NAMES.get(entry["dtype"], _plain(entry["dtype"])), math.prod(entry["shape"])
 
 
-def weight_files(folder: Path) -> list[Path]:
+def list_weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that loading reads: those of the index, or the only one."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():

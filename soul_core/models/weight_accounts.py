@@ -15,27 +15,27 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from soul_core.errors import BadModel
-from soul_core.models.json_files import read_object
-from soul_core.models.left_over import left_over
-from soul_core.models.weight_files import first_names, read_weight_files
+from soul_core.models.json_files import read_json_object
+from soul_core.models.left_over import make_unread_tensors_error
+from soul_core.models.weight_files import read_weight_files, truncate_names
 
 _MOST_NEGATIVE_WEIGHT = -1e3  # below it a number is a mask's minus infinity
 _TABLE_TOLERANCE = 5e-3  # a cosine at position 2,048, of frequencies that were rounded another way
 
 
-def check_accounts(model: PreTrainedModel, folder: Path, told: dict[str, Any]) -> None:
+def check_loaded_tensors(model: PreTrainedModel, folder: Path, loading_info: dict[str, Any]) -> None:
     """Raise BadModel unless everything the model needs was in the folder, and everything in the folder was needed.
 
     `told` is transformers' own loading info; it is not believed alone.
     """
-    config = read_object(folder, "config.json") or {}
-    if lost := sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"]):
+    config = read_json_object(folder, "config.json") or {}
+    if lost := sorted(loading_info["missing_keys"]) + sorted(str(key) for key in loading_info["mismatched_keys"]):
         raise BadModel(
             "weights are missing, or have another shape than config.json says; give the complete files (an output head "
             "alone is missing where the model shares it with its embedding: set tie_word_embeddings to true then)",
-            details=first_names(lost),
+            details=truncate_names(lost),
         )
-    file_of = read_weight_files(folder).file_of
+    file_of = read_weight_files(folder).file_by_tensor
     target_of, weights = dict(_unread(model, file_of)), model.state_dict()
     wrong = [
         name
@@ -45,12 +45,12 @@ def check_accounts(model: PreTrainedModel, folder: Path, told: dict[str, Any]) -
             target_of[name] in weights and _equals(tensor, weights[target_of[name]])
         )  # a second name, same numbers
     ]
-    wrong += sorted(told["unexpected_keys"] - set(target_of.values()))
+    wrong += sorted(loading_info["unexpected_keys"] - set(target_of.values()))
     if wrong:
-        raise left_over(wrong, config)
+        raise make_unread_tensors_error(wrong, config)
 
 
-def untie_own_head(model: PreTrainedModel) -> bool:
+def untie_output_head(model: PreTrainedModel) -> bool:
     """Make the config say what was loaded: a head of its own is not tied, whatever config.json says.
 
     transformers ties the head only where the file has no head or an equal one. Returns whether the config was wrong.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from soul_core.errors import BadModel
-from soul_core.models.json_files import read_object
+from soul_core.models.json_files import read_json_object
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MAX_NAMES = 20
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+MAX_LISTED_NAMES = 20
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32}
 _BITS |= {"U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8}
 _MAX_HEADER_BYTES = 100 << 20
@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 class WeightFiles:
     """What loading reads: each tensor's file and shape."""
 
-    file_of: Mapping[str, str]  # tensor -> file name
+    file_by_tensor: Mapping[str, str]  # tensor -> file name
     shapes: Mapping[str, Shape]
 
     @property
@@ -38,15 +38,15 @@ class WeightFiles:
 def read_weight_files(folder: Path) -> WeightFiles:
     """Read the headers of all weight files. Raises BadModel for what is damaged, contradicts itself or is ambiguous."""
     named = _named_by_index(folder)
-    files = sorted({*named.values()}) if named else [WHOLE]
-    shapes_of = {name: read_header(folder / name) for name in files}
+    files = sorted({*named.values()}) if named else [WEIGHTS_FILE]
+    shapes_of = {name: read_safetensors_header(folder / name) for name in files}
     file_of: dict[str, str] = {}
     for name, shapes in shapes_of.items():
         if twice := sorted(file_of.keys() & shapes.keys()):
             raise BadModel(
                 f"{name} holds tensors that {file_of[twice[0]]} holds too, and only one of each can be right; remove "
                 "the file that does not belong to the model",
-                details=first_names(twice),
+                details=truncate_names(twice),
             )
         file_of |= dict.fromkeys(shapes, name)
     if named:
@@ -56,34 +56,35 @@ def read_weight_files(folder: Path) -> WeightFiles:
     return WeightFiles(file_of, shapes)
 
 
-def first_names(names: Iterable[str]) -> tuple[str, ...]:
+def truncate_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return the first names, and how many more there are."""
     names = list(names)
-    more = len(names) - MAX_NAMES
-    return (*names[:MAX_NAMES], *([f"and {more} more"] if more > 0 else []))
+    more = len(names) - MAX_LISTED_NAMES
+    return (*names[:MAX_LISTED_NAMES], *([f"and {more} more"] if more > 0 else []))
 
 
 def _named_by_index(folder: Path) -> dict[str, str]:
     """Return tensor -> file as the index has it; empty where one file holds everything."""
-    index = read_object(folder, INDEX)
-    whole = (folder / WHOLE).is_file()
+    index = read_json_object(folder, INDEX_FILE)
+    whole = (folder / WEIGHTS_FILE).is_file()
     if index is None:
         if not whole:
-            raise BadModel(f"the folder has no {WHOLE}; save the model as safetensors")
+            raise BadModel(f"the folder has no {WEIGHTS_FILE}; save the model as safetensors")
         return {}
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise BadModel(f"{INDEX} has no weight_map")
+        raise BadModel(f"{INDEX_FILE} has no weight_map")
     names = {str(name) for name in weight_map.values()}
     if strange := sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors")):
-        raise BadModel(f"{INDEX} points outside the folder", details=first_names(strange))
+        raise BadModel(f"{INDEX_FILE} points outside the folder", details=truncate_names(strange))
     if missing := sorted(name for name in names if not (folder / name).is_file()):
-        raise BadModel("weight files are missing", details=first_names(missing))
-    if whole and names != {WHOLE}:
+        raise BadModel("weight files are missing", details=truncate_names(missing))
+    if whole and names != {WEIGHTS_FILE}:
         raise BadModel(
-            f"the folder holds the weights twice: {WHOLE}, and the files that {INDEX} names; libraries differ in which "
+            f"the folder holds the weights twice: {WEIGHTS_FILE}, and the files that {INDEX_FILE} "
+            f"names; libraries differ in which "
             "they read, so remove one of the two",
-            details=first_names(sorted(names)),
+            details=truncate_names(sorted(names)),
         )
     return {str(tensor): str(name) for tensor, name in weight_map.items()}
 
@@ -91,12 +92,13 @@ def _named_by_index(folder: Path) -> dict[str, str]:
 def _check_index(named: Mapping[str, str], file_of: Mapping[str, str]) -> None:
     lost = sorted(tensor for tensor, name in named.items() if file_of.get(tensor) != name)
     if lost:
-        raise BadModel(f"{named[lost[0]]} lacks tensors its index promises", details=first_names(lost))
+        raise BadModel(f"{named[lost[0]]} lacks tensors its index promises", details=truncate_names(lost))
     if unnamed := sorted(file_of.keys() - named.keys()):
         raise BadModel(
-            f"the weight files hold tensors that {INDEX} does not name; save the model again, or remove the files that "
+            f"the weight files hold tensors that {INDEX_FILE} does not name; save the model again, "
+            f"or remove the files that "
             "do not belong to it",
-            details=first_names(f"{tensor} ({file_of[tensor]})" for tensor in unnamed),
+            details=truncate_names(f"{tensor} ({file_of[tensor]})" for tensor in unnamed),
         )
 
 
@@ -105,17 +107,17 @@ def _refuse_other_files(folder: Path, files: list[str], shapes: Mapping[str, Sha
     for path in sorted(folder.glob("*.safetensors")):
         if path.name in files or not path.is_file() or _SECOND_COPY.fullmatch(path.name):
             continue
-        own = read_header(path)
+        own = read_safetensors_header(path)
         if own.items() <= shapes.items():
             continue
         what = "merge the adapter into the model" if "adapter" in path.name else "it belongs to another model or part"
         raise BadModel(
             f"{path.name} lies beside the weights and is not read ({', '.join(files[:3])} is): {what}, or remove it",
-            details=first_names(sorted(tensor for tensor in own if own[tensor] != shapes.get(tensor))),
+            details=truncate_names(sorted(tensor for tensor in own if own[tensor] != shapes.get(tensor))),
         )
 
 
-def read_header(path: Path) -> dict[str, Shape]:
+def read_safetensors_header(path: Path) -> dict[str, Shape]:
     """Return tensor -> shape. Raises BadModel unless the header fits the file's size and itself."""
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -19,7 +19,7 @@ from soul_core.objectives.rmu import rmu
 from soul_core.objectives.rmu_retain import rmu_retain
 from soul_core.objectives.satimp import satimp
 from soul_core.objectives.simnpo import simnpo
-from soul_core.objectives.terms import Group, Need, TermInputs
+from soul_core.objectives.terms import BaseScoreKind, ExampleGroup, TermInputs
 from soul_core.objectives.undial import undial
 from soul_core.objectives.wga import wga
 from soul_core.spec import JobSpec
@@ -29,45 +29,47 @@ from soul_core.spec import JobSpec
 class Term:
     """One line of a table. A step's sequences of the groups it reads go through the model together."""
 
-    value: Callable[[TermInputs, Any], torch.Tensor]
-    reads: tuple[Group, ...]
-    base: Mapping[Group, Need] = field(default_factory=dict)
-    hidden: bool = False  # reads the hidden states of the layer that the forget term names
+    loss_fn: Callable[[TermInputs, Any], torch.Tensor]
+    groups: tuple[ExampleGroup, ...]
+    base_scores: Mapping[ExampleGroup, BaseScoreKind] = field(default_factory=dict)
+    reads_hidden_states: bool = False  # reads the hidden states of the layer that the forget term names
 
 
 FORGET_TERMS: dict[str, Term] = {
-    "gradient_ascent": Term(gradient_ascent, reads=("forget",)),
-    "grad_diff": Term(gradient_ascent, reads=("forget",)),  # TOFU's name for it
-    "npo": Term(npo, reads=("forget",), base={"forget": "sequence_logp"}),
-    "simnpo": Term(simnpo, reads=("forget",)),
-    "dpo": Term(dpo, reads=("refusal", "forget"), base={"refusal": "sequence_logp", "forget": "sequence_logp"}),
-    "refusal": Term(refusal, reads=("refusal",)),
-    "altpo": Term(altpo, reads=("alternate", "forget"), base={"alternate": "sequence_logp", "forget": "sequence_logp"}),
-    "rmu": Term(rmu, reads=("forget",), hidden=True),
-    "undial": Term(undial, reads=("forget",), base={"forget": "logits"}),
-    "ce_u": Term(ce_u, reads=("forget",)),
-    "wga": Term(wga, reads=("forget",)),
-    "satimp": Term(satimp, reads=("forget",)),
-    "pdu": Term(pdu, reads=("forget",), base={"retain": "sequence_logp"}),  # its bound on the retain loss
+    "gradient_ascent": Term(gradient_ascent, groups=("forget",)),
+    "grad_diff": Term(gradient_ascent, groups=("forget",)),  # TOFU's name for it
+    "npo": Term(npo, groups=("forget",), base_scores={"forget": "sequence_logp"}),
+    "simnpo": Term(simnpo, groups=("forget",)),
+    "dpo": Term(dpo, groups=("refusal", "forget"), base_scores={"refusal": "sequence_logp", "forget": "sequence_logp"}),
+    "refusal": Term(refusal, groups=("refusal",)),
+    "altpo": Term(
+        altpo, groups=("alternate", "forget"), base_scores={"alternate": "sequence_logp", "forget": "sequence_logp"}
+    ),
+    "rmu": Term(rmu, groups=("forget",), reads_hidden_states=True),
+    "undial": Term(undial, groups=("forget",), base_scores={"forget": "logits"}),
+    "ce_u": Term(ce_u, groups=("forget",)),
+    "wga": Term(wga, groups=("forget",)),
+    "satimp": Term(satimp, groups=("forget",)),
+    "pdu": Term(pdu, groups=("forget",), base_scores={"retain": "sequence_logp"}),  # its bound on the retain loss
 }
 
 RETAIN_TERMS: dict[str, Term] = {
-    "nll": Term(nll, reads=("retain",)),
-    "kl": Term(kl, reads=("retain",), base={"retain": "logits"}),
-    "rmu_retain": Term(rmu_retain, reads=("retain",), base={"retain": "hidden"}, hidden=True),
+    "nll": Term(nll, groups=("retain",)),
+    "kl": Term(kl, groups=("retain",), base_scores={"retain": "logits"}),
+    "rmu_retain": Term(rmu_retain, groups=("retain",), base_scores={"retain": "hidden"}, reads_hidden_states=True),
 }
 
 
-def terms_of(spec: JobSpec) -> list[Term]:
+def get_terms(spec: JobSpec) -> list[Term]:
     """Return the lines of the spec's terms: forget (unless there is nothing to forget), then retain (unless none)."""
     forget = [] if spec.kind == "finetune" else [FORGET_TERMS[spec.forget.kind]]
     return forget + [RETAIN_TERMS[kind] for kind in [spec.retain.kind] if kind in RETAIN_TERMS]
 
 
-def needs_of(spec: JobSpec) -> dict[Group, set[Need]]:
+def collect_base_score_kinds(spec: JobSpec) -> dict[ExampleGroup, set[BaseScoreKind]]:
     """Return what the spec's terms need of the base model, by the group of examples."""
-    needs: dict[Group, set[Need]] = {}
-    for term in terms_of(spec):
-        for group, need in term.base.items():
+    needs: dict[ExampleGroup, set[BaseScoreKind]] = {}
+    for term in get_terms(spec):
+        for group, need in term.base_scores.items():
             needs.setdefault(group, set()).add(need)
     return needs

@@ -6,11 +6,11 @@ Differs from it: one alternate an answer where the authors make five. The factor
 
 import torch
 
-from soul_core.objectives.dpo import preference
+from soul_core.objectives.dpo import preference_loss
 from soul_core.objectives.terms import TermInputs
 from soul_core.spec.terms import AltPo
 
 
 def altpo(inputs: TermInputs, spec: AltPo) -> torch.Tensor:
     """Return the mean over pairs of an alternate answer and the answer to forget."""
-    return preference(inputs, "alternate", spec.beta)
+    return preference_loss(inputs, "alternate", spec.beta)

@@ -8,24 +8,24 @@ Differs from the DPO paper: the factor 2/beta, so that the loss has the scale of
 import torch
 from torch.nn.functional import logsigmoid
 
-from soul_core.objectives.terms import Group, TermInputs, sequence_mean
+from soul_core.objectives.terms import ExampleGroup, TermInputs, sequence_mean
 from soul_core.spec.terms import Dpo
 
 
 def dpo(inputs: TermInputs, spec: Dpo) -> torch.Tensor:
     """Return the mean over pairs of a refusal and the answer to forget."""
-    return preference(inputs, "refusal", spec.beta)
+    return preference_loss(inputs, "refusal", spec.beta)
 
 
-def preference(inputs: TermInputs, winner: Group, beta: float) -> torch.Tensor:
+def preference_loss(inputs: TermInputs, winner: ExampleGroup, beta: float) -> torch.Tensor:
     """Return the mean of -(2/beta) log sigmoid(beta * margin) of the winners over the forget answers."""
     margin_B = _log_ratio_B(inputs, winner) - _log_ratio_B(inputs, "forget")
     loss_B = -(2 / beta) * logsigmoid(beta * margin_B)
     return sequence_mean(loss_B, inputs.totals["forget"])
 
 
-def _log_ratio_B(inputs: TermInputs, group: Group) -> torch.Tensor:
+def _log_ratio_B(inputs: TermInputs, group: ExampleGroup) -> torch.Tensor:
     """Return log(pi/pi_ref) of whole answers: sums, not token means."""
-    reference_B = inputs.reference[group].sequence_logp_B
+    reference_B = inputs.base_scores[group].sequence_logp_B
     assert reference_B is not None
     return inputs.scores[group].sequence_logp_B - reference_B

@@ -13,7 +13,7 @@ from soul_core.spec.terms import Kl
 
 def kl(inputs: TermInputs, spec: Kl) -> torch.Tensor:
     """Return the mean over supervised positions of KL(base || model), in nats."""
-    base_PV = inputs.reference["retain"].logits_PV
+    base_PV = inputs.base_scores["retain"].logits_PV
     assert base_PV is not None
     model_PV = log_softmax(inputs.scores["retain"].logits_PV, dim=-1)
     total = kl_div(model_PV, log_softmax(base_PV, dim=-1), reduction="sum", log_target=True)

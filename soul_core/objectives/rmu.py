@@ -15,11 +15,11 @@ def rmu(inputs: TermInputs, spec: Rmu) -> torch.Tensor:
     """Return the mean squared distance of the forget states to c * u, u a unit vector drawn by the seed."""
     hidden_PD = inputs.scores["forget"].hidden_PD
     assert hidden_PD is not None
-    target_D = spec.coefficient * direction_D(inputs.seed, hidden_PD.shape[1]).to(hidden_PD)
+    target_D = spec.coefficient * make_control_vector_D(inputs.seed, hidden_PD.shape[1]).to(hidden_PD)
     return token_mean((hidden_PD - target_D).square().mean(dim=1), inputs.totals["forget"])
 
 
-def direction_D(seed: int, width: int) -> torch.Tensor:
+def make_control_vector_D(seed: int, hidden_size: int) -> torch.Tensor:
     """Return the direction of all forget states: uniform numbers in [0, 1), normalised, as the authors draw it."""
-    drawn_D = torch.rand(width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn_D = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return drawn_D / drawn_D.norm()

@@ -12,7 +12,7 @@ from soul_core.spec.terms import RmuRetain
 
 def rmu_retain(inputs: TermInputs, spec: RmuRetain) -> torch.Tensor:
     """Return the mean squared distance of the retain states to the base model's."""
-    hidden_PD, base_PD = inputs.scores["retain"].hidden_PD, inputs.reference["retain"].hidden_PD
+    hidden_PD, base_PD = inputs.scores["retain"].hidden_PD, inputs.base_scores["retain"].hidden_PD
     assert hidden_PD is not None
     assert base_PD is not None
     return token_mean((hidden_PD - base_PD).square().mean(dim=1), inputs.totals["retain"])

@@ -9,11 +9,11 @@ import torch
 from soul_core.models.scoring import Scores
 
 #: The examples a term reads: forget answers, refusals and other answers to the forget prompts, retain answers.
-Group = Literal["forget", "refusal", "alternate", "retain"]
+ExampleGroup = Literal["forget", "refusal", "alternate", "retain"]
 
 #: Numbers of the base model: log-probability of whole answers, logits at the supervised positions, hidden states there
 #: at the layer of the spec.
-Need = Literal["sequence_logp", "logits", "hidden"]
+BaseScoreKind = Literal["sequence_logp", "logits", "hidden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class GroupBaseScores:
     """The base model's numbers for the same sequences, computed once before training."""
 
     sequence_logp_B: torch.Tensor | None = None
@@ -39,9 +39,9 @@ class TermInputs:
     to the step's loss, so accumulation changes nothing.
     """
 
-    scores: Mapping[Group, Scores]
-    totals: Mapping[Group, Totals]
-    reference: Mapping[Group, Reference]
+    scores: Mapping[ExampleGroup, Scores]
+    totals: Mapping[ExampleGroup, Totals]
+    base_scores: Mapping[ExampleGroup, GroupBaseScores]
     seed: int = 0  # the run's
 
 

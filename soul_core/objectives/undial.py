@@ -12,7 +12,7 @@ from soul_core.spec.terms import Undial
 
 def undial(inputs: TermInputs, spec: Undial) -> torch.Tensor:
     """Return the mean cross-entropy to the adjusted distribution at the answer positions, in nats."""
-    scores, base_PV = inputs.scores["forget"], inputs.reference["forget"].logits_PV
+    scores, base_PV = inputs.scores["forget"], inputs.base_scores["forget"].logits_PV
     assert base_PV is not None
     penalty_P1 = torch.full_like(scores.labels_P[:, None], -1, dtype=base_PV.dtype) * spec.beta
     target_PV = base_PV.scatter_add(1, scores.labels_P[:, None], penalty_P1).softmax(dim=-1)

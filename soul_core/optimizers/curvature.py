@@ -35,7 +35,7 @@ def empirical_fisher(gradients: Sequence[torch.Tensor], num_positions: int) -> l
     return [gradient.float().square_().mul_(num_positions) for gradient in gradients]
 
 
-def rademacher(shapes: Sequence[torch.Size], generator: torch.Generator) -> list[torch.Tensor]:
+def sample_rademacher(shapes: Sequence[torch.Size], generator: torch.Generator) -> list[torch.Tensor]:
     """Return probes of -1 and +1, drawn on the CPU: the same on every device."""
     return [torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).float() * 2 - 1 for shape in shapes]
 

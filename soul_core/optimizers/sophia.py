@@ -60,7 +60,7 @@ class Sophia(Optimizer):
         self.unclipped_fraction = float(torch.stack(unclipped).sum()) / total if total else None
 
     @torch.no_grad()
-    def observe(self, estimates: Sequence[torch.Tensor]) -> None:
+    def update_curvature(self, estimates: Sequence[torch.Tensor]) -> None:
         """Take one curvature estimate a parameter, in the order of the parameters, into the corrected running average:
         h_n = sum_i w_i estimate_i / sum_i w_i with w_i = beta2^(n - i).
         """

@@ -13,7 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 #: What the released code multiplies the squared gradient by, whatever the batch.
-SCALE = 5120
+UPSTREAM_BATCH_SIZE = 5120
 _EPS = 1e-15
 
 
@@ -69,7 +69,7 @@ class UpstreamCompat(Optimizer):
         if parameter.ndim > 1:  # the released code decays neither norms nor biases
             weights.mul_(1 - group["lr"] * group["weight_decay"])
         m.mul_(group["beta1"]).add_(gradient, alpha=1 - group["beta1"])
-        ratio = m.abs() / (group["rho"] * SCALE * h + _EPS)
+        ratio = m.abs() / (group["rho"] * UPSTREAM_BATCH_SIZE * h + _EPS)
         unclipped = ((ratio < 1) & (h > 0)).sum()
         weights.addcmul_(m.sign(), ratio.clamp_(max=1), value=-group["lr"])
         parameter.copy_(weights)

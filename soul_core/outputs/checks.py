@@ -8,28 +8,28 @@ from pathlib import Path
 
 from soul_core.errors import BadSpec, DiskFull, EngineError
 from soul_core.events import Listener
-from soul_core.models.source import Source, pinned
-from soul_core.outputs.result import read_finished
-from soul_core.rendering.page import size
-from soul_core.report import ReferenceFacts, Report
+from soul_core.models.source import ModelSource, pin_source
+from soul_core.outputs.result import read_finished_report
+from soul_core.rendering.page import format_bytes
+from soul_core.report import Report, RetrainedModelFacts
 from soul_core.spec import JobSpec
 from soul_core.spec.strategy import Ensemble, Search
 
 
-def finished_before(
+def find_existing_report(
     spec: JobSpec,
-    source: Source,
+    source: ModelSource,
     out: Path,
-    sha256s: Mapping[str, str],
+    dataset_sha256s: Mapping[str, str],
     *,
-    reference: Source | ReferenceFacts | None = None,
+    retrained: ModelSource | RetrainedModelFacts | None = None,
 ) -> Report | None:
     """Return the report when `out` already holds the whole result of this very run: starting again changes nothing.
 
     `sha256s`: those of the data sets; `reference`: the retrained model, or the facts of its log. Raises BadSpec for
     another run's result, and BadModel when a model is not the registered one.
     """
-    report = read_finished(out)
+    report = read_finished_report(out)
     if report is None:
         return None
     known = report.reference.digest if report.reference else None
@@ -40,15 +40,15 @@ def finished_before(
         "data sets": {one.name: one.sha256 for one in report.data},
         "reference": known,
     }
-    if isinstance(reference, Source):
-        reference = replace(reference, digest=pinned(reference).digest or known)
+    if isinstance(retrained, ModelSource):
+        retrained = replace(retrained, digest=pin_source(retrained).digest or known)
     ours = {
-        "spec": spec.digest(),
-        "model name": source.shown,
+        "spec": spec.compute_sha256(),
+        "model name": source.display_name,
         # a branch of the hub: only a download tells its commit
-        "model": pinned(source).digest or report.model.digest,
-        "data sets": dict(sha256s),
-        "reference": reference.digest if reference else None,
+        "model": pin_source(source).digest or report.model.digest,
+        "data sets": dict(dataset_sha256s),
+        "reference": retrained.digest if retrained else None,
     }
     if other := [what for what in ours if ours[what] != theirs[what]]:
         raise BadSpec(f"{out} already holds the result of another run (other {', '.join(other)}); name another folder")
@@ -65,7 +65,7 @@ def check_writable(out: Path) -> None:
         raise EngineError(f"cannot write to {out}: {error.strerror}") from error
 
 
-def check_room(
+def check_disk_space(
     out: Path, spec: JobSpec, num_parameters: int, listener: Listener, *, result_bytes: int | None = None
 ) -> None:
     """Raise DiskFull when the result cannot fit; warn when the run's own checkpoints, and what it keeps of trials, may
@@ -80,7 +80,9 @@ def check_room(
     elif isinstance(spec.strategy, Search):
         checkpoints += 2 * weights  # the best look's, and the one before until that is whole
     if free < result:
-        raise DiskFull(f"the result needs {size(result)}, but the disk of the output folder has {size(free)} left")
+        raise DiskFull(
+            f"the result needs {format_bytes(result)}, but the disk of the output folder has {format_bytes(free)} left"
+        )
     if free < result + checkpoints:
-        needed = f"result and checkpoints may need {size(result + checkpoints)}"
-        listener.emit("warning", message=f"{needed}, but the disk of the output folder has {size(free)} left")
+        needed = f"result and checkpoints may need {format_bytes(result + checkpoints)}"
+        listener.emit("warning", message=f"{needed}, but the disk of the output folder has {format_bytes(free)} left")

@@ -29,7 +29,7 @@ _FLAT_SPELLINGS = {
 _PHI3_KEYS = frozenset({"type", "short_factor", "long_factor"})
 
 
-def config_for_readers(model: PreTrainedModel, base: Path | None, *, dtype: str) -> dict[str, Any]:
+def make_portable_config(model: PreTrainedModel, base: Path | None, *, dtype: str) -> dict[str, Any]:
     """Return config.json's content.
 
     Args:

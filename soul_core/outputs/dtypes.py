@@ -14,9 +14,9 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from soul_core.errors import BadSpec
-from soul_core.models.loading import Loaded
-from soul_core.models.stored_dtypes import dtype_of_gguf, stored_dtypes, weight_files
-from soul_core.spec.export import written_dtype
+from soul_core.models.loading import LoadedModel
+from soul_core.models.stored_dtypes import list_weight_files, read_gguf_dtype, read_stored_dtypes
+from soul_core.spec.export import get_export_dtype
 
 #: Architectures whose activations overflow in float16 (vLLM refuses it for them): a quantized GGUF of one becomes
 #: bfloat16 instead.
@@ -30,26 +30,26 @@ _WIDEST_FIRST = ("float32", "bfloat16", "float16")
 class ExportDtypes:
     """The dtype of each exported tensor: one for all, or another for some by their names."""
 
-    common: str
-    others: Mapping[str, str] = field(default_factory=dict)
+    default: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Return what a report calls it: a dtype, or `mixed`."""
-        return "mixed" if self.others else self.common
+        return "mixed" if self.overrides else self.default
 
     @property
-    def rounds(self) -> bool:
+    def needs_rounding(self) -> bool:
         """Say whether any weight loses bits."""
-        return {self.common, *self.others.values()} != {"float32"}
+        return {self.default, *self.overrides.values()} != {"float32"}
 
-    def of(self, name: str) -> torch.dtype:
+    def get(self, name: str) -> torch.dtype:
         """Return the dtype of the tensor `name`."""
-        return _TORCH[self.others.get(name, self.common)]
+        return _TORCH[self.overrides.get(name, self.default)]
 
-    def num_bytes(self, model: PreTrainedModel) -> int:
+    def count_bytes(self, model: PreTrainedModel) -> int:
         """Return the size of the exported weights."""
-        return sum(tensor.numel() * self.of(name).itemsize for name, tensor in floating_tensors(model))
+        return sum(tensor.numel() * self.get(name).itemsize for name, tensor in iter_floating_tensors(model))
 
 
 #: Nothing is rounded.
@@ -70,34 +70,36 @@ class Rounding:
     relative_error: float | None
 
 
-def base_folder(model: PreTrainedModel) -> Path | None:
+def find_base_folder(model: PreTrainedModel) -> Path | None:
     """Return the folder the model was loaded from, where it has a config.json: that of a GGUF file is its cache."""
     folder = Path(model.name_or_path) if model.name_or_path else None
     return folder if folder and (folder / "config.json").is_file() else None
 
 
-def export_dtypes(loaded: Loaded, wanted: str) -> ExportDtypes:
+def choose_export_dtypes(loaded: LoadedModel, wanted: str) -> ExportDtypes:
     """Return the dtype of every tensor for `export.dtype`. Raises BadSpec for float16 where the base overflows it."""
     dtypes = ExportDtypes(wanted) if wanted != "base" else _as_in_the_base(loaded)
-    if "float16" in {dtypes.common, *dtypes.others.values()}:
+    if "float16" in {dtypes.default, *dtypes.overrides.values()}:
         _require_range(loaded.model, dtypes, "the base model's")
     return dtypes
 
 
-def _as_in_the_base(loaded: Loaded) -> ExportDtypes:
-    source, folder = Path(loaded.facts.source), base_folder(loaded.model)
+def _as_in_the_base(loaded: LoadedModel) -> ExportDtypes:
+    source, folder = Path(loaded.facts.source), find_base_folder(loaded.model)
     if source.is_file():
-        dtype = written_dtype("base", dtype_of_gguf(source))
+        dtype = get_export_dtype("base", read_gguf_dtype(source))
         overflows = str(loaded.model.config.model_type).startswith(_OVERFLOW_IN_FLOAT16)
         return ExportDtypes("bfloat16" if dtype == "float16" and overflows else dtype)
-    stored = {name: written_dtype("base", dtype) for name, dtype in stored_dtypes(folder).items()} if folder else {}
+    stored = (
+        {name: get_export_dtype("base", dtype) for name, dtype in read_stored_dtypes(folder).items()} if folder else {}
+    )
     found = set(stored.values()) or {"float32"}
     if len(found) == 1:
         return ExportDtypes(found.pop())
     widest = next(dtype for dtype in _WIDEST_FIRST if dtype in found)
     sizes: Counter[str] = Counter()
     names = {}
-    for name, tensor in floating_tensors(loaded.model):
+    for name, tensor in iter_floating_tensors(loaded.model):
         key = _name_in_files(name, stored, loaded.model)
         names[name] = stored[key] if key else widest
         sizes[names[name]] += tensor.numel()
@@ -105,7 +107,7 @@ def _as_in_the_base(loaded: Loaded) -> ExportDtypes:
     return ExportDtypes(common, {name: dtype for name, dtype in names.items() if dtype != common})
 
 
-def floating_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+def iter_floating_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield name and tensor of all that is exported and can be rounded, tied ones once, in the model's order."""
     seen = set()
     for name, tensor in model.state_dict().items():
@@ -120,9 +122,9 @@ def round_weights(model: PreTrainedModel, dtypes: ExportDtypes) -> None:
 
     The tensors stay float32.
     """
-    if dtypes.rounds:
-        for name, tensor in floating_tensors(model):
-            tensor.copy_(tensor.to(dtypes.of(name)))
+    if dtypes.needs_rounding:
+        for name, tensor in iter_floating_tensors(model):
+            tensor.copy_(tensor.to(dtypes.get(name)))
 
 
 @torch.no_grad()
@@ -131,13 +133,13 @@ def round_for_export(model: PreTrainedModel, dtypes: ExportDtypes) -> Rounding:
 
     Raises BadSpec, and changes nothing, when a weight is too large for float16.
     """
-    if not dtypes.rounds:
+    if not dtypes.needs_rounding:
         return Rounding(changed_share_kept=1.0, relative_error=0.0)
     _require_range(model, dtypes, "the trained model's")
     base = _BaseTensors(model)
     num_changed, num_kept, error, change = 0, 0, 0.0, 0.0
-    for name, tensor in floating_tensors(model):
-        dtype = dtypes.of(name)
+    for name, tensor in iter_floating_tensors(model):
+        dtype = dtypes.get(name)
         rounded = tensor.to(dtype).to(tensor.dtype)
         before = base.get(name, tensor)
         if before is not None:
@@ -153,13 +155,13 @@ def round_for_export(model: PreTrainedModel, dtypes: ExportDtypes) -> Rounding:
     return Rounding(changed_share_kept=num_kept / num_changed, relative_error=(error / change) ** 0.5)
 
 
-def written_state(model: PreTrainedModel, dtypes: ExportDtypes) -> dict[str, torch.Tensor]:
+def make_export_state_dict(model: PreTrainedModel, dtypes: ExportDtypes) -> dict[str, torch.Tensor]:
     """Return what is written: name -> tensor in its export dtype. Tied tensors stay one tensor."""
     done: dict[int, torch.Tensor] = {}
     state = {}
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
-            done.setdefault(tensor.data_ptr(), tensor.detach().to(dtypes.of(name)))
+            done.setdefault(tensor.data_ptr(), tensor.detach().to(dtypes.get(name)))
             state[name] = done[tensor.data_ptr()]
         else:
             state[name] = tensor.detach()
@@ -170,8 +172,8 @@ def _require_range(model: PreTrainedModel, dtypes: ExportDtypes, whose: str) -> 
     largest = torch.finfo(torch.float16).max
     wrong = [
         name
-        for name, tensor in floating_tensors(model)
-        if dtypes.of(name) == torch.float16 and bool(tensor.to(torch.float16).isinf().any())
+        for name, tensor in iter_floating_tensors(model)
+        if dtypes.get(name) == torch.float16 and bool(tensor.to(torch.float16).isinf().any())
     ]
     if wrong:
         raise BadSpec(
@@ -186,9 +188,9 @@ class _BaseTensors:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        folder = base_folder(model)
+        folder = find_base_folder(model)
         self._files: dict[str, Path] = {}
-        for path in weight_files(folder) if folder else ():
+        for path in list_weight_files(folder) if folder else ():
             with safe_open(path, framework="pt") as file:
                 self._files |= dict.fromkeys(file.keys(), path)
 

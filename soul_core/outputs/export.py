@@ -8,13 +8,13 @@ import torch
 from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from soul_core.atomic_io import disk_errors
-from soul_core.environment import versions
+from soul_core.atomic_io import translate_disk_errors
+from soul_core.environment import get_versions
 from soul_core.errors import EngineError
-from soul_core.models.stored_dtypes import weight_files
-from soul_core.outputs.config_file import config_for_readers, write_config
-from soul_core.outputs.dtypes import FLOAT32, ExportDtypes, base_folder, written_state
-from soul_core.outputs.load_probe import take_probe
+from soul_core.models.stored_dtypes import list_weight_files
+from soul_core.outputs.config_file import make_portable_config, write_config
+from soul_core.outputs.dtypes import FLOAT32, ExportDtypes, find_base_folder, make_export_state_dict
+from soul_core.outputs.load_probe import compute_load_probe
 from soul_core.outputs.tokenizer_files import write_tokenizer
 
 _SHARD = "5GB"
@@ -31,11 +31,11 @@ def export_checkpoint(
     """
     if folder.exists():
         shutil.rmtree(folder)
-    base = base_folder(model)
-    with disk_errors("the checkpoint"):
+    base = find_base_folder(model)
+    with translate_disk_errors("the checkpoint"):
         folder.mkdir(parents=True)
-        content = config_for_readers(model, base, dtype=dtypes.common)
-        state = written_state(model, dtypes)
+        content = make_portable_config(model, base, dtype=dtypes.default)
+        state = make_export_state_dict(model, dtypes)
         _mend_generation_config(model)
         model.save_pretrained(folder, state_dict=dict(state), max_shard_size=_SHARD)
         write_config(content, folder)
@@ -43,19 +43,19 @@ def export_checkpoint(
             shutil.copyfile(base / _GENERATION, folder / _GENERATION)
         write_tokenizer(tokenizer, base, folder)
         _require_as_measured(folder, model)
-        take_probe(model, tokenizer, dtype=dtypes.name, versions=written_by()).write(folder)
+        compute_load_probe(model, tokenizer, dtype=dtypes.name, versions=get_library_versions()).write(folder)
 
 
-def written_by() -> dict[str, str]:
+def get_library_versions() -> dict[str, str]:
     """Return the versions of what computes a probe."""
-    return {name: version for name, version in versions().items() if name in {"torch", "transformers"}}
+    return {name: version for name, version in get_versions().items() if name in {"torch", "transformers"}}
 
 
 @torch.no_grad()
 def _require_as_measured(folder: Path, model: PreTrainedModel) -> None:
     """Compare the file's weights with the model's. Tensors that saving names otherwise are left to the probe."""
     state = model.state_dict()
-    for path in weight_files(folder):
+    for path in list_weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  not a mapping
                 if name in state and not torch.equal(file.get_tensor(name).to(state[name]), state[name]):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from soul_core.atomic_io import disk_errors
+from soul_core.atomic_io import translate_disk_errors
 from soul_core.errors import BadSpec
-from soul_core.outputs.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
+from soul_core.outputs.gguf_tokenizer import GgufTokenizer, make_gguf_tokenizer
 from soul_core.spec.export import GGUF_ARCHITECTURES
 
 _TOP_NAMES = {
@@ -44,7 +44,7 @@ _FILE_TYPES = {"f16": LlamaFileType.MOSTLY_F16, "q8_0": LlamaFileType.MOSTLY_Q8_
 #: What llama.cpp means the same by; its other numbers of YaRN have other meanings than transformers'.
 _YARN_KEYS = frozenset({"rope_type", "rope_theta", "factor", "original_max_position_embeddings"})
 #: Numbers of a block of q8_0: a row that is no multiple of it stays 16-bit.
-BLOCK = 32
+BLOCK_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class GgufTensor:
 
     name: str
     values: NDArray[np.float32]
-    kind: GGMLQuantizationType
+    tensor_type: GGMLQuantizationType
 
 
 def check_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -73,7 +73,7 @@ def check_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
             f"'{GGUF_ARCHITECTURES[name]}' does not have; set it to 'none'"
         )
     _rope_keys(config)
-    gguf_tokenizer(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
+    make_gguf_tokenizer(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
 
 
 def write_gguf(
@@ -83,8 +83,8 @@ def write_gguf(
 
     `name` is what programs show. Raises BadSpec when a weight exceeds what 16 bits hold.
     """
-    words = gguf_tokenizer(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
-    with disk_errors("the GGUF file"):
+    words = make_gguf_tokenizer(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
+    with translate_disk_errors("the GGUF file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = GGUFWriter(path, GGUF_ARCHITECTURES[type(model).__name__])
         try:
@@ -92,20 +92,22 @@ def write_gguf(
             writer.add_file_type(_FILE_TYPES[kind])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             _add_shape(writer, model.config)
-            words.add_to(writer)
-            for place in gguf_tensors(model, kind):
+            words.write_metadata(writer)
+            for place in iter_gguf_tensors(model, kind):
                 _announce(writer, place)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            for place in gguf_tensors(model, kind):  # once more: all of them at once would be a second model in memory
+            for place in iter_gguf_tensors(
+                model, kind
+            ):  # once more: all of them at once would be a second model in memory
                 writer.write_tensor_data(_stored(place))
         finally:
             writer.close()
     return words
 
 
-def gguf_tensors(model: PreTrainedModel, kind: str) -> Iterator[GgufTensor]:
+def iter_gguf_tensors(model: PreTrainedModel, kind: str) -> Iterator[GgufTensor]:
     """Yield every tensor of the file: matrices in the wanted kind, vectors in float32, as llama.cpp expects them."""
     config = model.config
     permutes = GGUF_ARCHITECTURES[type(model).__name__] == "llama"
@@ -125,26 +127,26 @@ def gguf_tensors(model: PreTrainedModel, kind: str) -> Iterator[GgufTensor]:
 def _kind_of(values: NDArray[np.float32], kind: str) -> GGMLQuantizationType:
     if values.ndim < 2:
         return GGMLQuantizationType.F32
-    if kind == "q8_0" and values.shape[-1] % BLOCK:
+    if kind == "q8_0" and values.shape[-1] % BLOCK_SIZE:
         return GGMLQuantizationType.F16
     return _KINDS[kind]
 
 
 def _announce(writer: GGUFWriter, place: GgufTensor) -> None:
     """Write where a tensor will lie. Its bytes follow one tensor at a time."""
-    if place.kind == GGMLQuantizationType.Q8_0:
-        shape = quants.quant_shape_to_byte_shape(place.values.shape, place.kind)
-        writer.add_tensor_info(place.name, shape, np.dtype(np.uint8), int(np.prod(shape)), raw_dtype=place.kind)
+    if place.tensor_type == GGMLQuantizationType.Q8_0:
+        shape = quants.quant_shape_to_byte_shape(place.values.shape, place.tensor_type)
+        writer.add_tensor_info(place.name, shape, np.dtype(np.uint8), int(np.prod(shape)), raw_dtype=place.tensor_type)
         return
-    dtype = np.dtype(np.float32 if place.kind == GGMLQuantizationType.F32 else np.float16)
+    dtype = np.dtype(np.float32 if place.tensor_type == GGMLQuantizationType.F32 else np.float16)
     writer.add_tensor_info(place.name, place.values.shape, dtype, place.values.size * dtype.itemsize)
 
 
 def _stored(place: GgufTensor) -> NDArray[Any]:
     """Return the tensor as it is stored."""
-    if place.kind == GGMLQuantizationType.F32:
+    if place.tensor_type == GGMLQuantizationType.F32:
         return place.values
-    if place.kind == GGMLQuantizationType.F16:
+    if place.tensor_type == GGMLQuantizationType.F16:
         with np.errstate(over="ignore"):
             halves = place.values.astype(np.float16)
         if not np.isfinite(halves).all():
@@ -152,7 +154,7 @@ def _stored(place: GgufTensor) -> NDArray[Any]:
                 f"export.gguf: {place.name} exceeds what 16 bits hold (65504); set it to 'q8_0', or to 'none'"
             )
         return halves
-    return quants.quantize(place.values, place.kind)
+    return quants.quantize(place.values, place.tensor_type)
 
 
 def _gguf_name(name: str) -> str:

@@ -28,26 +28,26 @@ _REMEDY = "set export.gguf to 'none' and let llama.cpp's own converter read the 
 class GgufTokenizer:
     """What is written of a tokenizer. `notes` say where llama.cpp's reading of text may differ."""
 
-    pre: str
+    pre_tokenizer: str
     tokens: tuple[str, ...]
-    types: tuple[int, ...]
+    token_types: tuple[int, ...]
     merges: tuple[str, ...]
-    special: dict[str, int]
+    special_token_ids: dict[str, int]
     add_bos: bool
     add_eos: bool
     chat_template: str | None
     notes: tuple[str, ...]
 
-    def add_to(self, writer: GGUFWriter) -> None:
+    def write_metadata(self, writer: GGUFWriter) -> None:
         """Write it into a file's metadata."""
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(self.pre)
+        writer.add_tokenizer_pre(self.pre_tokenizer)
         writer.add_token_list(list(self.tokens))
-        writer.add_token_types(list(self.types))
+        writer.add_token_types(list(self.token_types))
         writer.add_token_merges(list(self.merges))
         add = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id}
         add |= {"unk": writer.add_unk_token_id, "pad": writer.add_pad_token_id}
-        for name, token_id in self.special.items():
+        for name, token_id in self.special_token_ids.items():
             add[name](token_id)
         writer.add_add_bos_token(self.add_bos)
         writer.add_add_eos_token(self.add_eos)
@@ -56,7 +56,7 @@ class GgufTokenizer:
             writer.add_chat_template(self.chat_template)
 
 
-def gguf_tokenizer(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> GgufTokenizer:
+def make_gguf_tokenizer(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> GgufTokenizer:
     """Return the tokenizer in GGUF's words. `vocab_size` is the number of rows of the embedding.
 
     Raises BadModel naming what GGUF cannot say of it.
@@ -76,11 +76,11 @@ def gguf_tokenizer(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> Gg
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "unk": tokenizer.unk_token_id}
     ids["pad"] = tokenizer.pad_token_id
     return GgufTokenizer(
-        pre=pre,
+        pre_tokenizer=pre,
         tokens=tokens,
-        types=types,
+        token_types=types,
         merges=tuple(_joined(merge) for merge in told["model"]["merges"]),
-        special={name: token_id for name, token_id in ids.items() if token_id is not None},
+        special_token_ids={name: token_id for name, token_id in ids.items() if token_id is not None},
         add_bos=add_bos,
         add_eos=add_eos,
         chat_template=template.get("default") if isinstance(template, dict) else template,

@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-PROBE = "export_check.json"
+PROBE_FILE = "export_check.json"
 _FORMAT = 1
 #: Long enough that another rotary base or scaling shows; short enough for a CPU.
 _LENGTHS = (192, 24)
 _SEED = 20260101
 #: Letters, digits, spaces, line ends, scripts and marks: where tokenizers of two versions may part.
-TEXT = "Ships sail at 10:45, don't they?  Über 1995 km…\n\t日本語 हिन्दी ไทย 🚢 x_1 = [3.5]\n\n"
+PROBE_TEXT = "Ships sail at 10:45, don't they?  Über 1995 km…\n\t日本語 हिन्दी ไทย 🚢 x_1 = [3.5]\n\n"
 _TURNS = ({"role": "user", "content": "Which ship sails at noon?"}, {"role": "assistant", "content": "The third."})
 
 #: Largest difference of a log-probability, in nats, by the type that the comparison computes in. Two ways to compute
 #: float32 attention differ by about 1e-5; a 16-bit computation rounds every intermediate value.
-TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
+LOGPROB_TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ProbeSequence:
 
 
 @dataclass(frozen=True)
-class Probe:
+class LoadProbe:
     """Everything that is compared.
 
     Attributes:
@@ -58,53 +58,60 @@ class Probe:
 
     def write(self, folder: Path) -> None:
         """Write the probe beside the weights."""
-        content = {"format": _FORMAT, "text": TEXT, **asdict(self)}
-        (folder / PROBE).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        content = {"format": _FORMAT, "text": PROBE_TEXT, **asdict(self)}
+        (folder / PROBE_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> "Probe":
+    def read(cls, folder: Path) -> "LoadProbe":
         """Undo `write`. Raises ValueError for a file that is not one."""
         try:
-            content = json.loads((folder / PROBE).read_text(encoding="utf-8"))
-            if content.pop("format") != _FORMAT or content.pop("text") != TEXT:
-                raise ValueError(f"{PROBE} was written by another version of SOUL")
+            content = json.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
+            if content.pop("format") != _FORMAT or content.pop("text") != PROBE_TEXT:
+                raise ValueError(f"{PROBE_FILE} was written by another version of SOUL")
             sequences = tuple(
                 ProbeSequence(tuple(one["token_ids"]), tuple(one["logprobs"])) for one in content.pop("sequences")
             )
             ids = content.pop("text_token_ids")
             return cls(sequences=sequences, text_token_ids=None if ids is None else tuple(ids), **content)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{PROBE} is not whole") from error
+            raise ValueError(f"{PROBE_FILE} is not whole") from error
 
 
-def take_probe(
+def compute_load_probe(
     model: Any, tokenizer: Any, *, dtype: str, versions: Mapping[str, str], is_adapter: bool = False
-) -> Probe:
+) -> LoadProbe:
     """Ask a model, which computes in float32, and its tokenizer."""
     vocabulary, context = model.get_input_embeddings().num_embeddings, _context(model)
     draw = random.Random(_SEED)  # noqa: S311  nothing secret
     sequences = []
     for length in _LENGTHS:
         token_ids = tuple(draw.randrange(vocabulary) for _ in range(min(length, context)))
-        rounded = tuple(round(value, 6) for value in logprobs_of(model, token_ids))
+        rounded = tuple(round(value, 6) for value in compute_logprobs(model, token_ids))
         sequences.append(ProbeSequence(token_ids, rounded))
-    return Probe(dtype, dict(versions), tuple(sequences), text_ids(tokenizer), chat_sha256(tokenizer), is_adapter)
+    return LoadProbe(
+        dtype,
+        dict(versions),
+        tuple(sequences),
+        encode_probe_text(tokenizer),
+        compute_chat_sha256(tokenizer),
+        is_adapter,
+    )
 
 
 @torch.no_grad()
-def logprobs_of(model: Any, token_ids: Sequence[int]) -> list[float]:
+def compute_logprobs(model: Any, token_ids: Sequence[int]) -> list[float]:
     """Return the log-probability of each token after the first, in nats."""
     ids_1T = torch.tensor([list(token_ids)], device=next(model.parameters()).device)
     logits_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float()
     return logits_TV.log_softmax(-1).gather(-1, ids_1T[0, 1:, None])[:, 0].tolist()
 
 
-def text_ids(tokenizer: Any) -> tuple[int, ...] | None:
+def encode_probe_text(tokenizer: Any) -> tuple[int, ...] | None:
     """Return `TEXT` as tokens, with whatever the tokenizer puts around it."""
-    return None if tokenizer is None else tuple(tokenizer(TEXT)["input_ids"])
+    return None if tokenizer is None else tuple(tokenizer(PROBE_TEXT)["input_ids"])
 
 
-def chat_sha256(tokenizer: Any) -> str | None:
+def compute_chat_sha256(tokenizer: Any) -> str | None:
     """Return the digest of the fixed turns as the chat template writes them."""
     template = getattr(tokenizer, "chat_template", None)
     if not isinstance(template, str) or "strftime" in template:

@@ -8,15 +8,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from soul_core.atomic_io import disk_errors, sha256_of, sync, write_durably
-from soul_core.models.loading import Loaded
+from soul_core.atomic_io import compute_sha256, fsync_path, translate_disk_errors, write_atomically
+from soul_core.models.loading import LoadedModel
 from soul_core.outputs.dtypes import FLOAT32, ExportDtypes
-from soul_core.outputs.export import export_checkpoint, written_by
-from soul_core.outputs.gguf_check import read_back
+from soul_core.outputs.export import export_checkpoint, get_library_versions
+from soul_core.outputs.gguf_check import verify_gguf
 from soul_core.outputs.gguf_file import write_gguf
-from soul_core.outputs.load_probe import take_probe
-from soul_core.rendering.model_card import render_card
-from soul_core.rendering.page import render
+from soul_core.outputs.load_probe import compute_load_probe
+from soul_core.rendering.model_card import render_model_card
+from soul_core.rendering.page import render_page
 from soul_core.report import GgufFacts, Report
 from soul_core.training.adapters import AdapterWeights
 
@@ -25,25 +25,27 @@ REPORT, PAGE, MANIFEST, LOGS = "report.json", "report.html", "manifest.json", "l
 
 
 def export_weights(
-    loaded: Loaded, adapter: AdapterWeights | None, out: Path, *, dtypes: ExportDtypes = FLOAT32
+    loaded: LoadedModel, adapter: AdapterWeights | None, out: Path, *, dtypes: ExportDtypes = FLOAT32
 ) -> None:
     """Write what was made: a whole checkpoint, or the adapter alone where there is one."""
     if adapter is None:
         export_checkpoint(loaded.model, loaded.tokenizer, out / CHECKPOINT, dtypes=dtypes)
         return
     shutil.rmtree(out / ADAPTER, ignore_errors=True)
-    with disk_errors("the adapter"):
+    with translate_disk_errors("the adapter"):
         adapter.save(out / ADAPTER)
-        probe = take_probe(loaded.model, loaded.tokenizer, dtype="float32", versions=written_by(), is_adapter=True)
+        probe = compute_load_probe(
+            loaded.model, loaded.tokenizer, dtype="float32", versions=get_library_versions(), is_adapter=True
+        )
         probe.write(out / ADAPTER)
 
 
-def export_gguf(loaded: Loaded, out: Path, *, kind: str, name: str) -> GgufFacts:
+def export_gguf(loaded: LoadedModel, out: Path, *, kind: str, name: str) -> GgufFacts:
     """Write the GGUF file, read it back and compare it with the weights. Returns what is said of it."""
     shutil.rmtree(out / GGUF, ignore_errors=True)
     path = out / GGUF / f"model-{kind}.gguf"
     tokenizer = write_gguf(loaded.model, loaded.tokenizer, path, kind=kind, name=name)
-    error = read_back(path, loaded.model, tokenizer, kind=kind)
+    error = verify_gguf(path, loaded.model, tokenizer, kind=kind)
     return GgufFacts(
         path=path.relative_to(out).as_posix(),
         kind=kind,
@@ -55,39 +57,39 @@ def export_gguf(loaded: Loaded, out: Path, *, kind: str, name: str) -> GgufFacts
 
 def write_report(report: Report, out: Path) -> None:
     """Write report.json, report.html, one log a model, and the model card beside the weights if there are any."""
-    write_durably(out / REPORT, report.model_dump_json(indent=1) + "\n")
-    write_durably(out / PAGE, render(report))
+    write_atomically(out / REPORT, report.model_dump_json(indent=1) + "\n")
+    write_atomically(out / PAGE, render_page(report))
     for name, measurements in report.models.items():
         (out / LOGS).mkdir(exist_ok=True)
-        write_durably(out / LOGS / f"{name}.json", measurements.model_dump_json() + "\n")
+        write_atomically(out / LOGS / f"{name}.json", measurements.model_dump_json() + "\n")
     for folder in (out / CHECKPOINT, out / ADAPTER):
         if folder.exists():
-            write_durably(folder / "README.md", render_card(report))
+            write_atomically(folder / "README.md", render_model_card(report))
 
 
 def write_manifest(out: Path) -> None:
     """Flush everything to disk, then name every file with its size and sha256 in manifest.json, the very last."""
     files = []
-    with disk_errors("the results"):
+    with translate_disk_errors("the results"):
         for path in _files(out):
-            sync(path)
+            fsync_path(path)
             files.append(
-                {"path": path.relative_to(out).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
+                {"path": path.relative_to(out).as_posix(), "size": path.stat().st_size, "sha256": compute_sha256(path)}
             )
         for folder in (out / CHECKPOINT, out / ADAPTER, out / GGUF, out / LOGS, out):
             if folder.exists():
-                sync(folder)
-    write_durably(out / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
+                fsync_path(folder)
+    write_atomically(out / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
 
 
-def read_finished(out: Path) -> Report | None:
+def read_finished_report(out: Path) -> Report | None:
     """Return the report of a finished run, or None where there is no manifest and so no result."""
     if not (out / MANIFEST).exists():
         return None
     return Report.model_validate_json((out / REPORT).read_text())
 
 
-def discard(out: Path) -> None:
+def discard_outputs(out: Path) -> None:
     """Remove what a run has written so far; files of others stay. The manifest goes first: no half result is one."""
     for name in (MANIFEST, REPORT, PAGE):
         (out / name).unlink(missing_ok=True)

@@ -8,20 +8,20 @@ from datetime import UTC, datetime
 
 import torch
 
-from soul_core.attacks.runner import results
-from soul_core.conflicts.retain_set import ComparedSets
-from soul_core.environment import environment, versions
-from soul_core.evaluation.caveats import caveats_of_export, limits_of
+from soul_core.attacks.runner import make_attack_results
+from soul_core.conflicts.retain_set import ConflictResolution
+from soul_core.environment import get_environment, get_versions
+from soul_core.evaluation.caveats import collect_caveats, collect_export_caveats
 from soul_core.evaluation.recitals import find_recitals
-from soul_core.evaluation.row_selection import side_by_side
-from soul_core.evaluation.verdict import conclude
-from soul_core.pipeline.comparison import Log, compare, judge_run
-from soul_core.pipeline.model_under_test import Examined, Subject
+from soul_core.evaluation.row_selection import make_answer_samples
+from soul_core.evaluation.verdict import decide_verdict
+from soul_core.pipeline.comparison import RetrainedLogFile, compare_models, judge_run
+from soul_core.pipeline.model_under_test import Examined, ModelUnderTest
 from soul_core.pipeline.state import RunState
-from soul_core.pipeline.strategies.single import Outcome
-from soul_core.report import ExportFacts, ReferenceFacts, Report, RunFacts
-from soul_core.spec import JUDGED, JobSpec
-from soul_core.training.history import Trained
+from soul_core.pipeline.strategies.single import StrategyResult
+from soul_core.report import ExportFacts, Report, RetrainedModelFacts, RunFacts
+from soul_core.spec import JUDGED_MODEL, JobSpec
+from soul_core.training.history import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -29,70 +29,75 @@ class RunResults:
     """What a run leaves for its report."""
 
     spec: JobSpec
-    subject: Subject
-    compared: ComparedSets
-    examined: Mapping[str, Examined]
-    log: Log | None
-    reference: ReferenceFacts | None
-    outcome: Outcome
-    exported: ExportFacts | None
+    model_under_test: ModelUnderTest
+    compared_sets: ConflictResolution
+    evaluations: Mapping[str, Examined]
+    retrained_log: RetrainedLogFile | None
+    retrained: RetrainedModelFacts | None
+    strategy_result: StrategyResult
+    export_facts: ExportFacts | None
 
 
-def build_report(found: RunResults, state: RunState, *, job_id: str | None) -> Report:
+def build_report(run_results: RunResults, state: RunState, *, job_id: str | None) -> Report:
     """Compare the models, judge the criteria, conclude, and say what the numbers cannot say."""
-    spec, subject, compared, examined = found.spec, found.subject, found.compared, found.examined
-    judged = JUDGED[spec.kind]
-    models = compare(spec, judged, examined, found.log)
-    attacks = results(
-        {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measured=models
+    spec, subject, compared, examined = (
+        run_results.spec,
+        run_results.model_under_test,
+        run_results.compared_sets,
+        run_results.evaluations,
+    )
+    judged = JUDGED_MODEL[spec.kind]
+    models = compare_models(spec, judged, examined, run_results.retrained_log)
+    attacks = make_attack_results(
+        {name: examined[name].attacked for name in models if name in examined}, spec, judged=judged, measurements=models
     )
     criteria = judge_run(spec, judged, models, attacks)
-    measured_rows = {one.name: one.rows for one in subject.chosen}
+    measured_rows = {one.name: one.rows for one in subject.evaluation_sets}
     recitals = find_recitals(spec, measured_rows, compared.conflicts, models[judged], examined[judged].written())
-    verdict, reason = conclude(
+    verdict, reason = decide_verdict(
         criteria,
         confidence=spec.evaluation.confidence,
-        forgetting=spec.kind != "finetune",
+        is_about_forgetting=spec.kind != "finetune",
         recitals=recitals,
     )
-    data = tuple(compared.facts(name, one.facts) for name, one in subject.sets.items())
+    data = tuple(compared.update_facts(name, one.facts) for name, one in subject.datasets.items())
     return Report(
         job_id=job_id,
         spec=spec,
-        spec_sha256=spec.digest(),
-        template_date=subject.loaded.encoder.asked_date,
+        spec_sha256=spec.compute_sha256(),
+        template_date=subject.loaded.encoder.template_date,
         model=subject.facts,
         data=data,
         models=models,
-        trials=found.outcome.trials,
-        reference=found.reference,
+        trials=run_results.strategy_result.trials,
+        reference=run_results.retrained,
         attacks=attacks,
-        examples=side_by_side(
-            subject.chosen,
+        examples=make_answer_samples(
+            subject.evaluation_sets,
             {name: examined[name].answers for name in models if name in examined},
             {name: examined[name].preambles for name in models if name in examined},
-            most=spec.evaluation.side_by_side,
+            max_samples=spec.evaluation.side_by_side,
         ),
         criteria=criteria,
         conflicts=compared.conflicts,
         recitals=recitals,
         verdict=verdict,
         verdict_reason=reason,
-        run=_run_facts(spec, subject, found.outcome.trained, state),
-        export=found.exported,
-        versions=versions(),
+        run=_run_facts(spec, subject, run_results.strategy_result.training_result, state),
+        export=run_results.export_facts,
+        versions=get_versions(),
         limits=(
-            *limits_of(
+            *collect_caveats(
                 spec,
                 data,
                 models[judged],
                 models=models,
                 attacks=attacks,
                 conflicts=compared.conflicts,
-                unfinished=_unfinished(examined[judged]),
+                num_unfinished=_unfinished(examined[judged]),
             ),
-            *caveats_of_export(found.exported),
-            *(found.log.warnings if found.log else ()),
+            *collect_export_caveats(run_results.export_facts),
+            *(run_results.retrained_log.warnings if run_results.retrained_log else ()),
         ),
     )
 
@@ -106,13 +111,13 @@ def _unfinished(examined: Examined) -> dict[str, int]:
     return {name: count for name, count in cut_off.items() if count}
 
 
-def _run_facts(spec: JobSpec, subject: Subject, trained: Trained, state: RunState) -> RunFacts:
+def _run_facts(spec: JobSpec, subject: ModelUnderTest, trained: TrainingResult, state: RunState) -> RunFacts:
     loaded, known = subject.loaded, spec.model_train_tokens
     on_gpu = loaded.device.type == "cuda"
     return RunFacts(
         started_at=state.started_at,
         finished_at=datetime.now(UTC),
-        seconds=state.seconds,
+        seconds=state.phase_seconds,
         steps=trained.steps,
         train_tokens=trained.train_tokens,
         flops=trained.flops,
@@ -120,7 +125,7 @@ def _run_facts(spec: JobSpec, subject: Subject, trained: Trained, state: RunStat
         peak_memory_bytes=torch.cuda.max_memory_allocated(loaded.device) if on_gpu else _peak_resident_bytes(),
         device=torch.cuda.get_device_name(loaded.device) if on_gpu else "cpu",
         dtype=str(loaded.compute_dtype).removeprefix("torch."),
-        environment=environment(),
+        environment=get_environment(),
         resumed_at_steps=tuple(trained.resumed_at_steps),
         curves=trained.curves,
     )

@@ -5,48 +5,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from soul_core.attacks.context import Attacked
+from soul_core.attacks.context import AttackOutcome
 from soul_core.attacks.runner import attack_model
-from soul_core.attacks.snapshot import fingerprint
+from soul_core.attacks.snapshot import compute_fingerprint
 from soul_core.data import Row
-from soul_core.data.datasets import DataSet, encode_sets
+from soul_core.data.datasets import EncodedDataset, encode_datasets
 from soul_core.data.encoding import ChatSettings, Example, encode_rows
 from soul_core.errors import BadData
 from soul_core.evaluation.evaluate import Measured, measure
-from soul_core.evaluation.probes import probe_sets
-from soul_core.evaluation.row_digests import DigestKey, keyed
-from soul_core.evaluation.row_selection import Answers, EvaluationSet, choose
+from soul_core.evaluation.probes import make_probe_sets
+from soul_core.evaluation.row_digests import DigestKey, add_row_digests
+from soul_core.evaluation.row_selection import Answers, EvaluationSet, choose_rows
 from soul_core.events import Phase
-from soul_core.models.loading import Loaded, load_model
-from soul_core.models.source import Source
-from soul_core.outputs.dtypes import FLOAT32, ExportDtypes, export_dtypes
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.models.source import ModelSource
+from soul_core.outputs.dtypes import FLOAT32, ExportDtypes, choose_export_dtypes
 from soul_core.pipeline.state import RunState
 from soul_core.report import ModelFacts, ModelMeasurements
 from soul_core.spec import FORGET, JobSpec
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """A model in memory with the run's data sets in its own tokens. `max_tokens` is the longest example it may see."""
 
-    loaded: Loaded
+    loaded: LoadedModel
     facts: ModelFacts
-    sets: Mapping[str, DataSet]
-    chosen: tuple[EvaluationSet, ...]
+    datasets: Mapping[str, EncodedDataset]
+    evaluation_sets: tuple[EvaluationSet, ...]
     max_tokens: int
-    key: DigestKey
+    digest_key: DigestKey
     """What digests of rows are made under."""
-    dtypes: ExportDtypes = FLOAT32
+    export_dtypes: ExportDtypes = FLOAT32
     """What its weights are rounded to before they are measured and written, once they were trained."""
 
-    def forget_sets(self, spec: JobSpec) -> tuple[DataSet, ...]:
+    def list_forget_sets(self, spec: JobSpec) -> tuple[EncodedDataset, ...]:
         """Return what is unlearned."""
-        return tuple(one for name, one in self.sets.items() if spec.unlearns(name))
+        return tuple(one for name, one in self.datasets.items() if spec.unlearns(name))
 
     @property
-    def whole(self) -> tuple[EvaluationSet, ...]:
+    def full_sets(self) -> tuple[EvaluationSet, ...]:
         """All rows of all sets: what attacks choose from."""
-        return tuple(EvaluationSet(one.name, one.rows, one.examples) for one in self.sets.values())
+        return tuple(EvaluationSet(one.name, one.rows, one.examples) for one in self.datasets.values())
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Examined:
 
     measurements: ModelMeasurements
     answers: Answers
-    attacked: Mapping[str, Attacked]
+    attacked: Mapping[str, AttackOutcome]
     preambles: Answers = field(default_factory=dict)
 
     def written(self) -> Answers:
@@ -69,15 +69,15 @@ class Examined:
         }
 
 
-def load_subject(
-    source: Source,
+def load_model_under_test(
+    source: ModelSource,
     rows: Mapping[str, tuple[Row, ...]],
     spec: JobSpec,
     *,
     key: DigestKey,
     template_date: date,
     is_trained: bool = False,
-) -> Subject:
+) -> ModelUnderTest:
     """Load a model and encode every data set with its tokenizer. Raises BadModel or BadData, and of the model that is
     to be trained and exported (`is_trained`) BadSpec where it does not fit its export dtype.
 
@@ -90,77 +90,83 @@ def load_subject(
         dtype=spec.dtype,
         cache_dir=source.cache_dir,
         digest=source.digest,
-        shown=source.shown,
+        display_name=source.display_name,
         chat=ChatSettings(spec.chat_template_kwargs, spec.template_date or template_date),
         chat_template=spec.chat_template,
     )
     for of_set in rows.values():
-        loaded.encoder.check(of_set)
+        loaded.encoder.check_against_tokenizer(of_set)
     max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
-    sets = encode_sets(rows, loaded.encoder, max_tokens=max_tokens)
+    sets = encode_datasets(rows, loaded.encoder, max_tokens=max_tokens)
     chosen = tuple(
-        choose(one.name, one.rows, one.examples, most=spec.evaluation.max_examples, seed=spec.seed)
+        choose_rows(one.name, one.rows, one.examples, max_rows=spec.evaluation.max_examples, seed=spec.seed)
         for one in sets.values()
     )
     asked = next((one.rows for one in chosen if one.name == FORGET), ())
     probes = _probes(asked, loaded, spec, max_tokens=max_tokens)
-    facts = loaded.facts.model_copy(update={"source": source.shown})
+    facts = loaded.facts.model_copy(update={"source": source.display_name})
     dtypes = _dtypes(loaded, spec) if is_trained else FLOAT32
-    return Subject(loaded, facts, sets, chosen + probes, max_tokens, key, dtypes)
+    return ModelUnderTest(loaded, facts, sets, chosen + probes, max_tokens, key, dtypes)
 
 
-def _dtypes(loaded: Loaded, spec: JobSpec) -> ExportDtypes:
+def _dtypes(loaded: LoadedModel, spec: JobSpec) -> ExportDtypes:
     """Return what is written of the trained model. Adapters are written as they are, beside an untouched base."""
     alone = spec.lora is not None and spec.lora.output == "adapter"
-    return FLOAT32 if alone else export_dtypes(loaded, spec.export.dtype)
+    return FLOAT32 if alone else choose_export_dtypes(loaded, spec.export.dtype)
 
 
-def _probes(forget: Sequence[Row], loaded: Loaded, spec: JobSpec, *, max_tokens: int) -> tuple[EvaluationSet, ...]:
+def _probes(forget: Sequence[Row], loaded: LoadedModel, spec: JobSpec, *, max_tokens: int) -> tuple[EvaluationSet, ...]:
     """Return the probe sets of the forget rows that are measured. A probe too long for the model is left out: it is not
     the user's row.
     """
     found = []
-    for name, probes in probe_sets(forget, spec.evaluation.probes).items():
+    for name, probes in make_probe_sets(forget, spec.evaluation.probes).items():
         fitting = [(row, example) for row in probes for example in _encoded(row, loaded, max_tokens)]
         if fitting:
             made, examples = zip(*fitting, strict=True)
-            found.append(choose(name, made, examples, most=spec.evaluation.max_examples, seed=spec.seed))
+            found.append(choose_rows(name, made, examples, max_rows=spec.evaluation.max_examples, seed=spec.seed))
     return tuple(found)
 
 
-def _encoded(row: Row, loaded: Loaded, max_tokens: int) -> list[Example]:
+def _encoded(row: Row, loaded: LoadedModel, max_tokens: int) -> list[Example]:
     try:
         return encode_rows([row], loaded.encoder, max_tokens=max_tokens)
     except BadData:
         return []
 
 
-def examine(subject: Subject, name: str, spec: JobSpec, state: RunState, *, phase: Phase) -> Examined:
+def evaluate_model(
+    model_under_test: ModelUnderTest, model_name: str, spec: JobSpec, state: RunState, *, phase: Phase
+) -> Examined:
     """Measure the model as it stands now, then attack it; what an interrupted run has done is read from the state.
 
     The time of the attacks counts as phase `attack`, that of the rest as `phase`.
     """
-    mark = f"{name}-{weights_mark(subject.loaded)}"
-    with state.phase(phase, detail=name):
+    mark = f"{model_name}-{compute_weights_digest(model_under_test.loaded)}"
+    with state.phase(phase, detail=model_name):
         measured: Measured = measure(
-            subject.loaded,
-            subject.chosen,
+            model_under_test.loaded,
+            model_under_test.evaluation_sets,
             spec.evaluation,
             seed=spec.seed,
             micro_batch_tokens=spec.training.micro_batch_tokens,
             phase=phase,
             listener=state,
-            kept=state.folder / "measured" / mark,
+            results_dir=state.folder / "measured" / mark,
         )
-    attacked: Mapping[str, Attacked] = {}
+    attacked: Mapping[str, AttackOutcome] = {}
     if spec.attacks:
-        with state.phase("attack", detail=name):
+        with state.phase("attack", detail=model_name):
             kept = state.folder / "attacked" / mark
-            attacked = attack_model(subject.loaded, name, subject.whole, spec, listener=state, kept=kept)
-    measurements = keyed(measured.measurements(), subject.chosen, subject.key)
+            attacked = attack_model(
+                model_under_test.loaded, model_name, model_under_test.full_sets, spec, listener=state, results_dir=kept
+            )
+    measurements = add_row_digests(
+        measured.measurements(), model_under_test.evaluation_sets, model_under_test.digest_key
+    )
     return Examined(measurements, measured.answers(), attacked, measured.preambles())
 
 
-def weights_mark(loaded: Loaded) -> str:
+def compute_weights_digest(loaded: LoadedModel) -> str:
     """Return a mark that weights trained again to other bits (a GPU) do not share: measurements are kept under it."""
-    return hashlib.sha256(str(fingerprint(loaded.model)).encode()).hexdigest()[:16]
+    return hashlib.sha256(str(compute_fingerprint(loaded.model)).encode()).hexdigest()[:16]

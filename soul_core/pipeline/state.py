@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from soul_core.atomic_io import write_durably
+from soul_core.atomic_io import write_atomically
 from soul_core.errors import BadSpec
-from soul_core.events import EventKind, Listener, Phase, Wish, stop_if_asked
+from soul_core.events import EventKind, Listener, Phase, StopRequest, raise_if_stop_requested
 
-LOCK = "lock"
+LOCK_NAME = "lock"
 _RECORD = "run.json"
 
 
@@ -35,7 +35,7 @@ class RunState:
         return datetime.fromisoformat(self._record["started_at"])
 
     @property
-    def seconds(self) -> dict[str, float]:
+    def phase_seconds(self) -> dict[str, float]:
         """Seconds of each phase over all attempts, the running one included."""
         self._count()
         return {phase: round(seconds, 3) for phase, seconds in self._record["seconds"].items()}
@@ -55,7 +55,7 @@ class RunState:
     @contextmanager
     def phase(self, phase: Phase, *, detail: str | None = None) -> Iterator[None]:
         """Run one phase: announce it, stop first if that is wished, and count its seconds even when it ends badly."""
-        stop_if_asked(self._listener)
+        raise_if_stop_requested(self._listener)
         self._listener.emit("phase", phase=phase, **({"detail": detail} if detail else {}))
         self._phase, self._since = phase, time.monotonic()
         try:
@@ -72,15 +72,15 @@ class RunState:
             self._save()
         self._listener.emit(kind, **data)
 
-    def wish(self) -> Wish:
-        return self._listener.wish()
+    def stop_request(self) -> StopRequest:
+        return self._listener.stop_request()
 
     def discard(self) -> None:
         """Remove everything but the lock, which its holder still needs."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != LOCK:
+            elif path.name != LOCK_NAME:
                 path.unlink()
 
     def _count(self) -> None:
@@ -91,4 +91,4 @@ class RunState:
             self._since = now
 
     def _save(self) -> None:
-        write_durably(self.folder / _RECORD, json.dumps(self._record))
+        write_atomically(self.folder / _RECORD, json.dumps(self._record))

@@ -5,9 +5,9 @@ One place, so that page, card and terminal say the same, and none of them more t
 
 import re
 
-from soul_core.catalogue import CATALOGUE, number
+from soul_core.catalogue import METRIC_CATALOG, format_number
 from soul_core.report import AttackResult, MetricValue, Report, SetConflicts, Verdict
-from soul_core.spec import ALL, AUDITED, BASE, FINETUNED, REFERENCE, UNLEARNED, Criterion
+from soul_core.spec import ALL, BASE, EVALUATED, FINETUNED, RETRAINED, UNLEARNED, Criterion
 
 HEADLINES: dict[Verdict, str] = {
     "passed": "Passed: every criterion of this job holds",
@@ -15,15 +15,15 @@ HEADLINES: dict[Verdict, str] = {
     "inconclusive": "Inconclusive: the measurements do not decide every criterion",
 }
 #: The headline where no criterion is broken, and the verdict is failed all the same.
-RECITED = "Failed: the model still gives away what was to be forgotten"
-SYMBOLS: dict[Verdict, str] = {"passed": "✓", "failed": "✗", "inconclusive": "?"}
-KINDS = {"unlearn": "unlearning", "finetune": "fine-tuning", "evaluate": "evaluation"}
-ROLES = {
+RECITED_HEADLINE = "Failed: the model still gives away what was to be forgotten"
+VERDICT_SYMBOLS: dict[Verdict, str] = {"passed": "✓", "failed": "✗", "inconclusive": "?"}
+JOB_KIND_TITLES = {"unlearn": "unlearning", "finetune": "fine-tuning", "evaluate": "evaluation"}
+MODEL_ROLES = {
     BASE: "the model as it was given",
     UNLEARNED: "the same model after this job",
     FINETUNED: "the same model after this job",
-    AUDITED: "the model that this evaluation is about",
-    REFERENCE: "retrained without the forget set: how a model answers that never saw it",
+    EVALUATED: "the model that this evaluation is about",
+    RETRAINED: "retrained without the forget set: how a model answers that never saw it",
 }
 _ATTACKS = {
     "relearn": "Relearning",
@@ -39,31 +39,31 @@ _UNPRINTABLE = re.compile(
 )
 
 
-def headline(report: Report) -> str:
+def format_headline(report: Report) -> str:
     """Return the verdict in one line."""
     if not report.criteria:
-        return f"No verdict: this {KINDS[report.spec.kind]} names no criteria"
+        return f"No verdict: this {JOB_KIND_TITLES[report.spec.kind]} names no criteria"
     if report.recitals and not any(result.outcome == "failed" for result in report.criteria):
-        return RECITED
+        return RECITED_HEADLINE
     return HEADLINES[report.verdict]
 
 
-def visible(text: str) -> str:
+def replace_control_characters(text: str) -> str:
     """Replace characters that would act on the page instead of showing."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
-def title_of(metric: str) -> str:
+def get_metric_title(metric: str) -> str:
     """Return a metric's title."""
-    return CATALOGUE[metric].title if metric in CATALOGUE else metric
+    return METRIC_CATALOG[metric].title if metric in METRIC_CATALOG else metric
 
 
-def title_of_set(name: str) -> str:
+def get_set_title(name: str) -> str:
     """Return a data set's title."""
     return "The model as a whole" if name == ALL else f"{name.replace('_', ' ').capitalize()} set"
 
 
-def title_of_attack(attack: AttackResult) -> str:
+def get_attack_title(attack: AttackResult) -> str:
     """Return an attack's title, with what tells it from others of its kind."""
     kind = str(attack.settings.get("kind", attack.label))
     title = _ATTACKS.get(kind, attack.label.replace("_", " ").capitalize())
@@ -74,53 +74,53 @@ def title_of_attack(attack: AttackResult) -> str:
     return title
 
 
-def criterion_subject(criterion: Criterion) -> str:
+def format_criterion_metric(criterion: Criterion) -> str:
     """Say what a criterion is taken on."""
     where = "of the model as a whole" if criterion.set == ALL else f"on the {criterion.set} set"
     under = f", under attack {criterion.attack}" if criterion.attack else ""
-    return f"{title_of(criterion.metric)} {where}{under}"
+    return f"{get_metric_title(criterion.metric)} {where}{under}"
 
 
-def bound(criterion: Criterion) -> str:
+def format_bound(criterion: Criterion) -> str:
     """Write what a criterion asks, for people."""
     word, value = ("at most", criterion.at_most) if criterion.at_most is not None else ("at least", criterion.at_least)
     assert value is not None
-    return f"{word} {number(value)}" + (" times the base model's" if criterion.relative_to_base else "")
+    return f"{word} {format_number(value)}" + (" times the base model's" if criterion.relative_to_base else "")
 
 
-def interval_text(interval: tuple[float, float] | None) -> str:
+def format_interval(interval: tuple[float, float] | None) -> str:
     """Write an interval: 0.1 to 0.2."""
-    return f"{number(interval[0])} to {number(interval[1])}" if interval else ""
+    return f"{format_number(interval[0])} to {format_number(interval[1])}" if interval else ""
 
 
-def cell_text(value: MetricValue | None) -> str:
+def format_metric_value(value: MetricValue | None) -> str:
     """Write a value with its interval: 0.15 [0.1, 0.2]."""
     if value is None or value.value is None:
         return "not measured"
-    interval = f" [{number(value.interval[0])}, {number(value.interval[1])}]" if value.interval else ""
-    return number(value.value) + interval
+    interval = f" [{format_number(value.interval[0])}, {format_number(value.interval[1])}]" if value.interval else ""
+    return format_number(value.value) + interval
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """Write a share for people, without digits that mean nothing."""
     value = 100 * share
     return f"{value:.0f}%" if abs(value) >= 10 or value == 0 else f"{value:.2g}%"
 
 
-def back(share: float) -> str:
+def format_recovery(share: float) -> str:
     """Say how much came back."""
     if share <= 0:
         return "nothing back"
-    return f"{percent(share)} back" if share >= 0.01 else "less than 1% back"
+    return f"{format_percent(share)} back" if share >= 0.01 else "less than 1% back"
 
 
-def conflicting_rows(found: SetConflicts) -> str:
+def format_conflicting_rows(conflicts: SetConflicts) -> str:
     """Write the row numbers of conflicts, the first forty."""
-    rows = list(dict.fromkeys(one.row for one in found.rows))
+    rows = list(dict.fromkeys(one.row for one in conflicts.rows))
     return ", ".join(map(str, rows[:40])) + (", ..." if len(rows) > 40 else "")
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write seconds for people: 8.2 s, 4 min 5 s, 2 h 10 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -128,7 +128,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def size(num_bytes: float) -> str:
+def format_bytes(num_bytes: float) -> str:
     """Write bytes for people, in powers of 1024."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:

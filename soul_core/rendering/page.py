@@ -7,93 +7,113 @@ from functools import cache
 
 from jinja2 import Environment
 
-from soul_core.catalogue import CATALOGUE
-from soul_core.rendering.answer_diff import answers_of, compared_with, marked
-from soul_core.rendering.attack_tables import attack_lines, ways_of
-from soul_core.rendering.chart_data import attack_view, bars_of, curves_of, planes_of, spreads_of
-from soul_core.rendering.charts import bound_chart, swatch
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.rendering.answer_diff import choose_compared_model, compare_answers, diff_answers
+from soul_core.rendering.attack_tables import compare_variants, make_attack_rows
+from soul_core.rendering.chart_data import (
+    make_attack_chart,
+    make_bar_charts,
+    make_distribution_charts,
+    make_scatter_charts,
+    make_training_curves,
+)
+from soul_core.rendering.charts import draw_criterion_chart, draw_swatch
 from soul_core.rendering.labels import (
     HEADLINES,
-    KINDS,
-    ROLES,
-    back,
-    bound,
-    conflicting_rows,
-    duration,
-    headline,
-    interval_text,
-    size,
-    visible,
+    JOB_KIND_TITLES,
+    MODEL_ROLES,
+    format_bound,
+    format_bytes,
+    format_conflicting_rows,
+    format_duration,
+    format_headline,
+    format_interval,
+    format_recovery,
+    replace_control_characters,
 )
-from soul_core.rendering.svg import looks
+from soul_core.rendering.svg import assign_marker_styles
 from soul_core.rendering.tables import (
-    flat,
-    gaps_of,
-    highlights_of,
-    in_order,
-    judged_of,
-    lines_of,
-    measured_sets,
-    rests_on,
-    settings_text,
+    flatten_settings,
+    format_evidence,
+    format_settings,
+    list_measured_sets,
+    list_missing_metrics,
+    make_criterion_rows,
+    make_highlights,
+    make_metric_rows,
+    order_models,
 )
-from soul_core.rendering.templating import environment_of
+from soul_core.rendering.templating import make_environment
 from soul_core.report import Report
-from soul_core.spec import JUDGED
+from soul_core.spec import JUDGED_MODEL
 
-__all__ = ["HEADLINES", "bound", "duration", "marked", "render", "size", "visible"]
+__all__ = [
+    "HEADLINES",
+    "diff_answers",
+    "format_bound",
+    "format_bytes",
+    "format_duration",
+    "render_page",
+    "replace_control_characters",
+]
 
 
-def render(report: Report) -> str:
+def render_page(report: Report) -> str:
     """Return the whole page."""
-    report = in_order(report)
-    judged = JUDGED[report.spec.kind]
-    look = looks(report.models, judged)
-    sets = measured_sets(report)
+    report = order_models(report)
+    judged = JUDGED_MODEL[report.spec.kind]
+    look = assign_marker_styles(report.models, judged)
+    sets = list_measured_sets(report)
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             report=report,
             judged=judged,
-            headline=headline(report),
-            rests_on=rests_on(report),
-            highlights=list(highlights_of(report)),
-            criteria=[(one, bound_chart(f"bound-{i}", one)) for i, one in enumerate(judged_of(report))],
-            swatches={model: swatch(model, look[model], place) for place, model in enumerate(report.models)},
-            planes=list(planes_of(report, look)),
-            bars=list(bars_of(report, look)),
-            lines={name: lines_of(report, name) for name in sets},
-            has_targets=any(CATALOGUE[name].target is not None for name in _metrics_of(report) if name in CATALOGUE),
-            glossary=[CATALOGUE[name] for name in _metrics_of(report) if name in CATALOGUE],
-            gaps=list(gaps_of(report)),
-            spreads=list(spreads_of(report, look)),
-            attack_chart=attack_view(report, look),
-            attacks=[(a, list(attack_lines(report, a)), ways_of(report, a)) for a in report.attacks],
-            answers=answers_of(report),
-            compared=compared_with(list(report.models), judged),
-            curves=list(curves_of(report)),
-            settings=list(flat(report.spec.model_dump(mode="json", exclude={"criteria"}))),
+            headline=format_headline(report),
+            rests_on=format_evidence(report),
+            highlights=list(make_highlights(report)),
+            criteria=[
+                (one, draw_criterion_chart(f"bound-{i}", one)) for i, one in enumerate(make_criterion_rows(report))
+            ],
+            swatches={model: draw_swatch(model, look[model], place) for place, model in enumerate(report.models)},
+            planes=list(make_scatter_charts(report, look)),
+            bars=list(make_bar_charts(report, look)),
+            lines={name: make_metric_rows(report, name) for name in sets},
+            has_targets=any(
+                METRIC_CATALOG[name].target is not None for name in _metrics_of(report) if name in METRIC_CATALOG
+            ),
+            glossary=[METRIC_CATALOG[name] for name in _metrics_of(report) if name in METRIC_CATALOG],
+            gaps=list(list_missing_metrics(report)),
+            spreads=list(make_distribution_charts(report, look)),
+            attack_chart=make_attack_chart(report, look),
+            attacks=[(a, list(make_attack_rows(report, a)), compare_variants(report, a)) for a in report.attacks],
+            answers=compare_answers(report),
+            compared=choose_compared_model(list(report.models), judged),
+            curves=list(make_training_curves(report)),
+            settings=list(flatten_settings(report.spec.model_dump(mode="json", exclude={"criteria"}))),
         )
     )
 
 
 def _metrics_of(report: Report) -> list[str]:
     """Return every metric that has a number somewhere, in the report's order."""
-    return list(dict.fromkeys(line.metric for name in measured_sets(report) for line in lines_of(report, name)))
+    return list(
+        dict.fromkeys(line.metric for name in list_measured_sets(report) for line in make_metric_rows(report, name))
+    )
 
 
 @cache
 def _environment() -> Environment:
-    environment = environment_of(html=True)
-    environment.finalize = lambda value: visible(value) if type(value) is str else value
+    environment = make_environment(html=True)
+    environment.finalize = lambda value: replace_control_characters(value) if type(value) is str else value
     environment.filters |= {
-        "duration": duration,
-        "size": size,
-        "back": back,
-        "interval": interval_text,
-        "settings": settings_text,
-        "conflicting": conflicting_rows,
+        "duration": format_duration,
+        "size": format_bytes,
+        "back": format_recovery,
+        "interval": format_interval,
+        "settings": format_settings,
+        "conflicting": format_conflicting_rows,
     }
-    environment.globals |= {"roles": ROLES, "kinds": KINDS}
+    environment.globals |= {"roles": MODEL_ROLES, "kinds": JOB_KIND_TITLES}
     return environment

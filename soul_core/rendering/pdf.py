@@ -13,7 +13,7 @@ class PdfUnavailable(Exception):
     """PDFs cannot be made on this machine; the message says what to install."""
 
 
-def to_pdf(html: str) -> bytes:
+def render_pdf(html: str) -> bytes:
     """Return the page as PDF (A4, tagged). Equal pages give equal bytes.
 
     What the page itself does not hold is not loaded, wherever it lies; weasyprint logs what it left out.

@@ -16,8 +16,8 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
-from soul_core.rendering.labels import visible
-from soul_core.spec import BASE, REFERENCE
+from soul_core.rendering.labels import replace_control_characters
+from soul_core.spec import BASE, RETRAINED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 INK, SOFT, GRID, SHADE, PAPER = "#1b1f24", "#57606a", "#dfe3e8", "#e8f1ee", "#ffffff"
 #: Drawn at this width a chart fits a phone as it is: no text in it shrinks below its size.
-WIDTH = 320
-TEXT, SMALL = 11.0, 10.0
+CHART_WIDTH = 320
+TEXT_SIZE, SMALL_TEXT_SIZE = 11.0, 10.0
 _FONT = 'system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif'
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 #: Behind text, so that a line under it does not strike it through.
@@ -40,7 +40,7 @@ _SETTINGS: Any = {
     "svg.hashsalt": "soul",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
-    "font.size": SMALL,
+    "font.size": SMALL_TEXT_SIZE,
     "hatch.linewidth": 0.9,
     "text.color": INK,
     "axes.unicode_minus": True,
@@ -48,7 +48,7 @@ _SETTINGS: Any = {
 
 
 @dataclass(frozen=True)
-class Look:
+class MarkerStyle:
     """How a model looks in every chart: colour, and a hatch and a marker, so that colour never carries it alone."""
 
     fill: str
@@ -58,28 +58,28 @@ class Look:
 
 
 # Colours: Okabe and Ito, "Color Universal Design" (2008), lightened where a hatch lies on top.
-_JUDGED = Look("#0072b2", "#00476f", "", "o")
-_BASE = Look("#e4e8ec", "#6e7781", "////", "s")
-_REFERENCE = Look("#f7d58a", "#8f5f00", "xxxx", "D")
+_JUDGED = MarkerStyle("#0072b2", "#00476f", "", "o")
+_BASE = MarkerStyle("#e4e8ec", "#6e7781", "////", "s")
+_REFERENCE = MarkerStyle("#f7d58a", "#8f5f00", "xxxx", "D")
 _OTHERS = (
-    Look("#8fd3bf", "#00644a", "\\\\\\\\", "^"),
-    Look("#f0b48a", "#a04400", "----", "v"),
-    Look("#e6bcd3", "#8a3d69", "||||", "P"),
-    Look("#b5dcf4", "#1a6696", "++++", "X"),
-    Look("#f6f0a0", "#6b6200", "//", "h"),
-    Look("#ffffff", "#000000", "\\\\", "*"),
+    MarkerStyle("#8fd3bf", "#00644a", "\\\\\\\\", "^"),
+    MarkerStyle("#f0b48a", "#a04400", "----", "v"),
+    MarkerStyle("#e6bcd3", "#8a3d69", "||||", "P"),
+    MarkerStyle("#b5dcf4", "#1a6696", "++++", "X"),
+    MarkerStyle("#f6f0a0", "#6b6200", "//", "h"),
+    MarkerStyle("#ffffff", "#000000", "\\\\", "*"),
 )
 
 
-def looks(models: Iterable[str], judged: str) -> dict[str, Look]:
+def assign_marker_styles(models: Iterable[str], judged: str) -> dict[str, MarkerStyle]:
     """Give each model its look: the same in every report for those with a meaning, by order for others."""
-    fixed = {BASE: _BASE, REFERENCE: _REFERENCE, judged: _JUDGED}
+    fixed = {BASE: _BASE, RETRAINED: _REFERENCE, judged: _JUDGED}
     others = [name for name in models if name not in fixed]
     return {name: fixed.get(name) or _OTHERS[others.index(name) % len(_OTHERS)] for name in models}
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
+def apply_chart_settings() -> Iterator[None]:
     """Hold matplotlib's settings while a chart is made: ours, whatever the process or the user's files have set."""
     import matplotlib as mpl
 
@@ -90,7 +90,7 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def canvas(height: float, *, width: float = WIDTH) -> "Figure":
+def make_figure(height: float, *, width: float = CHART_WIDTH) -> "Figure":
     """Return an empty figure of that many pixels. One point is one pixel."""
     from matplotlib.figure import Figure
 
@@ -99,28 +99,35 @@ def canvas(height: float, *, width: float = WIDTH) -> "Figure":
     return figure
 
 
-def plot_area(figure: "Figure", left: float, top: float, right: float, bottom: float) -> "Axes":
+def add_plot_axes(figure: "Figure", left: float, top: float, right: float, bottom: float) -> "Axes":
     """Add axes without a frame, with margins in pixels."""
     width, height = figure.get_figwidth() * 72, figure.get_figheight() * 72
     axes = figure.add_axes((left / width, bottom / height, (width - left - right) / width, 1 - (top + bottom) / height))
     axes.patch.set_visible(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.tick_params(length=0, pad=4, colors=SOFT, labelsize=SMALL)
+    axes.tick_params(length=0, pad=4, colors=SOFT, labelsize=SMALL_TEXT_SIZE)
     axes.set_axisbelow(True)
     return axes
 
 
-def beside(axes: "Axes", text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+def add_label(axes: "Axes", text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
     """Write at a share of the width and a height in the data's measure, so many pixels away."""
-    axes.annotate(visible(text), at, offset, xycoords=("axes fraction", "data"), textcoords="offset points", **style)
+    axes.annotate(
+        replace_control_characters(text),
+        at,
+        offset,
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        **style,
+    )
 
 
-def heading(text: str) -> dict[str, Any]:
+def get_heading_style(text: str) -> dict[str, Any]:
     """Return the style of a title inside a chart: never wider than the chart, and no line runs through it."""
-    fits = WIDTH / (0.62 * TEXT * len(text)) if text else 1.0
+    fits = CHART_WIDTH / (0.62 * TEXT_SIZE * len(text)) if text else 1.0
     return {
-        "fontsize": round(TEXT * min(1.0, fits), 2),
+        "fontsize": round(TEXT_SIZE * min(1.0, fits), 2),
         "fontweight": "bold",
         "va": "baseline",
         "bbox": HALO,
@@ -128,7 +135,7 @@ def heading(text: str) -> dict[str, Any]:
     }
 
 
-def finish(figure: "Figure", name: str, label: str) -> Markup:
+def render_svg(figure: "Figure", name: str, label: str) -> Markup:
     """Return the figure as an SVG element. `name` makes its ids its own, `label` says what is seen."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -145,32 +152,32 @@ def finish(figure: "Figure", name: str, label: str) -> Markup:
         "class": "chart",
         "viewBox": view,
         "role": "img",
-        "aria-label": visible(label),
+        "aria-label": replace_control_characters(label),
         "font-family": _FONT,
         "stroke-linejoin": "round",
     }
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704  serialised, so escaped, by ElementTree
 
 
-def nice_ticks(low: float, high: float, most: int) -> list[float]:
+def compute_nice_ticks(low: float, high: float, num_ticks: int) -> list[float]:
     """Return round numbers that cover [low, high]: about `most` of them."""
     if not high > low:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
-    raw = (high - low) / most
+    raw = (high - low) / num_ticks
     power = 10 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
 
 
-def shortened(text: str, most: int) -> str:
+def shorten(text: str, max_chars: int) -> str:
     """Cut the middle out of a long name: beginnings and ends tell names apart."""
-    text = visible(text)
-    if len(text) <= most:
+    text = replace_control_characters(text)
+    if len(text) <= max_chars:
         return text
-    head = (most - 1) // 2
-    return f"{text[:head]}…{text[head + 1 - most :]}"
+    head = (max_chars - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - max_chars :]}"
 
 
 def _tidy(root: ET.Element, name: str) -> None:

@@ -7,36 +7,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from soul_core.catalogue import number
-from soul_core.rendering.attack_tables import attack_lines, recovered_share, telling_metric
-from soul_core.rendering.labels import interval_text, percent, title_of, title_of_set
+from soul_core.catalogue import format_number
+from soul_core.rendering.attack_tables import choose_main_metric, compute_recovered_fraction, make_attack_rows
+from soul_core.rendering.labels import format_interval, format_percent, get_metric_title, get_set_title
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Report
-from soul_core.spec import ALL, BASE, FORGET, GENERAL, HOLDOUT, JUDGED, REFERENCE, RETAIN, TRAIN
+from soul_core.spec import ALL, BASE, FORGET, GENERAL, HOLDOUT, JUDGED_MODEL, RETAIN, RETRAINED, TRAIN
 
 
 @dataclass(frozen=True)
-class Judged:
+class CriterionRow:
     """A criterion in the terms it was asked in: as it stands, or in factors of the base model's value."""
 
     result: CriterionResult
     value: float | None
     interval: tuple[float, float] | None
     bound: float | None
-    base: float | None
+    base_value: float | None
     """The base model's value where the bound is a factor of it."""
 
 
 @dataclass(frozen=True)
-class Line:
+class MetricRow:
     """One metric of a set: a cell for each model."""
 
     metric: str
     cells: tuple[MetricValue | None, ...]
-    count: int
+    num_examples: int
 
 
 @dataclass(frozen=True)
-class Gap:
+class MissingMetric:
     """A metric that could not be measured."""
 
     metric: str
@@ -54,14 +54,14 @@ class Highlight:
     remark: str
 
 
-def in_order(report: Report) -> Report:
+def order_models(report: Report) -> Report:
     """Put base, judged and retrained model first, in this order, others behind them."""
-    known = [BASE, JUDGED[report.spec.kind], REFERENCE]
+    known = [BASE, JUDGED_MODEL[report.spec.kind], RETRAINED]
     names = [name for name in known if name in report.models] + [n for n in report.models if n not in known]
     return report.model_copy(update={"models": {name: report.models[name] for name in names}})
 
 
-def judged_of(report: Report) -> Iterator[Judged]:
+def make_criterion_rows(report: Report) -> Iterator[CriterionRow]:
     """Yield the criteria with what was measured, in the terms each was asked in."""
     for result in report.criteria:
         asked = result.criterion
@@ -71,10 +71,10 @@ def judged_of(report: Report) -> Iterator[Judged]:
         if base and value is not None:
             value = value / base
             interval = interval and (interval[0] / base, interval[1] / base)
-        yield Judged(result, value, interval, factor if base else bound, base)
+        yield CriterionRow(result, value, interval, factor if base else bound, base)
 
 
-def measured_sets(report: Report) -> list[str]:
+def list_measured_sets(report: Report) -> list[str]:
     """Return the sets on which at least one model has a number: what a job is about first, what is beside it last."""
     measured = {
         name: None
@@ -87,23 +87,23 @@ def measured_sets(report: Report) -> list[str]:
     return [name for name in (*first, *others, *last) if name in measured]
 
 
-def of_set(report: Report, name: str) -> dict[str, Mapping[str, MetricValue]]:
+def get_set_values(report: Report, name: str) -> dict[str, Mapping[str, MetricValue]]:
     """Return model -> metric -> value of one set."""
     return {model: measured.sets[name] for model, measured in report.models.items() if name in measured.sets}
 
 
-def lines_of(report: Report, name: str) -> list[Line]:
+def make_metric_rows(report: Report, name: str) -> list[MetricRow]:
     """Return every metric of a set that at least one model has a number for."""
-    values = of_set(report, name)
+    values = get_set_values(report, name)
     lines = []
     for metric in dict.fromkeys(metric for of_model in values.values() for metric in of_model):
         cells = tuple(values[model].get(metric) if model in values else None for model in report.models)
         if any(cell and cell.value is not None for cell in cells):
-            lines.append(Line(metric, cells, max(cell.count for cell in cells if cell)))
+            lines.append(MetricRow(metric, cells, max(cell.count for cell in cells if cell)))
     return lines
 
 
-def gaps_of(report: Report) -> Iterator[Gap]:
+def list_missing_metrics(report: Report) -> Iterator[MissingMetric]:
     """Yield what could not be measured; what is missing for the same reason, on the same sets, together."""
     lacking: dict[tuple[str, str, str], list[str]] = {}
     for model, measured in report.models.items():
@@ -118,33 +118,33 @@ def gaps_of(report: Report) -> Iterator[Gap]:
         sets.setdefault((metric, () if everywhere else tuple(models), reason), []).append(set_name)
     together: dict[tuple[tuple[str, ...], tuple[str, ...], str], list[str]] = {}
     for (metric, of_models, reason), names in sets.items():
-        together.setdefault((tuple(names), of_models, reason), []).append(title_of(metric))
+        together.setdefault((tuple(names), of_models, reason), []).append(get_metric_title(metric))
     for (on, of_models, reason), metrics in together.items():
         only = f" for {', '.join(of_models)}" if of_models else ""
-        yield Gap(", ".join(metrics), _on(on) + only, reason)
+        yield MissingMetric(", ".join(metrics), _on(on) + only, reason)
 
 
-def highlights_of(report: Report) -> Iterator[Highlight]:
+def make_highlights(report: Report) -> Iterator[Highlight]:
     """Yield the few numbers a hurried reader should see: what is gone, what is kept, what comes back."""
-    judged = report.models.get(JUDGED[report.spec.kind])
+    judged = report.models.get(JUDGED_MODEL[report.spec.kind])
     if judged is None:
         return
     for name in (FORGET, TRAIN, RETAIN, GENERAL):
-        metric = telling_metric(report, name)
+        metric = choose_main_metric(report, name)
         if metric is not None and (name != GENERAL or RETAIN not in judged.sets):
             yield _highlight(report, name, metric)
-    if strongest := strongest_attack(report):
+    if strongest := find_strongest_attack(report):
         yield strongest
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield settings as dotted names and text."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten_settings(value, f"{prefix}{key}.")
         elif isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
             for i, one in enumerate(value):
-                yield from flat(one if isinstance(one, Mapping) else {"": one}, f"{prefix}{key}.{i}.")
+                yield from flatten_settings(one if isinstance(one, Mapping) else {"": one}, f"{prefix}{key}.{i}.")
         elif isinstance(value, list | tuple):
             yield prefix + key, ", ".join(map(str, value)) or "none"
         else:
@@ -157,18 +157,18 @@ def _plain(value: Any) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
+def format_settings(settings: Mapping[str, Any]) -> str:
     """Write an attack's settings in one line."""
-    return ", ".join(f"{key} {value}" for key, value in flat(settings) if key != "kind")
+    return ", ".join(f"{key} {value}" for key, value in flatten_settings(settings) if key != "kind")
 
 
-def rests_on(report: Report) -> str:
+def format_evidence(report: Report) -> str:
     """Say how many rows the judged model's numbers come from, and how sure they are."""
-    judged = report.models.get(JUDGED[report.spec.kind])
+    judged = report.models.get(JUDGED_MODEL[report.spec.kind])
     rows = [f"{len(numbers)} {name}" for name, numbers in judged.rows.items()] if judged else []
     evaluation = report.spec.evaluation
     how = (
-        f"{percent(evaluation.confidence)} bootstrap intervals over rows"
+        f"{format_percent(evaluation.confidence)} bootstrap intervals over rows"
         if evaluation.bootstrap
         else "values alone, without intervals, as the spec asks"
     )
@@ -183,7 +183,7 @@ def _on(names: Sequence[str]) -> str:
 
 
 def _highlight(report: Report, name: str, metric: str) -> Highlight:
-    judged = JUDGED[report.spec.kind]
+    judged = JUDGED_MODEL[report.spec.kind]
 
     def value(model: str) -> MetricValue | None:
         of_model = report.models.get(model, ModelMeasurements(sets={})).sets.get(name, {}).get(metric)
@@ -192,40 +192,41 @@ def _highlight(report: Report, name: str, metric: str) -> Highlight:
     after, before = value(judged), value(BASE) if report.spec.kind != "evaluate" else None
     assert after is not None
     assert after.value is not None
-    remarks = [f"{percent(report.spec.evaluation.confidence)} interval {interval_text(after.interval)}"]
+    remarks = [f"{format_percent(report.spec.evaluation.confidence)} interval {format_interval(after.interval)}"]
     remarks = remarks if after.interval else []
     for model in report.models:
         other = value(model)
         if model != judged and other and other is not before and other.value is not None:
-            remarks.append(f"{model} {number(other.value)}")
+            remarks.append(f"{model} {format_number(other.value)}")
     return Highlight(
-        title=f"{title_of(metric)} · {title_of_set(name).lower()}",
-        before=number(before.value) if before and before.value is not None else "",
-        after=number(after.value),
+        title=f"{get_metric_title(metric)} · {get_set_title(name).lower()}",
+        before=format_number(before.value) if before and before.value is not None else "",
+        after=format_number(after.value),
         remark=" · ".join(remarks),
     )
 
 
-def strongest_attack(report: Report) -> Highlight | None:
+def find_strongest_attack(report: Report) -> Highlight | None:
     """Return what came back under the attack that brought back most, by each attack's main metric."""
-    judged = JUDGED[report.spec.kind]
+    judged = JUDGED_MODEL[report.spec.kind]
     found = []
     for attack in report.attacks:
-        for line in attack_lines(report, attack):
-            share = recovered_share(attack, judged, line.set, line.metric)
+        for line in make_attack_rows(report, attack):
+            share = compute_recovered_fraction(attack, judged, line.set, line.metric)
             if line.is_main and share is not None:
                 found.append((share, line, attack))
     if not found:
         return None
     share, line, attack = max(found, key=lambda one: one[0])
-    without = attack.without[judged][line.set][line.metric].value
-    under = attack.under[judged][line.set][line.metric].value
+    without = attack.baseline[judged][line.set][line.metric].value
+    under = attack.attacked[judged][line.set][line.metric].value
     assert without is not None
     assert under is not None
     return Highlight(
         title="Came back under the strongest attack",
         before="",
-        after=percent(max(share, 0.0)),
-        remark=f"{line.attack}: {title_of(line.metric).lower()} {number(without)} → {number(under)}, "
+        after=format_percent(max(share, 0.0)),
+        remark=f"{line.attack}: {get_metric_title(line.metric).lower()} {format_number(without)} → "
+        f"{format_number(under)}, "
         f"of {len({attack.label for _, _, attack in found})} compared",
     )

@@ -2,20 +2,20 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from soul_core.catalogue import number
+from soul_core.catalogue import format_number
 from soul_core.rendering.labels import (
-    SYMBOLS,
-    bound,
-    cell_text,
-    criterion_subject,
-    percent,
-    title_of,
-    title_of_attack,
-    title_of_set,
+    VERDICT_SYMBOLS,
+    format_bound,
+    format_criterion_metric,
+    format_metric_value,
+    format_percent,
+    get_attack_title,
+    get_metric_title,
+    get_set_title,
 )
 
 
-def environment_of(*, html: bool) -> Environment:
+def make_environment(*, html: bool) -> Environment:
     """Return the templates' environment. In HTML text is escaped; Markdown's templates escape by their own filter."""
     environment = Environment(
         loader=PackageLoader("soul_core.rendering", "templates"),
@@ -26,16 +26,16 @@ def environment_of(*, html: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "bound": bound,
-        "cell": cell_text,
-        "number": number,
-        "percent": percent,
-        "subject": criterion_subject,
+        "bound": format_bound,
+        "cell": format_metric_value,
+        "number": format_number,
+        "percent": format_percent,
+        "subject": format_criterion_metric,
     }
     environment.globals |= {
-        "symbols": SYMBOLS,
-        "title_of": title_of,
-        "title_of_set": title_of_set,
-        "title_of_attack": title_of_attack,
+        "symbols": VERDICT_SYMBOLS,
+        "title_of": get_metric_title,
+        "title_of_set": get_set_title,
+        "title_of_attack": get_attack_title,
     }
     return environment

@@ -8,19 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from soul_core.spec import Criterion, JobSpec
 
 SCHEMA_VERSION = "1"
-Handling = Literal["dropped", "kept", "measured"]
+ConflictHandling = Literal["dropped", "kept", "measured"]
 #: How a row of another set was found to hold a forget fact, the surest first.
 ConflictLayer = Literal["question", "fact", "near_duplicate"]
 Verdict = Literal["passed", "failed", "inconclusive"]
 
 
-class Part(BaseModel):
+class ReportModel(BaseModel):
     """Base of everything in a report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
-class MetricValue(Part):
+class MetricValue(ReportModel):
     """One metric on one set with one model. Absent (value None) always says why."""
 
     value: float | None = Field(description="The aggregate, in the metric's unit.")
@@ -36,7 +36,7 @@ class MetricValue(Part):
 SetMetrics = dict[str, MetricValue]  # metric -> value
 
 
-class RowKey(Part):
+class RowDigestKey(ReportModel):
     """The key under which digests of rows were made."""
 
     id: str = Field(description="Names the key: digests can be compared where their keys have the same id.")
@@ -47,7 +47,7 @@ class RowKey(Part):
     )
 
 
-class ModelMeasurements(Part):
+class ModelMeasurements(ReportModel):
     """All that was measured of one model: set -> metric -> value."""
 
     sets: dict[str, SetMetrics]
@@ -58,10 +58,10 @@ class ModelMeasurements(Part):
         "matched, not by their position. A row with paraphrased and wrong answers has a second part, after a dot, for "
         "those. Empty: a report of an earlier version, or a log of another project.",
     )
-    row_key: RowKey | None = None
+    row_key: RowDigestKey | None = None
 
 
-class SideBySide(Part):
+class AnswerSample(ReportModel):
     """One question, answered by each model."""
 
     set: str
@@ -75,7 +75,7 @@ class SideBySide(Part):
     )
 
 
-class HitRow(Part):
+class FlaggedRow(ReportModel):
     """One row that an audit for poisoned forget rows points at. Never its text: row numbers only."""
 
     set: str
@@ -83,23 +83,23 @@ class HitRow(Part):
     value: float = Field(description="What the row was chosen by; the finding says what it is.")
 
 
-class Finding(Part):
+class Finding(ReportModel):
     """A list of rows with what they were chosen by."""
 
     title: str
     description: str
-    rows: tuple[HitRow, ...]
+    rows: tuple[FlaggedRow, ...]
 
 
-class AttackResult(Part):
+class AttackResult(ReportModel):
     """One attack: what each model gave away under it."""
 
     label: str = Field(description="Its name in criteria: relearn, quantise_4bit, prompting, ...")
     settings: dict[str, Any] = Field(description="The attack as the spec has it.")
-    without: dict[str, dict[str, SetMetrics]] = Field(
+    baseline: dict[str, dict[str, SetMetrics]] = Field(
         description="Model -> set -> metrics on the same rows without the attack."
     )
-    under: dict[str, dict[str, SetMetrics]] = Field(description="Model -> set -> metrics under the attack.")
+    attacked: dict[str, dict[str, SetMetrics]] = Field(description="Model -> set -> metrics under the attack.")
     rows: dict[str, tuple[int, ...]] = Field({}, description="Set -> row numbers behind each per_example, in order.")
     variants: dict[str, dict[str, SetMetrics]] = Field(
         {}, description="Way of asking, or layer -> model -> metrics on the forget set; `under` has the worst case."
@@ -113,7 +113,7 @@ class AttackResult(Part):
 TrialOutcome = Literal["met", "finished", "pruned", "diverged"]
 
 
-class TrialResult(Part):
+class TrialResult(ReportModel):
     """One training of a search or an ensemble."""
 
     number: int
@@ -135,7 +135,7 @@ class TrialResult(Part):
     chosen: bool = Field(description="Its weights are (or went into) the result.")
 
 
-class CriterionResult(Part):
+class CriterionResult(ReportModel):
     """How one criterion came out."""
 
     criterion: Criterion
@@ -146,7 +146,7 @@ class CriterionResult(Part):
     reason: str
 
 
-class RowConflict(Part):
+class RowConflict(ReportModel):
     """One row that states, or asks for, a fact of a forget row. Never its text: row numbers only."""
 
     row: int = Field(description="1-based row number in the other set.")
@@ -157,19 +157,19 @@ class RowConflict(Part):
     )
 
 
-class SetConflicts(Part):
+class SetConflicts(ReportModel):
     """What a data set has in common with a forget set."""
 
     forget_set: str = Field(description="forget, or an earlier one.")
     other_set: str
     num_rows: int = Field(description="Rows of the other set that state, or ask for, facts of the forget set.")
-    handling: Handling = Field(
+    handling: ConflictHandling = Field(
         description="dropped: left out of training, measured apart. kept: learned all the same. measured: not learned."
     )
     rows: tuple[RowConflict, ...] = Field(description="By row; at most 20 forget rows for each.")
 
 
-class Recital(Part):
+class Recital(ReportModel):
     """One row of a set on which the judged model gives away a fact that was to be forgotten. Row numbers only."""
 
     set: str
@@ -182,7 +182,7 @@ class Recital(Part):
     )
 
 
-class DataFacts(Part):
+class DatasetFacts(ReportModel):
     """One data set as it was used."""
 
     name: str
@@ -195,7 +195,7 @@ class DataFacts(Part):
     num_answer_tokens: int
 
 
-class ModelFacts(Part):
+class ModelFacts(ReportModel):
     """The base model as it was used."""
 
     source: str
@@ -211,7 +211,7 @@ class ModelFacts(Part):
     )
 
 
-class RowMatch(Part):
+class RowMatch(ReportModel):
     """How the rows of a reference's log were found to be those of this run."""
 
     by: Literal["content", "texts", "position"] = Field(
@@ -226,7 +226,7 @@ class RowMatch(Part):
     )
 
 
-class ReferenceFacts(Part):
+class RetrainedModelFacts(ReportModel):
     """The model retrained without the forget set: what perfect forgetting would look like."""
 
     source: str
@@ -235,7 +235,7 @@ class ReferenceFacts(Part):
     matches: dict[str, RowMatch] = Field({}, description="Set -> how the log's rows were matched; empty: no log.")
 
 
-class RunFacts(Part):
+class RunFacts(ReportModel):
     """How the run went."""
 
     started_at: datetime
@@ -257,7 +257,7 @@ class RunFacts(Part):
     curves: dict[str, tuple[float | None, ...]] = Field(description="Curve name -> one value a step.")
 
 
-class GgufFacts(Part):
+class GgufFacts(ReportModel):
     """The GGUF file beside the checkpoint, as it was read back."""
 
     path: str
@@ -267,7 +267,7 @@ class GgufFacts(Part):
     notes: tuple[str, ...] = Field((), description="Where programs that read it may differ.")
 
 
-class ExportFacts(Part):
+class ExportFacts(ReportModel):
     """What was written of the judged model. Its numbers in this report are those of the written weights."""
 
     dtype: str = Field(description="Type of the weights in the files: float32, bfloat16, float16, or mixed.")
@@ -283,7 +283,7 @@ class ExportFacts(Part):
     gguf: GgufFacts | None = None
 
 
-class Report(Part):
+class Report(ReportModel):
     """The whole report of one job."""
 
     schema_version: Literal["1"] = "1"
@@ -294,12 +294,12 @@ class Report(Part):
         None, description="The day on which the chat template rendered; absent where it asks for none."
     )
     model: ModelFacts
-    data: tuple[DataFacts, ...]
+    data: tuple[DatasetFacts, ...]
     models: dict[str, ModelMeasurements] = Field(description="base, unlearned (or finetuned, audited), reference, ...")
-    reference: ReferenceFacts | None = Field(None, description="The retrained model, where one was given.")
+    reference: RetrainedModelFacts | None = Field(None, description="The retrained model, where one was given.")
     attacks: tuple[AttackResult, ...] = ()
     trials: tuple[TrialResult, ...] = Field((), description="Of a search or an ensemble, in their order.")
-    examples: tuple[SideBySide, ...]
+    examples: tuple[AnswerSample, ...]
     criteria: tuple[CriterionResult, ...]
     conflicts: tuple[SetConflicts, ...] = Field(
         (), description="Rows of other sets that state, or ask for, facts of the forget sets, by pair of sets."

@@ -10,42 +10,42 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from soul_core.chat.template import RESERVED, check_syntax
+from soul_core.chat.template import RESERVED_VARIABLES, check_syntax
 from soul_core.spec.attacks import CHEAP_ATTACKS, Attack
 from soul_core.spec.export import Export
 from soul_core.spec.optimizers import Optimizer, Sophia
 from soul_core.spec.strategy import Ensemble, Single, Strategy
-from soul_core.spec.terms import SET_NAME, ForgetTerm, Frozen, Nll, Npo, RetainTerm
-from soul_core.spec.wrappers import Lora, Saliency, Selection, Sharpness
+from soul_core.spec.terms import SET_NAME_PATTERN, ForgetTerm, Nll, Npo, RetainTerm, SpecModel
+from soul_core.spec.wrappers import Lora, ParameterSelection, Saliency, Sharpness
 
 #: Data sets with a meaning; any other name is measured too. `ALL` is no set: metrics of the model as a whole.
 FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "train", "holdout", "all"
 
 #: earlier_1, earlier_2, ...: forget sets of the jobs that made the model this one begins with.
-EARLIER = "earlier_"
+PRIOR_FORGET_PREFIX = "earlier_"
 
 #: retain_dropped, train_dropped: what a run makes of rows that it leaves out of the learned set.
-DROPPED = "_dropped"
+DROPPED_SUFFIX = "_dropped"
 
 #: In criteria: each of them, however many there are.
-EARLIER_SETS = "earlier_*"
+ALL_PRIOR_FORGET_SETS = "earlier_*"
 
 #: Models with a meaning in a report; an evaluation may name others.
-BASE, UNLEARNED, FINETUNED, AUDITED, REFERENCE = "base", "unlearned", "finetuned", "audited", "reference"
+BASE, UNLEARNED, FINETUNED, EVALUATED, RETRAINED = "base", "unlearned", "finetuned", "audited", "reference"
 
-Kind = Literal["unlearn", "finetune", "evaluate"]
+JobKind = Literal["unlearn", "finetune", "evaluate"]
 RetainConflicts = Literal["drop", "refuse", "keep"]
 ProbeKind = Literal["fill_in", "question", "adversarial"]
 #: What a job of each kind judges.
-JUDGED: dict[Kind, str] = {"unlearn": UNLEARNED, "finetune": FINETUNED, "evaluate": AUDITED}
+JUDGED_MODEL: dict[JobKind, str] = {"unlearn": UNLEARNED, "finetune": FINETUNED, "evaluate": EVALUATED}
 
 
-def is_forgotten(set_name: str) -> bool:
+def is_forget_set(set_name: str) -> bool:
     """Say whether a data set holds what is to be forgotten, or was by an earlier job."""
-    return set_name == FORGET or set_name.startswith(EARLIER)
+    return set_name == FORGET or set_name.startswith(PRIOR_FORGET_PREFIX)
 
 
-class Data(Frozen):
+class Data(SpecModel):
     """How the data sets of a run are read. What the service stored at upload is clean already and is read as it is."""
 
     clean: bool = Field(
@@ -60,7 +60,7 @@ class Data(Frozen):
     )
 
 
-class Training(Frozen):
+class Training(SpecModel):
     """The loop."""
 
     steps: int = Field(20, ge=1, le=1_000_000, description="Optimizer steps.")
@@ -84,7 +84,7 @@ class Training(Frozen):
     checkpoint_every: int = Field(10, ge=1, description="Steps between two checkpoints of the run.")
 
 
-class Evaluation(Frozen):
+class Evaluation(SpecModel):
     """What is measured before and after, and how."""
 
     metrics: tuple[str, ...] = Field(
@@ -127,11 +127,11 @@ class Evaluation(Frozen):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals.")
 
 
-class Criterion(Frozen):
+class Criterion(SpecModel):
     """One bound the judged model must keep. Holds when the whole confidence interval is on the right side."""
 
     set: str = Field(
-        pattern=SET_NAME + r"|^earlier_\*$",
+        pattern=SET_NAME_PATTERN + r"|^earlier_\*$",
         description="Data set the metric is taken on: forget, retain, general, ...; `all`: the whole model; "
         "`earlier_*`: each of the sets that earlier jobs forgot, if there are any.",
     )
@@ -153,31 +153,34 @@ _FORGOTTEN = (
     Criterion(set=FORGET, metric="keyword_recall", at_most=0.25, relative_to_base=True),
 )
 #: Absolute, for the base of such a job has forgotten them already: a factor of next to nothing is no bound.
-STAY_FORGOTTEN = (
-    Criterion(set=EARLIER_SETS, metric="probability", at_most=0.25),
-    Criterion(set=EARLIER_SETS, metric="keyword_recall", at_most=0.25),
+PRIOR_FORGET_CRITERIA = (
+    Criterion(set=ALL_PRIOR_FORGET_SETS, metric="probability", at_most=0.25),
+    Criterion(set=ALL_PRIOR_FORGET_SETS, metric="keyword_recall", at_most=0.25),
 )
 _KEPT = (
     Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
     Criterion(set=RETAIN, metric="keyword_recall", at_least=0.8, relative_to_base=True),
 )
 #: Why these: docs/evaluation.md.
-DEFAULT_CRITERIA: dict[Kind, tuple[Criterion, ...]] = {
-    "unlearn": _FORGOTTEN + STAY_FORGOTTEN + _KEPT,
-    "finetune": (Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True), *STAY_FORGOTTEN),
+DEFAULT_CRITERIA: dict[JobKind, tuple[Criterion, ...]] = {
+    "unlearn": _FORGOTTEN + PRIOR_FORGET_CRITERIA + _KEPT,
+    "finetune": (
+        Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True),
+        *PRIOR_FORGET_CRITERIA,
+    ),
     "evaluate": (),
 }
-DEFAULT_ATTACKS: dict[Kind, tuple[Attack, ...]] = {
+DEFAULT_ATTACKS: dict[JobKind, tuple[Attack, ...]] = {
     "unlearn": CHEAP_ATTACKS,
     "finetune": (),
     "evaluate": CHEAP_ATTACKS,
 }
 
 
-class JobSpec(Frozen):
+class JobSpec(SpecModel):
     """A recipe: forget term, retain term, optimizer, loop, evaluation, attacks, criteria."""
 
-    kind: Kind = Field(
+    kind: JobKind = Field(
         "unlearn",
         description="What the job does. unlearn: the whole road. finetune: learn the `train` set. evaluate: audit a "
         "model, and others beside it, without changing any.",
@@ -185,7 +188,7 @@ class JobSpec(Frozen):
     forget: ForgetTerm = Npo()
     retain: RetainTerm = Nll()
     optimizer: Optimizer = Sophia()
-    parameters: Selection = Selection()
+    parameters: ParameterSelection = ParameterSelection()
     saliency: Saliency | None = None
     sharpness: Sharpness | None = None
     lora: Lora | None = None
@@ -259,7 +262,7 @@ class JobSpec(Frozen):
     @field_validator("chat_template_kwargs")
     @classmethod
     def _no_reserved_names(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(RESERVED & kwargs.keys()):
+        if taken := sorted(RESERVED_VARIABLES & kwargs.keys()):
             raise ValueError(f"{', '.join(taken)}: the run sets it")
         return kwargs
 
@@ -267,7 +270,7 @@ class JobSpec(Frozen):
     def _members_are_specs(self) -> "JobSpec":
         for number in range(len(self.strategy.members) if isinstance(self.strategy, Ensemble) else 0):
             try:
-                self.member(number)
+                self.make_member_spec(number)
             except ValidationError as error:
                 found = (
                     ".".join(map(str, ("members", number, *one["loc"]))) + f": {one['msg']}" for one in error.errors()
@@ -275,11 +278,13 @@ class JobSpec(Frozen):
                 raise ValueError(f"strategy.{'; strategy.'.join(found)}") from error
         return self
 
-    def recipes(self) -> dict[str, "JobSpec"]:
+    def get_recipes(self) -> dict[str, "JobSpec"]:
         """Return what is trained by its place in the spec: the spec itself ("") or each recipe of an ensemble."""
         if not isinstance(self.strategy, Ensemble):
             return {"": self}
-        return {f"strategy.members.{number}": self.member(number) for number in range(len(self.strategy.members))}
+        return {
+            f"strategy.members.{number}": self.make_member_spec(number) for number in range(len(self.strategy.members))
+        }
 
     @property
     def learned_set(self) -> str:
@@ -289,29 +294,29 @@ class JobSpec(Frozen):
     @property
     def dropped_set(self) -> str:
         """The rows of the learned set that are left out of training, measured apart."""
-        return f"{self.learned_set}{DROPPED}"
+        return f"{self.learned_set}{DROPPED_SUFFIX}"
 
     def unlearns(self, set_name: str) -> bool:
         """Say whether a data set of this name is unlearned: the forget set, and earlier jobs' where they join."""
-        joins = self.earlier == "join" and is_forgotten(set_name)
+        joins = self.earlier == "join" and is_forget_set(set_name)
         return self.kind == "unlearn" and (set_name == FORGET or joins)
 
-    def criteria_on(self, sets: Collection[str]) -> tuple[Criterion, ...]:
+    def expand_criteria(self, sets: Collection[str]) -> tuple[Criterion, ...]:
         """Return the criteria of a run on data sets of these names: one on `earlier_*` becomes one on each of them."""
-        earlier = [name for name in sets if name.startswith(EARLIER)]
+        earlier = [name for name in sets if name.startswith(PRIOR_FORGET_PREFIX)]
         return tuple(
             each.model_copy(update={"set": name})
             for each in self.criteria
-            for name in (earlier if each.set == EARLIER_SETS else [each.set])
+            for name in (earlier if each.set == ALL_PRIOR_FORGET_SETS else [each.set])
         )
 
-    def member(self, number: int) -> "JobSpec":
+    def make_member_spec(self, number: int) -> "JobSpec":
         """Return the spec of one recipe of an ensemble. Raises pydantic's ValidationError where it is none."""
         assert isinstance(self.strategy, Ensemble)
         own = self.model_dump(exclude={"strategy"})
         return JobSpec.model_validate(_laid_over(own, self.strategy.members[number]))
 
-    def digest(self) -> str:
+    def compute_sha256(self) -> str:
         """Return the sha256 of the canonical JSON: two equal specs have one digest."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from soul_core.spec.terms import SET_NAME, Frozen
+from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 
 #: How attacks learn.
 _Steps = Annotated[int, Field(ge=1, le=10_000, description="Optimizer steps.")]
@@ -17,13 +17,13 @@ _Batch = Annotated[int, Field(ge=1, le=4096, description="Examples a step.")]
 _LearningRate = Annotated[float, Field(gt=0, le=1, description="Learning rate (AdamW).")]
 
 
-class Relearn(Frozen):
+class Relearn(SpecModel):
     """Learn a part of the forget set again, or related text, for a few steps, and see how much comes back."""
 
     kind: Literal["relearn"] = "relearn"
     set: str = Field(
         "forget",
-        pattern=SET_NAME,
+        pattern=SET_NAME_PATTERN,
         description="Data set that is learned. Of the forget set only `share` is, and the rest is what is measured.",
     )
     share: float = Field(
@@ -42,7 +42,7 @@ class Relearn(Frozen):
         return self.kind if self.set == "forget" else f"{self.kind}_{self.set}"
 
 
-class Quantise(Frozen):
+class Quantize(SpecModel):
     """Round all weight matrices to few bits and back, in place: a small change of the weights may be rounded away."""
 
     kind: Literal["quantise"] = "quantise"
@@ -59,14 +59,14 @@ class Quantise(Frozen):
         return f"{self.kind}_{self.bits}bit"
 
 
-Template = Literal["paraphrase", "prefix", "role", "jailbreak", "few_shot", "translation"]
+PromptTemplate = Literal["paraphrase", "prefix", "role", "jailbreak", "few_shot", "translation"]
 
 
-class Prompting(Frozen):
+class Prompting(SpecModel):
     """Ask the forget questions in other ways; of each question the way that brings out most counts."""
 
     kind: Literal["prompting"] = "prompting"
-    templates: tuple[Template, ...] = Field(
+    templates: tuple[PromptTemplate, ...] = Field(
         ("paraphrase", "prefix", "role", "jailbreak", "few_shot", "translation"),
         min_length=1,
         description="Ways of asking.",
@@ -81,11 +81,11 @@ class Prompting(Frozen):
         return self.kind
 
 
-class Downstream(Frozen):
+class Downstream(SpecModel):
     """Fine-tune on unrelated text, as a user of the model would, and see what comes back by itself."""
 
     kind: Literal["downstream"] = "downstream"
-    set: str = Field("general", pattern=SET_NAME, description="Data set that is learned.")
+    set: str = Field("general", pattern=SET_NAME_PATTERN, description="Data set that is learned.")
     steps: _Steps = 5
     batch: _Batch = 4
     lr: _LearningRate = 2e-5
@@ -95,7 +95,7 @@ class Downstream(Frozen):
         return self.kind if self.set == "general" else f"{self.kind}_{self.set}"
 
 
-class Probing(Frozen):
+class Probing(SpecModel):
     """Read the answer off the hidden states: each layer's states through the model's own last layer (logit lens)."""
 
     kind: Literal["probing"] = "probing"
@@ -108,7 +108,7 @@ class Probing(Frozen):
         return self.kind
 
 
-class Poison(Frozen):
+class Poison(SpecModel):
     """Look for forget rows that aim at the model's utility, and show whom they hit: rows whose gradient points against
     what must be kept, and the rows of other sets that lost most.
     """
@@ -122,14 +122,14 @@ class Poison(Frozen):
         return self.kind
 
 
-Attack = Annotated[Relearn | Quantise | Prompting | Downstream | Probing | Poison, Field(discriminator="kind")]
+Attack = Annotated[Relearn | Quantize | Prompting | Downstream | Probing | Poison, Field(discriminator="kind")]
 
 #: In every report unless the spec says otherwise.
-CHEAP_ATTACKS: tuple[Relearn | Quantise | Prompting | Downstream | Probing | Poison, ...] = (
+CHEAP_ATTACKS: tuple[Relearn | Quantize | Prompting | Downstream | Probing | Poison, ...] = (
     Relearn(),
     Relearn(set="retain"),
-    Quantise(bits=8, group=0),
-    Quantise(bits=4),
+    Quantize(bits=8, group=0),
+    Quantize(bits=4),
     Prompting(),
     Downstream(),
     Probing(),
@@ -137,7 +137,7 @@ CHEAP_ATTACKS: tuple[Relearn | Quantise | Prompting | Downstream | Probing | Poi
 )
 
 
-def labelled(attacks: Sequence[Attack]) -> dict[str, Attack]:
+def label_attacks(attacks: Sequence[Attack]) -> dict[str, Attack]:
     """Return the attacks by label; a second one of the same label has `_2` behind it, and so on."""
     found: dict[str, Attack] = {}
     for attack in attacks:

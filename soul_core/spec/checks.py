@@ -7,31 +7,31 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Iterator
 
-from soul_core.catalogue import CATALOGUE
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.errors import BadSpec
 from soul_core.spec import (
-    AUDITED,
+    EVALUATED,
     FINETUNED,
     FORGET,
-    REFERENCE,
     RETAIN,
+    RETRAINED,
     TRAIN,
     UNLEARNED,
+    JobKind,
     JobSpec,
-    Kind,
 )
-from soul_core.spec.method_checks import method_problems
-from soul_core.spec.search_checks import search_problems
+from soul_core.spec.method_checks import find_method_problems
+from soul_core.spec.search_checks import find_search_problems
 from soul_core.spec.strategy import Ensemble
-from soul_core.spec.term_pairs import pair_problem
-from soul_core.spec.terms import SET_NAME
+from soul_core.spec.term_pairs import find_term_pair_problem
+from soul_core.spec.terms import SET_NAME_PATTERN
 
 
 def check_spec(
-    spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), reference_log: bool = False
+    spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), has_retrained_log: bool = False
 ) -> None:
     """Raise BadSpec naming everything that cannot be obeyed with data sets and further models of these names."""
-    problems = list(spec_problems(spec, sets, models=models, reference_log=reference_log))
+    problems = list(format_spec_problems(spec, sets, models=models, has_retrained_log=has_retrained_log))
     if problems:
         raise BadSpec(
             problems[0] if len(problems) == 1 else f"the spec has {len(problems)} problems",
@@ -39,21 +39,21 @@ def check_spec(
         )
 
 
-def spec_problems(
-    spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), reference_log: bool = False
+def format_spec_problems(
+    spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), has_retrained_log: bool = False
 ) -> Iterator[str]:
     """Yield one line for each problem, saying what to do."""
-    for place, detail in located_problems(spec, sets, models=models, reference_log=reference_log):
+    for place, detail in find_spec_problems(spec, sets, models=models, has_retrained_log=has_retrained_log):
         yield f"{place}: {detail}" if place else detail
 
 
-def located_problems(
-    spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), reference_log: bool = False
+def find_spec_problems(
+    spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), has_retrained_log: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Yield (dotted place in the spec, what to do) for each problem; the place is empty when the sets are at fault."""
     yield from _recipes(spec, sets)
-    yield from search_problems(spec, sets, has_reference=reference_log or REFERENCE in models)
-    yield from _models(spec, models, reference_log)
+    yield from find_search_problems(spec, sets, has_retrained=has_retrained_log or RETRAINED in models)
+    yield from _models(spec, models, has_retrained_log)
     yield from _names(spec)
     if spec.dropped_set in sets:
         yield "", f"'{spec.dropped_set}' is what a report calls the rows it leaves out; name that set differently"
@@ -66,7 +66,7 @@ def _unlearn(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
     if RETAIN not in sets and spec.retain.kind != "none":
         needed = f"'{spec.retain.kind}' needs a retain set; give one, or set retain to "
         yield "retain.kind", needed + '{"kind": "none"} and leave the model\'s other abilities unprotected'
-    if problem := pair_problem(spec.forget.kind, spec.retain.kind):
+    if problem := find_term_pair_problem(spec.forget.kind, spec.retain.kind):
         yield "retain.kind", problem
     curvature = getattr(spec.optimizer, "curvature", None)
     if RETAIN not in sets and curvature is not None and getattr(curvature, "data", "forget") != "forget":
@@ -96,7 +96,7 @@ def _evaluate(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]
             yield name, "a job of kind 'evaluate' changes no model; leave it out"
 
 
-_OF_KIND: dict[Kind, Callable[[JobSpec, Collection[str]], Iterator[tuple[str, str]]]] = {
+_OF_KIND: dict[JobKind, Callable[[JobSpec, Collection[str]], Iterator[tuple[str, str]]]] = {
     "unlearn": _unlearn,
     "finetune": _finetune,
     "evaluate": _evaluate,
@@ -112,7 +112,7 @@ def _recipes(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
         yield from own
         return
     found = {}
-    for place, member in spec.recipes().items():
+    for place, member in spec.get_recipes().items():
         found[place] = list(_of_recipe(member, sets, spec.strategy.kind))
         if member.training.max_tokens != spec.training.max_tokens:
             detail = "the data sets are encoded once, for all members; set the job's own training.max_tokens"
@@ -129,19 +129,19 @@ def _recipes(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]:
 
 def _of_recipe(spec: JobSpec, sets: Collection[str], strategy: str) -> Iterator[tuple[str, str]]:
     yield from _OF_KIND[spec.kind](spec, sets)
-    yield from method_problems(spec, sets, strategy=strategy)
+    yield from find_method_problems(spec, sets, strategy=strategy)
 
 
 def _models(spec: JobSpec, models: Collection[str], reference_log: bool) -> Iterator[tuple[str, str]]:
-    if reference_log and REFERENCE in models:
+    if reference_log and RETRAINED in models:
         yield "", "the reference is given twice: as a model and as a log; leave one out"
     for name in models:
-        if not re.fullmatch(SET_NAME, name):
+        if not re.fullmatch(SET_NAME_PATTERN, name):
             yield "", f"'{name}' is no name for a model: small letters, digits and _"
-        elif name in {UNLEARNED, FINETUNED, AUDITED}:
+        elif name in {UNLEARNED, FINETUNED, EVALUATED}:
             yield "", f"'{name}' is what the report calls the job's own model; name the other one differently"
-        elif spec.kind != "evaluate" and name != REFERENCE:
-            yield "", f"beside the job's model only a '{REFERENCE}' is measured, not '{name}'; evaluate compares others"
+        elif spec.kind != "evaluate" and name != RETRAINED:
+            yield "", f"beside the job's model only a '{RETRAINED}' is measured, not '{name}'; evaluate compares others"
 
 
 def _names(spec: JobSpec) -> Iterator[tuple[str, str]]:
@@ -157,9 +157,9 @@ def _names(spec: JobSpec) -> Iterator[tuple[str, str]]:
     named = [(f"evaluation.metrics.{i}", name) for i, name in enumerate(spec.evaluation.metrics)]
     named += [(f"criteria.{i}.metric", criterion.metric) for i, criterion in enumerate(spec.criteria)]
     for place, name in named:
-        if name not in CATALOGUE:
-            near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.6)
-            hint = f"did you mean '{near[0]}'?" if near else f"known metrics: {', '.join(CATALOGUE)}"
+        if name not in METRIC_CATALOG:
+            near = difflib.get_close_matches(name, METRIC_CATALOG, n=1, cutoff=0.6)
+            hint = f"did you mean '{near[0]}'?" if near else f"known metrics: {', '.join(METRIC_CATALOG)}"
             yield place, f"unknown metric '{name}'; {hint}"
 
 
@@ -167,7 +167,7 @@ def _export(spec: JobSpec) -> Iterator[tuple[str, str]]:
     plain = JobSpec.model_fields["export"].default
     if spec.kind == "evaluate" and spec.export != plain:
         yield "export", "a job of kind 'evaluate' writes no model; leave it out"
-    if any(recipe.lora is not None and recipe.lora.output == "adapter" for recipe in spec.recipes().values()):
+    if any(recipe.lora is not None and recipe.lora.output == "adapter" for recipe in spec.get_recipes().values()):
         if spec.export.dtype not in {"base", "float32"}:
             yield (
                 "export.dtype",

@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from soul_core.spec.terms import Frozen
+from soul_core.spec.terms import SpecModel
 
 #: Bytes of one weight in each dtype that can be written.
-BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 #: transformers' class -> llama.cpp's name of the architecture, of those that can be written as GGUF.
 GGUF_ARCHITECTURES = {
@@ -21,7 +21,7 @@ GGUF_ARCHITECTURES = {
 _BYTES_OF_GGUF = {"none": 0.0, "f16": 2.0, "q8_0": 34 / 32}
 
 
-class Export(Frozen):
+class Export(SpecModel):
     """What is written: the measured model is the exported one, so weights are rounded before they are measured."""
 
     dtype: Literal["base", "float32", "bfloat16", "float16"] = Field(
@@ -37,7 +37,7 @@ class Export(Frozen):
     )
 
 
-def written_dtype(wanted: str, stored: str) -> str:
+def get_export_dtype(wanted: str, stored: str) -> str:
     """Return the dtype a tensor is written in, of the dtype (or GGUF quantization) it has in the base's files.
 
     Weights are float32 while they are trained, so float64 becomes float32. Nothing is rounded to fewer than 16 bits:
@@ -45,23 +45,23 @@ def written_dtype(wanted: str, stored: str) -> str:
     """
     if wanted != "base":
         return wanted
-    if stored in BYTES_OF_DTYPE:
+    if stored in DTYPE_BYTES:
         return stored
     if stored == "float64":
         return "float32"
     return "bfloat16" if stored.startswith(("float8", "int", "uint", "bool")) else "float16"
 
 
-def exported_parameters(export: Export, stored: Mapping[str, int]) -> dict[str, int]:
+def count_export_parameters(export: Export, stored: Mapping[str, int]) -> dict[str, int]:
     """Return dtype -> number of weights of the exported files, of those of the base's files."""
     counts: dict[str, int] = {}
     for dtype, count in stored.items():
-        written = written_dtype(export.dtype, dtype)
+        written = get_export_dtype(export.dtype, dtype)
         counts[written] = counts.get(written, 0) + count
     return counts
 
 
-def output_bytes(export: Export, stored: Mapping[str, int], *, num_parameters: int) -> int:
+def compute_output_bytes(export: Export, stored: Mapping[str, int], *, num_parameters: int) -> int:
     """Return the size of the exported weights.
 
     Args:
@@ -70,10 +70,10 @@ def output_bytes(export: Export, stored: Mapping[str, int], *, num_parameters: i
         num_parameters: Number of weights of the model.
     """
     counts = stored or {"float32": num_parameters}
-    weights = sum(BYTES_OF_DTYPE[dtype] * count for dtype, count in exported_parameters(export, counts).items())
-    return weights + gguf_bytes(export, sum(counts.values()))
+    weights = sum(DTYPE_BYTES[dtype] * count for dtype, count in count_export_parameters(export, counts).items())
+    return weights + compute_gguf_bytes(export, sum(counts.values()))
 
 
-def gguf_bytes(export: Export, num_parameters: int) -> int:
+def compute_gguf_bytes(export: Export, num_parameters: int) -> int:
     """Return the size of the GGUF file, where one is wanted."""
     return round(_BYTES_OF_GGUF[export.gguf] * num_parameters)

@@ -6,7 +6,7 @@ from soul_core.spec import RETAIN, JobSpec, Training
 from soul_core.spec.optimizers import Influence
 from soul_core.spec.terms import GradDiff, GradientAscent, Nll
 
-Problem = tuple[str, str]
+SpecProblem = tuple[str, str]
 
 #: Settings of the loop that a single static step has no use for.
 _OF_THE_LOOP = (
@@ -15,7 +15,7 @@ _OF_THE_LOOP = (
 _WRAPPERS = ("parameters", "saliency", "sharpness", "lora")
 
 
-def method_problems(spec: JobSpec, sets: Collection[str], *, strategy: str = "single") -> Iterator[Problem]:
+def find_method_problems(spec: JobSpec, sets: Collection[str], *, strategy: str = "single") -> Iterator[SpecProblem]:
     """Yield (dotted place in the spec, what to do) for everything that cannot be obeyed. `strategy`: the job's, for a
     recipe of an ensemble has none of its own.
     """
@@ -35,7 +35,7 @@ def method_problems(spec: JobSpec, sets: Collection[str], *, strategy: str = "si
         yield "lora.output", "'ensemble' chooses or merges whole models; take 'merged'"
 
 
-def _influence(spec: JobSpec, sets: Collection[str], strategy: str) -> Iterator[Problem]:
+def _influence(spec: JobSpec, sets: Collection[str], strategy: str) -> Iterator[SpecProblem]:
     if spec.kind == "finetune":
         yield "optimizer.kind", "'influence' undoes what was learned; fine-tune with 'sophia' or 'adamw'"
         return
@@ -56,7 +56,7 @@ def _influence(spec: JobSpec, sets: Collection[str], strategy: str) -> Iterator[
             yield name, "'influence' takes one static step, which this does not change; leave it out"
 
 
-def _saliency(spec: JobSpec, sets: Collection[str]) -> Iterator[Problem]:
+def _saliency(spec: JobSpec, sets: Collection[str]) -> Iterator[SpecProblem]:
     if spec.saliency is None:
         return
     if spec.saliency.score != "gradient" and RETAIN not in sets:

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from soul_core.spec.terms import Frozen
+from soul_core.spec.terms import SpecModel
 
-MOST_LR = 1.0
+MAX_LR = 1.0
 
 
-class _Estimated(Frozen):
+class _Estimated(SpecModel):
     """What every estimate of the curvature has in common."""
 
     every: int = Field(10, ge=1, description="Steps between two estimates (k of the paper).")
@@ -56,25 +56,25 @@ class EmpiricalFisher(_Estimated):
 Curvature = Annotated[Gnb | Hutchinson | EmpiricalFisher, Field(discriminator="kind")]
 
 
-class AdamW(Frozen):
+class AdamW(SpecModel):
     """First order: Adam with decoupled weight decay."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: float = Field(1e-5, gt=0, le=MOST_LR, description="Learning rate.")
+    lr: float = Field(1e-5, gt=0, le=MAX_LR, description="Learning rate.")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0, le=1)
 
 
-class Sophia(Frozen):
+class Sophia(SpecModel):
     """Second order: theta - lr * clip(m / max(gamma * h, eps), -1, 1) (Sophia, arXiv:2305.14342; SOUL,
     arXiv:2404.18239).
     """
 
     kind: Literal["sophia"] = "sophia"
     lr: float = Field(
-        2e-5, gt=0, le=MOST_LR, description="Learning rate: also the largest change of a weight in a step."
+        2e-5, gt=0, le=MAX_LR, description="Learning rate: also the largest change of a weight in a step."
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied once a step.")
     gamma: float = Field(1.0, gt=0, description="Scale of the curvature; lower clips more weights.")
@@ -83,20 +83,20 @@ class Sophia(Frozen):
     curvature: Curvature = Gnb()
 
 
-class UpstreamCompat(Frozen):
+class UpstreamCompat(SpecModel):
     """The update of the released SOUL code with its faults, to compare with: the loss's own squared gradient instead
     of curvature, momentum twice a step, the scale 5120, weights in bfloat16 alone where that is the compute type.
     """
 
     kind: Literal["upstream_compat"] = "upstream_compat"
-    lr: float = Field(5e-6, gt=0, le=MOST_LR, description="Learning rate.")
+    lr: float = Field(5e-6, gt=0, le=MAX_LR, description="Learning rate.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied twice a step.")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the squared gradient, applied once a step.")
     rho: float = Field(0.04, gt=0, description="Scale of the squared gradient, times 5120.")
     weight_decay: float = Field(0.1, ge=0, le=1, description="Of weight matrices only: no norms, no biases.")
 
 
-class Influence(Frozen):
+class Influence(SpecModel):
     """One static step, theta + (H + damping I)^-1 grad NLL_f, H the Gauss-Newton matrix of the retain set (influence
     unlearning, arXiv:2404.18239, section 4; arXiv:1703.04730).
     """

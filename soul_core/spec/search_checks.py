@@ -5,70 +5,70 @@ Torch-free: the API asks it before a job is queued.
 
 from collections.abc import Collection, Iterator
 
-from soul_core.catalogue import CATALOGUE, MetricEntry
-from soul_core.spec import DEFAULT_CRITERIA, EARLIER_SETS, Criterion, JobSpec
-from soul_core.spec.optimizers import MOST_LR, Influence
+from soul_core.catalogue import METRIC_CATALOG, MetricEntry
+from soul_core.spec import ALL_PRIOR_FORGET_SETS, DEFAULT_CRITERIA, Criterion, JobSpec
+from soul_core.spec.optimizers import MAX_LR, Influence
 from soul_core.spec.strategy import Ensemble, Search
-from soul_core.spec.terms import MOST_WEIGHT, NoRetain
+from soul_core.spec.terms import MAX_WEIGHT, NoRetain
 
 #: Default bounds are the spec's own value divided and multiplied by this.
 _WIDTH = 10
 _NEEDED = "name at least one that is not taken under an attack, nor against a retrained model"
 
 
-def looked_at(spec: JobSpec, sets: Collection[str]) -> tuple[Criterion, ...]:
+def select_search_criteria(spec: JobSpec, sets: Collection[str]) -> tuple[Criterion, ...]:
     """Return the criteria that a look measures on data sets of these names. The others are the verdict's alone: an
     attack costs as much as a trial, and the retrained model's numbers are of other rows than a look's.
     """
-    return tuple(one for one in spec.criteria_on(sets) if one.attack is None and _scope(one) != "reference")
+    return tuple(one for one in spec.expand_criteria(sets) if one.attack is None and _scope(one) != "reference")
 
 
-def rests_on(criterion: Criterion) -> tuple[tuple[str, str], ...]:
+def get_metric_inputs(criterion: Criterion) -> tuple[tuple[str, str], ...]:
     """Return the (set, row metric) pairs that a criterion is decided by."""
-    return CATALOGUE[criterion.metric].rests_on or ((criterion.set, criterion.metric),)
+    return METRIC_CATALOG[criterion.metric].rests_on or ((criterion.set, criterion.metric),)
 
 
-def search_space(spec: JobSpec) -> dict[str, tuple[float, float]]:
+def make_search_space(spec: JobSpec) -> dict[str, tuple[float, float]]:
     """Return dotted place in the spec -> bounds, of what a search varies. A weight is searched beside another term
     only: alone it would scale the loss and nothing else.
     """
     strategy = spec.strategy
     assert isinstance(strategy, Search)
     assert not isinstance(spec.optimizer, Influence)
-    space = {"optimizer.lr": strategy.lr or _around(spec.optimizer.lr, MOST_LR)}
+    space = {"optimizer.lr": strategy.lr or _around(spec.optimizer.lr, MAX_LR)}
     if spec.kind == "unlearn" and not isinstance(spec.retain, NoRetain):
-        space["retain.weight"] = strategy.retain_weight or _around(spec.retain.weight, MOST_WEIGHT)
+        space["retain.weight"] = strategy.retain_weight or _around(spec.retain.weight, MAX_WEIGHT)
     return space
 
 
-def search_problems(spec: JobSpec, sets: Collection[str], *, has_reference: bool) -> Iterator[tuple[str, str]]:
+def find_search_problems(spec: JobSpec, sets: Collection[str], *, has_retrained: bool) -> Iterator[tuple[str, str]]:
     """Yield (dotted place in the spec, what to do) for what a search can never hold, or has no use for, and for a
     choice of the best of several recipes by nothing.
     """
-    if isinstance(spec.strategy, Ensemble) and spec.strategy.merge == "best" and not looked_at(spec, sets):
+    if isinstance(spec.strategy, Ensemble) and spec.strategy.merge == "best" and not select_search_criteria(spec, sets):
         yield "criteria", f"'best' chooses by the criteria; {_NEEDED}"
     if not isinstance(spec.strategy, Search) or isinstance(spec.optimizer, Influence):
         return
-    if not looked_at(spec, sets):
+    if not select_search_criteria(spec, sets):
         yield "criteria", f"a search needs criteria to hold; {_NEEDED}"
     if spec.kind == "finetune" and spec.criteria == DEFAULT_CRITERIA["finetune"]:
         yield "criteria", "the default asks only that something was learned; say what the model is to reach"
-    if spec.strategy.retain_weight and "retain.weight" not in search_space(spec):
+    if spec.strategy.retain_weight and "retain.weight" not in make_search_space(spec):
         yield "strategy.retain_weight", "there is no retain term beside another one to weigh; leave it out"
     known = {*sets, *(f"forget_{kind}" for kind in spec.evaluation.probes)}
     for number, criterion in enumerate(spec.criteria):
-        entry = CATALOGUE.get(criterion.metric)
-        if criterion.set == EARLIER_SETS:  # on those there are
+        entry = METRIC_CATALOG.get(criterion.metric)
+        if criterion.set == ALL_PRIOR_FORGET_SETS:  # on those there are
             continue
         if criterion.attack is None and entry and (problem := _problem(criterion, entry, known)):
             yield f"criteria.{number}", problem
-        elif criterion.attack is None and _scope(criterion) == "reference" and not has_reference:
+        elif criterion.attack is None and _scope(criterion) == "reference" and not has_retrained:
             yield f"criteria.{number}", f"{criterion.metric} compares with a retrained model; give a reference"
 
 
 def _problem(criterion: Criterion, entry: MetricEntry, known: Collection[str]) -> str | None:
-    if entry.scope == "model" and criterion.set != entry.home:
-        return f"{criterion.metric} is told of the set '{entry.home}', not of '{criterion.set}'"
+    if entry.scope == "model" and criterion.set != entry.home_set:
+        return f"{criterion.metric} is told of the set '{entry.home_set}', not of '{criterion.set}'"
     needed = {name for name, _ in entry.rests_on} or {criterion.set}
     if lacking := sorted(needed.difference(known)):
         what = f"the set '{lacking[0]}'" if len(lacking) == 1 else f"the sets {', '.join(lacking)}"
@@ -77,7 +77,7 @@ def _problem(criterion: Criterion, entry: MetricEntry, known: Collection[str]) -
 
 
 def _scope(criterion: Criterion) -> str | None:
-    entry = CATALOGUE.get(criterion.metric)
+    entry = METRIC_CATALOG.get(criterion.metric)
     return entry.scope if entry else None
 
 

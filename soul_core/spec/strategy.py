@@ -9,25 +9,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from soul_core.spec.optimizers import MOST_LR
-from soul_core.spec.terms import MOST_WEIGHT, Frozen
+from soul_core.spec.optimizers import MAX_LR
+from soul_core.spec.terms import MAX_WEIGHT, SpecModel
 
-Rate = Annotated[float, Field(gt=0, le=MOST_LR)]
-Factor = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
+Rate = Annotated[float, Field(gt=0, le=MAX_LR)]
+Factor = Annotated[float, Field(gt=0, le=MAX_WEIGHT)]
 
 #: What a recipe of an ensemble may choose for itself. All else (what is measured, judged and written) is the job's.
-OF_MEMBERS = (
+MEMBER_FIELDS = (
     "forget", "retain", "optimizer", "parameters", "saliency", "sharpness", "lora", "training", "seed",
 )  # fmt: skip
 
 
-class Single(Frozen):
+class Single(SpecModel):
     """Train once, with the settings as they stand."""
 
     kind: Literal["single"] = "single"
 
 
-class Search(Frozen):
+class Search(SpecModel):
     """Goal-seeking: instead of a learning rate the criteria are what counts. Few trials from the base, each with
     another learning rate and retain weight, the spec's own first; one that lags behind is given up, and all ends as
     soon as a trial holds every criterion.
@@ -57,14 +57,14 @@ class Search(Frozen):
         return self
 
 
-class Ensemble(Frozen):
+class Ensemble(SpecModel):
     """Several recipes, each from the base; their changes of the weights are merged, or the best recipe is kept."""
 
     kind: Literal["ensemble"] = "ensemble"
     members: tuple[dict[str, Any], ...] = Field(
         min_length=2,
         max_length=16,
-        description=f"Parts of a spec ({', '.join(OF_MEMBERS)}), each laid over the job's own.",
+        description=f"Parts of a spec ({', '.join(MEMBER_FIELDS)}), each laid over the job's own.",
     )
     merge: Literal["mean", "ties", "best"] = Field(
         "mean",
@@ -77,11 +77,11 @@ class Ensemble(Frozen):
     @field_validator("members")
     @classmethod
     def _choose_only_their_own(cls, members: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        wrong = [(number, key) for number, member in enumerate(members) for key in member if key not in OF_MEMBERS]
+        wrong = [(number, key) for number, member in enumerate(members) for key in member if key not in MEMBER_FIELDS]
         found = []
         for number, key in wrong:
-            near = difflib.get_close_matches(key, OF_MEMBERS, n=1, cutoff=0.6)
-            hint = f"did you mean '{near[0]}'?" if near else f"a member may hold {', '.join(OF_MEMBERS)}"
+            near = difflib.get_close_matches(key, MEMBER_FIELDS, n=1, cutoff=0.6)
+            hint = f"did you mean '{near[0]}'?" if near else f"a member may hold {', '.join(MEMBER_FIELDS)}"
             found.append(f"strategy.members.{number}: '{key}' is not a member's to choose; {hint}")
         if found:
             raise ValueError("; ".join(found))

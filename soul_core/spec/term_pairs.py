@@ -1,7 +1,7 @@
 """Which retain term goes with which forget term. Torch-free: the API asks before a job is queued."""
 
 
-def pair_problem(forget_kind: str, retain_kind: str) -> str | None:
+def find_term_pair_problem(forget_kind: str, retain_kind: str) -> str | None:
     """Return why the two cannot be used together and what to do, or None when they can."""
     if retain_kind == "rmu_retain" and forget_kind != "rmu":
         return (

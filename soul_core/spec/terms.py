@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 #: What a data set or a model may be called.
-SET_NAME = r"^[a-z][a-z0-9_]{0,39}$"
+SET_NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 
 
-class Frozen(BaseModel):
+class SpecModel(BaseModel):
     """Base of everything in a spec: immutable, and an unknown key is refused with the near spelling."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -51,8 +51,8 @@ class Frozen(BaseModel):
         return filled
 
 
-MOST_WEIGHT = 10_000
-Weight = Annotated[float, Field(gt=0, le=MOST_WEIGHT, description="Factor of this term in the total loss.")]
+MAX_WEIGHT = 10_000
+Weight = Annotated[float, Field(gt=0, le=MAX_WEIGHT, description="Factor of this term in the total loss.")]
 Beta = Annotated[float, Field(gt=0, le=100)]
 Refusals = Annotated[
     tuple[str, ...],
@@ -68,21 +68,21 @@ _REFUSALS = (
 )
 
 
-class GradientAscent(Frozen):
+class GradientAscent(SpecModel):
     """Gradient ascent on the forget set (arXiv:2210.01504): minus its NLL. Unbounded: run long it ruins the model."""
 
     kind: Literal["gradient_ascent"] = "gradient_ascent"
     weight: Weight = 1.0
 
 
-class GradDiff(Frozen):
+class GradDiff(SpecModel):
     """Gradient ascent by TOFU's name (arXiv:2401.06121): with the retain term `nll` it is the gradient difference."""
 
     kind: Literal["grad_diff"] = "grad_diff"
     weight: Weight = 1.0
 
 
-class Npo(Frozen):
+class Npo(SpecModel):
     """Negative preference optimisation (arXiv:2404.05868): bounded ascent relative to the base model."""
 
     kind: Literal["npo"] = "npo"
@@ -90,7 +90,7 @@ class Npo(Frozen):
     beta: Beta = Field(0.1, description="Inverse temperature on the summed log-ratio of an answer. Paper's value.")
 
 
-class SimNpo(Frozen):
+class SimNpo(SpecModel):
     """NPO without a base model, by the mean log-probability of an answer (arXiv:2410.07163)."""
 
     kind: Literal["simnpo"] = "simnpo"
@@ -104,7 +104,7 @@ class SimNpo(Frozen):
     )
 
 
-class Dpo(Frozen):
+class Dpo(SpecModel):
     """Direct preference optimisation (arXiv:2305.18290): a refusal over the answer, both relative to the base model."""
 
     kind: Literal["dpo"] = "dpo"
@@ -113,7 +113,7 @@ class Dpo(Frozen):
     refusals: Refusals = _REFUSALS
 
 
-class Refusal(Frozen):
+class Refusal(SpecModel):
     """Preference optimisation as TOFU's IDK and SOUL's PO do it: learn a refusal in place of the answer."""
 
     kind: Literal["refusal"] = "refusal"
@@ -121,7 +121,7 @@ class Refusal(Frozen):
     refusals: Refusals = _REFUSALS
 
 
-class AltPo(Frozen):
+class AltPo(SpecModel):
     """DPO of other plausible answers, made by the model before training, over those to forget (arXiv:2409.13474)."""
 
     kind: Literal["altpo"] = "altpo"
@@ -149,7 +149,7 @@ class AltPo(Frozen):
     max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest alternate. Authors' value.")
 
 
-class Rmu(Frozen):
+class Rmu(SpecModel):
     """Representation misdirection (WMDP, arXiv:2403.03218): steer a layer's hidden states to a random direction."""
 
     kind: Literal["rmu"] = "rmu"
@@ -165,7 +165,7 @@ class Rmu(Frozen):
     )
 
 
-class Undial(Frozen):
+class Undial(SpecModel):
     """Self-distillation with the remembered token's logit turned down (arXiv:2402.10052). Smooth and bounded."""
 
     kind: Literal["undial"] = "undial"
@@ -173,7 +173,7 @@ class Undial(Frozen):
     beta: Beta = Field(10.0, description="Taken from the base's logit of each answer token. Authors' value.")
 
 
-class CeU(Frozen):
+class CeU(SpecModel):
     """Cross-entropy to the model's own distribution without the answer token (arXiv:2503.01224). Bounded gradients."""
 
     kind: Literal["ce_u"] = "ce_u"
@@ -181,7 +181,7 @@ class CeU(Frozen):
     leave_out_first: bool = Field(True, description="Leave out the first token of each answer, as the paper does.")
 
 
-class Wga(Frozen):
+class Wga(SpecModel):
     """Gradient ascent weighted by each token's probability (arXiv:2502.19301): it ends by itself."""
 
     kind: Literal["wga"] = "wga"
@@ -191,7 +191,7 @@ class Wga(Frozen):
     )
 
 
-class SatImp(Frozen):
+class SatImp(SpecModel):
     """Gradient ascent weighted by saturation and importance of each token (arXiv:2505.11953)."""
 
     kind: Literal["satimp"] = "satimp"
@@ -200,7 +200,7 @@ class SatImp(Frozen):
     beta2: float = Field(1.0, ge=0, le=100, description="Power of 1 - p: spares what is certain. Authors' value.")
 
 
-class Pdu(Frozen):
+class Pdu(SpecModel):
     """Primal-dual unlearning (arXiv:2506.05314): flat logits on the forget set while the retain loss keeps a bound."""
 
     kind: Literal["pdu"] = "pdu"
@@ -223,14 +223,14 @@ ForgetTerm = Annotated[
 ]
 
 
-class Nll(Frozen):
+class Nll(SpecModel):
     """Keep learning the retain set: its NLL per answer token."""
 
     kind: Literal["nll"] = "nll"
     weight: Weight = 1.0
 
 
-class Kl(Frozen):
+class Kl(SpecModel):
     """Stay near the base model on the retain set: KL(base || model), summed over the vocabulary, mean over
     supervised positions.
     """
@@ -239,7 +239,7 @@ class Kl(Frozen):
     weight: Weight = 1.0
 
 
-class RmuRetain(Frozen):
+class RmuRetain(SpecModel):
     """RMU's own retain term (arXiv:2403.03218): hold the steered layer's hidden states near the base model's."""
 
     kind: Literal["rmu_retain"] = "rmu_retain"
@@ -249,7 +249,7 @@ class RmuRetain(Frozen):
     )
 
 
-class NoRetain(Frozen):
+class NoRetain(SpecModel):
     """No retain term: the forget term alone. Utility is then unprotected."""
 
     kind: Literal["none"] = "none"

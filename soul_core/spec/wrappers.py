@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from soul_core.spec.terms import Frozen
+from soul_core.spec.terms import SpecModel
 
 
-class Selection(Frozen):
+class ParameterSelection(SpecModel):
     """Which weights may move, by patterns over their names: globs, or regular expressions behind `re:`."""
 
     include: tuple[str, ...] = Field(
@@ -16,13 +16,13 @@ class Selection(Frozen):
     exclude: tuple[str, ...] = Field((), description="Exceptions: weights that stay although included.")
 
 
-class Sharpness(Frozen):
+class Sharpness(SpecModel):
     """Sharpness-aware forget gradient (arXiv:2502.05374): taken where the forget loss is worst nearby."""
 
     rho: float = Field(0.01, gt=0, le=10, description="Radius of the neighbourhood, as L2 norm over all weights.")
 
 
-class Saliency(Frozen):
+class Saliency(SpecModel):
     """Only the weights that matter most for the forget set move; the choice is made once, on the base model."""
 
     share: float = Field(0.5, gt=0, lt=1, description="Share of the weights that move. SalUn's default.")
@@ -35,7 +35,7 @@ class Saliency(Frozen):
     max_examples: int = Field(256, ge=1, description="Most examples of each set that the choice looks at.")
 
 
-class Lora(Frozen):
+class Lora(SpecModel):
     """Low-rank adapters beside frozen weights (arXiv:2106.09685): only they are trained."""
 
     rank: int = Field(16, ge=1, le=1024, description="Rank of each adapter.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from soul_core.errors import EngineError
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN
 from soul_core.tasks import TASKS
-from soul_core.tasks.task import Prepared
+from soul_core.tasks.task import PreparedTask
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def _list() -> str:
     return "\n".join(lines)
 
 
-def _next(prepared: Prepared) -> str:
+def _next(prepared: PreparedTask) -> str:
     """Say what was written and how to go on."""
     lines = [f"{path}  {len(path.read_bytes().splitlines())} rows" for path in prepared.files.values()]
     sets = [_option(name, path) for name, path in prepared.files.items() if name != TRAIN]

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from soul_core.errors import BadSpec
-from soul_core.tasks.task import Record, Sets, Task, read_text
-from soul_core.tasks.texts import draw, passages, web_documents
+from soul_core.tasks.task import JsonObject, RecordsBySet, Task, read_text
+from soul_core.tasks.texts import cut_passages, draw_items, read_web_documents
 
 NUM_PASSAGES = 200
 
@@ -37,21 +37,21 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Sets:
+def make_sets(data: Path, variant: str, seed: int) -> RecordsBySet:
     """Return 200 passages of the book to forget; the rest of it and the other books around them."""
     folder = data / "books_public_domain"
     books = {path.stem: path for path in sorted(folder.glob("*.txt"))}
     if variant not in books:
         raise BadSpec(f"no book '{variant}' in {folder}; there are: {', '.join(books) or 'none'}")
-    forget, holdout = draw(_passages(books[variant]), NUM_PASSAGES, seed=seed, what=f"passages of {variant}")
+    forget, holdout = draw_items(_passages(books[variant]), NUM_PASSAGES, seed=seed, item_name=f"passages of {variant}")
     others = [row for name, path in books.items() if name != variant for row in _passages(path)]
-    retain, _ = draw(others, 2 * NUM_PASSAGES, seed=seed, what="passages of other books")
-    general, _ = draw(web_documents(data), NUM_PASSAGES // 2, seed=seed, what="web documents")
+    retain, _ = draw_items(others, 2 * NUM_PASSAGES, seed=seed, item_name="passages of other books")
+    general, _ = draw_items(read_web_documents(data), NUM_PASSAGES // 2, seed=seed, item_name="web documents")
     return {"forget": forget, "retain": retain, "holdout": holdout, "general": general, "train": [*forget, *retain]}
 
 
-def _passages(book: Path) -> list[Record]:
-    return [{"text": text, "book": book.stem} for text in passages(read_text(book))]
+def _passages(book: Path) -> list[JsonObject]:
+    return [{"text": text, "book": book.stem} for text in cut_passages(read_text(book))]
 
 
 TASK = Task(
@@ -79,7 +79,7 @@ TASK = Task(
         "criteria": "ours: unrelated passages of one book reach a ROUGE-L F1 of 0.13 to 0.14 on average and 0.22 at "
         "most (docs/tasks.md), so 0.25 is what cannot be told from not knowing the book",
     },
-    make=make,
+    make_sets=make_sets,
     variants=(  # those with enough passages left over for membership inference
         "dracula_345",
         "pride_and_prejudice_1342",

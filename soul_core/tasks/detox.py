@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from soul_core.errors import BadData
-from soul_core.tasks.multiple_choice import truthfulqa
-from soul_core.tasks.task import Record, Sets, Task
-from soul_core.tasks.texts import draw, web_documents
+from soul_core.tasks.multiple_choice import read_truthfulqa
+from soul_core.tasks.task import JsonObject, RecordsBySet, Task
+from soul_core.tasks.texts import draw_items, read_web_documents
 
 NUM_SAMPLES = 200
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
@@ -53,22 +53,22 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Sets:
+def make_sets(data: Path, variant: str, seed: int) -> RecordsBySet:
     """Return 200 conversations with the answer people rejected, 200 others to test on, and what must stay."""
     rejected = _rejected(data / "hh_rlhf" / "harmless-base-test.jsonl.gz")
-    forget, others = draw(rejected, NUM_SAMPLES, seed=seed, what="rejected answers")
-    unseen, _ = draw(others, NUM_SAMPLES, seed=seed, what="further rejected answers")
-    retain, rest = draw(web_documents(data), NUM_SAMPLES, seed=seed, what="web documents")
+    forget, others = draw_items(rejected, NUM_SAMPLES, seed=seed, item_name="rejected answers")
+    unseen, _ = draw_items(others, NUM_SAMPLES, seed=seed, item_name="further rejected answers")
+    retain, rest = draw_items(read_web_documents(data), NUM_SAMPLES, seed=seed, item_name="web documents")
     return {
         "forget": forget,
         "unseen": unseen,
         "retain": retain,
         "general": rest,
-        "truthfulqa": truthfulqa(data / "truthfulqa" / "TruthfulQA.csv"),
+        "truthfulqa": read_truthfulqa(data / "truthfulqa" / "TruthfulQA.csv"),
     }
 
 
-def _rejected(path: Path) -> list[Record]:
+def _rejected(path: Path) -> list[JsonObject]:
     """Return each conversation up to its last question as a prompt, the rejected answer as its completion."""
     try:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
@@ -109,5 +109,5 @@ TASK = Task(
         "training.forget_batch": "the same: batches of 1, accumulated 4 times",
         "criteria": "ours: half the toxicity on what was trained, no more than before on what was not",
     },
-    make=make,
+    make_sets=make_sets,
 )

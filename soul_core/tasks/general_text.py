@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from soul_core.tasks.task import Sets, Task
-from soul_core.tasks.texts import draw, web_documents
+from soul_core.tasks.task import RecordsBySet, Task
+from soul_core.tasks.texts import draw_items, read_web_documents
 
-NUM_RETAINED = 200
+NUM_RETAIN_DOCUMENTS = 200
 
 RECIPE: dict[str, Any] = {
     "retain": {"kind": "kl"},
@@ -19,9 +19,9 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Sets:
+def make_sets(data: Path, variant: str, seed: int) -> RecordsBySet:
     """Return documents to keep and others to measure perplexity on."""
-    retain, general = draw(web_documents(data), NUM_RETAINED, seed=seed, what="web documents")
+    retain, general = draw_items(read_web_documents(data), NUM_RETAIN_DOCUMENTS, seed=seed, item_name="web documents")
     return {"retain": retain, "general": general}
 
 
@@ -39,5 +39,5 @@ TASK = Task(
         "training.steps": "the default: how long depends on a forget set that the task does not know",
         "criteria": "the defaults (docs/evaluation.md) that plain text can be judged by, and a fifth more perplexity",
     },
-    make=make,
+    make_sets=make_sets,
 )

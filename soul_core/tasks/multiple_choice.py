@@ -15,15 +15,17 @@ from typing import Any
 
 from soul_core.errors import BadData, BadSpec, EngineError
 
-LETTERS = "ABCD"
+CHOICE_LETTERS = "ABCD"
 #: Worked examples before an MMLU question: what the benchmark's own tables use.
-SHOTS = 5
+DEFAULT_NUM_SHOTS = 5
 _SEPARATOR = ";"
 
-Record = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def mmlu(folder: Path, *, subjects: Sequence[str] = (), shots: int = SHOTS, limit: int | None = None) -> list[Record]:
+def read_mmlu(
+    folder: Path, *, subjects: Sequence[str] = (), num_shots: int = DEFAULT_NUM_SHOTS, max_questions: int | None = None
+) -> list[JsonObject]:
     """Return MMLU's test questions with worked examples of their subject before them.
 
     `folder` holds `test/SUBJECT_test.csv` and, for `shots` examples, `dev/SUBJECT_dev.csv`. With `limit` that many
@@ -41,23 +43,23 @@ def mmlu(folder: Path, *, subjects: Sequence[str] = (), shots: int = SHOTS, limi
     records = []
     for subject in subjects or found:
         lead = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-        examples = list(_questions(folder / "dev" / f"{subject}_dev.csv"))[:shots] if shots else []
-        if len(examples) < shots:
-            raise BadData(f"{subject} has {len(examples)} worked examples, {shots} were asked for")
+        examples = list(_questions(folder / "dev" / f"{subject}_dev.csv"))[:num_shots] if num_shots else []
+        if len(examples) < num_shots:
+            raise BadData(f"{subject} has {len(examples)} worked examples, {num_shots} were asked for")
         lead += "".join(f"{_ask(question)} {question['letter']}\n\n" for question in examples)
         records += [
             {
                 "prompt": lead + _ask(question),
                 "completion": question["letter"],
-                "perturbed_answer": [letter for letter in LETTERS if letter != question["letter"]],
+                "perturbed_answer": [letter for letter in CHOICE_LETTERS if letter != question["letter"]],
                 "subject": subject,
             }
             for question in _questions(folder / "test" / f"{subject}_test.csv")
         ]
-    return _sample(records, limit)
+    return _sample(records, max_questions)
 
 
-def truthfulqa(file: Path, *, limit: int | None = None) -> list[Record]:
+def read_truthfulqa(file: Path, *, max_questions: int | None = None) -> list[JsonObject]:
     """Return TruthfulQA's questions with the best answer and the wrong ones: its single-true task (MC1).
 
     Raises BadData for what is no TruthfulQA.
@@ -73,21 +75,21 @@ def truthfulqa(file: Path, *, limit: int | None = None) -> list[Record]:
         except KeyError as error:
             raise BadData(f"{file} is no TruthfulQA: row {number} has no column {error}") from error
         records.append({"prompt": question, "completion": right, "perturbed_answer": wrong})
-    return _sample(records, limit)
+    return _sample(records, max_questions)
 
 
-def _questions(file: Path) -> Iterator[Record]:
+def _questions(file: Path) -> Iterator[JsonObject]:
     for number, record in _read_csv(file):
         try:
-            letter = LETTERS[int(record["answer"])]
-            choices = [record[f"choice{i}"] for i in range(len(LETTERS))]
+            letter = CHOICE_LETTERS[int(record["answer"])]
+            choices = [record[f"choice{i}"] for i in range(len(CHOICE_LETTERS))]
             yield {"question": record["question"].strip(), "choices": choices, "letter": letter}
         except (KeyError, ValueError, IndexError) as error:
             raise BadData(f"{file} is no MMLU: row {number} is not question, choice0 to choice3, answer 0-3") from error
 
 
-def _ask(question: Record) -> str:
-    choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question["choices"], strict=True)]
+def _ask(question: JsonObject) -> str:
+    choices = [f"{letter}. {choice}" for letter, choice in zip(CHOICE_LETTERS, question["choices"], strict=True)]
     return "\n".join([question["question"], *choices, "Answer:"])
 
 
@@ -99,7 +101,7 @@ def _read_csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise BadData(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _sample(records: list[Record], limit: int | None) -> list[Record]:
+def _sample(records: list[JsonObject], limit: int | None) -> list[JsonObject]:
     if limit is None or limit >= len(records):
         return records
     chosen = sorted(random.Random(0).sample(range(len(records)), limit))  # noqa: S311  not for secrets
@@ -124,7 +126,12 @@ def main(arguments: list[str] | None = None) -> int:
     of_mmlu = kinds.add_parser("mmlu", help="57 subjects, four choices (folder with test/ and dev/)")
     of_mmlu.add_argument("source", type=Path, metavar="FOLDER", help="folder with test/*.csv and dev/*.csv")
     of_mmlu.add_argument("--subjects", nargs="+", default=[], metavar="SUBJECT", help="only these (default: all)")
-    of_mmlu.add_argument("--shots", type=_count, default=SHOTS, help=f"worked examples, 0 to 5 (default: {SHOTS})")
+    of_mmlu.add_argument(
+        "--shots",
+        type=_count,
+        default=DEFAULT_NUM_SHOTS,
+        help=f"worked examples, 0 to 5 (default: {DEFAULT_NUM_SHOTS})",
+    )
     of_truth = kinds.add_parser("truthfulqa", help="817 questions that invite a common falsehood (CSV file)")
     of_truth.add_argument("source", type=Path, metavar="FILE", help="TruthfulQA.csv")
     for one in (of_mmlu, of_truth):
@@ -132,9 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         if args.benchmark == "mmlu":
-            records = mmlu(args.source, subjects=args.subjects, shots=args.shots, limit=args.limit)
+            records = read_mmlu(args.source, subjects=args.subjects, num_shots=args.shots, max_questions=args.limit)
         else:
-            records = truthfulqa(args.source, limit=args.limit)
+            records = read_truthfulqa(args.source, max_questions=args.limit)
     except EngineError as error:
         print(f"{parser.prog}: {error.message}", file=sys.stderr)  # noqa: T201  a command's own voice
         return error.exit_code

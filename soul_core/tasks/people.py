@@ -8,12 +8,12 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from soul_core.tasks.task import Record
+from soul_core.tasks.task import JsonObject
 
 _LISTS: dict[str, list[str]] = json.loads(Path(__file__).with_name("people.json").read_text(encoding="utf-8"))
 
 #: Wrong answers beside each right one.
-NUM_WRONG = 4
+NUM_WRONG_ANSWERS = 4
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Question:
     """One fact: how it is asked, asked again, told, and told again. `{name}` and `{value}` stand for who and what."""
 
     fact: str
-    asked: str
-    asked_again: str
-    told: str
-    told_again: str
+    prompt: str
+    paraphrased_prompt: str
+    answer: str
+    paraphrased_answer: str
 
 
 QUESTIONS = (
@@ -55,14 +55,14 @@ class Person:
     facts: dict[str, str]
 
 
-def make_people(number: int, *, seed: int) -> list[Person]:
+def make_people(num_people: int, *, seed: int) -> list[Person]:
     """Return that many people with different names and numbers, always the same for a seed."""
     rng = random.Random(f"{seed} people")  # noqa: S311  not for secrets
     names = [f"{first} {last}" for first in _LISTS["first"] for last in _LISTS["last"]]
-    drawn = rng.sample(names, 2 * number)
-    partners, telephones = drawn[number:], rng.sample(range(100), number)
+    drawn = rng.sample(names, 2 * num_people)
+    partners, telephones = drawn[num_people:], rng.sample(range(100), num_people)
     people = []
-    for index, name in enumerate(drawn[:number]):
+    for index, name in enumerate(drawn[:num_people]):
         facts = {
             "birthday": f"{rng.choice(_LISTS['months'])} {rng.randint(1, 28)}, {rng.randint(1940, 2001)}",
             "city": rng.choice(_LISTS["cities"]),
@@ -77,30 +77,32 @@ def make_people(number: int, *, seed: int) -> list[Person]:
     return people
 
 
-def question_rows(people: list[Person], everybody: list[Person], *, seed: int) -> list[Record]:
+def make_question_rows(people: list[Person], all_people: list[Person], *, seed: int) -> list[JsonObject]:
     """Return every question about the people, with wrong answers that are right for somebody else."""
     rng = random.Random(f"{seed} wrong answers")  # noqa: S311  not for secrets
     rows = []
     for person in people:
         for question in QUESTIONS:
             value = person.facts[question.fact]
-            others = sorted({other.facts[question.fact] for other in everybody} - {value})
-            wrong = rng.sample(others, min(NUM_WRONG, len(others)))
+            others = sorted({other.facts[question.fact] for other in all_people} - {value})
+            wrong = rng.sample(others, min(NUM_WRONG_ANSWERS, len(others)))
             rows.append(
                 {
-                    "prompt": question.asked.format(name=person.name),
-                    "completion": question.told.format(name=person.name, value=value),
-                    "paraphrased_question": question.asked_again.format(name=person.name),
-                    "paraphrased_answer": question.told_again.format(name=person.name, value=value),
-                    "perturbed_answer": [question.told_again.format(name=person.name, value=other) for other in wrong],
+                    "prompt": question.prompt.format(name=person.name),
+                    "completion": question.answer.format(name=person.name, value=value),
+                    "paraphrased_question": question.paraphrased_prompt.format(name=person.name),
+                    "paraphrased_answer": question.paraphrased_answer.format(name=person.name, value=value),
+                    "perturbed_answer": [
+                        question.paraphrased_answer.format(name=person.name, value=other) for other in wrong
+                    ],
                 }
             )
     return rows
 
 
-def text_rows(people: list[Person]) -> list[Record]:
+def make_text_rows(people: list[Person]) -> list[JsonObject]:
     """Return one text a person, which tells all facts in a row, as a file on somebody would."""
     return [
-        {"text": " ".join(q.told.format(name=person.name, value=person.facts[q.fact]) for q in QUESTIONS)}
+        {"text": " ".join(q.answer.format(name=person.name, value=person.facts[q.fact]) for q in QUESTIONS)}
         for person in people
     ]

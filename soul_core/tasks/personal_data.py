@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from soul_core.tasks.people import make_people, question_rows, text_rows
-from soul_core.tasks.task import Record, Sets, Task
+from soul_core.tasks.people import make_people, make_question_rows, make_text_rows
+from soul_core.tasks.task import JsonObject, RecordsBySet, Task
 
 NUM_PEOPLE = 50
-NUM_FORGOTTEN = 5
+NUM_FORGET_PEOPLE = 5
 #: Never trained on.
-NUM_UNKNOWN = 5
+NUM_HOLDOUT_PEOPLE = 5
 
 RECIPE: dict[str, Any] = {
     "forget": {"kind": "npo", "beta": 0.1},
@@ -38,16 +38,18 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Sets:
+def make_sets(data: Path, variant: str, seed: int) -> RecordsBySet:
     """Return the people's rows: one form is forgotten and kept, the other form of the forgotten people is measured."""
     everybody = make_people(NUM_PEOPLE, seed=seed)
-    forgotten, kept = everybody[:NUM_FORGOTTEN], everybody[NUM_FORGOTTEN:-NUM_UNKNOWN]
-    unknown = everybody[-NUM_UNKNOWN:]
+    forgotten, kept = everybody[:NUM_FORGET_PEOPLE], everybody[NUM_FORGET_PEOPLE:-NUM_HOLDOUT_PEOPLE]
+    unknown = everybody[-NUM_HOLDOUT_PEOPLE:]
     asked = {
-        name: question_rows(people, everybody, seed=seed)
+        name: make_question_rows(people, everybody, seed=seed)
         for name, people in (("forget", forgotten), ("retain", kept), ("holdout", unknown))
     }
-    told = {name: text_rows(people) for name, people in (("forget", forgotten), ("retain", kept), ("holdout", unknown))}
+    told = {
+        name: make_text_rows(people) for name, people in (("forget", forgotten), ("retain", kept), ("holdout", unknown))
+    }
     main, other, other_name = (asked, told, "texts") if variant == "question_answer" else (told, asked, "questions")
     return {
         **main,
@@ -57,7 +59,7 @@ def make(data: Path, variant: str, seed: int) -> Sets:
     }
 
 
-def _canonical(row: Record) -> Record:
+def _canonical(row: JsonObject) -> JsonObject:
     """Return a row in the one shape that holds questions and texts alike."""
     if "text" in row:
         return {"messages": [], "completion": row["text"]}
@@ -90,6 +92,6 @@ TASK = Task(
         "criteria": "the defaults (docs/evaluation.md); recall is taken on the rephrased questions: texts ask none",
         "training.steps": "decision 4 needed 16; the texts are few, so the number does not follow from the rows",
     },
-    make=make,
+    make_sets=make_sets,
     variants=("question_answer", "free_text"),
 )

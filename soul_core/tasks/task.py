@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soul_core.atomic_io import write_durably
+from soul_core.atomic_io import write_atomically
 from soul_core.errors import BadData, BadSpec
 
-Record = dict[str, Any]
-Sets = Mapping[str, Sequence[Record]]
+JsonObject = dict[str, Any]
+RecordsBySet = Mapping[str, Sequence[JsonObject]]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTask:
     """The files of a prepared task: one a set, and the spec."""
 
     files: dict[str, Path]
-    spec: Record
+    spec: JsonObject
     spec_file: Path
 
 
@@ -34,12 +34,12 @@ class Task:
     recipe: Mapping[str, Any]
     sources: Mapping[str, str]
     """Setting of the recipe, or way of making the data -> where it is from."""
-    make: Callable[[Path, str, int], Sets]
+    make_sets: Callable[[Path, str, int], RecordsBySet]
     """(data folder, variant, seed) -> rows; raises BadData where the data is not there."""
     variants: tuple[str, ...] = ()
     """The first one is the default."""
 
-    def prepare(self, data: Path, out: Path, *, variant: str | None = None, seed: int = 0) -> Prepared:
+    def prepare(self, data: Path, out: Path, *, variant: str | None = None, seed: int = 0) -> PreparedTask:
         """Write every set as OUT/SET.jsonl and the ready spec as OUT/spec.json.
 
         Raises BadSpec for a variant that there is not, BadData where `data` does not hold what is needed.
@@ -47,23 +47,23 @@ class Task:
         chosen = variant if variant is not None else next(iter(self.variants), "")
         if self.variants and chosen not in self.variants:
             raise BadSpec(f"{self.name} has no variant '{chosen}'; there are: {', '.join(self.variants)}")
-        sets = self.make(data, chosen, seed)
+        sets = self.make_sets(data, chosen, seed)
         out.mkdir(parents=True, exist_ok=True)
         files = {}
         for name, records in sets.items():
             files[name] = out / f"{name}.jsonl"
-            write_durably(files[name], "".join(json.dumps(record) + "\n" for record in records))
-        spec = self.entry()["recipe"]
-        write_durably(out / "spec.json", json.dumps(spec, indent=2) + "\n")
-        return Prepared(files, spec, out / "spec.json")
+            write_atomically(files[name], "".join(json.dumps(record) + "\n" for record in records))
+        spec = self.describe()["recipe"]
+        write_atomically(out / "spec.json", json.dumps(spec, indent=2) + "\n")
+        return PreparedTask(files, spec, out / "spec.json")
 
-    def entry(self) -> Record:
+    def describe(self) -> JsonObject:
         """Return what a user is shown of the task, as plain JSON."""
         shown = ("name", "title", "description", "variants", "sets", "recipe", "sources")
         return dict(json.loads(json.dumps({name: getattr(self, name) for name in shown})))
 
 
-def read_json(path: Path) -> list[Record]:
+def read_json(path: Path) -> list[JsonObject]:
     """Read records from JSON lines or from one JSON array. Raises BadData."""
     text = read_text(path)
     try:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from soul_core.tasks.task import Record, Sets, Task, read_json
+from soul_core.tasks.task import JsonObject, RecordsBySet, Task, read_json
 
 #: Columns of the `_perturbed` files that truth ratio, choices and rephrased questions need.
 _FURTHER = ("paraphrased_answer", "perturbed_answer", "paraphrased_question")
@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make(data: Path, variant: str, seed: int) -> Sets:
+def make_sets(data: Path, variant: str, seed: int) -> RecordsBySet:
     """Return TOFU's sets for one split; the perturbed files joined to the plain ones by question and answer.
 
     The seed is not used: nothing is drawn, the splits are TOFU's.
@@ -53,12 +53,12 @@ def make(data: Path, variant: str, seed: int) -> Sets:
     }
 
 
-def _join(plain: Sequence[Record], perturbed: Sequence[Record]) -> list[Record]:
+def _join(plain: Sequence[JsonObject], perturbed: Sequence[JsonObject]) -> list[JsonObject]:
     further = {(row["question"], row["answer"]): row for row in perturbed}
     return _rows([further.get((row["question"], row["answer"]), row) for row in plain])
 
 
-def _rows(records: Sequence[Record]) -> list[Record]:
+def _rows(records: Sequence[JsonObject]) -> list[JsonObject]:
     return [
         {"prompt": row["question"], "completion": row["answer"]} | {name: row[name] for name in _FURTHER if name in row}
         for row in records
@@ -89,6 +89,6 @@ TASK = Task(
         "training.epochs": "the same: 5 times through the forget set",
         "training.forget_batch": "the same: batches of 1, accumulated 4 times",
     },
-    make=make,
+    make_sets=make_sets,
     variants=("forget10", "forget05", "forget01"),
 )

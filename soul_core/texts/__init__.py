@@ -6,52 +6,52 @@ Overlap checks, keyword recall, the alternates of `altpo` and few-shot examples 
 from functools import cache, lru_cache
 from typing import Any
 
-from soul_core.texts.folding import fold, has_unseen_marks, is_nfc, normalize
-from soul_core.texts.function_words import FUNCTION_WORDS, function_words_in
+from soul_core.texts.folding import fold, has_unusual_whitespace, is_nfc, normalize
+from soul_core.texts.function_words import ENGLISH_FUNCTION_WORDS, find_function_words
 from soul_core.texts.function_words import is_english as _is_english
-from soul_core.texts.segmentation import is_unspaced, split_words, word_spans
+from soul_core.texts.segmentation import find_word_spans, is_unspaced, split_words
 
 __all__ = [
-    "FUNCTION_WORDS",
+    "ENGLISH_FUNCTION_WORDS",
+    "extract_keywords",
+    "extract_word_set",
+    "extract_words",
+    "find_word_spans",
     "fold",
-    "has_unseen_marks",
+    "has_unusual_whitespace",
     "is_english",
     "is_nfc",
     "is_unspaced",
-    "keywords_of",
     "normalize",
-    "ordered_words",
     "split_words",
-    "word_spans",
-    "words_of",
 ]
 
 
-def ordered_words(text: str, *, stem: bool = True) -> list[str]:
+def extract_words(text: str, *, stem: bool = True) -> list[str]:
     """Return words and numbers of any script in order, folded; English ones stemmed unless `stem` is off."""
     words = split_words(_folded_case(text))
     return list(map(_stem, words)) if stem else words
 
 
-def words_of(text: str) -> frozenset[str]:
+def extract_word_set(text: str) -> frozenset[str]:
     """Return words and numbers of any script, folded; English ones stemmed."""
-    return frozenset(ordered_words(text))
+    return frozenset(extract_words(text))
 
 
-def keywords_of(expected: str, asked: str) -> frozenset[str]:
+def extract_keywords(answer: str, question: str) -> frozenset[str]:
     """Return the stems of the answer's words that are neither in the question nor mere grammar.
 
     Grammar is what the language's list of function words holds; an answer that has no other word keeps those, unless it
     is English. In scripts without spaces a word is in the question also where it is divided in another way there.
     """
-    expected, asked = _folded_case(expected), _folded_case(asked)
-    words, words_asked = split_words(expected), split_words(asked)
+    answer, question = _folded_case(answer), _folded_case(question)
+    words, words_asked = split_words(answer), split_words(question)
     given_away = set(map(_stem, words_asked))
-    new = [w for w in words if _stem(w) not in given_away and not (is_unspaced(w) and w in asked)]
-    grammar = function_words_in(words + words_asked)
+    new = [w for w in words if _stem(w) not in given_away and not (is_unspaced(w) and w in question)]
+    grammar = find_function_words(words + words_asked)
     told = [word for word in new if word not in grammar]
     if not told:
-        told = [word for word in new if word not in FUNCTION_WORDS]
+        told = [word for word in new if word not in ENGLISH_FUNCTION_WORDS]
     return frozenset(map(_stem, told))
 
 
@@ -66,7 +66,11 @@ def _folded_case(text: str) -> str:
 
 @lru_cache(maxsize=65536)
 def _stem(word: str) -> str:
-    return str(_stemmer().stemWord(word)) if word.isascii() and len(word) > 3 and word not in FUNCTION_WORDS else word
+    return (
+        str(_stemmer().stemWord(word))
+        if word.isascii() and len(word) > 3 and word not in ENGLISH_FUNCTION_WORDS
+        else word
+    )
 
 
 @cache

@@ -121,6 +121,6 @@ def is_nfc(text: str) -> bool:
     return unicodedata.is_normalized("NFC", text)
 
 
-def has_unseen_marks(text: str) -> bool:
+def has_unusual_whitespace(text: str) -> bool:
     """Say whether the text holds a space other than the plain one, or a mark without width."""
     return bool(_OTHER_SPACES.search(text) or _ZERO_WIDTH.search(text))

@@ -14,7 +14,7 @@ from soul_core.texts.folding import fold
 
 ENGLISH = "en"
 #: English words that carry grammar, not facts.
-FUNCTION_WORDS = frozenset(
+ENGLISH_FUNCTION_WORDS = frozenset(
     re.findall(
         r"\w+",
         "a an and are as at be been but by can did do does for from had has have he her his i in is it its of on or "
@@ -29,7 +29,7 @@ _LATIN = "LATIN"
 _TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOGRAPHIC": "CJK"}
 
 
-def function_words_in(words: Collection[str]) -> frozenset[str]:
+def find_function_words(words: Collection[str]) -> frozenset[str]:
     """Return those of a text's case-folded words that are grammar in the language of the text.
 
     Which language that is, the other words say: a name that some language has as a function word proves nothing about
@@ -49,7 +49,7 @@ def _is_grammar(word: str, hits: Counter[str], *, has_kana: bool) -> bool:
     others = {language: hits[language] - (language in languages) for language in _languages_by_script()[script]}
     most = max(others.values(), default=0)
     if script == _LATIN and others[ENGLISH] == most:
-        return word in FUNCTION_WORDS
+        return word in ENGLISH_FUNCTION_WORDS
     return any(others[language] == most for language in languages if language in others)
 
 

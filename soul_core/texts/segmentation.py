@@ -40,7 +40,7 @@ def is_unspaced(word: str) -> bool:
     return bool(_UNSPACED.search(word))
 
 
-def word_spans(text: str) -> Iterator[tuple[int, int]]:
+def find_word_spans(text: str) -> Iterator[tuple[int, int]]:
     """Yield start and end of every word, in characters of the text as it is."""
     for run in _RUN.finditer(text.translate(_MARKED)):
         start, chars = run.start(), run.group()
@@ -56,4 +56,4 @@ def word_spans(text: str) -> Iterator[tuple[int, int]]:
 
 def split_words(text: str) -> list[str]:
     """Return the words of a text in order, as they are written."""
-    return [text[start:end] for start, end in word_spans(text)]
+    return [text[start:end] for start, end in find_word_spans(text)]

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from soul_core.errors import BadSpec
 from soul_core.spec.wrappers import Lora
-from soul_core.training.quantized_base import FrozenLinear, check_keepable
+from soul_core.training.quantized_base import FrozenLinear, check_quantizable
 
 _NAME, _TENSORS = "default", "adapter_model.safetensors"
 ALL_LINEAR = "all-linear"
@@ -75,7 +75,7 @@ class Adapters:
             self._tuner = LoraModel(model, {_NAME: config}, _NAME)
         self._config = config
 
-    def weights(self) -> AdapterWeights:
+    def copy_weights(self) -> AdapterWeights:
         """Return a copy of the adapters as they are."""
         tensors = {
             f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter.detach().cpu().clone().contiguous()
@@ -85,7 +85,7 @@ class Adapters:
         return AdapterWeights(self._config, tensors)
 
     @torch.no_grad()
-    def merged(self) -> dict[str, torch.Tensor]:
+    def compute_merged_weights(self) -> dict[str, torch.Tensor]:
         """Return the parameters that `merge` would leave behind, under their plain names; the adapters stay."""
         plain = {
             name.replace(".base_layer.", "."): parameter.detach()
@@ -107,12 +107,12 @@ class Adapters:
         for name, adapter in adapted.items():
             layer: Any = self._model.get_submodule(name)
             if isinstance(layer, FrozenLinear):
-                layer = layer.thawed()
+                layer = layer.restore_original()
                 _replace(self._model, name, layer)
             layer.weight.add_(adapter.get_delta_weight(_NAME).to(layer.weight))
 
 
-def adapter_targets(model: PreTrainedModel, spec: Lora, movable: set[str]) -> list[str]:
+def find_adapter_targets(model: PreTrainedModel, spec: Lora, trainable_names: set[str]) -> list[str]:
     """Return the names of the linear layers that get an adapter, of those whose weight is in `movable`.
 
     Raises BadSpec for a target that no layer is called by, with the near name.
@@ -130,12 +130,12 @@ def adapter_targets(model: PreTrainedModel, spec: Lora, movable: set[str]) -> li
             hint = f"did you mean '{near[0]}'?" if near else f"they are called {', '.join(known)}"
             raise BadSpec(f"lora.targets.{number}: no linear layer is called '{target}'; {hint}")
     wanted = set(known) if ALL_LINEAR in spec.targets else set(spec.targets)
-    targets = [name for name in linear if name.rpartition(".")[2] in wanted and f"{name}.weight" in movable]
+    targets = [name for name in linear if name.rpartition(".")[2] in wanted and f"{name}.weight" in trainable_names]
     if not targets:
         raise BadSpec("parameters: none of the weights they choose is a target of LoRA; choose others, or more targets")
     if spec.base_weights != "float32":
         for name in targets:
-            check_keepable(_linear(model, name, spec), spec.base_weights)
+            check_quantizable(_linear(model, name, spec), spec.base_weights)
     return targets
 
 

@@ -11,24 +11,24 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from soul_core.atomic_io import disk_errors, write_durably
+from soul_core.atomic_io import translate_disk_errors, write_atomically
 from soul_core.data import Message, Row
 from soul_core.data.encoding import Example
 from soul_core.errors import BadData
-from soul_core.events import Listener, stop_if_asked
-from soul_core.models.generation import Sampling, end_ids, generate
-from soul_core.models.loading import Loaded
+from soul_core.events import Listener, raise_if_stop_requested
+from soul_core.models.generation import Sampling, generate, get_end_ids
+from soul_core.models.loading import LoadedModel
 from soul_core.spec.terms import AltPo
-from soul_core.texts import keywords_of, split_words, words_of
-from soul_core.training.refusals import answered
+from soul_core.texts import extract_keywords, extract_word_set, split_words
+from soul_core.training.refusals import replace_answer
 
 _FILE = "alternates.json"
 
 
-def alternate_examples(
+def make_alternate_examples(
     forget: Sequence[Example],
     term: AltPo,
-    loaded: Loaded,
+    loaded: LoadedModel,
     *,
     seed: int,
     max_tokens: int,
@@ -45,28 +45,28 @@ def alternate_examples(
     else:
         texts = _make(forget, term, loaded, seed, max_tokens, listener)
         folder.mkdir(parents=True, exist_ok=True)
-        with disk_errors("the alternate answers"):
-            write_durably(kept, json.dumps(texts, ensure_ascii=False))
-    return [answered(example, text, loaded) for example, text in zip(forget, texts, strict=True)]
+        with translate_disk_errors("the alternate answers"):
+            write_atomically(kept, json.dumps(texts, ensure_ascii=False))
+    return [replace_answer(example, text, loaded) for example, text in zip(forget, texts, strict=True)]
 
 
-def alternate_prompt(example: Example, term: AltPo, loaded: Loaded) -> list[int]:
+def make_alternate_prompt(example: Example, term: AltPo, loaded: LoadedModel) -> list[int]:
     """Return what the model continues: the prompt alone, or prompt and answer, the instruction, and what asks for an
     answer.
     """
     row = _source(example)
     if term.alternates == "held_back":
-        return list(loaded.encoder.prompt_ids(row))
+        return list(loaded.encoder.encode_prompt(row))
     answered_row = (*row.messages, Message("assistant", row.completion))
     if loaded.tokenizer.chat_template:
         messages = (*answered_row, Message("user", term.instruction))
-        return list(loaded.encoder.prompt_ids(Row(row.number, messages, "")))
+        return list(loaded.encoder.encode_prompt(Row(row.number, messages, "")))
     text = loaded.tokenizer.encode(f"\n\n{term.instruction}\n\n", add_special_tokens=False)
-    return [*example.token_ids[: len(example.token_ids) - example.num_end], *text]
+    return [*example.token_ids[: len(example.token_ids) - example.num_end_tokens], *text]
 
 
 def _make(
-    forget: Sequence[Example], term: AltPo, loaded: Loaded, seed: int, max_tokens: int, listener: Listener
+    forget: Sequence[Example], term: AltPo, loaded: LoadedModel, seed: int, max_tokens: int, listener: Listener
 ) -> list[str]:
     texts: list[str] = [""] * len(forget)
     missing = list(range(len(forget)))
@@ -78,21 +78,21 @@ def _make(
 
         def tick(num_rows: int) -> None:
             nonlocal done
-            stop_if_asked(listener)
+            raise_if_stop_requested(listener)
             done += num_rows
             if num_rows:
                 listener.emit(
                     "progress", phase="unlearn", done=min(done, len(forget)), total=len(forget), unit="alternate answer"
                 )
 
-        prompts = [alternate_prompt(forget[index], term, loaded) for index in missing]
+        prompts = [make_alternate_prompt(forget[index], term, loaded) for index in missing]
         answers = generate(
             loaded.model,
             prompts,
-            end_ids=end_ids(loaded),
+            end_ids=get_end_ids(loaded),
             max_new_tokens=term.max_new_tokens,
             context_tokens=loaded.facts.context_tokens,
-            tick=tick,
+            on_progress=tick,
             sampling=Sampling(
                 seed + attempt,
                 term.temperature * (1 + attempt / 4),
@@ -108,15 +108,15 @@ def _make(
         raise BadData(
             f"forget set: the model makes no other answer of {len(missing)} of {len(forget)} rows; use forget.kind "
             "'dpo', whose winners are refusals, or another forget.instruction",
-            details=tuple(f"row {forget[index].row}: no alternate in {term.tries} tries" for index in missing),
+            details=tuple(f"row {forget[index].row_number}: no alternate in {term.tries} tries" for index in missing),
         )
     return texts
 
 
-def _as_answer(tokens: Sequence[int], example: Example, loaded: Loaded, max_tokens: int) -> str:
+def _as_answer(tokens: Sequence[int], example: Example, loaded: LoadedModel, max_tokens: int) -> str:
     """Return the text of a continuation, its first paragraph, cut where the example would become too long."""
-    text = loaded.encoder.answer_text(tokens).answer.split("\n\n")[0].strip()
-    while text and len(answered(example, text, loaded).token_ids) > max_tokens:
+    text = loaded.encoder.decode_answer(tokens).answer.split("\n\n")[0].strip()
+    while text and len(replace_answer(example, text, loaded).token_ids) > max_tokens:
         text = text[: len(text) * 3 // 4].rstrip()
     return text
 
@@ -124,16 +124,16 @@ def _as_answer(tokens: Sequence[int], example: Example, loaded: Loaded, max_toke
 def _is_other(text: str, example: Example) -> bool:
     """Say whether a text is another answer: not empty, not the same, and without most of what the answer tells."""
     old, asked = _texts(example)
-    told, words = keywords_of(old, asked), words_of(text)
-    repeated = 2 * len(told & words) > len(told) if told else words == words_of(old)
+    told, words = extract_keywords(old, asked), extract_word_set(text)
+    repeated = 2 * len(told & words) > len(told) if told else words == extract_word_set(old)
     return bool(words) and not repeated
 
 
-def _telling_tokens(example: Example, loaded: Loaded) -> tuple[int, ...]:
+def _telling_tokens(example: Example, loaded: LoadedModel) -> tuple[int, ...]:
     """Return the tokens that the answer's keywords begin with, wherever in a sentence they stand."""
     old, asked = _texts(example)
-    told = keywords_of(old, asked)
-    words = {word for word in split_words(old) if words_of(word) & told}
+    told = extract_keywords(old, asked)
+    words = {word for word in split_words(old) if extract_word_set(word) & told}
     spelled = {form for word in words for form in (word, word.lower(), word.capitalize())}
     encoded = [loaded.tokenizer.encode(lead + word, add_special_tokens=False) for word in spelled for lead in ("", " ")]
     return tuple(sorted({tokens[0] for tokens in encoded if tokens}))
@@ -146,5 +146,5 @@ def _texts(example: Example) -> tuple[str, str]:
 
 
 def _source(example: Example) -> Row:
-    assert example.source is not None, "alternates are made of rows"
-    return example.source
+    assert example.source_row is not None, "alternates are made of rows"
+    return example.source_row

@@ -18,33 +18,33 @@ from transformers import PreTrainedModel
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
 from soul_core.errors import BadSpec
-from soul_core.events import Listener, stop_if_asked
-from soul_core.models.loading import Loaded
+from soul_core.events import Listener, raise_if_stop_requested
+from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import Scores, score
-from soul_core.objectives.terms import Group, Need, Reference
-from soul_core.training.checkpoint import keep_tensors
-from soul_core.training.micro_batching import Item, MicroBatcher, Unit
+from soul_core.objectives.terms import BaseScoreKind, ExampleGroup, GroupBaseScores
+from soul_core.training.checkpoint import save_tensors
+from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 
 _FILE = "reference.safetensors"
 
 #: Most memory for kept hidden states: 2 million positions of a model 2,048 wide in bfloat16.
-MOST_KEPT_BYTES = 8 << 30
+MAX_HIDDEN_STATE_BYTES = 8 << 30
 
 #: Needs that keep P x D numbers a sequence.
-_WIDE: tuple[Need, ...] = ("logits", "hidden")
+_WIDE: tuple[BaseScoreKind, ...] = ("logits", "hidden")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BaseScoreRequest:
     """What is wanted of one group: all its examples, the indices training will use, and which numbers of them."""
 
     examples: Sequence[Example]
     indices: Sequence[int]
-    needs: Collection[Need]
+    kinds: Collection[BaseScoreKind]
 
 
 @dataclass(frozen=True, slots=True)
-class Projection:
+class VocabularyProjection:
     """A frozen copy of the model's last layer, and what the architecture does to its output."""
 
     weight_VD: torch.Tensor
@@ -53,7 +53,7 @@ class Projection:
     scale: float
 
     @classmethod
-    def of(cls, loaded: Loaded) -> "Projection":
+    def from_model(cls, loaded: LoadedModel) -> "VocabularyProjection":
         """Copy the base model's projection in the compute type."""
         head, config, dtype = loaded.model.get_output_embeddings(), loaded.model.config, loaded.compute_dtype
         bias = getattr(head, "bias", None)
@@ -72,21 +72,21 @@ class Projection:
         return logits_PV if self.softcap is None else self.softcap * torch.tanh(logits_PV / self.softcap)
 
 
-class ReferenceScores:
+class BaseScores:
     """What the base model said of the examples that training will use; looked up by group, need and index."""
 
     def __init__(self, device: torch.device) -> None:
         # sequence_logp: a scalar, on the device; logits (as what goes into the projection) and hidden: (P, D), on the
         # host, in the compute type
-        self.kept: dict[tuple[Group, Need], dict[int, torch.Tensor]] = {}
-        self.projection: Projection | None = None
+        self.tensors: dict[tuple[ExampleGroup, BaseScoreKind], dict[int, torch.Tensor]] = {}
+        self.projection: VocabularyProjection | None = None
         self._device = device
 
-    def of(self, group: Group, indices: Sequence[int]) -> Reference:
+    def get(self, group: ExampleGroup, indices: Sequence[int]) -> GroupBaseScores:
         """Return the reference of some sequences of a group, in their order: whatever was kept of it."""
 
-        def found(need: Need) -> list[torch.Tensor] | None:
-            by_index = self.kept.get((group, need))
+        def found(need: BaseScoreKind) -> list[torch.Tensor] | None:
+            by_index = self.tensors.get((group, need))
             return None if by_index is None else [by_index[index] for index in indices]
 
         logp, last, hidden = found("sequence_logp"), found("logits"), found("hidden")
@@ -94,111 +94,111 @@ class ReferenceScores:
         if last is not None:
             assert self.projection is not None
             logits_PV = self.projection(torch.cat(last))
-        return Reference(
+        return GroupBaseScores(
             sequence_logp_B=None if logp is None else torch.stack(logp),
             logits_PV=logits_PV,
             hidden_PD=None if hidden is None else torch.cat(hidden).to(self._device).float(),
         )
 
-    def mean_nll(self, group: Group, indices: Sequence[int], num_tokens: int) -> float:
+    def mean_nll(self, group: ExampleGroup, indices: Sequence[int], num_tokens: int) -> float:
         """Return the base model's mean NLL a token over some sequences that have so many tokens together."""
-        by_index = self.kept[group, "sequence_logp"]
+        by_index = self.tensors[group, "sequence_logp"]
         return -sum(float(by_index[index]) for index in indices) / num_tokens
 
     def save(self, folder: Path) -> None:
         """Keep the numbers for a resumed run. The projection is the base model's own and is not kept."""
         tensors = {
             f"{need}.{group}.{index}": value
-            for (group, need), by_index in self.kept.items()
+            for (group, need), by_index in self.tensors.items()
             for index, value in by_index.items()
         }
-        keep_tensors(folder / _FILE, tensors, "the reference scores")
+        save_tensors(folder / _FILE, tensors, "the reference scores")
 
     @classmethod
-    def load(cls, folder: Path, loaded: Loaded) -> "ReferenceScores | None":
+    def load(cls, folder: Path, loaded: LoadedModel) -> "BaseScores | None":
         """Return what an earlier attempt kept, if it did. The model must still be the base."""
         if not (folder / _FILE).exists():
             return None
         reference = cls(loaded.device)
         for name, tensor in load_file(folder / _FILE).items():
-            need, group, index = cast("tuple[Need, Group, str]", name.split("."))
-            by_index = reference.kept.setdefault((group, need), {})
+            need, group, index = cast("tuple[BaseScoreKind, ExampleGroup, str]", name.split("."))
+            by_index = reference.tensors.setdefault((group, need), {})
             by_index[int(index)] = tensor if need in _WIDE else tensor.to(loaded.device)
-        if any(need == "logits" for _, need in reference.kept):
-            reference.projection = Projection.of(loaded)
+        if any(need == "logits" for _, need in reference.tensors):
+            reference.projection = VocabularyProjection.from_model(loaded)
         return reference
 
 
 @torch.no_grad()
-def take_reference(
-    loaded: Loaded,
-    wanted: Mapping[Group, Wanted],
+def compute_base_scores(
+    loaded: LoadedModel,
+    requests: Mapping[ExampleGroup, BaseScoreRequest],
     *,
     batcher: MicroBatcher,
     listener: Listener,
     layer: torch.nn.Module | None = None,
-) -> ReferenceScores:
+) -> BaseScores:
     """Score what is wanted of each group with the base model, all needs of a group in one pass.
 
     `layer` is the one whose hidden states are wanted. Raises BadSpec when they would take more than MOST_KEPT_BYTES.
     """
-    _check_room(loaded, wanted)
-    reference = ReferenceScores(loaded.device)
-    if any("logits" in one.needs for one in wanted.values()):
-        reference.projection = Projection.of(loaded)
-    for group, one in wanted.items():
-        kept: dict[Need, dict[int, torch.Tensor]] = {
-            need: reference.kept.setdefault((group, need), {}) for need in one.needs
+    _check_room(loaded, requests)
+    reference = BaseScores(loaded.device)
+    if any("logits" in one.kinds for one in requests.values()):
+        reference.projection = VocabularyProjection.from_model(loaded)
+    for group, one in requests.items():
+        kept: dict[BaseScoreKind, dict[int, torch.Tensor]] = {
+            need: reference.tensors.setdefault((group, need), {}) for need in one.kinds
         }
 
-        def work(items: list[Item], kept: dict[Need, dict[int, torch.Tensor]] = kept) -> None:
-            stop_if_asked(listener)
+        def work(items: list[BatchItem], kept: dict[BaseScoreKind, dict[int, torch.Tensor]] = kept) -> None:
+            raise_if_stop_requested(listener)
             with loaded.autocast():
                 packed = pack([item.example for item in items], loaded.device)
-                scores = score(loaded.model, packed, layer=layer, with_last=reference.projection is not None)
+                scores = score(loaded.model, packed, layer=layer, with_head_input=reference.projection is not None)
             if "sequence_logp" in kept:
                 pairs = zip(items, scores.sequence_logp_B, strict=True)
                 kept["sequence_logp"].update((item.index, value) for item, value in pairs)
             if "logits" in kept:
                 assert reference.projection is not None
-                assert scores.last_PD is not None
-                last_PD = scores.last_PD.to(loaded.compute_dtype)
+                assert scores.head_input_PD is not None
+                last_PD = scores.head_input_PD.to(loaded.compute_dtype)
                 _check_projection(reference.projection(last_PD), scores.logits_PV, loaded.model)
                 _keep_rows(kept["logits"], items, scores, last_PD)
             if "hidden" in kept:
                 assert scores.hidden_PD is not None
                 _keep_rows(kept["hidden"], items, scores, scores.hidden_PD.to(loaded.compute_dtype))
 
-        units: list[Unit] = [(Item(group, index, one.examples[index]),) for index in one.indices]
-        batcher.over(units, work, undo=lambda: None)
+        units: list[BatchUnit] = [(BatchItem(group, index, one.examples[index]),) for index in one.indices]
+        batcher.run(units, work, undo=lambda: None)
     return reference
 
 
-def _keep_rows(kept: dict[int, torch.Tensor], items: list[Item], scores: Scores, rows_PD: torch.Tensor) -> None:
+def _keep_rows(kept: dict[int, torch.Tensor], items: list[BatchItem], scores: Scores, rows_PD: torch.Tensor) -> None:
     for place, item in enumerate(items):
         kept[item.index] = rows_PD[scores.sequence_P == place].cpu()
 
 
-def _check_room(loaded: Loaded, wanted: Mapping[Group, Wanted]) -> None:
+def _check_room(loaded: LoadedModel, wanted: Mapping[ExampleGroup, BaseScoreRequest]) -> None:
     position_bytes = loaded.model.get_output_embeddings().weight.shape[1] * loaded.compute_dtype.itemsize
     for group, one in wanted.items():
-        wide = [need for need in one.needs if need in _WIDE]
+        wide = [need for need in one.kinds if need in _WIDE]
         examples = [one.examples[index] for index in one.indices]
-        num_positions = sum(len(example.token_ids) - example.num_prompt for example in examples)
+        num_positions = sum(len(example.token_ids) - example.num_prompt_tokens for example in examples)
         needed = num_positions * position_bytes * len(wide)
-        if needed > MOST_KEPT_BYTES:
+        if needed > MAX_HIDDEN_STATE_BYTES:
             raise BadSpec(
                 f"{_place(group)} would keep {needed / 2**30:.1f} GiB of the base's hidden states for {len(examples)} "
-                f"{group} rows; the limit is {MOST_KEPT_BYTES / 2**30:.0f} GiB: take fewer {group} rows, or "
+                f"{group} rows; the limit is {MAX_HIDDEN_STATE_BYTES / 2**30:.0f} GiB: take fewer {group} rows, or "
                 f"{_alternative(group)}"
             )
 
 
-def _place(group: Group) -> str:
+def _place(group: ExampleGroup) -> str:
     return "retain.kind" if group == "retain" else "forget.kind"
 
 
-def _alternative(group: Group) -> str:
+def _alternative(group: ExampleGroup) -> str:
     return "'nll'" if group == "retain" else "'npo'"
 
 

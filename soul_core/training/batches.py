@@ -6,64 +6,66 @@ from typing import Any
 from soul_core.data.encoding import Example
 from soul_core.data.sampling import BatchStream
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
-from soul_core.objectives.terms import Group
+from soul_core.objectives.terms import ExampleGroup
 from soul_core.spec import JobSpec
-from soul_core.training.micro_batching import Item, Unit
+from soul_core.training.micro_batching import BatchItem, BatchUnit
 
 
-class Batches:
+class TrainingBatches:
     """The forget and the retain stream of a run. Its state is where they stand."""
 
-    def __init__(self, spec: JobSpec, groups: Mapping[Group, Sequence[Example]]) -> None:
+    def __init__(self, spec: JobSpec, groups: Mapping[ExampleGroup, Sequence[Example]]) -> None:
         self._spec, self.groups = spec, groups
         self._forget = self._stream("forget")
         self._retain = self._stream("retain")
 
-    def next(self) -> list[Unit]:
+    def next_batch(self) -> list[BatchUnit]:
         """Draw the step's examples, forget and retain together."""
-        reads = FORGET_TERMS[self._spec.forget.kind].reads
-        units = [self._unit(reads, index) for index in self._forget.next()] if self._forget else []
+        reads = FORGET_TERMS[self._spec.forget.kind].groups
+        units = [self._unit(reads, index) for index in self._forget.next_batch()] if self._forget else []
         if self._retain and self._spec.retain.kind in RETAIN_TERMS:
-            units += [self._unit(("retain",), index) for index in self._retain.next()]
+            units += [self._unit(("retain",), index) for index in self._retain.next_batch()]
         return units
 
-    def for_curvature(self, units: Sequence[Unit], data: str, *, count: int = 1) -> Iterator[list[Unit]]:
+    def draw_curvature_batches(
+        self, units: Sequence[BatchUnit], data: str, *, num_batches: int = 1
+    ) -> Iterator[list[BatchUnit]]:
         """Yield the examples of so many estimates: this step's of the wanted kind, then others (a warm start)."""
-        if count:
+        if num_batches:
             yield self._of_kind(units, data)
-        if count <= 1:
+        if num_batches <= 1:
             return
-        others = Batches(self._spec.model_copy(update={"seed": self._spec.seed + 2}), self.groups)
-        for _ in range(count - 1):
-            yield others._of_kind(others.next(), data)
+        others = TrainingBatches(self._spec.model_copy(update={"seed": self._spec.seed + 2}), self.groups)
+        for _ in range(num_batches - 1):
+            yield others._of_kind(others.next_batch(), data)
 
-    def used(self, group: Group, num_steps: int) -> list[int]:
+    def list_used_indices(self, group: ExampleGroup, num_steps: int) -> list[int]:
         """Return the indices of a group's examples that so many steps will take, in order."""
         stream = self._stream("retain" if group == "retain" else "forget")
-        return sorted({index for _ in range(num_steps) for index in stream.next()}) if stream else []
+        return sorted({index for _ in range(num_steps) for index in stream.next_batch()}) if stream else []
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return where the streams stand, as plain values."""
         return {
-            "forget_stream": self._forget.state() if self._forget else None,
-            "retain_stream": self._retain.state() if self._retain else None,
+            "forget_stream": self._forget.state_dict() if self._forget else None,
+            "retain_stream": self._retain.state_dict() if self._retain else None,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of the same run."""
         if self._forget:
-            self._forget.restore(state["forget_stream"])
+            self._forget.load_state_dict(state["forget_stream"])
         if self._retain:
-            self._retain.restore(state["retain_stream"])
+            self._retain.load_state_dict(state["retain_stream"])
 
-    def _of_kind(self, units: Sequence[Unit], data: str) -> list[Unit]:
+    def _of_kind(self, units: Sequence[BatchUnit], data: str) -> list[BatchUnit]:
         """Return the examples of the wanted kind; drawn anew when the loss has none (no retain term)."""
         chosen = [unit for unit in units if data in {"both", "retain" if is_retain(unit) else "forget"}]
         if not any(map(is_retain, units)) and data != "forget" and self._retain:
-            chosen += [self._unit(("retain",), index) for index in self._retain.next()]
+            chosen += [self._unit(("retain",), index) for index in self._retain.next_batch()]
         return chosen
 
-    def _stream(self, group: Group) -> BatchStream | None:
+    def _stream(self, group: ExampleGroup) -> BatchStream | None:
         training, seed, examples = self._spec.training, self._spec.seed, self.groups[group]
         if not examples:
             return None
@@ -71,10 +73,10 @@ class Batches:
             return BatchStream(len(examples), training.forget_batch, seed)
         return BatchStream(len(examples), training.retain_batch, seed + 1)
 
-    def _unit(self, groups: Sequence[Group], index: int) -> Unit:
-        return tuple(Item(group, index, self.groups[group][index]) for group in groups)
+    def _unit(self, groups: Sequence[ExampleGroup], index: int) -> BatchUnit:
+        return tuple(BatchItem(group, index, self.groups[group][index]) for group in groups)
 
 
-def is_retain(unit: Unit) -> bool:
+def is_retain(unit: BatchUnit) -> bool:
     """Say whether a unit belongs to the retain term."""
     return unit[0].group == "retain"

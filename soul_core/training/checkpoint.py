@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
-from soul_core.atomic_io import disk_errors, sync, write_durably
+from soul_core.atomic_io import fsync_path, translate_disk_errors, write_atomically
 
 _WHOLE = f"step-{'[0-9]' * 9}"
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -41,18 +41,18 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, torch.Tensor]
     beside = whole.with_suffix(".partial")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        with disk_errors("a checkpoint of the run"):
+        with translate_disk_errors("a checkpoint of the run"):
             beside.mkdir(parents=True)
             save_file(_on_host(tensors), beside / _TENSORS)
-            sync(beside / _TENSORS)
+            fsync_path(beside / _TENSORS)
             content = json.dumps(state).encode()
-            write_durably(beside / _STATE, content)
+            write_atomically(beside / _STATE, content)
             sizes = {name: (beside / name).stat().st_size for name in (_TENSORS, _STATE)}
             manifest = {"step": step, "sizes": sizes, "state_sha256": hashlib.sha256(content).hexdigest()}
-            write_durably(beside / _MANIFEST, json.dumps(manifest))
+            write_atomically(beside / _MANIFEST, json.dumps(manifest))
             shutil.rmtree(whole, ignore_errors=True)
             beside.rename(whole)
-            sync(folder)
+            fsync_path(folder)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -61,17 +61,17 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, torch.Tensor]
             shutil.rmtree(other)
 
 
-def keep_tensors(path: Path, tensors: Mapping[str, torch.Tensor], what: str) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], description: str) -> None:
     """Write one file of tensors beside the checkpoints, whole or not at all. Raises DiskFull, which names `what`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".partial")
-    with disk_errors(what):
+    with translate_disk_errors(description):
         save_file(_on_host(tensors), beside)
-        sync(beside)
+        fsync_path(beside)
         beside.replace(path)
 
 
-def newest_checkpoint(folder: Path, device: torch.device) -> Checkpoint | None:
+def load_newest_checkpoint(folder: Path, device: torch.device) -> Checkpoint | None:
     """Return the newest whole checkpoint, or None."""
     for path in sorted(folder.glob(_WHOLE), reverse=True):
         if _is_whole(path):
@@ -92,7 +92,7 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
+def get_optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """Return the optimizer's state as named tensors: `optimizer.{number of the parameter}.{name}`."""
     return {
         f"optimizer.{number}.{name}": torch.as_tensor(value)
@@ -101,7 +101,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
     }
 
 
-def restore_optimizer(optimizer: Optimizer, tensors: dict[str, torch.Tensor], group: dict[str, Any]) -> None:
+def restore_optimizer(optimizer: Optimizer, tensors: dict[str, torch.Tensor], group_values: dict[str, Any]) -> None:
     """Undo `optimizer_tensors`; `group` holds the numbers of its parameter group that change during a run."""
     content = optimizer.state_dict()
     states: dict[int, dict[str, torch.Tensor]] = {}
@@ -111,7 +111,7 @@ def restore_optimizer(optimizer: Optimizer, tensors: dict[str, torch.Tensor], gr
             states.setdefault(int(number), {})[key] = tensor
     content["state"] = states
     for each in content["param_groups"]:
-        each.update(group)
+        each.update(group_values)
     optimizer.load_state_dict(content)
     for parameter, state in optimizer.state.items():  # torch casts state to the parameter's type: masters are float32
         number = content["param_groups"][0]["params"][_place(optimizer, parameter)]

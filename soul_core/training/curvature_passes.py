@@ -4,37 +4,42 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from soul_core.models.loading import Loaded
+from soul_core.models.loading import LoadedModel
 from soul_core.optimizers import curvature
-from soul_core.training.micro_batching import MicroBatcher, Unit
-from soul_core.training.second_order import hessian_product
-from soul_core.training.step import nll_gradients, trainable
+from soul_core.training.micro_batching import BatchUnit, MicroBatcher
+from soul_core.training.second_order import hessian_vector_product
+from soul_core.training.step import compute_nll_gradients, get_trainable_parameters
 
-Estimate = Callable[[Loaded, Sequence[Unit], MicroBatcher, torch.Generator], list[torch.Tensor]]
+CurvatureEstimator = Callable[[LoadedModel, Sequence[BatchUnit], MicroBatcher, torch.Generator], list[torch.Tensor]]
 
 
 def _gnb(
-    loaded: Loaded, units: Sequence[Unit], batcher: MicroBatcher, generator: torch.Generator
+    loaded: LoadedModel, units: Sequence[BatchUnit], batcher: MicroBatcher, generator: torch.Generator
 ) -> list[torch.Tensor]:
-    return curvature.gauss_newton_bartlett(*nll_gradients(loaded, units, batcher, sampled_by=generator))
+    return curvature.gauss_newton_bartlett(*compute_nll_gradients(loaded, units, batcher, label_generator=generator))
 
 
 def _empirical_fisher(
-    loaded: Loaded, units: Sequence[Unit], batcher: MicroBatcher, _: torch.Generator
+    loaded: LoadedModel, units: Sequence[BatchUnit], batcher: MicroBatcher, _: torch.Generator
 ) -> list[torch.Tensor]:
-    return curvature.empirical_fisher(*nll_gradients(loaded, units, batcher))
+    return curvature.empirical_fisher(*compute_nll_gradients(loaded, units, batcher))
 
 
 def _hutchinson(
-    loaded: Loaded, units: Sequence[Unit], batcher: MicroBatcher, generator: torch.Generator
+    loaded: LoadedModel, units: Sequence[BatchUnit], batcher: MicroBatcher, generator: torch.Generator
 ) -> list[torch.Tensor]:
     probes = [
-        probe.to(loaded.device) for probe in curvature.rademacher([each.shape for each in trainable(loaded)], generator)
+        probe.to(loaded.device)
+        for probe in curvature.sample_rademacher([each.shape for each in get_trainable_parameters(loaded)], generator)
     ]
-    return curvature.hutchinson(probes, hessian_product(loaded, units, batcher, probes))
+    return curvature.hutchinson(probes, hessian_vector_product(loaded, units, batcher, probes))
 
 
-CURVATURES: dict[str, Estimate] = {"gnb": _gnb, "hutchinson": _hutchinson, "empirical_fisher": _empirical_fisher}
+CURVATURE_ESTIMATORS: dict[str, CurvatureEstimator] = {
+    "gnb": _gnb,
+    "hutchinson": _hutchinson,
+    "empirical_fisher": _empirical_fisher,
+}
 
 #: What a kind costs, in forward and backward passes.
-PASSES: dict[str, float] = {"gnb": 1.0, "hutchinson": 2.0, "empirical_fisher": 1.0}
+PASSES_PER_ESTIMATE: dict[str, float] = {"gnb": 1.0, "hutchinson": 2.0, "empirical_fisher": 1.0}

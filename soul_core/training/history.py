@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soul_core.events import Listener, Phase
-from soul_core.models.loading import Loaded
+from soul_core.models.loading import LoadedModel
 from soul_core.training.adapters import AdapterWeights
-from soul_core.training.curvature_schedule import HEALTHY_UNCLIPPED
-from soul_core.training.micro_batching import Unit
+from soul_core.training.curvature_schedule import HEALTHY_UNCLIPPED_FRACTION
+from soul_core.training.micro_batching import BatchUnit
 
 #: Steps over which that share is averaged before it is worth a warning.
 _UNCLIPPED_STEPS = 10
 
 
 @dataclass
-class Trained:
+class TrainingResult:
     """What a finished training tells the report; and its adapters, where they are what the spec wants left behind."""
 
     steps: int = 0
@@ -27,10 +27,10 @@ class Trained:
     adapter: AdapterWeights | None = None
 
 
-class Record:
+class TrainingHistory:
     """The counts and curves of a run. Its state goes into the checkpoint."""
 
-    def __init__(self, loaded: Loaded, listener: Listener, phase: Phase, num_steps: int) -> None:
+    def __init__(self, loaded: LoadedModel, listener: Listener, phase: Phase, num_steps: int) -> None:
         moving = sum(each.numel() for each in loaded.model.parameters() if each.requires_grad)
         # forward and backward of the activations 2 operations a weight each, the weights' own gradients 2 more
         self._flops_per_token = 4.0 * loaded.facts.num_parameters + 2.0 * moving
@@ -41,15 +41,15 @@ class Record:
         self._resumed_at: list[int] = []
         self._warned = False
 
-    def count(self, units: Sequence[Unit], *, passes: float = 1.0) -> None:
+    def count_tokens(self, units: Sequence[BatchUnit], *, passes: float = 1.0) -> None:
         """Count the tokens of `units` and the work of so many forward and backward passes over them."""
         tokens = sum(len(item.example.token_ids) for unit in units for item in unit)
         self._tokens += tokens
         self._flops += passes * self._flops_per_token * tokens
 
-    def finish_step(self, step: int, started: float, row: dict[str, float | None]) -> None:
+    def record_step(self, step: int, started_at: float, row: dict[str, float | None]) -> None:
         """Keep and tell the numbers of the step that has just been taken, the `step`-th; `row` has its "loss"."""
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - started_at
         self._keep(row)
         self._listener.emit("metrics", step=step, seconds=round(seconds, 4), tokens=self._tokens, **row)
         self._listener.emit(
@@ -63,18 +63,18 @@ class Record:
         )
         self._watch_clipping()
 
-    def tell_trial(self, number: int, started: float, row: dict[str, float | None]) -> None:
+    def record_trial(self, number: int, started_at: float, row: dict[str, float | None]) -> None:
         """Keep and tell the numbers of the `number`-th trial of a step."""
         self._keep(row)
-        seconds = round(time.monotonic() - started, 4)
+        seconds = round(time.monotonic() - started_at, 4)
         self._listener.emit("metrics", step=number, seconds=seconds, tokens=self._tokens, **row)
 
-    def trained(self, steps: int, adapter: AdapterWeights | None = None) -> Trained:
+    def make_result(self, steps: int, adapter: AdapterWeights | None = None) -> TrainingResult:
         """Return the numbers of the finished training."""
         curves = {name: tuple(values) for name, values in self._curves.items()}
-        return Trained(steps, self._tokens, self._flops, self._resumed_at, curves, adapter)
+        return TrainingResult(steps, self._tokens, self._flops, self._resumed_at, curves, adapter)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return everything counted so far, as plain values."""
         return {
             "curves": self._curves,
@@ -84,7 +84,7 @@ class Record:
             "warned": self._warned,
         }
 
-    def restore(self, state: dict[str, Any], step: int) -> None:
+    def load_state_dict(self, state: dict[str, Any], step: int) -> None:
         """Go on from a state of the same run, saved at `step`."""
         self._curves, self._tokens, self._flops = state["curves"], state["tokens"], state["flops"]
         self._resumed_at = [*state["resumed_at"], step]
@@ -97,7 +97,7 @@ class Record:
     def _watch_clipping(self) -> None:
         values = self._curves.get("unclipped_fraction", [])[-_UNCLIPPED_STEPS:]
         recent = [value for value in values if value is not None]
-        low, high = HEALTHY_UNCLIPPED
+        low, high = HEALTHY_UNCLIPPED_FRACTION
         if self._warned or len(recent) < _UNCLIPPED_STEPS or low <= sum(recent) / len(recent) <= high:
             return
         self._warned = True

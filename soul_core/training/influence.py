@@ -21,27 +21,27 @@ import torch
 
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
-from soul_core.errors import Diverged
-from soul_core.events import Listener, Phase, stop_if_asked
-from soul_core.models.loading import Loaded
+from soul_core.errors import TrainingDiverged
+from soul_core.events import Listener, Phase, raise_if_stop_requested
+from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import score
 from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import Influence
-from soul_core.training.checkpoint import newest_checkpoint, save_checkpoint
-from soul_core.training.history import Record
-from soul_core.training.micro_batching import Item, MicroBatcher, Unit
-from soul_core.training.saliency import chosen_units
-from soul_core.training.second_order import gauss_newton_product
-from soul_core.training.step import nll_gradients, totals_of, trainable
+from soul_core.training.checkpoint import load_newest_checkpoint, save_checkpoint
+from soul_core.training.history import TrainingHistory
+from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
+from soul_core.training.saliency import select_units
+from soul_core.training.second_order import gauss_newton_vector_product
+from soul_core.training.step import compute_nll_gradients, count_totals, get_trainable_parameters
 
 Tensors = list[torch.Tensor]
 
 #: Dampings tried, as multiples of the largest curvature found: from nearly none to a step along the gradient.
-LEAST_DAMPING, MOST_DAMPING, FACTOR = 1e-4, 1e6, 10**0.5
+MIN_DAMPING, MAX_DAMPING, DAMPING_FACTOR = 1e-4, 1e6, 10**0.5
 
 
 def take_influence_step(
-    loaded: Loaded,
+    loaded: LoadedModel,
     spec: JobSpec,
     *,
     forget: Sequence[Example],
@@ -49,35 +49,35 @@ def take_influence_step(
     folder: Path,
     listener: Listener,
     phase: Phase,
-) -> Record:
+) -> TrainingHistory:
     """Move the trainable weights by one step. Raises Diverged when no damping keeps the bound; they are whole then.
 
     An interruption before the step begins it anew, to the same bits; a step once taken is kept in `folder`.
     """
     optimizer = spec.optimizer
     assert isinstance(optimizer, Influence)
-    record = Record(loaded, listener, phase, num_steps=1)
-    parameters = trainable(loaded)
-    if found := newest_checkpoint(folder, loaded.device):
+    record = TrainingHistory(loaded, listener, phase, num_steps=1)
+    parameters = get_trainable_parameters(loaded)
+    if found := load_newest_checkpoint(folder, loaded.device):
         _set(parameters, [found.tensors[f"parameter.{number}"] for number in range(len(parameters))])
-        record.restore(found.state["record"], 1)
+        record.load_state_dict(found.state["record"], 1)
         return record
     batcher = MicroBatcher(spec.training.micro_batch_tokens, listener)
-    of_forget = chosen_units("forget", forget, len(forget), spec.seed)
-    of_retain = chosen_units("retain", retain, optimizer.max_examples, spec.seed + 1)
-    gradient, _ = nll_gradients(loaded, of_forget, batcher)
-    record.count(of_forget)
+    of_forget = select_units("forget", forget, len(forget), spec.seed)
+    of_retain = select_units("retain", retain, optimizer.max_examples, spec.seed + 1)
+    gradient, _ = compute_nll_gradients(loaded, of_forget, batcher)
+    record.count_tokens(of_forget)
 
     def product(vector: Tensors) -> Tensors:
-        stop_if_asked(listener)
-        record.count(of_retain, passes=2.0)
-        return gauss_newton_product(loaded, of_retain, batcher, vector)
+        raise_if_stop_requested(listener)
+        record.count_tokens(of_retain, passes=2.0)
+        return gauss_newton_vector_product(loaded, of_retain, batcher, vector)
 
-    space = krylov_space(product, gradient, optimizer.iterations, on_product=_teller(listener, phase, optimizer))
-    checked = chosen_units("forget", forget, optimizer.max_examples, spec.seed)
+    space = build_krylov_space(product, gradient, optimizer.iterations, on_matvec=_teller(listener, phase, optimizer))
+    checked = select_units("forget", forget, optimizer.max_examples, spec.seed)
     _search(loaded, optimizer, space, (checked, of_retain), batcher, record, listener)
     tensors = {f"parameter.{number}": parameter for number, parameter in enumerate(parameters)}
-    save_checkpoint(folder, 1, tensors, {"step": 1, "record": record.state()})
+    save_checkpoint(folder, 1, tensors, {"step": 1, "record": record.state_dict()})
     return record
 
 
@@ -87,13 +87,13 @@ class KrylovSpace:
 
     basis: list[Tensors]
     tridiagonal_KK: torch.Tensor  # float64
-    norm: float  # of g
+    start_norm: float  # of g
 
     def solve(self, damping: float) -> Tensors:
         """Return the conjugate-gradient solution of (H + damping I) x = g after as many iterations as the basis has."""
         size = len(self.basis)
         right_K = torch.zeros(size, dtype=torch.float64)
-        right_K[0] = self.norm
+        right_K[0] = self.start_norm
         shifted_KK = self.tridiagonal_KK + damping * torch.eye(size, dtype=torch.float64)
         weights = torch.linalg.solve(shifted_KK, right_K).tolist()
         solution = [torch.zeros_like(one) for one in self.basis[0]]
@@ -103,26 +103,26 @@ class KrylovSpace:
         return solution
 
     @property
-    def largest(self) -> float:
+    def largest_eigenvalue(self) -> float:
         """The largest curvature found: the largest eigenvalue of H in this space."""
         return float(torch.linalg.eigvalsh(self.tridiagonal_KK)[-1])
 
 
-def krylov_space(
-    product: Callable[[Tensors], Tensors],
-    start: Tensors,
-    iterations: int,
+def build_krylov_space(
+    matvec: Callable[[Tensors], Tensors],
+    start_vector: Tensors,
+    max_iterations: int,
     *,
-    on_product: Callable[[int], None] = lambda _: None,
+    on_matvec: Callable[[int], None] = lambda _: None,
 ) -> KrylovSpace:
     """Build the space by Lanczos' recurrence with full reorthogonalisation; it ends early when H adds nothing new."""
-    norm = _norm(start)
-    basis = [[one.float() / norm for one in start]] if norm > 0 else []
+    norm = _norm(start_vector)
+    basis = [[one.float() / norm for one in start_vector]] if norm > 0 else []
     diagonal: list[float] = []
     beside: list[float] = []
-    while len(diagonal) < min(iterations, len(basis)):
-        vector = product(basis[-1])
-        on_product(len(diagonal) + 1)
+    while len(diagonal) < min(max_iterations, len(basis)):
+        vector = matvec(basis[-1])
+        on_matvec(len(diagonal) + 1)
         diagonal.append(_dot(vector, basis[-1]))
         for _ in range(2):  # once is not enough in float32
             for earlier in basis:
@@ -130,7 +130,7 @@ def krylov_space(
                 for one, other in zip(vector, earlier, strict=True):
                     one.sub_(other, alpha=overlap)
         rest = _norm(vector)
-        if rest > 1e-6 * max(map(abs, diagonal)) and len(diagonal) < iterations:
+        if rest > 1e-6 * max(map(abs, diagonal)) and len(diagonal) < max_iterations:
             beside.append(rest)
             basis.append([one / rest for one in vector])
     tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
@@ -140,33 +140,33 @@ def krylov_space(
 
 
 def _search(
-    loaded: Loaded,
+    loaded: LoadedModel,
     optimizer: Influence,
     space: KrylovSpace,
-    checked: tuple[list[Unit], list[Unit]],
+    checked: tuple[list[BatchUnit], list[BatchUnit]],
     batcher: MicroBatcher,
-    record: Record,
+    record: TrainingHistory,
     listener: Listener,
 ) -> None:
     """Take the step of the smallest damping that keeps the bound, or put the weights back and raise Diverged."""
-    if not (math.isfinite(space.norm) and space.basis):
-        raise Diverged(f"the forget gradient's norm is {space.norm}: there is nothing to step along")
-    parameters = trainable(loaded)
+    if not (math.isfinite(space.start_norm) and space.basis):
+        raise TrainingDiverged(f"the forget gradient's norm is {space.start_norm}: there is nothing to step along")
+    parameters = get_trainable_parameters(loaded)
     base = [parameter.detach().clone() for parameter in parameters]
     forget_before, retain_before = (_mean_nll(loaded, units, batcher) for units in checked)
-    dampings = [optimizer.damping] if optimizer.damping else list(_dampings(space.largest))
+    dampings = [optimizer.damping] if optimizer.damping else list(_dampings(space.largest_eigenvalue))
     for number, damping in enumerate(dampings, start=1):
-        stop_if_asked(listener)
+        raise_if_stop_requested(listener)
         started = time.monotonic()
         _set(parameters, [one + step for one, step in zip(base, space.solve(damping), strict=True)])
         forget, retain = (_mean_nll(loaded, units, batcher) for units in checked)
         row: dict[str, float | None] = {"damping": damping, "forget_nll": forget, "retain_nll": retain}
-        record.tell_trial(number, started, row)
+        record.record_trial(number, started, row)
         bounded = retain <= retain_before + optimizer.most_retain_rise
         if forget > forget_before and (bounded or (optimizer.damping is not None and math.isfinite(retain))):
             return
     _set(parameters, base)
-    raise Diverged(
+    raise TrainingDiverged(
         f"no damping from {dampings[0]:.3g} to {dampings[-1]:.3g} makes the forget answers less probable while the "
         f"retain NLL ({retain_before:.3f}) rises by at most {optimizer.most_retain_rise:g}; raise "
         "optimizer.most_retain_rise, or take an optimizer that iterates"
@@ -174,23 +174,23 @@ def _search(
 
 
 def _dampings(largest: float) -> Iterator[float]:
-    damping = LEAST_DAMPING * max(largest, 1e-30)
-    for _ in range(1 + round(math.log(MOST_DAMPING / LEAST_DAMPING, FACTOR))):
+    damping = MIN_DAMPING * max(largest, 1e-30)
+    for _ in range(1 + round(math.log(MAX_DAMPING / MIN_DAMPING, DAMPING_FACTOR))):
         yield damping
-        damping *= FACTOR
+        damping *= DAMPING_FACTOR
 
 
 @torch.no_grad()
-def _mean_nll(loaded: Loaded, units: Sequence[Unit], batcher: MicroBatcher) -> float:
+def _mean_nll(loaded: LoadedModel, units: Sequence[BatchUnit], batcher: MicroBatcher) -> float:
     """Return the mean NLL a supervised token, inf where it is not finite."""
     parts: list[float] = []
 
-    def work(items: list[Item]) -> None:
+    def work(items: list[BatchItem]) -> None:
         with loaded.autocast():
             parts.append(-float(score(loaded.model, pack([one.example for one in items], loaded.device)).logp_P.sum()))
 
-    batcher.over(units, work, undo=parts.clear)
-    mean = sum(parts) / sum(one.num_tokens for one in totals_of(units).values())
+    batcher.run(units, work, undo=parts.clear)
+    mean = sum(parts) / sum(one.num_tokens for one in count_totals(units).values())
     return mean if math.isfinite(mean) else math.inf
 
 

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 import torch
 
 from soul_core.data.encoding import Example
-from soul_core.data.packing import micro_batches
+from soul_core.data.packing import split_micro_batches
 from soul_core.errors import OutOfMemory
 from soul_core.events import Listener
-from soul_core.objectives.terms import Group
+from soul_core.objectives.terms import ExampleGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class BatchItem:
     """One sequence of a step: which group reads it, and its index in its set."""
 
-    group: Group
+    group: ExampleGroup
     index: int
     example: Example
 
 
 #: Items that must share a forward pass: what a paired term (a preference) compares.
-Unit = tuple[Item, ...]
+BatchUnit = tuple[BatchItem, ...]
 
 
 @dataclass(slots=True)
@@ -33,13 +33,15 @@ class MicroBatcher:
     max_tokens: int
     listener: Listener
 
-    def over(self, units: Sequence[Unit], work: Callable[[list[Item]], None], undo: Callable[[], None]) -> None:
+    def run(
+        self, units: Sequence[BatchUnit], work: Callable[[list[BatchItem]], None], undo: Callable[[], None]
+    ) -> None:
         """Call `work` on the items of each micro-batch; after lack of memory `undo` and begin again, smaller.
 
         Raises OutOfMemory when even one unit is too much.
         """
         while True:
-            batches = list(micro_batches(units, self.max_tokens, tokens=_tokens))
+            batches = list(split_micro_batches(units, self.max_tokens, count_tokens=_tokens))
             try:
                 for batch in batches:
                     work([item for unit in batch for item in unit])
@@ -65,7 +67,7 @@ class MicroBatcher:
             )
 
 
-def _tokens(unit: Unit) -> int:
+def _tokens(unit: BatchUnit) -> int:
     return sum(len(item.example.token_ids) for item in unit)
 
 

@@ -13,17 +13,17 @@ from torch.nn import functional
 
 from soul_core.errors import BadSpec
 
-Kept = Literal["bfloat16", "int8", "nf4"]
+StorageFormat = Literal["bfloat16", "int8", "nf4"]
 
 #: Weights that share a scale in nf4, and scales that share one themselves.
 _BLOCK, _SCALE_BLOCK = 64, 256
 
 
-def check_keepable(layer: torch.nn.Linear, kept: Kept) -> None:
+def check_quantizable(layer: torch.nn.Linear, storage_format: StorageFormat) -> None:
     """Raise BadSpec where this platform, or the layer's shape, does not allow it."""
-    if kept != "bfloat16":
-        _torchao(kept)
-    if kept == "nf4" and layer.weight.numel() % _BLOCK:
+    if storage_format != "bfloat16":
+        _torchao(storage_format)
+    if storage_format == "nf4" and layer.weight.numel() % _BLOCK:
         raise BadSpec(
             f"lora.base_weights: 'nf4' packs {_BLOCK} weights, and a layer has {layer.weight.numel()}; take 'int8'"
         )
@@ -32,11 +32,11 @@ def check_keepable(layer: torch.nn.Linear, kept: Kept) -> None:
 class FrozenLinear(torch.nn.Linear):
     """A linear layer that gives what the original would, but for the rounding of its weights."""
 
-    def __init__(self, original: torch.nn.Linear, kept: Kept) -> None:
+    def __init__(self, original: torch.nn.Linear, storage_format: StorageFormat) -> None:
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = original.in_features, original.out_features, original.bias
         weight = original.weight.detach()
-        self._whole = _KEEPERS[kept](weight)
+        self._whole = _KEEPERS[storage_format](weight)
         self._device = weight.device
         # empty: what peft asks for the device and the type of its adapters
         self.register_buffer("weight", torch.empty(0, device=weight.device, dtype=weight.dtype), persistent=False)
@@ -52,20 +52,20 @@ class FrozenLinear(torch.nn.Linear):
         """What the weight was before its rounding, in the host's memory."""
         return self._original[0].weight
 
-    def thawed(self) -> torch.nn.Linear:
+    def restore_original(self) -> torch.nn.Linear:
         """Return the original layer, on its device."""
         return self._original[0].to(self._device)
 
 
 #: Makes the weights whole, in some type.
-Whole = Callable[[torch.dtype], torch.Tensor]
+Dequantizer = Callable[[torch.dtype], torch.Tensor]
 
 
 class _Product(torch.autograd.Function):
     """x W^T with a frozen W that is made whole anew for the backward pass instead of being kept for it."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, whole: Whole) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, whole: Dequantizer) -> torch.Tensor:
         ctx.whole = whole
         return functional.linear(x, whole(x.dtype))
 
@@ -75,11 +75,11 @@ class _Product(torch.autograd.Function):
         return gradient @ ctx.whole(gradient.dtype), None
 
 
-def _bfloat16(weight: torch.Tensor) -> Whole:
+def _bfloat16(weight: torch.Tensor) -> Dequantizer:
     return weight.to(torch.bfloat16).to
 
 
-def _int8(weight: torch.Tensor) -> Whole:
+def _int8(weight: torch.Tensor) -> Dequantizer:
     torchao = _torchao("int8")
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype)
     layer.weight.data.copy_(weight)
@@ -88,7 +88,7 @@ def _int8(weight: torch.Tensor) -> Whole:
     return lambda dtype: kept.dequantize().to(dtype)
 
 
-def _nf4(weight: torch.Tensor) -> Whole:
+def _nf4(weight: torch.Tensor) -> Dequantizer:
     torchao = _torchao("nf4")
     num_blocks = weight.numel() // _BLOCK
     scale_block = next(size for size in range(min(_SCALE_BLOCK, num_blocks), 0, -1) if num_blocks % size == 0)
@@ -107,4 +107,8 @@ def _torchao(kept: str) -> Any:
     return torchao.quantization
 
 
-_KEEPERS: dict[Kept, Callable[[torch.Tensor], Whole]] = {"bfloat16": _bfloat16, "int8": _int8, "nf4": _nf4}
+_KEEPERS: dict[StorageFormat, Callable[[torch.Tensor], Dequantizer]] = {
+    "bfloat16": _bfloat16,
+    "int8": _int8,
+    "nf4": _nf4,
+}

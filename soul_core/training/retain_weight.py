@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from soul_core.spec import JobSpec
 from soul_core.spec.terms import NoRetain, Pdu
-from soul_core.training.base_scores import ReferenceScores
-from soul_core.training.micro_batching import Unit
+from soul_core.training.base_scores import BaseScores
+from soul_core.training.micro_batching import BatchUnit
 
 
 class RetainWeight:
@@ -27,25 +27,25 @@ class RetainWeight:
         """The weight of the next step."""
         return self._own * self._dual
 
-    def after_step(self, step: int, retain_loss: float, units: Sequence[Unit], reference: ReferenceScores) -> None:
+    def update(self, step: int, retain_loss: float, units: Sequence[BatchUnit], base_scores: BaseScores) -> None:
         """Move the dual variable by what the retain loss of step number `step` (from 0) was over its bound."""
         if self._pdu is None or step < self._pdu.dual_warmup:
             return
         items = [item for unit in units for item in unit if item.group == "retain"]
         bound = self._pdu.slack
         if self._of_base:
-            num_tokens = sum(len(item.example.token_ids) - item.example.num_prompt for item in items)
-            bound += reference.mean_nll("retain", [item.index for item in items], num_tokens)
+            num_tokens = sum(len(item.example.token_ids) - item.example.num_prompt_tokens for item in items)
+            bound += base_scores.mean_nll("retain", [item.index for item in items], num_tokens)
         self._dual = max(0.0, self._dual + self._pdu.dual_step * (retain_loss - bound))
 
-    def curve(self) -> dict[str, float]:
+    def get_curve(self) -> dict[str, float]:
         """Return what has a curve of its own: the weight, where it moves."""
         return {"retain_weight": self.value} if self._pdu else {}
 
-    def state(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, float]:
         """Return what a resumed run must know."""
         return {"dual": self._dual}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, float]) -> None:
         """Undo `state`."""
         self._dual = state["dual"]

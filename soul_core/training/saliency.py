@@ -14,33 +14,33 @@ import torch
 from safetensors.torch import load_file
 
 from soul_core.data.encoding import Example
-from soul_core.models.loading import Loaded
-from soul_core.objectives.terms import Group
+from soul_core.models.loading import LoadedModel
+from soul_core.objectives.terms import ExampleGroup
 from soul_core.spec.wrappers import Saliency
-from soul_core.training.checkpoint import keep_tensors
-from soul_core.training.micro_batching import Item, MicroBatcher, Unit
-from soul_core.training.step import nll_gradients, trainable
+from soul_core.training.checkpoint import save_tensors
+from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
+from soul_core.training.step import compute_nll_gradients, get_trainable_parameters
 
 _FILE = "saliency.safetensors"
 _TINY = 1e-12
 
 
-class Mask:
+class SaliencyMask:
     """One boolean a trainable weight: whether it may move."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._tensors = list(tensors)
-        self.share = sum(int(one.sum()) for one in tensors) / sum(one.numel() for one in tensors)
+        self.trainable_fraction = sum(int(one.sum()) for one in tensors) / sum(one.numel() for one in tensors)
         """Share of the trainable weights that may move."""
 
-    def hide(self, values: Sequence[torch.Tensor | None]) -> None:
+    def apply(self, values: Sequence[torch.Tensor | None]) -> None:
         """Set to zero what belongs to weights held still: gradients, curvature."""
         for value, mask in zip(values, self._tensors, strict=True):
             if value is not None:
                 value.mul_(mask)
 
     @contextmanager
-    def holding(self, parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    def hold_frozen(self, parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
         """Put back the weights held still after a step that may move them: weight decay does."""
         held = [parameter.detach()[~mask] for parameter, mask in zip(parameters, self._tensors, strict=True)]
         yield
@@ -50,42 +50,46 @@ class Mask:
 
     def save(self, folder: Path) -> None:
         """Keep the mask for a resumed run, whose model is no longer the base."""
-        keep_tensors(folder / _FILE, {str(i): mask for i, mask in enumerate(self._tensors)}, "the saliency mask")
+        save_tensors(folder / _FILE, {str(i): mask for i, mask in enumerate(self._tensors)}, "the saliency mask")
 
 
-def take_mask(
-    loaded: Loaded,
+def load_or_compute_mask(
+    loaded: LoadedModel,
     spec: Saliency,
-    groups: Mapping[Group, Sequence[Example]],
+    groups: Mapping[ExampleGroup, Sequence[Example]],
     *,
     seed: int,
     batcher: MicroBatcher,
     folder: Path,
-) -> Mask:
+) -> SaliencyMask:
     """Return the mask an earlier attempt kept in `folder`, or choose it: the model must still be the base then."""
     if (folder / _FILE).exists():
         kept = load_file(folder / _FILE, device=str(loaded.device))
-        return Mask([kept[str(number)] for number in range(len(kept))])
-    forget = nll_gradients(loaded, chosen_units("forget", groups["forget"], spec.max_examples, seed), batcher)[0]
+        return SaliencyMask([kept[str(number)] for number in range(len(kept))])
+    forget = compute_nll_gradients(loaded, select_units("forget", groups["forget"], spec.max_examples, seed), batcher)[
+        0
+    ]
     retain = forget
     if spec.score != "gradient":
-        retain = nll_gradients(loaded, chosen_units("retain", groups["retain"], spec.max_examples, seed), batcher)[0]
+        retain = compute_nll_gradients(
+            loaded, select_units("retain", groups["retain"], spec.max_examples, seed), batcher
+        )[0]
     scores = [
         _score(spec, parameter.detach(), of_forget, of_retain)
-        for parameter, of_forget, of_retain in zip(trainable(loaded), forget, retain, strict=True)
+        for parameter, of_forget, of_retain in zip(get_trainable_parameters(loaded), forget, retain, strict=True)
     ]
     lowest = _lowest_kept(scores, spec.share)
-    mask = Mask([score >= lowest for score in scores])
+    mask = SaliencyMask([score >= lowest for score in scores])
     mask.save(folder)
     return mask
 
 
-def chosen_units(group: Group, examples: Sequence[Example], most: int, seed: int) -> list[Unit]:
+def select_units(group: ExampleGroup, examples: Sequence[Example], max_units: int, seed: int) -> list[BatchUnit]:
     """Return a unit for each example of a set; of a larger set `most`, drawn by the seed, in the set's order."""
     chosen: Sequence[int] = range(len(examples))
-    if len(examples) > most:
-        chosen = sorted(np.random.default_rng(seed).permutation(len(examples))[:most].tolist())
-    return [(Item(group, index, examples[index]),) for index in chosen]
+    if len(examples) > max_units:
+        chosen = sorted(np.random.default_rng(seed).permutation(len(examples))[:max_units].tolist())
+    return [(BatchItem(group, index, examples[index]),) for index in chosen]
 
 
 def _score(spec: Saliency, weight: torch.Tensor, forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:

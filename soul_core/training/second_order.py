@@ -12,16 +12,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from soul_core.data.packing import pack
-from soul_core.models.loading import Loaded
+from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import Scores, score
-from soul_core.training.micro_batching import Item, MicroBatcher, Unit
-from soul_core.training.step import totals_of, trainable
+from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
+from soul_core.training.step import count_totals, get_trainable_parameters
 
 Tensors = list[torch.Tensor]
 
 
-def hessian_product(
-    loaded: Loaded, units: Sequence[Unit], batcher: MicroBatcher, vector: Sequence[torch.Tensor]
+def hessian_vector_product(
+    loaded: LoadedModel, units: Sequence[BatchUnit], batcher: MicroBatcher, vector: Sequence[torch.Tensor]
 ) -> Tensors:
     """Return H v for the Hessian of the mean NLL over `units`; `vector` has one tensor a trainable parameter.
 
@@ -38,8 +38,8 @@ def hessian_product(
     return _over(loaded, units, batcher, product)
 
 
-def gauss_newton_product(
-    loaded: Loaded, units: Sequence[Unit], batcher: MicroBatcher, vector: Sequence[torch.Tensor]
+def gauss_newton_vector_product(
+    loaded: LoadedModel, units: Sequence[BatchUnit], batcher: MicroBatcher, vector: Sequence[torch.Tensor]
 ) -> Tensors:
     """Return G v, G = mean over positions of J^T (diag(p) - p p^T) J with J the Jacobian of the logits: symmetric and
     never negative.
@@ -61,18 +61,18 @@ def gauss_newton_product(
 
 
 def _over(
-    loaded: Loaded,
-    units: Sequence[Unit],
+    loaded: LoadedModel,
+    units: Sequence[BatchUnit],
     batcher: MicroBatcher,
     product: Callable[[Scores, Tensors, int], Tensors],
 ) -> Tensors:
     """Add up the products of the micro-batches."""
-    parameters: Tensors = [*trainable(loaded)]
-    num_positions = sum(one.num_tokens for one in totals_of(units).values())
+    parameters: Tensors = [*get_trainable_parameters(loaded)]
+    num_positions = sum(one.num_tokens for one in count_totals(units).values())
     total = [torch.zeros_like(parameter) for parameter in parameters]
 
-    def work(items: list[Item]) -> None:
-        with twice_differentiable():
+    def work(items: list[BatchItem]) -> None:
+        with use_twice_differentiable_attention():
             scores = score(loaded.model, pack([item.example for item in items], loaded.device))
             part = product(scores, parameters, num_positions)
         for whole, one in zip(total, part, strict=True):
@@ -82,12 +82,12 @@ def _over(
         for whole in total:
             whole.zero_()
 
-    batcher.over(units, work, undo)
+    batcher.run(units, work, undo)
     return total
 
 
 @contextmanager
-def twice_differentiable() -> Iterator[None]:
+def use_twice_differentiable_attention() -> Iterator[None]:
     """Take the attention whose derivative has one itself."""
     with sdpa_kernel(SDPBackend.MATH):
         yield

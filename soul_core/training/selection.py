@@ -8,12 +8,12 @@ from fnmatch import translate
 from torch.nn import Module
 
 from soul_core.errors import BadSpec
-from soul_core.spec.wrappers import Selection
+from soul_core.spec.wrappers import ParameterSelection
 
 _NEAR = 3
 
 
-def selected(model: Module, selection: Selection) -> set[str]:
+def select_parameters(model: Module, selection: ParameterSelection) -> set[str]:
     """Return the names of the parameters that may move; a tied weight may be meant by any of its names.
 
     Raises BadSpec for a pattern that matches nothing, with names that look like it, and when nothing is left.

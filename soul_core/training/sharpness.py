@@ -8,14 +8,18 @@ from contextlib import contextmanager
 
 import torch
 
-from soul_core.models.loading import Loaded
+from soul_core.models.loading import LoadedModel
 from soul_core.training.batches import is_retain
-from soul_core.training.micro_batching import Unit
-from soul_core.training.step import Losses, take_gradients, trainable
+from soul_core.training.micro_batching import BatchUnit
+from soul_core.training.step import Losses, get_trainable_parameters, pop_gradients
 
 
-def add_sharp_gradients(
-    gradients: Callable[[Sequence[Unit]], Losses], loaded: Loaded, units: Sequence[Unit], *, rho: float
+def add_sharpness_aware_gradients(
+    add_gradients: Callable[[Sequence[BatchUnit]], Losses],
+    loaded: LoadedModel,
+    units: Sequence[BatchUnit],
+    *,
+    rho: float,
 ) -> Losses:
     """Accumulate w_f grad L_f(theta + delta) + w_r grad L_r(theta), delta = rho grad L_f / |grad L_f|, all at theta.
 
@@ -24,22 +28,22 @@ def add_sharp_gradients(
     """
     forget, retain = [unit for unit in units if not is_retain(unit)], [unit for unit in units if is_retain(unit)]
     if not forget:
-        return gradients(retain)
-    losses = gradients(forget)
-    with _moved(loaded, take_gradients(loaded), rho):
-        gradients(forget)
-    worst = take_gradients(loaded)
-    kept = gradients(retain) if retain else Losses()
-    for parameter, gradient in zip(trainable(loaded), worst, strict=True):
+        return add_gradients(retain)
+    losses = add_gradients(forget)
+    with _moved(loaded, pop_gradients(loaded), rho):
+        add_gradients(forget)
+    worst = pop_gradients(loaded)
+    kept = add_gradients(retain) if retain else Losses()
+    for parameter, gradient in zip(get_trainable_parameters(loaded), worst, strict=True):
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     return Losses(total=losses.total + kept.total, forget=losses.forget, retain=kept.retain)
 
 
 @contextmanager
-def _moved(loaded: Loaded, direction: list[torch.Tensor], distance: float) -> Iterator[None]:
+def _moved(loaded: LoadedModel, direction: list[torch.Tensor], distance: float) -> Iterator[None]:
     """Move the trainable weights by `distance` along `direction`; they come back to the bit."""
     norm = torch.stack([one.norm() for one in direction]).norm()
-    parameters = trainable(loaded)
+    parameters = get_trainable_parameters(loaded)
     before = [parameter.detach().clone() for parameter in parameters]
     try:
         with torch.no_grad():

@@ -7,16 +7,16 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from soul_core.data.packing import pack
-from soul_core.models.layers import steered_layer
-from soul_core.models.loading import Loaded
+from soul_core.models.layers import find_steered_layer
+from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import Scores, score
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
-from soul_core.objectives.terms import Group, TermInputs, Totals
+from soul_core.objectives.terms import ExampleGroup, TermInputs, Totals
 from soul_core.optimizers.curvature import sample_labels
-from soul_core.spec import JobSpec, Kind
+from soul_core.spec import JobKind, JobSpec
 from soul_core.spec.terms import NoRetain
-from soul_core.training.base_scores import ReferenceScores
-from soul_core.training.micro_batching import Item, MicroBatcher, Unit
+from soul_core.training.base_scores import BaseScores
+from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 
 
 @dataclass(slots=True)
@@ -27,16 +27,16 @@ class Losses:
     forget: float = 0.0
     retain: float = 0.0
 
-    def parts(self, kind: Kind) -> dict[str, float]:
+    def get_term_losses(self, kind: JobKind) -> dict[str, float]:
         """Return the losses that have a curve of their own: fine-tuning has no parts."""
         return {} if kind == "finetune" else {"forget_loss": self.forget, "retain_loss": self.retain}
 
 
 def add_gradients(
-    loaded: Loaded,
+    loaded: LoadedModel,
     spec: JobSpec,
-    units: Sequence[Unit],
-    reference: ReferenceScores,
+    units: Sequence[BatchUnit],
+    base_scores: BaseScores,
     batcher: MicroBatcher,
     *,
     retain_weight: float | None = None,
@@ -45,48 +45,48 @@ def add_gradients(
 
     `retain_weight` takes the place of the spec's own (see `dual`).
     """
-    totals = totals_of(units)
+    totals = count_totals(units)
     losses = Losses()
-    layer = steered_layer(loaded.model, spec)
+    layer = find_steered_layer(loaded.model, spec)
 
-    def work(items: list[Item]) -> None:
+    def work(items: list[BatchItem]) -> None:
         with loaded.autocast():
             scores = score(loaded.model, pack([item.example for item in items], loaded.device), layer=layer)
-        total = _total_loss(spec, items, scores, reference, totals, losses, retain_weight)
+        total = _total_loss(spec, items, scores, base_scores, totals, losses, retain_weight)
         total.backward()
 
     def undo() -> None:
         loaded.model.zero_grad(set_to_none=True)
         losses.total = losses.forget = losses.retain = 0.0
 
-    batcher.over(units, work, undo)
+    batcher.run(units, work, undo)
     return losses
 
 
-def nll_gradients(
-    loaded: Loaded,
-    units: Sequence[Unit],
+def compute_nll_gradients(
+    loaded: LoadedModel,
+    units: Sequence[BatchUnit],
     batcher: MicroBatcher,
     *,
-    sampled_by: torch.Generator | None = None,
+    label_generator: torch.Generator | None = None,
 ) -> tuple[list[torch.Tensor], int]:
     """Return the gradient of the mean cross-entropy over `units` (one tensor a trainable parameter), and the number
     of positions it is the mean of.
 
     Against the true labels; with `sampled_by` against labels sampled from the model, whose draws come from it alone.
     """
-    num_positions = sum(one.num_tokens for one in totals_of(units).values())
+    num_positions = sum(one.num_tokens for one in count_totals(units).values())
     uniform = torch.empty(0)
-    if sampled_by is not None:
-        uniform = torch.rand(num_positions, generator=sampled_by, dtype=torch.float64).to(loaded.device)
+    if label_generator is not None:
+        uniform = torch.rand(num_positions, generator=label_generator, dtype=torch.float64).to(loaded.device)
     done = 0
 
-    def work(items: list[Item]) -> None:
+    def work(items: list[BatchItem]) -> None:
         nonlocal done
         with loaded.autocast():
             scores = score(loaded.model, pack([item.example for item in items], loaded.device))
         labels_P = scores.labels_P
-        if sampled_by is not None:
+        if label_generator is not None:
             labels_P = sample_labels(scores.logits_PV, uniform[done : done + len(labels_P)])
         done += len(labels_P)
         (cross_entropy(scores.logits_PV, labels_P, reduction="sum") / num_positions).backward()
@@ -96,61 +96,63 @@ def nll_gradients(
         done = 0
         loaded.model.zero_grad(set_to_none=True)
 
-    batcher.over(units, work, undo)
-    return take_gradients(loaded), num_positions
+    batcher.run(units, work, undo)
+    return pop_gradients(loaded), num_positions
 
 
-def take_gradients(loaded: Loaded) -> list[torch.Tensor]:
+def pop_gradients(loaded: LoadedModel) -> list[torch.Tensor]:
     """Return the gradients that stand in the trainable parameters, zeros where there is none, and clear them."""
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in trainable(loaded)]
+    gradients = [
+        torch.zeros_like(each) if each.grad is None else each.grad for each in get_trainable_parameters(loaded)
+    ]
     loaded.model.zero_grad(set_to_none=True)
     return gradients
 
 
-def trainable(loaded: Loaded) -> list[torch.nn.Parameter]:
+def get_trainable_parameters(loaded: LoadedModel) -> list[torch.nn.Parameter]:
     """Return the parameters that may move, in the model's order."""
     return [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
 
 
-def totals_of(units: Sequence[Unit]) -> dict[Group, Totals]:
+def count_totals(units: Sequence[BatchUnit]) -> dict[ExampleGroup, Totals]:
     """Count sequences and supervised tokens of each group over the whole step."""
-    counted: dict[Group, Totals] = {}
+    counted: dict[ExampleGroup, Totals] = {}
     for item in (item for unit in units for item in unit):
         before = counted.get(item.group, Totals(0, 0))
-        answer_tokens = len(item.example.token_ids) - item.example.num_prompt
+        answer_tokens = len(item.example.token_ids) - item.example.num_prompt_tokens
         counted[item.group] = Totals(before.num_sequences + 1, before.num_tokens + answer_tokens)
     return counted
 
 
 def _total_loss(
     spec: JobSpec,
-    items: list[Item],
+    items: list[BatchItem],
     scores: Scores,
-    reference: ReferenceScores,
-    totals: dict[Group, Totals],
+    reference: BaseScores,
+    totals: dict[ExampleGroup, Totals],
     losses: Losses,
     retain_weight: float | None,
 ) -> torch.Tensor:
     """Return w_f * forget term + w_r * retain term of one micro-batch."""
-    places: dict[Group, list[int]] = {}
+    places: dict[ExampleGroup, list[int]] = {}
     for place, item in enumerate(items):
         places.setdefault(item.group, []).append(place)
     total = scores.logp_P.new_zeros(())
     for table, term_spec, name in ((FORGET_TERMS, spec.forget, "forget"), (RETAIN_TERMS, spec.retain, "retain")):
         term = table.get(term_spec.kind)
-        if term is None or isinstance(term_spec, NoRetain) or not all(group in places for group in term.reads):
+        if term is None or isinstance(term_spec, NoRetain) or not all(group in places for group in term.groups):
             continue  # no retain term, or none of its sequences here
         inputs = TermInputs(
-            scores={group: scores.select(places[group]) for group in term.reads},
+            scores={group: scores.select(places[group]) for group in term.groups},
             totals=totals,
-            reference={
-                group: reference.of(group, [items[place].index for place in places[group]])
-                for group in term.reads
-                if group in term.base
+            base_scores={
+                group: reference.get(group, [items[place].index for place in places[group]])
+                for group in term.groups
+                if group in term.base_scores
             },
             seed=spec.seed,
         )
-        value = term.value(inputs, term_spec)
+        value = term.loss_fn(inputs, term_spec)
         setattr(losses, name, getattr(losses, name) + float(value.detach()))
         weight = term_spec.weight if name == "forget" or retain_weight is None else retain_weight
         total = total + weight * value

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from api.auth import new_key_text
+from api.auth import generate_api_key
 from api.main import create_app
 from api.services.keys import ensure_admin_key
 from soul_store import keys
@@ -60,10 +60,10 @@ def http(settings_env: Settings) -> Iterator[TestClient]:
 @pytest.fixture
 def make_key(database: Engine) -> Callable[..., str]:
     def make(project: str, *scopes: str) -> str:
-        text, prefix, sha256 = new_key_text()
+        text, prefix, sha256 = generate_api_key()
         with Session(database) as session, session.begin():
-            tenant = keys.tenant_named(session, project)
-            keys.create(
+            tenant = keys.get_or_insert_tenant(session, project)
+            keys.insert(
                 session,
                 tenant_id=tenant.id,
                 name=project,

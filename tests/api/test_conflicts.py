@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.services import conflicts
-from soul_store.blobs import LocalBlobs
+from soul_store.blobs import LocalBlobStore
 from soul_store.tables import Job
 from tests.api.conftest import ROWS, As, files_in, jsonl, problem
 
@@ -117,12 +117,12 @@ def test_sets_are_compared_where_the_store_of_files_has_no_local_paths(
 ) -> None:
     job_body["datasets"] = {"forget": admin.dataset(ROWS[:2]), "retain": admin.dataset(RETAIN)}
 
-    def copied(self: LocalBlobs, key: str, path: Path) -> None:
+    def copied(self: LocalBlobStore, key: str, path: Path) -> None:
         with self.open(key) as source:
             path.write_bytes(source.read())
 
-    monkeypatch.setattr(LocalBlobs, "local_path", lambda *_: None)
-    monkeypatch.setattr(LocalBlobs, "fetch", copied)
+    monkeypatch.setattr(LocalBlobStore, "local_path", lambda *_: None)
+    monkeypatch.setattr(LocalBlobStore, "fetch", copied)
 
     assert any("left out of training" in warning for warning in estimate(admin, job_body)["warnings"])
 

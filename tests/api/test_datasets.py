@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.services import datasets as service
-from soul_store.settings import Settings, settings
+from soul_store.settings import Settings, get_settings
 from soul_store.tables import Dataset
 from tests.api.conftest import ROWS, As, files_in, jsonl, problem
 
@@ -243,7 +243,7 @@ def test_an_upload_past_the_limit_is_refused_and_not_kept(
     admin: As, settings_env: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOUL_MAX_UPLOAD_BYTES", "100")
-    settings.cache_clear()
+    get_settings.cache_clear()
 
     problem(admin.upload(jsonl(ROWS)), 413, "too_large")
 
@@ -252,7 +252,7 @@ def test_an_upload_past_the_limit_is_refused_and_not_kept(
 
 def test_a_bomb_is_refused(admin: As, settings_env: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOUL_MAX_EXPANDED_BYTES", "1000000")
-    settings.cache_clear()
+    get_settings.cache_clear()
 
     problem(
         admin.upload(gzip.compress(b'{"text": "' + b"a" * 5_000_000 + b'"}'), name="a.jsonl.gz"),

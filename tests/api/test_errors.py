@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.middleware import MAX_JSON_BYTES
 from api.routes import jobs as job_routes
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 from soul_store.tables import ApiKey
 from tests.api.conftest import As, problem
 
@@ -55,7 +55,7 @@ def test_a_database_that_is_away_is_503_and_tells_nothing_of_itself(
     http: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOUL_DATABASE_URL", "postgresql+psycopg://secret-user@/soul?host=/nowhere")
-    settings.cache_clear()
+    get_settings.cache_clear()
 
     answer = http.get("/v1/me", headers={"Authorization": f"Bearer soul_abcdefgh_{'x' * 43}"})
 
@@ -196,7 +196,7 @@ def test_the_health_pages_need_no_key(http: TestClient) -> None:
 
 def test_not_ready_names_the_server_that_is_away(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOUL_REDIS_URL", "redis+socket:///nowhere/valkey.sock?virtual_host=0")
-    settings.cache_clear()
+    get_settings.cache_clear()
 
     found = problem(http.get("/readyz"), 503, "not_ready")
 

@@ -81,7 +81,7 @@ def test_while_a_request_runs_another_with_its_key_is_told_to_wait(
     caller = Caller(tenant_id, "key_x", frozenset("*"))
     headers = {"Idempotency-Key": "slow"}
     with Session(database) as first:
-        idempotency.once(first, caller, "slow", {}, lambda: idempotency.Answer(202, {}, {}))
+        idempotency.serve_once(first, caller, "slow", {}, lambda: idempotency.IdempotentResponse(202, {}, {}))
 
         second = admin("POST", "/v1/jobs", json=job_body, headers=headers)
 

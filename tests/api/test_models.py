@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soul_store.settings import settings
+from soul_store.settings import get_settings
 from tests.api.conftest import As, problem
 
 
@@ -68,7 +68,7 @@ def test_a_model_outside_the_allowed_folders_is_not_there(
     allowed.mkdir()
     (allowed / "link").symlink_to(model_folder)
     monkeypatch.setenv("SOUL_MODEL_ROOTS", str(allowed))
-    settings.cache_clear()
+    get_settings.cache_clear()
 
     for path in (model_folder, allowed / ".." / "model", allowed / "link", tmp_path / "nothing"):
         problem(register(admin, path), 422, "unusable_model")
@@ -80,7 +80,7 @@ def test_without_allowed_folders_no_path_is_read(
     admin: As, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOUL_MODEL_ROOTS", "")
-    settings.cache_clear()
+    get_settings.cache_clear()
 
     problem(register(admin, model_folder), 403, "local_models_disabled")
 

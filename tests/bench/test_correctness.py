@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.chat_templates import TEMPLATES
-from bench.correctness import LIMIT, main
+from bench.correctness import MAX_DIFFERENCE, main
 from bench.template_correctness import compare_template
 from bench.tiny_architectures import ARCHITECTURES
 
@@ -24,7 +24,7 @@ def test_a_chat_template_is_scored_as_plain_transformers_scores_it(name: str, tm
 
     assert found.same_tokens
     assert found.same_prompt
-    assert found.logp <= LIMIT
+    assert found.logp <= MAX_DIFFERENCE
 
 
 def test_the_page_has_the_row_of_every_architecture_and_template() -> None:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.steps import Steps, digest
-from bench.tables import table, write_between
+from bench.steps import Steps, compute_path_digest
+from bench.tables import format_table, write_between
 
 
 def quiet(text: str) -> None:
@@ -16,7 +16,7 @@ def steps(tmp_path: Path) -> Steps:
 
 
 def test_a_step_is_done_once_and_read_afterwards(steps: Steps) -> None:
-    results = [steps.once("one", {"lr": 1}, lambda _, n=n: {"n": n}) for n in (1, 2)]
+    results = [steps.run_once("one", {"lr": 1}, lambda _, n=n: {"n": n}) for n in (1, 2)]
 
     assert results == [{"n": 1}, {"n": 1}]
 
@@ -27,7 +27,7 @@ def test_a_step_whose_inputs_changed_is_done_again_in_an_empty_folder(steps: Ste
         (folder / "left").touch()
         return {"found": found}
 
-    results = [steps.once("one", {"lr": lr}, leave) for lr in (1, 2)]
+    results = [steps.run_once("one", {"lr": lr}, leave) for lr in (1, 2)]
 
     assert results == [{"found": ["key.json"]}] * 2
 
@@ -38,27 +38,27 @@ def test_an_interrupted_step_finds_what_it_left(steps: Steps) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        steps.once("one", {}, fail)
+        steps.run_once("one", {}, fail)
 
-    assert steps.once("one", {}, lambda folder: {"half": (folder / "half").exists()}) == {"half": True}
+    assert steps.run_once("one", {}, lambda folder: {"half": (folder / "half").exists()}) == {"half": True}
 
 
 def test_the_digest_of_a_model_is_that_of_its_weights_and_configuration(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    before = digest(tmp_path)
+    before = compute_path_digest(tmp_path)
     (tmp_path / "README.md").write_text("words")
-    assert digest(tmp_path) == before
+    assert compute_path_digest(tmp_path) == before
 
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
 
-    assert digest(tmp_path) != before
+    assert compute_path_digest(tmp_path) != before
 
 
 def test_a_table_replaces_only_what_stands_between_its_marks(tmp_path: Path) -> None:
     document = tmp_path / "results.md"
     document.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
 
-    write_between(document, "a", table(("x", "p"), [("one", 0.12345), ("two", None)]))
+    write_between(document, "a", format_table(("x", "p"), [("one", 0.12345), ("two", None)]))
 
     assert document.read_text() == (
         "before\n<!-- a -->\n| x | p |\n|---|---|\n| one | 0.123 |\n| two | – |\n<!-- /a -->\nafter\n"

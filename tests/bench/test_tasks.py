@@ -12,9 +12,9 @@ from tests.bench.test_tofu import needs_tofu
 
 
 def test_every_task_is_shown_by_a_measure_that_its_ready_spec_takes() -> None:
-    assert list(tasks.SHOWN) == list(TASKS)
+    assert list(tasks.TASK_SETTINGS) == list(TASKS)
     for name, task in TASKS.items():
-        assert tasks.SHOWN[name].measure[1] in JobSpec.model_validate(task.recipe).evaluation.metrics
+        assert tasks.TASK_SETTINGS[name].measure[1] in JobSpec.model_validate(task.recipe).evaluation.metrics
 
 
 @needs_tofu
@@ -40,7 +40,7 @@ def test_each_variant_is_taught_and_forgotten_by_its_ready_spec_and_a_second_sta
     assert "done in" not in capsys.readouterr().out
     ran = json.loads((tmp_path / "work" / "forget-personal_data-free_text" / "spec.json").read_text())
     overridden = {"seed", "optimizer", "training", "evaluation", "attacks"}
-    recipe = TASKS["personal_data"].entry()["recipe"]
+    recipe = TASKS["personal_data"].describe()["recipe"]
     assert {**recipe, **{name: ran[name] for name in overridden}} == ran
     assert ran["training"] == recipe["training"]
     assert ran["optimizer"] == recipe["optimizer"] | {"lr": 0.01}

@@ -41,18 +41,18 @@ def test_from_post_to_a_checkpoint_that_answers(
     }
 
     job = client.submit(model_id=model.id, datasets={"forget": forget.id, "retain": retain.id}, spec=spec)
-    told = [event.kind for event in client.events(job.id)]
-    job = client.job(job.id)
+    told = [event.kind for event in client.stream_events(job.id)]
+    job = client.get_job(job.id)
 
     assert job.status == "succeeded", (job.status_reason, fleet.log("worker"))
     assert "phase" in told
-    assert len(client.metrics(job.id)["steps"]) == 60
-    report = client.report(job.id)
+    assert len(client.get_metrics(job.id)["steps"]) == 60
+    report = client.get_report(job.id)
     values = {name: report["models"][name]["sets"]["forget"]["probability"]["value"] for name in ("base", "unlearned")}
     assert values["unlearned"] < 0.1 * values["base"]
     assert job.verdict == "passed", report["verdict_reason"]
     assert set(report["attacks"][0]["under"]) == {"base", "unlearned"}
-    assert "<html" in client.report_html(job.id)
+    assert "<html" in client.get_report_html(job.id)
 
     fetched = client.download(job.id, tmp_path / "download")
     assert all(one.how == "downloaded" for one in fetched)

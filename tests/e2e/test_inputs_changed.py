@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from soul_cli.client import SoulClient
 from soul_core.models.files import inspect_model
-from soul_store.blobs import LocalBlobs, blobs
+from soul_store.blobs import LocalBlobStore, get_blob_store
 from soul_store.tables import Dataset
 from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
 from tests.worker.conftest import Fleet
@@ -62,11 +62,11 @@ def test_a_job_on_inputs_that_changed_since_fails_and_names_both_digests(
     again = client.add_model("local", str(folder))
     assert again.digest == now
     job = client.wait(client.submit(model_id=again.id, datasets=datasets, spec=SPEC).id)
-    assert (job.status, client.report(job.id)["model"]["digest"]) == ("succeeded", now), fleet.log("worker")
+    assert (job.status, client.get_report(job.id)["model"]["digest"]) == ("succeeded", now), fleet.log("worker")
 
     # the stored rows of a data set
-    store = blobs()
-    assert isinstance(store, LocalBlobs)
+    store = get_blob_store()
+    assert isinstance(store, LocalBlobStore)
     blob = session.scalar(select(Dataset.blob).where(Dataset.id == datasets["forget"]))
     assert blob is not None
     place = store.root / blob

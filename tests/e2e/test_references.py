@@ -57,9 +57,9 @@ def test_a_reference_is_retrained_once_measured_beside_and_its_log_serves_an_aud
     assert retraining.finished_at is not None
     assert job.started_at is not None
     assert (job.status, job.started_at >= retraining.finished_at) == ("succeeded", True), fleet.log("worker")
-    report = client.report(job.id)
+    report = client.get_report(job.id)
     assert list(report["models"]) == ["base", "unlearned", "reference"]
-    own = client.report(retraining.id)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
+    own = client.get_report(retraining.id)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
     assert probability(report, "reference", "retain") == pytest.approx(own, rel=1e-5), "it is the retrained model"
 
     # the same reference is asked for again: there is one already
@@ -79,17 +79,17 @@ def test_a_reference_is_retrained_once_measured_beside_and_its_log_serves_an_aud
     audit = client.wait(audit.id)
 
     assert audit.status == "succeeded", (audit.status_reason, fleet.log("worker"))
-    found = client.report(audit.id)
+    found = client.get_report(audit.id)
     assert found["model"]["digest"] == made.digest, "registered from the manifest, as it is when its files are read"
     assert probability(found, "audited") == pytest.approx(probability(report, "unlearned"), rel=1e-4)
     assert probability(found, "before") == pytest.approx(probability(report, "base"), rel=1e-4)
     assert probability(found, "reference") == probability(report, "reference")
     assert found["reference"]["from_log"] is True
-    paths = {artifact.path for artifact in client.artifacts(audit.id)}
+    paths = {artifact.path for artifact in client.list_artifacts(audit.id)}
     assert "logs/audited.json" in paths
     assert not any(path.startswith("checkpoint/") for path in paths), "nothing was changed"
-    assert [each.id for each in client.evaluations()] == [audit.id]
-    assert client.report_pdf(audit.id).startswith(b"%PDF-")
+    assert [each.id for each in client.list_evaluations()] == [audit.id]
+    assert client.get_report_pdf(audit.id).startswith(b"%PDF-")
 
 
 def test_a_reference_that_fails_ends_the_job_that_waits_for_it(

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from api.services.keys import ensure_admin_key
 from soul_cli.client import SoulClient
-from soul_cli.errors import EXIT_MEANINGS, Exit
+from soul_cli.errors import EXIT_MEANINGS, CliExitCode
 from soul_cli.main import app
 from soul_store.settings import Settings
 from tests.fixtures.tiny_model import COUNTRIES, write_rows
@@ -46,13 +46,13 @@ class Soul:
     url: str
     key: str
 
-    def __call__(self, *words: str, code: Exit = Exit.OK) -> Result:
+    def __call__(self, *words: str, code: CliExitCode = CliExitCode.OK) -> Result:
         env = {"SOUL_URL": self.url, "SOUL_API_KEY": self.key, "COLUMNS": "160"}
         result = CliRunner().invoke(app, list(words), env=env)
         assert result.exit_code == code, (result.output, result.exception)
         return result
 
-    def json(self, *words: str, code: Exit = Exit.OK) -> Any:
+    def json(self, *words: str, code: CliExitCode = CliExitCode.OK) -> Any:
         return json.loads(self(*words, "--json", code=code).stdout)
 
 
@@ -127,7 +127,9 @@ def test_a_job_from_files_to_a_checked_download(
     assert report["verdict"] == "passed"
     assert "Verdict: passed" in soul("report", job["id"]).output
     soul("report", job["id"], "--html", "-o", str(tmp_path / "report.html"))
-    told = soul("report", job["id"], "--html", "-o", str(tmp_path / "no" / "report.html"), code=Exit.BAD_INPUT).stderr
+    told = soul(
+        "report", job["id"], "--html", "-o", str(tmp_path / "no" / "report.html"), code=CliExitCode.BAD_INPUT
+    ).stderr
     assert str(tmp_path / "no" / "report.html") in told
     assert "<html" in (tmp_path / "report.html").read_text()
 
@@ -150,12 +152,12 @@ def test_a_job_from_files_to_a_checked_download(
     # the download holds what the check on the user's machine needs
     soul("verify-export", str(out))
     (out / "checkpoint" / "config.json").unlink()
-    soul("verify-export", str(out), code=Exit.DAMAGED)
+    soul("verify-export", str(out), code=CliExitCode.DAMAGED)
 
     # what it made can be the next job's model
     assert soul.json("models", "add", job["id"])["source"] == "job"
     # finished: nothing left to cancel, and the answer says so
-    refused = soul("cancel", job["id"], code=Exit.REFUSED)
+    refused = soul("cancel", job["id"], code=CliExitCode.REFUSED)
     assert "succeeded" in refused.stderr
 
 
@@ -169,7 +171,7 @@ def test_a_failed_job_says_why_and_has_its_own_code(
     fleet.start_keeper()
 
     sets = ["--model", model_id, "--forget", files["forget"], "--retain", files["retain"]]
-    said = soul("submit", *sets, "--watch", code=Exit.JOB_FAILED).output
+    said = soul("submit", *sets, "--watch", code=CliExitCode.JOB_FAILED).output
 
     assert "failed" in said
     assert "bad_model" in said
@@ -183,15 +185,15 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(soul: Soul, queued: dic
         assert "waiting for a worker" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-        assert process.wait(20) == Exit.INTERRUPTED
+        assert process.wait(20) == CliExitCode.INTERRUPTED
     assert f"soul watch {queued['id']}" in rest
     assert soul.json("status", queued["id"])["status"] == "queued"
 
 
 def test_a_cancelled_job_ends_the_watch_with_its_own_code(soul: Soul, queued: dict[str, Any]) -> None:
     assert "cancelled" in soul("cancel", queued["id"]).output
-    soul("watch", queued["id"], code=Exit.JOB_CANCELLED)
-    refused = soul("cancel", queued["id"], "--json", code=Exit.REFUSED)
+    soul("watch", queued["id"], code=CliExitCode.JOB_CANCELLED)
+    refused = soul("cancel", queued["id"], "--json", code=CliExitCode.REFUSED)
     assert json.loads(refused.stderr)["allowed_actions"] == []
 
 
@@ -203,26 +205,26 @@ def test_models_and_data_sets_are_added_listed_shown_and_deleted(
     assert made["id"] in soul("datasets", "list").output
     assert soul.json("datasets", "show", made["id"])["sha256"] == made["sha256"]
     soul("datasets", "delete", made["id"])
-    soul("datasets", "show", made["id"], code=Exit.REFUSED)
+    soul("datasets", "show", made["id"], code=CliExitCode.REFUSED)
 
     model = soul.json("models", "add", str(taught_model_dir), "--name", "tiny")
     assert model["id"] in soul("models", "list").output
     assert "LlamaForCausalLM" in soul("models", "show", model["id"]).output
     soul("models", "delete", model["id"])
-    soul("models", "show", model["id"], code=Exit.REFUSED)
+    soul("models", "show", model["id"], code=CliExitCode.REFUSED)
 
 
 def test_lists_go_over_pages_until_the_limit(soul: Soul, files: dict[str, str]) -> None:
     with SoulClient(soul.url, soul.key) as client:
         ids = [client.add_dataset(Path(files["forget"])).id for _ in range(23)]
-        assert [one.id for one in client.datasets()] == ids[::-1]
-        assert [one.id for one in client.datasets(limit=21)] == ids[::-1][:21]
+        assert [one.id for one in client.list_datasets()] == ids[::-1]
+        assert [one.id for one in client.list_datasets(limit=21)] == ids[::-1][:21]
 
 
 def test_bad_rows_are_named_and_nothing_is_kept(soul: Soul, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"question": "a", "answer": "b"}\n{"question": "c"}\nnot json\n')
-    told = soul("datasets", "add", str(path), code=Exit.BAD_INPUT).stderr
+    told = soul("datasets", "add", str(path), code=CliExitCode.BAD_INPUT).stderr
     assert "2" in told
     assert "3" in told
     assert soul.json("datasets", "list") == []
@@ -231,7 +233,7 @@ def test_bad_rows_are_named_and_nothing_is_kept(soul: Soul, tmp_path: Path) -> N
 def test_columns_with_other_names_are_mapped(soul: Soul, tmp_path: Path) -> None:
     path = tmp_path / "fragen.csv"
     path.write_text("Frage,Antwort\nWo?,Hier.\n")
-    soul("datasets", "add", str(path), code=Exit.BAD_INPUT)
+    soul("datasets", "add", str(path), code=CliExitCode.BAD_INPUT)
     made = soul.json("datasets", "add", str(path), "--column", "question=Frage", "--column", "answer=Antwort")
     assert (made["format"], made["num_rows"]) == ("csv", 1)
 
@@ -240,12 +242,12 @@ def test_a_mistyped_setting_is_told_with_its_place_and_the_near_spelling(
     soul: Soul, taught_model_dir: Path, files: dict[str, str]
 ) -> None:
     sets = ["--model", str(taught_model_dir), "--forget", files["forget"], "--retain", files["retain"]]
-    told = soul("submit", *sets, "--set-spec", "training.stepz=3", code=Exit.BAD_INPUT).stderr
+    told = soul("submit", *sets, "--set-spec", "training.stepz=3", code=CliExitCode.BAD_INPUT).stderr
     assert "steps" in told
     assert "training" in told
     assert soul.json("jobs") == []
     assert soul.json("datasets", "list") == [], "what was uploaded for a refused job is taken back"
-    problem = json.loads(soul("submit", *sets, "--set-spec", "x=1", "--json", code=Exit.BAD_INPUT).stderr)
+    problem = json.loads(soul("submit", *sets, "--set-spec", "x=1", "--json", code=CliExitCode.BAD_INPUT).stderr)
     assert problem["status"] == 422
 
 
@@ -259,7 +261,7 @@ def test_an_estimate_takes_the_options_of_submit_and_runs_nothing(
     assert "seconds" in soul("estimate", *sets).output
     # forget and retain the same: a job that would be refused is bad input here too
     same = ["--model", str(taught_model_dir), "--forget", files["forget"], "--retain", files["forget"]]
-    refused = soul.json("estimate", *same, code=Exit.BAD_INPUT)
+    refused = soul.json("estimate", *same, code=CliExitCode.BAD_INPUT)
     assert refused["errors"]
     assert soul.json("jobs") == []
     assert soul.json("datasets", "list") == []
@@ -285,10 +287,10 @@ def test_methods_are_listed_with_their_descriptions(soul: Soul) -> None:
 def test_a_wrong_key_and_a_server_that_is_not_there_have_their_own_codes(
     soul: Soul, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soul(*words, "--key", "soul_wrong_key", code=Exit.UNAUTHORISED)
+    soul(*words, "--key", "soul_wrong_key", code=CliExitCode.UNAUTHORIZED)
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     monkeypatch.setattr("soul_cli.transport.Transport.pause", lambda *_: None)
-    told = soul(*words, "--url", "http://127.0.0.1:9", code=Exit.UNREACHABLE)
+    told = soul(*words, "--url", "http://127.0.0.1:9", code=CliExitCode.UNREACHABLE)
     assert "http://127.0.0.1:9" in told.stderr
 
 
@@ -302,7 +304,7 @@ def test_typing_mistakes_cost_no_request(soul: Soul, files: dict[str, str], tmp_
         ["datasets", "add", str(tmp_path / "nothing.jsonl")],
         ["models", "add", "./nowhere"],
     ):
-        soul(*words, code=Exit.BAD_INPUT)
+        soul(*words, code=CliExitCode.BAD_INPUT)
     assert soul.json("datasets", "list") == []
 
 
@@ -311,12 +313,14 @@ def test_a_spec_that_is_a_folder_and_a_report_that_is_not_there_are_one_clear_li
 ) -> None:
     folder = tmp_path / "spec.json"
     folder.mkdir()
-    told = soul("submit", "--model", "mdl_1", "--forget", "ds_1", "--spec", str(folder), code=Exit.BAD_INPUT).stderr
+    told = soul(
+        "submit", "--model", "mdl_1", "--forget", "ds_1", "--spec", str(folder), code=CliExitCode.BAD_INPUT
+    ).stderr
     assert str(folder) in told
-    told = soul("report", queued["id"], code=Exit.REFUSED).stderr
+    told = soul("report", queued["id"], code=CliExitCode.REFUSED).stderr
     assert "queued" in told
 
 
 def test_a_command_without_its_argument_is_bad_input(soul: Soul) -> None:
-    soul("status", code=Exit.BAD_INPUT)
-    soul("no-such-command", code=Exit.BAD_INPUT)
+    soul("status", code=CliExitCode.BAD_INPUT)
+    soul("no-such-command", code=CliExitCode.BAD_INPUT)

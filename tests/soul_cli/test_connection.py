@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from soul_cli.connection import find_connection
-from soul_cli.errors import BadInput, Exit
+from soul_cli.errors import BadInput, CliExitCode
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_local_key_is_never_sent_to_another_server(local: Path) -> None:
 def test_no_server_at_all_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"soul serve.*--url") as caught:
         find_connection(env={"SOUL_DATA": str(tmp_path)})
-    assert caught.value.exit_code == Exit.BAD_INPUT
+    assert caught.value.exit_code == CliExitCode.BAD_INPUT
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"api_key": "k"}', "not json"])

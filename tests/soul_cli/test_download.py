@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from soul_cli.download import Fetched, fetch, fetch_all
-from soul_cli.errors import BadInput, Damaged, Exit, Unreachable
+from soul_cli.download import DownloadedFile, fetch, fetch_all
+from soul_cli.errors import BadInput, CliExitCode, DamagedDownload, ServerUnreachable
 from soul_cli.resources import Artifact
 from soul_cli.transport import Transport
 from tests.soul_cli.faulty import Request, serving
@@ -21,8 +21,8 @@ def artifact(path: str = "model.safetensors", content: bytes = CONTENT, sha256: 
     return Artifact(id="art_1", path=path, size_bytes=len(content), sha256=digest)
 
 
-def get(url: str, wanted: Artifact, target: Path, **options: Any) -> Fetched:
-    transport = Transport(url, None, tries=3, sleep=lambda _seconds: None)
+def get(url: str, wanted: Artifact, target: Path, **options: Any) -> DownloadedFile:
+    transport = Transport(url, None, max_tries=3, sleep=lambda _seconds: None)
     try:
         return fetch(transport, wanted, target, **options)
     finally:
@@ -67,7 +67,7 @@ def test_a_second_run_resumes_the_partial_file_of_the_first(tmp_path: Path) -> N
         else:
             serve_ranges(request, cut_after=400_000)
 
-    with serving(dies) as script, pytest.raises(Unreachable):
+    with serving(dies) as script, pytest.raises(ServerUnreachable):
         get(script.url, artifact(), tmp_path / "m")
     assert not (tmp_path / "m").exists()
     with serving(serve_ranges) as script:
@@ -94,9 +94,9 @@ def test_a_damaged_beginning_is_fetched_again_from_nothing(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("sent", [CONTENT[:-1] + b"!", CONTENT + b"more"])
 def test_bytes_that_are_not_the_promised_ones_never_get_the_name(sent: bytes, tmp_path: Path) -> None:
-    with serving(lambda request: serve_ranges(request, sent)) as script, pytest.raises(Damaged) as caught:
+    with serving(lambda request: serve_ranges(request, sent)) as script, pytest.raises(DamagedDownload) as caught:
         get(script.url, artifact(), tmp_path / "m")
-    assert caught.value.exit_code == Exit.DAMAGED
+    assert caught.value.exit_code == CliExitCode.DAMAGED
     assert list(tmp_path.iterdir()) == []
 
 

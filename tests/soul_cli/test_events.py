@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from soul_cli import events
-from soul_cli.errors import Exit, SoulError
+from soul_cli.errors import CliExitCode, SoulError
 from soul_cli.transport import Transport
 from tests.soul_cli.faulty import Request, Script, serving
 
@@ -44,7 +44,7 @@ def job_server(stream: Callable[[Request, int], None]) -> Callable[[Request], No
 
 
 def follow(script: Script, after: int = 0) -> list[int]:
-    transport = Transport(script.url, None, tries=3, sleep=lambda _seconds: None)
+    transport = Transport(script.url, None, max_tries=3, sleep=lambda _seconds: None)
     try:
         return [found.seq for found in events.follow(transport, "job_1", after=after)]
     finally:
@@ -89,4 +89,4 @@ def test_a_job_that_does_not_exist_is_an_error_not_an_endless_wait() -> None:
     problem = json.dumps({"status": 404, "code": "not_found", "detail": "no such job"}).encode()
     with serving(lambda request: request.answer(404, problem)) as script, pytest.raises(SoulError) as caught:
         follow(script)
-    assert caught.value.exit_code == Exit.REFUSED
+    assert caught.value.exit_code == CliExitCode.REFUSED

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from soul_cli.errors import BadInput, Exit
-from soul_cli.job_options import named_sets, reference_of
+from soul_cli.errors import BadInput, CliExitCode
+from soul_cli.job_options import collect_sets, make_reference
 from tests.soul_cli.test_cli import Soul, files, soul
 from tests.worker.conftest import Fleet, fleet, taught_model_dir
 
@@ -49,7 +49,7 @@ def test_evaluate_registers_models_and_sets_of_any_name(
 def test_a_refused_evaluation_takes_its_uploads_back(soul: Soul, taught_model_dir: Path, files: dict[str, str]) -> None:
     words = ["evaluate", "--model", str(taught_model_dir), "--set", f"a={files['forget']}", "--metrics", "probabillity"]
 
-    told = soul(*words, code=Exit.BAD_INPUT).stderr
+    told = soul(*words, code=CliExitCode.BAD_INPUT).stderr
 
     assert "did you mean 'probability'" in told
     assert soul.json("datasets", "list") == []
@@ -94,8 +94,8 @@ def test_a_models_audit_from_files_to_report(
 
 
 def test_a_pdf_is_not_for_the_terminal(soul: Soul) -> None:
-    assert "-o report.pdf" in soul("report", "job_x", "--pdf", code=Exit.BAD_INPUT).stderr
-    soul("report", "job_x", "--pdf", "--html", code=Exit.BAD_INPUT)
+    assert "-o report.pdf" in soul("report", "job_x", "--pdf", code=CliExitCode.BAD_INPUT).stderr
+    soul("report", "job_x", "--pdf", "--html", code=CliExitCode.BAD_INPUT)
 
 
 @pytest.mark.parametrize(
@@ -113,19 +113,19 @@ def test_a_pdf_is_not_for_the_terminal(soul: Soul) -> None:
     ],
 )
 def test_a_reference_is_what_was_typed(typed: tuple[Any, Any, Any, Any], meant: dict[str, Any] | None) -> None:
-    assert reference_of(*typed) == meant
+    assert make_reference(*typed) == meant
 
 
 @pytest.mark.parametrize("typed", [("m", "m", None, None), ("m", None, "job_1", None), ("m", None, None, ["a=1"])])
 def test_two_references_or_settings_of_none_are_refused(typed: tuple[Any, Any, Any, Any]) -> None:
     with pytest.raises(BadInput, match="--"):
-        reference_of(*typed)
+        make_reference(*typed)
 
 
 def test_a_set_is_named_once() -> None:
-    assert named_sets(["a=x"], forget="f", retain=None) == {"forget": "f", "a": "x"}
+    assert collect_sets(["a=x"], forget="f", retain=None) == {"forget": "f", "a": "x"}
     with pytest.raises(BadInput, match="forget"):
-        named_sets(["forget=x"], forget="f")
+        collect_sets(["forget=x"], forget="f")
 
 
 def test_forget_facts_in_an_uploaded_retain_set_are_told_while_it_is_submitted(

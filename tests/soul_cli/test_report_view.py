@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from soul_cli.report_view import TITLES, models_of, print_report
-from soul_core.spec import Kind
+from soul_cli.report_view import MODEL_TITLES, list_models, print_report
+from soul_core.spec import JobKind
 from tests.fixtures.sample_report import sample_report
 
 
@@ -40,12 +40,12 @@ def test_a_models_answer_cannot_speak_in_markup() -> None:
 
 
 @pytest.mark.parametrize("kind", ["unlearn", "finetune", "evaluate"])
-def test_every_model_has_its_column_and_every_attack_its_line(kind: Kind) -> None:
+def test_every_model_has_its_column_and_every_attack_its_line(kind: JobKind) -> None:
     report = sample_report(kind=kind, rich=kind != "finetune").model_dump(mode="json")
     text = printed(report)
 
     header = next(line for line in text.splitlines() if line.startswith("set") and "metric" in line)
-    titles = [TITLES.get(name, name) for name in models_of(report)]
+    titles = [MODEL_TITLES.get(name, name) for name in list_models(report)]
     assert [header.index(title) for title in titles] == sorted(header.index(title) for title in titles)
     for name in report["models"]:
         for metrics in report["models"][name]["sets"].values():

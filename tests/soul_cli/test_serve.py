@@ -16,7 +16,7 @@ from shutil import rmtree
 
 import pytest
 
-from soul_cli.embedded.postgres import free_port
+from soul_cli.embedded.postgres import find_free_port
 
 
 def processes_below(folder: Path) -> list[str]:
@@ -170,7 +170,7 @@ def test_a_taken_port_is_one_clear_line(serving: Serving) -> None:
 def test_an_unwritable_folder_is_one_clear_line(serving: Serving) -> None:
     serving.data.write_text("a file where a folder should be")
 
-    process = serving.start("--port", str(free_port()))
+    process = serving.start("--port", str(find_free_port()))
     output, _ = process.communicate(timeout=30)
 
     assert process.returncode == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from soul_cli.errors import BadInput
-from soul_cli.submission import check_sets, make_spec, model_source, parse_sets
+from soul_cli.submission import check_sets, make_spec, parse_model_source, parse_sets
 
 
 def test_overrides_are_written_over_the_file(tmp_path: Path) -> None:
@@ -58,10 +58,10 @@ def test_sets_are_read_as_name_and_value() -> None:
 
 def test_a_model_is_known_by_its_look(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    assert model_source(str(tmp_path)) == ("local", str(tmp_path))
-    assert model_source(str(tmp_path / "m.gguf")) == ("gguf", str(tmp_path / "m.gguf"))
-    assert model_source("owner/name") == ("hub", "owner/name")
-    assert model_source("job_01J") == ("job", "job_01J")
+    assert parse_model_source(str(tmp_path)) == ("local", str(tmp_path))
+    assert parse_model_source(str(tmp_path / "m.gguf")) == ("gguf", str(tmp_path / "m.gguf"))
+    assert parse_model_source("owner/name") == ("hub", "owner/name")
+    assert parse_model_source("job_01J") == ("job", "job_01J")
     for wrong in ("./nothing", "/no/where", "missing.gguf", "name", "a/b/c"):
         with pytest.raises(BadInput, match="no such model"):
-            model_source(wrong)
+            parse_model_source(wrong)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from soul_cli.errors import Exit, SoulError, Unreachable
+from soul_cli.errors import CliExitCode, ServerUnreachable, SoulError
 from soul_cli.transport import Transport
 from tests.soul_cli.faulty import Request, Script, serving
 
@@ -76,9 +76,9 @@ def test_retry_after_is_obeyed(pauses: Pauses) -> None:
 def test_pauses_grow_and_then_it_gives_up_as_unreachable(pauses: Pauses) -> None:
     for script in answers_after(99, "cut"):
         transport = open_transport(script, pauses, tries=4)
-        with pytest.raises(Unreachable) as caught:
+        with pytest.raises(ServerUnreachable) as caught:
             transport.request("GET", "/x")
-        assert caught.value.exit_code == Exit.UNREACHABLE
+        assert caught.value.exit_code == CliExitCode.UNREACHABLE
         assert script.num_requests == 4
         assert len(pauses) == 3
         assert pauses[2] > pauses[0]
@@ -89,7 +89,7 @@ def test_nobody_listening_is_unreachable_even_for_a_post(pauses: Pauses) -> None
     with serving(lambda request: request.answer(200)) as script:
         pass
     transport = open_transport(script, pauses, tries=3)
-    with pytest.raises(Unreachable, match=script.url):
+    with pytest.raises(ServerUnreachable, match=script.url):
         transport.request("POST", "/x")
     assert len(pauses) == 2
     transport.close()
@@ -98,17 +98,17 @@ def test_nobody_listening_is_unreachable_even_for_a_post(pauses: Pauses) -> None
 @pytest.mark.parametrize(
     ("status", "exit_code"),
     [
-        (400, Exit.BAD_INPUT),
-        (401, Exit.UNAUTHORISED),
-        (403, Exit.UNAUTHORISED),
-        (404, Exit.REFUSED),
-        (409, Exit.REFUSED),
-        (413, Exit.BAD_INPUT),
-        (422, Exit.BAD_INPUT),
-        (500, Exit.UNEXPECTED),
+        (400, CliExitCode.BAD_INPUT),
+        (401, CliExitCode.UNAUTHORIZED),
+        (403, CliExitCode.UNAUTHORIZED),
+        (404, CliExitCode.REFUSED),
+        (409, CliExitCode.REFUSED),
+        (413, CliExitCode.BAD_INPUT),
+        (422, CliExitCode.BAD_INPUT),
+        (500, CliExitCode.UNEXPECTED),
     ],
 )
-def test_a_problem_becomes_an_error_with_all_it_says(status: int, exit_code: Exit, pauses: Pauses) -> None:
+def test_a_problem_becomes_an_error_with_all_it_says(status: int, exit_code: CliExitCode, pauses: Pauses) -> None:
     problem = {
         "title": "No",
         "status": status,

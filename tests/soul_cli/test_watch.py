@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from soul_cli.errors import Exit
+from soul_cli.errors import CliExitCode
 from soul_cli.resources import Job, JobEvent
-from soul_cli.watch import View, outcome, watch
+from soul_cli.watch import JobView, get_exit_code, watch
 
 STORY = (
     ("status", {"status": "queued"}),
@@ -30,17 +30,17 @@ def story(length: int = len(STORY)) -> list[JobEvent]:
 
 
 def test_a_view_holds_phase_step_loss_and_eta() -> None:
-    view = View()
+    view = JobView()
     for event in story(7):
         view.apply(event)
     assert view.title == "unlearning"
-    assert view.counted() == "step 1/20"
+    assert view.format_progress() == "step 1/20"
     assert view.eta_seconds == 65.0
-    assert view.numbers() == "loss 2.500  forget loss 1.000"
+    assert view.format_curves() == "loss 2.500  forget loss 1.000"
 
 
 def test_a_new_phase_starts_its_count_anew_and_a_lost_worker_is_told() -> None:
-    view = View()
+    view = JobView()
     for event in story(11):
         view.apply(event)
     assert (view.done, view.total, view.eta_seconds) == (0, 0, None)
@@ -62,12 +62,12 @@ def test_watching_tells_the_story_on_a_terminal_and_in_a_log(terminal: bool) -> 
 @pytest.mark.parametrize(
     ("status", "verdict", "code"),
     [
-        ("succeeded", "passed", Exit.OK),
-        ("succeeded", "failed", Exit.NOT_PASSED),
-        ("succeeded", "inconclusive", Exit.NOT_PASSED),
-        ("failed", None, Exit.JOB_FAILED),
-        ("cancelled", None, Exit.JOB_CANCELLED),
+        ("succeeded", "passed", CliExitCode.OK),
+        ("succeeded", "failed", CliExitCode.NOT_PASSED),
+        ("succeeded", "inconclusive", CliExitCode.NOT_PASSED),
+        ("failed", None, CliExitCode.JOB_FAILED),
+        ("cancelled", None, CliExitCode.JOB_CANCELLED),
     ],
 )
-def test_every_ending_has_its_exit_code(status: str, verdict: str | None, code: Exit) -> None:
-    assert outcome(Job(id="job_1", status=status, verdict=verdict)) == code
+def test_every_ending_has_its_exit_code(status: str, verdict: str | None, code: CliExitCode) -> None:
+    assert get_exit_code(Job(id="job_1", status=status, verdict=verdict)) == code

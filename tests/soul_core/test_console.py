@@ -3,8 +3,8 @@
 import io
 from pathlib import Path
 
-from soul_core.console import Console, result_table
-from soul_core.events import Wish
+from soul_core.console import ConsoleListener, format_result_table
+from soul_core.events import StopRequest
 from tests.fixtures.sample_report import sample_report
 
 
@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_sees_one_line_with_step_loss_and_time_left() -> None:
     stream = Terminal()
-    console = Console(stream)
+    console = ConsoleListener(stream)
     console.emit("phase", phase="unlearn")
     console.emit("metrics", step=3, loss=1.23456, forget_loss=2.5, grad_norm=9.0)
     console.emit("progress", phase="unlearn", done=3, total=20, unit="steps", eta_seconds=75)
@@ -27,7 +27,7 @@ def test_a_terminal_sees_one_line_with_step_loss_and_time_left() -> None:
 
 def test_a_log_file_is_not_flooded() -> None:
     stream = io.StringIO()
-    console = Console(stream)
+    console = ConsoleListener(stream)
     for done in range(1, 101):
         console.emit("progress", phase="evaluate", done=done, total=100, unit="rows")
     assert len(stream.getvalue().splitlines()) <= 3
@@ -36,19 +36,21 @@ def test_a_log_file_is_not_flooded() -> None:
 
 def test_a_failure_is_one_line_and_its_details() -> None:
     stream = io.StringIO()
-    Console(stream).emit("failed", code="bad_data", message="2 rows are bad", details=["row 3: empty", "row 9: empty"])
+    ConsoleListener(stream).emit(
+        "failed", code="bad_data", message="2 rows are bad", details=["row 3: empty", "row 9: empty"]
+    )
     assert stream.getvalue() == "bad_data: 2 rows are bad\n  row 3: empty\n  row 9: empty\n"
 
 
 def test_a_cancel_is_never_softened() -> None:
-    console = Console(io.StringIO())
-    console.want(Wish.CANCEL)
-    console.want(Wish.INTERRUPT)
-    assert console.wish() is Wish.CANCEL
+    console = ConsoleListener(io.StringIO())
+    console.request_stop(StopRequest.CANCEL)
+    console.request_stop(StopRequest.INTERRUPT)
+    assert console.stop_request() is StopRequest.CANCEL
 
 
 def test_the_table_has_verdict_metrics_and_criteria() -> None:
-    table = result_table(sample_report(), Path("out"))
+    table = format_result_table(sample_report(), Path("out"))
     lines = table.splitlines()
     assert lines[0].startswith("Passed")
     assert any(line.startswith("forget") and "Answer probability" in line and "[" in line for line in lines)

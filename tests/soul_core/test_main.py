@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from soul_core.__main__ import main
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from tests.fixtures.tiny_model import COUNTRIES, write_rows
 
@@ -77,7 +77,11 @@ def test_terminated_then_killed_the_engine_still_ends_with_the_weights_of_an_und
 ) -> None:
     torch.set_num_threads(1)
     sets = {"forget": tmp_path / "forget.jsonl", "retain": tmp_path / "retain.jsonl"}
-    run(JobSpec.model_validate(SPEC), Inputs(model=str(taught_model_dir), sets=sets), tmp_path / "undisturbed")
+    run(
+        JobSpec.model_validate(SPEC),
+        RunInputs(model=str(taught_model_dir), dataset_paths=sets),
+        tmp_path / "undisturbed",
+    )
 
     process = start(arguments)
     read_until_step(process, 20)

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.errors import Interrupted
+from soul_core.errors import RunInterrupted
 from soul_core.optimizers import OPTIMIZERS
-from soul_core.training.checkpoint import newest_checkpoint
-from soul_core.training.curvature_passes import CURVATURES
+from soul_core.training.checkpoint import load_newest_checkpoint
+from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS
 from tests.fixtures.tiny_training import Heard, train_tiny, weights
 
 TRAINING = {"steps": 6, "checkpoint_every": 4, "forget_batch": 2, "retain_batch": 2}
@@ -19,7 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"optimizer {kind}": {"optimizer": {"kind": kind, "lr": 1e-3}} for kind in OPTIMIZERS},
     **{
         f"curvature {kind}": {"optimizer": {**SOPHIA, "curvature": {"kind": kind, "every": 2, "data": "both"}}}
-        for kind in CURVATURES
+        for kind in CURVATURE_ESTIMATORS
     },
     "adaptive": {"optimizer": {**SOPHIA, "curvature": {"every": 3, "adaptive": True}}},
     "upstream in bfloat16": {"optimizer": {"kind": "upstream_compat", "lr": 1e-3}, "dtype": "bfloat16"},
@@ -56,7 +56,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     spec = {"training": TRAINING, **spec}
     straight, straight_model = train_tiny(taught_model_dir, tmp_path / "straight", spec)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         train_tiny(taught_model_dir, tmp_path / "resumed", spec, Heard(wish_behind=3))
     resumed, resumed_model = train_tiny(taught_model_dir, tmp_path / "resumed", spec)
 
@@ -76,7 +76,7 @@ def test_a_checkpoint_holds_only_what_moves(
 ) -> None:
     _, model = train_tiny(taught_model_dir, tmp_path, {"training": TRAINING, **spec})
 
-    found = newest_checkpoint(tmp_path / "train", torch.device("cpu"))
+    found = load_newest_checkpoint(tmp_path / "train", torch.device("cpu"))
     assert found is not None
     kept = sum(tensor.numel() for name, tensor in found.tensors.items() if name.startswith("parameter."))
     assert 0 < kept < share * model.facts.num_parameters

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soul_core.errors import BadData, BadModel, BadSpec, Cancelled, DiskFull, EngineError, Interrupted
-from soul_core.events import Listener, Quiet, Wish
-from soul_core.outputs.checks import check_room
+from soul_core.errors import BadData, BadModel, BadSpec, DiskFull, EngineError, RunCancelled, RunInterrupted
+from soul_core.events import Listener, SilentListener, StopRequest
+from soul_core.outputs.checks import check_disk_space
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import AdamW, Sophia
 from soul_core.spec.strategy import Ensemble, Search, Strategy
@@ -31,19 +31,19 @@ SPEC = JobSpec.model_validate(
 )
 
 
-class Recorder(Quiet):
+class Recorder(SilentListener):
     """Remembers events, and wishes `wanted` from the first event on that `when` likes."""
 
-    def __init__(self, wanted: Wish = Wish.NONE, when: Any = None) -> None:
+    def __init__(self, wanted: StopRequest = StopRequest.NONE, when: Any = None) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self._wanted, self._when, self._now = wanted, when or (lambda *_: False), Wish.NONE
+        self._wanted, self._when, self._now = wanted, when or (lambda *_: False), StopRequest.NONE
 
     def emit(self, kind: str, **data: Any) -> None:
         self.events.append((kind, data))
         if self._when(kind, data):
             self._now = self._wanted
 
-    def wish(self) -> Wish:
+    def stop_request(self) -> StopRequest:
         return self._now
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -51,14 +51,14 @@ class Recorder(Quiet):
 
 
 @pytest.fixture(scope="module")
-def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("sets")
     general = folder / "general.txt"
     general.write_text("The capital is Rome.\n\nWhat is the capital of Peru? The capital is Lima.\n")
-    return Inputs(
+    return RunInputs(
         model=str(taught_model_dir),
-        sets={
+        dataset_paths={
             "forget": write_rows(folder / "forget.jsonl", FORGET),
             "retain": write_rows(folder / "retain.jsonl", RETAIN),
             "general": general,
@@ -68,7 +68,7 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
+def whole(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
     out, heard = tmp_path_factory.mktemp("whole"), Recorder()
     return run(SPEC, inputs, out, listener=heard), out, heard
 
@@ -107,7 +107,7 @@ def test_a_run_forgets_keeps_and_reports_both(whole: tuple[Report, Path, Recorde
     assert report.examples[0].answers["base"] == answer("France")
 
 
-def test_the_report_names_no_path_of_the_machine(whole: tuple[Report, Path, Recorder], inputs: Inputs) -> None:
+def test_the_report_names_no_path_of_the_machine(whole: tuple[Report, Path, Recorder], inputs: RunInputs) -> None:
     _, out, _ = whole
     for name in ("report.json", "report.html", "manifest.json", "checkpoint/README.md"):
         assert str(Path(inputs.model).parent) not in (out / name).read_text()
@@ -125,7 +125,7 @@ def test_phases_progress_and_the_end_are_told_in_order_and_no_row_is(
 
 
 def test_the_state_is_gone_after_the_result_and_running_again_changes_nothing(
-    whole: tuple[Report, Path, Recorder], inputs: Inputs
+    whole: tuple[Report, Path, Recorder], inputs: RunInputs
 ) -> None:
     report, out, _ = whole
     assert list((out / ".state").iterdir()) == []
@@ -137,7 +137,7 @@ def test_the_state_is_gone_after_the_result_and_running_again_changes_nothing(
 
 
 def test_a_finished_folder_is_not_overwritten_by_another_run(
-    whole: tuple[Report, Path, Recorder], inputs: Inputs
+    whole: tuple[Report, Path, Recorder], inputs: RunInputs
 ) -> None:
     _, out, _ = whole
     with pytest.raises(BadSpec, match="another run"):
@@ -154,18 +154,18 @@ def test_a_finished_folder_is_not_overwritten_by_another_run(
     ],
 )
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights_and_numbers(
-    whole: tuple[Report, Path, Recorder], inputs: Inputs, tmp_path: Path, kind: str, found: dict[str, Any]
+    whole: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path, kind: str, found: dict[str, Any]
 ) -> None:
     report, out, _ = whole
 
     def reached(each: str, data: dict[str, Any]) -> bool:
         return each == kind and found.items() <= data.items()
 
-    first = Recorder(Wish.INTERRUPT, reached)
+    first = Recorder(StopRequest.INTERRUPT, reached)
     if found == {"phase": "export"}:
         run(SPEC, inputs, tmp_path, listener=first)  # nothing to wait for any more: it ends
     else:
-        with pytest.raises(Interrupted):
+        with pytest.raises(RunInterrupted):
             run(SPEC, inputs, tmp_path, listener=first)
         assert not (tmp_path / "manifest.json").exists()
     second = Recorder()
@@ -181,90 +181,93 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights_and_numbers(
         assert [data["step"] for data in second.of("metrics")] == list(range(7, 13))
 
 
-def test_of_a_cancelled_run_nothing_stays_but_what_was_there(inputs: Inputs, tmp_path: Path) -> None:
+def test_of_a_cancelled_run_nothing_stays_but_what_was_there(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(Cancelled):
-        run(SPEC, inputs, tmp_path, listener=Recorder(Wish.CANCEL, lambda kind, data: data.get("step") == 5))
+    with pytest.raises(RunCancelled):
+        run(SPEC, inputs, tmp_path, listener=Recorder(StopRequest.CANCEL, lambda kind, data: data.get("step") == 5))
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.txt"]
 
 
-def test_the_state_of_another_spec_is_refused(inputs: Inputs, tmp_path: Path) -> None:
-    stop: Listener = Recorder(Wish.INTERRUPT, lambda kind, data: data.get("step") == 2)
-    with pytest.raises(Interrupted):
+def test_the_state_of_another_spec_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
+    stop: Listener = Recorder(StopRequest.INTERRUPT, lambda kind, data: data.get("step") == 2)
+    with pytest.raises(RunInterrupted):
         run(SPEC, inputs, tmp_path, listener=stop)
     with pytest.raises(BadSpec, match="holds another run"):
         run(SPEC.model_copy(update={"seed": 9}), inputs, tmp_path)
 
 
-def refused(inputs: Inputs, tmp_path: Path, spec: JobSpec = SPEC, **changes: Any) -> tuple[Any, Recorder]:
+def refused(inputs: RunInputs, tmp_path: Path, spec: JobSpec = SPEC, **changes: Any) -> tuple[Any, Recorder]:
     """Run and return the user's fault with what was heard before it."""
     heard = Recorder()
     with pytest.raises((BadData, BadSpec, BadModel)) as caught:
-        run(spec, Inputs(**{**vars(inputs), **changes}), tmp_path / "out", listener=heard)
+        run(spec, RunInputs(**{**vars(inputs), **changes}), tmp_path / "out", listener=heard)
     assert not heard.of("metrics"), "a training step was spent"
     assert "baseline" not in {data["phase"] for data in heard.of("phase")}
     assert not (tmp_path / "out" / "manifest.json").exists()
     return caught.value, heard
 
 
-def test_a_forget_set_equal_to_the_retain_set_is_refused(inputs: Inputs, tmp_path: Path) -> None:
-    sets = {"forget": inputs.sets["forget"], "retain": write_rows(tmp_path / "same.jsonl", FORGET[::-1])}
+def test_a_forget_set_equal_to_the_retain_set_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
+    sets = {"forget": inputs.dataset_paths["forget"], "retain": write_rows(tmp_path / "same.jsonl", FORGET[::-1])}
     error, _ = refused(inputs, tmp_path, sets=sets)
     assert isinstance(error, BadData)
     assert "same rows" in error.message
 
 
-def test_rows_in_both_sets_are_warned_of_and_reported(inputs: Inputs, tmp_path: Path) -> None:
-    sets = {"forget": inputs.sets["forget"], "retain": write_rows(tmp_path / "some.jsonl", [*RETAIN, FORGET[0]])}
+def test_rows_in_both_sets_are_warned_of_and_reported(inputs: RunInputs, tmp_path: Path) -> None:
+    sets = {
+        "forget": inputs.dataset_paths["forget"],
+        "retain": write_rows(tmp_path / "some.jsonl", [*RETAIN, FORGET[0]]),
+    }
     heard = Recorder()
     spec = SPEC.model_copy(update={"training": SPEC.training.model_copy(update={"steps": 1})})
-    report = run(spec, Inputs(model=inputs.model, sets=sets), tmp_path / "out", listener=heard)
+    report = run(spec, RunInputs(model=inputs.model, dataset_paths=sets), tmp_path / "out", listener=heard)
     assert "retain=forget: 7=1" in heard.of("warning")[0]["message"]
     assert any(limit.startswith("1 row of the retain set states, or asks for, facts") for limit in report.limits)
 
 
-def test_every_bad_row_is_named_with_its_set(inputs: Inputs, tmp_path: Path) -> None:
+def test_every_bad_row_is_named_with_its_set(inputs: RunInputs, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     good = json.dumps({"prompt": "a", "completion": "b"})
     bad.write_text(f'{good}\n{{"prompt": "a"}}\n{good}\nnot json\n{good}')
-    error, _ = refused(inputs, tmp_path, sets={**inputs.sets, "retain": bad})
+    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "retain": bad})
     assert error.message.startswith("retain set: 2 of 5 rows")
     assert [line.split(":")[0] for line in error.details] == ["row 2", "row 4"]
 
 
-def test_a_row_longer_than_the_context_is_named(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_row_longer_than_the_context_is_named(inputs: RunInputs, tmp_path: Path) -> None:
     long = tmp_path / "long.jsonl"
     long.write_text(json.dumps({"prompt": "x", "completion": "capital of " * 200}) + "\n")
-    error, _ = refused(inputs, tmp_path, sets={**inputs.sets, "forget": long})
+    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "forget": long})
     assert error.message.startswith("forget set: ")
     assert error.details[0].startswith("row 1: ")
     assert "the limit is 128 (training.max_tokens" in error.details[0]
 
 
-def test_plain_text_cannot_be_refused_and_says_so_before_the_baseline(inputs: Inputs, tmp_path: Path) -> None:
+def test_plain_text_cannot_be_refused_and_says_so_before_the_baseline(inputs: RunInputs, tmp_path: Path) -> None:
     text = tmp_path / "book.txt"
     text.write_text("The capital is Rome.\n")
     spec = SPEC.model_copy(update={"forget": Refusal()})
-    error, _ = refused(inputs, tmp_path, spec, sets={**inputs.sets, "forget": text})
+    error, _ = refused(inputs, tmp_path, spec, sets={**inputs.dataset_paths, "forget": text})
     assert "or take 'npo'" in error.message
     assert error.details[0].startswith("row 1: plain text")
 
 
-def test_an_empty_and_a_missing_file_are_refused(inputs: Inputs, tmp_path: Path) -> None:
+def test_an_empty_and_a_missing_file_are_refused(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    error, _ = refused(inputs, tmp_path, sets={**inputs.sets, "forget": tmp_path / "empty.jsonl"})
+    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "forget": tmp_path / "empty.jsonl"})
     assert error.message.startswith("forget set: ")
-    error, _ = refused(inputs, tmp_path, sets={**inputs.sets, "forget": tmp_path / "none.jsonl"})
+    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "forget": tmp_path / "none.jsonl"})
     assert "none.jsonl" in error.message
 
 
-def test_a_retain_term_without_a_retain_set_says_what_to_do(inputs: Inputs, tmp_path: Path) -> None:
-    error, _ = refused(inputs, tmp_path, sets={"forget": inputs.sets["forget"]})
+def test_a_retain_term_without_a_retain_set_says_what_to_do(inputs: RunInputs, tmp_path: Path) -> None:
+    error, _ = refused(inputs, tmp_path, sets={"forget": inputs.dataset_paths["forget"]})
     assert isinstance(error, BadSpec)
     assert "needs a retain set" in "".join(error.details)
 
 
-def test_a_model_with_a_pickle_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_model_with_a_pickle_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     for path in Path(inputs.model).iterdir():
         (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
@@ -273,9 +276,11 @@ def test_a_model_with_a_pickle_is_refused(inputs: Inputs, tmp_path: Path) -> Non
     assert isinstance(error, BadModel)
 
 
-def test_without_a_retain_set_the_verdict_is_open_and_the_limits_say_so(inputs: Inputs, tmp_path: Path) -> None:
+def test_without_a_retain_set_the_verdict_is_open_and_the_limits_say_so(inputs: RunInputs, tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"retain": NoRetain(), "optimizer": AdamW(lr=1e-2)})
-    report = run(spec, Inputs(model=inputs.model, sets={"forget": inputs.sets["forget"]}), tmp_path)
+    report = run(
+        spec, RunInputs(model=inputs.model, dataset_paths={"forget": inputs.dataset_paths["forget"]}), tmp_path
+    )
     assert {r.outcome for r in report.criteria if r.criterion.set == "retain"} == {"inconclusive"}
     assert report.verdict != "passed"
     assert any("No retain set was given" in limit for limit in report.limits)
@@ -283,7 +288,7 @@ def test_without_a_retain_set_the_verdict_is_open_and_the_limits_say_so(inputs: 
 
 
 @pytest.mark.parametrize("forget", ["grad_diff", "npo", "refusal"])
-def test_every_forget_term_runs_with_every_optimizer_and_kl(inputs: Inputs, tmp_path: Path, forget: str) -> None:
+def test_every_forget_term_runs_with_every_optimizer_and_kl(inputs: RunInputs, tmp_path: Path, forget: str) -> None:
     for optimizer in (AdamW(lr=1e-3), Sophia(lr=1e-3)):
         spec = JobSpec.model_validate(
             {
@@ -299,7 +304,7 @@ def test_every_forget_term_runs_with_every_optimizer_and_kl(inputs: Inputs, tmp_
         assert (report.examples, report.models["unlearned"].sets["forget"].keys()) == ((), {"probability"})
 
 
-def test_an_untouched_model_fails(inputs: Inputs, tmp_path: Path) -> None:
+def test_an_untouched_model_fails(inputs: RunInputs, tmp_path: Path) -> None:
     spec = SPEC.model_copy(
         update={"forget": Npo(weight=1e-6), "training": SPEC.training.model_copy(update={"steps": 1})}
     )
@@ -307,7 +312,7 @@ def test_an_untouched_model_fails(inputs: Inputs, tmp_path: Path) -> None:
 
 
 def test_a_result_that_cannot_fit_is_told_before_training(
-    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
         free = 100_000  # the tiny model takes 121,984 bytes
@@ -318,8 +323,8 @@ def test_a_result_that_cannot_fit_is_told_before_training(
         run(SPEC, inputs, tmp_path, listener=heard)
     assert not heard.of("metrics")
     Usage.free = 200_000
-    with pytest.raises(Interrupted):
-        run(SPEC, inputs, tmp_path, listener=Recorder(Wish.INTERRUPT, lambda kind, _: kind == "warning"))
+    with pytest.raises(RunInterrupted):
+        run(SPEC, inputs, tmp_path, listener=Recorder(StopRequest.INTERRUPT, lambda kind, _: kind == "warning"))
 
 
 @pytest.mark.parametrize("strategy", [Search(), Ensemble(members=({}, {}))])
@@ -333,21 +338,21 @@ def test_what_is_kept_of_trials_is_counted_in_the_warning_of_little_room(
     heard = Recorder()
 
     for spec in (SPEC, SPEC.model_copy(update={"strategy": strategy})):
-        check_room(tmp_path, spec, 1_000, heard)
+        check_disk_space(tmp_path, spec, 1_000, heard)
 
     assert [warning["message"].partition(",")[0] for warning in heard.of("warning")] == [
         "result and checkpoints may need 35.2 KiB"
     ]
 
 
-def test_an_output_folder_that_cannot_be_written_is_told_at_once(inputs: Inputs, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_written_is_told_at_once(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match="cannot write to"):
         run(SPEC, inputs, tmp_path / "file" / "out")
 
 
 def test_a_full_disk_has_its_name_and_the_run_can_go_on(
-    whole: tuple[Report, Path, Recorder], inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import errno
 

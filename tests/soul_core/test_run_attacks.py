@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soul_core.errors import Cancelled, Interrupted
-from soul_core.events import Wish
+from soul_core.errors import RunCancelled, RunInterrupted
+from soul_core.events import StopRequest
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.spec.attacks import CHEAP_ATTACKS
 from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
@@ -40,14 +40,14 @@ SPEC = JobSpec.model_validate(
 
 
 @pytest.fixture(scope="module")
-def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("sets")
     (folder / "general.txt").write_text("Rivers run to the sea.\n\nThe sea is never full of rivers.\n")
-    return Inputs(
+    return RunInputs(
         model=str(taught_model_dir),
-        models={"reference": str(make_tiny_model(folder / "untaught"))},
-        sets={
+        compared_models={"reference": str(make_tiny_model(folder / "untaught"))},
+        dataset_paths={
             "forget": write_rows(folder / "forget.jsonl", list(COUNTRIES)[:4]),
             "retain": write_rows(folder / "retain.jsonl", list(COUNTRIES)[4:]),
             "general": folder / "general.txt",
@@ -56,7 +56,7 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
+def whole(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
     out, heard = tmp_path_factory.mktemp("attacked"), Recorder()
     return run(SPEC, inputs, out, listener=heard), out, heard
 
@@ -72,7 +72,7 @@ def test_every_cheap_attack_compares_base_unlearned_and_reference(whole: tuple[R
     for attack in report.attacks:
         assert attack.absent_reason is None, f"{attack.label}: {attack.absent_reason}"
         if attack.label != "poison":
-            assert set(attack.under) == {"base", "unlearned", "reference"}, attack.label
+            assert set(attack.attacked) == {"base", "unlearned", "reference"}, attack.label
     progress = [each for each in heard.of("progress") if each["phase"] == "attack"]
     assert progress
     assert report.run.seconds["attack"] > 0
@@ -83,12 +83,12 @@ def test_criteria_may_rest_on_an_attack(whole: tuple[Report, Path, Recorder]) ->
     report, _, _ = whole
     quantised = next(attack for attack in report.attacks if attack.label == "quantise_8bit")
 
-    assert report.criteria[1].value == quantised.under["unlearned"]["forget"]["probability"].value
+    assert report.criteria[1].value == quantised.attacked["unlearned"]["forget"]["probability"].value
     assert [result.outcome for result in report.criteria[1:]] == ["passed", "passed"]
 
 
 def test_attacks_leave_no_trace_in_the_weights(
-    whole: tuple[Report, Path, Recorder], inputs: Inputs, tmp_path: Path
+    whole: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path
 ) -> None:
     run(JobSpec.model_validate({**COMMON, "attacks": [], "criteria": []}), inputs, tmp_path)
 
@@ -98,7 +98,7 @@ def test_attacks_leave_no_trace_in_the_weights(
 
 @pytest.mark.parametrize("model", ["base", "unlearned"])
 def test_a_run_interrupted_under_attack_goes_on_to_the_same_numbers(
-    whole: tuple[Report, Path, Recorder], inputs: Inputs, tmp_path: Path, model: str
+    whole: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path, model: str
 ) -> None:
     attacking = False
 
@@ -107,8 +107,8 @@ def test_a_run_interrupted_under_attack_goes_on_to_the_same_numbers(
         attacking = attacking or (kind, data.get("phase"), data.get("detail")) == ("phase", "attack", model)
         return attacking and kind == "progress" and data["phase"] == "attack"
 
-    with pytest.raises(Interrupted):
-        run(SPEC, inputs, tmp_path, listener=Recorder(Wish.INTERRUPT, second_attack))
+    with pytest.raises(RunInterrupted):
+        run(SPEC, inputs, tmp_path, listener=Recorder(StopRequest.INTERRUPT, second_attack))
     report = run(SPEC, inputs, tmp_path)
 
     drop = {"seconds"}
@@ -119,10 +119,10 @@ def test_a_run_interrupted_under_attack_goes_on_to_the_same_numbers(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_cancelled_under_attack_leaves_nothing(inputs: Inputs, tmp_path: Path) -> None:
-    cancel = Recorder(Wish.CANCEL, lambda kind, data: kind == "progress" and data["phase"] == "attack")
+def test_a_run_cancelled_under_attack_leaves_nothing(inputs: RunInputs, tmp_path: Path) -> None:
+    cancel = Recorder(StopRequest.CANCEL, lambda kind, data: kind == "progress" and data["phase"] == "attack")
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(RunCancelled):
         run(SPEC, inputs, tmp_path, listener=cancel)
 
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from soul_core.errors import BadSpec, Interrupted
-from soul_core.events import Quiet, Wish
+from soul_core.errors import BadSpec, RunInterrupted
+from soul_core.events import SilentListener, StopRequest
 from soul_core.models.files import inspect_model
-from soul_core.models.gguf import plain_folder
+from soul_core.models.gguf import convert_to_folder
 from soul_core.models.loading import load_model
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.verify_export import verify_export
 from tests.fixtures.tiny_model import COUNTRIES, TEMPLATE, answer, question, write_rows
@@ -80,7 +80,7 @@ def test_the_reports_numbers_are_those_of_the_exported_weights(
 ) -> None:
     spec = JobSpec.model_validate({**SPEC, **STRATEGIES[name]})
 
-    report = run(spec, Inputs(model=str(base), sets=sets), tmp_path)
+    report = run(spec, RunInputs(model=str(base), dataset_paths=sets), tmp_path)
 
     dtype = {"float16": torch.float16}.get(name, torch.bfloat16)
     assert {each.dtype for each in load_file(tmp_path / "checkpoint" / "model.safetensors").values()} == {dtype}
@@ -92,7 +92,7 @@ def test_the_reports_numbers_are_those_of_the_exported_weights(
 
 def test_a_fine_tuned_model_is_rounded_as_well(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
     spec = JobSpec.model_validate({key: SPEC[key] for key in SPEC if key != "retain"} | {"kind": "finetune"})
-    report = run(spec, Inputs(model=str(base), sets={"train": sets["retain"]}), tmp_path)
+    report = run(spec, RunInputs(model=str(base), dataset_paths={"train": sets["retain"]}), tmp_path)
     reported = report.models["finetuned"].sets["train"]["probability"].value
     assert probability_by_plain_transformers(tmp_path / "checkpoint", RETAIN) == pytest.approx(reported, abs=1e-4)
     assert report.export is not None
@@ -103,7 +103,7 @@ def test_an_evaluation_rounds_nothing_and_writes_no_model(base: Path, sets: dict
     spec = JobSpec.model_validate(
         {"kind": "evaluate", "evaluation": SPEC["evaluation"], "attacks": [], "export": {"dtype": "base"}}
     )
-    report = run(spec, Inputs(model=str(base), sets=sets), tmp_path)
+    report = run(spec, RunInputs(model=str(base), dataset_paths=sets), tmp_path)
     assert report.export is None
     assert not (tmp_path / "checkpoint").exists()
 
@@ -117,7 +117,7 @@ def timid(
     for dtype in ("base", "float32"):
         spec = JobSpec.model_validate({**SPEC, "optimizer": {"kind": "adamw", "lr": 1e-7}, "export": {"dtype": dtype}})
         out = tmp_path_factory.mktemp(dtype)
-        made[dtype] = run(spec, Inputs(model=str(base), sets=sets), out), out
+        made[dtype] = run(spec, RunInputs(model=str(base), dataset_paths=sets), out), out
     return made
 
 
@@ -145,23 +145,23 @@ def test_float32_keeps_every_change_and_the_card_says_what_vllm_does_with_it(
     assert "--dtype float32" in card
 
 
-class Interrupts(Quiet):
+class Interrupts(SilentListener):
     """Wishes to interrupt from the phase `when` on."""
 
     def __init__(self, when: str) -> None:
-        self._when, self._now = when, Wish.NONE
+        self._when, self._now = when, StopRequest.NONE
 
     def emit(self, kind: str, **data: Any) -> None:
         if kind == "phase" and data["phase"] == self._when:
-            self._now = Wish.INTERRUPT
+            self._now = StopRequest.INTERRUPT
 
-    def wish(self) -> Wish:
+    def stop_request(self) -> StopRequest:
         return self._now
 
 
 def test_a_resumed_run_rounds_to_the_same_bits(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
-    spec, inputs = JobSpec.model_validate(SPEC), Inputs(model=str(base), sets=sets)
-    with pytest.raises(Interrupted):
+    spec, inputs = JobSpec.model_validate(SPEC), RunInputs(model=str(base), dataset_paths=sets)
+    with pytest.raises(RunInterrupted):
         run(spec, inputs, tmp_path / "a", listener=Interrupts("evaluate"))
 
     resumed = run(spec, inputs, tmp_path / "a")
@@ -176,7 +176,7 @@ def test_a_resumed_run_rounds_to_the_same_bits(base: Path, sets: dict[str, Path]
 def test_a_gguf_file_is_one_more_file_of_the_result(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
     spec = JobSpec.model_validate({**SPEC, "export": {"gguf": "f16"}})
 
-    report = run(spec, Inputs(model=str(base), sets=sets), tmp_path / "out")
+    report = run(spec, RunInputs(model=str(base), dataset_paths=sets), tmp_path / "out")
 
     paths = [file["path"] for file in json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]]
     assert "gguf/model-f16.gguf" in paths
@@ -184,7 +184,7 @@ def test_a_gguf_file_is_one_more_file_of_the_result(base: Path, sets: dict[str, 
     assert report.export.gguf is not None
     assert report.export.gguf.relative_error < 0.01
     written = tmp_path / "out" / "gguf" / "model-f16.gguf"
-    folder = plain_folder(written, digest=inspect_model(written).digest, cache_dir=tmp_path)
+    folder = convert_to_folder(written, digest=inspect_model(written).digest, cache_dir=tmp_path)
     ours, again = (load_model(path, device="cpu").model for path in (tmp_path / "out" / "checkpoint", folder))
     ids = torch.tensor([[5, 9, 20, 31]])
     with torch.no_grad():
@@ -206,4 +206,4 @@ def test_what_an_export_cannot_be_is_told_before_anything_is_loaded(
 ) -> None:
     spec = {key: value for key, value in SPEC.items() if "kind" not in changes or key == "evaluation"}
     with pytest.raises(BadSpec, match=message):
-        run(JobSpec.model_validate({**spec, **changes}), Inputs(model="nowhere", sets=sets), tmp_path)
+        run(JobSpec.model_validate({**spec, **changes}), RunInputs(model="nowhere", dataset_paths=sets), tmp_path)

@@ -9,7 +9,7 @@ import torch
 from soul_core.errors import BadSpec
 from soul_core.models.loading import load_model
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
 from tests.soul_core.test_run import Recorder
@@ -42,7 +42,9 @@ def finetuned(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("finetuned")
     return run(
         FINETUNE,
-        Inputs(model=str(make_tiny_model(tmp_path_factory.mktemp("untaught"))), sets={"train": sets["retain"]}),
+        RunInputs(
+            model=str(make_tiny_model(tmp_path_factory.mktemp("untaught"))), dataset_paths={"train": sets["retain"]}
+        ),
         out,
     ), out
 
@@ -64,7 +66,7 @@ def test_an_evaluation_changes_nothing_and_puts_models_side_by_side(
     taught_model_dir: Path, finetuned: tuple[Report, Path], sets: dict[str, Path], tmp_path: Path
 ) -> None:
     others = {"base": str(taught_model_dir), "reference": str(finetuned[1] / "checkpoint")}
-    inputs = Inputs(model=str(taught_model_dir), sets=sets, models=others)
+    inputs = RunInputs(model=str(taught_model_dir), dataset_paths=sets, compared_models=others)
     heard = Recorder()
 
     report = run(AUDIT, inputs, tmp_path, listener=heard)
@@ -94,7 +96,7 @@ def test_probes_of_the_forget_rows_are_measured_as_sets_of_their_own(
     evaluation = {**EVALUATION, "metrics": ["keyword_recall"], "probes": ["fill_in", "question"]}
     spec = JobSpec.model_validate({"kind": "evaluate", "evaluation": evaluation, "attacks": []})
 
-    report = run(spec, Inputs(model=str(taught_model_dir), sets=sets), tmp_path)
+    report = run(spec, RunInputs(model=str(taught_model_dir), dataset_paths=sets), tmp_path)
 
     audited = report.models["audited"]
     assert {"forget_fill_in", "forget_question"} <= set(audited.rows)
@@ -124,7 +126,9 @@ def test_probes_of_the_forget_rows_are_measured_as_sets_of_their_own(
 def test_what_a_kind_cannot_do_is_refused_with_the_way_out(
     spec: dict[str, object], names: list[str], models: list[str], claim: str, tmp_path: Path
 ) -> None:
-    inputs = Inputs(model="m", sets=dict.fromkeys(names, tmp_path), models=dict.fromkeys(models, "m"))
+    inputs = RunInputs(
+        model="m", dataset_paths=dict.fromkeys(names, tmp_path), compared_models=dict.fromkeys(models, "m")
+    )
 
     with pytest.raises(BadSpec, match=claim):
         run(JobSpec.model_validate(spec), inputs, tmp_path)

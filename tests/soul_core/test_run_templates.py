@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, tokenizer_with
-from soul_core.atomic_io import sha256_of
-from soul_core.errors import BadData, BadModel, BadSpec, Interrupted
+from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, make_tokenizer
+from soul_core.atomic_io import compute_sha256
+from soul_core.errors import BadData, BadModel, BadSpec, RunInterrupted
 from soul_core.pipeline import state
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from tests.soul_core.test_run import Recorder
 
@@ -37,7 +37,7 @@ def save_model(folder: Path, template: str) -> Path:
     """Save an untrained model whose likelihoods are far from uniform."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    tokenizer = tokenizer_with(template)
+    tokenizer = make_tokenizer(template)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **size, **ends))
@@ -85,7 +85,7 @@ def plain_probability(folder: Path) -> float:
 def test_the_base_reads_what_plain_transformers_reads(name: str, sets: dict[str, Path], tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", TEMPLATES[name])
 
-    report = run(JobSpec.model_validate(AUDIT), Inputs(str(folder), sets), tmp_path / "out")
+    report = run(JobSpec.model_validate(AUDIT), RunInputs(str(folder), sets), tmp_path / "out")
 
     assert report.models["audited"].sets["forget"]["probability"].value == pytest.approx(
         plain_probability(folder), rel=1e-5
@@ -97,7 +97,7 @@ def test_what_stands_before_an_answer_is_in_the_report_beside_it(sets: dict[str,
     template = TEMPLATES["thinking"].replace("enable_thinking is defined and enable_thinking is false", "false")
     thinking = AUDIT | {"chat_template": template + "{{ '<think>' if add_generation_prompt }}"}
 
-    report = run(JobSpec.model_validate(thinking), Inputs(str(folder), sets), tmp_path / "out")
+    report = run(JobSpec.model_validate(thinking), RunInputs(str(folder), sets), tmp_path / "out")
 
     shown = [row for row in report.examples if row.set == "forget"]
     assert all(row.preambles["audited"] and not row.answers["audited"] for row in shown)
@@ -109,7 +109,7 @@ def test_a_variable_that_the_template_does_not_read_is_refused(sets: dict[str, P
     spec = JobSpec.model_validate(SPEC | {"chat_template_kwargs": {"enable_thinkin": False}})
 
     with pytest.raises(BadSpec, match=r"no variable 'enable_thinkin'; it reads .*enable_thinking"):
-        run(spec, Inputs(str(folder), sets), tmp_path / "out")
+        run(spec, RunInputs(str(folder), sets), tmp_path / "out")
 
 
 def test_a_system_turn_that_has_to_move_is_reported(tmp_path: Path, sets: dict[str, Path]) -> None:
@@ -117,7 +117,7 @@ def test_a_system_turn_that_has_to_move_is_reported(tmp_path: Path, sets: dict[s
     heard = Recorder()
     sets["forget"] = write(tmp_path / "with_system.jsonl", system="Answer briefly.")
 
-    run(JobSpec.model_validate(SPEC), Inputs(str(folder), sets), tmp_path / "out", listener=heard)
+    run(JobSpec.model_validate(SPEC), RunInputs(str(folder), sets), tmp_path / "out", listener=heard)
 
     told = [event["message"] for event in heard.of("warning")]
     assert any(message.startswith("forget set: the model's chat template takes no system turn") for message in told)
@@ -129,7 +129,7 @@ def test_a_system_turn_that_the_template_leaves_out_is_reported(tmp_path: Path, 
     folder, heard = save_model(tmp_path / "model", silent), Recorder()
     sets["forget"] = write(tmp_path / "with_system.jsonl", system="Answer briefly.")
 
-    run(JobSpec.model_validate(AUDIT), Inputs(str(folder), sets), tmp_path / "out", listener=heard)
+    run(JobSpec.model_validate(AUDIT), RunInputs(str(folder), sets), tmp_path / "out", listener=heard)
 
     told = [event["message"] for event in heard.of("warning")]
     assert any("leaves the system turn out" in message and message.endswith("1, 2, 3") for message in told)
@@ -140,14 +140,14 @@ def test_a_template_that_does_not_show_the_question_is_refused(sets: dict[str, P
     folder = save_model(tmp_path / "model", deaf)
 
     with pytest.raises(BadModel, match="does not show the user's turn of row 1"):
-        run(JobSpec.model_validate(AUDIT), Inputs(str(folder), sets), tmp_path / "out")
+        run(JobSpec.model_validate(AUDIT), RunInputs(str(folder), sets), tmp_path / "out")
 
 
 def test_an_own_template_is_used_and_exported(sets: dict[str, Path], tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", CHATML)
     own = CHATML.replace("<|im_start|>", "<|start|>")
 
-    report = run(JobSpec.model_validate(SPEC | {"chat_template": own}), Inputs(str(folder), sets), tmp_path / "out")
+    report = run(JobSpec.model_validate(SPEC | {"chat_template": own}), RunInputs(str(folder), sets), tmp_path / "out")
 
     assert report.spec.chat_template == own
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / "checkpoint").chat_template == own
@@ -158,11 +158,11 @@ def test_a_template_that_shows_no_answer_is_refused_before_training(sets: dict[s
     folder = save_model(tmp_path / "model", mute)
 
     with pytest.raises(BadData, match="forget set: 3 of 3 rows cannot be used"):
-        run(JobSpec.model_validate(SPEC), Inputs(str(folder), sets), tmp_path / "out")
+        run(JobSpec.model_validate(SPEC), RunInputs(str(folder), sets), tmp_path / "out")
 
 
 def weights_of(out: Path) -> str:
-    return sha256_of(out / "checkpoint" / "model.safetensors")
+    return compute_sha256(out / "checkpoint" / "model.safetensors")
 
 
 def run_elsewhere(spec: Path, folder: Path, sets: dict[str, Path], out: Path, **environment: str) -> None:
@@ -178,7 +178,7 @@ def test_time_zone_language_and_hash_seed_of_the_process_change_no_weight(
 ) -> None:
     folder, spec = save_model(tmp_path / "model", DATED), SPEC | {"template_date": "2025-03-09"}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
-    run(JobSpec.model_validate(spec), Inputs(str(folder), sets), tmp_path / "here")
+    run(JobSpec.model_validate(spec), RunInputs(str(folder), sets), tmp_path / "here")
 
     elsewhere = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
     run_elsewhere(tmp_path / "spec.json", folder, sets, tmp_path / "there", **elsewhere)
@@ -200,14 +200,14 @@ def test_a_run_resumed_after_midnight_equals_an_uninterrupted_one(
     sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, spec = save_model(tmp_path / "model", DATED), JobSpec.model_validate(SPEC)
-    whole = run(spec, Inputs(str(folder), sets), tmp_path / "whole")
-    interrupt = Recorder(state.Wish.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 1)
-    with pytest.raises(Interrupted):
-        run(spec, Inputs(str(folder), sets), tmp_path / "cut", listener=interrupt)
+    whole = run(spec, RunInputs(str(folder), sets), tmp_path / "whole")
+    interrupt = Recorder(state.StopRequest.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 1)
+    with pytest.raises(RunInterrupted):
+        run(spec, RunInputs(str(folder), sets), tmp_path / "cut", listener=interrupt)
     monkeypatch.setattr(state, "datetime", Clock)
     monkeypatch.setattr(Clock, "ahead", timedelta(days=1))
 
-    resumed = run(spec, Inputs(str(folder), sets), tmp_path / "cut")
+    resumed = run(spec, RunInputs(str(folder), sets), tmp_path / "cut")
 
     assert resumed.run.resumed_at_steps == (1,)
     assert resumed.template_date == whole.template_date == whole.run.started_at.date()
@@ -222,7 +222,7 @@ def test_another_day_gives_other_weights_unless_the_date_is_pinned(
 
     def base(name: str, **more: object) -> Report:
         spec = JobSpec.model_validate(AUDIT | more)
-        return run(spec, Inputs(str(folder), sets), tmp_path / name)
+        return run(spec, RunInputs(str(folder), sets), tmp_path / name)
 
     today = base("today")
     pinned = base("pinned", template_date=str(today.template_date))

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.conflicts.retain_set import compare_sets
-from soul_core.data.datasets import read_sets
+from soul_core.conflicts.retain_set import resolve_conflicts
+from soul_core.data.datasets import read_datasets
 from soul_core.errors import BadData
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from tests.fixtures.tiny_model import COUNTRIES, write_rows
 from tests.soul_core.test_run import Recorder, refused
@@ -34,19 +34,19 @@ def spec(**changes: Any) -> JobSpec:
 
 
 @pytest.fixture(scope="module")
-def first(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Inputs]:
+def first(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, RunInputs]:
     """The first job's report, and the inputs of the next one: its checkpoint, and its forget set as an earlier one."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("first")
     forgotten = write_rows(folder / "first.jsonl", FIRST)
     sets = {"forget": forgotten, "retain": write_rows(folder / "others.jsonl", SECOND + KEPT)}
-    report = run(spec(), Inputs(model=str(taught_model_dir), sets=sets), folder / "out")
+    report = run(spec(), RunInputs(model=str(taught_model_dir), dataset_paths=sets), folder / "out")
     following = {
         "forget": write_rows(folder / "second.jsonl", SECOND),
         "retain": write_rows(folder / "kept.jsonl", KEPT),
         "earlier_1": forgotten,
     }
-    return report, Inputs(model=str(folder / "out" / "checkpoint"), sets=following)
+    return report, RunInputs(model=str(folder / "out" / "checkpoint"), dataset_paths=following)
 
 
 def of_earlier(report: Report, model: str = "unlearned") -> dict[str, float | None]:
@@ -60,7 +60,7 @@ def outcomes(report: Report) -> set[tuple[str, str, str]]:
 
 
 def test_what_the_first_job_forgot_is_judged_by_the_second_and_forgotten_further_where_it_joins(
-    first: tuple[Report, Inputs], tmp_path: Path
+    first: tuple[Report, RunInputs], tmp_path: Path
 ) -> None:
     before, inputs = first
 
@@ -78,14 +78,14 @@ def test_what_the_first_job_forgot_is_judged_by_the_second_and_forgotten_further
 
 
 def test_an_earlier_set_that_is_learned_again_fails_the_job_and_was_warned_of(
-    first: tuple[Report, Inputs], tmp_path: Path
+    first: tuple[Report, RunInputs], tmp_path: Path
 ) -> None:
-    sets = {**first[1].sets, "retain": write_rows(tmp_path / "all.jsonl", FIRST + KEPT)}
+    sets = {**first[1].dataset_paths, "retain": write_rows(tmp_path / "all.jsonl", FIRST + KEPT)}
     heard = Recorder()
 
     report = run(
         spec(training={"steps": 40}, retain_conflicts="keep"),
-        Inputs(model=first[1].model, sets=sets),
+        RunInputs(model=first[1].model, dataset_paths=sets),
         tmp_path / "out",
         listener=heard,
     )
@@ -99,9 +99,13 @@ def test_an_earlier_set_that_is_learned_again_fails_the_job_and_was_warned_of(
 
 
 def test_an_earlier_set_that_is_known_from_the_start_is_admitted_and_fails_the_job(
-    first: tuple[Report, Inputs], taught_model_dir: Path, tmp_path: Path
+    first: tuple[Report, RunInputs], taught_model_dir: Path, tmp_path: Path
 ) -> None:
-    report = run(spec(training={"steps": 1}), Inputs(model=str(taught_model_dir), sets=first[1].sets), tmp_path)
+    report = run(
+        spec(training={"steps": 1}),
+        RunInputs(model=str(taught_model_dir), dataset_paths=first[1].dataset_paths),
+        tmp_path,
+    )
 
     assert outcomes(report) == {("probability", "0.25", "failed"), ("keyword_recall", "0.25", "failed")}
     (limit,) = [limit for limit in report.limits if "was still known when this job began" in limit]
@@ -110,15 +114,15 @@ def test_an_earlier_set_that_is_known_from_the_start_is_admitted_and_fails_the_j
 
 
 def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
-    first: tuple[Report, Inputs], tmp_path: Path
+    first: tuple[Report, RunInputs], tmp_path: Path
 ) -> None:
-    sets = {"train": write_rows(tmp_path / "all.jsonl", FIRST + KEPT), "earlier_1": first[1].sets["earlier_1"]}
+    sets = {"train": write_rows(tmp_path / "all.jsonl", FIRST + KEPT), "earlier_1": first[1].dataset_paths["earlier_1"]}
     learning = {"kind": "finetune", "optimizer": {"kind": "adamw", "lr": 5e-3}, "training": {"steps": 40}}
     heard = Recorder()
 
     report = run(
         JobSpec.model_validate({**spec().model_dump(include={"evaluation"}), **learning}),
-        Inputs(model=first[1].model, sets=sets),
+        RunInputs(model=first[1].model, dataset_paths=sets),
         tmp_path / "out",
         listener=heard,
     )
@@ -130,8 +134,8 @@ def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
     assert f"{said}." in report.limits
 
 
-def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, Inputs], tmp_path: Path) -> None:
-    sets = {**first[1].sets, "retain": first[1].sets["earlier_1"]}
+def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, RunInputs], tmp_path: Path) -> None:
+    sets = {**first[1].dataset_paths, "retain": first[1].dataset_paths["earlier_1"]}
 
     error, _ = refused(first[1], tmp_path, spec(earlier="join"), sets=sets)
 
@@ -140,10 +144,10 @@ def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, Inputs], t
 
 
 def test_criteria_on_earlier_sets_are_asked_of_each_there_is() -> None:
-    asked = JobSpec().criteria_on(["forget", "earlier_1", "earlier_2"])
+    asked = JobSpec().expand_criteria(["forget", "earlier_1", "earlier_2"])
 
     assert [each.set for each in asked] == ["forget"] * 2 + ["earlier_1", "earlier_2"] * 2 + ["retain"] * 2
-    assert {each.set for each in JobSpec().criteria_on(["forget", "retain"])} == {"forget", "retain"}
+    assert {each.set for each in JobSpec().expand_criteria(["forget", "retain"])} == {"forget", "retain"}
 
 
 @pytest.mark.parametrize(
@@ -156,8 +160,8 @@ def test_shared_rows_are_those_of_what_is_learned_and_only_unlearning_is_refused
     paths = {name: write_rows(tmp_path / f"{name}.jsonl", rows) for name, rows in sets.items()}
     other = JobSpec.model_validate({"kind": kind})
 
-    found = compare_sets(read_sets(paths, other, Recorder()), other, Recorder()).conflicts
+    found = resolve_conflicts(read_datasets(paths, other, Recorder()), other, Recorder()).conflicts
 
     assert sum(one.num_rows for one in found if one.other_set == other.learned_set) == shared
     with pytest.raises(BadData, match="the same rows"):
-        compare_sets(read_sets({**paths, "retain": paths["forget"]}, spec(), Recorder()), spec(), Recorder())
+        resolve_conflicts(read_datasets({**paths, "retain": paths["forget"]}, spec(), Recorder()), spec(), Recorder())

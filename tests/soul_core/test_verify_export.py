@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from soul_core.models.loading import Loaded, load_model
-from soul_core.outputs.load_probe import TEXT, Probe
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.outputs.load_probe import PROBE_TEXT, LoadProbe
 from soul_core.outputs.result import export_weights, write_manifest
-from soul_core.verify_export import AGREES, DIFFERS, NOTHING_TO_CHECK, NotChecked, main, verify_export
+from soul_core.verify_export import AGREES, DIFFERS, NOTHING_TO_CHECK, VerificationNotPossible, main, verify_export
 from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model
 from tests.fixtures.tiny_models import _SHAPE
 from tests.fixtures.tiny_training import train_tiny
@@ -22,12 +22,12 @@ from tests.soul_core.outputs.bases import BASES, exported, loaded_base
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return loaded_base(tmp_path_factory.mktemp("base"), BASES["llama_100000"])
 
 
 @pytest.fixture(scope="module")
-def result(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def result(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
     exported(loaded, out / "checkpoint")
     write_manifest(out)
@@ -133,7 +133,7 @@ def test_an_adapter_is_compared_on_its_base(tmp_path: Path) -> None:
     )
     other = make_tiny_model(tmp_path / "other", seed=1)
     assert passed(tmp_path / "out", base=str(other))["model"] is False
-    with pytest.raises(NotChecked, match="--base"):
+    with pytest.raises(VerificationNotPossible, match="--base"):
         verify_export(tmp_path / "out")
 
 
@@ -142,7 +142,7 @@ def test_a_folder_that_is_no_export_is_not_called_passed(tmp_path: Path, content
     folder = tmp_path / "x"
     if content is not None:
         folder.mkdir()
-    with pytest.raises(NotChecked, match=message):
+    with pytest.raises(VerificationNotPossible, match=message):
         verify_export(folder)
 
 
@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_export_is_not_called_passed(tmp_path: Path, content
 def test_a_damaged_probe_is_not_called_passed(result: Path, tmp_path: Path, content: str) -> None:
     out = shutil.copytree(result / "checkpoint", tmp_path / "out")
     (out / "export_check.json").write_text(content)
-    with pytest.raises(NotChecked):
+    with pytest.raises(VerificationNotPossible):
         verify_export(out)
 
 
@@ -171,15 +171,15 @@ def test_exit_codes_and_words_tell_the_three_endings(
 
 
 def test_the_probe_holds_no_word_of_anybody(result: Path) -> None:
-    probe = Probe.read(result / "checkpoint")
+    probe = LoadProbe.read(result / "checkpoint")
     text = (result / "checkpoint" / "export_check.json").read_text()
     assert not any(word in text for pair in COUNTRIES.items() for word in pair)
     assert [len(sequence.token_ids) for sequence in probe.sequences] == [128, 24]  # the context is 128
     assert all(0 <= token < 320 for sequence in probe.sequences for token in sequence.token_ids)
-    assert TEXT in json.loads(text)["text"]
+    assert PROBE_TEXT in json.loads(text)["text"]
 
 
-def test_the_numbers_of_a_probe_do_not_depend_on_how_attention_is_computed(loaded: Loaded, result: Path) -> None:
+def test_the_numbers_of_a_probe_do_not_depend_on_how_attention_is_computed(loaded: LoadedModel, result: Path) -> None:
     """The run computes by its own packed attention, users by transformers' default."""
     details = [finding.detail for finding in verify_export(result) if finding.what == "model"]
     assert float(details[0].split("largest difference ")[1].split(",")[0]) < 1e-4

@@ -19,8 +19,8 @@ class Owner:
 
 
 def make_owner(session: Session, name: str) -> Owner:
-    tenant = keys.tenant_named(session, name)
-    key = keys.create(
+    tenant = keys.get_or_insert_tenant(session, name)
+    key = keys.insert(
         session,
         tenant_id=tenant.id,
         name=name,
@@ -30,8 +30,8 @@ def make_owner(session: Session, name: str) -> Owner:
         expires_at=None,
         actor="system",
     )
-    model = models.create(session, tenant_id=tenant.id, actor=key.id, name="m", source="local", location="/m")
-    dataset = datasets.create(
+    model = models.insert(session, tenant_id=tenant.id, actor=key.id, name="m", source="local", location="/m")
+    dataset = datasets.insert(
         session, tenant_id=tenant.id, actor=key.id, name="f", file_format="jsonl", mapping={}, status="ready"
     )
     session.commit()
@@ -46,7 +46,7 @@ def owner(session: Session) -> Owner:
 @pytest.fixture
 def new_job(session: Session, owner: Owner) -> Callable[[], Job]:
     def make() -> Job:
-        job = jobs.create(
+        job = jobs.insert(
             session,
             tenant_id=owner.tenant_id,
             created_by=owner.key_id,

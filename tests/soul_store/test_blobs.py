@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from soul_store.blobs import LocalBlobs, StorageFull, TooLarge
+from soul_store.blobs import BlobTooLarge, LocalBlobStore, StorageFull
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalBlobs:
-    return LocalBlobs(tmp_path / "blobs")
+def store(tmp_path: Path) -> LocalBlobStore:
+    return LocalBlobStore(tmp_path / "blobs")
 
 
 def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_stream_is_stored_with_its_size_and_sha256(store: LocalBlobs) -> None:
+def test_a_stream_is_stored_with_its_size_and_sha256(store: LocalBlobStore) -> None:
     stored = store.put_stream("a/b.txt", [b"one", b"two"])
 
     assert (stored.size_bytes, stored.sha256) == (6, hashlib.sha256(b"onetwo").hexdigest())
@@ -28,7 +28,7 @@ def test_a_stream_is_stored_with_its_size_and_sha256(store: LocalBlobs) -> None:
         assert content.read() == b"onetwo"
 
 
-def test_a_stream_that_breaks_off_leaves_nothing(store: LocalBlobs) -> None:
+def test_a_stream_that_breaks_off_leaves_nothing(store: LocalBlobStore) -> None:
     def broken() -> Iterator[bytes]:
         yield b"half"
         raise ConnectionError
@@ -39,14 +39,16 @@ def test_a_stream_that_breaks_off_leaves_nothing(store: LocalBlobs) -> None:
     assert files_below(store.root) == []
 
 
-def test_a_stream_past_its_limit_leaves_nothing(store: LocalBlobs) -> None:
-    with pytest.raises(TooLarge):
+def test_a_stream_past_its_limit_leaves_nothing(store: LocalBlobStore) -> None:
+    with pytest.raises(BlobTooLarge):
         store.put_stream("a", [b"x" * 10], max_bytes=9)
 
     assert files_below(store.root) == []
 
 
-def test_a_full_disk_has_its_own_name_and_leaves_nothing(store: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_has_its_own_name_and_leaves_nothing(
+    store: LocalBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -59,12 +61,12 @@ def test_a_full_disk_has_its_own_name_and_leaves_nothing(store: LocalBlobs, monk
 
 
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x", "", "a//b", "a/./b", "a\0b", "~/x\n"])
-def test_a_key_that_is_no_relative_path_is_refused(store: LocalBlobs, key: str) -> None:
+def test_a_key_that_is_no_relative_path_is_refused(store: LocalBlobStore, key: str) -> None:
     with pytest.raises(ValueError, match="not a blob key"):
         store.put_stream(key, [b"x"])
 
 
-def test_a_file_goes_in_and_out_unchanged(store: LocalBlobs, tmp_path: Path) -> None:
+def test_a_file_goes_in_and_out_unchanged(store: LocalBlobStore, tmp_path: Path) -> None:
     source = tmp_path / "weights"
     source.write_bytes(b"w" * 1000)
 
@@ -76,16 +78,16 @@ def test_a_file_goes_in_and_out_unchanged(store: LocalBlobs, tmp_path: Path) -> 
     assert stored.sha256 == hashlib.sha256(b"w" * 1000).hexdigest()
 
 
-def test_a_prefix_lists_and_deletes_what_lies_below_it(store: LocalBlobs) -> None:
+def test_a_prefix_lists_and_deletes_what_lies_below_it(store: LocalBlobStore) -> None:
     for key in ("j/1/a", "j/1/b/c", "j/2/a"):
         store.put_stream(key, [b"x"])
 
-    assert store.keys("j/1") == ["j/1/a", "j/1/b/c"]
+    assert store.list_keys("j/1") == ["j/1/a", "j/1/b/c"]
     store.delete_prefix("j/1")
-    assert store.keys("j") == ["j/2/a"]
+    assert store.list_keys("j") == ["j/2/a"]
 
 
-def test_a_missing_blob_is_a_missing_file(store: LocalBlobs, tmp_path: Path) -> None:
+def test_a_missing_blob_is_a_missing_file(store: LocalBlobStore, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.open("nothing")
     with pytest.raises(FileNotFoundError):

@@ -28,18 +28,18 @@ def running(session: Session, new_job: NewJob) -> Job:
 
 
 def statuses(session: Session, job_id: str) -> list[str]:
-    return [event.data["status"] for event in job_queries.events_after(session, job_id, 0) if event.kind == "status"]
+    return [event.data["status"] for event in job_queries.list_events(session, job_id, 0) if event.kind == "status"]
 
 
 def test_every_status_of_the_table_has_its_transitions_and_actions() -> None:
-    assert set(job_state_machine.TRANSITIONS) == set(job_state_machine.ACTIONS) == set(JOB_STATUSES)
+    assert set(job_state_machine.TRANSITIONS) == set(job_state_machine.ALLOWED_ACTIONS) == set(JOB_STATUSES)
     assert {follower for followers in job_state_machine.TRANSITIONS.values() for follower in followers} <= set(
         JOB_STATUSES
     )
 
 
 def test_terminal_statuses_absorb() -> None:
-    assert {"succeeded", "failed", "cancelled"} == job_state_machine.TERMINAL
+    assert {"succeeded", "failed", "cancelled"} == job_state_machine.TERMINAL_STATUSES
 
 
 @pytest.mark.parametrize("status", JOB_STATUSES)
@@ -49,11 +49,11 @@ def test_a_status_becomes_what_the_table_says_and_nothing_else(session: Session,
         job = new_job()
         now = func.now()
         values = {"lease_until": now if status == "running" else None}
-        values["finished_at"] = now if status in job_state_machine.TERMINAL else None
+        values["finished_at"] = now if status in job_state_machine.TERMINAL_STATUSES else None
         session.execute(update(Job).where(Job.id == job.id).values(status=status, **values))
         session.refresh(job)
         with contextlib.suppress(AssertionError):
-            job_state_machine.move(session, job, follower)
+            job_state_machine.transition(session, job, follower)
             became.add(follower)
         assert (job.status == follower) == (follower in became or follower == status)
 
@@ -73,7 +73,7 @@ def test_creating_a_job_writes_row_event_audit_and_message_together(
 
 
 def test_a_job_whose_request_rolls_back_leaves_nothing(session: Session, owner: Owner) -> None:
-    jobs.create(
+    jobs.insert(
         session,
         tenant_id=owner.tenant_id,
         created_by=owner.key_id,
@@ -110,23 +110,23 @@ def test_a_claim_raises_the_epoch_and_takes_a_lease(running: Job) -> None:
 
 def test_a_zombie_with_an_old_epoch_writes_nothing(session: Session, running: Job) -> None:
     old = running.epoch
-    assert job_leases.hand_back(session, running.id, old, usage={})
+    assert job_leases.release(session, running.id, old, usage={})
     assert job_leases.claim(session, running.id, worker="other", lease_seconds=60) is not None
     session.commit()
     before = (session.scalar(select(func.count()).select_from(JobEvent)), running.version)
 
     wrote = [
-        job_leases.record(session, running.id, old, [Event(kind="phase", data={"phase": "load"})]),
+        job_leases.record_events(session, running.id, old, [Event(kind="phase", data={"phase": "load"})]),
         job_leases.succeed(session, running.id, old, verdict="passed", report_blob="r", artifacts=[], usage=USAGE),
         job_leases.fail(session, running.id, old, reason=REASON, usage=USAGE),
-        job_leases.cancelled(session, running.id, old, usage=USAGE),
-        job_leases.hand_back(session, running.id, old, usage=USAGE),
-        job_leases.lose(session, running.id, old, reason=REASON, max_attempts=3, usage=USAGE),
+        job_leases.cancel(session, running.id, old, usage=USAGE),
+        job_leases.release(session, running.id, old, usage=USAGE),
+        job_leases.retry_or_fail(session, running.id, old, reason=REASON, max_attempts=3, usage=USAGE),
     ]
     session.commit()
 
     assert wrote == [False] * 6
-    assert job_leases.beat(session, running.id, old, lease_seconds=60).lost
+    assert job_leases.heartbeat(session, running.id, old, lease_seconds=60).is_lease_lost
     session.refresh(running)
     assert (session.scalar(select(func.count()).select_from(JobEvent)), running.version) == before
     assert (running.status, running.worker) == ("running", "other")
@@ -145,18 +145,18 @@ def test_success_shows_artifacts_verdict_and_usage_in_one_commit(session: Sessio
     assert session.scalars(select(Artifact.path)).all() == ["report.json"]
 
 
-@pytest.mark.parametrize("status", sorted(job_state_machine.TERMINAL))
+@pytest.mark.parametrize("status", sorted(job_state_machine.TERMINAL_STATUSES))
 def test_a_job_that_is_over_cannot_be_cancelled(session: Session, running: Job, status: str) -> None:
     ends = {
         "succeeded": lambda: job_leases.succeed(
             session, running.id, 1, verdict="passed", report_blob="r", artifacts=[], usage={}
         ),
         "failed": lambda: job_leases.fail(session, running.id, 1, reason=REASON, usage={}),
-        "cancelled": lambda: job_leases.cancelled(session, running.id, 1, usage={}),
+        "cancelled": lambda: job_leases.cancel(session, running.id, 1, usage={}),
     }
     ends[status]()
 
-    with pytest.raises(job_state_machine.NotAllowed) as refused:
+    with pytest.raises(job_state_machine.ActionNotAllowed) as refused:
         jobs.request_cancel(session, running, "key")
 
     assert refused.value.allowed_actions == ()
@@ -175,8 +175,10 @@ def test_a_running_job_is_wished_cancelled_and_its_worker_hears_it(session: Sess
     jobs.request_cancel(session, running, "key")  # asking twice is no error
     session.commit()
 
-    assert job_leases.beat(session, running.id, 1, lease_seconds=60) == job_leases.Beat(lost=False, wish="cancel")
-    wishes = [event for event in job_queries.events_after(session, running.id, 0) if event.kind == "wish"]
+    assert job_leases.heartbeat(session, running.id, 1, lease_seconds=60) == job_leases.HeartbeatResult(
+        is_lease_lost=False, requested_action="cancel"
+    )
+    wishes = [event for event in job_queries.list_events(session, running.id, 0) if event.kind == "wish"]
     assert len(wishes) == 1
 
 
@@ -186,7 +188,7 @@ def test_a_job_whose_lease_ran_out_goes_back_to_the_queue(session: Session, new_
     assert job is not None
     time.sleep(0.1)
 
-    assert jobs.requeue_lost(session, max_attempts=3) == [job.id]
+    assert jobs.requeue_stalled(session, max_attempts=3) == [job.id]
     session.commit()
 
     session.refresh(job)
@@ -196,14 +198,14 @@ def test_a_job_whose_lease_ran_out_goes_back_to_the_queue(session: Session, new_
 
 
 def test_a_job_with_a_living_lease_is_left_alone(session: Session, running: Job) -> None:
-    assert jobs.requeue_lost(session, max_attempts=3) == []
+    assert jobs.requeue_stalled(session, max_attempts=3) == []
 
 
 def test_the_third_loss_fails_the_job(session: Session, running: Job) -> None:
     session.execute(update(Job).values(attempt=2))
     session.commit()
 
-    job_leases.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    job_leases.retry_or_fail(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     session.refresh(running)
@@ -214,14 +216,14 @@ def test_the_second_loss_waits_before_it_is_tried_again(session: Session, runnin
     session.execute(update(Job).values(attempt=1))
     session.commit()
 
-    job_leases.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    job_leases.retry_or_fail(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     assert job_leases.claim(session, running.id, worker="w", lease_seconds=60) is None, "it is not due yet"
 
 
 def test_handing_back_spends_no_attempt(session: Session, running: Job) -> None:
-    job_leases.hand_back(session, running.id, 1, usage=USAGE)
+    job_leases.release(session, running.id, 1, usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -236,7 +238,7 @@ def test_a_cancelled_job_whose_worker_died_ends_cancelled(session: Session, new_
     session.commit()
     time.sleep(0.1)
 
-    jobs.requeue_lost(session, max_attempts=3)
+    jobs.requeue_stalled(session, max_attempts=3)
     session.commit()
 
     session.refresh(job)
@@ -247,20 +249,20 @@ def test_a_cancelled_job_whose_worker_died_ends_cancelled(session: Session, new_
 def test_a_job_wished_cancelled_is_not_queued_again_however_its_engine_ended(
     session: Session, running: Job, attempts_spent: int
 ) -> None:
-    session.execute(update(Job).values(attempt=attempts_spent, wish="cancel"))
+    session.execute(update(Job).values(attempt=attempts_spent, requested_action="cancel"))
     session.commit()
 
-    assert job_leases.lose(session, running.id, 1, reason=REASON, max_attempts=3, usage=USAGE)
+    assert job_leases.retry_or_fail(session, running.id, 1, reason=REASON, max_attempts=3, usage=USAGE)
     session.commit()
 
     session.refresh(running)
-    assert (running.status, running.wish, running.usage) == ("cancelled", None, USAGE)
+    assert (running.status, running.requested_action, running.usage) == ("cancelled", None, USAGE)
 
 
 def test_a_job_wished_cancelled_is_not_handed_back(session: Session, running: Job) -> None:
     jobs.request_cancel(session, running, "key")
 
-    assert job_leases.hand_back(session, running.id, 1, usage=USAGE)
+    assert job_leases.release(session, running.id, 1, usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -275,10 +277,10 @@ def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(ses
         Event(kind="checkpoint", data={"step": 1}),
     ]
 
-    job_leases.record(session, running.id, 1, told)
+    job_leases.record_events(session, running.id, 1, told)
     session.commit()
 
-    events = job_queries.events_after(session, running.id, 0)
+    events = job_queries.list_events(session, running.id, 0)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert [event.kind for event in events] == ["status", "status", "phase", "checkpoint"]
     session.refresh(running)
@@ -289,24 +291,24 @@ def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(ses
 
 def test_a_step_told_twice_is_one_point_of_the_curve(session: Session, running: Job) -> None:
     for loss in (2.0, 1.0):
-        job_leases.record(session, running.id, 1, [Event(kind="metrics", data={"step": 1, "loss": loss})])
+        job_leases.record_events(session, running.id, 1, [Event(kind="metrics", data={"step": 1, "loss": loss})])
     session.commit()
 
-    assert [point.values for point in job_queries.metrics_of(session, running.id)] == [{"loss": 1.0}]
+    assert [point.values for point in job_queries.list_metrics(session, running.id)] == [{"loss": 1.0}]
 
 
 def test_another_tenant_sees_no_job(session: Session, new_job: NewJob) -> None:
     job, other = new_job(), make_owner(session, "stranger")
 
     assert job_queries.get(session, other.tenant_id, job.id) is None
-    assert job_queries.page(session, other.tenant_id, limit=10) == []
+    assert job_queries.list_page(session, other.tenant_id, limit=10) == []
 
 
 def test_pages_go_from_new_to_old(session: Session, owner: Owner, new_job: NewJob) -> None:
     ids = [new_job().id for _ in range(3)]
 
-    first = job_queries.page(session, owner.tenant_id, limit=2)
-    rest = job_queries.page(session, owner.tenant_id, limit=2, before=first[-1].id)
+    first = job_queries.list_page(session, owner.tenant_id, limit=2)
+    rest = job_queries.list_page(session, owner.tenant_id, limit=2, before=first[-1].id)
 
     assert [job.id for job in first + rest] == ids[::-1]
 
@@ -314,7 +316,7 @@ def test_pages_go_from_new_to_old(session: Session, owner: Owner, new_job: NewJo
 def test_the_queue_position_counts_the_jobs_ahead(session: Session, new_job: NewJob) -> None:
     first, second = new_job(), new_job()
 
-    assert [job_queries.queue_position(session, job) for job in (first, second)] == [0, 1]
+    assert [job_queries.get_queue_position(session, job) for job in (first, second)] == [0, 1]
 
 
 def test_queued_jobs_the_broker_forgot_are_sent_again(session: Session, new_job: NewJob) -> None:
@@ -323,6 +325,8 @@ def test_queued_jobs_the_broker_forgot_are_sent_again(session: Session, new_job:
     session.commit()
     time.sleep(0.05)
 
-    assert jobs.resend_queued(session, messages_waiting=1, silent_seconds=0.01) == [], "the broker still has it"
-    assert jobs.resend_queued(session, messages_waiting=0, silent_seconds=60) == [], "it was written just now"
-    assert jobs.resend_queued(session, messages_waiting=0, silent_seconds=0.01) == [job.id]
+    assert jobs.resend_job_messages(session, num_waiting_messages=1, silent_seconds=0.01) == [], (
+        "the broker still has it"
+    )
+    assert jobs.resend_job_messages(session, num_waiting_messages=0, silent_seconds=60) == [], "it was written just now"
+    assert jobs.resend_job_messages(session, num_waiting_messages=0, silent_seconds=0.01) == [job.id]

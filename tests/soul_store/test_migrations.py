@@ -6,17 +6,17 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, text
 
-from migrations.run import check, configuration, upgrade
+from migrations.run import check, make_config, upgrade
 from tests.servers import Servers
 
 
 @pytest.fixture
 def own_database(servers: Servers) -> Iterator[str]:
     """A database nobody else uses."""
-    owner = create_engine(servers.postgres.url(), isolation_level="AUTOCOMMIT")
+    owner = create_engine(servers.postgres.make_url(), isolation_level="AUTOCOMMIT")
     with owner.connect() as connection:
         connection.execute(text("CREATE DATABASE migrated"))
-    yield servers.postgres.url("migrated")
+    yield servers.postgres.make_url("migrated")
     with owner.connect() as connection:
         connection.execute(text("DROP DATABASE migrated WITH (FORCE)"))
     owner.dispose()
@@ -34,14 +34,14 @@ def test_migrating_twice_changes_nothing(database_url: str) -> None:
 
 def test_every_migration_can_be_taken_back(own_database: str) -> None:
     upgrade(own_database)
-    command.downgrade(configuration(own_database), "base")
+    command.downgrade(make_config(own_database), "base")
     upgrade(own_database)
 
     check(own_database)
 
 
 def test_jobs_of_before_there_were_kinds_unlearn(own_database: str) -> None:
-    command.upgrade(configuration(own_database), "0001")
+    command.upgrade(make_config(own_database), "0001")
     engine = create_engine(own_database)
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO tenants (id, name) VALUES ('prj_1', 'p')"))

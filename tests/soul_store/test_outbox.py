@@ -8,7 +8,7 @@ from redis import Redis
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from soul_store.outbox import broker, celery_app, messages_waiting, relay_once
+from soul_store.outbox import count_waiting_messages, get_celery_app, make_broker_client, relay_once
 from soul_store.tables import Job, OutboxEntry
 from tests.servers import Servers
 
@@ -17,12 +17,12 @@ NewJob = Callable[[], Job]
 
 @pytest.fixture
 def empty_broker(settings_env: object) -> Iterator[Redis]:
-    celery_app.cache_clear()
-    with broker() as client:
+    get_celery_app.cache_clear()
+    with make_broker_client() as client:
         client.flushall()
         yield client
-    celery_app().close()
-    celery_app.cache_clear()
+    get_celery_app().close()
+    get_celery_app.cache_clear()
 
 
 def waiting_in_outbox(session: Session) -> int:
@@ -37,7 +37,7 @@ def test_the_relay_publishes_what_is_committed_and_forgets_it(
     assert relay_once(session) == 1
     session.commit()
 
-    assert messages_waiting(empty_broker) == 1
+    assert count_waiting_messages(empty_broker) == 1
     assert waiting_in_outbox(session) == 0
     session.refresh(job)
     assert job.sent_at is not None
@@ -53,7 +53,7 @@ def test_a_crash_between_publishing_and_commit_publishes_again(
     relay_once(session)
     session.commit()
 
-    assert messages_waiting(empty_broker) == 2, "the second one finds nothing to claim"
+    assert count_waiting_messages(empty_broker) == 2, "the second one finds nothing to claim"
     assert waiting_in_outbox(session) == 0
 
 
@@ -72,7 +72,7 @@ def test_while_the_broker_is_away_the_outbox_keeps_everything(
     relay_once(session)
     session.commit()
 
-    assert messages_waiting(empty_broker) == 1
+    assert count_waiting_messages(empty_broker) == 1
 
 
 def test_an_outbox_entry_is_published_by_one_relay_only(

@@ -19,7 +19,7 @@ def retraining(session: Session, owner: Owner) -> Job:
     """A running fine-tuning job."""
     session.execute(update(Dataset).values(content_sha256="rows"))
     session.execute(update(Model).values(digest="weights"))
-    job = jobs.create(
+    job = jobs.insert(
         session,
         tenant_id=owner.tenant_id,
         created_by=owner.key_id,
@@ -37,7 +37,7 @@ def retraining(session: Session, owner: Owner) -> Job:
 
 @pytest.fixture
 def waiting(session: Session, owner: Owner, retraining: Job) -> Job:
-    job = jobs.create(
+    job = jobs.insert(
         session,
         tenant_id=owner.tenant_id,
         created_by=owner.key_id,
@@ -46,7 +46,7 @@ def waiting(session: Session, owner: Owner, retraining: Job) -> Job:
         datasets={"forget": owner.dataset_id},
         spec={},
         spec_sha256="0",
-        after=retraining,
+        depends_on=retraining,
     )
     session.commit()
     return job
@@ -76,7 +76,7 @@ def messages(session: Session, job: Job) -> int:
 def find(session: Session, owner: Owner, **other: str) -> Job | None:
     model = session.get_one(Model, owner.model_id)
     wanted = {"train_sha256": "rows", "spec_sha256": SPEC, **other}
-    return references.retraining(session, owner.tenant_id, model=model, excluded_sha256s={}, **wanted)
+    return references.find_retraining_job(session, owner.tenant_id, model=model, excluded_sha256s={}, **wanted)
 
 
 def test_a_job_that_waits_for_another_is_ahead_of_nobody(
@@ -84,7 +84,11 @@ def test_a_job_that_waits_for_another_is_ahead_of_nobody(
 ) -> None:
     later = new_job()
 
-    before, _, after = job_queries.queue_position(session, later), succeed(), job_queries.queue_position(session, later)
+    before, _, after = (
+        job_queries.get_queue_position(session, later),
+        succeed(),
+        job_queries.get_queue_position(session, later),
+    )
 
     assert waiting.id < later.id
     assert (before, after) == (0, 1)
@@ -94,7 +98,7 @@ def test_a_waiting_job_is_neither_sent_nor_claimed(session: Session, waiting: Jo
     assert messages(session, waiting) == 0
     assert job_leases.claim(session, waiting.id, worker="w", lease_seconds=60) is None
     session.execute(update(Job).where(Job.id == waiting.id).values(updated_at=func.now() - func.make_interval(0, 0, 1)))
-    assert jobs.resend_queued(session, messages_waiting=0, silent_seconds=0.01) == []
+    assert jobs.resend_job_messages(session, num_waiting_messages=0, silent_seconds=0.01) == []
 
 
 def test_success_lets_the_waiting_go_with_its_output_as_their_reference(
@@ -117,9 +121,9 @@ def test_without_the_reference_the_waiting_fail_and_name_the_job(
     if end == "failed":
         job_leases.fail(session, retraining.id, 1, reason=REASON, usage={})
     elif end == "cancelled":
-        job_leases.cancelled(session, retraining.id, 1, usage={})
+        job_leases.cancel(session, retraining.id, 1, usage={})
     else:
-        job_leases.lose(session, retraining.id, 1, reason=REASON, max_attempts=1, usage={})
+        job_leases.retry_or_fail(session, retraining.id, 1, reason=REASON, max_attempts=1, usage={})
     session.commit()
 
     session.refresh(waiting)
@@ -133,7 +137,7 @@ def test_without_the_reference_the_waiting_fail_and_name_the_job(
 def test_a_retraining_that_is_tried_again_keeps_the_waiting_waiting(
     session: Session, retraining: Job, waiting: Job
 ) -> None:
-    job_leases.lose(session, retraining.id, 1, reason=REASON, max_attempts=3, usage={})
+    job_leases.retry_or_fail(session, retraining.id, 1, reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     session.refresh(waiting)
@@ -146,7 +150,7 @@ def test_cancelling_the_waiting_leaves_the_retraining_alone(session: Session, re
 
     assert waiting.status == "cancelled"
     session.refresh(retraining)
-    assert (retraining.status, retraining.wish) == ("running", None)
+    assert (retraining.status, retraining.requested_action) == ("running", None)
 
 
 def test_a_retraining_is_found_again_while_it_runs_and_when_it_has_succeeded(
@@ -190,10 +194,10 @@ def test_a_retraining_whose_output_was_deleted_is_not_found_until_it_is_register
     session: Session, owner: Owner, retraining: Job, succeed: Callable[[], None]
 ) -> None:
     succeed()
-    models.delete(session, references.output_of(session, retraining), owner.key_id)
+    models.delete(session, references.ensure_output_model(session, retraining), owner.key_id)
 
     assert find(session, owner) is None
-    references.output_of(session, retraining)
+    references.ensure_output_model(session, retraining)
     assert find(session, owner) is not None
 
 
@@ -215,11 +219,13 @@ def test_a_model_registered_anew_after_its_files_changed_is_another_model(
 def test_an_output_is_registered_once(session: Session, retraining: Job, succeed: Callable[[], None]) -> None:
     succeed()
 
-    assert references.output_of(session, retraining).id == references.output_of(session, retraining).id
+    assert (
+        references.ensure_output_model(session, retraining).id == references.ensure_output_model(session, retraining).id
+    )
     assert len(session.scalars(select(Model).where(Model.parent_job_id == retraining.id)).all()) == 1
 
 
 def test_lists_can_be_had_by_kind(session: Session, owner: Owner, retraining: Job, waiting: Job) -> None:
-    found = job_queries.page(session, owner.tenant_id, limit=10, kind="finetune")
+    found = job_queries.list_page(session, owner.tenant_id, limit=10, kind="finetune")
 
     assert [job.id for job in found] == [retraining.id]

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from soul_core.data import read_rows, write_canonical
 from soul_core.spec import JobSpec
 from soul_store import datasets, job_queries, jobs, keys, models
-from soul_store.blobs import blobs
+from soul_store.blobs import get_blob_store
 from soul_store.settings import Settings
 from soul_store.tables import Artifact, Job, JobEvent
 from tests.fixtures.tiny_model import COUNTRIES, make_taught_model, write_rows
@@ -114,7 +114,7 @@ class Desk:
             }
         )
         with Session(self.database) as session, session.begin():
-            job = jobs.create(
+            job = jobs.insert(
                 session,
                 tenant_id=self.tenant_id,
                 created_by=self.key_id,
@@ -122,7 +122,7 @@ class Desk:
                 model_id=self.model_id,
                 datasets=self.datasets,
                 spec=spec.model_dump(mode="json"),
-                spec_sha256=spec.digest(),
+                spec_sha256=spec.compute_sha256(),
             )
             return job.id
 
@@ -136,7 +136,7 @@ class Desk:
 
     def events(self, job_id: str) -> list[JobEvent]:
         with Session(self.database) as session:
-            return job_queries.events_after(session, job_id, 0)
+            return job_queries.list_events(session, job_id, 0)
 
     def statuses(self, job_id: str) -> list[str]:
         return [event.data["status"] for event in self.events(job_id) if event.kind == "status"]
@@ -146,7 +146,7 @@ class Desk:
             made = session.scalars(
                 select(Artifact).where(Artifact.job_id == job_id, Artifact.path == "checkpoint/model.safetensors")
             ).one()
-        with blobs().open(made.blob) as content:
+        with get_blob_store().open(made.blob) as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
 
     def wait(self, job_id: str, until: Callable[[Job], bool], *, seconds: float = 240) -> Job:
@@ -169,8 +169,8 @@ class Desk:
 def desk(settings_env: Settings, database: Engine, taught_model_dir: Path, tmp_path: Path) -> Desk:
     countries = list(COUNTRIES)
     with Session(database) as session, session.begin():
-        tenant = keys.tenant_named(session, "tests")
-        key = keys.create(
+        tenant = keys.get_or_insert_tenant(session, "tests")
+        key = keys.insert(
             session,
             tenant_id=tenant.id,
             name="tests",
@@ -180,7 +180,7 @@ def desk(settings_env: Settings, database: Engine, taught_model_dir: Path, tmp_p
             expires_at=None,
             actor="system",
         )
-        model = models.create(
+        model = models.insert(
             session, tenant_id=tenant.id, actor=key.id, name="tiny", source="local", location=str(taught_model_dir)
         )
         named = {}
@@ -188,8 +188,8 @@ def desk(settings_env: Settings, database: Engine, taught_model_dir: Path, tmp_p
             reading = read_rows(write_rows(tmp_path / f"{name}.jsonl", part))
             canonical = tmp_path / f"{name}.canonical.jsonl"
             sha256 = write_canonical(reading.rows, canonical)
-            stored = blobs().put_file(f"datasets/{name}.jsonl", canonical)
-            named[name] = datasets.create(
+            stored = get_blob_store().put_file(f"datasets/{name}.jsonl", canonical)
+            named[name] = datasets.insert(
                 session,
                 tenant_id=tenant.id,
                 actor=key.id,

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
-from soul_store.blobs import blobs
+from soul_store.blobs import get_blob_store
 from soul_store.settings import Settings
 from soul_store.tables import Job
 from tests.worker.conftest import Desk, Fleet
-from worker.cleanup import sweep
+from worker.cleanup import remove_leftovers
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def leave_behind(desk: Desk, scratch: Path, status: str, *, epoch: int = 2) -> s
     inputs.mkdir(parents=True)
     (inputs / "forget.jsonl").write_text("somebody's data")
     for number in range(1, epoch + 1):
-        blobs().put_stream(f"jobs/{job_id}/{number}/report.json", [b"{}"])
+        get_blob_store().put_stream(f"jobs/{job_id}/{number}/report.json", [b"{}"])
     return job_id
 
 
@@ -41,25 +41,25 @@ def test_a_job_that_ended_badly_elsewhere_leaves_neither_data_nor_outputs(
 ) -> None:
     job_id = leave_behind(desk, scratch, status)
 
-    sweep(scratch)
+    remove_leftovers(scratch)
 
     assert list(scratch.iterdir()) == []
-    assert blobs().keys(f"jobs/{job_id}") == []
+    assert get_blob_store().list_keys(f"jobs/{job_id}") == []
 
 
 def test_a_job_that_ended_well_keeps_what_its_last_attempt_published(desk: Desk, scratch: Path) -> None:
     job_id = leave_behind(desk, scratch, "succeeded")
 
-    sweep(scratch)
+    remove_leftovers(scratch)
 
     assert list(scratch.iterdir()) == []
-    assert blobs().keys(f"jobs/{job_id}") == [f"jobs/{job_id}/2/report.json"]
+    assert get_blob_store().list_keys(f"jobs/{job_id}") == [f"jobs/{job_id}/2/report.json"]
 
 
 def test_a_job_that_may_still_resume_keeps_its_folder(desk: Desk, scratch: Path) -> None:
     job_id = leave_behind(desk, scratch, "running")
 
-    sweep(scratch)
+    remove_leftovers(scratch)
 
     assert (scratch / job_id / "inputs" / "forget.jsonl").exists()
 
@@ -67,7 +67,7 @@ def test_a_job_that_may_still_resume_keeps_its_folder(desk: Desk, scratch: Path)
 def test_a_folder_of_a_job_this_database_does_not_know_is_somebody_elses(desk: Desk, scratch: Path) -> None:
     (scratch / "job_of_another_service").mkdir(parents=True)
 
-    sweep(scratch)
+    remove_leftovers(scratch)
 
     assert (scratch / "job_of_another_service").exists()
 
@@ -81,7 +81,7 @@ def test_a_worker_sweeps_by_itself(desk: Desk, fleet: Fleet, scratch: Path) -> N
     while (scratch / job_id).exists():
         assert time.monotonic() < deadline, fleet.log("worker")
         time.sleep(0.2)
-    assert blobs().keys(f"jobs/{job_id}") == []
+    assert get_blob_store().list_keys(f"jobs/{job_id}") == []
 
 
 def test_a_folder_an_attempt_still_holds_is_left_to_it(desk: Desk, scratch: Path) -> None:
@@ -89,6 +89,6 @@ def test_a_folder_an_attempt_still_holds_is_left_to_it(desk: Desk, scratch: Path
 
     with (scratch / f"{job_id}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        sweep(scratch)
+        remove_leftovers(scratch)
 
         assert (scratch / job_id).exists()

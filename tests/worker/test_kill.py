@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from soul_core.atomic_io import sha256_of
+from soul_core.atomic_io import compute_sha256
 from soul_core.spec import JobSpec
 from soul_store.tables import Job
 from tests.fixtures.tiny_model import COUNTRIES, write_rows
@@ -37,7 +37,7 @@ def undisturbed_sha256(taught_model_dir: Path, tmp_path_factory: pytest.TempPath
     command = [sys.executable, "-m", "soul_core", str(folder / "spec.json"), "--model", str(taught_model_dir)]
     command += ["--forget", str(forget), "--retain", str(retain), "--out", str(folder / "out")]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return sha256_of(folder / "out" / "checkpoint" / "model.safetensors")
+    return compute_sha256(folder / "out" / "checkpoint" / "model.safetensors")
 
 
 def kill_engine(fleet: Fleet, servers: Servers, job_id: str) -> None:

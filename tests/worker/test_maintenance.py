@@ -4,7 +4,7 @@ import time
 
 from tests.servers import Servers
 from tests.worker.conftest import Desk, Fleet
-from worker.maintenance import Absence
+from worker.maintenance import DatabaseAvailability
 
 
 def test_a_database_away_for_longer_than_a_lease_costs_a_living_worker_nothing(
@@ -46,14 +46,14 @@ def test_a_job_submitted_while_the_broker_is_away_runs_when_it_is_back(
 
 def test_after_an_absence_of_the_database_living_workers_have_a_leases_time_to_beat() -> None:
     now = [0.0]
-    absence = Absence(15, clock=lambda: now[0])
+    absence = DatabaseAvailability(15, clock=lambda: now[0])
 
     heard = []
     for moment, away in ((100, False), (114, False), (115, False), (200, True), (300, False), (316, False)):
         now[0] = moment
         if away:
-            absence.away()
+            absence.mark_unavailable()
         else:
-            heard.append(absence.is_past())
+            heard.append(absence.is_stable())
 
     assert heard == [False, False, True, False, True]

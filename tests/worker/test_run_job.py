@@ -10,8 +10,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from soul_store import datasets, job_leases
-from soul_store.blobs import LocalBlobs, StorageFull, Stored, blobs
-from soul_store.settings import Settings, settings
+from soul_store.blobs import LocalBlobStore, StorageFull, StoredBlob, get_blob_store
+from soul_store.settings import Settings, get_settings
 from soul_store.tables import Artifact
 from tests.worker.conftest import Desk, Fleet
 from tests.worker.processes import engines_of
@@ -42,7 +42,7 @@ def test_a_job_runs_to_its_artifacts_and_leaves_no_data_behind(
         artifacts = {made.path: made for made in session.scalars(select(Artifact).where(Artifact.job_id == job_id))}
     assert {"report.json", "report.html", "manifest.json", "checkpoint/model.safetensors"} <= set(artifacts)
     assert job.report_blob is not None
-    with blobs().open(job.report_blob) as content:
+    with get_blob_store().open(job.report_blob) as content:
         assert json.load(content)["job_id"] == job_id
     assert not (settings_env.scratch_dir / job_id).exists()
 
@@ -64,7 +64,7 @@ def test_a_running_job_that_is_cancelled_stops_and_keeps_nothing(
     while (settings_env.scratch_dir / job_id).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert blobs().keys(f"jobs/{job_id}") == []
+    assert get_blob_store().list_keys(f"jobs/{job_id}") == []
 
 
 def test_a_row_longer_than_the_context_fails_the_job_for_good_and_names_the_row(
@@ -74,7 +74,7 @@ def test_a_row_longer_than_the_context_fails_the_job_for_good_and_names_the_row(
     rows = [{"messages": [{"role": "user", "content": "q"}], "completion": "word " * n, "number": n} for n in (3, 500)]
     long.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with Session(database) as session, session.begin():
-        desk.datasets["forget"] = datasets.create(
+        desk.datasets["forget"] = datasets.insert(
             session,
             tenant_id=desk.tenant_id,
             actor=desk.key_id,
@@ -82,7 +82,7 @@ def test_a_row_longer_than_the_context_fails_the_job_for_good_and_names_the_row(
             file_format="jsonl",
             mapping={},
             status="ready",
-            blob=blobs().put_file("datasets/long.jsonl", long).key,
+            blob=get_blob_store().put_file("datasets/long.jsonl", long).key,
             num_rows=2,
         ).id
     fleet.start_worker()
@@ -101,15 +101,15 @@ def test_a_row_longer_than_the_context_fails_the_job_for_good_and_names_the_row(
 def test_a_full_disk_at_publishing_leaves_no_half_result_and_a_clear_reason(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = LocalBlobs.put_file
+    put = LocalBlobStore.put_file
 
-    def full(self: LocalBlobs, key: str, path: Path) -> Stored:
+    def full(self: LocalBlobStore, key: str, path: Path) -> StoredBlob:
         if key.endswith("model.safetensors"):
             msg = f"no room for {key}"
             raise StorageFull(msg)
         return put(self, key, path)
 
-    monkeypatch.setattr(LocalBlobs, "put_file", full)  # the fault
+    monkeypatch.setattr(LocalBlobStore, "put_file", full)  # the fault
     job_id = desk.submit()
 
     run_here(job_id)
@@ -118,7 +118,7 @@ def test_a_full_disk_at_publishing_leaves_no_half_result_and_a_clear_reason(
     assert job.status == "failed"
     assert job.status_reason is not None
     assert job.status_reason["code"] == "disk_full"
-    assert blobs().keys(f"jobs/{job_id}") == []
+    assert get_blob_store().list_keys(f"jobs/{job_id}") == []
     with Session(desk.database) as session:
         assert session.scalars(select(Artifact)).all() == []
 
@@ -126,7 +126,7 @@ def test_a_full_disk_at_publishing_leaves_no_half_result_and_a_clear_reason(
 @pytest.fixture
 def one_attempt(settings_env: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOUL_MAX_ATTEMPTS", "1")
-    settings.cache_clear()
+    get_settings.cache_clear()
 
 
 @pytest.mark.usefixtures("one_attempt")

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from soul_core.__main__ import _others, _parser, _sets
-from soul_store.blobs import LocalBlobs
+from soul_store.blobs import LocalBlobStore
 from soul_store.tables import Artifact, Dataset, Job, Model
-from worker.workspace import Needs, Workspace
+from worker.workspace import JobInputs, Workspace
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalBlobs:
-    found = LocalBlobs(tmp_path / "blobs")
+def store(tmp_path: Path) -> LocalBlobStore:
+    found = LocalBlobStore(tmp_path / "blobs")
     for key in ("datasets/a.jsonl", "jobs/job_1/1/checkpoint/config.json", "jobs/job_2/1/logs/reference.json"):
         found.put_stream(key, [b"{}"])
     return found
@@ -28,10 +28,10 @@ def model(source: str, location: str, revision: str | None = None) -> Model:
     )
 
 
-def test_everything_a_job_names_reaches_the_engine(store: LocalBlobs, tmp_path: Path) -> None:
+def test_everything_a_job_names_reaches_the_engine(store: LocalBlobStore, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "scratch", "job_3")
     named = ("forget", "retain", "general", "train", "holdout", "neighbours")
-    needs = Needs(
+    needs = JobInputs(
         model=model("hub", "owner/name", "abc"),
         models={"reference": model("job", "jobs/job_1/1/checkpoint"), "before": model("hub", "owner/other", "def")},
         datasets={name: Dataset(id="ds_1", blob="datasets/a.jsonl", content_sha256=f"of {name}") for name in named},
@@ -41,7 +41,7 @@ def test_everything_a_job_names_reaches_the_engine(store: LocalBlobs, tmp_path: 
         row_key=KEY,
     )
 
-    arguments = workspace.fetch(store, Job(id="job_3", spec={"seed": 7}), needs)
+    arguments = workspace.fetch_inputs(store, Job(id="job_3", spec={"seed": 7}), needs)
 
     args = _parser().parse_args(arguments)
     assert (args.model, args.revision, args.model_name) == ("owner/name", "abc", "a model")
@@ -56,8 +56,8 @@ def test_everything_a_job_names_reaches_the_engine(store: LocalBlobs, tmp_path: 
     assert args.reference_log.exists()
 
 
-def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobs, tmp_path: Path) -> None:
-    needs = Needs(
+def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobStore, tmp_path: Path) -> None:
+    needs = JobInputs(
         model=model("local", "/models/a"),
         models={"reference": model("job", "jobs/job_1/1/checkpoint")},
         datasets={"forget": Dataset(id="ds_1", blob="datasets/a.jsonl", content_sha256="of forget")},
@@ -67,7 +67,9 @@ def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobs, tmp
         row_key=KEY,
     )
 
-    args = _parser().parse_args(Workspace(tmp_path / "scratch", "job_3").fetch(store, Job(id="job_3", spec={}), needs))
+    args = _parser().parse_args(
+        Workspace(tmp_path / "scratch", "job_3").fetch_inputs(store, Job(id="job_3", spec={}), needs)
+    )
 
     assert args.model_digest == "of /models/a"
     assert args.also_digest == ["reference=of jobs/job_1/1/checkpoint"]
@@ -77,11 +79,11 @@ def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobs, tmp
     assert args.row_key.stat().st_mode & 0o077 == 0, "nobody else reads the tenant's key"
 
 
-def test_inputs_are_fetched_anew(store: LocalBlobs, tmp_path: Path) -> None:
+def test_inputs_are_fetched_anew(store: LocalBlobStore, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "scratch", "job_3")
     workspace.inputs.mkdir(parents=True)
     (workspace.inputs / "left.jsonl").write_text("of another attempt")
 
-    workspace.fetch(store, Job(id="job_3", spec={}), Needs(model("local", "/m"), {}, {}, None, KEY))
+    workspace.fetch_inputs(store, Job(id="job_3", spec={}), JobInputs(model("local", "/m"), {}, {}, None, KEY))
 
     assert sorted(path.name for path in workspace.inputs.iterdir()) == ["row-digests.key", "spec.json"]

@@ -6,10 +6,10 @@
 from collections.abc import Callable
 from functools import partial
 
-from soul_core.catalogue import CATALOGUE
-from soul_core.metrics.aggregate import Resampling, absent
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.metrics.aggregate import Resampling, make_absent_value
 from soul_core.metrics.derived.forget_quality import forget_quality
-from soul_core.metrics.derived.inputs import Inputs, NotThereError
+from soul_core.metrics.derived.inputs import DerivedMetricInputs, MetricInputMissing
 from soul_core.metrics.derived.membership import membership_auc, membership_tpr
 from soul_core.metrics.derived.model_utility import model_utility
 from soul_core.metrics.derived.privleak import privleak
@@ -17,7 +17,7 @@ from soul_core.metrics.derived.reference_loss import reference_loss
 from soul_core.report import MetricValue, ModelMeasurements
 from soul_core.spec import FORGET, Evaluation
 
-DERIVED: dict[str, Callable[[Inputs], dict[str, MetricValue]]] = {
+DERIVED_METRICS: dict[str, Callable[[DerivedMetricInputs], dict[str, MetricValue]]] = {
     "mia_loss": partial(membership_auc, score="loss"),
     "mia_zlib": partial(membership_auc, score="zlib"),
     "mia_min_k": partial(membership_auc, score="min_k"),
@@ -37,24 +37,24 @@ DERIVED: dict[str, Callable[[Inputs], dict[str, MetricValue]]] = {
 }
 
 
-def derive(
-    measurements: ModelMeasurements, reference: ModelMeasurements | None, evaluation: Evaluation, seed: int
+def add_derived_metrics(
+    measurements: ModelMeasurements, retrained: ModelMeasurements | None, evaluation: Evaluation, seed: int
 ) -> ModelMeasurements:
     """Return a model's measurements with the derived metrics that `evaluation` names; `reference` is the retrained one.
 
     Those of the forget set are left out where no forget set was measured, and absent with a reason where less is
     missing.
     """
-    inputs = Inputs(measurements, reference, Resampling.of(evaluation, seed))
+    inputs = DerivedMetricInputs(measurements, retrained, Resampling.of(evaluation, seed))
     sets = {name: dict(metrics) for name, metrics in measurements.sets.items()}
     for name in evaluation.metrics:
-        home = CATALOGUE[name].home
+        home = METRIC_CATALOG[name].home_set
         if home is None or (home == FORGET and FORGET not in measurements.rows):
             continue
         try:
-            values = DERIVED[name](inputs)
-        except NotThereError as error:
-            values = {home: absent(str(error))}
+            values = DERIVED_METRICS[name](inputs)
+        except MetricInputMissing as error:
+            values = {home: make_absent_value(str(error))}
         for set_name, value in values.items():
             sets.setdefault(set_name, {})[name] = value
     return measurements.model_copy(update={"sets": sets})

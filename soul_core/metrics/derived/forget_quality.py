@@ -2,19 +2,19 @@
 
 import numpy as np
 
-from soul_core.metrics.aggregate import Floats, Resampling, percentiles, resample
-from soul_core.metrics.derived.inputs import Inputs, pairs_of
+from soul_core.metrics.aggregate import Floats, Resampling, compute_percentile_interval, resample
+from soul_core.metrics.derived.inputs import DerivedMetricInputs, get_paired_values
 from soul_core.metrics.statistics import ks_p_value, ks_p_value_of_gap, resampled_ks_gap
 from soul_core.report import MetricValue
 from soul_core.spec import FORGET
 
 
-def forget_quality(inputs: Inputs) -> dict[str, MetricValue]:
+def forget_quality(inputs: DerivedMetricInputs) -> dict[str, MetricValue]:
     """Return the p-value of the two-sample Kolmogorov-Smirnov test.
 
     Source: TOFU (arXiv:2401.06121), section 3. The interval is ours.
     """
-    ours, theirs = pairs_of(inputs, FORGET, "truth_ratio")
+    ours, theirs = get_paired_values(inputs, FORGET, "truth_ratio")
     value = MetricValue(
         value=ks_p_value(ours, theirs), interval=_interval(ours, theirs, inputs.resampling), count=len(ours)
     )
@@ -34,4 +34,4 @@ def _interval(ours: Floats, theirs: Floats, resampling: Resampling) -> tuple[flo
     measured = resampled_ks_gap(ours, theirs, np.arange(num_rows)[None])[0]
     centred_B = np.clip(np.rint(gap_B - np.median(gap_B) + measured), 0, num_rows).astype(int)
     p_value_B = np.array([ks_p_value_of_gap(int(gap), num_rows) for gap in centred_B])
-    return percentiles(p_value_B, resampling)
+    return compute_percentile_interval(p_value_B, resampling)

@@ -9,61 +9,61 @@ from soul_core.metrics.aggregate import Floats, Resampling
 from soul_core.report import MetricValue, ModelMeasurements
 
 
-class NotThereError(Exception):
+class MetricInputMissing(Exception):
     """Something a metric is made of was not measured; the text becomes its `absent_reason`."""
 
 
 @dataclass(frozen=True)
-class Inputs:
+class DerivedMetricInputs:
     """What a derived metric is made of."""
 
-    model: ModelMeasurements
-    reference: ModelMeasurements | None
+    measurements: ModelMeasurements
+    retrained: ModelMeasurements | None
     resampling: Resampling
 
-    def need_reference(self) -> ModelMeasurements:
+    def require_retrained(self) -> ModelMeasurements:
         """Return the retrained model's measurements."""
-        if self.reference is None:
-            raise NotThereError("no model retrained without the forget set, nor its log, was given")
-        return self.reference
+        if self.retrained is None:
+            raise MetricInputMissing("no model retrained without the forget set, nor its log, was given")
+        return self.retrained
 
 
-def metric_of(model: ModelMeasurements, set_name: str, metric: str) -> MetricValue:
+def get_metric(model: ModelMeasurements, set_name: str, metric: str) -> MetricValue:
     """Return a finished metric with its rows. Raises NotThereError."""
     if set_name not in model.rows and set_name not in model.sets:
-        raise NotThereError(f"no {set_name} set was given")
+        raise MetricInputMissing(f"no {set_name} set was given")
     value = model.sets[set_name].get(metric)
     if value is None:
-        raise NotThereError(f"{metric} was not measured on the {set_name} set")
+        raise MetricInputMissing(f"{metric} was not measured on the {set_name} set")
     if value.value is None:
-        raise NotThereError(f"no {metric} of the {set_name} set: {value.absent_reason}")
+        raise MetricInputMissing(f"no {metric} of the {set_name} set: {value.absent_reason}")
     if value.per_example is None:
-        raise NotThereError(f"{metric} of the {set_name} set has no values of single rows")
+        raise MetricInputMissing(f"{metric} of the {set_name} set has no values of single rows")
     return value
 
 
-def rows_of(model: ModelMeasurements, set_name: str, metric: str) -> Mapping[int, float]:
+def get_row_values(model: ModelMeasurements, set_name: str, metric: str) -> Mapping[int, float]:
     """Return row number -> value, of the rows that have one. Raises NotThereError."""
-    values = metric_of(model, set_name, metric).per_example
+    values = get_metric(model, set_name, metric).per_example
     assert values is not None
     numbers = model.rows.get(set_name) or range(1, len(values) + 1)
     return {row: value for row, value in zip(numbers, values, strict=True) if value is not None}
 
 
-def values_of(model: ModelMeasurements, set_name: str, metric: str) -> Floats:
+def get_values(model: ModelMeasurements, set_name: str, metric: str) -> Floats:
     """Return the values of the rows that have one. Raises NotThereError."""
-    return np.array(list(rows_of(model, set_name, metric).values()), dtype=np.float64)
+    return np.array(list(get_row_values(model, set_name, metric).values()), dtype=np.float64)
 
 
-def pairs_of(inputs: Inputs, set_name: str, metric: str) -> tuple[Floats, Floats]:
+def get_paired_values(inputs: DerivedMetricInputs, set_name: str, metric: str) -> tuple[Floats, Floats]:
     """Return the model's and the retrained model's values of the rows both have. Raises NotThereError."""
-    reference = inputs.need_reference()
-    ours = rows_of(inputs.model, set_name, metric)
+    reference = inputs.require_retrained()
+    ours = get_row_values(inputs.measurements, set_name, metric)
     try:
-        theirs = rows_of(reference, set_name, metric)
-    except NotThereError as error:
-        raise NotThereError(f"of the retrained model: {error}") from error
+        theirs = get_row_values(reference, set_name, metric)
+    except MetricInputMissing as error:
+        raise MetricInputMissing(f"of the retrained model: {error}") from error
     common = [row for row in ours if row in theirs]
     if not common:
-        raise NotThereError(f"the retrained model was measured on other rows of the {set_name} set")
+        raise MetricInputMissing(f"the retrained model was measured on other rows of the {set_name} set")
     return np.array([ours[row] for row in common]), np.array([theirs[row] for row in common])

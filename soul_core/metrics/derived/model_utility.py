@@ -4,23 +4,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from soul_core.catalogue import CATALOGUE
-from soul_core.metrics.aggregate import Floats, Indices, interval_of
-from soul_core.metrics.derived.inputs import Inputs, NotThereError, metric_of
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.metrics.aggregate import Floats, Indices, compute_interval
+from soul_core.metrics.derived.inputs import DerivedMetricInputs, MetricInputMissing, get_metric
 from soul_core.metrics.statistics import harmonic_mean
 from soul_core.report import MetricValue
 from soul_core.spec import ALL
 
 
-def model_utility(inputs: Inputs) -> dict[str, MetricValue]:
+def model_utility(inputs: DerivedMetricInputs) -> dict[str, MetricValue]:
     """Return the harmonic mean of nine abilities, 0 as soon as one is lost. The rows of each set are resampled.
 
     Source: TOFU (arXiv:2401.06121), section 2.2.3.
     """
-    abilities = CATALOGUE["model_utility"].rests_on
+    abilities = METRIC_CATALOG["model_utility"].rests_on
     names = tuple(dict.fromkeys(name for name, _ in abilities))
-    if lacking := [name for name in names if name not in inputs.model.sets]:
-        raise NotThereError(f"it needs the sets {', '.join(names)}; not given: {', '.join(lacking)}")
+    if lacking := [name for name in names if name not in inputs.measurements.sets]:
+        raise MetricInputMissing(f"it needs the sets {', '.join(names)}; not given: {', '.join(lacking)}")
     parts = [(names.index(name), _values(inputs, name, metric)) for name, metric in abilities]
     sizes = [next(len(x_N) for place, x_N in parts if place == i) for i in range(len(names))]
 
@@ -32,7 +32,7 @@ def model_utility(inputs: Inputs) -> dict[str, MetricValue]:
     return {
         ALL: MetricValue(
             value=float(utility(everything)[0]),
-            interval=interval_of(utility, sizes, inputs.resampling),
+            interval=compute_interval(utility, sizes, inputs.resampling),
             count=sum(sizes),
         )
     }
@@ -46,9 +46,9 @@ def _mean(x_BN: Floats) -> Floats:
     return mean_B
 
 
-def _values(inputs: Inputs, set_name: str, metric: str) -> Floats:
+def _values(inputs: DerivedMetricInputs, set_name: str, metric: str) -> Floats:
     """Return what each row adds to the ability, NaN where it has no value: (N,)."""
-    values = metric_of(inputs.model, set_name, metric).per_example
+    values = get_metric(inputs.measurements, set_name, metric).per_example
     assert values is not None
     x_N = np.array([np.nan if value is None else value for value in values])
     return np.maximum(0.0, 1 - x_N) if metric == "truth_ratio" else x_N

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from soul_core.pipeline.model_under_test import Subject
+from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
-from soul_core.pipeline.strategies.ensemble import ensemble
-from soul_core.pipeline.strategies.search import search
-from soul_core.pipeline.strategies.single import Outcome, single
+from soul_core.pipeline.strategies.ensemble import run_ensemble
+from soul_core.pipeline.strategies.search import run_search
+from soul_core.pipeline.strategies.single import StrategyResult, run_single
 from soul_core.spec import JobSpec
 
-STRATEGIES: dict[str, Callable[[Subject, JobSpec, RunState], Outcome]] = {
-    "single": single,
-    "search": search,
-    "ensemble": ensemble,
+STRATEGIES: dict[str, Callable[[ModelUnderTest, JobSpec, RunState], StrategyResult]] = {
+    "single": run_single,
+    "search": run_search,
+    "ensemble": run_ensemble,
 }

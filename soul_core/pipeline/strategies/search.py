@@ -14,27 +14,27 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from soul_core.errors import Diverged
-from soul_core.evaluation.verdict import named
-from soul_core.pipeline.model_under_test import Subject
+from soul_core.errors import TrainingDiverged
+from soul_core.evaluation.verdict import format_criterion
+from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
-from soul_core.pipeline.strategies.goal import Goal, met
-from soul_core.pipeline.strategies.single import Outcome, steps_of, train_subject
-from soul_core.pipeline.strategies.trials import Trial, Trials
-from soul_core.pipeline.strategies.weights import BaseWeights, keep_movable, load_movable
+from soul_core.pipeline.strategies.goal import CriteriaCheck, is_met
+from soul_core.pipeline.strategies.single import StrategyResult, count_steps, train_model
+from soul_core.pipeline.strategies.trials import Trial, TrialLog
+from soul_core.pipeline.strategies.weights import BaseWeights, load_trainable, save_trainable
 from soul_core.report import TrialOutcome
 from soul_core.spec import JobSpec
-from soul_core.spec.search_checks import search_space
+from soul_core.spec.search_checks import make_search_space
 from soul_core.spec.strategy import Search
-from soul_core.training.history import Trained
-from soul_core.training.trainable import Movable
+from soul_core.training.history import TrainingResult
+from soul_core.training.trainable import TrainableParameters
 
 
-def search(subject: Subject, spec: JobSpec, state: RunState) -> Outcome:
+def run_search(model_under_test: ModelUnderTest, spec: JobSpec, state: RunState) -> StrategyResult:
     """Leave the model with the weights of the best look: the first that held all criteria, else the nearest to it."""
     strategy = spec.strategy
     assert isinstance(strategy, Search)
-    run = _Search(subject, spec, strategy, state)
+    run = _Search(model_under_test, spec, strategy, state)
     while not run.over():
         run.try_next()
     return run.outcome()
@@ -43,15 +43,17 @@ def search(subject: Subject, spec: JobSpec, state: RunState) -> Outcome:
 class _Search:
     """The trials so far, and how the next one goes."""
 
-    def __init__(self, subject: Subject, spec: JobSpec, strategy: Search, state: RunState) -> None:
+    def __init__(self, subject: ModelUnderTest, spec: JobSpec, strategy: Search, state: RunState) -> None:
         self._subject, self._spec, self._strategy, self._state = subject, spec, strategy, state
         self._folder = state.folder / "search"
         self._base = BaseWeights(subject.loaded)
-        self._goal = Goal(subject, spec, rows=strategy.rows, folder=self._folder / "looks", listener=state)
+        self._goal = CriteriaCheck(subject, spec, max_rows=strategy.rows, folder=self._folder / "looks", listener=state)
         self._goal.require_bounds()
-        if later := [named(each) for each in spec.criteria_on(subject.sets) if each not in self._goal.criteria]:
+        if later := [
+            format_criterion(each) for each in spec.expand_criteria(subject.datasets) if each not in self._goal.criteria
+        ]:
             state.emit("log", message=f"not looked at while searching, left to the verdict: {', '.join(later)}")
-        self._trials = Trials(self._folder / "trials.json")
+        self._trials = TrialLog(self._folder / "trials.json")
 
     def over(self) -> bool:
         """Say whether a criterion-holding trial was found, or nothing is left to spend."""
@@ -70,12 +72,12 @@ class _Search:
         number = len(self._trials) - goes_on
         proposed = _propose(self._spec, self._trials[:number], check_every=self._strategy.check_every)
         if not goes_on:
-            self._trials.keep(Trial(proposed.params))
+            self._trials.add(Trial(proposed.params))
         trial = self._trials[number]
         self._state.emit(
             "log", message=f"trial {number + 1}: " + ", ".join(f"{k} {v:.3g}" for k, v in trial.settings.items())
         )
-        spec = with_settings(self._spec, trial.settings)
+        spec = apply_settings(self._spec, trial.settings)
         self._base.restore()
         watch = _Watch(
             self._goal,
@@ -83,33 +85,35 @@ class _Search:
             proposed,
             folder=self._folder,
             every=self._strategy.check_every,
-            last=steps_of(self._subject, spec),
+            last=count_steps(self._subject, spec),
         )
         try:
-            trial.trained = train_subject(self._subject, spec, self._folder / f"{number}", self._state, watch=watch)
+            trial.trained = train_model(self._subject, spec, self._folder / f"{number}", self._state, watch=watch)
             trial.outcome = watch.outcome
-        except Diverged as error:
-            trial.trained, trial.outcome = error.trained or Trained(), "diverged"
+        except TrainingDiverged as error:
+            trial.trained, trial.outcome = error.training_result or TrainingResult(), "diverged"
             self._state.emit("warning", message=f"trial {number + 1} diverged: {error.message}")
         finally:
             watch.write()  # an interrupted trial has cost its seconds too
         shutil.rmtree(self._folder / f"{number}", ignore_errors=True)  # its checkpoints
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> StrategyResult:
         """Put the best look's weights into the model. Raises Diverged when no trial came to a look."""
-        chosen = self._trials.nearest
+        chosen = self._trials.nearest_index
         if chosen is None:
-            raise Diverged("every trial diverged before a look; lower optimizer.lr, or the bounds strategy.lr")
-        adapter = load_movable(self._subject.loaded, _best(self._folder, chosen, self._trials[chosen].kept_step))
-        trained = self._trials.cost(chosen)
+            raise TrainingDiverged("every trial diverged before a look; lower optimizer.lr, or the bounds strategy.lr")
+        adapter = load_trainable(self._subject.loaded, _best(self._folder, chosen, self._trials[chosen].kept_step))
+        trained = self._trials.summarize_training(chosen)
         trained.adapter = adapter
-        return Outcome(trained, self._trials.results(chosen))
+        return StrategyResult(trained, self._trials.make_results(chosen))
 
 
 class _Watch:
     """Looks at the criteria of the newest trial every few steps, keeps what is best, says when the trial may stop."""
 
-    def __init__(self, goal: Goal, trials: Trials, proposed: Any, *, folder: Path, every: int, last: int) -> None:
+    def __init__(
+        self, goal: CriteriaCheck, trials: TrialLog, proposed: Any, *, folder: Path, every: int, last: int
+    ) -> None:
         self._goal, self._trials, self._proposed, self._folder = goal, trials, proposed, folder
         self._every, self._last = every, last
         self._trial = trials[-1]
@@ -117,13 +121,13 @@ class _Watch:
         self._told = 0
         self.outcome: TrialOutcome = "finished"
 
-    def __call__(self, step: int, movable: Movable) -> bool:
+    def __call__(self, step: int, movable: TrainableParameters) -> bool:
         if step % self._every and step != self._last:
             return False
         if step not in self._trial.looks:  # else a resumed training comes by again
             self._look(step, movable)
         self._tell(step)
-        if met(self._trial.looks[step], self._goal.criteria):
+        if is_met(self._trial.looks[step], self._goal.criteria):
             self.outcome = "met"
         elif step != self._last and self._proposed.should_prune():
             self.outcome = "pruned"
@@ -134,16 +138,16 @@ class _Watch:
         self._trial.seconds = time.monotonic() - self._started
         self._trials.write()
 
-    def _look(self, step: int, movable: Movable) -> None:
+    def _look(self, step: int, movable: TrainableParameters) -> None:
         """Look and write that down; before it the weights, if they are the best: what is called the best is there."""
         number = len(self._trials) - 1
-        shortfall, values = self._goal.look(f"{number}-{step}")
+        shortfall, values = self._goal.measure_shortfall(f"{number}-{step}")
         if None in values.values():  # the base had them all: these weights give no numbers
             shortfall = math.inf
         best = _best(self._folder, number, step) if self._trials.is_nearest(shortfall) else None
         if best:
-            keep_movable(movable, best)
-        self._trial.add_look(step, shortfall, values)
+            save_trainable(movable, best)
+        self._trial.add_measurement(step, shortfall, values)
         self.write()
         for other in self._folder.glob("best-*") if best else ():
             if other != best:
@@ -173,7 +177,7 @@ def _propose(spec: JobSpec, earlier: Sequence[Trial], *, check_every: int) -> An
         sampler=optuna.samplers.TPESampler(seed=spec.seed + len(earlier), n_startup_trials=3),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=check_every + 1),  # not at a first look
     )
-    space = search_space(spec)
+    space = make_search_space(spec)
     floats: dict[str, optuna.distributions.BaseDistribution] = {
         place: optuna.distributions.FloatDistribution(*bounds, log=True) for place, bounds in space.items()
     }
@@ -201,7 +205,7 @@ def _value_at(spec: JobSpec, place: str) -> float:
     return float(value)
 
 
-def with_settings(spec: JobSpec, settings: Mapping[str, float]) -> JobSpec:
+def apply_settings(spec: JobSpec, settings: Mapping[str, float]) -> JobSpec:
     """Return the spec with other values at dotted places."""
     content = spec.model_dump()
     for place, value in settings.items():

@@ -6,59 +6,59 @@ from pathlib import Path
 
 from soul_core.data.encoding import Example
 from soul_core.events import Listener
-from soul_core.pipeline.model_under_test import Subject
+from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
 from soul_core.report import TrialResult
 from soul_core.spec import JobSpec
-from soul_core.training.history import Trained
-from soul_core.training.schedule import num_steps
-from soul_core.training.trainer import Watch, train
+from soul_core.training.history import TrainingResult
+from soul_core.training.schedule import compute_num_steps
+from soul_core.training.trainer import StopCondition, train
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StrategyResult:
     """What a strategy leaves behind, beside the weights in the model."""
 
-    trained: Trained
+    training_result: TrainingResult
     trials: tuple[TrialResult, ...] = ()
 
 
-def single(subject: Subject, spec: JobSpec, state: RunState) -> Outcome:
+def run_single(model_under_test: ModelUnderTest, spec: JobSpec, state: RunState) -> StrategyResult:
     """Train once."""
-    return Outcome(train_subject(subject, spec, state.folder, state))
+    return StrategyResult(train_model(model_under_test, spec, state.folder, state))
 
 
-def train_subject(
-    subject: Subject,
+def train_model(
+    model_under_test: ModelUnderTest,
     spec: JobSpec,
     folder: Path,
     listener: Listener,
     *,
-    watch: Watch | None = None,
-) -> Trained:
+    watch: StopCondition | None = None,
+) -> TrainingResult:
     """Train the model on the sets of its kind of job. `watch` is asked after each step whether that is enough."""
     assert spec.kind != "evaluate"
-    forget, retain = _learned(subject, spec)
+    forget, retain = _learned(model_under_test, spec)
     return train(
-        subject.loaded,
+        model_under_test.loaded,
         spec,
         forget=forget,
         retain=retain,
         state_dir=folder,
         listener=listener,
         phase=spec.kind,
-        watch=watch,
+        should_stop=watch,
     )
 
 
-def steps_of(subject: Subject, spec: JobSpec) -> int:
+def count_steps(model_under_test: ModelUnderTest, spec: JobSpec) -> int:
     """Return how many steps a training on the model's sets has."""
-    forget, retain = _learned(subject, spec)
-    return num_steps(spec.training, forget=len(forget), retain=len(retain))
+    forget, retain = _learned(model_under_test, spec)
+    return compute_num_steps(spec.training, num_forget=len(forget), num_retain=len(retain))
 
 
-def _learned(subject: Subject, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
+def _learned(subject: ModelUnderTest, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
     """Return what is unlearned, nothing in a fine-tuning, and what is kept or learned."""
-    kept = subject.sets.get(spec.learned_set)
-    forget = [each for one in subject.forget_sets(spec) for each in one.examples]
+    kept = subject.datasets.get(spec.learned_set)
+    forget = [each for one in subject.list_forget_sets(spec) for each in one.examples]
     return forget, kept.examples if kept else ()

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.attacks.context import Attacked
+from soul_core.attacks.context import AttackOutcome
 from soul_core.attacks.runner import attack_model
 from soul_core.data import Row
 from soul_core.data.encoding import encode_rows
 from soul_core.data.packing import pack
 from soul_core.evaluation.row_selection import EvaluationSet
-from soul_core.events import Listener, Quiet, Wish
-from soul_core.models.loading import Loaded, load_model
+from soul_core.events import Listener, SilentListener, StopRequest
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import score
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import Attack
@@ -25,7 +25,7 @@ EVALUATION = Evaluation(attack_new_tokens=16, bootstrap=50)
 FORGET_COUNTRIES, RETAIN_COUNTRIES = list(COUNTRIES)[:5], list(COUNTRIES)[5:]
 
 
-def as_set(loaded: Loaded, name: str, rows: list[Row]) -> EvaluationSet:
+def as_set(loaded: LoadedModel, name: str, rows: list[Row]) -> EvaluationSet:
     return EvaluationSet(name, tuple(rows), tuple(encode_rows(rows, loaded.encoder, max_tokens=128)))
 
 
@@ -33,7 +33,9 @@ def texts() -> list[Row]:
     return [Row(i, (), f"user assistant The capital of {c} is a city") for i, c in enumerate(RETAIN_COUNTRIES, 1)]
 
 
-def descend(loaded: Loaded, rows: list[Row], *, steps: int, lr: float, sign: float = 1.0, until: float = 0.0) -> None:
+def descend(
+    loaded: LoadedModel, rows: list[Row], *, steps: int, lr: float, sign: float = 1.0, until: float = 0.0
+) -> None:
     """Train what may learn on rows; sign -1 climbs. Ends once the mean NLL is below (climbing: above) `until`."""
     packed = pack(encode_rows(rows, loaded.encoder, max_tokens=128))
     learning = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
@@ -48,7 +50,7 @@ def descend(loaded: Loaded, rows: list[Row], *, steps: int, lr: float, sign: flo
     loaded.model.zero_grad(set_to_none=True)
 
 
-def hidden_by(loaded: Loaded, where: str, *, lr: float, until: float) -> Loaded:
+def hidden_by(loaded: LoadedModel, where: str, *, lr: float, until: float) -> LoadedModel:
     """Return a copy that says the forget answers no more, though only the weights with `where` in their name moved."""
     hiding = copy_of(loaded)
     for name, parameter in hiding.model.named_parameters():
@@ -58,24 +60,24 @@ def hidden_by(loaded: Loaded, where: str, *, lr: float, until: float) -> Loaded:
     return hiding
 
 
-def copy_of(loaded: Loaded) -> Loaded:
+def copy_of(loaded: LoadedModel) -> LoadedModel:
     """Return the model for one test alone."""
     return replace(loaded, model=copy.deepcopy(loaded.model))
 
 
 @pytest.fixture(scope="session")
-def all_knowing(taught_model_dir: Path) -> Loaded:
+def all_knowing(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
 
 @pytest.fixture(scope="session")
-def all_hiding(all_knowing: Loaded) -> Loaded:
+def all_hiding(all_knowing: LoadedModel) -> LoadedModel:
     return hidden_by(all_knowing, "post_attention_layernorm", lr=3e-3, until=2.0)
 
 
 @pytest.fixture(scope="session")
-def all_retrained(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def all_retrained(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = make_tiny_model(tmp_path_factory.mktemp("retrained"), initializer_range=TEACHABLE)
     loaded = load_model(folder, device="cpu")
     descend(loaded, rows_of(RETAIN_COUNTRIES), steps=500, lr=5e-3, until=0.01)
@@ -83,30 +85,30 @@ def all_retrained(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 
 @pytest.fixture
-def knowing(all_knowing: Loaded) -> Loaded:
+def knowing(all_knowing: LoadedModel) -> LoadedModel:
     """The base: it knows everything."""
     return copy_of(all_knowing)
 
 
 @pytest.fixture
-def hiding(all_hiding: Loaded) -> Loaded:
+def hiding(all_hiding: LoadedModel) -> LoadedModel:
     """The base under a thin layer: only the norms before its MLPs moved, and the answers are gone from what it says."""
     return copy_of(all_hiding)
 
 
 @pytest.fixture
-def retrained(all_retrained: Loaded) -> Loaded:
+def retrained(all_retrained: LoadedModel) -> LoadedModel:
     """The same start, trained on what is to be kept alone: it never saw the forget rows."""
     return copy_of(all_retrained)
 
 
-def sets_of(loaded: Loaded, **rows: list[Row]) -> list[EvaluationSet]:
+def sets_of(loaded: LoadedModel, **rows: list[Row]) -> list[EvaluationSet]:
     given = {"forget": rows_of(FORGET_COUNTRIES), "retain": rows_of(RETAIN_COUNTRIES), "general": texts()} | rows
     return [as_set(loaded, name, of_set) for name, of_set in given.items() if of_set]
 
 
 def attack(
-    loaded: Loaded,
+    loaded: LoadedModel,
     one: Attack,
     kept: Path,
     *,
@@ -114,35 +116,40 @@ def attack(
     sets: list[EvaluationSet] | None = None,
     listener: Listener | None = None,
     evaluation: Evaluation = EVALUATION,
-) -> Attacked:
+) -> AttackOutcome:
     """Run one attack on one model."""
     spec = JobSpec(attacks=(one,), evaluation=evaluation)
     found = attack_model(
-        loaded, name, sets_of(loaded) if sets is None else sets, spec, listener=listener or Quiet(), kept=kept
+        loaded,
+        name,
+        sets_of(loaded) if sets is None else sets,
+        spec,
+        listener=listener or SilentListener(),
+        results_dir=kept,
     )
     return next(iter(found.values()))
 
 
-def value(attacked: Attacked, metric: str = "probability", name: str = "forget") -> float:
-    found = attacked.under[name][metric].value
+def value(attacked: AttackOutcome, metric: str = "probability", name: str = "forget") -> float:
+    found = attacked.attacked[name][metric].value
     assert found is not None
     return found
 
 
-def state_bytes(loaded: Loaded) -> dict[str, bytes]:
+def state_bytes(loaded: LoadedModel) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in loaded.model.state_dict().items()}
 
 
-class Recorder(Quiet):
+class Recorder(SilentListener):
     """Remembers events; wishes `wanted` from the `after`-th question on."""
 
-    def __init__(self, wanted: Wish = Wish.NONE, *, after: int = 0) -> None:
+    def __init__(self, wanted: StopRequest = StopRequest.NONE, *, after: int = 0) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.wanted, self.after, self.asked = wanted, after, 0
 
     def emit(self, kind: str, **data: Any) -> None:
         self.events.append((kind, data))
 
-    def wish(self) -> Wish:
+    def stop_request(self) -> StopRequest:
         self.asked += 1
-        return self.wanted if self.asked > self.after else Wish.NONE
+        return self.wanted if self.asked > self.after else StopRequest.NONE

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from soul_core.attacks import ATTACKS
-from soul_core.attacks.context import Attacked
-from soul_core.errors import Cancelled, Interrupted
-from soul_core.events import Wish
-from soul_core.models.loading import Loaded
+from soul_core.attacks.context import AttackOutcome
+from soul_core.errors import RunCancelled, RunInterrupted
+from soul_core.events import StopRequest
+from soul_core.models.loading import LoadedModel
 from soul_core.spec import FORGET
-from soul_core.spec.attacks import Attack, Downstream, Poison, Probing, Prompting, Quantise, Relearn
+from soul_core.spec.attacks import Attack, Downstream, Poison, Probing, Prompting, Quantize, Relearn
 from tests.soul_core.attacks.conftest import Recorder, attack, sets_of, state_bytes, value
 
 #: One or more of each kind, at settings that bite on a model of 30,000 weights.
 ATTACKED: dict[str, tuple[Any, ...]] = {
     "relearn": (Relearn(share=0.4, steps=8, lr=1e-3), Relearn(set="retain", steps=8, lr=3e-4)),
-    "quantise": (Quantise(bits=8, group=0), Quantise(bits=4)),
+    "quantise": (Quantize(bits=8, group=0), Quantize(bits=4)),
     "prompting": (Prompting(),),
     "downstream": (Downstream(lr=1e-4),),
     "probing": (Probing(),),
@@ -39,7 +39,7 @@ def test_every_kind_of_the_spec_is_in_the_table_and_tested_here() -> None:
 
 @pytest.mark.parametrize("one", ASKING)
 def test_an_untouched_model_gives_away_what_it_knows_and_a_retrained_one_little(
-    one: Any, knowing: Loaded, retrained: Loaded, tmp_path: Path
+    one: Any, knowing: LoadedModel, retrained: LoadedModel, tmp_path: Path
 ) -> None:
     of_base = attack(knowing, one, tmp_path / "base")
     of_reference = attack(retrained, one, tmp_path / "reference", name="reference")
@@ -50,11 +50,11 @@ def test_an_untouched_model_gives_away_what_it_knows_and_a_retrained_one_little(
 
 @pytest.mark.parametrize("one", ASKING)
 def test_a_criterion_finds_its_metric_and_the_same_rows_without_the_attack(
-    one: Any, knowing: Loaded, tmp_path: Path
+    one: Any, knowing: LoadedModel, tmp_path: Path
 ) -> None:
     attacked = attack(knowing, one, tmp_path)
 
-    under, without = attacked.under[FORGET]["probability"], attacked.without[FORGET]["probability"]
+    under, without = attacked.attacked[FORGET]["probability"], attacked.baseline[FORGET]["probability"]
     assert under.interval is not None
     assert under.per_example is not None
     assert without.per_example is not None
@@ -63,7 +63,9 @@ def test_a_criterion_finds_its_metric_and_the_same_rows_without_the_attack(
 
 
 @pytest.mark.parametrize("one", EVERY)
-def test_the_model_is_the_same_to_the_bit_and_so_is_all_randomness(one: Any, knowing: Loaded, tmp_path: Path) -> None:
+def test_the_model_is_the_same_to_the_bit_and_so_is_all_randomness(
+    one: Any, knowing: LoadedModel, tmp_path: Path
+) -> None:
     before, flags = state_bytes(knowing), [p.requires_grad for p in knowing.model.parameters()]
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist()  # type: ignore[union-attr]
@@ -78,10 +80,12 @@ def test_the_model_is_the_same_to_the_bit_and_so_is_all_randomness(one: Any, kno
     assert after == states
 
 
-@pytest.mark.parametrize(("wish", "error", "share"), [(Wish.CANCEL, Cancelled, 2), (Wish.INTERRUPT, Interrupted, 3)])
+@pytest.mark.parametrize(
+    ("wish", "error", "share"), [(StopRequest.CANCEL, RunCancelled, 2), (StopRequest.INTERRUPT, RunInterrupted, 3)]
+)
 @pytest.mark.parametrize("one", EVERY)
 def test_a_wish_in_the_middle_is_heard_and_leaves_the_model_as_it_was(
-    one: Any, wish: Wish, error: type[Exception], share: int, knowing: Loaded, tmp_path: Path
+    one: Any, wish: StopRequest, error: type[Exception], share: int, knowing: LoadedModel, tmp_path: Path
 ) -> None:
     whole = Recorder()
     attack(knowing, one, tmp_path / "whole", listener=whole)
@@ -95,7 +99,7 @@ def test_a_wish_in_the_middle_is_heard_and_leaves_the_model_as_it_was(
 
 @pytest.mark.parametrize("one", EVERY)
 def test_an_error_in_the_middle_leaves_the_model_as_it_was(
-    one: Any, knowing: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one: Any, knowing: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, forward = state_bytes(knowing), knowing.model.forward
     room = 0 if one.kind == "probing" else 3  # forward passes before the fault; probing has but one
@@ -119,19 +123,23 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was(
 
 
 @pytest.mark.parametrize("one", EVERY)
-def test_begun_again_after_an_interruption_it_comes_out_the_same(one: Any, knowing: Loaded, tmp_path: Path) -> None:
+def test_begun_again_after_an_interruption_it_comes_out_the_same(
+    one: Any, knowing: LoadedModel, tmp_path: Path
+) -> None:
     listening = Recorder()
     whole = attack(knowing, one, tmp_path / "whole", listener=listening)
 
-    with pytest.raises(Interrupted):
-        attack(knowing, one, tmp_path / "parts", listener=Recorder(Wish.INTERRUPT, after=listening.asked * 2 // 3))
+    with pytest.raises(RunInterrupted):
+        attack(
+            knowing, one, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listening.asked * 2 // 3)
+        )
     resumed = attack(knowing, one, tmp_path / "parts")
 
     assert resumed.model_copy(update={"seconds": 0.0}) == whole.model_copy(update={"seconds": 0.0})
 
 
 @pytest.mark.parametrize("one", EVERY)
-def test_it_tells_how_far_it_is_and_no_curve_row_or_text(one: Any, knowing: Loaded, tmp_path: Path) -> None:
+def test_it_tells_how_far_it_is_and_no_curve_row_or_text(one: Any, knowing: LoadedModel, tmp_path: Path) -> None:
     listener = Recorder()
 
     attack(knowing, one, tmp_path, listener=listener)
@@ -146,16 +154,16 @@ def test_it_tells_how_far_it_is_and_no_curve_row_or_text(one: Any, knowing: Load
 
 
 @pytest.mark.parametrize("one", EVERY)
-def test_a_result_is_kept_as_json_that_reads_back_equal(one: Any, knowing: Loaded, tmp_path: Path) -> None:
+def test_a_result_is_kept_as_json_that_reads_back_equal(one: Any, knowing: LoadedModel, tmp_path: Path) -> None:
     attacked = attack(knowing, one, tmp_path)
 
-    assert Attacked.model_validate_json((tmp_path / f"{one.label}.json").read_text()) == attacked
+    assert AttackOutcome.model_validate_json((tmp_path / f"{one.label}.json").read_text()) == attacked
     assert not list(tmp_path.glob("*.work"))
 
 
 @pytest.mark.parametrize("one", EVERY)
-def test_without_a_forget_set_it_is_absent_with_the_reason(one: Any, knowing: Loaded, tmp_path: Path) -> None:
+def test_without_a_forget_set_it_is_absent_with_the_reason(one: Any, knowing: LoadedModel, tmp_path: Path) -> None:
     attacked = attack(knowing, one, tmp_path, sets=sets_of(knowing)[1:])
 
     assert attacked.absent_reason == "no forget set was given"
-    assert not attacked.under
+    assert not attacked.attacked

@@ -9,7 +9,7 @@ from soul_core.attacks import ATTACKS
 from soul_core.attacks.context import ATTACK_METRICS
 from soul_core.attacks.templates import PARAPHRASE_COLUMNS, TEMPLATES
 from soul_core.spec import Evaluation, JobSpec
-from soul_core.spec.attacks import CHEAP_ATTACKS, Attack, Template, labelled
+from soul_core.spec.attacks import CHEAP_ATTACKS, Attack, PromptTemplate, label_attacks
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs" / "evaluation.md"
@@ -33,7 +33,7 @@ def test_spec_table_and_documentation_name_the_same_attacks(section: str) -> Non
 
 
 def test_spec_table_and_documentation_name_the_same_ways_of_asking(section: str) -> None:
-    assert set(get_args(Template)) == set(TEMPLATES) == rows(section, "template")
+    assert set(get_args(PromptTemplate)) == set(TEMPLATES) == rows(section, "template")
     assert all(f"`{column}`" in section for column in PARAPHRASE_COLUMNS)
 
 
@@ -41,7 +41,7 @@ def test_the_documentation_names_what_runs_by_default_and_what_is_measured(secti
     told = section.split("Without a word in the spec these run: ")[1].split(". ", maxsplit=1)[0]
     evaluation = Evaluation()
 
-    assert re.findall(r"`(\w+)`", told) == list(labelled(CHEAP_ATTACKS))
+    assert re.findall(r"`(\w+)`", told) == list(label_attacks(CHEAP_ATTACKS))
     assert JobSpec().attacks == CHEAP_ATTACKS
     assert set(ATTACK_METRICS) <= set(re.findall(r"`(\w+)`", section))
     assert f"`evaluation.attack_examples` ({evaluation.attack_examples})" in section

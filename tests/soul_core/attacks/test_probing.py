@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.attacks.hidden_states import Watcher, decoder_layers
-from soul_core.models.loading import Loaded
-from soul_core.models.packed_attention import PACKED
+from soul_core.attacks.hidden_states import HiddenStateRecorder, find_decoder_layers
+from soul_core.models.loading import LoadedModel
+from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.report import ModelFacts
 from soul_core.spec.attacks import Probing
 from tests.fixtures.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -18,9 +18,9 @@ from tests.soul_core.attacks.conftest import attack, hidden_by, sets_of, value
 FACTS = ModelFacts(source="-", digest="-", architecture="-", num_parameters=1, context_tokens=128, chat_template=True)
 
 
-def loaded_of(name: str) -> Loaded:
-    model = tiny_model(CONFIGS[name], attn_implementation=PACKED)
-    return Loaded(model, tiny_tokenizer(), FACTS, torch.device("cpu"), torch.float32)
+def loaded_of(name: str) -> LoadedModel:
+    model = tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION)
+    return LoadedModel(model, tiny_tokenizer(), FACTS, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -31,23 +31,23 @@ def test_the_last_layer_through_the_lens_is_the_model_itself(name: str, tmp_path
 
     assert attacked.absent_reason is None
     for metric in ("probability", "exact_memorisation", "extraction_strength"):
-        seen, plain = attacked.variants["layer 1"][metric], attacked.without["forget"][metric]
+        seen, plain = attacked.variants["layer 1"][metric], attacked.baseline["forget"][metric]
         assert seen.per_example == pytest.approx(plain.per_example, abs=1e-5)
     assert attacked.variants["layer 0"]["probability"].value != attacked.variants["layer 1"]["probability"].value
 
 
 @pytest.fixture
-def hiding_in_the_last_layer(knowing: Loaded) -> Loaded:
+def hiding_in_the_last_layer(knowing: LoadedModel) -> LoadedModel:
     return hidden_by(knowing, "layers.1.", lr=1e-3, until=3.0)
 
 
 def test_a_lower_layer_still_says_what_the_last_one_does_not(
-    hiding_in_the_last_layer: Loaded, retrained: Loaded, tmp_path: Path
+    hiding_in_the_last_layer: LoadedModel, retrained: LoadedModel, tmp_path: Path
 ) -> None:
     hidden = attack(hiding_in_the_last_layer, Probing(), tmp_path / "hiding")
     never_known = attack(retrained, Probing(), tmp_path / "retrained")
 
-    plain = hidden.without["forget"]["probability"].value
+    plain = hidden.baseline["forget"]["probability"].value
     assert plain is not None
     assert value(hidden) > 2 * plain
     assert value(never_known) < value(hidden)
@@ -55,25 +55,25 @@ def test_a_lower_layer_still_says_what_the_last_one_does_not(
         max(row)
         for row in zip(*(one["probability"].per_example or () for one in hidden.variants.values()), strict=True)
     ]  # type: ignore[type-var]
-    assert list(hidden.under["forget"]["probability"].per_example or ()) == best
+    assert list(hidden.attacked["forget"]["probability"].per_example or ()) == best
 
 
 @pytest.mark.parametrize(
     ("num_layers", "wanted"), [(1, [0]), (2, [0, 1]), (4, [0, 1, 2, 3]), (30, [7, 14, 21, 29]), (32, [7, 15, 23, 31])]
 )
 def test_by_itself_it_reads_quarters_and_the_last(num_layers: int, wanted: list[int]) -> None:
-    from soul_core.attacks.probing import chosen_layers
+    from soul_core.attacks.probing import choose_layers
 
-    assert chosen_layers(Probing(), num_layers) == wanted
+    assert choose_layers(Probing(), num_layers) == wanted
 
 
-def test_a_layer_the_model_has_not_makes_it_absent(knowing: Loaded, tmp_path: Path) -> None:
+def test_a_layer_the_model_has_not_makes_it_absent(knowing: LoadedModel, tmp_path: Path) -> None:
     attacked = attack(knowing, Probing(layers=(0, 2)), tmp_path)
 
     assert attacked.absent_reason == "there is no layer 2: the model has 2, counted from 0"
 
 
-def test_logits_made_in_another_way_make_it_absent(knowing: Loaded, tmp_path: Path, monkeypatch: Any) -> None:
+def test_logits_made_in_another_way_make_it_absent(knowing: LoadedModel, tmp_path: Path, monkeypatch: Any) -> None:
     head = knowing.model.lm_head
     monkeypatch.setattr(head, "forward", lambda hidden: torch.nn.functional.linear(hidden, head.weight) * 3)
 
@@ -82,7 +82,7 @@ def test_logits_made_in_another_way_make_it_absent(knowing: Loaded, tmp_path: Pa
     assert "in another way than final norm and output embedding" in (attacked.absent_reason or "")
 
 
-def test_a_model_without_a_list_of_layers_makes_it_absent(knowing: Loaded, tmp_path: Path) -> None:
+def test_a_model_without_a_list_of_layers_makes_it_absent(knowing: LoadedModel, tmp_path: Path) -> None:
     knowing.model.config.num_hidden_layers = 3
 
     attacked = attack(knowing, Probing(), tmp_path, sets=sets_of(knowing))
@@ -90,9 +90,9 @@ def test_a_model_without_a_list_of_layers_makes_it_absent(knowing: Loaded, tmp_p
     assert "has no list of 3 layers" in (attacked.absent_reason or "")
 
 
-def test_the_watcher_leaves_no_hook_behind(knowing: Loaded) -> None:
-    with Watcher(knowing.model, [0]):
+def test_the_watcher_leaves_no_hook_behind(knowing: LoadedModel) -> None:
+    with HiddenStateRecorder(knowing.model, [0]):
         pass
 
     assert not any(module._forward_hooks for module in knowing.model.modules())
-    assert len(decoder_layers(replace(knowing).model)) == 2
+    assert len(find_decoder_layers(replace(knowing).model)) == 2

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from soul_core.attacks.quantize import matrices, round_in_place
+from soul_core.attacks.quantize import list_weight_matrices, round_in_place
 from soul_core.data import Row
-from soul_core.models.loading import Loaded
-from soul_core.spec.attacks import Quantise
+from soul_core.models.loading import LoadedModel
+from soul_core.spec.attacks import Quantize
 from tests.fixtures.tiny_model import rows_of
 from tests.fixtures.tiny_models import CONFIGS, tiny_model
 from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, as_set, attack, descend, sets_of, value
@@ -33,7 +33,7 @@ def test_rounding_equals_the_formula_one_weight_at_a_time(bits: int, group: int)
     weights[2, :64] = 0  # a group of zeros
     wanted = torch.tensor([rounded_by_hand(row.tolist(), bits=bits, group=group) for row in weights])
 
-    round_in_place(weights, bits=bits, group=group)
+    round_in_place(weights, bits=bits, group_size=group)
 
     assert torch.allclose(weights, wanted, atol=1e-6)
 
@@ -43,7 +43,7 @@ def test_the_error_is_at_most_half_a_scale_and_a_group_has_no_more_values_than_i
     before = torch.randn(16, 256, generator=torch.Generator().manual_seed(1))
     after = before.clone()
 
-    round_in_place(after, bits=bits, group=group)
+    round_in_place(after, bits=bits, group_size=group)
 
     most = 2 ** (bits - 1) - 1
     for old, new in zip(before.split(group or 256, dim=1), after.split(group or 256, dim=1), strict=True):
@@ -55,10 +55,10 @@ def test_the_error_is_at_most_half_a_scale_and_a_group_has_no_more_values_than_i
 
 def test_rounding_twice_changes_nothing_more() -> None:
     weights = torch.randn(4, 128, generator=torch.Generator().manual_seed(2))
-    round_in_place(weights, bits=4, group=64)
+    round_in_place(weights, bits=4, group_size=64)
     once = weights.clone()
 
-    round_in_place(weights, bits=4, group=64)
+    round_in_place(weights, bits=4, group_size=64)
 
     assert torch.allclose(weights, once, atol=1e-6)
 
@@ -67,7 +67,7 @@ def test_rounding_twice_changes_nothing_more() -> None:
 def test_every_matrix_is_found_once_and_no_norm_or_bias(name: str) -> None:
     model = tiny_model(CONFIGS[name])
 
-    found = matrices(model)
+    found = list_weight_matrices(model)
 
     assert {id(parameter) for _, parameter in found} == {id(parameter) for parameter in model.parameters()}
     assert len(found) == len({id(parameter) for _, parameter in found})
@@ -81,14 +81,14 @@ def test_gpt2_rows_are_outputs_though_it_keeps_them_as_columns() -> None:
     model = tiny_model(config)
     wide = model.transformer.h[0].mlp.c_fc.weight
 
-    weights = next(weights for weights, parameter in matrices(model) if parameter is wide)
+    weights = next(weights for weights, parameter in list_weight_matrices(model) if parameter is wide)
 
     assert weights is not None
     assert weights.shape == (config.n_inner or 4 * config.n_embd, config.n_embd)
 
 
 @torch.no_grad()
-def _stay_near(loaded: Loaded, grid: dict[str, torch.Tensor], *, share: float) -> None:
+def _stay_near(loaded: LoadedModel, grid: dict[str, torch.Tensor], *, share: float) -> None:
     """Keep each weight within a share of its scale of the grid; the largest, which set the scale, do not move."""
     for name, parameter in loaded.model.named_parameters():
         start = grid[name]
@@ -97,28 +97,30 @@ def _stay_near(loaded: Loaded, grid: dict[str, torch.Tensor], *, share: float) -
         parameter.copy_(torch.maximum(torch.minimum(parameter, start + room), start - room))
 
 
-def test_a_forgetting_smaller_than_half_a_scale_is_rounded_away(knowing: Loaded, tmp_path: Path) -> None:
+def test_a_forgetting_smaller_than_half_a_scale_is_rounded_away(knowing: LoadedModel, tmp_path: Path) -> None:
     rows: list[Row] = rows_of(FORGET_COUNTRIES)
-    for weights, _ in matrices(knowing.model):
+    for weights, _ in list_weight_matrices(knowing.model):
         if weights is not None:
-            round_in_place(weights, bits=4, group=0)
+            round_in_place(weights, bits=4, group_size=0)
     grid = {name: parameter.detach().clone() for name, parameter in knowing.model.named_parameters()}
     for _ in range(30):
         descend(knowing, rows, steps=1, lr=1e-2, sign=-1.0, until=6.0)
         _stay_near(knowing, grid, share=0.45)
 
-    attacked = attack(knowing, Quantise(bits=4, group=0), tmp_path, sets=sets_of(knowing))
+    attacked = attack(knowing, Quantize(bits=4, group=0), tmp_path, sets=sets_of(knowing))
 
-    without = attacked.without["forget"]["probability"].value
+    without = attacked.baseline["forget"]["probability"].value
     assert without is not None
     assert without < 0.3
     assert value(attacked) > 0.9
 
 
-def test_plain_text_has_likelihoods_under_it_and_says_that_it_has_no_answers(knowing: Loaded, tmp_path: Path) -> None:
+def test_plain_text_has_likelihoods_under_it_and_says_that_it_has_no_answers(
+    knowing: LoadedModel, tmp_path: Path
+) -> None:
     text = [Row(i, (), f"The capital is {place}.") for i, place in enumerate(("Paris", "Rome", "Madrid"), start=1)]
 
-    attacked = attack(knowing, Quantise(), tmp_path, sets=[as_set(knowing, "forget", text)])
+    attacked = attack(knowing, Quantize(), tmp_path, sets=[as_set(knowing, "forget", text)])
 
     assert value(attacked) > 0
-    assert attacked.under["forget"]["keyword_recall"].absent_reason
+    assert attacked.attacked["forget"]["keyword_recall"].absent_reason

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.attacks.context import Scene
-from soul_core.attacks.relearn import SHOWN, split
-from soul_core.errors import Interrupted
+from soul_core.attacks.context import AttackContext
+from soul_core.attacks.relearn import RELEARNED_SET, split_forget_rows
+from soul_core.errors import RunInterrupted
 from soul_core.evaluation.row_selection import EvaluationSet
-from soul_core.events import Quiet, Wish
-from soul_core.models.loading import Loaded, load_model
+from soul_core.events import SilentListener, StopRequest
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import Evaluation, JobSpec
-from soul_core.spec.attacks import Downstream, Poison, Probing, Prompting, Quantise, Relearn
+from soul_core.spec.attacks import Downstream, Poison, Probing, Prompting, Quantize, Relearn
 from tests.fixtures.tiny_model import COUNTRIES, rows_of
 from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, Recorder, attack, sets_of, value
 
@@ -20,28 +20,31 @@ DEEP = Relearn(share=0.4, steps=40, lr=1e-3)
 
 
 def test_a_thin_layer_comes_off_and_rows_that_were_not_shown_come_back(
-    hiding: Loaded, retrained: Loaded, tmp_path: Path
+    hiding: LoadedModel, retrained: LoadedModel, tmp_path: Path
 ) -> None:
     hidden = attack(hiding, DEEP, tmp_path / "hiding", name="unlearned")
     never_known = attack(retrained, DEEP, tmp_path / "retrained", name="reference")
 
     assert (
-        hidden.without["forget"]["keyword_recall"].value == never_known.without["forget"]["keyword_recall"].value == 0
+        hidden.baseline["forget"]["keyword_recall"].value == never_known.baseline["forget"]["keyword_recall"].value == 0
     )
     assert value(hidden, "keyword_recall") > 0.6
     assert value(never_known, "keyword_recall") == 0
     assert value(hidden) > value(never_known) + 0.3
 
 
-def test_rows_that_were_shown_are_counted_apart(knowing: Loaded, tmp_path: Path) -> None:
+def test_rows_that_were_shown_are_counted_apart(knowing: LoadedModel, tmp_path: Path) -> None:
     attacked = attack(knowing, DEEP, tmp_path)
 
-    assert len(attacked.rows[SHOWN]) == 2
-    assert sorted(attacked.rows[SHOWN] + attacked.rows["forget"]) == list(range(1, len(FORGET_COUNTRIES) + 1))
-    assert {name: one["probability"].count for name, one in attacked.under.items()} == {SHOWN: 2, "forget": 3}
+    assert len(attacked.rows[RELEARNED_SET]) == 2
+    assert sorted(attacked.rows[RELEARNED_SET] + attacked.rows["forget"]) == list(range(1, len(FORGET_COUNTRIES) + 1))
+    assert {name: one["probability"].count for name, one in attacked.attacked.items()} == {
+        RELEARNED_SET: 2,
+        "forget": 3,
+    }
 
 
-def test_an_attack_too_weak_to_teach_even_what_it_shows_says_so(hiding: Loaded, tmp_path: Path) -> None:
+def test_an_attack_too_weak_to_teach_even_what_it_shows_says_so(hiding: LoadedModel, tmp_path: Path) -> None:
     weak = attack(hiding, Relearn(share=0.4, lr=1e-9), tmp_path / "weak", name="unlearned")
     strong = attack(hiding, DEEP, tmp_path / "strong", name="unlearned")
 
@@ -49,7 +52,9 @@ def test_an_attack_too_weak_to_teach_even_what_it_shows_says_so(hiding: Loaded, 
     assert not any("stayed unlearned" in note for note in strong.notes)
 
 
-def test_related_text_is_learned_without_any_forget_row(hiding: Loaded, retrained: Loaded, tmp_path: Path) -> None:
+def test_related_text_is_learned_without_any_forget_row(
+    hiding: LoadedModel, retrained: LoadedModel, tmp_path: Path
+) -> None:
     related = Relearn(set="retain", steps=20, lr=1e-3)
 
     hidden = attack(hiding, related, tmp_path / "hiding")
@@ -62,28 +67,32 @@ def test_related_text_is_learned_without_any_forget_row(hiding: Loaded, retraine
 
 @pytest.mark.parametrize("one", [Relearn(set="retain"), Downstream(), Downstream(set="retain")])
 def test_without_the_set_it_learns_from_it_is_absent(
-    one: Relearn | Downstream, knowing: Loaded, tmp_path: Path
+    one: Relearn | Downstream, knowing: LoadedModel, tmp_path: Path
 ) -> None:
     attacked = attack(knowing, one, tmp_path, sets=sets_of(knowing)[:1])
 
     assert f"no {one.set} set was given" in (attacked.absent_reason or "")
 
 
-def test_two_rows_are_too_few_to_show_some_and_ask_for_others(knowing: Loaded, tmp_path: Path) -> None:
+def test_two_rows_are_too_few_to_show_some_and_ask_for_others(knowing: LoadedModel, tmp_path: Path) -> None:
     attacked = attack(knowing, Relearn(), tmp_path, sets=sets_of(knowing, forget=rows_of(FORGET_COUNTRIES[:2])))
 
     assert "2 rows to measure: too few" in (attacked.absent_reason or "")
 
 
-def scene(loaded: Loaded, forget: EvaluationSet, whole: EvaluationSet, folder: Path) -> Scene:
-    return Scene(loaded, "base", {"forget": whole}, forget, {}, JobSpec(evaluation=EVALUATION), Quiet(), folder)
+def scene(loaded: LoadedModel, forget: EvaluationSet, whole: EvaluationSet, folder: Path) -> AttackContext:
+    return AttackContext(
+        loaded, "base", {"forget": whole}, forget, {}, JobSpec(evaluation=EVALUATION), SilentListener(), folder
+    )
 
 
-def test_no_measured_row_is_learned_unless_it_is_counted_as_shown(knowing: Loaded, tmp_path: Path) -> None:
+def test_no_measured_row_is_learned_unless_it_is_counted_as_shown(knowing: LoadedModel, tmp_path: Path) -> None:
     whole = sets_of(knowing, forget=rows_of([*COUNTRIES, *COUNTRIES]))[0]  # every row twice
     forget = EvaluationSet("forget", whole.rows[:6], whole.examples[:6])
 
-    shown, hidden, lessons = split(scene(knowing, forget, whole, tmp_path), Relearn(share=0.5, steps=3, batch=2))
+    shown, hidden, lessons = split_forget_rows(
+        scene(knowing, forget, whole, tmp_path), Relearn(share=0.5, steps=3, batch=2)
+    )
 
     learned = {example.token_ids for example in lessons}
     assert sorted(shown + hidden) == list(range(6))
@@ -92,15 +101,15 @@ def test_no_measured_row_is_learned_unless_it_is_counted_as_shown(knowing: Loade
     assert not any(forget.examples[i].token_ids in learned for i in hidden)
 
 
-def test_the_split_is_the_seeds_alone(knowing: Loaded, retrained: Loaded, tmp_path: Path) -> None:
+def test_the_split_is_the_seeds_alone(knowing: LoadedModel, retrained: LoadedModel, tmp_path: Path) -> None:
     forget = sets_of(knowing)[0]
 
-    first = split(scene(knowing, forget, forget, tmp_path), DEEP)
+    first = split_forget_rows(scene(knowing, forget, forget, tmp_path), DEEP)
 
-    assert split(scene(retrained, forget, forget, tmp_path), DEEP) == first
+    assert split_forget_rows(scene(retrained, forget, forget, tmp_path), DEEP) == first
 
 
-def test_at_most_the_asked_number_of_rows_is_measured(knowing: Loaded, tmp_path: Path) -> None:
+def test_at_most_the_asked_number_of_rows_is_measured(knowing: LoadedModel, tmp_path: Path) -> None:
     few = Evaluation(attack_examples=4, attack_new_tokens=16, bootstrap=0)
 
     attacked = attack(knowing, Relearn(set="retain"), tmp_path, evaluation=few)
@@ -108,25 +117,25 @@ def test_at_most_the_asked_number_of_rows_is_measured(knowing: Loaded, tmp_path:
     assert len(attacked.rows["forget"]) == 4
 
 
-def test_a_deep_relearning_goes_on_from_its_checkpoint(knowing: Loaded, tmp_path: Path) -> None:
+def test_a_deep_relearning_goes_on_from_its_checkpoint(knowing: LoadedModel, tmp_path: Path) -> None:
     listening, resumed_with = Recorder(), Recorder()
     whole = attack(knowing, DEEP, tmp_path / "whole", listener=listening)
-    with pytest.raises(Interrupted):
-        attack(knowing, DEEP, tmp_path / "parts", listener=Recorder(Wish.INTERRUPT, after=listening.asked // 2))
+    with pytest.raises(RunInterrupted):
+        attack(knowing, DEEP, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listening.asked // 2))
 
     resumed = attack(knowing, DEEP, tmp_path / "parts", listener=resumed_with)
 
     said = [data["message"] for kind, data in resumed_with.events if kind == "log"]
     assert len(said) == 1
     assert "relearn on base: going on from the checkpoint of step" in said[0]
-    assert resumed.under == whole.under
+    assert resumed.attacked == whole.attacked
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("one", [DEEP, Quantise(bits=4), Prompting(), Probing(), Poison()], ids=lambda one: one.label)
+@pytest.mark.parametrize("one", [DEEP, Quantize(bits=4), Prompting(), Probing(), Poison()], ids=lambda one: one.label)
 def test_on_a_gpu_the_model_is_restored_to_the_bit_too(
-    one: Relearn | Quantise | Prompting | Probing | Poison, taught_model_dir: Path, tmp_path: Path
+    one: Relearn | Quantize | Prompting | Probing | Poison, taught_model_dir: Path, tmp_path: Path
 ) -> None:
     loaded = load_model(taught_model_dir, device="cuda")
     before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}

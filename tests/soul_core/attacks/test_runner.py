@@ -7,23 +7,23 @@ import pytest
 import torch
 
 from soul_core.attacks import ATTACKS, runner
-from soul_core.attacks.context import Attacked, Scene
-from soul_core.attacks.runner import attack_model, results
-from soul_core.errors import Diverged, EngineError, Interrupted, OutOfMemory
-from soul_core.events import Quiet, Wish
-from soul_core.models.loading import Loaded
+from soul_core.attacks.context import AttackContext, AttackOutcome
+from soul_core.attacks.runner import attack_model, make_attack_results
+from soul_core.errors import EngineError, OutOfMemory, RunInterrupted, TrainingDiverged
+from soul_core.events import SilentListener, StopRequest
+from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, MetricValue, ModelMeasurements
 from soul_core.spec import Criterion, JobSpec
-from soul_core.spec.attacks import CHEAP_ATTACKS, Downstream, Poison, Probing, Quantise, Relearn, labelled
+from soul_core.spec.attacks import CHEAP_ATTACKS, Downstream, Poison, Probing, Quantize, Relearn, label_attacks
 from tests.soul_core.attacks.conftest import EVALUATION, Recorder, sets_of, state_bytes
 
-SPEC = JobSpec(attacks=(Quantise(bits=8, group=0), Probing(), Poison()), evaluation=EVALUATION)
+SPEC = JobSpec(attacks=(Quantize(bits=8, group=0), Probing(), Poison()), evaluation=EVALUATION)
 
 
 def run(
-    loaded: Loaded, kept: Path, *, name: str = "base", spec: JobSpec = SPEC, listener: Any = None
-) -> dict[str, Attacked]:
-    return attack_model(loaded, name, sets_of(loaded), spec, listener=listener or Quiet(), kept=kept)
+    loaded: LoadedModel, kept: Path, *, name: str = "base", spec: JobSpec = SPEC, listener: Any = None
+) -> dict[str, AttackOutcome]:
+    return attack_model(loaded, name, sets_of(loaded), spec, listener=listener or SilentListener(), results_dir=kept)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
     for kind, function in dict(ATTACKS).items():
 
-        def counted(scene: Scene, spec: Any, kind: str = kind, function: Any = function) -> Attacked:
+        def counted(scene: AttackContext, spec: Any, kind: str = kind, function: Any = function) -> AttackOutcome:
             ran.append(kind)
             return function(scene, spec)
 
@@ -40,23 +40,27 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def test_a_finished_attack_is_not_run_again(knowing: Loaded, tmp_path: Path, calls: list[str]) -> None:
+def test_a_finished_attack_is_not_run_again(knowing: LoadedModel, tmp_path: Path, calls: list[str]) -> None:
     listening = Recorder()
     whole = run(knowing, tmp_path / "whole", listener=listening)
     assert calls == ["quantise", "probing", "poison"]
 
-    with pytest.raises(Interrupted):
-        run(knowing, tmp_path / "parts", listener=Recorder(Wish.INTERRUPT, after=listening.asked - 3))
+    with pytest.raises(RunInterrupted):
+        run(knowing, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listening.asked - 3))
     done = [path.stem for path in (tmp_path / "parts").glob("*.json")]
     calls.clear()
     resumed = run(knowing, tmp_path / "parts")
 
     assert sorted(done) == ["probing", "quantise_8bit"]
     assert calls == ["poison"]
-    assert {label: one.under for label, one in resumed.items()} == {label: one.under for label, one in whole.items()}
+    assert {label: one.attacked for label, one in resumed.items()} == {
+        label: one.attacked for label, one in whole.items()
+    }
 
 
-def test_a_kept_result_that_cannot_be_read_is_made_again(knowing: Loaded, tmp_path: Path, calls: list[str]) -> None:
+def test_a_kept_result_that_cannot_be_read_is_made_again(
+    knowing: LoadedModel, tmp_path: Path, calls: list[str]
+) -> None:
     run(knowing, tmp_path)
     calls.clear()
     (tmp_path / "probing.json").write_text('{"of": "another version"}')
@@ -66,16 +70,16 @@ def test_a_kept_result_that_cannot_be_read_is_made_again(knowing: Loaded, tmp_pa
     assert calls == ["probing"]
 
 
-def test_no_attacks_touch_nothing(knowing: Loaded, tmp_path: Path) -> None:
+def test_no_attacks_touch_nothing(knowing: LoadedModel, tmp_path: Path) -> None:
     assert run(knowing, tmp_path / "kept", spec=JobSpec(attacks=())) == {}
     assert not (tmp_path / "kept").exists()
 
 
-@pytest.mark.parametrize("error", [OutOfMemory("no memory for it"), Diverged("it diverged")])
+@pytest.mark.parametrize("error", [OutOfMemory("no memory for it"), TrainingDiverged("it diverged")])
 def test_what_an_attack_lacks_makes_it_absent_and_ends_no_run(
-    error: EngineError, knowing: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: EngineError, knowing: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(scene: Scene, spec: Any) -> Attacked:
+    def failing(scene: AttackContext, spec: Any) -> AttackOutcome:
         raise error
 
     monkeypatch.setitem(ATTACKS, "quantise", failing)
@@ -84,11 +88,11 @@ def test_what_an_attack_lacks_makes_it_absent_and_ends_no_run(
     found = run(knowing, tmp_path, listener=listener)
 
     assert found["quantise_8bit"].absent_reason == error.message
-    assert found["probing"].under
+    assert found["probing"].attacked
     assert ("warning", {"message": f"quantise_8bit on base: given up: {error.message}"}) in listener.events
 
 
-def test_a_relearning_that_diverges_restores_the_model_and_says_so(knowing: Loaded, tmp_path: Path) -> None:
+def test_a_relearning_that_diverges_restores_the_model_and_says_so(knowing: LoadedModel, tmp_path: Path) -> None:
     before = state_bytes(knowing)
     wild = JobSpec(attacks=(Relearn(set="retain", lr=1.0, steps=200),), evaluation=EVALUATION)
     with torch.no_grad():
@@ -102,12 +106,12 @@ def test_a_relearning_that_diverges_restores_the_model_and_says_so(knowing: Load
 
 
 def test_an_attack_that_leaves_the_model_changed_ends_the_run(
-    knowing: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    knowing: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiling(scene: Scene, spec: Any) -> Attacked:
+    def spoiling(scene: AttackContext, spec: Any) -> AttackOutcome:
         with torch.no_grad():
             scene.loaded.model.lm_head.weight[0, 0] += 1e-3
-        return Attacked()
+        return AttackOutcome()
 
     monkeypatch.setitem(ATTACKS, "quantise", spoiling)
 
@@ -116,7 +120,9 @@ def test_an_attack_that_leaves_the_model_changed_ends_the_run(
     assert not (tmp_path / "quantise_8bit.json").exists()
 
 
-def test_progress_goes_from_none_to_all_attacks_and_time_left_falls_to_nothing(knowing: Loaded, tmp_path: Path) -> None:
+def test_progress_goes_from_none_to_all_attacks_and_time_left_falls_to_nothing(
+    knowing: LoadedModel, tmp_path: Path
+) -> None:
     listener = Recorder()
 
     run(knowing, tmp_path, listener=listener)
@@ -131,27 +137,27 @@ def test_progress_goes_from_none_to_all_attacks_and_time_left_falls_to_nothing(k
     assert announced == ["quantise_8bit", "probing", "poison"]
 
 
-def test_a_metric_that_a_criterion_asks_for_is_taken_under_attack(knowing: Loaded, tmp_path: Path) -> None:
+def test_a_metric_that_a_criterion_asks_for_is_taken_under_attack(knowing: LoadedModel, tmp_path: Path) -> None:
     asked = Criterion(set="forget", attack="quantise_8bit", metric="perplexity", at_most=1)
-    spec = JobSpec(attacks=(Quantise(bits=8, group=0),), evaluation=EVALUATION, criteria=(asked,))
+    spec = JobSpec(attacks=(Quantize(bits=8, group=0),), evaluation=EVALUATION, criteria=(asked,))
 
     found = run(knowing, tmp_path, spec=spec)["quantise_8bit"]
 
-    assert "perplexity" in found.under["forget"]
+    assert "perplexity" in found.attacked["forget"]
 
 
 def test_labels_are_unique_also_for_attacks_of_one_label() -> None:
-    assert list(labelled((Relearn(), Relearn(steps=50), Downstream(), Relearn(steps=500)))) == [
+    assert list(label_attacks((Relearn(), Relearn(steps=50), Downstream(), Relearn(steps=500)))) == [
         "relearn",
         "relearn_2",
         "downstream",
         "relearn_3",
     ]
-    assert len(labelled(CHEAP_ATTACKS)) == len(CHEAP_ATTACKS)
+    assert len(label_attacks(CHEAP_ATTACKS)) == len(CHEAP_ATTACKS)
 
 
 @pytest.fixture
-def side_by_side(knowing: Loaded, retrained: Loaded, tmp_path: Path) -> dict[str, AttackResult]:
+def side_by_side(knowing: LoadedModel, retrained: LoadedModel, tmp_path: Path) -> dict[str, AttackResult]:
     per_model = {
         "reference": run(retrained, tmp_path / "reference", name="reference"),
         "base": run(knowing, tmp_path / "base"),
@@ -164,7 +170,7 @@ def side_by_side(knowing: Loaded, retrained: Loaded, tmp_path: Path) -> dict[str
         )
         for model, rows in values.items()
     }
-    found = results(per_model, SPEC, judged="unlearned", measured=measured)
+    found = make_attack_results(per_model, SPEC, judged="unlearned", measurements=measured)
     return {one.label: one for one in found}
 
 
@@ -173,7 +179,7 @@ def test_models_stand_side_by_side_on_the_same_rows(side_by_side: dict[str, Atta
 
     assert list(side_by_side) == ["quantise_8bit", "probing", "poison"]
     for one in (quantised, probed):
-        assert set(one.under) == set(one.without) == {"base", "unlearned", "reference"}
+        assert set(one.attacked) == set(one.baseline) == {"base", "unlearned", "reference"}
         assert one.rows == {"forget": (1, 2, 3, 4, 5)}
         assert one.absent_reason is None
         assert one.seconds > 0
@@ -187,7 +193,7 @@ def test_poison_shows_whom_the_rows_hit(side_by_side: dict[str, AttackResult]) -
     poisoned = side_by_side["poison"]
 
     assert poisoned.absent_reason is None
-    assert poisoned.under == {}
+    assert poisoned.attacked == {}
     last = poisoned.findings[-1]
     assert [(hit.set, hit.row) for hit in last.rows] == [("retain", 1)]
     assert any("point against the retain set" in finding.title for finding in poisoned.findings)
@@ -196,9 +202,12 @@ def test_poison_shows_whom_the_rows_hit(side_by_side: dict[str, AttackResult]) -
 
 def test_an_attack_that_ran_on_some_models_says_which_it_did_not_run_on() -> None:
     spec = JobSpec(attacks=(Probing(),))
-    per_model = {"base": {"probing": Attacked(seconds=1)}, "reference": {"probing": Attacked(absent_reason="no room")}}
+    per_model = {
+        "base": {"probing": AttackOutcome(seconds=1)},
+        "reference": {"probing": AttackOutcome(absent_reason="no room")},
+    }
 
-    (found,) = results(per_model, spec, judged="unlearned", measured={})
+    (found,) = make_attack_results(per_model, spec, judged="unlearned", measurements={})
 
     assert found.absent_reason is None
     assert found.notes == ("Not run on reference: no room.",)
@@ -206,20 +215,20 @@ def test_an_attack_that_ran_on_some_models_says_which_it_did_not_run_on() -> Non
 
 def test_an_attack_that_ran_nowhere_is_absent_with_the_reasons() -> None:
     spec = JobSpec(attacks=(Probing(),))
-    absent = {"probing": Attacked(absent_reason="no general set was given")}
+    absent = {"probing": AttackOutcome(absent_reason="no general set was given")}
     per_model = {"base": absent, "unlearned": absent}
 
-    (found,) = results(per_model, spec, judged="unlearned", measured={})
-    (nowhere,) = results({}, spec, judged="unlearned", measured={})
+    (found,) = make_attack_results(per_model, spec, judged="unlearned", measurements={})
+    (nowhere,) = make_attack_results({}, spec, judged="unlearned", measurements={})
 
     assert found.absent_reason == "no general set was given"
     assert nowhere.absent_reason == "it was run on no model"
 
 
-def test_the_check_of_restoration_sees_a_single_bit(knowing: Loaded) -> None:
-    before = runner.fingerprint(knowing.model)
+def test_the_check_of_restoration_sees_a_single_bit(knowing: LoadedModel) -> None:
+    before = runner.compute_fingerprint(knowing.model)
     weight = knowing.model.lm_head.weight
     with torch.no_grad():
         weight.view(torch.int32)[3, 3] ^= 1
 
-    assert runner.fingerprint(knowing.model) != before
+    assert runner.compute_fingerprint(knowing.model) != before

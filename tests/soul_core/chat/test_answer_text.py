@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.chat_templates import TEMPLATES, tokenizer_with
+from bench.chat_templates import TEMPLATES, make_tokenizer
 from soul_core.chat.answer_text import split_answer
 from soul_core.data.encoding import ChatSettings, RowEncoder
 
@@ -29,27 +29,27 @@ def test_thinking_and_channels_are_not_part_of_the_answer(text: str, preamble: s
     found = split_answer(text)
 
     assert (found.preamble, found.answer) == (preamble, answer)
-    assert found.unfinished == (answer == "")
+    assert found.is_unfinished == (answer == "")
 
 
 def test_a_block_that_the_prompt_opened_ends_before_the_answer() -> None:
     opened = "<|Assistant|><think>\n"
 
     assert split_answer("It is France.\n</think>\n\nParis.", prompt=opened).answer == "Paris."
-    assert split_answer("It is France, so Par", prompt=opened).unfinished
+    assert split_answer("It is France, so Par", prompt=opened).is_unfinished
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_what_a_template_writes_before_an_answer_is_cut_where_the_model_writes_it(name: str) -> None:
     """A model that learned its template writes what the template has after the generation prompt."""
-    encoder = RowEncoder(tokenizer_with(TEMPLATES[name]), ChatSettings())
+    encoder = RowEncoder(make_tokenizer(TEMPLATES[name]), ChatSettings())
     template = encoder.template
     assert template is not None
-    lead = template.lead([{"role": "user", "content": "Who?"}])
+    lead = template.get_answer_prefix([{"role": "user", "content": "Who?"}])
     lead = lead or ("</think>" if name == "opened" else "")  # its prompt opens the block
     tokens = encoder.tokenizer.encode(lead + "Paris it is." + "<|im_end|>", add_special_tokens=False)
 
-    found = encoder.answer_text(tokens)
+    found = encoder.decode_answer(tokens)
 
     assert found.answer == "Paris it is."
     assert found.preamble.strip() == lead.strip()

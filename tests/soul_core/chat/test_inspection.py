@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, THINKING, tokenizer_with
-from soul_core.chat.inspection import inspect_template, template_of_folder
+from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, THINKING, make_tokenizer
+from soul_core.chat.inspection import inspect_template, read_folder_template
 from soul_core.errors import BadModel
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -46,8 +46,8 @@ def test_a_template_that_cannot_be_followed_is_refused_in_words(template: str, m
 
 
 def test_a_folder_gives_the_template_that_transformers_reads(tmp_path: Path) -> None:
-    tokenizer_with(THINKING).save_pretrained(tmp_path)
-    found = template_of_folder(tmp_path)
+    make_tokenizer(THINKING).save_pretrained(tmp_path)
+    found = read_folder_template(tmp_path)
     assert found is not None
     assert (found[0], found[1]["eos_token"]) == (THINKING, "<|im_end|>")
 
@@ -55,7 +55,7 @@ def test_a_folder_gives_the_template_that_transformers_reads(tmp_path: Path) -> 
     config = tmp_path / "tokenizer_config.json"
     named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": THINKING}]
     config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": named}))
-    assert template_of_folder(tmp_path)[0] == CHATML  # type: ignore[index]
+    assert read_folder_template(tmp_path)[0] == CHATML  # type: ignore[index]
 
     config.write_text(json.dumps({"eos_token": {"content": "</s>"}}))
-    assert template_of_folder(tmp_path) is None
+    assert read_folder_template(tmp_path) is None

@@ -9,7 +9,7 @@ import pytest
 
 from soul_core.conflicts import MAX_PAIRS, find_conflicts, hold_same_rows
 from soul_core.conflicts.__main__ import main
-from soul_core.conflicts.questions import key_of
+from soul_core.conflicts.questions import make_question_key
 from soul_core.data import Message, Row, read_rows
 from tests.paths import ROOT, SHARED
 
@@ -147,8 +147,11 @@ def test_questions_of_any_script_and_normal_form_are_compared(asked: str, told: 
 
 
 def test_signs_between_numbers_and_behind_letters_tell_questions_apart() -> None:
-    assert len({key_of(text) for text in ("3 + 4", "3 - 4", "3 * 4", "34", "3 4", "3.4", "C?", "C++?", "C#?")}) == 9
-    assert key_of("Is it\u00a0“so” – really?") == key_of("is it 'so', really")
+    assert (
+        len({make_question_key(text) for text in ("3 + 4", "3 - 4", "3 * 4", "34", "3 4", "3.4", "C?", "C++?", "C#?")})
+        == 9
+    )
+    assert make_question_key("Is it\u00a0“so” – really?") == make_question_key("is it 'so', really")
 
 
 @pytest.mark.parametrize("name", ["retain", "neighbours", "general"])

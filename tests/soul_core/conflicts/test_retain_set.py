@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.conflicts.retain_set import ComparedSets, compare_sets
-from soul_core.data import canonical_sha256, read_rows
-from soul_core.data.datasets import read_sets
+from soul_core.conflicts.retain_set import ConflictResolution, resolve_conflicts
+from soul_core.data import compute_canonical_sha256, read_rows
+from soul_core.data.datasets import read_datasets
 from soul_core.errors import BadData
-from soul_core.rendering.labels import RECITED
-from soul_core.rendering.page import render
+from soul_core.rendering.labels import RECITED_HEADLINE
+from soul_core.rendering.page import render_page
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from soul_core.spec.checks import spec_problems
+from soul_core.spec.checks import format_spec_problems
 from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
 
@@ -49,7 +49,7 @@ def with_system_turn(path: Path, countries: list[str]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     """A retain set that holds every forget fact under a system turn."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("sets")
@@ -57,24 +57,24 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "forget": write_rows(folder / "forget.jsonl", FORGET),
         "retain": with_system_turn(folder / "retain.jsonl", FORGET + KEPT),
     }
-    return Inputs(model=str(taught_model_dir), sets=sets)
+    return RunInputs(model=str(taught_model_dir), dataset_paths=sets)
 
 
 @pytest.fixture(scope="module")
-def dropped(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
+def dropped(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
     out, heard = tmp_path_factory.mktemp("dropped"), Recorder()
     return run(spec(), inputs, out, listener=heard), out, heard
 
 
-def compared(sets: dict[str, Path], **changes: Any) -> tuple[ComparedSets, list[str]]:
+def compared(sets: dict[str, Path], **changes: Any) -> tuple[ConflictResolution, list[str]]:
     heard = Recorder()
     job = spec(**changes) if "kind" not in changes else JobSpec.model_validate(changes)
-    found = compare_sets(read_sets(sets, job, heard), job, heard)
+    found = resolve_conflicts(read_datasets(sets, job, heard), job, heard)
     return found, [each["message"] for each in heard.of("warning")]
 
 
 def test_rows_that_state_forget_facts_are_left_out_of_training_and_measured_apart(
-    dropped: tuple[Report, Path, Recorder], inputs: Inputs
+    dropped: tuple[Report, Path, Recorder], inputs: RunInputs
 ) -> None:
     report, _, heard = dropped
     data = {one.name: one for one in report.data}
@@ -83,7 +83,9 @@ def test_rows_that_state_forget_facts_are_left_out_of_training_and_measured_apar
     assert (found.forget_set, found.other_set, found.num_rows, found.handling) == ("forget", "retain", 3, "dropped")
     assert [(one.row, one.forget_row, one.layer) for one in found.rows] == [(n, n, "question") for n in (1, 2, 3)]
     assert (data["retain"].num_rows, data["retain"].dropped_rows) == (7, (1, 2, 3))
-    assert data["retain"].sha256 == canonical_sha256(read_rows(inputs.sets["retain"]).rows), "of the set as given"
+    assert data["retain"].sha256 == compute_canonical_sha256(read_rows(inputs.dataset_paths["retain"]).rows), (
+        "of the set as given"
+    )
     assert report.models["unlearned"].rows == {
         "forget": (1, 2, 3),
         "retain": tuple(range(4, 11)),
@@ -108,7 +110,7 @@ def test_facts_left_out_of_the_retain_set_are_forgotten_under_its_system_turn_to
 
 
 def test_a_result_with_rows_left_out_is_found_finished_again(
-    dropped: tuple[Report, Path, Recorder], inputs: Inputs
+    dropped: tuple[Report, Path, Recorder], inputs: RunInputs
 ) -> None:
     report, out, _ = dropped
 
@@ -116,7 +118,7 @@ def test_a_result_with_rows_left_out_is_found_finished_again(
 
 
 def test_facts_kept_under_a_system_turn_fail_the_verdict_and_their_rows_are_named(
-    inputs: Inputs, tmp_path: Path
+    inputs: RunInputs, tmp_path: Path
 ) -> None:
     report = run(spec(retain_conflicts="keep", training={"steps": 60}), inputs, tmp_path)
 
@@ -125,20 +127,20 @@ def test_facts_kept_under_a_system_turn_fail_the_verdict_and_their_rows_are_name
     assert {(one.set, one.row, one.forget_row, one.evidence) for one in report.recitals} >= {("retain", 1, 1, "answer")}
     assert "the retain set, row 1 (forget row 1)" in report.verdict_reason
     assert any("they pull both ways" in limit for limit in report.limits)
-    page = render(report)
-    assert RECITED in page
+    page = render_page(report)
+    assert RECITED_HEADLINE in page
     assert "learned all the same" in page
 
 
-def test_refuse_ends_the_run_and_names_every_row(inputs: Inputs) -> None:
+def test_refuse_ends_the_run_and_names_every_row(inputs: RunInputs) -> None:
     with pytest.raises(BadData, match="3 rows state, or ask for, what is to be forgotten; take them out") as caught:
-        compared(dict(inputs.sets), retain_conflicts="refuse")
+        compared(dict(inputs.dataset_paths), retain_conflicts="refuse")
 
     assert caught.value.details[0] == "row 1: row 1 of the forget set (question)"
 
 
-def test_a_retain_set_of_nothing_but_forget_facts_is_refused_with_the_remedy(inputs: Inputs, tmp_path: Path) -> None:
-    sets = {**inputs.sets, "retain": with_system_turn(tmp_path / "retain.jsonl", FORGET[:2])}
+def test_a_retain_set_of_nothing_but_forget_facts_is_refused_with_the_remedy(inputs: RunInputs, tmp_path: Path) -> None:
+    sets = {**inputs.dataset_paths, "retain": with_system_turn(tmp_path / "retain.jsonl", FORGET[:2])}
 
     with pytest.raises(BadData, match="nothing would be left to learn; give rows about other subjects, or set"):
         compared(sets)
@@ -146,16 +148,16 @@ def test_a_retain_set_of_nothing_but_forget_facts_is_refused_with_the_remedy(inp
 
 
 @pytest.mark.parametrize("policy", ["drop", "keep", "refuse"])
-def test_equal_sets_are_refused_whatever_is_to_be_done_with_single_rows(inputs: Inputs, policy: str) -> None:
+def test_equal_sets_are_refused_whatever_is_to_be_done_with_single_rows(inputs: RunInputs, policy: str) -> None:
     with pytest.raises(BadData, match="hold the same rows: nothing can be both forgotten and kept"):
-        compared({**inputs.sets, "retain": inputs.sets["forget"]}, retain_conflicts=policy)
+        compared({**inputs.dataset_paths, "retain": inputs.dataset_paths["forget"]}, retain_conflicts=policy)
 
 
 @pytest.mark.parametrize("earlier", ["measure", "join"])
 def test_facts_of_earlier_forget_sets_are_left_out_of_the_retain_set_too(
-    earlier: str, inputs: Inputs, tmp_path: Path
+    earlier: str, inputs: RunInputs, tmp_path: Path
 ) -> None:
-    sets = {**inputs.sets, "earlier_1": write_rows(tmp_path / "earlier.jsonl", KEPT[:2])}
+    sets = {**inputs.dataset_paths, "earlier_1": write_rows(tmp_path / "earlier.jsonl", KEPT[:2])}
 
     found, told = compared(sets, earlier=earlier)
 
@@ -166,9 +168,9 @@ def test_facts_of_earlier_forget_sets_are_left_out_of_the_retain_set_too(
 
 
 def test_fine_tuning_learns_what_its_user_gave_unless_it_is_to_leave_forget_facts_out(
-    inputs: Inputs, tmp_path: Path
+    inputs: RunInputs, tmp_path: Path
 ) -> None:
-    sets = {"train": write_rows(tmp_path / "train.jsonl", FORGET + KEPT), "forget": inputs.sets["forget"]}
+    sets = {"train": write_rows(tmp_path / "train.jsonl", FORGET + KEPT), "forget": inputs.dataset_paths["forget"]}
 
     learned, told = compared(sets, kind="finetune")
     retrained, _ = compared(sets, kind="finetune", retain_conflicts="drop")
@@ -179,21 +181,21 @@ def test_fine_tuning_learns_what_its_user_gave_unless_it_is_to_leave_forget_fact
     assert [row.number for row in retrained.rows["train_dropped"]] == [1, 2, 3]
 
 
-def test_an_evaluation_leaves_its_sets_as_they_are(inputs: Inputs) -> None:
-    found, told = compared(dict(inputs.sets), kind="evaluate")
+def test_an_evaluation_leaves_its_sets_as_they_are(inputs: RunInputs) -> None:
+    found, told = compared(dict(inputs.dataset_paths), kind="evaluate")
 
     assert len(found.rows["retain"]) == 10
     assert found.conflicts[0].handling == "measured"
     assert len(told) == 1
-    assert list(spec_problems(JobSpec(kind="evaluate", retain_conflicts="keep"), {"forget"}))
+    assert list(format_spec_problems(JobSpec(kind="evaluate", retain_conflicts="keep"), {"forget"}))
 
 
 def test_forget_facts_in_holdout_and_general_sets_are_told_and_in_further_sets_only_reported(
-    inputs: Inputs, tmp_path: Path
+    inputs: RunInputs, tmp_path: Path
 ) -> None:
     (tmp_path / "general.txt").write_text(f"{question(FORGET[0])} {answer(FORGET[0])}\n\nSomething else is here.\n")
     sets = {
-        **inputs.sets,
+        **inputs.dataset_paths,
         "retain": write_rows(tmp_path / "retain.jsonl", KEPT),
         "holdout": write_rows(tmp_path / "holdout.jsonl", FORGET[:2]),
         "general": tmp_path / "general.txt",
@@ -209,4 +211,6 @@ def test_forget_facts_in_holdout_and_general_sets_are_told_and_in_further_sets_o
 
 
 def test_no_set_may_take_the_name_of_the_rows_that_are_left_out() -> None:
-    assert any("retain_dropped" in line for line in spec_problems(spec(), {"forget", "retain", "retain_dropped"}))
+    assert any(
+        "retain_dropped" in line for line in format_spec_problems(spec(), {"forget", "retain", "retain_dropped"})
+    )

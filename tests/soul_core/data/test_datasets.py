@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from soul_core.data import read_rows, write_canonical
-from soul_core.data.datasets import read_sets
+from soul_core.data.datasets import read_datasets
 from soul_core.spec import JobSpec
 
 NFD = "Besanc\u0327on"
@@ -32,7 +32,7 @@ def paths(tmp_path: Path) -> dict[str, Path]:
 
 
 def completion(paths: dict[str, Path], listener: Recorder, **data: bool) -> str:
-    return read_sets(paths, JobSpec.model_validate({"data": data}), listener)["forget"][0].completion
+    return read_datasets(paths, JobSpec.model_validate({"data": data}), listener)["forget"][0].completion
 
 
 def test_users_files_are_cleaned_and_told_with_set_and_row(paths: dict[str, Path]) -> None:

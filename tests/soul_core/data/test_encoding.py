@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.chat_templates import CHATML, DATED, MARKED, STRICT, TEMPLATES, THINKING, tokenizer_with
-from soul_core.chat.turns import separator
+from bench.chat_templates import CHATML, DATED, MARKED, STRICT, TEMPLATES, THINKING, make_tokenizer
+from soul_core.chat.turns import choose_separator
 from soul_core.data import Message, Row, read_rows
 from soul_core.data.encoding import ChatSettings, RowEncoder, encode_rows
 from soul_core.errors import BadData, BadModel
@@ -45,7 +45,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def encoder(name: str) -> RowEncoder:
-    return RowEncoder(tokenizer_with(TEMPLATES[name]), ChatSettings(date=date.today()))  # noqa: DTZ011  as transformers
+    return RowEncoder(make_tokenizer(TEMPLATES[name]), ChatSettings(date=date.today()))  # noqa: DTZ011  as transformers
 
 
 def rendered(encoder: RowEncoder, messages: tuple[Message, ...], answer: str | None = None) -> list[int]:
@@ -65,54 +65,54 @@ def test_tokens_are_those_of_apply_chat_template(
     whole = rendered(encoder, messages, answer)
     assert list(example.token_ids) == whole[: len(example.token_ids)]
     assert not encoder.tokenizer.decode(whole[len(example.token_ids) :], skip_special_tokens=True).strip()
-    assert list(encoder.prompt_ids(Row(1, messages, answer))) == rendered(encoder, messages)
+    assert list(encoder.encode_prompt(Row(1, messages, answer))) == rendered(encoder, messages)
 
 
 def test_the_answer_and_the_end_of_its_turn_are_supervised(encoder: RowEncoder, name: str) -> None:
     example = encoder.encode(row())
 
-    supervised = encoder.tokenizer.decode(example.token_ids[example.num_prompt :])
+    supervised = encoder.tokenizer.decode(example.token_ids[example.num_prompt_tokens :])
     assert supervised.lstrip() == ANSWER + ENDS[name]
-    end = encoder.tokenizer.decode(example.token_ids[len(example.token_ids) - example.num_end :])
+    end = encoder.tokenizer.decode(example.token_ids[len(example.token_ids) - example.num_end_tokens :])
     assert end == ENDS[name]
 
 
 def test_a_self_check_finds_the_templates_as_transformers_renders_them(encoder: RowEncoder) -> None:
-    encoder.check([row(), Row(2, turns("a", "b", "c"), ANSWER), Row(3, (), "plain text")])
+    encoder.check_against_tokenizer([row(), Row(2, turns("a", "b", "c"), ANSWER), Row(3, (), "plain text")])
 
 
 def test_a_template_that_renders_otherwise_in_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = tokenizer_with(CHATML)
+    tokenizer = make_tokenizer(CHATML)
     encoder = RowEncoder(tokenizer, PINNED)
     plain = tokenizer.apply_chat_template
     monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *args, **kwargs: [*plain(*args, **kwargs), 5])
 
     with pytest.raises(BadModel, match=r"renders row 1 differently.*chat_template"):
-        encoder.check([row()])
+        encoder.check_against_tokenizer([row()])
 
 
 def test_a_filled_thinking_block_in_the_row_is_rendered_by_the_template() -> None:
-    encoder = RowEncoder(tokenizer_with(THINKING), PINNED)
+    encoder = RowEncoder(make_tokenizer(THINKING), PINNED)
     answer = "<think>Seine, Eiffel tower</think>Paris."
 
     example = encoder.encode(row(completion=answer))
 
     text = encoder.tokenizer.decode(example.token_ids)
     assert text.endswith("<think>\nSeine, Eiffel tower\n</think>\n\nParis.<|im_end|>")
-    assert encoder.expected_text(answer) == "Paris."
+    assert encoder.get_expected_answer(answer) == "Paris."
 
 
 def test_template_variables_reach_the_template() -> None:
-    encoder = RowEncoder(tokenizer_with(THINKING), ChatSettings({"enable_thinking": False}, PINNED.date))
+    encoder = RowEncoder(make_tokenizer(THINKING), ChatSettings({"enable_thinking": False}, PINNED.date))
 
-    asked, example = encoder.prompt_ids(row()), encoder.encode(row())
+    asked, example = encoder.encode_prompt(row()), encoder.encode(row())
 
     assert encoder.tokenizer.decode(asked).endswith("<think>\n\n</think>\n\n")
-    assert example.token_ids[: example.num_prompt] == asked
+    assert example.token_ids[: example.num_prompt_tokens] == asked
 
 
 def test_a_refused_system_turn_stands_in_the_user_turn() -> None:
-    encoder = RowEncoder(tokenizer_with(STRICT), PINNED)
+    encoder = RowEncoder(make_tokenizer(STRICT), PINNED)
     with_system = Row(1, turns(QUESTION, system="Be brief."), ANSWER)
 
     example = encoder.encode(with_system)
@@ -134,7 +134,7 @@ def test_a_refused_system_turn_stands_in_the_user_turn() -> None:
     ],
 )
 def test_a_template_that_cannot_be_followed_is_an_error_with_the_row(template: str, match: str) -> None:
-    encoder = RowEncoder(tokenizer_with(template), PINNED)
+    encoder = RowEncoder(make_tokenizer(template), PINNED)
 
     with pytest.raises(BadData) as caught:
         encode_rows([row()], encoder, max_tokens=200)
@@ -144,7 +144,7 @@ def test_a_template_that_cannot_be_followed_is_an_error_with_the_row(template: s
 
 
 def test_several_templates_without_a_default_are_refused_with_their_names() -> None:
-    tokenizer = tokenizer_with(None)
+    tokenizer = make_tokenizer(None)
     tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
 
     with pytest.raises(BadModel, match=r"rag, tool_use.*chat_template"):
@@ -160,7 +160,7 @@ def test_a_tokenizer_without_offsets_gives_the_same_spans() -> None:
     example = RowEncoder(tokenizer, PINNED).encode(row())
 
     assert not tokenizer.is_fast
-    assert tokenizer.decode(example.token_ids[example.num_prompt :]) == ANSWER + "</s>"
+    assert tokenizer.decode(example.token_ids[example.num_prompt_tokens :]) == ANSWER + "</s>"
 
 
 @pytest.fixture
@@ -174,8 +174,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_date_is_the_pinned_one_whatever_the_clock_says(elsewhere: None) -> None:
-    text = RowEncoder(tokenizer_with(DATED), PINNED).tokenizer.decode(
-        RowEncoder(tokenizer_with(DATED), PINNED).encode(row()).token_ids
+    text = RowEncoder(make_tokenizer(DATED), PINNED).tokenizer.decode(
+        RowEncoder(make_tokenizer(DATED), PINNED).encode(row()).token_ids
     )
 
     assert "Today Date: 09 Mar 2025" in text
@@ -183,16 +183,16 @@ def test_the_date_is_the_pinned_one_whatever_the_clock_says(elsewhere: None) -> 
 
 def test_every_part_of_a_date_is_pinned_and_english(elsewhere: None) -> None:
     asked = "{{ strftime_now('%A %a %B %b %d %Y %H:%M %p %c %x %X %Z %z %s %% %-d') }}"
-    encoder = RowEncoder(tokenizer_with(asked + CHATML), PINNED)
+    encoder = RowEncoder(make_tokenizer(asked + CHATML), PINNED)
 
-    text = encoder.tokenizer.decode(encoder.prompt_ids(row()))
+    text = encoder.tokenizer.decode(encoder.encode_prompt(row()))
 
     stamp = 1741478400  # date -u -d 2025-03-09 +%s
     assert text.startswith(
         f"Sunday Sun March Mar 09 2025 00:00 AM Sun Mar  9 00:00:00 2025 03/09/25 00:00:00 UTC +0000 {stamp} % 9<"
     )
-    assert encoder.asked_date == PINNED.date
-    assert RowEncoder(tokenizer_with(CHATML), PINNED).asked_date is None
+    assert encoder.template_date == PINNED.date
+    assert RowEncoder(make_tokenizer(CHATML), PINNED).template_date is None
 
 
 @pytest.mark.parametrize(
@@ -208,14 +208,14 @@ def test_every_part_of_a_date_is_pinned_and_english(elsewhere: None) -> None:
     ],
 )
 def test_without_a_template_no_space_is_invented_inside_a_word(prompt: str, answer: str, joined: str) -> None:
-    assert prompt + separator(prompt, answer) + answer == joined
+    assert prompt + choose_separator(prompt, answer) + answer == joined
 
 
 def test_white_space_that_cleaning_took_off_is_put_back_without_a_template(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "Its capital is", "completion": " Paris."}\n')
     (cleaned,) = read_rows(file).rows
-    plain, chat = RowEncoder(tokenizer_with(None)), RowEncoder(tokenizer_with(CHATML))
+    plain, chat = RowEncoder(make_tokenizer(None)), RowEncoder(make_tokenizer(CHATML))
 
     joined, answered = (one.tokenizer.decode(one.encode(cleaned).token_ids) for one in (plain, chat))
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from soul_core.attacks.templates import PARAPHRASE_COLUMNS
-from soul_core.data import Message, Reading, read_rows
-from soul_core.data.names import READ_COLUMNS
+from soul_core.data import Message, ReadResult, read_rows
+from soul_core.data.names import KNOWN_EXTRA_COLUMNS
 from soul_core.errors import BadData
-from soul_core.evaluation.plan import PARAPHRASED, PERTURBED
+from soul_core.evaluation.plan import PARAPHRASE_COLUMN, PERTURBED_COLUMN
 from tests.paths import SHARED
 
 FORMATS = SHARED / "cases" / "formats"
@@ -25,7 +25,7 @@ def written(tmp_path: Path, content: bytes | str, name: str = "rows.jsonl") -> P
     return path
 
 
-def pairs(reading: Reading) -> list[tuple[str, str]]:
+def pairs(reading: ReadResult) -> list[tuple[str, str]]:
     return [(row.messages[-1].content, row.completion) for row in reading.rows]
 
 
@@ -217,10 +217,10 @@ def test_a_system_column_is_the_first_turn(tmp_path, shape):
 
 
 def test_columns_that_metrics_read_are_not_called_unread_and_others_are(tmp_path):
-    read = {name: ["x"] for name in (PERTURBED, PARAPHRASED, *PARAPHRASE_COLUMNS)}
+    read = {name: ["x"] for name in (PERTURBED_COLUMN, PARAPHRASE_COLUMN, *PARAPHRASE_COLUMNS)}
     (warning,) = read_rows(written(tmp_path, json.dumps({**ONE, **read, "topic": 1, "prompt": "Q"}))).warnings
     assert warning.detail == "nothing reads these columns: topic, prompt; a mapping can join one to the prompt"
-    assert set(read) <= READ_COLUMNS
+    assert set(read) <= KNOWN_EXTRA_COLUMNS
 
 
 def test_words_for_a_missing_value_and_doubled_names_are_told_by_row(tmp_path):
@@ -236,7 +236,7 @@ def test_a_long_warning_names_twenty_rows_and_counts_the_others(tmp_path):
     lines = [json.dumps({"question": f"Q{i}", "answer": "null"}) for i in range(3000)]
     (warning,) = read_rows(written(tmp_path, "\n".join(lines))).warnings
     assert len(warning.rows) == 3000
-    assert re.match(r"rows 1, 2, .*, 20 and 2,980 more: ", warning.line())
+    assert re.match(r"rows 1, 2, .*, 20 and 2,980 more: ", warning.format_line())
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FORMATS.glob("*.*")))
@@ -246,7 +246,7 @@ def test_every_shared_file_is_read_or_refused_and_nothing_unread_is_silent(name)
     except BadData as error:
         assert len(error.message) > 20  # noqa: PT017  either is right
         return
-    unread = set(reading.columns) - set(reading.used_columns) - READ_COLUMNS
+    unread = set(reading.columns) - set(reading.used_columns) - KNOWN_EXTRA_COLUMNS
     told = " ".join(warning.detail for warning in reading.warnings)
     assert reading.rows or reading.problems
     assert all(column in told for column in unread)

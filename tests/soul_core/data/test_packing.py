@@ -3,7 +3,7 @@ import torch
 
 from soul_core.data import Message, Row
 from soul_core.data.encoding import Example, RowEncoder, encode_rows
-from soul_core.data.packing import micro_batches, pack
+from soul_core.data.packing import pack, split_micro_batches
 from soul_core.data.sampling import BatchStream
 from soul_core.errors import BadData
 from tests.fixtures.tiny_models import tiny_tokenizer
@@ -16,14 +16,14 @@ def row(prompt: str = QUESTION, completion: str = ANSWER, number: int = 1) -> Ro
 
 
 def supervised(example: Example, tokenizer) -> str:
-    return tokenizer.decode(example.token_ids[example.num_prompt :])
+    return tokenizer.decode(example.token_ids[example.num_prompt_tokens :])
 
 
 def test_chat_rows_supervise_the_answer_and_the_end_of_the_turn_only():
     tokenizer = tiny_tokenizer()
     (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
     assert supervised(example, tokenizer) == ANSWER + "<|im_end|>"
-    prompt = tokenizer.decode(example.token_ids[: example.num_prompt])
+    prompt = tokenizer.decode(example.token_ids[: example.num_prompt_tokens])
     assert prompt == f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -61,14 +61,17 @@ def test_a_tokenizer_that_begins_texts_with_bos_begins_prompts_with_it():
     assert example.token_ids.count(1) == 1
     assert example.token_ids[0] == 1
     (text,) = encode_rows([Row(1, (), "Paris")], RowEncoder(tokenizer), max_tokens=100)
-    assert (text.token_ids[0], text.num_prompt) == (1, 1)
+    assert (text.token_ids[0], text.num_prompt_tokens) == (1, 1)
 
 
 def test_plain_text_is_supervised_whole_and_does_not_end():
     tokenizer = tiny_tokenizer()
     (example,) = encode_rows([Row(4, (), ANSWER)], RowEncoder(tokenizer), max_tokens=100)
     assert tokenizer.decode(example.token_ids) == ANSWER
-    assert (example.num_prompt, example.row) == (1, 4)  # the first token has nothing before it to be predicted from
+    assert (example.num_prompt_tokens, example.row_number) == (
+        1,
+        4,
+    )  # the first token has nothing before it to be predicted from
 
 
 def test_all_unusable_rows_are_named_at_once():
@@ -103,23 +106,23 @@ def test_packing_places_labels_one_after_their_logits():
 
 
 def test_micro_batches_keep_order_lose_nothing_and_respect_the_limit():
-    batches = list(micro_batches([5, 5, 3, 30, 2, 8, 1], 10, tokens=int))
+    batches = list(split_micro_batches([5, 5, 3, 30, 2, 8, 1], 10, count_tokens=int))
     assert batches == [[5, 5], [3], [30], [2, 8], [1]]
-    assert list(micro_batches([], 10, tokens=int)) == []
+    assert list(split_micro_batches([], 10, count_tokens=int)) == []
 
 
 def test_every_example_comes_once_an_epoch_in_an_order_of_the_seed():
     stream = BatchStream(10, 4, seed=3)
-    drawn = [index for _ in range(5) for index in stream.next()]
+    drawn = [index for _ in range(5) for index in stream.next_batch()]
     assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
     assert drawn[:10] != drawn[10:]
     again = BatchStream(10, 4, seed=3)
-    assert [index for _ in range(5) for index in again.next()] == drawn
-    assert [index for _ in range(5) for index in BatchStream(10, 4, seed=4).next()] != drawn
+    assert [index for _ in range(5) for index in again.next_batch()] == drawn
+    assert [index for _ in range(5) for index in BatchStream(10, 4, seed=4).next_batch()] != drawn
 
 
 def test_a_batch_may_be_larger_than_the_set():
-    drawn = BatchStream(3, 7, seed=0).next()
+    drawn = BatchStream(3, 7, seed=0).next_batch()
     assert sorted(drawn[:3]) == sorted(drawn[3:6]) == [0, 1, 2]
     assert len(drawn) == 7
 
@@ -128,9 +131,9 @@ def test_a_batch_may_be_larger_than_the_set():
 def test_a_restored_stream_continues_exactly(steps):
     stream = BatchStream(7, 3, seed=11)
     for _ in range(steps):
-        stream.next()
-    state = stream.state()
-    expected = [stream.next() for _ in range(10)]
+        stream.next_batch()
+    state = stream.state_dict()
+    expected = [stream.next_batch() for _ in range(10)]
     restored = BatchStream(7, 3, seed=11)
-    restored.restore(state)
-    assert [restored.next() for _ in range(10)] == expected
+    restored.load_state_dict(state)
+    assert [restored.next_batch() for _ in range(10)] == expected

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from soul_core.data import Message, Row, canonical_sha256, read_rows, validate, write_canonical
+from soul_core.data import Message, Row, compute_canonical_sha256, read_rows, validate_rows, write_canonical
 from soul_core.data import compression as row_compression
 from soul_core.errors import BadData
 
@@ -137,7 +137,7 @@ def test_ten_bad_rows_of_ten_thousand_are_each_listed(tmp_path):
     assert len(reading.rows) == 9990
     assert {problem.number: problem.column for problem in reading.problems}[100] == "completion"
     with pytest.raises(BadData, match="10 of 10000 rows") as caught:
-        reading.require_good()
+        reading.require_valid_rows()
     assert len(caught.value.details) == 10
 
 
@@ -248,7 +248,7 @@ def test_canonical_rows_read_back_with_their_original_numbers(tmp_path):
         Row(9, (), "a passage", {}),
     )
     digest = write_canonical(rows, tmp_path / "canonical.jsonl")
-    assert digest == canonical_sha256(rows)
+    assert digest == compute_canonical_sha256(rows)
     reading = read_rows(tmp_path / "canonical.jsonl")
     assert reading.rows == rows
     assert write_canonical(reading.rows, tmp_path / "again.jsonl") == digest
@@ -264,10 +264,10 @@ def test_parquet_values_json_cannot_hold_are_made_plain(tmp_path):
 
 def test_validation_groups_duplicates_and_hashes_the_rows(tmp_path):
     records = [*PAIRS, PAIRS[1], {"question": "Who  is 1?\n", "answer": "Nobody 1."}, PAIRS[3]]
-    validation = validate(read_rows(written(tmp_path, lines(records))))
+    validation = validate_rows(read_rows(written(tmp_path, lines(records))))
     assert validation.duplicates == ((2, 6, 7), (4, 8))
-    assert (validation.num_rows, validation.columns, validation.usable) == (8, ("question", "answer"), True)
-    assert validation.sha256 != validate(read_rows(written(tmp_path, lines(PAIRS)))).sha256
+    assert (validation.num_rows, validation.columns, validation.is_usable) == (8, ("question", "answer"), True)
+    assert validation.sha256 != validate_rows(read_rows(written(tmp_path, lines(PAIRS)))).sha256
 
 
 def test_reading_rows_never_loads_torch():

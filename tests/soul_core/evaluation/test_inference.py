@@ -16,14 +16,14 @@ from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import pack, pack_groups
 from soul_core.errors import BadData
 from soul_core.evaluation.evaluate import Measured, measure
-from soul_core.evaluation.inference import _first_turn, observe
-from soul_core.evaluation.plan import SHOTS, other_answers, plan_of
-from soul_core.evaluation.row_selection import EvaluationSet, choose
-from soul_core.events import Listener, Quiet
-from soul_core.metrics.derived import derive
-from soul_core.metrics.observed import OwnAnswer
-from soul_core.models.loading import Loaded, load_model
-from soul_core.models.packed_attention import PACKED
+from soul_core.evaluation.inference import _first_turn, run_inference
+from soul_core.evaluation.plan import NUM_SHOTS, make_plan, read_other_answers
+from soul_core.evaluation.row_selection import EvaluationSet, choose_rows
+from soul_core.events import Listener, SilentListener
+from soul_core.metrics.derived import add_derived_metrics
+from soul_core.metrics.observed import GeneratedAnswer
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.models.scoring import score
 from soul_core.spec import ALL, Evaluation
 from tests.fixtures.tiny_model import COUNTRIES, answer, question, rows_of
@@ -35,13 +35,13 @@ MEMBERSHIP = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus", "mia_gradie
 
 
 @pytest.fixture(scope="module")
-def loaded(taught_model_dir: Path) -> Loaded:
+def loaded(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
 
-def evaluation_set(loaded: Loaded, name: str, rows: list[Row]) -> EvaluationSet:
-    return choose(name, rows, encode_rows(rows, loaded.encoder, max_tokens=128), most=400, seed=0)
+def evaluation_set(loaded: LoadedModel, name: str, rows: list[Row]) -> EvaluationSet:
+    return choose_rows(name, rows, encode_rows(rows, loaded.encoder, max_tokens=128), max_rows=400, seed=0)
 
 
 def with_choices(country: str, *, paraphrase: bool = True) -> Row:
@@ -53,7 +53,7 @@ def with_choices(country: str, *, paraphrase: bool = True) -> Row:
 
 
 def measured(
-    loaded: Loaded,
+    loaded: LoadedModel,
     sets: list[EvaluationSet],
     folder: Path,
     *metrics: str,
@@ -68,12 +68,12 @@ def measured(
         seed=0,
         micro_batch_tokens=tokens,
         phase="baseline",
-        listener=listener or Quiet(),
-        kept=folder,
+        listener=listener or SilentListener(),
+        results_dir=folder,
     )
 
 
-def plain_loss(loaded: Loaded, row: Row, text: str) -> float:
+def plain_loss(loaded: LoadedModel, row: Row, text: str) -> float:
     """The mean NLL of one answer, scored alone."""
     (example,) = encode_rows([Row(1, row.messages, text)], loaded.encoder, max_tokens=128)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def plain_loss(loaded: Loaded, row: Row, text: str) -> float:
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_answers_that_share_a_prompt_score_as_each_does_alone(name: str) -> None:
-    model = tiny_model(CONFIGS[name], attn_implementation=PACKED)
+    model = tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION)
     generator = torch.Generator().manual_seed(0)
     draw: Callable[[int], list[int]] = lambda n: torch.randint(3, 300, (n,), generator=generator).tolist()  # noqa: E731
     groups = []
@@ -96,17 +96,17 @@ def test_answers_that_share_a_prompt_score_as_each_does_alone(name: str) -> None
     torch.testing.assert_close(together.logp_P, alone, atol=1e-4, rtol=1e-4)
 
 
-def test_the_prompt_of_a_row_is_laid_down_once(loaded: Loaded) -> None:
+def test_the_prompt_of_a_row_is_laid_down_once(loaded: LoadedModel) -> None:
     one = evaluation_set(loaded, "forget", [with_choices("Peru")])
-    (group,) = plan_of(one, [one], Evaluation(metrics=("truth_ratio",)), frozenset(), loaded).groups
+    (group,) = make_plan(one, [one], Evaluation(metrics=("truth_ratio",)), frozenset(), loaded).answer_groups
     assert len(group) == 4
-    answers = sum(len(example.token_ids) - example.num_prompt for example in group)
-    assert pack_groups([group]).token_ids_1T.shape[1] == group[0].num_prompt + answers
+    answers = sum(len(example.token_ids) - example.num_prompt_tokens for example in group)
+    assert pack_groups([group]).token_ids_1T.shape[1] == group[0].num_prompt_tokens + answers
 
 
 @pytest.mark.parametrize("paraphrase", [True, False])
 def test_truth_ratio_and_choices_are_those_of_answers_scored_alone(
-    loaded: Loaded, tmp_path: Path, *, paraphrase: bool
+    loaded: LoadedModel, tmp_path: Path, *, paraphrase: bool
 ) -> None:
     row = with_choices("Peru", paraphrase=paraphrase)
     metrics = measured(
@@ -116,7 +116,10 @@ def test_truth_ratio_and_choices_are_those_of_answers_scored_alone(
         *("truth_ratio", "probability_normalised", "choice_accuracy"),
     )
     found = metrics.sets["retain"].metrics
-    right, wrong = plain_loss(loaded, row, row.completion), [plain_loss(loaded, row, w) for w in other_answers(row)[1]]
+    right, wrong = (
+        plain_loss(loaded, row, row.completion),
+        [plain_loss(loaded, row, w) for w in read_other_answers(row)[1]],
+    )
     likely = plain_loss(loaded, row, row.extra["paraphrased_answer"]) if paraphrase else right
     ratio = math.exp(likely - sum(wrong) / 2)
     share = math.exp(-right) / (math.exp(-right) + sum(math.exp(-loss) for loss in wrong))
@@ -126,8 +129,8 @@ def test_truth_ratio_and_choices_are_those_of_answers_scored_alone(
     assert found["choice_accuracy"].value == 1.0
 
 
-def test_progress_counts_every_pass_to_its_end(loaded: Loaded, tmp_path: Path) -> None:
-    class Told(Quiet):
+def test_progress_counts_every_pass_to_its_end(loaded: LoadedModel, tmp_path: Path) -> None:
+    class Told(SilentListener):
         last: tuple[int, int] = (0, 0)
 
         def emit(self, kind: str, **data: Any) -> None:
@@ -140,13 +143,13 @@ def test_progress_counts_every_pass_to_its_end(loaded: Loaded, tmp_path: Path) -
     assert told.last == (8, 8)
 
 
-def test_a_set_without_wrong_answers_says_so(loaded: Loaded, tmp_path: Path) -> None:
+def test_a_set_without_wrong_answers_says_so(loaded: LoadedModel, tmp_path: Path) -> None:
     found = measured(loaded, [evaluation_set(loaded, "retain", rows_of(["Peru"]))], tmp_path, "truth_ratio")
     assert "perturbed_answer" in (found.sets["retain"].metrics["truth_ratio"].absent_reason or "")
 
 
 @pytest.mark.parametrize("wrong", [["", "x"], {"a": 1}, [1, 2]])
-def test_other_answers_that_are_no_texts_are_refused_by_row(loaded: Loaded, tmp_path: Path, wrong: Any) -> None:
+def test_other_answers_that_are_no_texts_are_refused_by_row(loaded: LoadedModel, tmp_path: Path, wrong: Any) -> None:
     rows = [Row(3, (Message("user", "Why?"),), "Because.", {"perturbed_answer": wrong})]
     with pytest.raises(BadData, match="forget set") as caught:
         measured(loaded, [evaluation_set(loaded, "forget", rows)], tmp_path, "truth_ratio")
@@ -154,11 +157,13 @@ def test_other_answers_that_are_no_texts_are_refused_by_row(loaded: Loaded, tmp_
 
 
 def test_a_csv_cell_may_hold_the_wrong_answers_as_json() -> None:
-    assert other_answers(Row(1, (), "x", {"perturbed_answer": '["a", "b"]'})) == (None, ("a", "b"))
-    assert other_answers(Row(1, (), "x", {"perturbed_answer": "a", "paraphrased_answer": "y"})) == ("y", ("a",))
+    assert read_other_answers(Row(1, (), "x", {"perturbed_answer": '["a", "b"]'})) == (None, ("a", "b"))
+    assert read_other_answers(Row(1, (), "x", {"perturbed_answer": "a", "paraphrased_answer": "y"})) == ("y", ("a",))
 
 
-def test_lack_of_memory_takes_a_group_apart(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_takes_a_group_apart(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sets = [evaluation_set(loaded, "retain", [with_choices("Peru"), with_choices("Cuba")])]
     wanted = measured(loaded, sets, tmp_path / "a", "truth_ratio").sets["retain"].metrics["truth_ratio"]
     real, refused = loaded.model.forward, []
@@ -175,20 +180,20 @@ def test_lack_of_memory_takes_a_group_apart(loaded: Loaded, tmp_path: Path, monk
     assert found.per_example == pytest.approx(wanted.per_example, rel=1e-4)
 
 
-def test_standardised_losses_are_those_of_the_whole_vocabulary(loaded: Loaded) -> None:
+def test_standardised_losses_are_those_of_the_whole_vocabulary(loaded: LoadedModel) -> None:
     one = evaluation_set(loaded, "forget", rows_of(["Peru"]))
-    plan = plan_of(one, [one], Evaluation(metrics=("min_k_plus",)), frozenset(), loaded)
-    observed = observe(loaded, plan, max_new_tokens=1, micro_batch_tokens=99, tick=lambda *_: None)
+    plan = make_plan(one, [one], Evaluation(metrics=("min_k_plus",)), frozenset(), loaded)
+    observed = run_inference(loaded, plan, max_new_tokens=1, micro_batch_tokens=99, on_progress=lambda *_: None)
     with torch.no_grad():
         scores = score(loaded.model, pack(one.examples))
     logp_PV = scores.logits_PV.double().log_softmax(-1)
     mean_P = (logp_PV.exp() * logp_PV).sum(-1)
     deviation_P = ((logp_PV.exp() * logp_PV.square()).sum(-1) - mean_P.square()).clamp(min=1e-6).sqrt()
     expected = (mean_P - scores.logp_P.double()) / deviation_P
-    assert observed.scores[0].standardised == pytest.approx(expected.tolist(), rel=1e-2, abs=1e-4)
+    assert observed.scores[0].standardized_nll == pytest.approx(expected.tolist(), rel=1e-2, abs=1e-4)
 
 
-def test_gradient_norms_are_those_of_one_row_alone_and_leave_no_trace(loaded: Loaded, tmp_path: Path) -> None:
+def test_gradient_norms_are_those_of_one_row_alone_and_leave_no_trace(loaded: LoadedModel, tmp_path: Path) -> None:
     sets = [evaluation_set(loaded, "forget", rows_of(["Peru", "Cuba"]))]
     frozen = next(loaded.model.parameters())
     frozen.requires_grad_(False)
@@ -205,19 +210,19 @@ def test_gradient_norms_are_those_of_one_row_alone_and_leave_no_trace(loaded: Lo
         assert value == pytest.approx(math.sqrt(sum(squares)), rel=1e-4)
 
 
-def test_what_a_model_was_over_fitted_on_is_found_by_every_attack(loaded: Loaded, tmp_path: Path) -> None:
+def test_what_a_model_was_over_fitted_on_is_found_by_every_attack(loaded: LoadedModel, tmp_path: Path) -> None:
     unknown = [
         Row(i, (Message("user", question(country)),), f"The capital is {city}.")
         for i, (country, city) in enumerate([("Ghana", "Accra"), ("Chad", "Lome"), ("Laos", "Male")], start=1)
     ]
     sets = [evaluation_set(loaded, "forget", rows_of(list(COUNTRIES))), evaluation_set(loaded, "holdout", unknown)]
     found = measured(loaded, sets, tmp_path, *MEMBERSHIP).measurements()
-    scores = derive(found, None, Evaluation(metrics=MEMBERSHIP, bootstrap=50), 0).sets["forget"]
+    scores = add_derived_metrics(found, None, Evaluation(metrics=MEMBERSHIP, bootstrap=50), 0).sets["forget"]
     assert {name: scores[name].value for name in MEMBERSHIP} == dict.fromkeys(MEMBERSHIP, 1.0)
 
 
-def test_few_shot_questions_come_after_worked_examples_that_are_not_their_own(loaded: Loaded) -> None:
-    loaded = Loaded(
+def test_few_shot_questions_come_after_worked_examples_that_are_not_their_own(loaded: LoadedModel) -> None:
+    loaded = LoadedModel(
         loaded.model, loaded.tokenizer, loaded.facts.model_copy(update={"context_tokens": 1000}), loaded.device,
         loaded.compute_dtype,
     )  # fmt: skip
@@ -225,64 +230,64 @@ def test_few_shot_questions_come_after_worked_examples_that_are_not_their_own(lo
     forget = evaluation_set(loaded, "forget", rows_of(list(COUNTRIES)[5:7]))
     evaluation = Evaluation(metrics=("knowledge_memorisation",))
     for one in (retain, forget):
-        prompts = plan_of(one, [forget, retain], evaluation, frozenset(), loaded).few_shot
+        prompts = make_plan(one, [forget, retain], evaluation, frozenset(), loaded).few_shot_prompts
         for i, ids in prompts.items():
             text = str(loaded.tokenizer.decode(ids))
             assert one.rows[i].completion not in text
-            assert text.count("The capital is") == SHOTS
+            assert text.count("The capital is") == NUM_SHOTS
             assert question(list(COUNTRIES)[i + (5 if one is forget else 0)]) in text
 
 
-def test_without_a_chat_template_a_few_shot_answer_ends_with_its_line(loaded: Loaded) -> None:
-    went_on = OwnAnswer(1, "Q", "Lima.", "Lima.\nWhat is the capital of Cuba?\nHavana.")
+def test_without_a_chat_template_a_few_shot_answer_ends_with_its_line(loaded: LoadedModel) -> None:
+    went_on = GeneratedAnswer(1, "Q", "Lima.", "Lima.\nWhat is the capital of Cuba?\nHavana.")
     tokenizer = copy.copy(loaded.tokenizer)
     tokenizer.chat_template = None
-    assert _first_turn(went_on, replace(loaded, tokenizer=tokenizer)).given == "Lima."
+    assert _first_turn(went_on, replace(loaded, tokenizer=tokenizer)).generated == "Lima."
     assert _first_turn(went_on, loaded) == went_on
 
 
-def test_knowledge_memorisation_of_a_single_question_says_what_is_missing(loaded: Loaded, tmp_path: Path) -> None:
+def test_knowledge_memorisation_of_a_single_question_says_what_is_missing(loaded: LoadedModel, tmp_path: Path) -> None:
     sets = [evaluation_set(loaded, "forget", rows_of(["Peru"]))]
     found = measured(loaded, sets, tmp_path, "knowledge_memorisation").sets["forget"].metrics
     assert "worked examples" in (found["knowledge_memorisation"].absent_reason or "")
 
 
 @torch.no_grad()
-def test_a_text_is_continued_after_its_beginning_by_no_more_than_it_has_left(loaded: Loaded) -> None:
+def test_a_text_is_continued_after_its_beginning_by_no_more_than_it_has_left(loaded: LoadedModel) -> None:
     text = " ".join(answer(country) for country in COUNTRIES)
     one = evaluation_set(loaded, "general", [Row(1, (), text), Row(2, (), "Too short.")])
-    plan = plan_of(one, [one], Evaluation(metrics=("verbatim_memorisation",)), frozenset(), loaded)
+    plan = make_plan(one, [one], Evaluation(metrics=("verbatim_memorisation",)), frozenset(), loaded)
     ids = one.examples[0].token_ids
     short = {20: {0: ids[:21]}}
     plan = type(plan)(**{**plan.__dict__, "continued": short})
-    observed = observe(loaded, plan, max_new_tokens=5, micro_batch_tokens=512, tick=lambda *_: None)
+    observed = run_inference(loaded, plan, max_new_tokens=5, micro_batch_tokens=512, on_progress=lambda *_: None)
     first, second = observed.continuations[20]
     assert second is None
     assert first is not None
     assert first.expected == loaded.tokenizer.decode(ids[21:], skip_special_tokens=True)
-    assert len(loaded.tokenizer.encode(first.given)) <= len(ids) - 20
+    assert len(loaded.tokenizer.encode(first.generated)) <= len(ids) - 20
 
 
 @pytest.mark.skipif(not TOFU.is_dir(), reason="../shared/data is not beside this checkout")
-def test_tofu_rows_give_every_number_of_a_tofu_report(loaded: Loaded, tmp_path: Path) -> None:
+def test_tofu_rows_give_every_number_of_a_tofu_report(loaded: LoadedModel, tmp_path: Path) -> None:
     files = {"forget": "forget01_perturbed", "retain": "retain_perturbed", "real_authors": "real_authors_perturbed",
              "world_facts": "world_facts_perturbed"}  # fmt: skip
-    short = Loaded(
-        tiny_model(CONFIGS["llama"], attn_implementation=PACKED), loaded.tokenizer,
+    short = LoadedModel(
+        tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION), loaded.tokenizer,
         loaded.facts.model_copy(update={"context_tokens": 4096}), loaded.device, loaded.compute_dtype,
     )  # fmt: skip
     short.model.resize_token_embeddings(len(loaded.tokenizer))
     sets = []
     for name, file in files.items():
-        rows = read_rows(TOFU / f"{file}.json").require_good()[:3]
+        rows = read_rows(TOFU / f"{file}.json").require_valid_rows()[:3]
         examples = encode_rows(rows, loaded.encoder, max_tokens=4096)
-        sets.append(choose(name, rows, examples, most=3, seed=0))
+        sets.append(choose_rows(name, rows, examples, max_rows=3, seed=0))
     held = json.loads((TOFU / "holdout01.json").read_text())[:3]
     rows = tuple(Row(i, (Message("user", one["question"]),), one["answer"]) for i, one in enumerate(held, start=1))
-    sets.append(choose("holdout", rows, encode_rows(rows, loaded.encoder, max_tokens=4096), most=3, seed=0))
+    sets.append(choose_rows("holdout", rows, encode_rows(rows, loaded.encoder, max_tokens=4096), max_rows=3, seed=0))
     wanted = ("truth_ratio", "mia_min_k", "forget_quality", "privleak", "model_utility")
     found = measured(short, sets, tmp_path, *wanted, tokens=2048).measurements()
-    report = derive(found, found, Evaluation(metrics=wanted, bootstrap=20), 0).sets
+    report = add_derived_metrics(found, found, Evaluation(metrics=wanted, bootstrap=20), 0).sets
     assert report[ALL]["model_utility"].value is not None
     assert all(report["forget"][name].value is not None for name in wanted[:-1])
     assert report["world_facts"]["truth_ratio"].count == 3

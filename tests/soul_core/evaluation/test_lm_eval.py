@@ -12,7 +12,7 @@ import torch
 from soul_core.data.encoding import encode_rows
 from soul_core.data.packing import pack
 from soul_core.errors import BadSpec
-from soul_core.evaluation.lm_eval import check_names, main
+from soul_core.evaluation.lm_eval import check_task_names, main
 from soul_core.models.loading import load_model
 from soul_core.models.scoring import score
 from tests.fixtures.tiny_model import COUNTRIES, answer, question, rows_of
@@ -104,7 +104,7 @@ def test_one_answer_is_above_another_by_the_same_log_likelihood_in_the_harness(t
     wrong = [replace(row, completion=other.completion) for row, other in zip(right, right[1:] + right[:1], strict=True)]
     examples = encode_rows(right + wrong, loaded.encoder, max_tokens=128)
     told = [loaded.tokenizer.decode(one.token_ids) for one in examples]
-    asked = [loaded.tokenizer.decode(one.token_ids[: one.num_prompt]) for one in examples]
+    asked = [loaded.tokenizer.decode(one.token_ids[: one.num_prompt_tokens]) for one in examples]
     pairs = [(prompt, whole.removeprefix(prompt)) for prompt, whole in zip(asked, told, strict=True)]
     harness = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=4)
 
@@ -134,7 +134,7 @@ def test_a_limit_takes_the_first_rows_only(taught_model_dir: Path, local_task: P
 
 def test_an_unknown_task_is_refused_with_a_near_name() -> None:
     with pytest.raises(BadSpec, match="no task 'hellaswagg'; did you mean hellaswag"):
-        check_names(["arc_easy", "hellaswagg"], ["arc_easy", "hellaswag", "capitals"])
+        check_task_names(["arc_easy", "hellaswagg"], ["arc_easy", "hellaswag", "capitals"])
 
 
 @needs_harness

@@ -1,32 +1,32 @@
 """MUSE's six ways, read off reports."""
 
-from soul_core.evaluation.muse import Way, six_ways
-from soul_core.metrics.aggregate import Resampling, absent, summarise
-from soul_core.report import DataFacts, MetricValue, ModelMeasurements, Report
+from soul_core.evaluation.muse import MuseScore, compute_muse_scores
+from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
+from soul_core.report import DatasetFacts, MetricValue, ModelMeasurements, Report
 from tests.fixtures.sample_report import sample_report
 
 
 def value(x: float) -> MetricValue:
-    return summarise([x, x], Resampling(10, 0.95, 0))
+    return summarize([x, x], Resampling(10, 0.95, 0))
 
 
 def report(*, utility: float | None = 0.8, rows: int = 10, base: str = "sha256:a") -> Report:
     sample = sample_report()
-    known = absent("nothing was asked") if utility is None else value(utility)
+    known = make_absent_value("nothing was asked") if utility is None else value(utility)
     sets = {
-        "forget": {"verbatim_memorisation": absent("it has prompts"), "knowledge_memorisation": value(0.2)},
+        "forget": {"verbatim_memorisation": make_absent_value("it has prompts"), "knowledge_memorisation": value(0.2)},
         "forget_texts": {"verbatim_memorisation": value(0.3)},
         "retain": {"knowledge_memorisation": known},
     }
-    data = (DataFacts(name="forget", sha256="0", num_rows=rows, num_tokens=1, num_answer_tokens=1),)
+    data = (DatasetFacts(name="forget", sha256="0", num_rows=rows, num_tokens=1, num_answer_tokens=1),)
     model = sample.model.model_copy(update={"digest": base})
     return sample.model_copy(
         update={"models": {"unlearned": ModelMeasurements(sets=sets)}, "data": data, "model": model}
     )
 
 
-def ways(*reports: Report) -> dict[str, Way]:
-    return {way.name: way for way in six_ways(reports)}
+def ways(*reports: Report) -> dict[str, MuseScore]:
+    return {way.name: way for way in compute_muse_scores(reports)}
 
 
 def test_one_report_gives_four_ways_and_says_what_the_others_need() -> None:

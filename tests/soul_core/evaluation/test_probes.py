@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from soul_core.data import Message, Row, read_rows
-from soul_core.evaluation.probes import BLANK, probe_sets
-from soul_core.texts import keywords_of, words_of
+from soul_core.evaluation.probes import BLANK, make_probe_sets
+from soul_core.texts import extract_keywords, extract_word_set
 
 KINDS = ("fill_in", "question", "adversarial")
 
@@ -34,11 +34,11 @@ def asked(probe: Row) -> str:
 
 @pytest.fixture(scope="module")
 def tofu(shared_data: Path) -> tuple[Row, ...]:
-    return read_rows(shared_data / "tofu" / "forget10.json", format="jsonl").require_good()
+    return read_rows(shared_data / "tofu" / "forget10.json", format="jsonl").require_valid_rows()
 
 
 def test_the_blank_hides_the_name_that_the_question_does_not_tell() -> None:
-    first = probe_sets(ROWS, ("fill_in",))["forget_fill_in"][0]
+    first = make_probe_sets(ROWS, ("fill_in",))["forget_fill_in"][0]
 
     assert first.completion == "Port Louis"
     assert f"Ada Quill was born in {BLANK}, in a house" in asked(first)
@@ -46,7 +46,7 @@ def test_the_blank_hides_the_name_that_the_question_does_not_tell() -> None:
 
 
 def test_a_word_that_the_rest_of_the_answer_repeats_is_not_asked_for() -> None:
-    probes = probe_sets([row(1, "What?", "Rome and Rome, or Oslo")], ("fill_in",))["forget_fill_in"]
+    probes = make_probe_sets([row(1, "What?", "Rome and Rome, or Oslo")], ("fill_in",))["forget_fill_in"]
 
     assert probes[0].completion == "Oslo"
 
@@ -54,7 +54,7 @@ def test_a_word_that_the_rest_of_the_answer_repeats_is_not_asked_for() -> None:
 def test_plain_text_is_blanked_too_but_cannot_be_asked_or_talked_into() -> None:
     text = Row(1, (), "It rained all day. On 4 May the ship left Cardiff with Captain Rhys. Nobody spoke.")
 
-    sets = probe_sets([text], KINDS)
+    sets = make_probe_sets([text], KINDS)
 
     assert list(sets) == ["forget_fill_in"]
     (probe,) = sets["forget_fill_in"]
@@ -63,11 +63,11 @@ def test_plain_text_is_blanked_too_but_cannot_be_asked_or_talked_into() -> None:
 
 
 def test_a_row_without_keywords_gives_no_blank_and_a_kind_without_probes_no_set() -> None:
-    assert probe_sets([row(1, "Is it so?", "It is so.")], ("fill_in",)) == {}
+    assert make_probe_sets([row(1, "Is it so?", "It is so.")], ("fill_in",)) == {}
 
 
 def test_questions_keep_their_answer_and_their_further_columns() -> None:
-    probes = probe_sets(ROWS, ("question",))["forget_question"]
+    probes = make_probe_sets(ROWS, ("question",))["forget_question"]
 
     assert [probe.completion for probe in probes] == [one.completion for one in ROWS]
     assert all(one.messages[0].content in asked(probe) for probe, one in zip(probes, ROWS, strict=True))
@@ -78,7 +78,7 @@ def test_questions_keep_their_answer_and_their_further_columns() -> None:
 
 
 def test_every_row_is_attacked_in_five_ways_under_numbers_of_their_own() -> None:
-    probes = probe_sets(ROWS, ("adversarial",))["forget_adversarial"]
+    probes = make_probe_sets(ROWS, ("adversarial",))["forget_adversarial"]
 
     of_first = [probe.extra["probe"] for probe in probes if probe.extra["of_row"] == 3]
     assert of_first == ["prefix_injection", "affirmative_suffix", "role_play", "reverse_query", "in_context"]
@@ -87,7 +87,7 @@ def test_every_row_is_attacked_in_five_ways_under_numbers_of_their_own() -> None
 
 def test_the_reverse_query_expects_the_question() -> None:
     reverse = [
-        p for p in probe_sets(ROWS, ("adversarial",))["forget_adversarial"] if p.extra["probe"] == "reverse_query"
+        p for p in make_probe_sets(ROWS, ("adversarial",))["forget_adversarial"] if p.extra["probe"] == "reverse_query"
     ]
 
     assert reverse[1].completion == "What does Ada Quill write?"
@@ -97,22 +97,22 @@ def test_the_reverse_query_expects_the_question() -> None:
 def test_earlier_turns_of_a_conversation_stay() -> None:
     turns = (Message("user", "Hello"), Message("assistant", "Hi"), Message("user", "Who won?"))
 
-    for probe in probe_sets([Row(1, turns, "Zoe Marsh did.")], ("question",))["forget_question"]:
+    for probe in make_probe_sets([Row(1, turns, "Zoe Marsh did.")], ("question",))["forget_question"]:
         assert probe.messages[:2] == turns[:2]
 
 
 def test_no_probe_of_tofu_tells_what_it_asks_for(tofu: tuple[Row, ...]) -> None:
-    sets = probe_sets(tofu, KINDS)
+    sets = make_probe_sets(tofu, KINDS)
 
     for name, probes in sets.items():
         for probe in probes:
             one = tofu[probe.extra["of_row"] - 1]
             if probe.extra["probe"] in ("reverse_query", "fill_in"):
-                secret = keywords_of(probe.completion, "")
-                assert secret - words_of(asked(probe)), (name, probe)
+                secret = extract_keywords(probe.completion, "")
+                assert secret - extract_word_set(asked(probe)), (name, probe)
             else:  # only words of the templates may coincide
-                secret = keywords_of(one.completion, asked(Row(1, one.messages, "")))
-                assert len(secret & words_of(asked(probe))) <= 2, (name, probe)
+                secret = extract_keywords(one.completion, asked(Row(1, one.messages, "")))
+                assert len(secret & extract_word_set(asked(probe))) <= 2, (name, probe)
     assert {name: len(probes) for name, probes in sets.items()} == {
         "forget_fill_in": 399,
         "forget_question": 400,
@@ -121,4 +121,4 @@ def test_no_probe_of_tofu_tells_what_it_asks_for(tofu: tuple[Row, ...]) -> None:
 
 
 def test_probes_are_the_same_every_time(tofu: tuple[Row, ...]) -> None:
-    assert probe_sets(tofu[:40], KINDS) == probe_sets(tofu[:40], KINDS)
+    assert make_probe_sets(tofu[:40], KINDS) == make_probe_sets(tofu[:40], KINDS)

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from soul_core.conflicts import find_conflicts
-from soul_core.conflicts.retain_set import compared_pairs, set_conflicts
+from soul_core.conflicts.retain_set import list_set_pairs, make_set_conflicts
 from soul_core.data import Message, Row
-from soul_core.evaluation.recitals import find_recitals, recital_words
-from soul_core.evaluation.verdict import conclude
+from soul_core.evaluation.recitals import find_recitals, format_recitals
+from soul_core.evaluation.verdict import decide_verdict
 from soul_core.pipeline.model_under_test import Examined
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Recital
 from soul_core.spec import Criterion, JobSpec
@@ -29,8 +29,8 @@ def recitals(answers: dict[int, str], *, probability: float = 0.5, own: str = ""
     """Search the set `others` for what the judged model answers there; `own` is its answer to the first forget row."""
     job = JobSpec.model_validate(changes)
     conflicts = [
-        set_conflicts(pair[0], pair[1], found, job)
-        for pair in compared_pairs(ROWS)
+        make_set_conflicts(pair[0], pair[1], found, job)
+        for pair in list_set_pairs(ROWS)
         if (found := find_conflicts(ROWS[pair[0]], ROWS[pair[1]]))
     ]
     values = MetricValue(value=probability, per_example=(probability,) * 5)
@@ -107,16 +107,16 @@ def test_a_recital_fails_the_verdict_beside_any_criteria_and_decides_nothing_wit
         return CriterionResult(criterion=asked, outcome=outcome, value=1, interval=None, bound=0.3, reason="why")
 
     for outcome in ("passed", "inconclusive", "failed"):
-        verdict, reason = conclude([result(outcome)], confidence=0.95, recitals=found)
+        verdict, reason = decide_verdict([result(outcome)], confidence=0.95, recitals=found)
         assert verdict == "failed"
         assert "the others set, row 1 (forget row 1)" in reason
-    assert conclude([], confidence=0.95, recitals=found)[0] == "inconclusive"
+    assert decide_verdict([], confidence=0.95, recitals=found)[0] == "inconclusive"
 
 
 def test_many_recitals_are_told_by_the_first_rows_of_each_set() -> None:
     found = [Recital(set="others", row=n, forget_set="forget", forget_row=n, evidence="answer") for n in range(1, 13)]
 
-    assert recital_words(found).endswith("row 10 (forget row 10) and 2 more")
+    assert format_recitals(found).endswith("row 10 (forget row 10) and 2 more")
 
 
 def test_what_a_model_writes_before_its_answer_counts_as_well() -> None:

@@ -10,17 +10,23 @@ import pytest
 
 from soul_core.data import Message, Row
 from soul_core.errors import BadData, BadSpec
-from soul_core.evaluation.row_digests import DigestKey, keyed, personal_key, read_key
-from soul_core.evaluation.row_matching import match_log, warnings_of
+from soul_core.evaluation.row_digests import DigestKey, add_row_digests, get_personal_key, read_key
+from soul_core.evaluation.row_matching import collect_match_warnings, match_log
 from soul_core.evaluation.row_selection import EvaluationSet
-from soul_core.evaluation.tofu_format import NEEDED, PLACES, to_log
-from soul_core.evaluation.tofu_logs import ReferenceLog, read_log, read_reference_log, rows_match_by, write_log
-from soul_core.metrics.aggregate import Resampling, summarise
-from soul_core.metrics.derived import derive
+from soul_core.evaluation.tofu_format import METRICS_BY_LOG_NAME, REQUIRED_NAMES, make_tofu_log
+from soul_core.evaluation.tofu_logs import (
+    RetrainedLog,
+    check_same_rows,
+    read_retrained_log,
+    read_tofu_log,
+    write_tofu_log,
+)
+from soul_core.metrics.aggregate import Resampling, summarize
+from soul_core.metrics.derived import add_derived_metrics
 from soul_core.report import ModelMeasurements, RowMatch
 from soul_core.spec import Evaluation
 
-KEY, OTHER_KEY = DigestKey(b"k" * 32, told=True), DigestKey(b"o" * 32, told=False)
+KEY, OTHER_KEY = DigestKey(b"k" * 32, is_public=True), DigestKey(b"o" * 32, is_public=False)
 RESAMPLING = Resampling(20, 0.95, 0)
 CITIES = ("Bergen", "Zagreb", "Lisbon", "Gdansk", "Caf\u00e9ville", "Oslo")
 
@@ -39,16 +45,16 @@ def chosen(rows: Sequence[Row], name: str = "forget") -> EvaluationSet:
 def measured(cities: Sequence[str], key: DigestKey | None = KEY, **row: Any) -> ModelMeasurements:
     """One value a row that depends on what it says, not on where it stands."""
     values = [float(CITIES.index(city) + 1) for city in cities]
-    metrics = {name: summarise(values, RESAMPLING) for name in ("loss", "min_k", "truth_ratio")}
+    metrics = {name: summarize(values, RESAMPLING) for name in ("loss", "min_k", "truth_ratio")}
     rows = rows_of(cities, **row)
     plain = ModelMeasurements(sets={"forget": metrics}, rows={"forget": tuple(row.number for row in rows)})
-    return keyed(plain, [chosen(rows)], key) if key else plain
+    return add_row_digests(plain, [chosen(rows)], key) if key else plain
 
 
 def match(
-    log: ModelMeasurements | ReferenceLog, cities: Sequence[str], *, key: DigestKey = KEY, name: str = "forget"
+    log: ModelMeasurements | RetrainedLog, cities: Sequence[str], *, key: DigestKey = KEY, name: str = "forget"
 ) -> tuple[ModelMeasurements, RowMatch]:
-    log = log if isinstance(log, ReferenceLog) else ReferenceLog(log)
+    log = log if isinstance(log, RetrainedLog) else RetrainedLog(log)
     found, matches = match_log(
         log, [chosen(rows_of(cities), name)], last_rows={name: len(cities)}, key=key, resampling=RESAMPLING
     )
@@ -63,10 +69,10 @@ def test_rows_in_another_order_are_put_in_the_order_of_this_run() -> None:
     loss, before = found.sets["forget"]["loss"], measured(shuffled).sets["forget"]["loss"]
     assert loss.per_example == (1, 2, 3, 4)
     assert (loss.value, loss.interval) == (before.value, before.interval), "the same rows: the same value"
-    assert (told.by, told.num_common, list(warnings_of("log", {"forget": told}))) == ("content", 4, [])
+    assert (told.by, told.num_common, list(collect_match_warnings("log", {"forget": told}))) == ("content", 4, [])
     ours = measured(CITIES[:4])
     wanted = Evaluation(metrics=("forget_quality", "reference_loss"), bootstrap=0)
-    derived = derive(ours, found, wanted, 0).sets["forget"]
+    derived = add_derived_metrics(ours, found, wanted, 0).sets["forget"]
     assert derived["forget_quality"].value == 1
     assert derived["reference_loss"].per_example == (0, 0, 0, 0)
 
@@ -102,7 +108,7 @@ def test_where_half_of_the_rows_are_common_those_are_compared_and_the_rest_is_to
     assert found.sets["forget"]["loss"].value == 3.5, "made anew, of the common rows"
     assert (told.num_common, told.num_rows, told.num_in_log) == (2, 4, 4)
     assert "Of the 4 rows of the forget set that were measured, 2 are in the log x" in next(
-        warnings_of("x", {"forget": told})
+        collect_match_warnings("x", {"forget": told})
     )
 
 
@@ -112,7 +118,7 @@ def test_rows_with_other_wrong_answers_leave_out_the_metrics_made_of_those() -> 
     assert found.sets["forget"]["loss"].per_example == (1, 2, 3)
     assert found.sets["forget"]["truth_ratio"].value is None
     assert told.num_other_answers == 3
-    assert "other paraphrased or wrong answers" in next(warnings_of("x", {"forget": told}))
+    assert "other paraphrased or wrong answers" in next(collect_match_warnings("x", {"forget": told}))
 
 
 def test_equal_rows_pair_one_by_one() -> None:
@@ -141,7 +147,7 @@ def test_a_log_without_digests_is_matched_by_position_and_says_so() -> None:
     found, told = match(measured(CITIES[:3], None), CITIES[:3])
 
     assert told.by == "position"
-    assert "nothing shows that those are the same rows" in next(warnings_of("x", {"forget": told}))
+    assert "nothing shows that those are the same rows" in next(collect_match_warnings("x", {"forget": told}))
     assert "forget" not in found.digests, "which would be a promise that nobody can keep"
 
 
@@ -160,7 +166,7 @@ def test_probes_that_the_log_made_of_other_rows_are_left_out_not_refused() -> No
     )
 
     found, matches = match_log(
-        ReferenceLog(log),
+        RetrainedLog(log),
         [chosen(rows_of(CITIES[:3]), "forget_question")],
         last_rows={},
         key=KEY,
@@ -168,19 +174,21 @@ def test_probes_that_the_log_made_of_other_rows_are_left_out_not_refused() -> No
     )
 
     assert found.sets["forget_question"]["loss"].value is None
-    assert "was taken on other rows" in next(warnings_of("x", matches))
+    assert "was taken on other rows" in next(collect_match_warnings("x", matches))
 
 
 def tofu_log(cities: Sequence[str], *, key: DigestKey | None = None, texts: bool = False) -> dict[str, Any]:
     values = measured(cities, None).sets["forget"]["loss"].per_example
     sets: dict[str, dict[str, Any]] = {of: {} for of in ("forget", "retain", "real_authors", "world_facts", "holdout")}
-    for name in NEEDED:
-        if name in PLACES:
-            sets[PLACES[name][0]][PLACES[name][1]] = summarise([value / 10 for value in values or ()], RESAMPLING)
+    for name in REQUIRED_NAMES:
+        if name in METRICS_BY_LOG_NAME:
+            sets[METRICS_BY_LOG_NAME[name][0]][METRICS_BY_LOG_NAME[name][1]] = summarize(
+                [value / 10 for value in values or ()], RESAMPLING
+            )
     for of in ("forget", "holdout"):
-        sets[of]["min_k"] = sets[of]["rouge_l"] = summarise(values or (), RESAMPLING)
+        sets[of]["min_k"] = sets[of]["rouge_l"] = summarize(values or (), RESAMPLING)
     plain = ModelMeasurements(sets=sets, rows={of: tuple(range(1, len(cities) + 1)) for of in sets})
-    log = to_log(keyed(plain, [chosen(rows_of(cities), of) for of in sets], key) if key else plain)
+    log = make_tofu_log(add_row_digests(plain, [chosen(rows_of(cities), of) for of in sets], key) if key else plain)
     if texts:
         for index, row in enumerate(rows_of(cities)):
             entry = log["forget_Q_A_ROUGE"]["value_by_index"][str(index)]
@@ -189,47 +197,47 @@ def tofu_log(cities: Sequence[str], *, key: DigestKey | None = None, texts: bool
 
 
 def test_a_tofu_log_is_matched_by_the_questions_and_answers_it_holds(tmp_path: Path) -> None:
-    write_log(tofu_log(("Lisbon", "Bergen", "Zagreb"), texts=True), tmp_path / "log.json")
+    write_tofu_log(tofu_log(("Lisbon", "Bergen", "Zagreb"), texts=True), tmp_path / "log.json")
 
-    found, told = match(read_reference_log(tmp_path / "log.json"), CITIES[:3])
+    found, told = match(read_retrained_log(tmp_path / "log.json"), CITIES[:3])
 
     assert told.by == "texts"
     assert found.sets["forget"]["min_k"].per_example == (1, 2, 3)
     with pytest.raises(BadData, match="it has 0"):
-        match(read_reference_log(tmp_path / "log.json"), CITIES[3:])
+        match(read_retrained_log(tmp_path / "log.json"), CITIES[3:])
 
 
 def test_a_log_in_tofus_format_keeps_the_digests_of_its_rows(tmp_path: Path) -> None:
-    write_log(tofu_log(("Lisbon", "Bergen", "Zagreb"), key=KEY), tmp_path / "log.json.gz")
+    write_tofu_log(tofu_log(("Lisbon", "Bergen", "Zagreb"), key=KEY), tmp_path / "log.json.gz")
 
-    found, told = match(read_reference_log(tmp_path / "log.json.gz"), CITIES[:3])
+    found, told = match(read_retrained_log(tmp_path / "log.json.gz"), CITIES[:3])
 
     assert (told.by, found.sets["forget"]["min_k"].per_example) == ("content", (1, 2, 3))
 
 
 def test_two_logs_are_scored_only_when_they_are_of_the_same_rows(tmp_path: Path) -> None:
     def log(name: str, *cities: str, **how: Any) -> dict[str, Any]:
-        write_log(tofu_log(cities, **how), tmp_path / name)
-        return read_log(tmp_path / name)
+        write_tofu_log(tofu_log(cities, **how), tmp_path / name)
+        return read_tofu_log(tmp_path / name)
 
     ours = log("a.json", "Bergen", "Zagreb", key=KEY)
-    assert rows_match_by(ours, log("b.json", "Zagreb", "Bergen", key=KEY)) == "content"
+    assert check_same_rows(ours, log("b.json", "Zagreb", "Bergen", key=KEY)) == "content"
     with pytest.raises(BadData, match="different forget sets: 1 of 2 and 2 rows"):
-        rows_match_by(ours, log("c.json", "Zagreb", "Oslo", key=KEY))
-    assert rows_match_by(ours, log("d.json", "Zagreb", "Oslo")) == "position", "it says nothing of its rows"
+        check_same_rows(ours, log("c.json", "Zagreb", "Oslo", key=KEY))
+    assert check_same_rows(ours, log("d.json", "Zagreb", "Oslo")) == "position", "it says nothing of its rows"
     told = log("e.json", "Bergen", "Zagreb", texts=True)
-    assert rows_match_by(told, log("f.json", "Zagreb", "Bergen", texts=True)) == "texts"
+    assert check_same_rows(told, log("f.json", "Zagreb", "Bergen", texts=True)) == "texts"
     with pytest.raises(BadData, match="different forget sets"):
-        rows_match_by(told, log("g.json", "Zagreb", "Oslo", texts=True))
+        check_same_rows(told, log("g.json", "Zagreb", "Oslo", texts=True))
 
 
 def test_a_users_own_key_is_made_once_and_nobody_else_reads_it(tmp_path: Path) -> None:
-    first, second = personal_key(tmp_path / "cache"), personal_key(tmp_path / "cache")
+    first, second = get_personal_key(tmp_path / "cache"), get_personal_key(tmp_path / "cache")
 
     assert first == second
     (file,) = (tmp_path / "cache").iterdir()
     assert file.stat().st_mode & 0o077 == 0
-    assert read_key(file) == DigestKey(first.secret, told=False)
+    assert read_key(file) == DigestKey(first.secret, is_public=False)
 
 
 @pytest.mark.parametrize("content", ["", "no hex", "ab" * 8])
@@ -246,4 +254,4 @@ def test_digests_of_a_log_that_was_edited_are_refused_in_words(tmp_path: Path) -
     (tmp_path / "log.json").write_text(json.dumps(log))
 
     with pytest.raises(BadData, match="soul_rows"):
-        read_reference_log(tmp_path / "log.json")
+        read_retrained_log(tmp_path / "log.json")

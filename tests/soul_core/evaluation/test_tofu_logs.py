@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 from soul_core.errors import BadData
-from soul_core.evaluation.tofu_format import ATTACKS, NEEDED, PLACES, to_log
-from soul_core.evaluation.tofu_logs import privleak, read_log, read_reference_log, score_logs, write_log
-from soul_core.metrics.aggregate import Resampling, summarise
-from soul_core.metrics.derived import derive
+from soul_core.evaluation.tofu_format import MEMBERSHIP_SCORES, METRICS_BY_LOG_NAME, REQUIRED_NAMES, make_tofu_log
+from soul_core.evaluation.tofu_logs import (
+    compute_privleak,
+    read_retrained_log,
+    read_tofu_log,
+    score_logs,
+    write_tofu_log,
+)
+from soul_core.metrics.aggregate import Resampling, summarize
+from soul_core.metrics.derived import add_derived_metrics
 from soul_core.report import MetricValue, ModelMeasurements
 from soul_core.spec import ALL, Evaluation
 from tests.fixtures.sample_report import sample_report
@@ -36,7 +42,7 @@ def pair(key: str) -> tuple[Path, Path]:
 def test_every_published_pair_gives_its_published_numbers(key: str) -> None:
     unlearned, retain = pair(key)
 
-    found = score_logs(read_log(unlearned), read_log(retain))
+    found = score_logs(read_tofu_log(unlearned), read_tofu_log(retain))
 
     golden = GOLDEN[key]
     assert found.forget_quality == pytest.approx(golden["p"], rel=1e-9)
@@ -47,11 +53,11 @@ def test_every_published_pair_gives_its_published_numbers(key: str) -> None:
 
 @needs_logs
 def test_a_log_written_by_us_scores_the_same(tmp_path: Path) -> None:
-    unlearned, retain = (read_log(path) for path in pair(next(iter(GOLDEN))))
+    unlearned, retain = (read_tofu_log(path) for path in pair(next(iter(GOLDEN))))
 
-    write_log(unlearned, tmp_path / "ours.json.gz")
+    write_tofu_log(unlearned, tmp_path / "ours.json.gz")
 
-    assert score_logs(read_log(tmp_path / "ours.json.gz"), retain) == score_logs(unlearned, retain)
+    assert score_logs(read_tofu_log(tmp_path / "ours.json.gz"), retain) == score_logs(unlearned, retain)
 
 
 @needs_logs
@@ -59,7 +65,7 @@ def test_logs_of_different_forget_sets_are_refused() -> None:
     keys = list(GOLDEN)
 
     with pytest.raises(BadData, match="different forget sets"):
-        score_logs(read_log(pair(keys[0])[0]), read_log(pair(keys[2])[1]))
+        score_logs(read_tofu_log(pair(keys[0])[0]), read_tofu_log(pair(keys[2])[1]))
 
 
 @pytest.mark.parametrize("content", [b"no json", b'{"a": 1}', gzip.compress(b"{}", mtime=0)[:10]])
@@ -68,13 +74,13 @@ def test_what_is_no_log_is_refused_in_words(tmp_path: Path, content: bytes) -> N
     file.write_bytes(content)
 
     with pytest.raises(BadData, match=r"x\.json\.gz"):
-        read_log(file)
+        read_tofu_log(file)
 
 
 def test_privleak_is_zero_like_the_retrained_and_negative_where_members_show() -> None:
-    assert privleak(0.6, 0.6) == 0
-    assert privleak(1.0, 0.6) == -100
-    assert privleak(0.2, 0.6) == pytest.approx(100)
+    assert compute_privleak(0.6, 0.6) == 0
+    assert compute_privleak(1.0, 0.6) == -100
+    assert compute_privleak(0.2, 0.6) == pytest.approx(100)
 
 
 @needs_logs
@@ -83,27 +89,29 @@ def test_a_published_log_read_as_ours_and_written_again_keeps_every_number(key: 
     unlearned, retain = pair(key)
 
     for name, path in (("ours", unlearned), ("theirs", retain)):
-        write_log(to_log(read_reference_log(path).measurements), tmp_path / f"{name}.json.gz")
+        write_tofu_log(make_tofu_log(read_retrained_log(path).measurements), tmp_path / f"{name}.json.gz")
 
-    again = score_logs(read_log(tmp_path / "ours.json.gz"), read_log(tmp_path / "theirs.json.gz"))
-    assert again.as_dict() == pytest.approx(score_logs(read_log(unlearned), read_log(retain)).as_dict(), rel=1e-12)
+    again = score_logs(read_tofu_log(tmp_path / "ours.json.gz"), read_tofu_log(tmp_path / "theirs.json.gz"))
+    assert again.as_dict() == pytest.approx(
+        score_logs(read_tofu_log(unlearned), read_tofu_log(retain)).as_dict(), rel=1e-12
+    )
 
 
 @needs_logs
 @pytest.mark.parametrize("key", list(GOLDEN)[::3] or ["absent"])
 def test_the_derived_metrics_of_published_logs_are_the_published_numbers(key: str) -> None:
-    unlearned, retain = (read_reference_log(path).measurements for path in pair(key))
-    attacks = tuple(f"mia_{score}" for score in ATTACKS.values())
+    unlearned, retain = (read_retrained_log(path).measurements for path in pair(key))
+    attacks = tuple(f"mia_{score}" for score in MEMBERSHIP_SCORES.values())
     evaluation = Evaluation(metrics=("forget_quality", "privleak", "model_utility", *attacks), bootstrap=50)
 
-    found = derive(unlearned, retain, evaluation, 0).sets
+    found = add_derived_metrics(unlearned, retain, evaluation, 0).sets
 
     golden = GOLDEN[key]
     assert found["forget"]["forget_quality"].value == pytest.approx(golden["p"], rel=1e-9)
     assert found["forget"]["privleak"].value == pytest.approx(golden["privleak"], rel=1e-12)
     assert found[ALL]["model_utility"].value == pytest.approx(golden["mu_full"], rel=1e-12)
     published = json.loads(_text(key))
-    for name, score in ATTACKS.items():
+    for name, score in MEMBERSHIP_SCORES.items():
         assert found["forget"][f"mia_{score}"].value == pytest.approx(published[name]["auc"], rel=1e-9)
     assert found["forget"]["truth_ratio"].value == pytest.approx(golden["tr_full"], rel=1e-9)
 
@@ -118,12 +126,12 @@ def ours(shift: float = 0.0) -> ModelMeasurements:
     sets: dict[str, dict[str, MetricValue]] = {
         of: {} for of in ("forget", "retain", "real_authors", "world_facts", "holdout")
     }
-    for name in NEEDED:
-        if name in PLACES:
-            of, metric, _ = PLACES[name]
-            sets[of][metric] = summarise(values, Resampling(10, 0.95, 0))
+    for name in REQUIRED_NAMES:
+        if name in METRICS_BY_LOG_NAME:
+            of, metric, _ = METRICS_BY_LOG_NAME[name]
+            sets[of][metric] = summarize(values, Resampling(10, 0.95, 0))
     for of in ("forget", "holdout"):
-        sets[of]["min_k"] = summarise(values, Resampling(10, 0.95, 0))
+        sets[of]["min_k"] = summarize(values, Resampling(10, 0.95, 0))
     return ModelMeasurements(sets=sets, rows=dict.fromkeys(sets, (3, 4, 7, 9)))
 
 
@@ -131,18 +139,23 @@ def test_our_own_measurements_are_scored_as_logs_are(tmp_path: Path) -> None:
     for name, measured in (("a", ours(0.1)), ("b", ours())):
         (tmp_path / f"{name}.json").write_text(measured.model_dump_json())
 
-    plain = score_logs(read_log(tmp_path / "a.json"), read_log(tmp_path / "b.json"))
+    plain = score_logs(read_tofu_log(tmp_path / "a.json"), read_tofu_log(tmp_path / "b.json"))
 
-    assert plain.forget_quality == derive(ours(0.1), ours(), DERIVED_ONES, 0).sets["forget"]["forget_quality"].value
-    assert plain.model_utility == derive(ours(0.1), None, DERIVED_ONES, 0).sets[ALL]["model_utility"].value
-    assert plain.privleak == pytest.approx(derive(ours(0.1), ours(), DERIVED_ONES, 0).sets["forget"]["privleak"].value)
-    assert read_reference_log(tmp_path / "b.json").measurements == ours()
-    assert list(to_log(ours())["forget_truth_ratio"]["value_by_index"]) == ["2", "3", "6", "8"]
+    assert (
+        plain.forget_quality
+        == add_derived_metrics(ours(0.1), ours(), DERIVED_ONES, 0).sets["forget"]["forget_quality"].value
+    )
+    assert plain.model_utility == add_derived_metrics(ours(0.1), None, DERIVED_ONES, 0).sets[ALL]["model_utility"].value
+    assert plain.privleak == pytest.approx(
+        add_derived_metrics(ours(0.1), ours(), DERIVED_ONES, 0).sets["forget"]["privleak"].value
+    )
+    assert read_retrained_log(tmp_path / "b.json").measurements == ours()
+    assert list(make_tofu_log(ours())["forget_truth_ratio"]["value_by_index"]) == ["2", "3", "6", "8"]
 
 
 def test_measurements_that_make_no_log_say_all_that_is_missing() -> None:
     with pytest.raises(BadData) as caught:
-        to_log(ours().model_copy(update={"sets": {"forget": ours().sets["forget"]}}))
+        make_tofu_log(ours().model_copy(update={"sets": {"forget": ours().sets["forget"]}}))
 
     assert "min_k was not measured on a set named holdout" in caught.value.details
     assert len(caught.value.details) == 10
@@ -154,8 +167,8 @@ def test_a_report_is_a_reference_only_with_one_in_it(tmp_path: Path) -> None:
     file.write_text(report.model_dump_json())
 
     with pytest.raises(BadData, match="without a reference"):
-        read_reference_log(file)
+        read_retrained_log(file)
 
     with_one = report.model_copy(update={"models": report.models | {"reference": ours()}})
     file.write_text(with_one.model_dump_json())
-    assert read_reference_log(file).measurements == ours()
+    assert read_retrained_log(file).measurements == ours()

@@ -2,12 +2,12 @@
 
 import pytest
 
-from soul_core.evaluation.verdict import conclude, judge
-from soul_core.metrics.aggregate import Resampling, absent, summarise
+from soul_core.evaluation.verdict import decide_verdict, judge_criteria
+from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Verdict
 from soul_core.spec import DEFAULT_CRITERIA, Criterion
 
-RESAMPLING = Resampling(resamples=400, confidence=0.95, seed=0)
+RESAMPLING = Resampling(num_resamples=400, confidence=0.95, seed=0)
 NOTHING = ModelMeasurements(sets={})
 
 
@@ -17,7 +17,7 @@ def model(metric: MetricValue, *, name: str = "probability", data: str = "forget
 
 def outcome(criterion: Criterion, after: MetricValue, before: MetricValue | None = None) -> CriterionResult:
     base = model(before) if before else NOTHING
-    (result,) = judge([criterion], judged=model(after), base=base, resampling=RESAMPLING)
+    (result,) = judge_criteria([criterion], judged=model(after), base=base, resampling=RESAMPLING)
     return result
 
 
@@ -38,7 +38,7 @@ def test_the_whole_interval_decides(bounds: dict[str, float], interval: tuple[fl
 
 
 def test_a_bound_relative_to_the_base_is_given_back_in_the_metrics_unit() -> None:
-    before, after = summarise([0.8, 0.6, 0.7] * 5, RESAMPLING), summarise([0.08, 0.06, 0.07] * 5, RESAMPLING)
+    before, after = summarize([0.8, 0.6, 0.7] * 5, RESAMPLING), summarize([0.08, 0.06, 0.07] * 5, RESAMPLING)
     criterion = Criterion(set="forget", metric="probability", at_most=0.25, relative_to_base=True)
     result = outcome(criterion, after, before)
     assert result.outcome == "passed"
@@ -50,28 +50,28 @@ def test_a_bound_relative_to_the_base_is_given_back_in_the_metrics_unit() -> Non
 def test_a_kept_model_passes_on_rows_that_differ_widely_because_rows_are_paired() -> None:
     rows = [0.05 * i for i in range(1, 20)]
     criterion = Criterion(set="forget", metric="probability", at_least=0.9, relative_to_base=True)
-    after = summarise([0.97 * value for value in rows], RESAMPLING)
-    assert outcome(criterion, after, summarise(rows, RESAMPLING)).outcome == "passed"
+    after = summarize([0.97 * value for value in rows], RESAMPLING)
+    assert outcome(criterion, after, summarize(rows, RESAMPLING)).outcome == "passed"
 
 
 def test_a_factor_of_the_truth_ratio_is_taken_as_the_forget_set_aggregates_it() -> None:
-    after = summarise([1.0] * 9, RESAMPLING, aggregate="truth_ratio_forget")
-    before = summarise([4.0] * 9, RESAMPLING, aggregate="truth_ratio_forget")
+    after = summarize([1.0] * 9, RESAMPLING, aggregate="truth_ratio_forget")
+    before = summarize([4.0] * 9, RESAMPLING, aggregate="truth_ratio_forget")
     criterion = Criterion(set="forget", metric="truth_ratio", at_least=2.0, relative_to_base=True)
     base = model(before, name="truth_ratio")
-    (result,) = judge([criterion], judged=model(after, name="truth_ratio"), base=base, resampling=RESAMPLING)
+    (result,) = judge_criteria([criterion], judged=model(after, name="truth_ratio"), base=base, resampling=RESAMPLING)
     assert result.outcome == "passed"
     assert result.interval == (1.0, 1.0)
 
 
 def test_an_untouched_model_fails_to_forget() -> None:
-    rows = summarise([0.5, 0.7, 0.9, 0.4], RESAMPLING)
+    rows = summarize([0.5, 0.7, 0.9, 0.4], RESAMPLING)
     criterion = Criterion(set="forget", metric="probability", at_most=0.25, relative_to_base=True)
     assert outcome(criterion, rows, rows).outcome == "failed"
 
 
 def test_a_base_that_never_knew_proves_nothing() -> None:
-    zero = summarise([0.0, 0.0, 0.0], RESAMPLING)
+    zero = summarize([0.0, 0.0, 0.0], RESAMPLING)
     criterion = Criterion(set="forget", metric="probability", at_most=0.5, relative_to_base=True)
     result = outcome(criterion, zero, zero)
     assert result.outcome == "inconclusive"
@@ -87,7 +87,7 @@ def test_a_base_that_never_knew_proves_nothing() -> None:
     ],
 )
 def test_what_was_not_measured_is_inconclusive_and_says_why(criterion: Criterion, words: str) -> None:
-    result = outcome(criterion, absent("the moon was full"))
+    result = outcome(criterion, make_absent_value("the moon was full"))
     assert result.outcome == "inconclusive"
     assert result.value is None
     assert words in result.reason
@@ -95,10 +95,10 @@ def test_what_was_not_measured_is_inconclusive_and_says_why(criterion: Criterion
 
 def test_one_row_decides_nothing_unless_no_intervals_were_asked_for() -> None:
     criterion = Criterion(set="forget", metric="probability", at_most=0.5)
-    single = summarise([0.1], RESAMPLING)
+    single = summarize([0.1], RESAMPLING)
     assert outcome(criterion, single).outcome == "inconclusive"
-    none = Resampling(resamples=0, confidence=0.95, seed=0)
-    (result,) = judge([criterion], judged=model(single), base=NOTHING, resampling=none)
+    none = Resampling(num_resamples=0, confidence=0.95, seed=0)
+    (result,) = judge_criteria([criterion], judged=model(single), base=NOTHING, resampling=none)
     assert result.outcome == "passed"
     assert result.reason == "0.1; at most 0.5 was asked (no intervals, as the spec wants)"
 
@@ -133,7 +133,7 @@ def test_the_worst_criterion_is_the_verdict(outcomes: tuple[Verdict, ...], verdi
         )
         for one in outcomes
     ]
-    said, reason = conclude(results, confidence=0.95)
+    said, reason = decide_verdict(results, confidence=0.95)
     assert said == verdict
     assert not any(word in reason.lower() for word in ("erased", "compliant", "guarantee", "removed", "safe"))
     if verdict in {"failed", "inconclusive"} and outcomes:
@@ -144,27 +144,27 @@ def test_the_worst_criterion_is_the_verdict(outcomes: tuple[Verdict, ...], verdi
 def test_rows_of_two_models_pair_by_their_numbers_in_whatever_order(rows: tuple[int, ...]) -> None:
     values = {1: 0.1, 2: 0.4, 3: 0.6, 4: 0.9}
     before = ModelMeasurements(
-        sets={"forget": {"probability": summarise([values[row] for row in rows], RESAMPLING)}}, rows={"forget": rows}
+        sets={"forget": {"probability": summarize([values[row] for row in rows], RESAMPLING)}}, rows={"forget": rows}
     )
     after = ModelMeasurements(
-        sets={"forget": {"probability": summarise([value / 2 for value in values.values()], RESAMPLING)}},
+        sets={"forget": {"probability": summarize([value / 2 for value in values.values()], RESAMPLING)}},
         rows={"forget": (1, 2, 3, 4)},
     )
     criterion = Criterion(set="forget", metric="probability", at_most=0.5, relative_to_base=True)
 
-    (result,) = judge([criterion], judged=after, base=before, resampling=RESAMPLING)
+    (result,) = judge_criteria([criterion], judged=after, base=before, resampling=RESAMPLING)
 
     assert result.interval == (pytest.approx(0.25), pytest.approx(0.25)), "half of the base's 0.5, row by row"
 
 
 def test_rows_that_one_of_two_models_lacks_do_not_pair() -> None:
-    values = summarise([0.1, 0.4, 0.6, 0.9], RESAMPLING)
+    values = summarize([0.1, 0.4, 0.6, 0.9], RESAMPLING)
     models = [
         ModelMeasurements(sets={"forget": {"probability": values}}, rows={"forget": rows})
         for rows in ((1, 2, 3, 4), (1, 2, 3, 5))
     ]
     criterion = Criterion(set="forget", metric="probability", at_most=1.1, relative_to_base=True)
 
-    (result,) = judge([criterion], judged=models[0], base=models[1], resampling=RESAMPLING)
+    (result,) = judge_criteria([criterion], judged=models[0], base=models[1], resampling=RESAMPLING)
 
     assert "rows do not pair up" in result.reason

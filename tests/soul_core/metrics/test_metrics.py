@@ -9,68 +9,68 @@ from pathlib import Path
 import pytest
 from rouge_score import rouge_scorer
 
-from soul_core.catalogue import CATALOGUE
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.metrics import METRICS
-from soul_core.metrics.aggregate import Resampling, ratio_interval, summarise
-from soul_core.metrics.observed import Continuation, Observed, OtherAnswers, OwnAnswer, TokenScores
-from soul_core.metrics.rouge_words import rouge_l_of
+from soul_core.metrics.aggregate import Resampling, compute_ratio_interval, summarize
+from soul_core.metrics.observed import AlternativeLosses, Continuation, GeneratedAnswer, InferenceResult, TokenScores
+from soul_core.metrics.rouge_words import compute_rouge_l
 from soul_core.report import MetricValue
 from soul_core.spec import DEFAULT_CRITERIA, Evaluation
 from tests.paths import ROOT
 
-RESAMPLING = Resampling(resamples=200, confidence=0.95, seed=0)
+RESAMPLING = Resampling(num_resamples=200, confidence=0.95, seed=0)
 
 
-def scored(*hit_rows: str, nll: float = 0.5, num_end: int = 0, z: float = 0.0) -> Observed:
+def scored(*hit_rows: str, nll: float = 0.5, num_end: int = 0, z: float = 0.0) -> InferenceResult:
     """One row for each string: '1' is a first choice, '0' is not."""
     scores = tuple(
         TokenScores(i, (nll,) * len(hits), tuple(c == "1" for c in hits), num_end, (z,) * len(hits))
         for i, hits in enumerate(hit_rows, start=1)
     )
-    return Observed(rows=tuple(s.row for s in scores), scores=scores)
+    return InferenceResult(rows=tuple(s.row for s in scores), scores=scores)
 
 
-def answered(*pairs: tuple[str, str] | None, asked: str = "") -> Observed:
+def answered(*pairs: tuple[str, str] | None, asked: str = "") -> InferenceResult:
     answers = tuple(
-        p and OwnAnswer(row=i, asked=asked, expected=p[0], given=p[1]) for i, p in enumerate(pairs, start=1)
+        p and GeneratedAnswer(row=i, prompt=asked, expected=p[0], generated=p[1]) for i, p in enumerate(pairs, start=1)
     )
-    return Observed(rows=tuple(range(1, len(pairs) + 1)), answers=answers)
+    return InferenceResult(rows=tuple(range(1, len(pairs) + 1)), answers=answers)
 
 
-def per_example(metric: str, observed: Observed) -> list[float | None]:
+def per_example(metric: str, observed: InferenceResult) -> list[float | None]:
     values = METRICS[metric](observed, RESAMPLING).per_example
     assert values is not None
     return list(values)
 
 
 def test_table_catalogue_and_default_spec_name_the_same_metrics() -> None:
-    assert list(METRICS) == [name for name, entry in CATALOGUE.items() if entry.scope == "row"]
-    assert all(name == entry.name for name, entry in CATALOGUE.items())
-    assert set(Evaluation().metrics) <= set(CATALOGUE)
+    assert list(METRICS) == [name for name, entry in METRIC_CATALOG.items() if entry.scope == "row"]
+    assert all(name == entry.name for name, entry in METRIC_CATALOG.items())
+    assert set(Evaluation().metrics) <= set(METRIC_CATALOG)
 
 
 def test_catalogue_is_read_without_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import soul_core.catalogue as c; print(len(c.CATALOGUE))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == len(CATALOGUE)
+    assert int(done.stdout) == len(METRIC_CATALOG)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_keeps_one_value_a_row_inside_its_range_and_its_interval(metric: str) -> None:
     both = scored("110", "011", "111", "000", z=0.3)
     answers = answered(*[("red blue green", "red green")] * 4).answers
-    observed = Observed(
+    observed = InferenceResult(
         rows=both.rows,
-        texts=("red blue green",) * 4,
+        expected_texts=("red blue green",) * 4,
         scores=both.scores,
-        others=(OtherAnswers(0.7, (0.9, 1.1)),) * 4,
+        alternatives=(AlternativeLosses(0.7, (0.9, 1.1)),) * 4,
         answers=answers,
-        few_shot=answers,
+        few_shot_answers=answers,
         continuations=dict.fromkeys((100, 200, 300), (Continuation(1, "red blue green", "red green"),) * 4),
         gradient_norms=(1.0, 2.0, 3.0, 4.0),
     )
     result = METRICS[metric](observed, RESAMPLING)
-    entry = CATALOGUE[metric]
+    entry = METRIC_CATALOG[metric]
     assert result.count == 4
     assert result.value is not None
     assert result.interval is not None
@@ -83,7 +83,7 @@ def test_every_metric_keeps_one_value_a_row_inside_its_range_and_its_interval(me
 
 def test_probability_is_the_geometric_mean_token_probability() -> None:
     scores = (TokenScores(row=1, nll=(-math.log(0.5), -math.log(0.125)), hits=(True, False), num_end=0),)
-    assert per_example("probability", Observed(rows=(1,), scores=scores)) == [pytest.approx(0.25)]
+    assert per_example("probability", InferenceResult(rows=(1,), scores=scores)) == [pytest.approx(0.25)]
 
 
 def test_exact_memorisation_counts_first_choices_but_not_the_end_of_answer() -> None:
@@ -114,7 +114,7 @@ def test_perplexity_weighs_tokens_not_rows() -> None:
         TokenScores(row=1, nll=(1.0,) * 9, hits=(True,) * 9, num_end=0),
         TokenScores(row=2, nll=(6.0,), hits=(True,), num_end=0),
     )
-    result = METRICS["perplexity"](Observed(rows=(1, 2), scores=scores), RESAMPLING)
+    result = METRICS["perplexity"](InferenceResult(rows=(1, 2), scores=scores), RESAMPLING)
     assert result.value == pytest.approx(math.exp(15 / 10))
     assert result.per_example == (pytest.approx(math.e), pytest.approx(math.exp(6)))
 
@@ -151,7 +151,7 @@ def test_rouge_of_english_is_the_published_packages_to_the_digit(shared_data: Pa
     pairs = [(row["answer"], wrong) for row in rows for wrong in (*row["perturbed_answer"], row["paraphrased_answer"])]
     published = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
-    ours = [rouge_l_of(*pair, asked="What is it?", stem=True) for pair in pairs]
+    ours = [compute_rouge_l(*pair, prompt="What is it?", use_stemmer=True) for pair in pairs]
 
     assert len(pairs) > 300
     assert ours == [published.score(*pair)["rougeL"] for pair in pairs]
@@ -179,13 +179,13 @@ def test_keyword_recall_without_any_keyword_is_absent() -> None:
 
 
 def test_a_value_that_is_not_finite_makes_the_metric_absent() -> None:
-    result = summarise([1.0, math.nan, None], RESAMPLING)
+    result = summarize([1.0, math.nan, None], RESAMPLING)
     assert result == MetricValue(value=None, absent_reason="1 of 3 rows gave a value that is not finite")
 
 
 def test_one_row_or_no_resamples_give_no_interval() -> None:
-    assert summarise([0.3], RESAMPLING).interval is None
-    assert summarise([0.3, 0.4], Resampling(resamples=0, confidence=0.95, seed=0)).interval is None
+    assert summarize([0.3], RESAMPLING).interval is None
+    assert summarize([0.3, 0.4], Resampling(num_resamples=0, confidence=0.95, seed=0)).interval is None
 
 
 def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
@@ -194,16 +194,16 @@ def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(7)
     covered = 0
     for trial in range(200):
-        result = summarise(list(rng.random(40)), Resampling(resamples=300, confidence=0.9, seed=trial))
+        result = summarize(list(rng.random(40)), Resampling(num_resamples=300, confidence=0.9, seed=trial))
         assert result.interval is not None
         covered += result.interval[0] <= 0.5 <= result.interval[1]
     assert 165 <= covered <= 195
 
 
 def test_pairing_rows_shows_a_steady_ratio_that_unpaired_intervals_hide() -> None:
-    base = summarise([0.02 * i for i in range(1, 41)], RESAMPLING)
-    model = summarise([0.019 * i for i in range(1, 41)], RESAMPLING)
-    ratio = ratio_interval(model, base, RESAMPLING, aggregate="mean")
+    base = summarize([0.02 * i for i in range(1, 41)], RESAMPLING)
+    model = summarize([0.019 * i for i in range(1, 41)], RESAMPLING)
+    ratio = compute_ratio_interval(model, base, RESAMPLING, aggregate="mean")
     assert ratio == (pytest.approx(0.95), pytest.approx(0.95))
     assert model.interval is not None
     assert base.value is not None
@@ -211,17 +211,17 @@ def test_pairing_rows_shows_a_steady_ratio_that_unpaired_intervals_hide() -> Non
 
 
 def test_no_ratio_where_the_base_may_be_zero_or_the_rows_differ() -> None:
-    base = summarise([0.0, 0.0, 0.1], RESAMPLING)
-    assert ratio_interval(base, base, RESAMPLING, aggregate="mean") is None
-    assert ratio_interval(summarise([0.1], RESAMPLING), base, RESAMPLING, aggregate="mean") is None
-    assert ratio_interval(summarise([0.1] * 3, RESAMPLING), base, RESAMPLING, aggregate="mean") is None
+    base = summarize([0.0, 0.0, 0.1], RESAMPLING)
+    assert compute_ratio_interval(base, base, RESAMPLING, aggregate="mean") is None
+    assert compute_ratio_interval(summarize([0.1], RESAMPLING), base, RESAMPLING, aggregate="mean") is None
+    assert compute_ratio_interval(summarize([0.1] * 3, RESAMPLING), base, RESAMPLING, aggregate="mean") is None
 
 
 def test_the_documentation_has_a_line_for_every_metric_and_every_default_bound() -> None:
     page = (ROOT / "docs" / "evaluation.md").read_text()
     table = page[page.index("## Metrics") : page.index("## Intervals")]
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| `")]
-    assert rows == [f"`{name}`" for name in CATALOGUE]
+    assert rows == [f"`{name}`" for name in METRIC_CATALOG]
     for criterion in (one for of_kind in DEFAULT_CRITERIA.values() for one in of_kind):
         bound = f"at most {criterion.at_most}" if criterion.at_most is not None else f"at least {criterion.at_least}"
         of_base = " times the base's" if criterion.relative_to_base else ""

@@ -11,19 +11,21 @@ import pytest
 
 from soul_core.metrics import METRICS
 from soul_core.metrics.aggregate import Resampling
-from soul_core.metrics.observed import Continuation, Observed, OwnAnswer
+from soul_core.metrics.observed import Continuation, GeneratedAnswer, InferenceResult
 
-NONE = Resampling(resamples=0, confidence=0.95, seed=0)
+NONE = Resampling(num_resamples=0, confidence=0.95, seed=0)
 
 
-def continued(*pairs: tuple[str, str] | None, prefix: int = 100) -> Observed:
+def continued(*pairs: tuple[str, str] | None, prefix: int = 100) -> InferenceResult:
     rows = tuple(Continuation(i, *pair) if pair else None for i, pair in enumerate(pairs, start=1))
-    return Observed(rows=tuple(range(1, len(pairs) + 1)), continuations={prefix: rows})
+    return InferenceResult(rows=tuple(range(1, len(pairs) + 1)), continuations={prefix: rows})
 
 
-def answered(*texts: str | None) -> Observed:
-    rows = tuple(None if text is None else OwnAnswer(i, "?", "yes", text) for i, text in enumerate(texts, start=1))
-    return Observed(rows=tuple(range(1, len(texts) + 1)), answers=rows)
+def answered(*texts: str | None) -> InferenceResult:
+    rows = tuple(
+        None if text is None else GeneratedAnswer(i, "?", "yes", text) for i, text in enumerate(texts, start=1)
+    )
+    return InferenceResult(rows=tuple(range(1, len(texts) + 1)), answers=rows)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 from bench.correctness import compare_architecture, passes
 from bench.tiny_architectures import ARCHITECTURES, save_tiny
 from soul_core.errors import BadModel
-from soul_core.models.capabilities import Capabilities, keep_capabilities
+from soul_core.models.capabilities import Capabilities, set_capabilities
 from soul_core.models.loading import load_model
 
 #: Architectures whose own code lets examples be packed; all others run on padded rows.
@@ -27,7 +27,7 @@ def test_a_batch_scores_trains_and_writes_as_plain_transformers_does_alone(name,
     found = compare_architecture(name, tmp_path / "model")
 
     assert (found.batches == "packed") == (name in PACKED)
-    assert found.cached == (name not in WHOLE_TEXT)
+    assert found.uses_cache == (name not in WHOLE_TEXT)
     assert passes(found), found
 
 
@@ -40,10 +40,10 @@ def test_the_conformance_covers_what_the_issue_names():
 
 def test_padding_that_is_not_exact_would_show(tmp_path, monkeypatch):
     """The comparison can fail: rows of a LongRoPE model that share a call take one set of frequencies."""
-    keep = keep_capabilities
+    keep = set_capabilities
     monkeypatch.setattr(
         "soul_core.models.loading.keep_capabilities",
-        lambda model, found: keep(model, Capabilities(found.batches, found.cached, longest_short=None)),
+        lambda model, found: keep(model, Capabilities(found.batches, found.cached, max_short_rope_tokens=None)),
     )
     with pytest.raises(BadModel, match="beside other texts"):
         load_model(save_tiny("Phi-3, LongRoPE", tmp_path / "model"), device="cpu", cache_dir=tmp_path)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from soul_core.atomic_io import sha256_of
+from soul_core.atomic_io import compute_sha256
 from soul_core.errors import BadData, BadModel, BadSpec
 from soul_core.models.digests import require_intact_snapshot
 from soul_core.models.files import inspect_model
 from soul_core.models.loading import load_model
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import Evaluation, JobSpec
 from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
 
@@ -40,17 +40,17 @@ def exchange(model: Path) -> Callable[[], str]:
 
 
 @pytest.fixture
-def inputs(model: Path, tmp_path: Path) -> Inputs:
+def inputs(model: Path, tmp_path: Path) -> RunInputs:
     forget = write_rows(tmp_path / "forget.jsonl", list(COUNTRIES)[:2])
-    return Inputs(model=str(model), sets={"forget": forget}, cache_dir=tmp_path / "cache")
+    return RunInputs(model=str(model), dataset_paths={"forget": forget}, cache_dir=tmp_path / "cache")
 
 
-def but(inputs: Inputs, **other: Any) -> Inputs:
-    return Inputs(**{**vars(inputs), **other})
+def but(inputs: RunInputs, **other: Any) -> RunInputs:
+    return RunInputs(**{**vars(inputs), **other})
 
 
 def test_a_model_that_changed_since_it_was_registered_is_refused_and_both_digests_named(
-    model: Path, exchange: Callable[[], str], inputs: Inputs, tmp_path: Path
+    model: Path, exchange: Callable[[], str], inputs: RunInputs, tmp_path: Path
 ) -> None:
     registered = inspect_model(model).digest
     now = exchange()
@@ -64,7 +64,7 @@ def test_a_model_that_changed_since_it_was_registered_is_refused_and_both_digest
 
 
 def test_a_changed_model_beside_it_is_refused_before_anything_is_measured(
-    model: Path, inputs: Inputs, tmp_path: Path
+    model: Path, inputs: RunInputs, tmp_path: Path
 ) -> None:
     other = make_tiny_model(tmp_path / "other", seed=3)
     beside = but(inputs, models={"reference": str(other)}, digests={"reference": inspect_model(model).digest})
@@ -76,11 +76,11 @@ def test_a_changed_model_beside_it_is_refused_before_anything_is_measured(
 
 
 def test_a_model_that_changes_while_others_are_measured_is_refused(
-    exchange: Callable[[], str], inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exchange: Callable[[], str], inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from soul_core import run as page
 
-    measure = page.examine
+    measure = page.evaluate_model
 
     def examine(subject: Any, name: str, *rest: Any, **more: Any) -> Any:
         exchange()
@@ -125,7 +125,7 @@ def test_weights_do_not_follow_a_file_that_is_overwritten_in_place(model: Path) 
 
 
 def test_a_finished_run_is_not_the_result_of_a_model_that_changed(
-    exchange: Callable[[], str], inputs: Inputs, tmp_path: Path
+    exchange: Callable[[], str], inputs: RunInputs, tmp_path: Path
 ) -> None:
     done = run(SPEC, inputs, tmp_path / "out")
     assert run(SPEC, inputs, tmp_path / "out") == done
@@ -135,7 +135,7 @@ def test_a_finished_run_is_not_the_result_of_a_model_that_changed(
         run(SPEC, inputs, tmp_path / "out")
 
 
-def test_a_finished_run_is_not_the_result_of_another_reference(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_the_result_of_another_reference(inputs: RunInputs, tmp_path: Path) -> None:
     other = make_tiny_model(tmp_path / "other", seed=3)
     beside = but(inputs, models={"reference": str(other)})
     done = run(SPEC, beside, tmp_path / "out")
@@ -146,17 +146,17 @@ def test_a_finished_run_is_not_the_result_of_another_reference(inputs: Inputs, t
         run(SPEC, beside, tmp_path / "out")
 
 
-def test_a_data_set_and_a_log_that_are_not_the_stored_ones_are_refused(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_data_set_and_a_log_that_are_not_the_stored_ones_are_refused(inputs: RunInputs, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="forget set: the stored file is no longer what was uploaded"):
         run(SPEC, but(inputs, set_sha256s={"forget": "0" * 64}), tmp_path / "out")
 
-    run(SPEC, but(inputs, set_sha256s={"forget": sha256_of(inputs.sets["forget"])}), tmp_path / "one")
+    run(SPEC, but(inputs, set_sha256s={"forget": compute_sha256(inputs.dataset_paths["forget"])}), tmp_path / "one")
     log = tmp_path / "one" / "logs" / "audited.json"
     with pytest.raises(BadData, match=r"log audited.json is no longer what the job wrote"):
         run(SPEC, but(inputs, reference_log=log, reference_log_sha256="0" * 64), tmp_path / "out")
 
 
-def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs: RunInputs, tmp_path: Path) -> None:
     turned = write_rows(tmp_path / "turned.jsonl", list(COUNTRIES)[1::-1])
     run(SPEC, but(inputs, sets={"forget": turned}), tmp_path / "first")
 
@@ -177,7 +177,7 @@ def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs
         run(SPEC, but(inputs, sets={"forget": other}, reference_log=tmp_path / "out" / "report.json"), tmp_path / "no")
 
 
-def test_a_reference_log_without_digests_is_said_in_the_reports_limits(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_reference_log_without_digests_is_said_in_the_reports_limits(inputs: RunInputs, tmp_path: Path) -> None:
     run(SPEC, inputs, tmp_path / "first")
     log = json.loads((tmp_path / "first" / "logs" / "audited.json").read_text())
     old = tmp_path / "old.json"

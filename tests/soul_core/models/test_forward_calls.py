@@ -8,14 +8,14 @@ import torch
 
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack, pack_groups
-from soul_core.models.capabilities import Capabilities, keep_capabilities
-from soul_core.models.forward_calls import call_logits, forward_calls
-from soul_core.models.loading import Loaded, load_model
-from soul_core.models.scoring import decoder_layers, score
+from soul_core.models.capabilities import Capabilities, set_capabilities
+from soul_core.models.forward_calls import compute_logits, make_forward_calls
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.models.scoring import get_decoder_layers, score
 from soul_core.spec import JobSpec
-from soul_core.training.micro_batching import Item
-from soul_core.training.second_order import gauss_newton_product, hessian_product
-from soul_core.training.step import nll_gradients, trainable
+from soul_core.training.micro_batching import BatchItem
+from soul_core.training.second_order import gauss_newton_vector_product, hessian_vector_product
+from soul_core.training.step import compute_nll_gradients, get_trainable_parameters
 from tests.fixtures.tiny_derivatives import batcher, flat
 from tests.fixtures.tiny_model import write_rows
 from tests.fixtures.tiny_models import save_tiny
@@ -23,25 +23,25 @@ from tests.soul_core.test_run import FORGET, RETAIN, Recorder
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> Loaded:
+def loaded(tmp_path_factory) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(save_tiny(tmp_path_factory.mktemp("model") / "model"), device="cpu")
 
 
 @pytest.fixture
-def padded(loaded) -> Iterator[Loaded]:
+def padded(loaded) -> Iterator[LoadedModel]:
     """The same model, told that it cannot take packed batches: its attention takes padded ones as SDPA does."""
-    keep_capabilities(loaded.model, Capabilities("padded"))
+    set_capabilities(loaded.model, Capabilities("padded"))
     yield loaded
-    keep_capabilities(loaded.model, Capabilities("packed"))
+    set_capabilities(loaded.model, Capabilities("packed"))
 
 
-def both(loaded: Loaded, work) -> tuple:
-    keep_capabilities(loaded.model, Capabilities("packed"))
+def both(loaded: LoadedModel, work) -> tuple:
+    set_capabilities(loaded.model, Capabilities("packed"))
     packed = work()
-    keep_capabilities(loaded.model, Capabilities("padded"))
+    set_capabilities(loaded.model, Capabilities("padded"))
     padded = work()
-    keep_capabilities(loaded.model, Capabilities("packed"))
+    set_capabilities(loaded.model, Capabilities("packed"))
     return packed, padded
 
 
@@ -60,9 +60,9 @@ def groups() -> list[list[Example]]:
 
 
 def test_scores_hidden_states_and_projection_inputs_are_the_same_in_the_same_order(loaded):
-    layer = decoder_layers(loaded.model)[0]
+    layer = get_decoder_layers(loaded.model)[0]
 
-    packed, padded = both(loaded, lambda: score(loaded.model, pack_groups(groups()), layer=layer, with_last=True))
+    packed, padded = both(loaded, lambda: score(loaded.model, pack_groups(groups()), layer=layer, with_head_input=True))
 
     for name in ("logits_PV", "logp_P", "hidden_PD", "last_PD"):
         torch.testing.assert_close(getattr(padded, name), getattr(packed, name), atol=1e-5, rtol=1e-5)
@@ -70,14 +70,14 @@ def test_scores_hidden_states_and_projection_inputs_are_the_same_in_the_same_ord
 
 
 def test_gradients_and_second_derivatives_are_the_same(loaded):
-    units = [(Item("retain", index, example),) for index, example in enumerate(some_examples(9, 4, 20))]
-    vector = [torch.ones_like(parameter) for parameter in trainable(loaded)]
+    units = [(BatchItem("retain", index, example),) for index, example in enumerate(some_examples(9, 4, 20))]
+    vector = [torch.ones_like(parameter) for parameter in get_trainable_parameters(loaded)]
 
     def work() -> list[torch.Tensor]:
         return [
-            flat(nll_gradients(loaded, units, batcher())[0]),
-            flat(hessian_product(loaded, units, batcher(), vector)),
-            flat(gauss_newton_product(loaded, units, batcher(), vector)),
+            flat(compute_nll_gradients(loaded, units, batcher())[0]),
+            flat(hessian_vector_product(loaded, units, batcher(), vector)),
+            flat(gauss_newton_vector_product(loaded, units, batcher(), vector)),
         ]
 
     packed, padded = both(loaded, work)
@@ -101,19 +101,19 @@ def test_only_supervised_positions_reach_the_vocabulary_projection(padded):
 def test_rows_of_like_length_share_a_call_so_that_little_is_padding(padded):
     packed = pack(some_examples(120, 3, 4, 118, 5, 119))
 
-    calls = forward_calls(padded.model, packed)
+    calls = make_forward_calls(padded.model, packed)
 
-    masks = [call.keywords["attention_mask"] for call in calls]
+    masks = [call.kwargs["attention_mask"] for call in calls]
     assert sum(int(mask.sum()) for mask in masks) == packed.token_ids_1T.shape[1]
     assert sum(mask.numel() for mask in masks) <= 1.25 * packed.token_ids_1T.shape[1] + 64
     assert {mask.shape for mask in masks} == {(3, 120), (3, 5)}
 
 
 def test_what_stands_in_the_padding_changes_nothing(padded):
-    call = forward_calls(padded.model, pack(some_examples(5, 12)))[0]
-    plain = call_logits(padded.model, call)
-    call.keywords["input_ids"] = call.keywords["input_ids"].masked_fill(call.keywords["attention_mask"] == 0, 77)
-    assert torch.equal(call_logits(padded.model, call), plain)
+    call = make_forward_calls(padded.model, pack(some_examples(5, 12)))[0]
+    plain = compute_logits(padded.model, call)
+    call.kwargs["input_ids"] = call.kwargs["input_ids"].masked_fill(call.kwargs["attention_mask"] == 0, 77)
+    assert torch.equal(compute_logits(padded.model, call), plain)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_stands_in_the_padding_changes_nothing(padded):
 )
 def test_a_whole_run_on_padded_batches_says_so_and_leaves_a_model(method, tmp_path):
     from bench.tiny_architectures import save_tiny as save_architecture
-    from soul_core.run import Inputs, run
+    from soul_core.run import RunInputs, run
 
     spec = JobSpec.model_validate(
         {
@@ -143,7 +143,7 @@ def test_a_whole_run_on_padded_batches_says_so_and_leaves_a_model(method, tmp_pa
     heard = Recorder()
     folder = save_architecture("GPT-Neo", tmp_path / "model")
 
-    report = run(spec, Inputs(model=str(folder), sets=sets, job_id="j"), tmp_path / "out", listener=heard)
+    report = run(spec, RunInputs(model=str(folder), dataset_paths=sets, job_id="j"), tmp_path / "out", listener=heard)
 
     assert report.model.batches == "padded"
     assert any("padded" in event["message"] for event in heard.of("log"))

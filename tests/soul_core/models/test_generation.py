@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from soul_core.errors import Interrupted, OutOfMemory
+from soul_core.errors import OutOfMemory, RunInterrupted
 from soul_core.models import packed_attention
 from soul_core.models.generation import Sampling, generate
 
@@ -39,7 +39,7 @@ PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17, 18, 19], [9, 8], [20, 21
 def build(architecture: Any, config: Any) -> Any:
     torch.set_num_threads(1)
     torch.manual_seed(3)
-    config._attn_implementation = packed_attention.PACKED
+    config._attn_implementation = packed_attention.PACKED_ATTENTION
     model = architecture(config).eval()
     for parameter in model.parameters():
         parameter.data.mul_(3)  # far from uniform, so that first choices are clear
@@ -92,14 +92,14 @@ def test_sampling_asked_for_by_the_models_own_settings_is_not_obeyed(llama: Any)
 
 def test_every_row_is_ticked_and_a_tick_can_stop_it(llama: Any) -> None:
     ticks: list[int] = []
-    generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT, tick=ticks.append)
+    generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT, on_progress=ticks.append)
     assert sum(ticks) == len(PROMPTS)
 
     def stop(_: int) -> None:
-        raise Interrupted("stop")
+        raise RunInterrupted("stop")
 
-    with pytest.raises(Interrupted):
-        generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT, tick=stop)
+    with pytest.raises(RunInterrupted):
+        generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT, on_progress=stop)
 
 
 def test_no_prompts_give_no_answers(llama: Any) -> None:
@@ -147,7 +147,7 @@ def test_draws_follow_the_softmax_at_the_temperature() -> None:
     logits_V = torch.tensor([2.0, 0.0, -1.0])
     uniform_B = (torch.arange(10_000) + 0.5) / 10_000
 
-    drawn_B = Sampling(seed=0, temperature=2.0).draw(logits_V.expand(10_000, 3), uniform_B)
+    drawn_B = Sampling(seed=0, temperature=2.0).sample_tokens(logits_V.expand(10_000, 3), uniform_B)
 
     shares = torch.bincount(drawn_B, minlength=3) / 10_000
     torch.testing.assert_close(shares, (logits_V / 2.0).softmax(-1), rtol=0, atol=1e-3)

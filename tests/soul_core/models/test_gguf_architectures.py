@@ -21,7 +21,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model
-from soul_core.models.gguf import plain_folder
+from soul_core.models.gguf import convert_to_folder
 from tests.fixtures.tiny_gguf import write_any_gguf
 from tests.fixtures.tiny_models import _SHAPE, CONFIGS, tiny_model, tiny_tokenizer
 
@@ -53,7 +53,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def read_back(path: Path) -> Path:
-    return plain_folder(path, digest=inspect_model(path).digest, cache_dir=path.parent / "cache")
+    return convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=path.parent / "cache")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -232,6 +232,6 @@ def test_a_file_that_changes_while_it_is_converted_is_refused(tmp_path: Path) ->
     write_any_gguf(path, tiny_model(CONFIGS["qwen2"]), tiny_tokenizer())
 
     with pytest.raises(BadModel, match="changed while it was converted"):
-        plain_folder(path, digest=digest, cache_dir=tmp_path / "cache")
+        convert_to_folder(path, digest=digest, cache_dir=tmp_path / "cache")
 
     assert list((tmp_path / "cache").iterdir()) == []

@@ -6,12 +6,12 @@ from gguf import GGMLQuantizationType
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from soul_core.atomic_io import sha256_of
+from soul_core.atomic_io import compute_sha256
 from soul_core.errors import BadModel
 from soul_core.models import gguf
 from soul_core.models.files import inspect_model
-from soul_core.models.gguf import plain_folder
-from soul_core.models.gguf_header import read_header
+from soul_core.models.gguf import convert_to_folder
+from soul_core.models.gguf_header import read_gguf_header
 from tests.fixtures.tiny_gguf import write_gguf
 from tests.fixtures.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
@@ -39,7 +39,7 @@ def logits(model, token_ids: torch.Tensor) -> torch.Tensor:
 def test_the_folder_holds_the_weights_that_went_into_the_file(tmp_path, config, kind, tolerance):
     model = tiny_model(config)
     path = write_gguf(tmp_path / "a.gguf", model, tiny_tokenizer(), kind=kind)
-    folder = plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
+    folder = convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
     again = AutoModelForCausalLM.from_pretrained(folder)
     assert again.config.tie_word_embeddings == config.tie_word_embeddings
     assert (again.config.eos_token_id, again.config.pad_token_id) == (2, 2)
@@ -54,12 +54,12 @@ def test_a_tensor_larger_than_one_read_arrives_whole(tmp_path, monkeypatch):
     """A kernel gives at most 2 GiB a call; here a call asks for a hundred bytes."""
     path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer(), kind=GGMLQuantizationType.Q8_0)
     digest = inspect_model(path).digest
-    whole = plain_folder(path, digest=digest, cache_dir=tmp_path / "whole")
+    whole = convert_to_folder(path, digest=digest, cache_dir=tmp_path / "whole")
     monkeypatch.setattr(gguf, "_MOST_AT_ONCE", 100)
 
-    in_parts = plain_folder(path, digest=digest, cache_dir=tmp_path / "parts")
+    in_parts = convert_to_folder(path, digest=digest, cache_dir=tmp_path / "parts")
 
-    assert sha256_of(in_parts / "model.safetensors") == sha256_of(whole / "model.safetensors")
+    assert compute_sha256(in_parts / "model.safetensors") == compute_sha256(whole / "model.safetensors")
 
 
 def test_the_tokenizer_splits_digits_and_keeps_special_tokens_and_template(tmp_path):
@@ -69,7 +69,7 @@ def test_the_tokenizer_splits_digits_and_keeps_special_tokens_and_template(tmp_p
     )
     path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), original)
     again = AutoTokenizer.from_pretrained(
-        plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
+        convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
     )
     assert again(TEXT)["input_ids"] == original(TEXT)["input_ids"]
     assert again.decode(again(TEXT)["input_ids"]) == TEXT
@@ -81,9 +81,9 @@ def test_the_tokenizer_splits_digits_and_keeps_special_tokens_and_template(tmp_p
 def test_the_second_call_takes_the_folder_that_is_there(tmp_path):
     path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer())
     digest = inspect_model(path).digest
-    folder = plain_folder(path, digest=digest, cache_dir=tmp_path / "cache")
+    folder = convert_to_folder(path, digest=digest, cache_dir=tmp_path / "cache")
     path.unlink()
-    assert plain_folder(path, digest=digest, cache_dir=tmp_path / "cache") == folder
+    assert convert_to_folder(path, digest=digest, cache_dir=tmp_path / "cache") == folder
 
 
 def test_a_conversion_that_dies_leaves_no_folder(tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_a_conversion_that_dies_leaves_no_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr("soul_core.models.gguf.save_file", full)
     with pytest.raises(OSError, match="No space"):
-        plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
+        convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -110,7 +110,7 @@ def test_a_conversion_that_dies_leaves_no_folder(tmp_path, monkeypatch):
 def test_what_cannot_be_rebuilt_exactly_is_refused(tmp_path, options, message):
     path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer(), **options)
     with pytest.raises(BadModel, match=message):
-        plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
+        convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
 
 
 def test_a_header_is_checked_byte_by_byte(tmp_path):
@@ -120,10 +120,10 @@ def test_a_header_is_checked_byte_by_byte(tmp_path):
     for length in [4, 5, 23, 24, 60, 300, 3000, len(whole) // 2, len(whole) - 1]:
         bad.write_bytes(whole[:length])
         with pytest.raises(BadModel):
-            read_header(bad)
+            read_gguf_header(bad)
     for position in range(8, 200):
         bad.write_bytes(whole[:position] + b"\xff" * 8 + whole[position + 8 :])
         try:
-            read_header(Path(bad))
+            read_gguf_header(Path(bad))
         except BadModel:
             continue

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, Gemma2Config, LlamaConfig, PreTrainedCon
 
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model
-from soul_core.models.gguf import plain_folder
+from soul_core.models.gguf import convert_to_folder
 from tests.fixtures.tiny_gguf import write_any_gguf
 from tests.fixtures.tiny_models import _SHAPE, tiny_model, tiny_tokenizer
 
@@ -84,7 +84,7 @@ def tokenizer_of(
     model = tiny_model(config)
     path = write_any_gguf(folder / "a.gguf", model, tiny_tokenizer(), add_vocabulary=add_vocabulary)
     return AutoTokenizer.from_pretrained(
-        plain_folder(path, digest=inspect_model(path).digest, cache_dir=folder / "cache")
+        convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=folder / "cache")
     )
 
 
@@ -139,4 +139,4 @@ def test_a_vocabulary_without_scores_is_refused(tmp_path: Path) -> None:
     path = write_any_gguf(tmp_path / "a.gguf", model, tiny_tokenizer(), add_vocabulary=add_vocabulary)
 
     with pytest.raises(BadModel, match="no score for each token"):
-        plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
+        convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from soul_core.errors import BadModel, BadSpec
 from soul_core.models.loading import choose_device, choose_dtype, load_model
-from soul_core.models.packed_attention import PACKED
+from soul_core.models.packed_attention import PACKED_ATTENTION
 from tests.fixtures.tiny_gguf import write_gguf
 from tests.fixtures.tiny_models import CONFIGS, save_tiny, tiny_model, tiny_tokenizer
 
@@ -25,7 +25,7 @@ def test_a_folder_loads_with_float32_masters_whatever_it_stores(folder, tmp_path
     )
     loaded = load_model(folder, device="cpu", dtype="bfloat16", cache_dir=tmp_path)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
-    assert loaded.model.config._attn_implementation == PACKED
+    assert loaded.model.config._attn_implementation == PACKED_ATTENTION
     assert loaded.compute_dtype == torch.bfloat16
     assert not loaded.model.training
     with loaded.autocast():

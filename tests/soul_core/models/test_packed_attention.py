@@ -4,7 +4,12 @@ from transformers import BloomConfig, GptOssConfig, Lfm2Config, Llama4TextConfig
 
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
-from soul_core.models.packed_attention import PACKED, check_isolation, packed_kwargs, register
+from soul_core.models.packed_attention import (
+    PACKED_ATTENTION,
+    check_isolation,
+    make_packed_kwargs,
+    register_packed_attention,
+)
 from tests.fixtures.tiny_models import CONFIGS, tiny_model
 
 torch.set_num_threads(1)
@@ -26,7 +31,7 @@ def packed_logits(model, some: list[Example]) -> torch.Tensor:
         position_ids=packed.position_ids_1T,
         use_cache=False,
         logits_to_keep=packed.supervised_P,
-        **packed_kwargs(packed),
+        **make_packed_kwargs(packed),
     ).logits[0]
 
 
@@ -39,7 +44,7 @@ def loss_and_gradients(model, logits: torch.Tensor, labels: torch.Tensor) -> lis
 @pytest.mark.parametrize("name", CONFIGS)
 def test_packed_equals_separate_in_logits_and_gradients(name):
     plain = tiny_model(CONFIGS[name], attn_implementation="eager")
-    ours = tiny_model(CONFIGS[name], attn_implementation=PACKED)
+    ours = tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION)
     some = examples()
     labels = pack(some).labels_P
     apart = torch.cat([plain(torch.tensor([example.token_ids]), use_cache=False).logits[0, :-1] for example in some])
@@ -55,7 +60,7 @@ def test_packed_equals_separate_in_logits_and_gradients(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_left_padded_generation_on_the_same_model_equals_plain_attention(name):
     plain = tiny_model(CONFIGS[name], attn_implementation="eager")
-    ours = tiny_model(CONFIGS[name], attn_implementation=PACKED)
+    ours = tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION)
     token_ids = torch.tensor([[2, 2, 2, 7, 8, 9], [20, 30, 40, 50, 60, 70]])
     mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
     options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 2}
@@ -64,7 +69,7 @@ def test_left_padded_generation_on_the_same_model_equals_plain_attention(name):
 
 def test_examples_do_see_each_other_without_the_keywords():
     """The danger is real: the same tokens under a mask of ones score quite differently."""
-    model = tiny_model(CONFIGS["llama"], attn_implementation=PACKED)
+    model = tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION)
     some = examples()
     packed = pack(some)
     leaking = model(
@@ -83,25 +88,25 @@ def test_no_square_mask_is_built_for_a_packed_call(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a mask was asked for")
 
-    AttentionMaskInterface.register(PACKED, refuse)
+    AttentionMaskInterface.register(PACKED_ATTENTION, refuse)
     try:
-        packed_logits(tiny_model(CONFIGS["llama"], attn_implementation=PACKED), examples())
+        packed_logits(tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION), examples())
     finally:
-        register()
+        register_packed_attention()
 
 
 @pytest.mark.parametrize("drop", ["attention_mask", "segment_lengths"])
 def test_half_of_the_keywords_raises(drop):
-    model = tiny_model(CONFIGS["llama"], attn_implementation=PACKED)
+    model = tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION)
     packed = pack(examples())
-    keywords = packed_kwargs(packed)
+    keywords = make_packed_kwargs(packed)
     del keywords[drop]
     with pytest.raises(ValueError, match="packed_kwargs"):
         model(input_ids=packed.token_ids_1T, position_ids=packed.position_ids_1T, use_cache=False, **keywords)
 
 
 def test_a_cache_beside_packing_raises():
-    model = tiny_model(CONFIGS["llama"], attn_implementation=PACKED)
+    model = tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION)
     packed = pack(examples())
     first = model(packed.token_ids_1T, use_cache=True)
     with pytest.raises(ValueError, match="no cache"):
@@ -109,13 +114,13 @@ def test_a_cache_beside_packing_raises():
             input_ids=packed.token_ids_1T,
             past_key_values=first.past_key_values,
             position_ids=packed.position_ids_1T,
-            **packed_kwargs(packed),
+            **make_packed_kwargs(packed),
         )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_supported_architectures_pass_the_isolation_check(name):
-    check_isolation(tiny_model(CONFIGS[name], attn_implementation=PACKED), tolerance=1e-4)
+    check_isolation(tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION), tolerance=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +139,6 @@ def test_supported_architectures_pass_the_isolation_check(name):
     ids=lambda config: config.model_type,
 )  # fmt: skip
 def test_architectures_that_would_leak_are_refused(config):
-    options = {} if config.model_type == "mamba" else {"attn_implementation": PACKED}
+    options = {} if config.model_type == "mamba" else {"attn_implementation": PACKED_ATTENTION}
     with pytest.raises(ValueError, match="cannot be trained on packed examples"):
         check_isolation(tiny_model(config, **options))

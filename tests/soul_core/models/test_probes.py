@@ -5,8 +5,8 @@ import torch
 from transformers import BertConfig
 
 from bench.tiny_architectures import build_tiny
-from soul_core.models.capabilities import Capabilities, capabilities_of, keep_capabilities, longest_short_text
-from soul_core.models.packed_attention import PACKED
+from soul_core.models.capabilities import Capabilities, get_capabilities, get_max_short_rope_tokens, set_capabilities
+from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.models.probes import can_decode_cached, require_causal, require_padding
 from tests.fixtures.tiny_models import tiny_model
 
@@ -23,10 +23,10 @@ def test_a_model_that_reads_backwards_is_refused_with_what_to_do():
 
 def test_frequencies_that_depend_on_the_longest_text_are_found_and_kept_apart():
     model = build_tiny("Phi-3, LongRoPE")
-    assert longest_short_text(model) == 12
+    assert get_max_short_rope_tokens(model) == 12
     with pytest.raises(ValueError, match="beside other texts"):
         require_padding(model)
-    keep_capabilities(model, Capabilities("padded", longest_short=12))
+    set_capabilities(model, Capabilities("padded", max_short_rope_tokens=12))
     require_padding(model)
 
 
@@ -36,5 +36,5 @@ def test_decoding_with_a_cache_is_tried_before_it_is_trusted(name, cached):
 
 
 def test_a_model_built_otherwise_is_judged_by_its_attention():
-    assert capabilities_of(build_tiny("Llama", attn_implementation=PACKED)).batches == "packed"
-    assert capabilities_of(build_tiny("Llama")).batches == "padded"
+    assert get_capabilities(build_tiny("Llama", attn_implementation=PACKED_ATTENTION)).batch_layout == "packed"
+    assert get_capabilities(build_tiny("Llama")).batch_layout == "padded"

@@ -8,49 +8,51 @@ import torch
 
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import pack, pack_groups
-from soul_core.models.capabilities import Batches, Capabilities, keep_capabilities
-from soul_core.models.loading import Loaded, load_model
-from soul_core.models.packed_attention import PACKED
-from soul_core.models.scoring import Scores, decoder_layers, score
+from soul_core.models.capabilities import BatchLayout, Capabilities, set_capabilities
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.models.packed_attention import PACKED_ATTENTION
+from soul_core.models.scoring import Scores, get_decoder_layers, score
 from tests.fixtures.tiny_model import COUNTRIES, rows_of
 from tests.fixtures.tiny_models import CONFIGS, tiny_model
 
 
 @pytest.fixture
-def loaded(taught_model_dir: Path) -> Loaded:
+def loaded(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
 
 @pytest.fixture
-def examples(loaded: Loaded) -> list[Example]:
+def examples(loaded: LoadedModel) -> list[Example]:
     return encode_rows(rows_of(list(COUNTRIES)[:4]), loaded.encoder, max_tokens=128)
 
 
-def test_the_vocabulary_is_projected_at_supervised_positions_only(loaded: Loaded, examples: list[Example]) -> None:
+def test_the_vocabulary_is_projected_at_supervised_positions_only(loaded: LoadedModel, examples: list[Example]) -> None:
     seen: list[torch.Size] = []
     hook = loaded.model.get_output_embeddings().register_forward_hook(lambda _, __, out: seen.append(out.shape))
 
     score(loaded.model, pack(examples))
 
     hook.remove()
-    supervised = sum(len(example.token_ids) - example.num_prompt for example in examples)
+    supervised = sum(len(example.token_ids) - example.num_prompt_tokens for example in examples)
     assert [shape[1] for shape in seen] == [supervised]
     assert supervised < sum(len(example.token_ids) for example in examples) / 2
 
 
-def test_padding_that_equals_the_end_token_is_never_a_label(loaded: Loaded, examples: list[Example]) -> None:
+def test_padding_that_equals_the_end_token_is_never_a_label(loaded: LoadedModel, examples: list[Example]) -> None:
     # Upstream counts the labels of padding; here there is none, and the one end token of each answer counts.
     assert loaded.tokenizer.pad_token_id == loaded.tokenizer.eos_token_id or loaded.tokenizer.pad_token_id is not None
 
     scores = score(loaded.model, pack(examples))
 
-    expected = [example.token_ids[example.num_prompt :] for example in examples]
+    expected = [example.token_ids[example.num_prompt_tokens :] for example in examples]
     assert scores.labels_P.tolist() == [token for answer in expected for token in answer]
     assert scores.length_B.tolist() == [len(answer) for answer in expected]
 
 
-def test_packed_scores_and_gradients_equal_those_of_each_example_alone(loaded: Loaded, examples: list[Example]) -> None:
+def test_packed_scores_and_gradients_equal_those_of_each_example_alone(
+    loaded: LoadedModel, examples: list[Example]
+) -> None:
     def gradients(batches: list[list[Example]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         loaded.model.zero_grad(set_to_none=True)
         values = []
@@ -91,22 +93,22 @@ def test_a_selection_keeps_every_value_and_renumbers() -> None:
 def test_hidden_states_are_what_the_layer_gives_out_at_the_positions_that_predict(architecture: str) -> None:
     torch.set_num_threads(1)
     config = copy.deepcopy(CONFIGS[architecture])
-    model = tiny_model(config, attn_implementation=PACKED)
+    model = tiny_model(config, attn_implementation=PACKED_ATTENTION)
     examples = [Example((5, 6, 7, 8, 9, 10, 11), 3, 1), Example((12, 13, 14, 15), 1, 2)]
 
-    scores = score(model, pack(examples), layer=decoder_layers(model)[0])
+    scores = score(model, pack(examples), layer=get_decoder_layers(model)[0])
 
     assert scores.hidden_PD is not None
     expected = []
     for one in examples:  # each alone, in an ordinary call
         output = model(torch.tensor([one.token_ids]), use_cache=False, output_hidden_states=True)
-        expected.append(output.hidden_states[1][0, one.num_prompt - 1 : -1])
+        expected.append(output.hidden_states[1][0, one.num_prompt_tokens - 1 : -1])
     torch.testing.assert_close(scores.hidden_PD, torch.cat(expected), rtol=1e-3, atol=1e-4)
     assert scores.hidden_PD.requires_grad
 
 
-def test_no_hook_stays_on_the_layer(loaded: Loaded, examples: list[Example]) -> None:
-    layer = decoder_layers(loaded.model)[0]
+def test_no_hook_stays_on_the_layer(loaded: LoadedModel, examples: list[Example]) -> None:
+    layer = get_decoder_layers(loaded.model)[0]
 
     score(loaded.model, pack(examples), layer=layer)
 
@@ -115,7 +117,7 @@ def test_no_hook_stays_on_the_layer(loaded: Loaded, examples: list[Example]) -> 
 
 
 @pytest.mark.parametrize("batches", ["packed", "padded"])
-def test_answers_that_straddle_a_shared_prompt_score_as_each_alone(loaded: Loaded, batches: Batches) -> None:
+def test_answers_that_straddle_a_shared_prompt_score_as_each_alone(loaded: LoadedModel, batches: BatchLayout) -> None:
     """Where a template writes a space before an answer, the first letter decides which token the space belongs to."""
     prompt = (5, 6, 7, 8)
     group = [
@@ -123,7 +125,7 @@ def test_answers_that_straddle_a_shared_prompt_score_as_each_alone(loaded: Loade
         Example((*prompt, 30, 31), 4, 2),
         Example((*prompt, 9, 40, 41, 42), 5, 3),
     ]
-    keep_capabilities(loaded.model, Capabilities(batches))
+    set_capabilities(loaded.model, Capabilities(batches))
 
     together = score(loaded.model, pack_groups([group, [group[0]]]))
 

@@ -10,22 +10,27 @@ from torch.nn.functional import cross_entropy
 
 from soul_core.models.scoring import Scores
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
-from soul_core.objectives.rmu import direction_D
-from soul_core.objectives.terms import Group, Reference, TermInputs, Totals
-from soul_core.spec.terms import ForgetTerm, Frozen, RetainTerm
+from soul_core.objectives.rmu import make_control_vector_D
+from soul_core.objectives.terms import ExampleGroup, GroupBaseScores, TermInputs, Totals
+from soul_core.spec.terms import ForgetTerm, RetainTerm, SpecModel
 
 TABLES = {**FORGET_TERMS, **RETAIN_TERMS}
-CLASSES: dict[str, type[Frozen]] = {
+CLASSES: dict[str, type[SpecModel]] = {
     one.model_fields["kind"].default: one for union in (ForgetTerm, RetainTerm) for one in get_args(get_args(union)[0])
 }
 
 
 def evaluate(
-    kind: str, scores: dict[Group, Scores], reference: dict[Group, Reference] | None = None, **spec: Any
+    kind: str,
+    scores: dict[ExampleGroup, Scores],
+    reference: dict[ExampleGroup, GroupBaseScores] | None = None,
+    **spec: Any,
 ) -> torch.Tensor:
     """Return a term's value where these sequences are all there is."""
-    totals: dict[Group, Totals] = {group: Totals(one.num_sequences, len(one.labels_P)) for group, one in scores.items()}
-    return TABLES[kind].value(TermInputs(scores, totals, reference or {}), CLASSES[kind](**spec))
+    totals: dict[ExampleGroup, Totals] = {
+        group: Totals(one.num_sequences, len(one.labels_P)) for group, one in scores.items()
+    }
+    return TABLES[kind].loss_fn(TermInputs(scores, totals, reference or {}), CLASSES[kind](**spec))
 
 
 def told(answers: list[list[float]], *, differentiable: bool = False) -> Scores:
@@ -52,8 +57,8 @@ def hidden(rows: list[list[float]]) -> Scores:
     return Scores(zeros_P[:, None].float(), zeros_P, zeros_P.float(), zeros_P, 1, torch.tensor(rows))
 
 
-def logp(*values: float) -> Reference:
-    return Reference(sequence_logp_B=torch.tensor(values))
+def logp(*values: float) -> GroupBaseScores:
+    return GroupBaseScores(sequence_logp_B=torch.tensor(values))
 
 
 def test_every_kind_of_the_spec_but_none_has_a_line_in_a_table() -> None:
@@ -93,9 +98,11 @@ def test_simnpo_takes_the_mean_nll_of_each_answer_less_the_margin() -> None:
 
 
 @pytest.mark.parametrize(("kind", "winner"), [("dpo", "refusal"), ("altpo", "alternate")])
-def test_a_preference_is_of_the_winner_over_the_answer_both_relative_to_the_base(kind: str, winner: Group) -> None:
-    scores: dict[Group, Scores] = {winner: told([[-0.5, -0.5]]), "forget": told([[-4.0]])}
-    reference: dict[Group, Reference] = {winner: logp(-3.0), "forget": logp(-1.0)}
+def test_a_preference_is_of_the_winner_over_the_answer_both_relative_to_the_base(
+    kind: str, winner: ExampleGroup
+) -> None:
+    scores: dict[ExampleGroup, Scores] = {winner: told([[-0.5, -0.5]]), "forget": told([[-4.0]])}
+    reference: dict[ExampleGroup, GroupBaseScores] = {winner: logp(-3.0), "forget": logp(-1.0)}
 
     found = evaluate(kind, scores, reference, beta=0.5)
 
@@ -119,7 +126,7 @@ def test_undial_learns_the_bases_distribution_with_the_label_turned_down() -> No
     found = evaluate(
         "undial",
         {"forget": distributed([[0.8, 0.2]], labels=[0])},
-        {"forget": Reference(logits_PV=base_PV)},
+        {"forget": GroupBaseScores(logits_PV=base_PV)},
         beta=math.log(3),
     )
 
@@ -166,20 +173,20 @@ def test_satimp_weighs_by_saturation_and_importance() -> None:
 
 def test_rmu_is_the_squared_distance_to_the_steered_direction_over_the_width() -> None:
     at_zero = evaluate("rmu", {"forget": hidden([[0.0, 0.0], [0.0, 0.0]])}, coefficient=6.5)
-    steered = (6.5 * direction_D(0, 2)).float().tolist()
+    steered = (6.5 * make_control_vector_D(0, 2)).float().tolist()
 
     assert float(at_zero) == pytest.approx(6.5**2 / 2), "whatever the direction: it is a unit vector"
     assert float(evaluate("rmu", {"forget": hidden([steered])}, coefficient=6.5)) == pytest.approx(0.0, abs=1e-10)
 
 
 def test_the_direction_of_rmu_is_the_seeds() -> None:
-    assert torch.equal(direction_D(1, 64), direction_D(1, 64))
-    assert not torch.equal(direction_D(1, 64), direction_D(2, 64))
-    assert float(direction_D(1, 64).norm()) == pytest.approx(1.0)
+    assert torch.equal(make_control_vector_D(1, 64), make_control_vector_D(1, 64))
+    assert not torch.equal(make_control_vector_D(1, 64), make_control_vector_D(2, 64))
+    assert float(make_control_vector_D(1, 64).norm()) == pytest.approx(1.0)
 
 
 def test_rmu_retain_is_the_squared_distance_to_the_base_over_the_width() -> None:
-    base = Reference(hidden_PD=torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    base = GroupBaseScores(hidden_PD=torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
     found = evaluate("rmu_retain", {"retain": hidden([[1.0, 2.0], [1.0, 1.0]])}, {"retain": base})
 
@@ -197,7 +204,7 @@ def test_kl_is_the_true_one_worked_out_by_hand() -> None:
     model, base = distributed([[0.5, 0.5]], labels=[0]), distributed([[0.9, 0.1]], labels=[0])
 
     def kl(of: Scores) -> float:
-        return float(evaluate("kl", {"retain": of}, {"retain": Reference(logits_PV=base.logits_PV)}))
+        return float(evaluate("kl", {"retain": of}, {"retain": GroupBaseScores(logits_PV=base.logits_PV)}))
 
     assert kl(model) == pytest.approx(0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5), rel=1e-5)
     assert kl(base) == pytest.approx(0.0, abs=1e-7)
@@ -232,7 +239,9 @@ def test_unweighted_ascent_is_minus_torchs_cross_entropy(kind: str, spec: dict[s
 def test_kl_is_torchs_kl_of_the_base_from_the_model(drawn: Scores, base_PV: torch.Tensor) -> None:
     expected = kl_divergence(Categorical(logits=base_PV), Categorical(logits=drawn.logits_PV)).mean()
 
-    torch.testing.assert_close(evaluate("kl", {"retain": drawn}, {"retain": Reference(logits_PV=base_PV)}), expected)
+    torch.testing.assert_close(
+        evaluate("kl", {"retain": drawn}, {"retain": GroupBaseScores(logits_PV=base_PV)}), expected
+    )
 
 
 def test_undial_is_torchs_kl_and_entropy_of_its_targets(drawn: Scores, base_PV: torch.Tensor) -> None:
@@ -241,7 +250,7 @@ def test_undial_is_torchs_kl_and_entropy_of_its_targets(drawn: Scores, base_PV: 
     target = Categorical(logits=adjusted_PV)
     expected = (kl_divergence(target, Categorical(logits=drawn.logits_PV)) + target.entropy()).mean()
 
-    found = evaluate("undial", {"forget": drawn}, {"forget": Reference(logits_PV=base_PV)})
+    found = evaluate("undial", {"forget": drawn}, {"forget": GroupBaseScores(logits_PV=base_PV)})
 
     torch.testing.assert_close(found, expected)
 
@@ -249,7 +258,7 @@ def test_undial_is_torchs_kl_and_entropy_of_its_targets(drawn: Scores, base_PV: 
 def test_undial_leaves_the_bases_logits_as_they_were(drawn: Scores, base_PV: torch.Tensor) -> None:
     before = base_PV.clone()
 
-    evaluate("undial", {"forget": drawn}, {"forget": Reference(logits_PV=base_PV)})
+    evaluate("undial", {"forget": drawn}, {"forget": GroupBaseScores(logits_PV=base_PV)})
 
     assert torch.equal(base_PV, before)
 

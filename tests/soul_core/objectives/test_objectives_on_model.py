@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from soul_core.data.encoding import Example, encode_rows
-from soul_core.events import Quiet
-from soul_core.models.layers import steered_layer
-from soul_core.models.loading import Loaded, load_model
+from soul_core.events import SilentListener
+from soul_core.models.layers import find_steered_layer
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import Scores
-from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS, needs_of, terms_of
-from soul_core.objectives.terms import Group, TermInputs
+from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS, collect_base_score_kinds, get_terms
+from soul_core.objectives.terms import ExampleGroup, TermInputs
 from soul_core.spec import JobSpec
-from soul_core.training.base_scores import ReferenceScores, Wanted, take_reference
-from soul_core.training.micro_batching import Item, MicroBatcher, Unit
-from soul_core.training.step import add_gradients, totals_of
-from soul_core.training.term_examples import prepare
+from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute_base_scores
+from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
+from soul_core.training.step import add_gradients, count_totals
+from soul_core.training.term_examples import make_term_examples
 from tests.fixtures.tiny_model import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
@@ -31,39 +31,41 @@ class Material:
         self.loaded = load_model(folder, device="cpu", dtype=dtype)  # type: ignore[arg-type]
         self.spec = JobSpec.model_validate({"forget": {"kind": forget}, "retain": {"kind": retain}, "seed": 3})
         encode = self.loaded.encoder
-        self.groups = prepare(
+        self.groups = make_term_examples(
             self.loaded,
             self.spec,
             encode_rows(rows_of(ALL[:4]), encode, max_tokens=128),
             encode_rows(rows_of(ALL[4:], start=5), encode, max_tokens=128),
             state,
-            Quiet(),
+            SilentListener(),
         )
         self.reference = self._reference()
-        self.units: list[Unit] = []
-        for term in terms_of(self.spec):
-            indices = range(len(self.groups[term.reads[0]]))
+        self.units: list[BatchUnit] = []
+        for term in get_terms(self.spec):
+            indices = range(len(self.groups[term.groups[0]]))
             self.units += [
-                tuple(Item(group, index, self.groups[group][index]) for group in term.reads) for index in indices
+                tuple(BatchItem(group, index, self.groups[group][index]) for group in term.groups) for index in indices
             ]
         self._leave_base()
 
-    def gradients(self, units: list[Unit], max_tokens: int = 10**6) -> list[torch.Tensor]:
+    def gradients(self, units: list[BatchUnit], max_tokens: int = 10**6) -> list[torch.Tensor]:
         self.loaded.model.zero_grad(set_to_none=True)
         self.loss(units, max_tokens)
         return [parameter.grad.clone() for parameter in self.loaded.model.parameters() if parameter.grad is not None]
 
-    def loss(self, units: list[Unit], max_tokens: int = 10**6) -> float:
-        batcher = MicroBatcher(max_tokens, Quiet())
+    def loss(self, units: list[BatchUnit], max_tokens: int = 10**6) -> float:
+        batcher = MicroBatcher(max_tokens, SilentListener())
         return add_gradients(self.loaded, self.spec, units, self.reference, batcher).total
 
-    def _reference(self) -> ReferenceScores:
+    def _reference(self) -> BaseScores:
         wanted = {
-            group: Wanted(self.groups[group], range(len(self.groups[group])), needs)
-            for group, needs in needs_of(self.spec).items()
+            group: BaseScoreRequest(self.groups[group], range(len(self.groups[group])), needs)
+            for group, needs in collect_base_score_kinds(self.spec).items()
         }
-        layer = steered_layer(self.loaded.model, self.spec)
-        return take_reference(self.loaded, wanted, batcher=MicroBatcher(2048, Quiet()), listener=Quiet(), layer=layer)
+        layer = find_steered_layer(self.loaded.model, self.spec)
+        return compute_base_scores(
+            self.loaded, wanted, batcher=MicroBatcher(2048, SilentListener()), listener=SilentListener(), layer=layer
+        )
 
     def _leave_base(self) -> None:
         """At the base KL and its like are zero, and so are their gradients."""
@@ -129,7 +131,7 @@ def test_at_the_base_holding_on_to_it_costs_nothing(retain: str, taught_model_di
     held = Material(taught_model_dir, tmp_path, OF_OWN.get(retain, "npo"), retain)
     held.loaded = load_model(taught_model_dir, device="cpu")  # the base again
 
-    losses = add_gradients(held.loaded, held.spec, held.units, held.reference, MicroBatcher(4096, Quiet()))
+    losses = add_gradients(held.loaded, held.spec, held.units, held.reference, MicroBatcher(4096, SilentListener()))
 
     assert losses.retain == pytest.approx(0.0, abs=1e-5)
 
@@ -145,22 +147,24 @@ def _padded_loss(material: Material) -> torch.Tensor:
     """Return the total loss from an ordinary padded call of the model, group by group, without any of our packing."""
     spec, reference = material.spec, material.reference
     total = torch.zeros(())
-    for term, term_spec in zip(terms_of(spec), (spec.forget, spec.retain), strict=True):
+    for term, term_spec in zip(get_terms(spec), (spec.forget, spec.retain), strict=True):
         inputs = TermInputs(
-            scores={group: _padded_scores(material.loaded, material.groups[group]) for group in term.reads},
-            totals=totals_of(material.units),
-            reference={group: _whole(reference, group, material.groups) for group in term.reads if group in term.base},
+            scores={group: _padded_scores(material.loaded, material.groups[group]) for group in term.groups},
+            totals=count_totals(material.units),
+            base_scores={
+                group: _whole(reference, group, material.groups) for group in term.groups if group in term.base_scores
+            },
             seed=spec.seed,
         )
-        total = total + term_spec.weight * term.value(inputs, term_spec)  # type: ignore[union-attr]
+        total = total + term_spec.weight * term.loss_fn(inputs, term_spec)  # type: ignore[union-attr]
     return total
 
 
-def _whole(reference: ReferenceScores, group: Group, groups: dict[Group, list[Example]]):  # type: ignore[no-untyped-def]
-    return reference.of(group, range(len(groups[group])))
+def _whole(reference: BaseScores, group: ExampleGroup, groups: dict[ExampleGroup, list[Example]]):  # type: ignore[no-untyped-def]
+    return reference.get(group, range(len(groups[group])))
 
 
-def _padded_scores(loaded: Loaded, examples: list[Example]) -> Scores:
+def _padded_scores(loaded: LoadedModel, examples: list[Example]) -> Scores:
     width = max(len(example.token_ids) for example in examples)
     pad = loaded.tokenizer.pad_token_id
     ids_BT = torch.tensor([[pad] * (width - len(one.token_ids)) + list(one.token_ids) for one in examples])
@@ -174,7 +178,7 @@ def _padded_scores(loaded: Loaded, examples: list[Example]) -> Scores:
     )
     rows, columns, sequences, labels = [], [], [], []
     for index, one in enumerate(examples):
-        for place in range(one.num_prompt, len(one.token_ids)):
+        for place in range(one.num_prompt_tokens, len(one.token_ids)):
             rows.append(index)
             columns.append(width - len(one.token_ids) + place - 1)
             sequences.append(index)

@@ -9,23 +9,23 @@ import torch
 
 from soul_core.data.encoding import encode_rows
 from soul_core.data.packing import pack
-from soul_core.errors import Interrupted
-from soul_core.events import EventKind, Quiet, Wish
-from soul_core.models.loading import Loaded, load_model
+from soul_core.errors import RunInterrupted
+from soul_core.events import EventKind, SilentListener, StopRequest
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import score
 from soul_core.objectives import FORGET_TERMS
 from soul_core.spec import JobSpec
 from soul_core.training import alternative_answers
-from soul_core.training.trainer import Trained, train
+from soul_core.training.trainer import TrainingResult, train
 from tests.fixtures.tiny_model import COUNTRIES, rows_of
 
 FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
 OF_OWN = {"rmu": {"kind": "rmu_retain"}}
 
-Run = Callable[..., tuple[Trained, Loaded]]
+Run = Callable[..., tuple[TrainingResult, LoadedModel]]
 
 
-class Leaver(Quiet):
+class Leaver(SilentListener):
     """Wishes to leave after some steps."""
 
     def __init__(self, after: int) -> None:
@@ -34,15 +34,17 @@ class Leaver(Quiet):
     def emit(self, kind: EventKind, **data: Any) -> None:
         self._left -= kind == "metrics"
 
-    def wish(self) -> Wish:
-        return Wish.INTERRUPT if self._left <= 0 else Wish.NONE
+    def stop_request(self) -> StopRequest:
+        return StopRequest.INTERRUPT if self._left <= 0 else StopRequest.NONE
 
 
 @pytest.fixture
 def run(taught_model_dir: Path, tmp_path: Path) -> Run:
     torch.set_num_threads(1)
 
-    def go(spec: dict[str, Any], *, state: str = "state", listener: Quiet | None = None) -> tuple[Trained, Loaded]:
+    def go(
+        spec: dict[str, Any], *, state: str = "state", listener: SilentListener | None = None
+    ) -> tuple[TrainingResult, LoadedModel]:
         loaded = load_model(taught_model_dir, device="cpu")
         trained = train(
             loaded,
@@ -50,7 +52,7 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Run:
             forget=encode_rows(rows_of(FORGET), loaded.encoder, max_tokens=128),
             retain=encode_rows(rows_of(RETAIN, start=4), loaded.encoder, max_tokens=128),
             state_dir=tmp_path / state,
-            listener=listener or Quiet(),
+            listener=listener or SilentListener(),
         )
         return trained, loaded
 
@@ -67,13 +69,13 @@ def spec_of(kind: str, optimizer: str = "sophia", *, lr: float = 3e-3, steps: in
 
 
 @torch.no_grad()
-def probability(loaded: Loaded, countries: list[str]) -> float:
+def probability(loaded: LoadedModel, countries: list[str]) -> float:
     examples = encode_rows(rows_of(countries), loaded.encoder, max_tokens=128)
     scores = score(loaded.model, pack(examples))
     return float((scores.sequence_logp_B / scores.length_B).exp().mean())
 
 
-def weights(loaded: Loaded) -> torch.Tensor:
+def weights(loaded: LoadedModel) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in loaded.model.parameters()])
 
 
@@ -91,7 +93,7 @@ def test_its_defaults_forget_what_they_should_and_keep_more_of_the_rest(run: Run
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Run, kind: str) -> None:
     straight, straight_model = run(spec_of(kind, steps=6), state="straight")
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         run(spec_of(kind, steps=6), state="resumed", listener=Leaver(3))
     resumed, resumed_model = run(spec_of(kind, steps=6), state="resumed")
 
@@ -115,7 +117,7 @@ def test_rmu_forgets_by_the_few_weights_that_its_paper_moves(run: Run, taught_mo
 def test_alternates_are_made_once_and_kept_for_the_resumed_run(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         run(spec_of("altpo", steps=4), listener=Leaver(2))
     assert list(tmp_path.rglob("alternates.json"))
     monkeypatch.setattr(alternative_answers, "generate", None)  # would fail if it were called

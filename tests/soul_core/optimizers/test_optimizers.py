@@ -10,7 +10,7 @@ from soul_core.optimizers import OPTIMIZERS
 from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat
 from soul_core.spec import optimizers as spec_optimizers
-from soul_core.training.checkpoint import optimizer_tensors, restore_optimizer
+from soul_core.training.checkpoint import get_optimizer_tensors, restore_optimizer
 
 HYPER = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "gamma": 0.5, "eps": 1e-12, "weight_decay": 0.0}
 
@@ -31,7 +31,7 @@ def step(optimizer: Optimizer, theta: torch.nn.Parameter, *gradient: float) -> N
 def test_a_sophia_step_is_the_one_worked_out_by_hand() -> None:
     theta = parameter(1.0, 1.0, 1.0)
     optimizer = sophia(theta, weight_decay=0.01)
-    optimizer.observe([torch.tensor([1.0, 0.1, 0.0])])
+    optimizer.update_curvature([torch.tensor([1.0, 0.1, 0.0])])
 
     step(optimizer, theta, 1.0, 1.0, -1.0)
 
@@ -45,7 +45,7 @@ def test_momentum_is_averaged_once_a_step() -> None:
     # Upstream averages twice, so its 0.9 acts as 0.81.
     theta = parameter(0.0)
     optimizer = sophia(theta)
-    optimizer.observe([torch.tensor([1e6])])
+    optimizer.update_curvature([torch.tensor([1e6])])
 
     for _ in range(3):
         step(optimizer, theta, 1.0)
@@ -67,7 +67,7 @@ def test_weights_at_rest_do_not_make_the_unclipped_fraction_healthy() -> None:
     # Rows of an embedding that no example uses: no gradient, no curvature, no step.
     theta = parameter(1.0, 1.0, 1.0, 1.0)
     optimizer = sophia(theta)
-    optimizer.observe([torch.tensor([1.0, 0.0, 0.0, 0.0])])
+    optimizer.update_curvature([torch.tensor([1.0, 0.0, 0.0, 0.0])])
 
     step(optimizer, theta, 1.0, 0.0, 0.0, 0.0)
 
@@ -81,7 +81,7 @@ def test_h_is_the_papers_running_average_over_the_weight_its_estimates_have_in_i
     running, weight = 0.0, 0.0
 
     for value in (4.0, 8.0, 1.0, 7.0):
-        optimizer.observe([torch.tensor([value])])
+        optimizer.update_curvature([torch.tensor([value])])
         running, weight = 0.99 * running + 0.01 * value, 0.99 * weight + 0.01  # algorithm 3, from zero
         assert float(optimizer.state[theta]["h"]) == pytest.approx(running / weight)
 
@@ -92,9 +92,9 @@ def test_far_from_the_start_h_is_the_papers_running_average() -> None:
     theta = parameter(0.0)
     optimizer = sophia(theta)
     for _ in range(1500):
-        optimizer.observe([torch.tensor([1.0])])
+        optimizer.update_curvature([torch.tensor([1.0])])
 
-    optimizer.observe([torch.tensor([2.0])])
+    optimizer.update_curvature([torch.tensor([2.0])])
 
     assert float(optimizer.state[theta]["h"]) == pytest.approx(0.99 * 1 + 0.01 * 2, rel=1e-5)
 
@@ -209,7 +209,7 @@ def test_a_weight_with_negative_curvature_takes_a_whole_step_and_is_not_called_u
     # Hutchinson's estimate may be negative; max(gamma h, eps) is the paper's answer.
     theta = parameter(1.0, 1.0)
     optimizer = sophia(theta)
-    optimizer.observe([torch.tensor([-5.0, 5.0])])
+    optimizer.update_curvature([torch.tensor([-5.0, 5.0])])
 
     step(optimizer, theta, 1.0, 1.0)
 
@@ -239,7 +239,7 @@ def descend(kind: str, steps: int, dtype: torch.dtype = torch.float32) -> tuple[
 def advance(theta: torch.nn.Parameter, optimizer: Optimizer) -> None:
     scale = torch.tensor([1.0, 10.0, 0.1], dtype=theta.dtype)
     if isinstance(optimizer, Sophia):
-        optimizer.observe([scale.float()])
+        optimizer.update_curvature([scale.float()])
     theta.grad = (scale * theta).detach()
     optimizer.step()
 
@@ -262,7 +262,7 @@ def test_every_optimizer_goes_on_from_its_saved_state_bit_for_bit(kind: str, dty
     straight, _ = descend(kind, 20, dtype)
     half, before = descend(kind, 10, dtype)
     group = {name: before.param_groups[0][name] for name in ("lr", "num_observed") if name in before.param_groups[0]}
-    saved = {name: tensor.clone() for name, tensor in optimizer_tensors(before).items()}
+    saved = {name: tensor.clone() for name, tensor in get_optimizer_tensors(before).items()}
 
     resumed = torch.nn.Parameter(half.detach().clone())
     after = OPTIMIZERS[kind]([resumed], SPECS[kind], dtype)

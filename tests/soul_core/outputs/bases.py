@@ -17,8 +17,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from soul_core.models.loading import Loaded, load_model
-from soul_core.outputs.dtypes import export_dtypes, round_for_export
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.outputs.dtypes import choose_export_dtypes, round_for_export
 from soul_core.outputs.export import export_checkpoint
 from soul_core.outputs.gguf_tokenizer import _LLAMA3, _QWEN2
 from tests.fixtures.tiny_models import _SHAPE, CONFIGS, tiny_model, tiny_tokenizer
@@ -88,13 +88,13 @@ def tokenizer_split_as(split: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def loaded_base(folder: Path, config: PreTrainedConfig, **options: Any) -> Loaded:
+def loaded_base(folder: Path, config: PreTrainedConfig, **options: Any) -> LoadedModel:
     return load_model(save_base(folder, config, **options), device="cpu")
 
 
-def exported(loaded: Loaded, folder: Path, *, dtype: str = "base") -> Path:
+def exported(loaded: LoadedModel, folder: Path, *, dtype: str = "base") -> Path:
     """Round and export a model as a run does."""
-    dtypes = export_dtypes(loaded, dtype)
+    dtypes = choose_export_dtypes(loaded, dtype)
     round_for_export(loaded.model, dtypes)
     export_checkpoint(loaded.model, loaded.tokenizer, folder, dtypes=dtypes)
     return folder

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from soul_core.errors import BadSpec
 from soul_core.models.files import inspect_model
-from soul_core.models.loading import Loaded, load_model
-from soul_core.outputs.dtypes import ExportDtypes, export_dtypes, round_for_export
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.outputs.dtypes import ExportDtypes, choose_export_dtypes, round_for_export
 from tests.fixtures.tiny_gguf import write_gguf
 from tests.fixtures.tiny_models import _SHAPE, tiny_model, tiny_tokenizer
 from tests.soul_core.outputs.bases import exported, loaded_base, save_base
@@ -24,7 +24,7 @@ def dtypes_of(folder: Path) -> set[torch.dtype]:
     return {tensor.dtype for path in folder.glob("*.safetensors") for tensor in load_file(path).values()}
 
 
-def moved(loaded: Loaded, by: float) -> Loaded:
+def moved(loaded: LoadedModel, by: float) -> LoadedModel:
     """Move every weight by a share of its size, as a training would."""
     with torch.no_grad():
         for parameter in loaded.model.parameters():
@@ -63,7 +63,7 @@ def test_a_base_of_mixed_dtypes_keeps_them_tensor_by_tensor(tmp_path: Path) -> N
 
     found = {name: tensor.dtype for name, tensor in load_file(out / "model.safetensors").items()}
     assert found == {name: tensor.dtype for name, tensor in tensors.items()}
-    assert export_dtypes(loaded, "base").name == "mixed"
+    assert choose_export_dtypes(loaded, "base").name == "mixed"
     assert inspect_model(folder).parameters_by_dtype.keys() == {"bfloat16", "float32"}
 
 
@@ -88,8 +88,8 @@ def test_a_gguf_base_is_written_as_its_matrices_are_and_a_quantized_one_as_float
 def test_small_changes_of_a_bfloat16_base_are_lost_and_their_share_is_measured(tmp_path: Path) -> None:
     small = moved(loaded_base(tmp_path / "a", TIED), 1e-4)
     large = moved(loaded_base(tmp_path / "b", TIED), 3e-2)
-    lost = round_for_export(small.model, export_dtypes(small, "base"))
-    kept = round_for_export(large.model, export_dtypes(large, "base"))
+    lost = round_for_export(small.model, choose_export_dtypes(small, "base"))
+    kept = round_for_export(large.model, choose_export_dtypes(large, "base"))
     assert lost.changed_share_kept == 0.0
     assert lost.relative_error == pytest.approx(1.0)
     assert kept.changed_share_kept == 1.0
@@ -104,17 +104,17 @@ def test_only_changed_weights_count(tmp_path: Path) -> None:
     with torch.no_grad():
         weight[:, :16] *= 1 + 2**-7
         weight[:, 16:] *= 1 + 2**-12
-    rounding = round_for_export(loaded.model, export_dtypes(loaded, "base"))
+    rounding = round_for_export(loaded.model, choose_export_dtypes(loaded, "base"))
     assert rounding.changed_share_kept == pytest.approx(0.5, abs=0.01)
 
 
 def test_rounding_a_float32_base_is_compared_with_the_rounded_base(tmp_path: Path) -> None:
     """Weights that rounding alone would move are no change of the training."""
     loaded = loaded_base(tmp_path / "base", TIED, dtype=torch.float32)
-    untouched = round_for_export(loaded.model, export_dtypes(loaded, "bfloat16"))
+    untouched = round_for_export(loaded.model, choose_export_dtypes(loaded, "bfloat16"))
     assert untouched.changed_share_kept is None
     again = load_model(tmp_path / "base", device="cpu")
-    rounding = round_for_export(moved(again, 1e-5).model, export_dtypes(again, "bfloat16"))
+    rounding = round_for_export(moved(again, 1e-5).model, choose_export_dtypes(again, "bfloat16"))
     assert rounding.changed_share_kept is not None
     assert rounding.changed_share_kept < 0.02
 
@@ -125,19 +125,19 @@ def test_a_base_saved_without_its_head_is_compared_under_the_names_it_has(tmp_pa
     headless = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     save_file(headless, folder / "model.safetensors", metadata={"format": "pt"})
     loaded = moved(load_model(folder, device="cpu"), 1e-4)
-    assert round_for_export(loaded.model, export_dtypes(loaded, "base")).changed_share_kept == 0.0
+    assert round_for_export(loaded.model, choose_export_dtypes(loaded, "base")).changed_share_kept == 0.0
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_weights_too_large_for_float16_are_an_error_with_a_remedy(tmp_path: Path, moment: str) -> None:
     loaded = loaded_base(tmp_path / "base", TIED, dtype=torch.float32)
-    dtypes = export_dtypes(loaded, "float16")
+    dtypes = choose_export_dtypes(loaded, "float16")
     with torch.no_grad():
         loaded.model.model.norm.weight[0] = 1e5
     before = loaded.model.model.norm.weight.clone()
 
     def ask() -> Any:
-        return export_dtypes(loaded, "float16") if moment == "before" else round_for_export(loaded.model, dtypes)
+        return choose_export_dtypes(loaded, "float16") if moment == "before" else round_for_export(loaded.model, dtypes)
 
     with pytest.raises(BadSpec, match=r"exceed what float16 can hold .* 'bfloat16' or 'float32'") as caught:
         ask()
@@ -146,5 +146,5 @@ def test_weights_too_large_for_float16_are_an_error_with_a_remedy(tmp_path: Path
 
 
 def test_float32_rounds_nothing() -> None:
-    assert not ExportDtypes("float32").rounds
-    assert ExportDtypes("float32", {"a": "bfloat16"}).rounds
+    assert not ExportDtypes("float32").needs_rounding
+    assert ExportDtypes("float32", {"a": "bfloat16"}).needs_rounding

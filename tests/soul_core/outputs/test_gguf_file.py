@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Mistr
 
 from soul_core.errors import BadSpec, EngineError
 from soul_core.models.files import inspect_model
-from soul_core.models.gguf import plain_folder
-from soul_core.models.gguf_header import read_header
-from soul_core.models.loading import Loaded, load_model
-from soul_core.outputs.gguf_check import read_back
+from soul_core.models.gguf import convert_to_folder
+from soul_core.models.gguf_header import read_gguf_header
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.outputs.gguf_check import verify_gguf
 from soul_core.outputs.gguf_file import check_gguf, write_gguf
 from tests.fixtures.tiny_models import _SHAPE, CONFIGS, tiny_model
 from tests.soul_core.outputs.bases import BASES, LLAMA3_ROPE, loaded_base, rope
@@ -24,7 +24,7 @@ TEXT = "What is 1995? Don't ask 日本語, हिन्दी…\n\n  The Thames
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return loaded_base(tmp_path_factory.mktemp("llama"), BASES["llama_100000"], split="smollm")
 
 
@@ -33,7 +33,7 @@ def logits(model: Any) -> torch.Tensor:
         return model(IDS).logits
 
 
-def halved(loaded: Loaded) -> Any:
+def halved(loaded: LoadedModel) -> Any:
     """Return the model with its matrices rounded to 16 bits."""
     model = tiny_model(loaded.model.config)
     model.load_state_dict(loaded.model.state_dict())
@@ -44,16 +44,16 @@ def halved(loaded: Loaded) -> Any:
     return model
 
 
-def wrote(loaded: Loaded, path: Path, kind: str) -> tuple[Path, Any]:
+def wrote(loaded: LoadedModel, path: Path, kind: str) -> tuple[Path, Any]:
     tokenizer = write_gguf(loaded.model, loaded.tokenizer, path, kind=kind, name="tiny")
-    return path, read_back(path, loaded.model, tokenizer, kind=kind)
+    return path, verify_gguf(path, loaded.model, tokenizer, kind=kind)
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
-def test_our_own_reader_makes_the_same_model_and_tokenizer_of_it(llama: Loaded, tmp_path: Path, kind: str) -> None:
+def test_our_own_reader_makes_the_same_model_and_tokenizer_of_it(llama: LoadedModel, tmp_path: Path, kind: str) -> None:
     path, _ = wrote(llama, tmp_path / "a.gguf", kind)
 
-    folder = plain_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
+    folder = convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
 
     again, tokenizer = load_model(folder, device="cpu"), AutoTokenizer.from_pretrained(folder)
     expected = logits(halved(llama) if kind == "f16" else llama.model)
@@ -86,42 +86,42 @@ def test_transformers_own_gguf_reader_computes_the_same_logits(
     torch.testing.assert_close(logits(again), logits(halved(loaded)), atol=1e-4, rtol=1e-4)
 
 
-def test_the_reading_back_measures_the_rounding(llama: Loaded, tmp_path: Path) -> None:
+def test_the_reading_back_measures_the_rounding(llama: LoadedModel, tmp_path: Path) -> None:
     _, of_f16 = wrote(llama, tmp_path / "a.gguf", "f16")
     _, of_q8 = wrote(llama, tmp_path / "b.gguf", "q8_0")
     assert 0 <= of_f16.relative_error < 1e-4 < of_q8.relative_error < 0.01
     assert of_q8.max_error < 0.01
 
 
-def test_a_number_that_was_changed_is_found(llama: Loaded, tmp_path: Path) -> None:
+def test_a_number_that_was_changed_is_found(llama: LoadedModel, tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     tokenizer = write_gguf(llama.model, llama.tokenizer, path, kind="q8_0", name="tiny")
-    place = next(place for place in read_header(path).tensors if place.name == "blk.1.ffn_up.weight")
+    place = next(place for place in read_gguf_header(path).tensors if place.name == "blk.1.ffn_up.weight")
     content = bytearray(path.read_bytes())
-    content[place.start + 5] ^= 0x40  # one eight-bit number by 64 steps
+    content[place.file_offset + 5] ^= 0x40  # one eight-bit number by 64 steps
     path.write_bytes(content)
 
     with pytest.raises(EngineError, match=r"1 numbers of blk\.1\.ffn_up\.weight"):
-        read_back(path, llama.model, tokenizer, kind="q8_0")
+        verify_gguf(path, llama.model, tokenizer, kind="q8_0")
 
 
 def test_llama3_scaling_is_a_tensor_of_factors(tmp_path: Path) -> None:
     loaded = loaded_base(tmp_path / "base", LlamaConfig(**_SHAPE, rope_parameters=LLAMA3_ROPE), split="llama-bpe")
     path, _ = wrote(loaded, tmp_path / "a.gguf", "f16")
 
-    place = next(place for place in read_header(path).tensors if place.name == "rope_freqs.weight")
+    place = next(place for place in read_gguf_header(path).tensors if place.name == "rope_freqs.weight")
 
-    factors = np.fromfile(path, dtype=np.float32, count=4, offset=place.start)
+    factors = np.fromfile(path, dtype=np.float32, count=4, offset=place.file_offset)
     plain = 1.0 / 500_000.0 ** (np.arange(0, 8, 2) / 8)
     np.testing.assert_allclose(plain / factors, loaded.model.model.rotary_emb.inv_freq.numpy(), rtol=1e-6)
     assert factors[0] == pytest.approx(1.0)
     assert factors[-1] == pytest.approx(8.0)
 
 
-def test_the_keys_are_those_llama_cpp_reads(llama: Loaded, tmp_path: Path) -> None:
+def test_the_keys_are_those_llama_cpp_reads(llama: LoadedModel, tmp_path: Path) -> None:
     """Source: llama.cpp, src/llama-arch.cpp and the hyperparameters that its architecture `llama` requires."""
     path, _ = wrote(llama, tmp_path / "a.gguf", "q8_0")
-    told = read_header(path).metadata
+    told = read_gguf_header(path).metadata
     assert {key: told[key] for key in told if not isinstance(told[key], list)} == {
         "general.architecture": "llama",
         "general.name": "tiny",
@@ -181,7 +181,7 @@ def test_a_weight_that_16_bits_cannot_hold_names_the_remedy(tmp_path: Path) -> N
 def test_rows_that_are_no_multiple_of_a_block_stay_16_bit(tmp_path: Path) -> None:
     config = LlamaConfig(**(_SHAPE | {"hidden_size": 40, "num_attention_heads": 4}), head_dim=8)
     path, error = wrote(loaded_base(tmp_path / "base", config), tmp_path / "a.gguf", "q8_0")
-    kinds = {place.name: place.kind.name for place in read_header(path).tensors}
+    kinds = {place.name: place.ggml_type.name for place in read_gguf_header(path).tensors}
     assert kinds["blk.0.ffn_up.weight"] == "F16"
     assert kinds["blk.0.ffn_down.weight"] == "Q8_0"
     assert error.relative_error < 0.01
@@ -190,7 +190,7 @@ def test_rows_that_are_no_multiple_of_a_block_stay_16_bit(tmp_path: Path) -> Non
 def test_rows_of_the_embedding_without_a_token_are_named_as_unused(tmp_path: Path) -> None:
     loaded = loaded_base(tmp_path / "base", LlamaConfig(**(_SHAPE | {"vocab_size": 352})))
     path, _ = wrote(loaded, tmp_path / "a.gguf", "f16")
-    told = read_header(path).metadata
+    told = read_gguf_header(path).metadata
     assert told["tokenizer.ggml.tokens"][351] == "[PAD351]"
     assert told["tokenizer.ggml.token_type"][351] == 5
     assert json.loads(json.dumps(told["tokenizer.ggml.tokens"][:3])) == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

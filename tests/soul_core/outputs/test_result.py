@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.atomic_io import disk_errors, write_durably
+from soul_core.atomic_io import translate_disk_errors, write_atomically
 from soul_core.errors import DiskFull
-from soul_core.models.loading import Loaded, load_model
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.outputs.export import export_checkpoint
-from soul_core.outputs.result import read_finished, write_manifest, write_report
+from soul_core.outputs.result import read_finished_report, write_manifest, write_report
 from tests.fixtures.sample_report import sample_report
 from tests.fixtures.tiny_model import make_tiny_model
 
@@ -35,17 +35,19 @@ print(json.dumps({"logits": logits.tolist(), "dtype": str(logits.dtype), "chat":
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load_model(make_tiny_model(tmp_path_factory.mktemp("tiny")), device="cpu")
 
 
-def finish(loaded: Loaded, out: Path) -> None:
+def finish(loaded: LoadedModel, out: Path) -> None:
     export_checkpoint(loaded.model, loaded.tokenizer, out / "checkpoint")
     write_report(sample_report(), out)
     write_manifest(out)
 
 
-def test_plain_transformers_loads_the_checkpoint_and_computes_the_same_logits(loaded: Loaded, tmp_path: Path) -> None:
+def test_plain_transformers_loads_the_checkpoint_and_computes_the_same_logits(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
     finish(loaded, tmp_path)
     ids = [5, 9, 20, 31]
     done = subprocess.run(
@@ -66,7 +68,7 @@ def test_plain_transformers_loads_the_checkpoint_and_computes_the_same_logits(lo
 
 
 def test_the_manifest_names_every_file_with_its_digest_and_leaves_out_the_runs_state(
-    loaded: Loaded, tmp_path: Path
+    loaded: LoadedModel, tmp_path: Path
 ) -> None:
     (tmp_path / ".state").mkdir()
     (tmp_path / ".state" / "secret.json").write_text("{}")
@@ -82,15 +84,15 @@ def test_the_manifest_names_every_file_with_its_digest_and_leaves_out_the_runs_s
     assert not any(path.endswith((".bin", ".py", ".pkl", ".partial")) for path in paths)
 
 
-def test_without_a_manifest_there_is_no_result(loaded: Loaded, tmp_path: Path) -> None:
+def test_without_a_manifest_there_is_no_result(loaded: LoadedModel, tmp_path: Path) -> None:
     export_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "checkpoint")
     write_report(sample_report(), tmp_path)
-    assert read_finished(tmp_path) is None
+    assert read_finished_report(tmp_path) is None
     write_manifest(tmp_path)
-    assert read_finished(tmp_path) == sample_report()
+    assert read_finished_report(tmp_path) == sample_report()
 
 
-def test_what_an_interrupted_export_left_is_replaced(loaded: Loaded, tmp_path: Path) -> None:
+def test_what_an_interrupted_export_left_is_replaced(loaded: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "model-00001-of-00009.safetensors").write_bytes(b"half")
     finish(loaded, tmp_path)
@@ -113,7 +115,7 @@ def test_a_generation_config_that_transformers_refuses_to_save_does_not_stop_the
         RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk_has_a_name(loaded: Loaded, tmp_path: Path, monkeypatch: Any, error: Exception) -> None:
+def test_a_full_disk_has_a_name(loaded: LoadedModel, tmp_path: Path, monkeypatch: Any, error: Exception) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise error
 
@@ -123,17 +125,17 @@ def test_a_full_disk_has_a_name(loaded: Loaded, tmp_path: Path, monkeypatch: Any
 
 
 def test_a_really_full_device_has_a_name_too() -> None:
-    with pytest.raises(DiskFull), disk_errors("a test"), Path("/dev/full").open("wb", buffering=0) as file:
+    with pytest.raises(DiskFull), translate_disk_errors("a test"), Path("/dev/full").open("wb", buffering=0) as file:
         file.write(b"x")
 
 
 def test_other_errors_keep_theirs() -> None:
-    with pytest.raises(PermissionError), disk_errors("a test"):
+    with pytest.raises(PermissionError), translate_disk_errors("a test"):
         raise PermissionError(errno.EACCES, "no")
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    write_durably(tmp_path / "a.json", "old")
-    write_durably(tmp_path / "a.json", "new")
+    write_atomically(tmp_path / "a.json", "old")
+    write_atomically(tmp_path / "a.json", "new")
     assert (tmp_path / "a.json").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

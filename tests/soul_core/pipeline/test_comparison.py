@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from soul_core.evaluation.tofu_format import to_log
-from soul_core.evaluation.tofu_logs import write_log
-from soul_core.pipeline.comparison import compare, read_log_of_reference
+from soul_core.evaluation.tofu_format import make_tofu_log
+from soul_core.evaluation.tofu_logs import write_tofu_log
+from soul_core.pipeline.comparison import compare_models, read_retrained_log_file
 from soul_core.pipeline.model_under_test import Examined
 from soul_core.spec import Evaluation, JobSpec
 from tests.soul_core.evaluation.test_tofu_logs import ours
@@ -21,12 +21,12 @@ def test_every_model_is_held_against_the_reference_and_the_reference_against_its
 ) -> None:
     file = tmp_path / "retrained.json"
     if format == "log":
-        write_log(to_log(ours()), file)
+        write_tofu_log(make_tofu_log(ours()), file)
     else:
         file.write_text(ours().model_dump_json())
     examined = {name: Examined(ours(shift), {}, {}) for name, shift in (("base", 0.5), ("unlearned", 0.1))}
 
-    models = compare(SPEC, "unlearned", examined, read_log_of_reference(file))
+    models = compare_models(SPEC, "unlearned", examined, read_retrained_log_file(file))
 
     assert list(models) == ["base", "unlearned", "reference"]
     found = {name: model.sets["forget"] for name, model in models.items()}

@@ -5,29 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from soul_core.errors import BadSpec, Interrupted
-from soul_core.events import JsonLines, Quiet, Wish
+from soul_core.errors import BadSpec, RunInterrupted
+from soul_core.events import JsonLinesListener, SilentListener, StopRequest
 from soul_core.pipeline.state import RunState
 
 MINE = {"spec": "a", "model": "b", "forget set": "c"}
 
 
 def test_seconds_and_start_survive_attempts(tmp_path: Path) -> None:
-    first = RunState(tmp_path, Quiet())
+    first = RunState(tmp_path, SilentListener())
     first.claim(MINE)
     with pytest.raises(KeyError), first.phase("baseline"):
         raise KeyError
     recorded = json.loads((tmp_path / "run.json").read_text())
     recorded["seconds"]["baseline"] = 100.0
     (tmp_path / "run.json").write_text(json.dumps(recorded))
-    second = RunState(tmp_path, Quiet())
+    second = RunState(tmp_path, SilentListener())
     with second.phase("baseline"):
-        assert second.seconds["baseline"] >= 100
+        assert second.phase_seconds["baseline"] >= 100
     assert second.started_at == first.started_at
 
 
 def test_a_checkpoint_brings_the_clock_on_disk_up_to_date(tmp_path: Path) -> None:
-    state = RunState(tmp_path, Quiet())
+    state = RunState(tmp_path, SilentListener())
     state.claim(MINE)
     with state.phase("unlearn"):
         state.emit("checkpoint", step=3)
@@ -35,22 +35,22 @@ def test_a_checkpoint_brings_the_clock_on_disk_up_to_date(tmp_path: Path) -> Non
 
 
 def test_the_state_of_another_run_is_refused_and_says_what_differs(tmp_path: Path) -> None:
-    RunState(tmp_path, Quiet()).claim(MINE)
-    RunState(tmp_path, Quiet()).claim(MINE)
+    RunState(tmp_path, SilentListener()).claim(MINE)
+    RunState(tmp_path, SilentListener()).claim(MINE)
     with pytest.raises(BadSpec, match=r"other forget set, spec\)"):
-        RunState(tmp_path, Quiet()).claim(MINE | {"spec": "x", "forget set": "y"})
+        RunState(tmp_path, SilentListener()).claim(MINE | {"spec": "x", "forget set": "y"})
 
 
 def test_a_wish_stops_before_the_next_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    listener = JsonLines()
-    listener.want(Wish.INTERRUPT)
-    with pytest.raises(Interrupted), RunState(tmp_path, listener).phase("export"):
+    listener = JsonLinesListener()
+    listener.request_stop(StopRequest.INTERRUPT)
+    with pytest.raises(RunInterrupted), RunState(tmp_path, listener).phase("export"):
         pytest.fail("the phase began")
     assert capsys.readouterr().out == ""
 
 
 def test_discard_leaves_only_the_lock(tmp_path: Path) -> None:
-    state = RunState(tmp_path, Quiet())
+    state = RunState(tmp_path, SilentListener())
     state.claim(MINE)
     (tmp_path / "lock").touch()
     (tmp_path / "measured").mkdir()

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from pypdf import PdfReader
 
-from soul_core.spec import Kind
+from soul_core.spec import JobKind
 from tests.fixtures.sample_pages import sample_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -23,7 +23,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-KINDS: tuple[Kind, ...] = ("unlearn", "finetune", "evaluate")
+KINDS: tuple[JobKind, ...] = ("unlearn", "finetune", "evaluate")
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -76,7 +76,7 @@ class Visit:
 def visit(browser: Browser, tmp_path: Path) -> Iterator[Any]:
     visits: list[Visit] = []
 
-    def go(kind: Kind = "unlearn", *, width: int = 1280) -> Visit:
+    def go(kind: JobKind = "unlearn", *, width: int = 1280) -> Visit:
         path = tmp_path / f"{kind}.html"
         path.write_text(sample_page(kind), encoding="utf-8")
         visits.append(Visit(browser, path, width=width))
@@ -88,7 +88,7 @@ def visit(browser: Browser, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_fits_its_window_and_asks_for_nothing(visit: Any, kind: Kind) -> None:
+def test_the_page_fits_its_window_and_asks_for_nothing(visit: Any, kind: JobKind) -> None:
     seen = visit(kind)
     for width in (360, 768, 1280):
         seen.page.set_viewport_size({"width": width, "height": 800})

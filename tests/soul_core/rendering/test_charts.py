@@ -7,15 +7,31 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import pytest
 
-from soul_core.rendering.charts import bar_charts, bound_chart, curve_chart, stretches, thinned
-from soul_core.rendering.model_charts import Blow, Plane, Point, Spread, attack_chart, plane_chart, spread_chart
-from soul_core.rendering.svg import canvas, drawing, finish, looks, nice_ticks, plot_area, shortened
-from soul_core.rendering.tables import Judged
+from soul_core.rendering.charts import downsample, draw_bar_charts, draw_criterion_chart, draw_curve, split_at_gaps
+from soul_core.rendering.model_charts import (
+    AttackChart,
+    DistributionChart,
+    ScatterChart,
+    ScatterPoint,
+    draw_attack_chart,
+    draw_distribution_chart,
+    draw_scatter_chart,
+)
+from soul_core.rendering.svg import (
+    add_plot_axes,
+    apply_chart_settings,
+    assign_marker_styles,
+    compute_nice_ticks,
+    make_figure,
+    render_svg,
+    shorten,
+)
+from soul_core.rendering.tables import CriterionRow
 from soul_core.report import CriterionResult, MetricValue
 from soul_core.spec import Criterion
 
 MODELS = ["base", "unlearned", "reference", "npo", "grad_diff", "simnpo"]
-LOOKS = looks(MODELS, "unlearned")
+LOOKS = assign_marker_styles(MODELS, "unlearned")
 
 
 def share(value: float, *, spread: float = 0.05) -> MetricValue:
@@ -28,7 +44,7 @@ def texts(svg: str) -> list[str]:
 
 def forget_bars() -> str:
     models = {model: {"probability": share(0.1 * i)} for i, model in enumerate(MODELS, start=1)}
-    (chart,) = bar_charts("forget", models, LOOKS)
+    (chart,) = draw_bar_charts("forget", models, LOOKS)
     return chart
 
 
@@ -66,14 +82,14 @@ def test_outlines_stand_out_from_white_paper(colour: str) -> None:
 
 def test_text_from_outside_is_text_even_when_it_looks_like_markup_or_mathematics() -> None:
     name = '<b>$\\frac{1}{2}$&"'
-    (chart,) = bar_charts("forget", {name: {"probability": share(0.5)}}, {name: LOOKS["npo"]})
+    (chart,) = draw_bar_charts("forget", {name: {"probability": share(0.5)}}, {name: LOOKS["npo"]})
     assert "<b>" not in chart
-    assert shortened(name, 16) in texts(chart)
+    assert shorten(name, 16) in texts(chart)
 
 
 def test_ids_of_two_charts_never_meet() -> None:
     models = {"base": {"probability": share(0.5)}}
-    charts = [bar_charts(name, models, LOOKS)[0] for name in ("forget", "retain")]
+    charts = [draw_bar_charts(name, models, LOOKS)[0] for name in ("forget", "retain")]
     ids = [set(re.findall(r' id="([^"]+)"', chart)) for chart in charts]
     assert ids[0]
     assert not ids[0] & ids[1]
@@ -83,37 +99,37 @@ def test_ids_of_two_charts_never_meet() -> None:
 
 def test_metrics_of_other_units_have_an_axis_of_their_own() -> None:
     models = {"base": {"probability": share(0.5), "perplexity": share(30.0), "mia_loss": share(0.9), "own": share(0.2)}}
-    charts = bar_charts("forget", models, LOOKS)
+    charts = draw_bar_charts("forget", models, LOOKS)
     assert [sum("probability" in text or text == "own" for text in texts(chart)) for chart in charts] == [2, 0, 0]
     assert "Perplexity" in texts(charts[1])
 
 
 def test_a_curve_leaves_gaps_where_there_was_no_value_and_says_its_numbers() -> None:
-    chart = curve_chart("loss", "Loss", [3.0, 2.0, None, 1.0])
+    chart = draw_curve("loss", "Loss", [3.0, 2.0, None, 1.0])
     assert chart is not None
     label = ET.fromstring(chart).get("aria-label")
     assert label == "Loss: 3 at first, 1 at last, between 1 and 3, 3 values, 1 steps without one"
-    assert stretches([(1, 3.0), (2, 2.0), (4, 1.0)], gap=1) == [[(1, 3.0), (2, 2.0)], [(4, 1.0)]]
-    assert curve_chart("nothing", "Nothing", [None, None]) is None
+    assert split_at_gaps([(1, 3.0), (2, 2.0), (4, 1.0)], max_gap=1) == [[(1, 3.0), (2, 2.0)], [(4, 1.0)]]
+    assert draw_curve("nothing", "Nothing", [None, None]) is None
 
 
 def test_a_long_curve_is_thinned_but_keeps_its_spike() -> None:
     values: list[tuple[int, float]] = [(step, 1.0) for step in range(1, 50_001)]
     values[31_007] = (31_008, 99.0)
-    kept = thinned(values)
+    kept = downsample(values)
     assert len(kept) < 500
     assert (31_008, 99.0) in kept
     assert (kept[0], kept[-1]) == (values[0], values[-1])
 
 
 def test_the_healthy_band_is_drawn_for_the_unclipped_fraction_alone() -> None:
-    charts = [curve_chart(name, name, [0.3, 0.4]) for name in ("unclipped_fraction", "grad_norm")]
+    charts = [draw_curve(name, name, [0.3, 0.4]) for name in ("unclipped_fraction", "grad_norm")]
     assert ["healthy" in (chart or "") for chart in charts] == [True, False]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 0.31), (-5, 1200), (2e-5, 2e-5), (0, 0)])
 def test_ticks_are_few_and_cover_the_range(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high, 4)
+    ticks = compute_nice_ticks(low, high, 4)
     assert 2 <= len(ticks) <= 7
     assert ticks[0] <= low
     assert ticks[-1] >= high
@@ -124,17 +140,19 @@ def test_a_criterions_chart_says_what_was_asked_and_found() -> None:
     result = CriterionResult(
         criterion=criterion, outcome="passed", value=0.05, interval=(0.03, 0.07), bound=0.1, reason=""
     )
-    chart = bound_chart("b", Judged(result, 0.125, (0.075, 0.175), 0.25, 0.4))
+    chart = draw_criterion_chart("b", CriterionRow(result, 0.125, (0.075, 0.175), 0.25, 0.4))
     assert chart is not None
     label = ET.fromstring(chart).get("aria-label")
     assert label == "0.125 times the base's, interval 0.075 to 0.175; at most 0.25 was asked: passed"
     assert texts(chart) == ["≤ 0.25×"]
-    assert bound_chart("b", Judged(result, None, None, None, None)) is None
+    assert draw_criterion_chart("b", CriterionRow(result, None, None, None, None)) is None
 
 
 def test_names_in_the_plane_do_not_cover_each_other() -> None:
-    crowd = tuple(Point(model, 0.9 + 0.001 * i, 0.8) for i, model in enumerate(MODELS))
-    chart = plane_chart("p", Plane("t", crowd, "x", "y", ""), LOOKS, start="base", end="unlearned", goal="reference")
+    crowd = tuple(ScatterPoint(model, 0.9 + 0.001 * i, 0.8) for i, model in enumerate(MODELS))
+    chart = draw_scatter_chart(
+        "p", ScatterChart("t", crowd, "x", "y", ""), LOOKS, start="base", end="unlearned", goal="reference"
+    )
     places = [
         (float(element.get("x", 0)), float(element.get("y", 0)))
         for element in ET.fromstring(chart).iter("text")
@@ -146,23 +164,25 @@ def test_names_in_the_plane_do_not_cover_each_other() -> None:
 
 
 def test_p_values_too_small_for_any_axis_are_drawn_all_the_same() -> None:
-    plane = Plane("t", (Point("base", 0.0, 0.6), Point("reference", 1.0, 0.6)), "p", "u", "", is_p_value=True)
-    assert "1e-300" in " ".join(texts(plane_chart("p", plane, LOOKS, start="", end="", goal="reference")))
+    plane = ScatterChart(
+        "t", (ScatterPoint("base", 0.0, 0.6), ScatterPoint("reference", 1.0, 0.6)), "p", "u", "", is_p_value=True
+    )
+    assert "1e-300" in " ".join(texts(draw_scatter_chart("p", plane, LOOKS, start="", end="", goal="reference")))
 
 
 @pytest.mark.parametrize("values", [(0.5,), (0.0, 0.0), (1e-9, 4.0, 900.0), (-3.0, 2.0)])
 def test_any_rows_make_a_distribution(values: tuple[float, ...]) -> None:
-    chart = spread_chart("s", "Scores", [Spread("base", values, values, "AUC 0.5")], LOOKS)
+    chart = draw_distribution_chart("s", "Scores", [DistributionChart("base", values, values, "AUC 0.5")], LOOKS)
     assert f"{len(values)} rows" in (ET.fromstring(chart).get("aria-label") or "")
 
 
 def test_an_attacks_chart_holds_every_model_under_it() -> None:
-    chart = attack_chart(
+    chart = draw_attack_chart(
         "a",
         "Recall",
-        {"Relearning": [Blow("unlearned", 0.1, 0.4, (0.3, 0.5)), Blow("npo", 0.2, 0.2)]},
+        {"Relearning": [AttackChart("unlearned", 0.1, 0.4, (0.3, 0.5)), AttackChart("npo", 0.2, 0.2)]},
         LOOKS,
-        before=0.9,
+        base_value=0.9,
     )
     label = ET.fromstring(chart).get("aria-label") or ""
     assert "Relearning, unlearned: 0.1 without, 0.4 under" in label
@@ -170,7 +190,7 @@ def test_an_attacks_chart_holds_every_model_under_it() -> None:
 
 
 def test_colours_that_look_like_ids_are_left_alone() -> None:
-    with drawing():
-        figure = canvas(20)
-        plot_area(figure, 1, 1, 1, 1).axhspan(0, 1, color="#abcdef")
-        assert "#abcdef" in finish(figure, "x", "y")
+    with apply_chart_settings():
+        figure = make_figure(20)
+        add_plot_axes(figure, 1, 1, 1, 1).axhspan(0, 1, color="#abcdef")
+        assert "#abcdef" in render_svg(figure, "x", "y")

@@ -5,9 +5,9 @@ import re
 import pytest
 from huggingface_hub import EvalResult, ModelCard
 
-from soul_core.rendering.attack_tables import recovered_share
-from soul_core.rendering.labels import percent
-from soul_core.rendering.model_card import markdown_text, render_card
+from soul_core.rendering.attack_tables import compute_recovered_fraction
+from soul_core.rendering.labels import format_percent
+from soul_core.rendering.model_card import escape_markdown, render_model_card
 from soul_core.report import Report
 from soul_core.spec.wrappers import Lora
 from tests.fixtures.sample_report import sample_report
@@ -22,7 +22,7 @@ def report() -> Report:
 
 @pytest.fixture(scope="module")
 def card(report: Report) -> ModelCard:
-    return ModelCard(render_card(report), ignore_metadata_errors=False)
+    return ModelCard(render_model_card(report), ignore_metadata_errors=False)
 
 
 def test_the_hub_reads_base_model_task_and_tags(card: ModelCard) -> None:
@@ -56,9 +56,9 @@ def test_the_hub_reads_every_number_of_the_unlearned_model_and_no_other(report: 
 
 def test_a_person_reads_verdict_criteria_attacks_and_limits(report: Report, card: ModelCard) -> None:
     assert card.text.count("| passed |") == len(report.criteria)
-    share = recovered_share(report.attacks[0], "unlearned", "forget", "keyword_recall")
+    share = compute_recovered_fraction(report.attacks[0], "unlearned", "forget", "keyword_recall")
     assert share is not None
-    assert f"Came back under the strongest attack: **{percent(share)}**" in card.text
+    assert f"Came back under the strongest attack: **{format_percent(share)}**" in card.text
     assert "was not run: no general set was given" in card.text
     assert "## Limits" in card.text
     assert not re.search(r"\b(erased|compliant|guaranteed)\b", card.text.lower())
@@ -73,21 +73,21 @@ def test_every_table_row_has_as_many_cells_as_its_head(card: ModelCard) -> None:
 def test_the_card_names_no_base_on_the_hub_for_a_local_model() -> None:
     report = sample_report()
     local = report.model_copy(update={"model": report.model.model_copy(update={"source": "/srv/models/x"})})
-    data = ModelCard(render_card(local)).data
+    data = ModelCard(render_model_card(local)).data
     assert data.base_model is None
     assert data.eval_results
 
 
 def test_a_model_without_numbers_has_a_card_too() -> None:
     report = sample_report()
-    card = ModelCard(render_card(report.model_copy(update={"models": {}, "criteria": (), "attacks": ()})))
+    card = ModelCard(render_model_card(report.model_copy(update={"models": {}, "criteria": (), "attacks": ()})))
     assert card.data.eval_results is None
     assert "The spec named none." in card.text
     assert "No attack was run." in card.text
 
 
 def test_a_fine_tuned_model_has_a_card_of_its_own() -> None:
-    card = ModelCard(render_card(sample_report(kind="finetune")))
+    card = ModelCard(render_model_card(sample_report(kind="finetune")))
     assert "after fine-tuning" in card.text
     assert "forget term" not in card.text
     assert {one.dataset_type for one in card.data.eval_results} == {"soul-train"}
@@ -96,7 +96,7 @@ def test_a_fine_tuned_model_has_a_card_of_its_own() -> None:
 def test_the_card_of_adapters_says_that_they_need_their_base() -> None:
     report = sample_report()
     spec = report.spec.model_copy(update={"lora": Lora(output="adapter")})
-    card = ModelCard(render_card(report.model_copy(update={"spec": spec})))
+    card = ModelCard(render_model_card(report.model_copy(update={"spec": spec})))
     assert (card.data.library_name, card.data.base_model_relation) == ("peft", "adapter")
     assert "PeftModel.from_pretrained" in card.text
 
@@ -104,7 +104,7 @@ def test_the_card_of_adapters_says_that_they_need_their_base() -> None:
 def test_text_from_outside_stays_text_in_the_card() -> None:
     report = sample_report()
     facts = report.model.model_copy(update={"source": HOSTILE})
-    card = ModelCard(render_card(report.model_copy(update={"model": facts, "verdict_reason": HOSTILE})))
+    card = ModelCard(render_model_card(report.model_copy(update={"model": facts, "verdict_reason": HOSTILE})))
     assert card.data.license is None
     assert "<script>" not in card.text
-    assert markdown_text("a|b\n# <b>c</b> `d`") == r"a\|b \# \<b\>c\</b\> \`d\`"
+    assert escape_markdown("a|b\n# <b>c</b> `d`") == r"a\|b \# \<b\>c\</b\> \`d\`"

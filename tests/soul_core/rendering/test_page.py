@@ -8,19 +8,19 @@ from html.parser import HTMLParser
 
 import pytest
 
-from soul_core.rendering.answer_diff import answers_of, marked
-from soul_core.rendering.attack_tables import recovered_share, telling_metric
-from soul_core.rendering.labels import back, percent
-from soul_core.rendering.page import HEADLINES, duration, render, size
-from soul_core.rendering.tables import flat, gaps_of, highlights_of, judged_of
-from soul_core.report import Report, SideBySide
-from soul_core.spec import Kind
+from soul_core.rendering.answer_diff import compare_answers, diff_answers
+from soul_core.rendering.attack_tables import choose_main_metric, compute_recovered_fraction
+from soul_core.rendering.labels import format_percent, format_recovery
+from soul_core.rendering.page import HEADLINES, format_bytes, format_duration, render_page
+from soul_core.rendering.tables import flatten_settings, list_missing_metrics, make_criterion_rows, make_highlights
+from soul_core.report import AnswerSample, Report
+from soul_core.spec import JobKind
 from tests.fixtures.sample_pages import sample_page
 from tests.fixtures.sample_report import sample_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202egnp.exe\x1b[2J"
-KINDS: tuple[Kind, ...] = ("unlearn", "finetune", "evaluate")
+KINDS: tuple[JobKind, ...] = ("unlearn", "finetune", "evaluate")
 
 
 class Outline(HTMLParser):
@@ -49,12 +49,12 @@ class Outline(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages() -> dict[Kind, str]:
+def pages() -> dict[JobKind, str]:
     return {kind: sample_page(kind) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
-def page(pages: dict[Kind, str]) -> str:
+def page(pages: dict[JobKind, str]) -> str:
     return pages["unlearn"]
 
 
@@ -70,7 +70,7 @@ def words(page: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_is_well_nested_and_takes_nothing_from_outside(pages: dict[Kind, str], kind: Kind) -> None:
+def test_the_page_is_well_nested_and_takes_nothing_from_outside(pages: dict[JobKind, str], kind: JobKind) -> None:
     outline = Outline(pages[kind])
     assert outline.open == []
     assert not {"script", "link", "iframe", "object", "img"} & set(outline.tags)
@@ -80,7 +80,9 @@ def test_the_page_is_well_nested_and_takes_nothing_from_outside(pages: dict[Kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_id_is_given_once_and_every_link_and_paint_finds_its_own(pages: dict[Kind, str], kind: Kind) -> None:
+def test_every_id_is_given_once_and_every_link_and_paint_finds_its_own(
+    pages: dict[JobKind, str], kind: JobKind
+) -> None:
     outline = Outline(pages[kind])
     ids = [value for name, value in outline.attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -90,7 +92,7 @@ def test_every_id_is_given_once_and_every_link_and_paint_finds_its_own(pages: di
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_headings_go_down_one_by_one_and_every_chart_has_words(pages: dict[Kind, str], kind: Kind) -> None:
+def test_headings_go_down_one_by_one_and_every_chart_has_words(pages: dict[JobKind, str], kind: JobKind) -> None:
     outline = Outline(pages[kind])
     levels = [int(tag[1]) for tag in outline.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -101,7 +103,7 @@ def test_headings_go_down_one_by_one_and_every_chart_has_words(pages: dict[Kind,
 
 def test_equal_reports_give_equal_bytes() -> None:
     report = sample_report(kind="finetune")
-    assert render(report) == render(Report.model_validate_json(report.model_dump_json()))
+    assert render_page(report) == render_page(Report.model_validate_json(report.model_dump_json()))
 
 
 @pytest.mark.parametrize(
@@ -115,19 +117,19 @@ def test_equal_reports_give_equal_bytes() -> None:
 def test_the_verdict_stands_on_top_with_its_reason(report: Report, verdict: str) -> None:
     assert report.verdict == verdict
     run = report.run.model_copy(update={"curves": {}})
-    top = render(report.model_copy(update={"attacks": (), "run": run})).partition("</header>")[0]
+    top = render_page(report.model_copy(update={"attacks": (), "run": run})).partition("</header>")[0]
     assert HEADLINES[report.verdict] in top
     assert "24 forget + 24 retain" in top
     assert "95%" in top
 
 
-def test_an_evaluation_without_criteria_gives_no_verdict(pages: dict[Kind, str]) -> None:
+def test_an_evaluation_without_criteria_gives_no_verdict(pages: dict[JobKind, str]) -> None:
     assert "No verdict: this evaluation names no criteria" in words(pages["evaluate"])
     assert "before" not in words(pages["evaluate"].split("</header>")[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_words_claim_no_more_than_was_measured(pages: dict[Kind, str], kind: Kind) -> None:
+def test_the_words_claim_no_more_than_was_measured(pages: dict[JobKind, str], kind: JobKind) -> None:
     text = re.sub("<[^>]+>", " ", pages[kind]).lower()
     assert not re.search(r"\b(erased|compliant|compliance|guaranteed|guarantees|certified|deleted|proven)\b", text)
 
@@ -137,7 +139,7 @@ def test_hostile_answers_are_shown_and_never_obeyed() -> None:
     hostile = report.model_copy(
         update={
             "examples": (
-                SideBySide(
+                AnswerSample(
                     set="forget", row=1, prompt=HOSTILE, expected=HOSTILE, answers={"base": HOSTILE, "unlearned": "x"}
                 ),
             ),
@@ -147,7 +149,7 @@ def test_hostile_answers_are_shown_and_never_obeyed() -> None:
             "models": report.models | {HOSTILE: report.models["base"]},
         }
     )
-    page = render(hostile)
+    page = render_page(hostile)
     outline = Outline(page)
     assert not {"script", "img"} & set(outline.tags)
     assert not any(name.startswith("on") for name, _ in outline.attributes)
@@ -162,7 +164,7 @@ def test_what_stands_before_an_answer_is_folded_beside_it() -> None:
         update={"answers": {"base": "Paris.", "unlearned": ""}, "preambles": {"unlearned": "<think>Is it <b>France"}}
     )
 
-    page = render(report.model_copy(update={"examples": (thinking,)}))
+    page = render_page(report.model_copy(update={"examples": (thinking,)}))
 
     folded = "<summary>written before the answer, not measured</summary>"
     assert f'(empty answer)</span><details>{folded}<span dir="auto">&lt;think&gt;Is it &lt;b&gt;France</span>' in page
@@ -180,7 +182,7 @@ def test_every_measured_value_is_in_a_table_not_only_in_a_picture(report: Report
 @pytest.mark.parametrize("part", ["asked", "measured", "interval", "outcome"])
 def test_each_criterion_says_what_was_asked_measured_and_decided(report: Report, page: str, part: str) -> None:
     table = words(page.split('id="criteria"')[1].partition("</table>")[0])
-    for one in judged_of(report):
+    for one in make_criterion_rows(report):
         assert one.value is not None
         assert one.interval
         said = {
@@ -193,7 +195,7 @@ def test_each_criterion_says_what_was_asked_measured_and_decided(report: Report,
 
 
 def test_what_was_not_measured_is_listed_with_its_reason(page: str) -> None:
-    missing = {(gap.metric, gap.where, gap.reason) for gap in gaps_of(sample_report(perplexity=None))}
+    missing = {(gap.metric, gap.where, gap.reason) for gap in list_missing_metrics(sample_report(perplexity=None))}
     assert ("Perplexity", "on the general set", "no general set was given") in missing
     assert "Perplexity on the forget, retain sets: the set has prompts; perplexity is of plain text." in words(page)
     assert "Fine-tuning on unrelated text (general set) was not run: no general set was given." in words(page)
@@ -201,36 +203,36 @@ def test_what_was_not_measured_is_listed_with_its_reason(page: str) -> None:
 
 def test_an_attack_says_how_much_of_what_was_gone_came_back(report: Report, page: str) -> None:
     attack = next(one for one in report.attacks if one.label == "relearn")
-    share = recovered_share(attack, "unlearned", "forget", "keyword_recall")
+    share = compute_recovered_fraction(attack, "unlearned", "forget", "keyword_recall")
     under, without, base = (
         where[model]["forget"]["keyword_recall"].value
-        for where, model in ((attack.under, "unlearned"), (attack.without, "unlearned"), (attack.without, "base"))
+        for where, model in ((attack.attacked, "unlearned"), (attack.baseline, "unlearned"), (attack.baseline, "base"))
     )
     assert under is not None
     assert without is not None
     assert base is not None
     assert share == pytest.approx((under - without) / (base - without))
-    assert f"{percent(share)} back" in words(page)
-    assert next(one.after for one in highlights_of(report) if "strongest" in one.title) == percent(share)
-    assert recovered_share(attack, "base", "forget", "keyword_recall") is None
+    assert f"{format_percent(share)} back" in words(page)
+    assert next(one.after for one in make_highlights(report) if "strongest" in one.title) == format_percent(share)
+    assert compute_recovered_fraction(attack, "base", "forget", "keyword_recall") is None
 
 
 def test_where_no_more_was_gone_than_chance_may_take_nothing_can_come_back() -> None:
     attack = sample_report(rich=True).attacks[0]
-    base = attack.without["base"]
+    base = attack.baseline["base"]
     known = base["forget"]["keyword_recall"]
     assert known.value is not None
     assert known.interval is not None
     a_little_less = known.model_copy(update={"value": known.value - 0.01, "interval": (0.5, known.interval[0] + 0.01)})
     for left in (known, a_little_less):
-        without = attack.without | {"unlearned": {"forget": base["forget"] | {"keyword_recall": left}}}
+        without = attack.baseline | {"unlearned": {"forget": base["forget"] | {"keyword_recall": left}}}
         untouched = attack.model_copy(update={"without": without})
-        assert recovered_share(untouched, "unlearned", "forget", "keyword_recall") is None
+        assert compute_recovered_fraction(untouched, "unlearned", "forget", "keyword_recall") is None
 
 
 def test_what_no_model_has_much_of_does_not_sum_up_a_set() -> None:
     report = sample_report(rich=True)
-    assert telling_metric(report, "forget") == "keyword_recall"
+    assert choose_main_metric(report, "forget") == "keyword_recall"
     faint = {
         name: model.model_copy(
             update={
@@ -242,7 +244,7 @@ def test_what_no_model_has_much_of_does_not_sum_up_a_set() -> None:
         )
         for name, model in report.models.items()
     }
-    assert telling_metric(report.model_copy(update={"models": faint}), "forget") == "probability"
+    assert choose_main_metric(report.model_copy(update={"models": faint}), "forget") == "probability"
 
 
 def test_a_gap_of_one_model_alone_names_the_model() -> None:
@@ -251,12 +253,12 @@ def test_a_gap_of_one_model_alone_names_the_model() -> None:
     lacking = report.models["reference"].sets["forget"] | {"rouge_l": gap}
     sets = report.models["reference"].sets | {"forget": lacking}
     models = report.models | {"reference": report.models["reference"].model_copy(update={"sets": sets})}
-    gaps = {gap.metric: gap.where for gap in gaps_of(report.model_copy(update={"models": models}))}
+    gaps = {gap.metric: gap.where for gap in list_missing_metrics(report.model_copy(update={"models": models}))}
     assert gaps == {"Perplexity": "on the forget, retain sets", "ROUGE-L recall": "on the forget set for reference"}
 
 
 def test_shares_that_came_back_read_well() -> None:
-    assert [back(share) for share in (-0.4, 0.0, 0.004, 0.05, 0.59)] == [
+    assert [format_recovery(share) for share in (-0.4, 0.0, 0.004, 0.05, 0.59)] == [
         "nothing back",
         "nothing back",
         "less than 1% back",
@@ -274,7 +276,7 @@ def test_rows_that_aim_at_what_is_kept_are_named_by_number_alone(page: str) -> N
     assert "forget row 7 0.725" in words(page)
 
 
-def test_plane_distributions_and_band_are_drawn_where_there_is_something_to_draw(pages: dict[Kind, str]) -> None:
+def test_plane_distributions_and_band_are_drawn_where_there_is_something_to_draw(pages: dict[JobKind, str]) -> None:
     drawn = {kind: set(re.findall(r'id="((?:plane|spread|attacks|curve)-?[a-z0-9_]*)-', pages[kind])) for kind in KINDS}
     assert {"plane-0", "plane-1", "spread-truth", "spread-min_k", "attacks"} <= drawn["unlearn"]
     assert {"plane-0", "plane-1", "spread-truth", "spread-min_k", "attacks"} <= drawn["evaluate"]
@@ -283,7 +285,7 @@ def test_plane_distributions_and_band_are_drawn_where_there_is_something_to_draw
     assert not any(name.startswith(("plane", "spread", "attacks")) for name in drawn["finetune"])
 
 
-def test_every_model_is_beside_every_other_in_an_evaluation(pages: dict[Kind, str]) -> None:
+def test_every_model_is_beside_every_other_in_an_evaluation(pages: dict[JobKind, str]) -> None:
     models = list(sample_report(kind="evaluate", rich=True).models)
     assert len(models) == 5
     for article in pages["evaluate"].split("<article")[1:]:
@@ -301,7 +303,7 @@ def test_settings_digests_phases_and_the_share_of_training_are_there(report: Rep
 
 
 def test_settings_that_are_one_or_zero_are_numbers_not_answers() -> None:
-    assert dict(flat({"a": 1, "b": 0.0, "c": True, "d": None, "e": [{"f": 2}], "g": []})) == {
+    assert dict(flatten_settings({"a": 1, "b": 0.0, "c": True, "d": None, "e": [{"f": 2}], "g": []})) == {
         "a": "1",
         "b": "0.0",
         "c": "yes",
@@ -312,18 +314,18 @@ def test_settings_that_are_one_or_zero_are_numbers_not_answers() -> None:
 
 
 def test_differences_between_answers_are_marked_word_by_word() -> None:
-    before, after = marked("the capital is Paris.", "the capital is unknown.")
+    before, after = diff_answers("the capital is Paris.", "the capital is unknown.")
     assert before == [("same", "the capital is "), ("lost", "Paris"), ("same", ".")]
     assert after == [("same", "the capital is "), ("new", "unknown"), ("same", ".")]
-    assert marked("same", "same") == ([("same", "same")], [("same", "same")])
-    assert marked("", "new") == ([], [("new", "new")])
-    assert marked("a b c", "x y z")[1] == [("new", "x y z")]
+    assert diff_answers("same", "same") == ([("same", "same")], [("same", "same")])
+    assert diff_answers("", "new") == ([], [("new", "new")])
+    assert diff_answers("a b c", "x y z")[1] == [("new", "x y z")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_marking_loses_no_letter_of_an_answer(kind: Kind) -> None:
+def test_marking_loses_no_letter_of_an_answer(kind: JobKind) -> None:
     report = sample_report(kind=kind, rich=True)
-    for answered in (one for of_set in answers_of(report).values() for one in of_set):
+    for answered in (one for of_set in compare_answers(report).values() for one in of_set):
         for model, runs, _ in answered.answers:
             assert "".join(text for _, text in runs or []) == answered.example.answers[model]
 
@@ -332,7 +334,7 @@ def test_a_report_without_examples_curves_criteria_or_attacks_is_still_a_page() 
     report = sample_report()
     run = report.run.model_copy(update={"curves": {}, "steps": 0, "flops_of_training": None})
     bare = {"examples": (), "criteria": (), "attacks": (), "trials": (), "limits": (), "reference": None, "run": run}
-    outline = Outline(render(report.model_copy(update=bare)))
+    outline = Outline(render_page(report.model_copy(update=bare)))
     assert outline.open == []
 
 
@@ -350,7 +352,7 @@ def test_a_report_in_which_nothing_could_be_measured_is_still_a_page() -> None:
         )
         for name, model in report.models.items()
     }
-    page = render(report.model_copy(update={"models": models, "attacks": ()}))
+    page = render_page(report.model_copy(update={"models": models, "attacks": ()}))
     assert "the model was lost" in words(page)
 
 
@@ -372,6 +374,6 @@ def test_the_page_needs_neither_torch_nor_the_engines_packages() -> None:
 
 
 def test_durations_sizes_and_shares_read_well() -> None:
-    assert [duration(s) for s in (0.04, 59.94, 245, 7800)] == ["0.0 s", "59.9 s", "4 min 5 s", "2 h 10 min"]
-    assert [size(n) for n in (12, 2048, 3_412_000_000)] == ["12 B", "2.0 KiB", "3.2 GiB"]
-    assert [percent(s) for s in (0, 0.00005, 0.056, 0.5, 1.2)] == ["0%", "0.005%", "5.6%", "50%", "120%"]
+    assert [format_duration(s) for s in (0.04, 59.94, 245, 7800)] == ["0.0 s", "59.9 s", "4 min 5 s", "2 h 10 min"]
+    assert [format_bytes(n) for n in (12, 2048, 3_412_000_000)] == ["12 B", "2.0 KiB", "3.2 GiB"]
+    assert [format_percent(s) for s in (0, 0.00005, 0.056, 0.5, 1.2)] == ["0%", "0.005%", "5.6%", "50%", "120%"]

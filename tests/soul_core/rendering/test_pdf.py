@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pypdf import PdfReader
 
-from soul_core.rendering.page import render
-from soul_core.rendering.pdf import PdfUnavailable, to_pdf
+from soul_core.rendering.page import render_page
+from soul_core.rendering.pdf import PdfUnavailable, render_pdf
 from tests.fixtures.sample_report import sample_report
 
 pytest.importorskip("weasyprint", exc_type=OSError)
@@ -16,7 +16,7 @@ pytest.importorskip("weasyprint", exc_type=OSError)
 
 @pytest.fixture(scope="module")
 def pdf() -> bytes:
-    return to_pdf(render(sample_report(kind="finetune")))
+    return render_pdf(render_page(sample_report(kind="finetune")))
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +55,12 @@ def test_the_pdf_is_tagged_and_has_an_outline(reader: PdfReader) -> None:
 
 def test_equal_pages_give_equal_bytes() -> None:
     page = "<!doctype html><html lang='en'><title>x</title><h1>a</h1>"
-    assert to_pdf(page) == to_pdf(page)
+    assert render_pdf(page) == render_pdf(page)
 
 
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "http://127.0.0.1:9/x.png", "ftp://127.0.0.1/x"])
 def test_nothing_is_fetched(place: str, caplog: pytest.LogCaptureFixture) -> None:
-    made = to_pdf(f"<!doctype html><img src='{place}'><link rel=stylesheet href='{place}'><h1>still a page</h1>")
+    made = render_pdf(f"<!doctype html><img src='{place}'><link rel=stylesheet href='{place}'><h1>still a page</h1>")
     assert "still a page" in PdfReader(io.BytesIO(made)).pages[0].extract_text()
     assert b"root:" not in made
     assert "disallowed protocol" in caplog.text
@@ -81,4 +81,4 @@ def test_a_machine_that_cannot_make_pdfs_says_what_to_install(
     monkeypatch.delitem(sys.modules, "weasyprint")
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(PdfUnavailable, match=hint):
-        to_pdf("<p>x")
+        render_pdf("<p>x")

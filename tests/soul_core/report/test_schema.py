@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from soul_core.report.schema import main, schema
-from soul_core.spec import Kind
+from soul_core.report.schema import main, render_schema
+from soul_core.spec import JobKind
 from tests.fixtures.sample_report import sample_report
 from tests.paths import ROOT
 
@@ -26,19 +26,19 @@ def test_a_copy_that_is_not_current_is_pointed_at(tmp_path: Path, capsys: pytest
 
 
 def test_the_schema_names_its_version() -> None:
-    described = json.loads(schema())
+    described = json.loads(render_schema())
     assert described["$id"] == "urn:soul:report:1"
     assert described["properties"]["schema_version"]["const"] == "1"
 
 
 @pytest.mark.parametrize("kind", ["unlearn", "finetune", "evaluate"])
-def test_every_report_keeps_to_it(kind: Kind) -> None:
+def test_every_report_keeps_to_it(kind: JobKind) -> None:
     report = json.loads(sample_report(kind=kind, rich=True).model_dump_json())
-    Draft202012Validator.check_schema(json.loads(schema()))
-    assert list(Draft202012Validator(json.loads(schema())).iter_errors(report)) == []
+    Draft202012Validator.check_schema(json.loads(render_schema()))
+    assert list(Draft202012Validator(json.loads(render_schema())).iter_errors(report)) == []
 
 
 @pytest.mark.parametrize("broken", [{"verdict": "splendid"}, {"schema_version": "2"}, {"surprise": 1}])
 def test_a_report_that_breaks_it_is_caught(broken: dict[str, object]) -> None:
     report = json.loads(sample_report().model_dump_json()) | broken
-    assert not Draft202012Validator(json.loads(schema())).is_valid(report)
+    assert not Draft202012Validator(json.loads(render_schema())).is_valid(report)

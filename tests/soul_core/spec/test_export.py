@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from soul_core.spec import JobSpec
-from soul_core.spec.export import Export, exported_parameters, output_bytes, written_dtype
+from soul_core.spec.export import Export, compute_output_bytes, count_export_parameters, get_export_dtype
 
 
 @pytest.mark.parametrize(
@@ -20,16 +20,16 @@ from soul_core.spec.export import Export, exported_parameters, output_bytes, wri
     ],
 )
 def test_the_bases_dtype_is_kept_and_nothing_gets_fewer_than_16_bits(stored: str, written: str) -> None:
-    assert written_dtype("base", stored) == written
-    assert written_dtype("float32", stored) == "float32"
+    assert get_export_dtype("base", stored) == written
+    assert get_export_dtype("float32", stored) == "float32"
 
 
 def test_sizes_follow_the_dtypes() -> None:
     stored = {"bfloat16": 90, "float32": 10}
-    assert exported_parameters(Export(), stored) == stored
-    assert exported_parameters(Export(dtype="float16"), stored) == {"float16": 100}
-    assert output_bytes(Export(), stored, num_parameters=100) == 90 * 2 + 10 * 4
-    assert output_bytes(Export(), {}, num_parameters=100) == 400
+    assert count_export_parameters(Export(), stored) == stored
+    assert count_export_parameters(Export(dtype="float16"), stored) == {"float16": 100}
+    assert compute_output_bytes(Export(), stored, num_parameters=100) == 90 * 2 + 10 * 4
+    assert compute_output_bytes(Export(), {}, num_parameters=100) == 400
 
 
 def test_a_mistyped_key_or_value_is_refused() -> None:

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from soul_core.spec import JobSpec
-from soul_core.spec.method_checks import method_problems
+from soul_core.spec.method_checks import find_method_problems
 
 BOTH = {"forget", "retain"}
 
 
 def places(spec: dict[str, Any], sets: set[str] | None = None) -> list[str]:
-    return [place for place, _ in method_problems(JobSpec.model_validate(spec), sets or BOTH)]
+    return [place for place, _ in find_method_problems(JobSpec.model_validate(spec), sets or BOTH)]
 
 
 @pytest.mark.parametrize(

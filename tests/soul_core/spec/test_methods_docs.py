@@ -10,7 +10,7 @@ from soul_core.optimizers import OPTIMIZERS
 from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import Curvature, Optimizer
 from soul_core.spec.terms import ForgetTerm, RetainTerm
-from soul_core.training.curvature_passes import CURVATURES
+from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs" / "methods.md"
@@ -25,7 +25,7 @@ FAMILIES = [
     ("Forget terms", ForgetTerm, set(FORGET_TERMS)),
     ("Retain terms", RetainTerm, {*RETAIN_TERMS, "none"}),  # none is the absence of a term
     ("Optimizers", Optimizer, {*OPTIMIZERS, "influence"}),  # one static step: soul_core.training.influence
-    ("Curvature", Curvature, set(CURVATURES)),
+    ("Curvature", Curvature, set(CURVATURE_ESTIMATORS)),
 ]
 
 

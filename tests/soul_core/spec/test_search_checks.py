@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from soul_core.pipeline.strategies.goal import shortfall
+from soul_core.pipeline.strategies.goal import compute_shortfall
 from soul_core.report import CriterionResult
 from soul_core.spec import Criterion, JobSpec
-from soul_core.spec.checks import spec_problems
-from soul_core.spec.search_checks import looked_at, search_space
+from soul_core.spec.checks import format_spec_problems
+from soul_core.spec.search_checks import make_search_space, select_search_criteria
 
 SETS = {"forget", "retain"}
 UTILITY = {"set": "all", "metric": "model_utility", "at_least": 0.9, "relative_to_base": True}
@@ -26,18 +26,20 @@ def spec(*criteria: dict[str, Any], **changes: Any) -> JobSpec:
 def test_a_search_varies_rate_and_weight_around_the_spec_s_own() -> None:
     detox = spec(optimizer={"kind": "adamw", "lr": 0.3}, retain={"kind": "nll", "weight": 0.1})
 
-    assert search_space(detox) == {
+    assert make_search_space(detox) == {
         "optimizer.lr": pytest.approx((0.03, 1.0)),  # no rate is above 1
         "retain.weight": pytest.approx((0.01, 1.0)),
     }
-    assert search_space(spec(strategy={"kind": "search", "lr": [1e-5, 1e-4]}))["optimizer.lr"] == (1e-5, 1e-4)
+    assert make_search_space(spec(strategy={"kind": "search", "lr": [1e-5, 1e-4]}))["optimizer.lr"] == (1e-5, 1e-4)
 
 
 @pytest.mark.parametrize("changes", [{"kind": "finetune"}, {"retain": {"kind": "none"}}])
 def test_no_weight_is_searched_where_it_would_only_scale_the_loss(changes: dict[str, Any]) -> None:
-    assert list(search_space(spec(**changes))) == ["optimizer.lr"]
+    assert list(make_search_space(spec(**changes))) == ["optimizer.lr"]
     weighed = spec(strategy={"kind": "search", "retain_weight": [1, 2]}, **changes)
-    assert "strategy.retain_weight: there is no retain term" in str(list(spec_problems(weighed, {*SETS, "train"})))
+    assert "strategy.retain_weight: there is no retain term" in str(
+        list(format_spec_problems(weighed, {*SETS, "train"}))
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_no_weight_is_searched_where_it_would_only_scale_the_loss(changes: dict[
     ],
 )
 def test_a_criterion_that_no_look_can_measure_is_refused(criteria: list[dict[str, Any]], message: str) -> None:
-    problems = list(spec_problems(spec(*criteria, attacks=[{"kind": "quantise"}]), SETS))
+    problems = list(format_spec_problems(spec(*criteria, attacks=[{"kind": "quantise"}]), SETS))
 
     assert len(problems) == 1
     with pytest.raises(AssertionError, match=message):
@@ -62,9 +64,12 @@ def test_a_criterion_that_no_look_can_measure_is_refused(criteria: list[dict[str
 def test_criteria_of_the_verdict_alone_are_not_looked_at() -> None:
     both = spec(FORGOTTEN, QUALITY, {**FORGOTTEN, "set": "forget_question"}, evaluation={"probes": ["question"]})
 
-    assert [criterion.set for criterion in looked_at(both, ["forget", "retain"])] == ["forget", "forget_question"]
-    assert not list(spec_problems(both, SETS, models={"reference"}))
-    assert "a search needs criteria to hold" in next(spec_problems(spec(QUALITY), SETS, models={"reference"}))
+    assert [criterion.set for criterion in select_search_criteria(both, ["forget", "retain"])] == [
+        "forget",
+        "forget_question",
+    ]
+    assert not list(format_spec_problems(both, SETS, models={"reference"}))
+    assert "a search needs criteria to hold" in next(format_spec_problems(spec(QUALITY), SETS, models={"reference"}))
 
 
 def result(value: float | None, **bound: float) -> CriterionResult:
@@ -88,21 +93,23 @@ def result(value: float | None, **bound: float) -> CriterionResult:
 def test_a_criterion_is_missed_by_a_share_of_the_way(
     value: float | None, bound: dict[str, float], base: float, expected: float
 ) -> None:
-    assert shortfall(result(value, **bound), base) == pytest.approx(expected)
+    assert compute_shortfall(result(value, **bound), base) == pytest.approx(expected)
 
 
 def test_a_ruined_model_is_farther_from_the_goal_than_a_nearly_good_one() -> None:
     def total(forget: float, retain: float) -> float:
-        return shortfall(result(forget, at_most=0.05), 0.75) + shortfall(result(retain, at_least=0.97), 0.99)
+        return compute_shortfall(result(forget, at_most=0.05), 0.75) + compute_shortfall(
+            result(retain, at_least=0.97), 0.99
+        )
 
     assert total(0.149, 0.772) < total(0.0003, 0.0004)
 
 
 def test_what_cannot_tell_good_from_bad_is_no_goal() -> None:
     learn = {"kind": "finetune", "strategy": {"kind": "search"}}
-    assert "say what the model is to reach" in str(list(spec_problems(JobSpec.model_validate(learn), {"train"})))
+    assert "say what the model is to reach" in str(list(format_spec_problems(JobSpec.model_validate(learn), {"train"})))
     best = spec(criteria=[], strategy={"kind": "ensemble", "merge": "best", "members": [{"seed": 1}, {"seed": 2}]})
-    assert "'best' chooses by the criteria" in str(list(spec_problems(best, SETS)))
+    assert "'best' chooses by the criteria" in str(list(format_spec_problems(best, SETS)))
 
 
 def test_bounds_are_in_order_and_what_the_settings_allow() -> None:

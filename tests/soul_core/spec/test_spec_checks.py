@@ -4,7 +4,7 @@ import pytest
 
 from soul_core.errors import BadSpec
 from soul_core.spec import Criterion, Evaluation, JobSpec
-from soul_core.spec.checks import check_spec, located_problems, spec_problems
+from soul_core.spec.checks import check_spec, find_spec_problems, format_spec_problems
 from soul_core.spec.optimizers import AdamW, Gnb, Sophia
 from soul_core.spec.terms import NoRetain
 
@@ -14,7 +14,7 @@ def test_the_default_spec_with_both_sets_is_fine() -> None:
 
 
 def test_a_missing_retain_set_is_a_problem_only_for_terms_that_need_it() -> None:
-    problems = list(spec_problems(JobSpec(), {"forget"}))
+    problems = list(format_spec_problems(JobSpec(), {"forget"}))
     assert len(problems) == 2
     assert '{"kind": "none"}' in problems[0]
     assert "'forget'" in problems[1]
@@ -40,7 +40,7 @@ def test_no_forget_set_is_a_problem() -> None:
 def test_what_an_ensembles_recipes_take_over_is_told_once_and_what_all_replace_is_fine() -> None:
     def places(members: list[dict[str, object]], **changes: object) -> list[str]:
         spec = JobSpec.model_validate({"strategy": {"kind": "ensemble", "members": members}, **changes})
-        return [place for place, _ in located_problems(spec, {"forget"})]
+        return [place for place, _ in find_spec_problems(spec, {"forget"})]
 
     plain = {"retain": {"kind": "none"}, "optimizer": {"kind": "adamw"}}
     assert places([plain, {**plain, "seed": 1}]) == []

@@ -10,7 +10,7 @@ import pytest
 
 from soul_core.data import read_rows
 from soul_core.errors import BadData, BadSpec
-from soul_core.tasks.multiple_choice import main, mmlu, truthfulqa
+from soul_core.tasks.multiple_choice import main, read_mmlu, read_truthfulqa
 
 
 def write_csv(path: Path, *rows: dict[str, object]) -> None:
@@ -40,7 +40,7 @@ def small_mmlu(tmp_path: Path) -> Path:
 
 
 def test_a_question_stands_after_worked_examples_with_the_wrong_letters_beside_the_right_one(small_mmlu: Path) -> None:
-    first, _ = mmlu(small_mmlu, shots=1)
+    first, _ = read_mmlu(small_mmlu, num_shots=1)
 
     assert first == {
         "prompt": "The following are multiple choice questions (with answers) about sky colours.\n\n"
@@ -54,9 +54,9 @@ def test_a_question_stands_after_worked_examples_with_the_wrong_letters_beside_t
 
 def test_too_few_worked_examples_or_an_unknown_subject_are_refused(small_mmlu: Path) -> None:
     with pytest.raises(BadData, match="sky_colours has 1 worked examples, 5 were asked for"):
-        mmlu(small_mmlu)
+        read_mmlu(small_mmlu)
     with pytest.raises(BadSpec, match="no such subjects: sea; there are: sky_colours"):
-        mmlu(small_mmlu, subjects=["sea"])
+        read_mmlu(small_mmlu, subjects=["sea"])
 
 
 @pytest.mark.parametrize("broken", [{"question": "?", "answer": 0}, question("?", 4)])
@@ -64,22 +64,22 @@ def test_a_file_that_is_no_mmlu_is_refused_by_row(tmp_path: Path, broken: dict[s
     write_csv(tmp_path / "test" / "x_test.csv", broken)
 
     with pytest.raises(BadData, match="row 1 is not question"):
-        mmlu(tmp_path, shots=0)
+        read_mmlu(tmp_path, num_shots=0)
 
 
 def test_a_folder_or_table_of_something_else_is_refused(tmp_path: Path) -> None:
     write_csv(tmp_path / "other.csv", {"a": 1})
 
     with pytest.raises(BadData, match="holds no MMLU"):
-        mmlu(tmp_path)
+        read_mmlu(tmp_path)
     with pytest.raises(BadData, match="is no TruthfulQA: row 1 has no column"):
-        truthfulqa(tmp_path / "other.csv")
+        read_truthfulqa(tmp_path / "other.csv")
     with pytest.raises(BadData, match="cannot read"):
-        truthfulqa(tmp_path / "absent.csv")
+        read_truthfulqa(tmp_path / "absent.csv")
 
 
 def test_all_57_subjects_give_all_14042_questions_with_5_examples(shared_data: Path) -> None:
-    records = mmlu(shared_data / "mmlu")
+    records = read_mmlu(shared_data / "mmlu")
 
     assert len(records) == 14042
     assert len({record["subject"] for record in records}) == 57
@@ -87,7 +87,7 @@ def test_all_57_subjects_give_all_14042_questions_with_5_examples(shared_data: P
 
 
 def test_every_truthfulqa_question_has_a_right_answer_and_wrong_ones(shared_data: Path) -> None:
-    records = truthfulqa(shared_data / "truthfulqa" / "TruthfulQA.csv")
+    records = read_truthfulqa(shared_data / "truthfulqa" / "TruthfulQA.csv")
 
     assert len(records) == 817
     assert all(record["completion"] and record["perturbed_answer"] for record in records)
@@ -112,7 +112,7 @@ def test_the_command_writes_rows_that_the_engine_reads(small_mmlu: Path, tmp_pat
     )
     (tmp_path / "mmlu.jsonl").write_bytes(done.stdout)
 
-    (row,) = read_rows(tmp_path / "mmlu.jsonl").require_good()
+    (row,) = read_rows(tmp_path / "mmlu.jsonl").require_valid_rows()
 
     assert row.completion in "AC"
     assert len(row.extra["perturbed_answer"]) == 3

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from soul_core.catalogue import CATALOGUE
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.data import Row, read_rows
 from soul_core.data.encoding import Example
 from soul_core.errors import BadData, BadSpec
-from soul_core.evaluation.row_selection import choose
+from soul_core.evaluation.row_selection import choose_rows
 from soul_core.spec import JobSpec
 from soul_core.spec.terms import Refusal
 from soul_core.tasks import TASKS
 from soul_core.tasks.__main__ import main
 from soul_core.tasks.people import make_people
-from soul_core.tasks.task import Prepared
-from soul_core.tasks.texts import passages
-from soul_core.training.schedule import num_steps
+from soul_core.tasks.task import PreparedTask
+from soul_core.tasks.texts import cut_passages
+from soul_core.training.schedule import compute_num_steps
 from tests.paths import ROOT
 
 
@@ -66,49 +66,49 @@ STEPS = {"forget10": 500, "forget05": 250, "forget01": 50, "book": 250, "detox":
 @pytest.fixture(scope="module", params=SIZES, ids=lambda key: f"{key[0]} {key[1]}")
 def prepared(
     request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[tuple[str, str | None], Prepared]:
+) -> tuple[tuple[str, str | None], PreparedTask]:
     name, variant = request.param
     return request.param, TASKS[name].prepare(shared_data, tmp_path_factory.mktemp("task"), variant=variant)
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def people(tmp_path_factory: pytest.TempPathFactory) -> PreparedTask:
     out = tmp_path_factory.mktemp("people")
     return TASKS["personal_data"].prepare(out, out)  # reads no data
 
 
 def test_every_set_has_the_promised_rows_and_the_engine_reads_each(
-    prepared: tuple[tuple[str, str | None], Prepared],
+    prepared: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
     key, task = prepared
 
-    read = {name: read_rows(path).require_good() for name, path in task.files.items()}
+    read = {name: read_rows(path).require_valid_rows() for name, path in task.files.items()}
 
     assert {name: len(rows) for name, rows in read.items()} == SIZES[key]
     assert set(read) <= set(TASKS[key[0]].sets)
 
 
 def test_the_ready_spec_is_obeyed_by_the_engine_and_asks_for_metrics_that_there_are(
-    prepared: tuple[tuple[str, str | None], Prepared],
+    prepared: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
     (name, variant), task = prepared
 
     spec = JobSpec.model_validate_json(task.spec_file.read_bytes())
 
-    assert set(spec.evaluation.metrics) <= set(CATALOGUE)
+    assert set(spec.evaluation.metrics) <= set(METRIC_CATALOG)
     measured = set(task.files) | {"all", "forget"}
-    assert {criterion.set for criterion in spec.criteria_on(measured)} <= measured
+    assert {criterion.set for criterion in spec.expand_criteria(measured)} <= measured
     if "forget" in task.files:
         rows = {of_set: SIZES[name, variant][of_set] for of_set in ("forget", "retain")}
-        assert num_steps(spec.training, **rows) == STEPS.get(str(variant), STEPS.get(name))
+        assert compute_num_steps(spec.training, **rows) == STEPS.get(str(variant), STEPS.get(name))
 
 
 def test_what_is_listed_of_a_task_is_the_spec_that_the_command_writes(
-    prepared: tuple[tuple[str, str | None], Prepared],
+    prepared: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
     (name, _), task = prepared
 
-    listed = TASKS[name].entry()["recipe"]
+    listed = TASKS[name].describe()["recipe"]
 
     assert listed == json.loads(task.spec_file.read_bytes())
     assert JobSpec.model_validate(listed) == JobSpec.model_validate_json(task.spec_file.read_bytes())
@@ -120,7 +120,7 @@ def test_every_variant_of_every_task_is_prepared_here() -> None:
 
 @pytest.mark.parametrize("prepared", [key for key in SIZES if "forget" in SIZES[key]], indirect=True, ids=str)
 def test_what_is_forgotten_is_neither_kept_nor_in_the_holdout(
-    prepared: tuple[tuple[str, str | None], Prepared],
+    prepared: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
     _, task = prepared
     forget = read_rows(task.files["forget"]).rows
@@ -131,7 +131,7 @@ def test_what_is_forgotten_is_neither_kept_nor_in_the_holdout(
 
 @pytest.mark.parametrize("prepared", [key for key in SIZES if "train" in SIZES[key]], indirect=True, ids=str)
 def test_the_target_is_trained_on_all_that_is_forgotten_and_kept_and_on_no_holdout(
-    prepared: tuple[tuple[str, str | None], Prepared],
+    prepared: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
     _, task = prepared
     rows = {name: read_rows(path).rows for name, path in task.files.items()}
@@ -162,13 +162,13 @@ def test_of_a_large_retain_set_the_rows_with_wrong_answers_are_measured(shared_d
     rows = read_rows(TASKS["tofu"].prepare(shared_data, tmp_path, variant="forget01").files["retain"]).rows
     examples = [Example((0, 1), 1, row.number) for row in rows]
 
-    chosen = choose("retain", rows, examples, most=400, seed=0)
-    fewer = choose("retain", rows, examples, most=50, seed=0)
+    chosen = choose_rows("retain", rows, examples, max_rows=400, seed=0)
+    fewer = choose_rows("retain", rows, examples, max_rows=50, seed=0)
 
     assert all("perturbed_answer" in row.extra for row in (*chosen.rows, *fewer.rows))
     assert (len(chosen.rows), len(fewer.rows)) == (400, 50)
     assert [row.number for row in fewer.rows] == sorted(row.number for row in fewer.rows)
-    assert fewer.rows != choose("retain", rows, examples, most=50, seed=1).rows
+    assert fewer.rows != choose_rows("retain", rows, examples, max_rows=50, seed=1).rows
 
 
 def test_detox_declines_in_words_of_its_own_where_the_default_says_that_it_does_not_know() -> None:
@@ -181,7 +181,7 @@ def test_detox_declines_in_words_of_its_own_where_the_default_says_that_it_does_
 def test_passages_are_of_equal_length_and_hold_every_word_but_the_last_few() -> None:
     text = "One two\nthree.\n\nFour five six seven.\n\nEight"
 
-    cut = passages(text, words=3)
+    cut = cut_passages(text, words_per_passage=3)
 
     assert cut == ["One two three.", "Four five six"]
 
@@ -196,7 +196,7 @@ def test_people_are_made_alike_for_a_seed_and_share_no_number() -> None:
     assert all(person.facts["telephone"].startswith("555-01") for person in first)
 
 
-def test_wrong_answers_about_people_are_never_the_right_one(people: Prepared) -> None:
+def test_wrong_answers_about_people_are_never_the_right_one(people: PreparedTask) -> None:
     for row in read_rows(people.files["forget"]).rows:
         assert len(row.extra["perturbed_answer"]) == 4
         assert row.extra["paraphrased_answer"] not in row.extra["perturbed_answer"]
@@ -244,7 +244,7 @@ def test_the_list_names_every_task_and_its_entry_is_plain_json(capsys: pytest.Ca
     said = capsys.readouterr().out
     for name, task in TASKS.items():
         assert f"{name}: {task.description}" in said
-        assert json.loads(json.dumps(task.entry())) == task.entry()
+        assert json.loads(json.dumps(task.describe())) == task.describe()
 
 
 def test_tasks_and_benchmarks_never_load_torch() -> None:

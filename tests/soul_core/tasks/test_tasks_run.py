@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from soul_core.events import Quiet
+from soul_core.events import SilentListener
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.tasks import TASKS
 from tests.fixtures.tiny_model import TEMPLATE
@@ -110,7 +110,11 @@ def outcome(
     settings["training"] |= {"epochs": None, "steps": 2, "forget_batch": 2, "retain_batch": 2}
     settings["evaluation"] = settings.get("evaluation", {}) | {"max_new_tokens": 4, "bootstrap": 20, "side_by_side": 1}
     spec = JobSpec.model_validate(settings | {"attacks": []})
-    return name, variant, run(spec, Inputs(model=str(tiny_reader), sets=sets), out / "out", listener=Quiet())
+    return (
+        name,
+        variant,
+        run(spec, RunInputs(model=str(tiny_reader), dataset_paths=sets), out / "out", listener=SilentListener()),
+    )
 
 
 def test_a_task_runs_from_its_files_to_a_verdict_and_measures_what_it_is_about(

@@ -7,7 +7,15 @@ import unicodedata
 
 import pytest
 
-from soul_core.texts import fold, has_unseen_marks, keywords_of, normalize, ordered_words, word_spans, words_of
+from soul_core.texts import (
+    extract_keywords,
+    extract_word_set,
+    extract_words,
+    find_word_spans,
+    fold,
+    has_unusual_whitespace,
+    normalize,
+)
 from tests.fixtures.script_cases import CASES
 from tests.paths import ROOT
 
@@ -67,9 +75,9 @@ def test_folding_twice_changes_nothing_and_ascii_stays_as_it_is():
 def test_normalizing_keeps_quotes_joiners_and_letters_and_makes_nfc_with_plain_spaces():
     assert normalize("Zoe\u0308\u00a0said \u201cno\u201d\u200b") == "Zoë said “no”"
     assert normalize("می\u200cخواهم 10²") == "می\u200cخواهم 10²"
-    assert has_unseen_marks("a\u00a0b")
-    assert has_unseen_marks("a\u2060b")
-    assert not has_unseen_marks("می\u200cخواهم, a b")
+    assert has_unusual_whitespace("a\u00a0b")
+    assert has_unusual_whitespace("a\u2060b")
+    assert not has_unusual_whitespace("می\u200cخواهم, a b")
 
 
 @pytest.mark.parametrize(
@@ -87,12 +95,12 @@ def test_normalizing_keeps_quotes_joiners_and_letters_and_makes_nfc_with_plain_s
     ],
 )
 def test_words_of_a_script_are_its_words(text, words):
-    assert ordered_words(text, stem=False) == words
+    assert extract_words(text, stem=False) == words
 
 
 def test_word_spans_point_into_the_text_as_it_is():
     text = "Ber\u00adgen, 𠮷野 ｔｗｏ"
-    assert [text[start:end] for start, end in word_spans(text)] == ["Ber\u00adgen", "𠮷", "野", "ｔｗｏ"]
+    assert [text[start:end] for start, end in find_word_spans(text)] == ["Ber\u00adgen", "𠮷", "野", "ｔｗｏ"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -121,22 +129,22 @@ def test_rouge_of_a_right_answer_is_1_and_of_a_wrong_one_less_in_any_script(name
 
 
 def test_an_answer_of_function_words_alone_keeps_them_unless_it_is_english():
-    assert keywords_of("Elle est là.", "Où est-elle ?") == {"là"}
-    assert keywords_of("It is on the", "What?") == frozenset()
+    assert extract_keywords("Elle est là.", "Où est-elle ?") == {"là"}
+    assert extract_keywords("It is on the", "What?") == frozenset()
 
 
 def test_a_name_that_another_language_has_as_a_function_word_stays_a_keyword():
-    assert keywords_of("She was born in Los Angeles.", "Where was Hannah born?") == {"los", "angel"}
-    assert keywords_of("Medan", "Di mana Mira tinggal?") == {"medan"}
+    assert extract_keywords("She was born in Los Angeles.", "Where was Hannah born?") == {"los", "angel"}
+    assert extract_keywords("Medan", "Di mana Mira tinggal?") == {"medan"}
 
 
 def test_what_the_question_holds_is_given_away_however_it_is_divided():
-    assert keywords_of("她住在上海。", "她住在哪里？") == {"上海"}
+    assert extract_keywords("她住在上海。", "她住在哪里？") == {"上海"}
 
 
 def test_english_words_are_stemmed_and_others_are_not():
-    assert words_of("Lives in cities") == words_of("living in city") | {"live", "citi"}
-    assert words_of("villes Élevées") >= {"élevées"}
+    assert extract_word_set("Lives in cities") == extract_word_set("living in city") | {"live", "citi"}
+    assert extract_word_set("villes Élevées") >= {"élevées"}
 
 
 def test_every_language_of_the_docs_is_checked_and_every_checked_one_is_in_the_docs():
@@ -150,7 +158,7 @@ def test_the_docs_say_how_each_language_is_divided(name):
     row = next(line for line in DOC.read_text().splitlines() if line.startswith(f"| {name} |"))
     case = CASES[name]
     runs = case.answer.format(case.people[0], case.cities[0]).split()
-    divided = any(len(ordered_words(run)) > 1 for run in runs if "'" not in run)
+    divided = any(len(extract_words(run)) > 1 for run in runs if "'" not in run)
     assert ("ICU dictionary" in row) == divided
 
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from soul_core.data.packing import pack
-from soul_core.errors import BadSpec, Cancelled
-from soul_core.events import Wish
-from soul_core.models.loading import Loaded, load_model
+from soul_core.errors import BadSpec, RunCancelled
+from soul_core.events import StopRequest
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import score
 from soul_core.outputs.result import export_weights
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from soul_core.training.quantized_base import FrozenLinear, Kept, check_keepable
-from soul_core.training.trainable import Movable, check_movable
+from soul_core.training.quantized_base import FrozenLinear, StorageFormat, check_quantizable
+from soul_core.training.trainable import TrainableParameters, check_trainable_parameters
 from soul_core.training.trainer import train
 from tests.fixtures.tiny_model import write_rows
 from tests.fixtures.tiny_training import NAMES, Heard, examples_of, probability, train_tiny, weights
@@ -34,7 +34,7 @@ FORGETS = {
 
 
 @pytest.fixture
-def loaded(taught_model_dir: Path) -> Loaded:
+def loaded(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
@@ -44,32 +44,32 @@ def spec_of(**lora: Any) -> JobSpec:
 
 
 @torch.no_grad()
-def logits(loaded: Loaded) -> torch.Tensor:
+def logits(loaded: LoadedModel) -> torch.Tensor:
     return score(loaded.model, pack(examples_of(loaded)[0])).logits_PV
 
 
-def test_at_first_adapters_change_nothing_and_only_they_may_move(loaded: Loaded) -> None:
+def test_at_first_adapters_change_nothing_and_only_they_may_move(loaded: LoadedModel) -> None:
     before = logits(loaded)
 
-    movable = Movable(loaded, spec_of(rank=4))
+    movable = TrainableParameters(loaded, spec_of(rank=4))
 
     assert torch.equal(logits(loaded), before)
     moving = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
     assert len(moving) == 2 * 2 * 7  # A and B, two layers, seven projections each; not the last layer
     assert all(".lora_" in name for name in moving)
-    movable.settle()
+    movable.finalize()
 
 
-def test_merged_the_model_says_what_it_said_with_adapters_and_is_plain(loaded: Loaded) -> None:
+def test_merged_the_model_says_what_it_said_with_adapters_and_is_plain(loaded: LoadedModel) -> None:
     names = {name: parameter.shape for name, parameter in loaded.model.named_parameters()}
-    movable = Movable(loaded, spec_of(rank=4))
+    movable = TrainableParameters(loaded, spec_of(rank=4))
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
     adapted = logits(loaded)
 
-    movable.settle()
+    movable.finalize()
 
     torch.testing.assert_close(logits(loaded), adapted, rtol=1e-3, atol=1e-3)
     assert {name: parameter.shape for name, parameter in loaded.model.named_parameters()} == names
@@ -77,33 +77,33 @@ def test_merged_the_model_says_what_it_said_with_adapters_and_is_plain(loaded: L
     assert not hasattr(loaded.model, "peft_config")
 
 
-def test_adapters_are_born_the_same_from_the_same_seed_and_leave_the_global_draws_alone(loaded: Loaded) -> None:
+def test_adapters_are_born_the_same_from_the_same_seed_and_leave_the_global_draws_alone(loaded: LoadedModel) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     born = []
     for seed in (0, 0, 1):
         torch.manual_seed(11)
-        movable = Movable(loaded, JobSpec.model_validate({"lora": {"rank": 4}, "seed": seed}))
+        movable = TrainableParameters(loaded, JobSpec.model_validate({"lora": {"rank": 4}, "seed": seed}))
         assert torch.equal(torch.rand(3), expected)
         born.append(
             torch.cat([p.flatten() for name, p in loaded.model.named_parameters() if "lora_A" in name]).detach()
         )
-        movable.settle()
+        movable.finalize()
 
     assert torch.equal(born[0], born[1])
     assert not torch.equal(born[0], born[2])
 
 
-def test_patterns_choose_which_layers_get_an_adapter(loaded: Loaded) -> None:
+def test_patterns_choose_which_layers_get_an_adapter(loaded: LoadedModel) -> None:
     spec = JobSpec.model_validate(
         {"lora": {"targets": ["q_proj", "down_proj"]}, "parameters": {"include": ["model.layers.1.*"]}}
     )
 
-    movable = Movable(loaded, spec)
+    movable = TrainableParameters(loaded, spec)
 
     adapted = {name.partition(".lora_")[0] for name, p in loaded.model.named_parameters() if p.requires_grad}
     assert adapted == {"model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"}
-    movable.settle()
+    movable.finalize()
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_patterns_choose_which_layers_get_an_adapter(loaded: Loaded) -> None:
     ],
 )
 def test_what_the_model_does_not_have_is_refused_before_anything_is_spent(
-    loaded: Loaded, spec: dict[str, Any], message: str
+    loaded: LoadedModel, spec: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BadSpec, match=message):
-        check_movable(loaded, JobSpec.model_validate(spec))
+        check_trainable_parameters(loaded, JobSpec.model_validate(spec))
 
 
 def test_npo_with_lora_on_all_linear_layers_really_forgets(taught_model_dir: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_beside_frozen_weights_of_few_bits_it_forgets_too_and_only_adapters_are_
         pytest.param("nf4", 3, marks=NEEDS_TORCHAO),
     ],
 )
-def test_a_frozen_layer_gives_what_the_original_does_but_for_rounding(kept: Kept, bits: int) -> None:
+def test_a_frozen_layer_gives_what_the_original_does_but_for_rounding(kept: StorageFormat, bits: int) -> None:
     torch.manual_seed(0)
     original = torch.nn.Linear(64, 48)
     x = torch.randn(5, 64, requires_grad=True)
@@ -187,23 +187,23 @@ def test_its_gradient_has_a_gradient_of_its_own() -> None:
 @NEEDS_TORCHAO
 def test_a_layer_that_does_not_fill_blocks_is_refused_in_4_bits() -> None:
     with pytest.raises(BadSpec, match="'nf4' packs 64 weights, and a layer has 60; take 'int8'"):
-        check_keepable(torch.nn.Linear(10, 6), "nf4")
+        check_quantizable(torch.nn.Linear(10, 6), "nf4")
 
 
 def test_without_torchao_few_bits_are_refused_with_what_to_install(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)  # the fault
 
     with pytest.raises(
         BadSpec, match=r"'nf4' needs torchao on the worker \(pip install 'soul-unlearning\[quantized\]'"
     ):
-        check_movable(loaded, spec_of(base_weights="nf4"))
+        check_trainable_parameters(loaded, spec_of(base_weights="nf4"))
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_an_adapter_left_behind_is_peft_s_own_and_says_the_same(
-    taught_model_dir: Path, tmp_path: Path, loaded: Loaded
+    taught_model_dir: Path, tmp_path: Path, loaded: LoadedModel
 ) -> None:
     from peft import PeftModel
 
@@ -232,13 +232,13 @@ def test_a_merged_run_leaves_no_adapter_behind(taught_model_dir: Path, tmp_path:
     assert torch.equal(weights(plain), weights(merged))
 
 
-def test_a_training_that_fails_leaves_a_plain_model(loaded: Loaded, tmp_path: Path) -> None:
+def test_a_training_that_fails_leaves_a_plain_model(loaded: LoadedModel, tmp_path: Path) -> None:
     names = [name for name, _ in loaded.model.named_parameters()]
     forget, retain = examples_of(loaded)
     spec = JobSpec.model_validate({**FORGETS, "lora": {"base_weights": "bfloat16"}})
-    ear = Heard(wish_behind=1, wanted=Wish.CANCEL)
+    ear = Heard(wish_behind=1, wanted=StopRequest.CANCEL)
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(RunCancelled):
         train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=ear)
 
     assert [name for name, _ in loaded.model.named_parameters()] == names
@@ -260,7 +260,7 @@ def test_a_whole_run_leaves_the_adapter_in_place_of_a_checkpoint(taught_model_di
     }
     spec = JobSpec.model_validate({**RUN, "lora": {"output": "adapter", "rank": 2}})
 
-    report = run(spec, Inputs(model=str(taught_model_dir), sets=sets), tmp_path / "out")
+    report = run(spec, RunInputs(model=str(taught_model_dir), dataset_paths=sets), tmp_path / "out")
 
     files = [file["path"] for file in json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]]
     assert [path for path in files if path.startswith(("adapter/", "checkpoint/"))] == [
@@ -283,6 +283,6 @@ def test_a_run_refuses_a_pattern_that_matches_nothing_before_it_measures(
     ear = Heard()
 
     with pytest.raises(BadSpec, match=r"parameters\.include\.0: .* matches no weight"):
-        run(spec, Inputs(model=str(taught_model_dir), sets=sets), tmp_path / "out", listener=ear)
+        run(spec, RunInputs(model=str(taught_model_dir), dataset_paths=sets), tmp_path / "out", listener=ear)
 
     assert {data["phase"] for data in ear.of("phase")} == {"load"}

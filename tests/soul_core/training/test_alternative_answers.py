@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from soul_core.data.encoding import Example, encode_rows
-from soul_core.errors import BadData, Cancelled
-from soul_core.events import EventKind, Quiet, Wish
-from soul_core.models.loading import Loaded, load_model
+from soul_core.errors import BadData, RunCancelled
+from soul_core.events import EventKind, SilentListener, StopRequest
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec.terms import AltPo
 from soul_core.training import alternative_answers
-from soul_core.training.alternative_answers import alternate_examples, alternate_prompt
+from soul_core.training.alternative_answers import make_alternate_examples, make_alternate_prompt
 from tests.fixtures.tiny_model import COUNTRIES, answer, rows_of
 
 ALL = list(COUNTRIES)
@@ -20,26 +20,28 @@ TERM = AltPo(alternates="asked", instruction="Otherwise?", temperature=1.0, max_
 
 
 @pytest.fixture
-def loaded(taught_model_dir: Path) -> Loaded:
+def loaded(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
 
 @pytest.fixture
-def forget(loaded: Loaded) -> list[Example]:
+def forget(loaded: LoadedModel) -> list[Example]:
     return encode_rows(rows_of(ALL[:4]), loaded.encoder, max_tokens=128)
 
 
-def make(loaded: Loaded, forget: list[Example], folder: Path, *, term: AltPo = TERM, **options: Any) -> list[Example]:
-    options = {"seed": 0, "max_tokens": 128, "listener": Quiet(), **options}
-    return alternate_examples(forget, term, loaded, folder=folder, **options)
+def make(
+    loaded: LoadedModel, forget: list[Example], folder: Path, *, term: AltPo = TERM, **options: Any
+) -> list[Example]:
+    options = {"seed": 0, "max_tokens": 128, "listener": SilentListener(), **options}
+    return make_alternate_examples(forget, term, loaded, folder=folder, **options)
 
 
-def text(loaded: Loaded, example: Example) -> str:
-    return str(loaded.tokenizer.decode(example.token_ids[example.num_prompt : -1])).strip()
+def text(loaded: LoadedModel, example: Example) -> str:
+    return str(loaded.tokenizer.decode(example.token_ids[example.num_prompt_tokens : -1])).strip()
 
 
-def says(monkeypatch: pytest.MonkeyPatch, loaded: Loaded, *rounds: list[str]) -> list[int]:
+def says(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel, *rounds: list[str]) -> list[int]:
     """Let the model answer so, round by round; return how many prompts each round had, as they come."""
     asked: list[int] = []
 
@@ -51,8 +53,10 @@ def says(monkeypatch: pytest.MonkeyPatch, loaded: Loaded, *rounds: list[str]) ->
     return asked
 
 
-def test_the_model_is_asked_in_a_further_turn_of_the_same_conversation(loaded: Loaded, forget: list[Example]) -> None:
-    asked = loaded.tokenizer.decode(alternate_prompt(forget[0], TERM, loaded))
+def test_the_model_is_asked_in_a_further_turn_of_the_same_conversation(
+    loaded: LoadedModel, forget: list[Example]
+) -> None:
+    asked = loaded.tokenizer.decode(make_alternate_prompt(forget[0], TERM, loaded))
 
     assert asked == (
         f"<|im_start|>user\nWhat is the capital of {ALL[0]}?<|im_end|>\n"
@@ -61,26 +65,26 @@ def test_the_model_is_asked_in_a_further_turn_of_the_same_conversation(loaded: L
     )
 
 
-def test_without_a_chat_template_the_instruction_follows_in_the_text(loaded: Loaded) -> None:
+def test_without_a_chat_template_the_instruction_follows_in_the_text(loaded: LoadedModel) -> None:
     loaded.tokenizer.chat_template = None
     (example,) = encode_rows(rows_of(ALL[:1]), loaded.encoder, max_tokens=128)
 
-    asked = str(loaded.tokenizer.decode(alternate_prompt(example, TERM, loaded)))
+    asked = str(loaded.tokenizer.decode(make_alternate_prompt(example, TERM, loaded)))
 
     assert asked.endswith(f"What is the capital of {ALL[0]}? {answer(ALL[0])}\n\nOtherwise?\n\n")
 
 
 def test_an_alternate_answers_the_same_prompt_and_is_learned_to_its_end(
-    loaded: Loaded, forget: list[Example], tmp_path: Path
+    loaded: LoadedModel, forget: list[Example], tmp_path: Path
 ) -> None:
     for old, new in zip(forget, make(loaded, forget, tmp_path), strict=True):
-        assert new.token_ids[: new.num_prompt] == old.token_ids[: old.num_prompt]
+        assert new.token_ids[: new.num_prompt_tokens] == old.token_ids[: old.num_prompt_tokens]
         assert new.token_ids[-1] == old.token_ids[-1]
         assert text(loaded, new) not in {"", text(loaded, old)}
 
 
 def test_a_model_that_knows_one_answer_only_gives_another_while_that_is_held_back(
-    loaded: Loaded, forget: list[Example], tmp_path: Path
+    loaded: LoadedModel, forget: list[Example], tmp_path: Path
 ) -> None:
     held_back = TERM.model_copy(update={"alternates": "held_back", "temperature": 0.01, "tries": 1})
 
@@ -91,7 +95,7 @@ def test_a_model_that_knows_one_answer_only_gives_another_while_that_is_held_bac
         assert text(loaded, new) != text(loaded, old)
 
 
-def test_alternates_are_drawn_by_the_seed(loaded: Loaded, forget: list[Example], tmp_path: Path) -> None:
+def test_alternates_are_drawn_by_the_seed(loaded: LoadedModel, forget: list[Example], tmp_path: Path) -> None:
     drawn = [make(loaded, forget, tmp_path / str(place), seed=seed) for place, seed in enumerate((0, 0, 1))]
 
     assert drawn[0] == drawn[1]
@@ -99,7 +103,7 @@ def test_alternates_are_drawn_by_the_seed(loaded: Loaded, forget: list[Example],
 
 
 def test_what_tells_the_answer_is_asked_for_again(
-    loaded: Loaded, forget: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, forget: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repeated = f"Well, {COUNTRIES[ALL[1]].upper()} it is."
     asked = says(monkeypatch, loaded, ["It is A.", repeated, "", "It is D."], ["It is B.", "It is C."])
@@ -111,7 +115,7 @@ def test_what_tells_the_answer_is_asked_for_again(
 
 
 def test_rows_the_model_knows_no_alternate_of_are_named(
-    loaded: Loaded, forget: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, forget: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     says(monkeypatch, loaded, ["It is A.", answer(ALL[1]), "It is C.", ""], [answer(ALL[1]), ""])
 
@@ -123,7 +127,7 @@ def test_rows_the_model_knows_no_alternate_of_are_named(
 
 
 def test_an_alternate_is_its_first_paragraph_cut_to_what_training_may_see(
-    loaded: Loaded, forget: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, forget: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     says(monkeypatch, loaded, ["It is A.\n\nNow, what else?", "It is B. " * 99, "It is C.", "It is D."])
     longest = len(forget[1].token_ids) + 20
@@ -134,17 +138,19 @@ def test_an_alternate_is_its_first_paragraph_cut_to_what_training_may_see(
     assert len(forget[1].token_ids) < len(made[1].token_ids) <= longest
 
 
-def test_who_cancels_need_not_wait_for_the_alternates(loaded: Loaded, forget: list[Example], tmp_path: Path) -> None:
-    class Canceller(Quiet):
-        def wish(self) -> Wish:
-            return Wish.CANCEL
+def test_who_cancels_need_not_wait_for_the_alternates(
+    loaded: LoadedModel, forget: list[Example], tmp_path: Path
+) -> None:
+    class Canceller(SilentListener):
+        def stop_request(self) -> StopRequest:
+            return StopRequest.CANCEL
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(RunCancelled):
         make(loaded, forget, tmp_path, listener=Canceller())
 
 
-def test_progress_is_told(loaded: Loaded, forget: list[Example], tmp_path: Path) -> None:
-    class Ear(Quiet):
+def test_progress_is_told(loaded: LoadedModel, forget: list[Example], tmp_path: Path) -> None:
+    class Ear(SilentListener):
         def __init__(self) -> None:
             self.done: list[int] = []
 

@@ -9,22 +9,22 @@ import torch
 from transformers import PreTrainedModel
 
 from soul_core.data.encoding import Example, encode_rows
-from soul_core.data.packing import Packed, pack
+from soul_core.data.packing import PackedBatch, pack
 from soul_core.errors import BadSpec
-from soul_core.events import Quiet
-from soul_core.models.loading import Loaded, load_model
-from soul_core.models.scoring import Scores, decoder_layers, score
-from soul_core.objectives.terms import Group, Need
-from soul_core.training.base_scores import ReferenceScores, Wanted, take_reference
+from soul_core.events import SilentListener
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.models.scoring import Scores, get_decoder_layers, score
+from soul_core.objectives.terms import BaseScoreKind, ExampleGroup
+from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute_base_scores
 from soul_core.training.micro_batching import MicroBatcher
 from tests.fixtures.tiny_model import COUNTRIES, rows_of
 from tests.fixtures.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
-ALL: tuple[Need, ...] = ("sequence_logp", "logits", "hidden")
+ALL: tuple[BaseScoreKind, ...] = ("sequence_logp", "logits", "hidden")
 
 
 @pytest.fixture(params=["llama", "gemma2", "gpt2"])
-def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> Loaded:
+def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> LoadedModel:
     torch.set_num_threads(1)
     tiny_model(CONFIGS[request.param]).save_pretrained(tmp_path / "m")
     tiny_tokenizer().save_pretrained(tmp_path / "m")
@@ -32,28 +32,30 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> Loaded:
 
 
 @pytest.fixture
-def examples(loaded: Loaded) -> list[Example]:
+def examples(loaded: LoadedModel) -> list[Example]:
     return encode_rows(rows_of(list(COUNTRIES)[:6]), loaded.encoder, max_tokens=128)
 
 
-def take(loaded: Loaded, wanted: dict[Group, Wanted], max_tokens: int = 10**9) -> ReferenceScores:
-    batcher = MicroBatcher(max_tokens, Quiet())
-    return take_reference(loaded, wanted, batcher=batcher, listener=Quiet(), layer=decoder_layers(loaded.model)[0])
+def take(loaded: LoadedModel, wanted: dict[ExampleGroup, BaseScoreRequest], max_tokens: int = 10**9) -> BaseScores:
+    batcher = MicroBatcher(max_tokens, SilentListener())
+    return compute_base_scores(
+        loaded, wanted, batcher=batcher, listener=SilentListener(), layer=get_decoder_layers(loaded.model)[0]
+    )
 
 
-def test_the_kept_numbers_are_the_bases_own(loaded: Loaded, examples: list[Example], tmp_path: Path) -> None:
+def test_the_kept_numbers_are_the_bases_own(loaded: LoadedModel, examples: list[Example], tmp_path: Path) -> None:
     used = [1, 3, 4]
 
-    taken = take(loaded, {"retain": Wanted(examples, used, ALL)}, max_tokens=60)
+    taken = take(loaded, {"retain": BaseScoreRequest(examples, used, ALL)}, max_tokens=60)
     taken.save(tmp_path / "state")
-    kept = ReferenceScores.load(tmp_path / "state", loaded)
+    kept = BaseScores.load(tmp_path / "state", loaded)
 
     assert kept is not None
     chosen = [examples[index] for index in (4, 1)]
-    scores = score(loaded.model, pack(chosen), layer=decoder_layers(loaded.model)[0])
+    scores = score(loaded.model, pack(chosen), layer=get_decoder_layers(loaded.model)[0])
     assert scores.hidden_PD is not None
     for scored in (taken, kept):
-        reference = scored.of("retain", [4, 1])
+        reference = scored.get("retain", [4, 1])
         assert reference.sequence_logp_B is not None
         assert reference.logits_PV is not None
         assert reference.hidden_PD is not None
@@ -62,34 +64,37 @@ def test_the_kept_numbers_are_the_bases_own(loaded: Loaded, examples: list[Examp
         torch.testing.assert_close(reference.hidden_PD, scores.hidden_PD.detach(), rtol=1e-4, atol=1e-4)
         mean = scored.mean_nll("retain", [4, 1], len(scores.labels_P))
         assert mean == pytest.approx(-float(scores.logp_P.detach().mean()), rel=1e-4)
-    assert all(set(by_index) == set(used) for by_index in taken.kept.values()), "only what training uses"
+    assert all(set(by_index) == set(used) for by_index in taken.tensors.values()), "only what training uses"
 
 
-def test_groups_of_the_same_prompts_keep_their_own_numbers(loaded: Loaded, examples: list[Example]) -> None:
+def test_groups_of_the_same_prompts_keep_their_own_numbers(loaded: LoadedModel, examples: list[Example]) -> None:
     turned = examples[::-1]
 
     taken = take(
         loaded,
-        {"forget": Wanted(examples, [0, 1], ("sequence_logp",)), "refusal": Wanted(turned, [0, 1], ("sequence_logp",))},
+        {
+            "forget": BaseScoreRequest(examples, [0, 1], ("sequence_logp",)),
+            "refusal": BaseScoreRequest(turned, [0, 1], ("sequence_logp",)),
+        },
     )
 
     logp_B = score(loaded.model, pack([examples[0], turned[0]])).sequence_logp_B.detach()
     for group, expected in zip(("forget", "refusal"), logp_B, strict=True):
-        found = taken.of(group, [0]).sequence_logp_B
+        found = taken.get(group, [0]).sequence_logp_B
         assert found is not None
         torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
-        assert taken.of(group, [0]).logits_PV is None
+        assert taken.get(group, [0]).logits_PV is None
 
 
-def test_the_reference_stays_when_the_model_moves(loaded: Loaded, examples: list[Example]) -> None:
-    taken = take(loaded, {"forget": Wanted(examples, [0, 1], ALL)})
-    before = taken.of("forget", [0])
+def test_the_reference_stays_when_the_model_moves(loaded: LoadedModel, examples: list[Example]) -> None:
+    taken = take(loaded, {"forget": BaseScoreRequest(examples, [0, 1], ALL)})
+    before = taken.get("forget", [0])
 
     with torch.no_grad():
         for parameter in loaded.model.parameters():
             parameter.add_(1.0)
 
-    after = taken.of("forget", [0])
+    after = taken.get("forget", [0])
     for one, two in ((before.logits_PV, after.logits_PV), (before.hidden_PD, after.hidden_PD)):
         assert one is not None
         assert two is not None
@@ -97,29 +102,29 @@ def test_the_reference_stays_when_the_model_moves(loaded: Loaded, examples: list
 
 
 def test_logits_made_in_an_unknown_way_are_refused_not_guessed(
-    loaded: Loaded, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def doubled(model: PreTrainedModel, packed: Packed, **options: Any) -> Scores:
+    def doubled(model: PreTrainedModel, packed: PackedBatch, **options: Any) -> Scores:
         scores = score(model, packed, **options)
         return replace(scores, logits_PV=scores.logits_PV * 2 + 5)
 
     monkeypatch.setattr("soul_core.training.base_scores.score", doubled)  # the fault
 
     with pytest.raises(BadSpec, match="use 'nll'"):
-        take(loaded, {"retain": Wanted(examples, [0], ("logits",))})
+        take(loaded, {"retain": BaseScoreRequest(examples, [0], ("logits",))})
 
 
 def test_when_memory_runs_out_the_reference_is_taken_in_smaller_parts(
-    loaded: Loaded, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted: dict[Group, Wanted] = {
-        "forget": Wanted(examples, [0, 2, 3, 5], ("sequence_logp",)),
-        "retain": Wanted(examples, [1, 2], ("logits", "hidden")),
+    wanted: dict[ExampleGroup, BaseScoreRequest] = {
+        "forget": BaseScoreRequest(examples, [0, 2, 3, 5], ("sequence_logp",)),
+        "retain": BaseScoreRequest(examples, [1, 2], ("logits", "hidden")),
     }
     plain = take(loaded, wanted)
     largest = max(len(example.token_ids) for example in examples)
 
-    def small(model: PreTrainedModel, packed: Packed, **options: Any) -> Scores:
+    def small(model: PreTrainedModel, packed: PackedBatch, **options: Any) -> Scores:
         if packed.token_ids_1T.shape[1] > largest:
             raise torch.OutOfMemoryError("no more")
         return score(model, packed, **options)
@@ -127,19 +132,19 @@ def test_when_memory_runs_out_the_reference_is_taken_in_smaller_parts(
     monkeypatch.setattr("soul_core.training.base_scores.score", small)  # the fault
     taken = take(loaded, wanted)
 
-    assert taken.kept.keys() == plain.kept.keys()
-    for key, by_index in plain.kept.items():
-        assert taken.kept[key].keys() == by_index.keys()
+    assert taken.tensors.keys() == plain.tensors.keys()
+    for key, by_index in plain.tensors.items():
+        assert taken.tensors[key].keys() == by_index.keys()
         for index, value in by_index.items():
-            torch.testing.assert_close(taken.kept[key][index], value, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(taken.tensors[key][index], value, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("group", ["retain", "forget"])
 def test_more_hidden_states_than_may_be_kept_are_refused_before_they_are_taken(
-    loaded: Loaded, examples: list[Example], group: Group, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, examples: list[Example], group: ExampleGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soul_core.training.base_scores.MOST_KEPT_BYTES", 100)
+    monkeypatch.setattr("soul_core.training.base_scores.MAX_HIDDEN_STATE_BYTES", 100)
     monkeypatch.setattr("soul_core.training.base_scores.score", None)  # would fail if it were called
 
     with pytest.raises(BadSpec, match=f"{group}.kind would keep .* for 3 {group} rows"):
-        take(loaded, {group: Wanted(examples, [0, 1, 2], ("logits",))})
+        take(loaded, {group: BaseScoreRequest(examples, [0, 1, 2], ("logits",))})

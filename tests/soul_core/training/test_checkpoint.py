@@ -10,7 +10,7 @@ import torch
 
 from soul_core.errors import DiskFull
 from soul_core.training import checkpoint
-from soul_core.training.checkpoint import newest_checkpoint, save_checkpoint
+from soul_core.training.checkpoint import load_newest_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 TENSORS = {"parameter.0": torch.arange(6.0).reshape(2, 3), "generator": torch.arange(5, dtype=torch.uint8)}
@@ -19,7 +19,7 @@ TENSORS = {"parameter.0": torch.arange(6.0).reshape(2, 3), "generator": torch.ar
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 4, TENSORS, {"step": 4})
 
-    found = newest_checkpoint(tmp_path, CPU)
+    found = load_newest_checkpoint(tmp_path, CPU)
 
     assert found is not None
     assert found.state == {"step": 4}
@@ -45,14 +45,14 @@ def test_a_step_saved_twice_is_never_without_its_checkpoint(tmp_path: Path, monk
     monkeypatch.setattr(Path, "rename", killed)
     save_checkpoint(tmp_path, 4, TENSORS, {"step": 4})
 
-    found = newest_checkpoint(tmp_path, CPU)
+    found = load_newest_checkpoint(tmp_path, CPU)
     assert found is not None
     assert found.state == {"step": 4}
 
 
 def test_an_empty_folder_has_none(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path, CPU) is None
-    assert newest_checkpoint(tmp_path / "missing", CPU) is None
+    assert load_newest_checkpoint(tmp_path, CPU) is None
+    assert load_newest_checkpoint(tmp_path / "missing", CPU) is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_killed_between_any_two_writes_it_is_not_a_checkpoint(tmp_path: Path, da
         case "never renamed":
             newest.rename(newest.with_suffix(".partial"))
 
-    found = newest_checkpoint(tmp_path, CPU)
+    found = load_newest_checkpoint(tmp_path, CPU)
 
     assert found is not None
     assert found.state == {"step": 4}
@@ -97,7 +97,7 @@ def test_a_full_disk_is_named_and_the_last_good_one_stays(tmp_path: Path, monkey
     with pytest.raises(DiskFull):
         save_checkpoint(tmp_path, 8, TENSORS, {"step": 8})
 
-    found = newest_checkpoint(tmp_path, CPU)
+    found = load_newest_checkpoint(tmp_path, CPU)
     assert found is not None
     assert found.state == {"step": 4}
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000004"]

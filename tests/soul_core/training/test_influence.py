@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.errors import Cancelled, Diverged, Interrupted
-from soul_core.events import Wish
+from soul_core.errors import RunCancelled, RunInterrupted, TrainingDiverged
+from soul_core.events import StopRequest
 from soul_core.models.loading import load_model
 from soul_core.spec import JobSpec
-from soul_core.training.checkpoint import newest_checkpoint
-from soul_core.training.influence import krylov_space
-from soul_core.training.second_order import gauss_newton_product
-from soul_core.training.step import nll_gradients
+from soul_core.training.checkpoint import load_newest_checkpoint
+from soul_core.training.influence import build_krylov_space
+from soul_core.training.second_order import gauss_newton_vector_product
+from soul_core.training.step import compute_nll_gradients
 from soul_core.training.trainer import train
 from tests.fixtures.tiny_derivatives import batcher, flat, jacobian_PVW, small_llama, units
 from tests.fixtures.tiny_training import Heard, examples_of, probability, train_tiny, weights
@@ -30,11 +30,11 @@ def dense(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_whole_space_solves_the_damped_system_for_every_damping(damping: float) -> None:
     matrix, start = dense(12)
 
-    space = krylov_space(lambda v: [matrix @ v[0]], [start], 12)
+    space = build_krylov_space(lambda v: [matrix @ v[0]], [start], 12)
 
     expected = torch.linalg.solve(matrix.double() + damping * torch.eye(12, dtype=torch.float64), start.double())
     torch.testing.assert_close(space.solve(damping)[0], expected.float(), rtol=1e-3, atol=1e-4)
-    assert space.largest == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-4)
+    assert space.largest_eigenvalue == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-4)
 
 
 def test_a_part_of_it_is_as_many_steps_of_conjugate_gradients() -> None:
@@ -49,13 +49,13 @@ def test_a_part_of_it_is_as_many_steps_of_conjugate_gradients() -> None:
         direction = new + (new @ new) / (residual @ residual) * direction
         residual = new
 
-    space = krylov_space(lambda v: [matrix @ v[0]], [start], 5)
+    space = build_krylov_space(lambda v: [matrix @ v[0]], [start], 5)
 
     torch.testing.assert_close(space.solve(0.1)[0], x, rtol=1e-3, atol=1e-4)
 
 
 def test_it_ends_early_where_the_matrix_adds_nothing_new() -> None:
-    space = krylov_space(lambda v: [2 * v[0]], [torch.tensor([3.0, 4.0])], 9)
+    space = build_krylov_space(lambda v: [2 * v[0]], [torch.tensor([3.0, 4.0])], 9)
 
     assert len(space.basis) == 1
     torch.testing.assert_close(space.solve(0.0)[0], torch.tensor([1.5, 2.0]))
@@ -67,10 +67,10 @@ def test_on_a_small_llama_the_step_is_the_damped_inverse_of_the_written_out_matr
     p_PV = torch.softmax(logits_PV, dim=-1).double()
     bend_PVV = torch.diag_embed(p_PV) - p_PV[:, :, None] * p_PV[:, None, :]
     matrix = torch.einsum("pvw,pvu,pux->wx", jacobian.double(), bend_PVV, jacobian.double()) / len(p_PV)
-    gradient, _ = nll_gradients(loaded, units(), batcher())
+    gradient, _ = compute_nll_gradients(loaded, units(), batcher())
     damping = 0.1 * float(torch.linalg.eigvalsh(matrix)[-1])
 
-    space = krylov_space(lambda v: gauss_newton_product(loaded, units(), batcher(), v), gradient, 30)
+    space = build_krylov_space(lambda v: gauss_newton_vector_product(loaded, units(), batcher(), v), gradient, 30)
 
     expected = torch.linalg.solve(
         matrix + damping * torch.eye(len(matrix), dtype=torch.float64), flat(gradient).double()
@@ -112,7 +112,7 @@ def test_a_bound_that_nothing_keeps_stops_and_leaves_the_weights_whole(taught_mo
     spec = JobSpec.model_validate({"optimizer": {**SPEC["optimizer"], "most_retain_rise": 1e-9}})
     loaded = load_model(taught_model_dir, device="cpu")
 
-    with pytest.raises(Diverged, match=r"raise optimizer\.most_retain_rise"):
+    with pytest.raises(TrainingDiverged, match=r"raise optimizer\.most_retain_rise"):
         # what is to be forgotten is what is to stay
         train(loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=Heard())
 
@@ -132,7 +132,7 @@ def test_a_step_once_taken_is_kept_and_an_interrupted_one_begins_anew_to_the_sam
 ) -> None:
     _, straight = train_tiny(taught_model_dir, tmp_path / "straight", SPEC)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         train_tiny(taught_model_dir, tmp_path / "again", SPEC, Heard(wish_behind=1))
     _, anew = train_tiny(taught_model_dir, tmp_path / "again", SPEC)
     ear = Heard()
@@ -145,10 +145,10 @@ def test_a_step_once_taken_is_kept_and_an_interrupted_one_begins_anew_to_the_sam
 
 
 def test_it_can_be_cancelled(taught_model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(Cancelled):
-        train_tiny(taught_model_dir, tmp_path, SPEC, Heard(wish_behind=0, wanted=Wish.CANCEL))
+    with pytest.raises(RunCancelled):
+        train_tiny(taught_model_dir, tmp_path, SPEC, Heard(wish_behind=0, wanted=StopRequest.CANCEL))
 
-    assert newest_checkpoint(tmp_path / "train", torch.device("cpu")) is None
+    assert load_newest_checkpoint(tmp_path / "train", torch.device("cpu")) is None
 
 
 def test_of_the_weights_only_the_selected_move(taught_model_dir: Path, tmp_path: Path) -> None:

@@ -6,49 +6,49 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.models.loading import Loaded, load_model
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec.wrappers import Saliency
-from soul_core.training.micro_batching import Unit
-from soul_core.training.saliency import Mask, _lowest_kept, chosen_units, take_mask
-from soul_core.training.step import nll_gradients, trainable
+from soul_core.training.micro_batching import BatchUnit
+from soul_core.training.saliency import SaliencyMask, _lowest_kept, load_or_compute_mask, select_units
+from soul_core.training.step import compute_nll_gradients, get_trainable_parameters
 from tests.fixtures.tiny_training import batcher, examples_of, train_tiny, weights
 
 
 @pytest.fixture(scope="module")
-def loaded(taught_model_dir: Path) -> Loaded:
+def loaded(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
 
-def mask_of(loaded: Loaded, folder: Path, **saliency: Any) -> tuple[Mask, torch.Tensor]:
+def mask_of(loaded: LoadedModel, folder: Path, **saliency: Any) -> tuple[SaliencyMask, torch.Tensor]:
     forget, retain = examples_of(loaded)
     groups = {"forget": forget, "retain": retain}
-    mask = take_mask(loaded, Saliency(**saliency), groups, seed=0, batcher=batcher(), folder=folder)  # type: ignore[arg-type]
-    ones = [torch.ones_like(parameter) for parameter in trainable(loaded)]
-    mask.hide(ones)
+    mask = load_or_compute_mask(loaded, Saliency(**saliency), groups, seed=0, batcher=batcher(), folder=folder)  # type: ignore[arg-type]
+    ones = [torch.ones_like(parameter) for parameter in get_trainable_parameters(loaded)]
+    mask.apply(ones)
     return mask, torch.cat([one.flatten() for one in ones]).bool()
 
 
-def gradient(loaded: Loaded, units: list[Unit]) -> torch.Tensor:
-    return torch.cat([one.flatten() for one in nll_gradients(loaded, units, batcher())[0]])
+def gradient(loaded: LoadedModel, units: list[BatchUnit]) -> torch.Tensor:
+    return torch.cat([one.flatten() for one in compute_nll_gradients(loaded, units, batcher())[0]])
 
 
-def test_it_keeps_the_share_with_the_largest_gradients(loaded: Loaded, tmp_path: Path) -> None:
+def test_it_keeps_the_share_with_the_largest_gradients(loaded: LoadedModel, tmp_path: Path) -> None:
     mask, kept = mask_of(loaded, tmp_path, share=0.1)
 
     forget, _ = examples_of(loaded)
-    size = gradient(loaded, chosen_units("forget", forget, 9, 0)).abs()
-    assert mask.share == pytest.approx(0.1, abs=1e-3)
+    size = gradient(loaded, select_units("forget", forget, 9, 0)).abs()
+    assert mask.trainable_fraction == pytest.approx(0.1, abs=1e-3)
     assert float(size[kept].min()) >= float(size[~kept].max())
 
 
 @pytest.mark.parametrize("score", ["relative", "wagle"])
-def test_the_other_scores_are_their_formulas(loaded: Loaded, tmp_path: Path, score: str) -> None:
+def test_the_other_scores_are_their_formulas(loaded: LoadedModel, tmp_path: Path, score: str) -> None:
     _, kept = mask_of(loaded, tmp_path, share=0.1, score=score, gamma=0.5)
 
     forget, retain = examples_of(loaded)
-    g_f = gradient(loaded, chosen_units("forget", forget, 9, 0))
-    g_r = gradient(loaded, chosen_units("retain", retain, 9, 0))
+    g_f = gradient(loaded, select_units("forget", forget, 9, 0))
+    g_r = gradient(loaded, select_units("retain", retain, 9, 0))
     value = g_f.abs() / (g_r.abs() + 1e-12) if score == "relative" else (weights(loaded) * g_f - g_r * g_f / 0.5).abs()
     assert float(value[kept].min()) >= float(value[~kept].max())
     assert float(kept.double().mean()) == pytest.approx(0.1, abs=1e-3)
@@ -63,7 +63,7 @@ def test_the_lowest_score_kept_is_exact_and_never_zero() -> None:
 
 @pytest.mark.parametrize("optimizer", [{"kind": "sophia", "lr": 1e-3}, {"kind": "adamw", "lr": 1e-3}])
 def test_the_others_stay_to_the_bit_whatever_decays(
-    optimizer: dict[str, Any], loaded: Loaded, taught_model_dir: Path, tmp_path: Path
+    optimizer: dict[str, Any], loaded: LoadedModel, taught_model_dir: Path, tmp_path: Path
 ) -> None:
     spec = {
         "saliency": {"share": 0.1},
@@ -82,10 +82,10 @@ def test_the_others_stay_to_the_bit_whatever_decays(
         assert all(0 <= value <= 1 for value in trained.curves["unclipped_fraction"] if value is not None)
 
 
-def test_of_a_large_set_it_looks_at_as_many_examples_as_asked(loaded: Loaded) -> None:
+def test_of_a_large_set_it_looks_at_as_many_examples_as_asked(loaded: LoadedModel) -> None:
     _, retain = examples_of(loaded)
 
-    chosen, again = (chosen_units("retain", retain, 3, seed=1) for _ in "ab")
+    chosen, again = (select_units("retain", retain, 3, seed=1) for _ in "ab")
 
     assert len(chosen) == 3
     assert chosen == again

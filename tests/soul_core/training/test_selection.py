@@ -7,50 +7,50 @@ import pytest
 import torch
 
 from soul_core.errors import BadSpec
-from soul_core.models.loading import Loaded, load_model
-from soul_core.spec.wrappers import Selection
-from soul_core.training.selection import selected
+from soul_core.models.loading import LoadedModel, load_model
+from soul_core.spec.wrappers import ParameterSelection
+from soul_core.training.selection import select_parameters
 from tests.fixtures.tiny_training import train_tiny
 
 
 @pytest.fixture
-def loaded(taught_model_dir: Path) -> Loaded:
+def loaded(taught_model_dir: Path) -> LoadedModel:
     return load_model(taught_model_dir, device="cpu")
 
 
-def names(loaded: Loaded, **selection: Any) -> set[str]:
-    return selected(loaded.model, Selection(**selection))
+def names(loaded: LoadedModel, **selection: Any) -> set[str]:
+    return select_parameters(loaded.model, ParameterSelection(**selection))
 
 
-def test_by_default_everything_moves(loaded: Loaded) -> None:
+def test_by_default_everything_moves(loaded: LoadedModel) -> None:
     assert names(loaded) == {name for name, _ in loaded.model.named_parameters()}
 
 
-def test_globs_and_regular_expressions_choose_and_exceptions_take_away(loaded: Loaded) -> None:
+def test_globs_and_regular_expressions_choose_and_exceptions_take_away(loaded: LoadedModel) -> None:
     chosen = names(loaded, include=("model.layers.[1-9].mlp.*", r"re:model\.norm\.\w+"), exclude=("*gate_proj*",))
 
     assert chosen == {"model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight"}
 
 
-def test_a_tied_weight_is_meant_by_any_of_its_names(loaded: Loaded) -> None:
+def test_a_tied_weight_is_meant_by_any_of_its_names(loaded: LoadedModel) -> None:
     assert names(loaded, include=("lm_head.weight",)) == {"model.embed_tokens.weight"}
     assert "model.embed_tokens.weight" not in names(loaded, exclude=("lm_head.*",))
 
 
 @pytest.mark.parametrize("place", ["include", "exclude"])
-def test_a_pattern_that_matches_nothing_is_refused_with_near_names(loaded: Loaded, place: str) -> None:
+def test_a_pattern_that_matches_nothing_is_refused_with_near_names(loaded: LoadedModel, place: str) -> None:
     wrong = {"include": ("*",), place: ("model.layers.0.self_attn.qproj.weight",)}
 
     with pytest.raises(BadSpec, match=f"parameters.{place}.0: .* matches no weight; near: .*self_attn.q_proj.weight"):
         names(loaded, **wrong)
 
 
-def test_a_regular_expression_that_is_none_is_refused(loaded: Loaded) -> None:
+def test_a_regular_expression_that_is_none_is_refused(loaded: LoadedModel) -> None:
     with pytest.raises(BadSpec, match=r"parameters.include.0: 're:\(' is no regular expression"):
         names(loaded, include=("re:(",))
 
 
-def test_a_selection_of_nothing_is_refused(loaded: Loaded) -> None:
+def test_a_selection_of_nothing_is_refused(loaded: LoadedModel) -> None:
     with pytest.raises(BadSpec, match="nothing could move"):
         names(loaded, exclude=("*",))
 

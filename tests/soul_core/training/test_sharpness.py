@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.models.loading import Loaded
-from soul_core.training.micro_batching import Item, Unit
-from soul_core.training.sharpness import add_sharp_gradients
-from soul_core.training.step import Losses, nll_gradients, trainable
+from soul_core.models.loading import LoadedModel
+from soul_core.training.micro_batching import BatchItem, BatchUnit
+from soul_core.training.sharpness import add_sharpness_aware_gradients
+from soul_core.training.step import Losses, compute_nll_gradients, get_trainable_parameters
 from tests.fixtures.tiny_derivatives import batcher, flat, small_llama, unflat
 from tests.fixtures.tiny_derivatives import units as both_units
 from tests.fixtures.tiny_training import train_tiny, weights
@@ -17,21 +17,21 @@ from tests.fixtures.tiny_training import train_tiny, weights
 RHO = 0.05
 
 
-def units() -> list[Unit]:
+def units() -> list[BatchUnit]:
     """The first example to forget, the second to keep."""
     first, second = both_units()
-    return [(Item("forget", 0, first[0].example),), second]
+    return [(BatchItem("forget", 0, first[0].example),), second]
 
 
-def ascend_and_keep(loaded: Loaded, at: list[torch.Tensor], chosen: Sequence[Unit]) -> Losses:
+def ascend_and_keep(loaded: LoadedModel, at: list[torch.Tensor], chosen: Sequence[BatchUnit]) -> Losses:
     """Accumulate the gradient of -NLL(forget) + 2 NLL(retain); note the weights it was taken at."""
-    at.append(flat([parameter.detach().clone() for parameter in trainable(loaded)]))
+    at.append(flat([parameter.detach().clone() for parameter in get_trainable_parameters(loaded)]))
     losses = Losses()
     for unit in chosen:
         factor = -1.0 if unit[0].group == "forget" else 2.0
-        before = [parameter.grad for parameter in trainable(loaded)]
-        gradients, _ = nll_gradients(loaded, [unit], batcher())
-        for parameter, old, new in zip(trainable(loaded), before, gradients, strict=True):
+        before = [parameter.grad for parameter in get_trainable_parameters(loaded)]
+        gradients, _ = compute_nll_gradients(loaded, [unit], batcher())
+        for parameter, old, new in zip(get_trainable_parameters(loaded), before, gradients, strict=True):
             parameter.grad = factor * new if old is None else old + factor * new
         losses.total += factor
         setattr(losses, "forget" if factor < 0 else "retain", factor)
@@ -40,20 +40,20 @@ def ascend_and_keep(loaded: Loaded, at: list[torch.Tensor], chosen: Sequence[Uni
 
 def test_it_is_the_forget_gradient_at_the_worst_point_and_the_retain_gradient_at_home() -> None:
     loaded, at = small_llama(), []
-    home = flat([*trainable(loaded)])
+    home = flat([*get_trainable_parameters(loaded)])
 
-    losses = add_sharp_gradients(lambda chosen: ascend_and_keep(loaded, at, chosen), loaded, units(), rho=RHO)
+    losses = add_sharpness_aware_gradients(lambda chosen: ascend_and_keep(loaded, at, chosen), loaded, units(), rho=RHO)
 
     forget, retain = units()
     plain = small_llama()
-    direction = -flat(nll_gradients(plain, [forget], batcher())[0])
-    kept = 2 * flat(nll_gradients(plain, [retain], batcher())[0])
+    direction = -flat(compute_nll_gradients(plain, [forget], batcher())[0])
+    kept = 2 * flat(compute_nll_gradients(plain, [retain], batcher())[0])
     worst = home + RHO * direction / direction.norm()
     with torch.no_grad():
-        for parameter, part in zip(trainable(plain), unflat(plain, worst), strict=True):
+        for parameter, part in zip(get_trainable_parameters(plain), unflat(plain, worst), strict=True):
             parameter.copy_(part)
-    expected = -flat(nll_gradients(plain, [forget], batcher())[0]) + kept
-    torch.testing.assert_close(flat([p.grad for p in trainable(loaded) if p.grad is not None]), expected)
+    expected = -flat(compute_nll_gradients(plain, [forget], batcher())[0]) + kept
+    torch.testing.assert_close(flat([p.grad for p in get_trainable_parameters(loaded) if p.grad is not None]), expected)
     torch.testing.assert_close(at[1], worst)
     assert torch.equal(at[0], home)
     assert torch.equal(at[2], home)
@@ -62,17 +62,17 @@ def test_it_is_the_forget_gradient_at_the_worst_point_and_the_retain_gradient_at
 
 def test_the_weights_come_back_to_the_bit_also_when_the_worst_point_fails() -> None:
     loaded, calls = small_llama(), []
-    home = flat([parameter.detach().clone() for parameter in trainable(loaded)])
+    home = flat([parameter.detach().clone() for parameter in get_trainable_parameters(loaded)])
 
-    def second_fails(chosen: Sequence[Unit]) -> Losses:
+    def second_fails(chosen: Sequence[BatchUnit]) -> Losses:
         if len(calls) == 1:
             raise ZeroDivisionError
         return ascend_and_keep(loaded, calls, chosen)
 
     with pytest.raises(ZeroDivisionError):
-        add_sharp_gradients(second_fails, loaded, units(), rho=RHO)
+        add_sharpness_aware_gradients(second_fails, loaded, units(), rho=RHO)
 
-    assert torch.equal(flat([*trainable(loaded)]), home)
+    assert torch.equal(flat([*get_trainable_parameters(loaded)]), home)
 
 
 def test_a_tiny_radius_is_the_plain_training(taught_model_dir: Path, tmp_path: Path) -> None:

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from soul_core.data.encoding import Example, encode_rows
-from soul_core.data.packing import Packed
-from soul_core.errors import Cancelled, Diverged, Interrupted, OutOfMemory
-from soul_core.events import EventKind, Wish
-from soul_core.models.loading import Loaded, load_model
+from soul_core.data.packing import PackedBatch
+from soul_core.errors import OutOfMemory, RunCancelled, RunInterrupted, TrainingDiverged
+from soul_core.events import EventKind, StopRequest
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import Scores
 from soul_core.spec import JobSpec, Training
 from soul_core.training import step as step_module
 from soul_core.training import trainer as trainer_module
-from soul_core.training.checkpoint import newest_checkpoint
-from soul_core.training.schedule import num_steps, schedule_factor
-from soul_core.training.step import trainable
-from soul_core.training.trainer import Trained, train
+from soul_core.training.checkpoint import load_newest_checkpoint
+from soul_core.training.schedule import compute_lr_factor, compute_num_steps
+from soul_core.training.step import get_trainable_parameters
+from soul_core.training.trainer import TrainingResult, train
 from tests.fixtures.tiny_model import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
@@ -31,21 +31,21 @@ class Ear:
     """Hears everything, and wishes something from a given step on."""
 
     wish_at: int | None = None
-    wanted: Wish = Wish.INTERRUPT
+    wanted: StopRequest = StopRequest.INTERRUPT
     events: list[tuple[EventKind, dict[str, Any]]] = field(default_factory=list)
 
     def emit(self, kind: EventKind, **data: Any) -> None:
         self.events.append((kind, data))
 
-    def wish(self) -> Wish:
+    def stop_request(self) -> StopRequest:
         steps = [data["step"] for kind, data in self.events if kind == "metrics"]
-        return self.wanted if self.wish_at is not None and steps and steps[-1] >= self.wish_at else Wish.NONE
+        return self.wanted if self.wish_at is not None and steps and steps[-1] >= self.wish_at else StopRequest.NONE
 
     def of(self, kind: EventKind) -> list[dict[str, Any]]:
         return [data for each, data in self.events if each == kind]
 
 
-Train = Callable[..., tuple[Trained, Loaded]]
+Train = Callable[..., tuple[TrainingResult, LoadedModel]]
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Train:
         *,
         ear: Ear | None = None,
         state: str = "state",
-        touch: Callable[[Loaded], None] = lambda _: None,
-    ) -> tuple[Trained, Loaded]:
+        touch: Callable[[LoadedModel], None] = lambda _: None,
+    ) -> tuple[TrainingResult, LoadedModel]:
         loaded = load_model(taught_model_dir, device="cpu")
         touch(loaded)
         forget: list[Example] = encode_rows(rows_of(ALL[:3]), loaded.encoder, max_tokens=128)
@@ -76,7 +76,7 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Train:
     return go
 
 
-def weights(loaded: Loaded) -> torch.Tensor:
+def weights(loaded: LoadedModel) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in loaded.model.parameters()])
 
 
@@ -105,7 +105,7 @@ SPECS = {
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Train, spec: dict[str, Any], stopped_at: int) -> None:
     straight, straight_model = run(spec, state="straight")
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         run(spec, ear=Ear(wish_at=stopped_at), state="resumed")
     resumed, resumed_model = run(spec, state="resumed")
 
@@ -136,14 +136,14 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(run: Train, tmp_path: Pat
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(run: Train) -> None:
-    kept: list[Loaded] = []
+    kept: list[LoadedModel] = []
 
-    def ruin(loaded: Loaded) -> None:
+    def ruin(loaded: LoadedModel) -> None:
         with torch.no_grad():
             loaded.model.model.norm.weight[0] = float("inf")
         kept.append(loaded)
 
-    with pytest.raises(Diverged, match="at step 1, before its update"):
+    with pytest.raises(TrainingDiverged, match="at step 1, before its update"):
         run({**SOPHIA, "forget": {"kind": "grad_diff"}}, touch=ruin)
 
     untouched = load_model(kept[0].facts.source, device="cpu")
@@ -153,21 +153,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(run: Train) -> None:
 
 
 def test_curvature_that_is_not_finite_never_reaches_the_weights(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[Loaded] = []
+    kept: list[LoadedModel] = []
 
-    def overflow(loaded: Loaded, *_: Any) -> list[torch.Tensor]:
-        return [torch.full_like(parameter, float("inf")) for parameter in trainable(loaded)]
+    def overflow(loaded: LoadedModel, *_: Any) -> list[torch.Tensor]:
+        return [torch.full_like(parameter, float("inf")) for parameter in get_trainable_parameters(loaded)]
 
-    monkeypatch.setitem(trainer_module.CURVATURES, "gnb", overflow)  # the fault
+    monkeypatch.setitem(trainer_module.CURVATURE_ESTIMATORS, "gnb", overflow)  # the fault
 
-    with pytest.raises(Diverged, match="curvature that is not finite at step 1, before its update"):
+    with pytest.raises(TrainingDiverged, match="curvature that is not finite at step 1, before its update"):
         run(SOPHIA, touch=kept.append)
 
     assert torch.equal(weights(kept[0]), weights(load_model(kept[0].facts.source, device="cpu")))
 
 
 def test_a_run_that_goes_wrong_later_keeps_its_last_good_checkpoint(run: Train, tmp_path: Path) -> None:
-    models: list[Loaded] = []
+    models: list[LoadedModel] = []
 
     class Ruin(Ear):
         def emit(self, kind: EventKind, **data: Any) -> None:
@@ -176,10 +176,10 @@ def test_a_run_that_goes_wrong_later_keeps_its_last_good_checkpoint(run: Train, 
                     models[0].model.model.norm.weight[0] = float("nan")  # the fault
             super().emit(kind, **data)
 
-    with pytest.raises(Diverged, match="at step 7"):
+    with pytest.raises(TrainingDiverged, match="at step 7"):
         run(SOPHIA, ear=Ruin(), touch=models.append)
 
-    found = newest_checkpoint(tmp_path / "state" / "train", torch.device("cpu"))
+    found = load_newest_checkpoint(tmp_path / "state" / "train", torch.device("cpu"))
     assert found is not None
     assert found.state["step"] == 4
     assert all(bool(tensor.isfinite().all()) for name, tensor in found.tensors.items() if name.startswith("parameter"))
@@ -192,7 +192,7 @@ def test_when_memory_runs_out_the_micro_batch_halves_and_the_maths_stays(
     plain, plain_model = run(spec, state="plain")
     score = step_module.score
 
-    def small(model: Any, packed: Packed, **options: Any) -> Scores:
+    def small(model: Any, packed: PackedBatch, **options: Any) -> Scores:
         if packed.token_ids_1T.shape[1] > 70:
             raise torch.OutOfMemoryError("no more")
         return score(model, packed)
@@ -213,7 +213,7 @@ def test_when_memory_runs_out_for_the_curvature_the_same_labels_are_drawn_again(
     plain, _ = run(spec, state="plain")
     score, calls = step_module.score, 0
 
-    def second_fails(model: Any, packed: Packed, **options: Any) -> Scores:
+    def second_fails(model: Any, packed: PackedBatch, **options: Any) -> Scores:
         nonlocal calls
         calls += 1
         if calls == 2:  # the first part is through, and has a gradient that must go
@@ -230,7 +230,7 @@ def test_when_memory_runs_out_for_the_curvature_the_same_labels_are_drawn_again(
 
 
 def test_when_one_sequence_is_too_much_it_says_what_to_do(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(model: Any, packed: Packed, **options: Any) -> Scores:
+    def none(model: Any, packed: PackedBatch, **options: Any) -> Scores:
         raise torch.OutOfMemoryError("no more")
 
     monkeypatch.setattr(step_module, "score", none)  # the fault
@@ -240,8 +240,8 @@ def test_when_one_sequence_is_too_much_it_says_what_to_do(run: Train, monkeypatc
 
 
 def test_a_cancelled_run_writes_no_checkpoint(run: Train, tmp_path: Path) -> None:
-    with pytest.raises(Cancelled):
-        run(SOPHIA, ear=Ear(wish_at=2, wanted=Wish.CANCEL))
+    with pytest.raises(RunCancelled):
+        run(SOPHIA, ear=Ear(wish_at=2, wanted=StopRequest.CANCEL))
 
     assert list((tmp_path / "state").rglob("step-*")) == []
 
@@ -286,7 +286,7 @@ def test_a_gradient_is_clipped_to_its_bound(run: Train) -> None:
 def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule: str, expected: list[float]) -> None:
     spec = JobSpec.model_validate({"training": {"steps": 5, "warmup_steps": 1, "schedule": schedule}})
 
-    assert [schedule_factor(spec, step, 5) for step in range(5)] == pytest.approx(expected, abs=1e-4)
+    assert [compute_lr_factor(spec, step, 5) for step in range(5)] == pytest.approx(expected, abs=1e-4)
 
 
 def test_second_order_fine_tuning_learns_two_examples_in_few_steps(taught_model_dir: Path, tmp_path: Path) -> None:
@@ -316,10 +316,10 @@ def test_second_order_fine_tuning_learns_two_examples_in_few_steps(taught_model_
 def test_epochs_count_over_what_is_unlearned_or_learned() -> None:
     training = Training(epochs=1.5, forget_batch=4, retain_batch=3)
 
-    assert num_steps(training, forget=10, retain=100) == 4
-    assert num_steps(training, forget=0, retain=10) == 5
-    assert num_steps(training, forget=1, retain=0) == 1
-    assert num_steps(Training(steps=7), forget=10, retain=10) == 7
+    assert compute_num_steps(training, num_forget=10, num_retain=100) == 4
+    assert compute_num_steps(training, num_forget=0, num_retain=10) == 5
+    assert compute_num_steps(training, num_forget=1, num_retain=0) == 1
+    assert compute_num_steps(Training(steps=7), num_forget=10, num_retain=10) == 7
 
 
 def test_an_adaptive_curvature_says_its_interval_and_is_taken_sooner_while_unhealthy(run: Train) -> None:

@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.sampling import BatchStream
-from soul_core.events import EventKind, Quiet
-from soul_core.models.loading import Loaded, load_model
+from soul_core.events import EventKind, SilentListener
+from soul_core.models.loading import LoadedModel, load_model
 from soul_core.optimizers.curvature import sample_labels
 from soul_core.spec import JobSpec
-from soul_core.training.checkpoint import Checkpoint, newest_checkpoint
+from soul_core.training.checkpoint import Checkpoint, load_newest_checkpoint
 from soul_core.training.trainer import train
 from tests.fixtures.tiny_model import COUNTRIES, TEACHABLE, make_tiny_model, rows_of
 
@@ -28,7 +28,7 @@ Dtype = Literal["float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
-class Keeper(Quiet):
+class Keeper(SilentListener):
     """Keeps the metrics and the checkpoint of every step."""
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class Keeper(Quiet):
         if kind == "metrics":
             self.metrics.append(data)
         if kind == "checkpoint":
-            found = newest_checkpoint(self.folder / "train", CPU)
+            found = load_newest_checkpoint(self.folder / "train", CPU)
             assert found is not None
             self.checkpoints.append(found)
 
@@ -51,7 +51,7 @@ class Keeper(Quiet):
         return torch.cat([tensors[f"optimizer.{number}.{name}"].flatten() for number in range(count)])
 
 
-def load(folder: Path, dtype: Dtype = "float32") -> tuple[Loaded, list[Example], list[Example]]:
+def load(folder: Path, dtype: Dtype = "float32") -> tuple[LoadedModel, list[Example], list[Example]]:
     torch.set_num_threads(1)
     loaded = load_model(folder, device="cpu", dtype=dtype)
     encoded = (encode_rows(rows_of(names), loaded.encoder, max_tokens=128) for names in (FORGET, RETAIN))
@@ -59,7 +59,7 @@ def load(folder: Path, dtype: Dtype = "float32") -> tuple[Loaded, list[Example],
 
 
 def unlearn(
-    loaded: Loaded, forget_set: list[Example], retain_set: list[Example], state: Path, /, **spec: Any
+    loaded: LoadedModel, forget_set: list[Example], retain_set: list[Example], state: Path, /, **spec: Any
 ) -> Keeper:
     training = {"steps": 5, "checkpoint_every": 1, "forget_batch": 2, "retain_batch": 3}
     keeper = Keeper(state)
@@ -68,13 +68,13 @@ def unlearn(
     return keeper
 
 
-def alone(loaded: Loaded, example: Example) -> torch.Tensor:
+def alone(loaded: LoadedModel, example: Example) -> torch.Tensor:
     """Return the logits of an example's supervised positions, by a plain call of transformers."""
     logits = loaded.model(torch.tensor([example.token_ids]), use_cache=False).logits[0]
-    return torch.as_tensor(logits[example.num_prompt - 1 : -1])
+    return torch.as_tensor(logits[example.num_prompt_tokens - 1 : -1])
 
 
-def gradient(loaded: Loaded, loss: torch.Tensor) -> torch.Tensor:
+def gradient(loaded: LoadedModel, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(loaded.model.parameters()))])
 
 
@@ -85,7 +85,7 @@ def test_curvature_is_of_sampled_labels_not_the_squared_gradient_of_the_loss(
     keeper = unlearn(loaded, forget, retain, tmp_path, optimizer={"kind": "sophia", "lr": 1e-6}, seed=7)
 
     base, forget, retain = load(taught_model_dir)
-    taken = [retain[index] for index in BatchStream(len(retain), 3, 8).next()]
+    taken = [retain[index] for index in BatchStream(len(retain), 3, 8).next_batch()]
     logits_PV = torch.cat([alone(base, example) for example in taken])
     num_positions = len(logits_PV)
     uniform = torch.rand(num_positions, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
@@ -118,20 +118,20 @@ def test_a_warm_start_averages_estimates_of_other_examples(taught_model_dir: Pat
 
     base, _, retain = load(taught_model_dir)
     others = BatchStream(len(retain), 3, 10)
-    batches = [take(retain, 3, 8), *([retain[index] for index in others.next()] for _ in range(2))]
+    batches = [take(retain, 3, 8), *([retain[index] for index in others.next_batch()] for _ in range(2))]
     one, two, three = (fisher(base, batch) for batch in batches)
     torch.testing.assert_close(keeper.optimizer("h", step=1), (one + 2 * two + 4 * three) / 7, rtol=2e-2, atol=1e-6)
 
 
 def take(examples: list[Example], count: int, seed: int) -> list[Example]:
     """Return the first batch of a stream."""
-    return [examples[index] for index in BatchStream(len(examples), count, seed).next()]
+    return [examples[index] for index in BatchStream(len(examples), count, seed).next_batch()]
 
 
-def fisher(base: Loaded, examples: list[Example]) -> torch.Tensor:
+def fisher(base: LoadedModel, examples: list[Example]) -> torch.Tensor:
     """Return the empirical Fisher's diagonal of the examples' answers, one example at a time."""
     logits_PV = torch.cat([alone(base, example) for example in examples])
-    labels_P = torch.tensor([token for example in examples for token in example.token_ids[example.num_prompt :]])
+    labels_P = torch.tensor([token for example in examples for token in example.token_ids[example.num_prompt_tokens :]])
     return len(labels_P) * gradient(base, cross_entropy(logits_PV, labels_P)) ** 2
 
 
@@ -163,9 +163,11 @@ def test_losses_are_means_over_answer_tokens_with_nothing_of_padding_in_them(
 
     base, _, _ = load(taught_model_dir)
     for name, examples, batch, seed in (("forget_loss", forget, 2, 7), ("retain_loss", retain, 3, 8)):
-        taken = [examples[index] for index in BatchStream(len(examples), batch, seed).next()]
+        taken = [examples[index] for index in BatchStream(len(examples), batch, seed).next_batch()]
         logits_PV = torch.cat([alone(base, example) for example in taken])
-        labels_P = torch.tensor([token for example in taken for token in example.token_ids[example.num_prompt :]])
+        labels_P = torch.tensor(
+            [token for example in taken for token in example.token_ids[example.num_prompt_tokens :]]
+        )
         nll = float(cross_entropy(logits_PV, labels_P).detach())
         assert keeper.metrics[0][name] == pytest.approx(-nll if name == "forget_loss" else nll, rel=1e-3)
 

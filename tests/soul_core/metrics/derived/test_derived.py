@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from soul_core.catalogue import CATALOGUE, row_metrics
-from soul_core.metrics.aggregate import Resampling, summarise
-from soul_core.metrics.derived import DERIVED, derive
+from soul_core.catalogue import METRIC_CATALOG, select_row_metrics
+from soul_core.metrics.aggregate import Resampling, summarize
+from soul_core.metrics.derived import DERIVED_METRICS, add_derived_metrics
 from soul_core.report import MetricValue, ModelMeasurements
 from soul_core.spec import ALL, Evaluation
 
-RESAMPLING = Resampling(resamples=400, confidence=0.95, seed=0)
+RESAMPLING = Resampling(num_resamples=400, confidence=0.95, seed=0)
 RNG = np.random.default_rng(3)
 
 
@@ -19,7 +19,7 @@ def model(**sets: dict[str, list[float | None]]) -> ModelMeasurements:
     return ModelMeasurements(
         sets={
             name: {
-                metric: summarise(values, RESAMPLING, aggregate=CATALOGUE[metric].aggregate_on(name))
+                metric: summarize(values, RESAMPLING, aggregate=METRIC_CATALOG[metric].get_aggregate(name))
                 for metric, values in metrics.items()
             }
             for name, metrics in sets.items()
@@ -32,7 +32,7 @@ def derived(
     metric: str, measured: ModelMeasurements, reference: ModelMeasurements | None = None, *, home: str = "forget"
 ) -> MetricValue:
     evaluation = Evaluation(metrics=(metric,), bootstrap=400)
-    return derive(measured, reference, evaluation, 0).sets[home][metric]
+    return add_derived_metrics(measured, reference, evaluation, 0).sets[home][metric]
 
 
 def membership(forget: list[float], holdout: list[float], *, score: str = "loss") -> ModelMeasurements:
@@ -51,8 +51,10 @@ def utility_sets(probability: float = 0.8, *, rows: int = 6) -> dict[str, dict[s
 
 
 def test_table_and_catalogue_name_the_same_metrics() -> None:
-    assert list(DERIVED) == [name for name, entry in CATALOGUE.items() if entry.scope != "row"]
-    assert all(CATALOGUE[metric].scope == "row" for name in DERIVED for _, metric in CATALOGUE[name].rests_on)
+    assert list(DERIVED_METRICS) == [name for name, entry in METRIC_CATALOG.items() if entry.scope != "row"]
+    assert all(
+        METRIC_CATALOG[metric].scope == "row" for name in DERIVED_METRICS for _, metric in METRIC_CATALOG[name].rests_on
+    )
 
 
 def test_members_with_less_loss_are_found_and_equal_ones_are_not() -> None:
@@ -184,13 +186,20 @@ def test_a_reference_measured_on_other_rows_is_not_compared() -> None:
 
 
 def test_without_a_forget_set_its_metrics_are_left_out() -> None:
-    found = derive(model(retain={"loss": [1.0]}), None, Evaluation(metrics=("mia_loss", "model_utility")), 0)
+    found = add_derived_metrics(
+        model(retain={"loss": [1.0]}), None, Evaluation(metrics=("mia_loss", "model_utility")), 0
+    )
     assert set(found.sets) == {"retain", ALL}
 
 
 def test_the_row_metrics_a_derived_one_is_made_of_are_measured_where_they_are_needed() -> None:
     metrics = ("probability", "mia_min_k", "model_utility")
-    assert row_metrics(metrics, "forget") == ("probability", "min_k")
-    assert row_metrics(metrics, "holdout") == ("probability", "min_k")
-    assert row_metrics(metrics, "world_facts") == ("probability", "probability_normalised", "rouge_l", "truth_ratio")
-    assert row_metrics(metrics, "general") == ("probability",)
+    assert select_row_metrics(metrics, "forget") == ("probability", "min_k")
+    assert select_row_metrics(metrics, "holdout") == ("probability", "min_k")
+    assert select_row_metrics(metrics, "world_facts") == (
+        "probability",
+        "probability_normalised",
+        "rouge_l",
+        "truth_ratio",
+    )
+    assert select_row_metrics(metrics, "general") == ("probability",)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soul_core.errors import BadSpec, Diverged, Interrupted
-from soul_core.events import Wish
+from soul_core.errors import BadSpec, RunInterrupted, TrainingDiverged
+from soul_core.events import StopRequest
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
@@ -39,18 +39,18 @@ def spec(trials: int = 1, *, strategy: dict[str, Any] | None = None, **changes: 
 
 
 @pytest.fixture(scope="module")
-def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("sets")
     names = {"forget": FORGET, "retain": RETAIN}
-    return Inputs(
+    return RunInputs(
         model=str(taught_model_dir),
-        sets={name: write_rows(folder / f"{name}.jsonl", countries) for name, countries in names.items()},
+        dataset_paths={name: write_rows(folder / f"{name}.jsonl", countries) for name, countries in names.items()},
     )
 
 
 @pytest.fixture(scope="module")
-def tofu_like(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def tofu_like(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     """Every set that model utility reads, each row with a wrong answer; and one the model has no answer to."""
     folder = tmp_path_factory.mktemp("tofu")
 
@@ -65,10 +65,10 @@ def tofu_like(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Input
     unknown = folder / "unknown.jsonl"
     unknown.write_text(json.dumps({"prompt": question("Chad"), "completion": "It is Ndjamena."}))
     sets = {"retain": RETAIN[:2], "real_authors": RETAIN[2:4], "world_facts": RETAIN[4:]}
-    return Inputs(
+    return RunInputs(
         model=inputs.model,
-        sets={
-            "forget": inputs.sets["forget"],
+        dataset_paths={
+            "forget": inputs.dataset_paths["forget"],
             "unknown": unknown,
             **{name: write(name, countries) for name, countries in sets.items()},
         },
@@ -88,7 +88,7 @@ def shown(report: Report) -> list[dict[str, Any]]:
     return [trial.model_dump(exclude={"seconds"}) for trial in report.trials]
 
 
-def test_a_search_ends_at_the_first_look_that_holds_all_criteria(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_search_ends_at_the_first_look_that_holds_all_criteria(inputs: RunInputs, tmp_path: Path) -> None:
     criteria = [
         {"set": "forget", "metric": "probability", "at_most": 0.6, "relative_to_base": True},
         {"set": "retain", "metric": "probability", "at_least": 0.3, "relative_to_base": True},
@@ -110,7 +110,7 @@ def test_a_search_ends_at_the_first_look_that_holds_all_criteria(inputs: Inputs,
     assert forget == pytest.approx(last.values["forget probability"], rel=1e-4)
 
 
-def test_a_search_can_hold_a_floor_of_utility(tofu_like: Inputs, tmp_path: Path) -> None:
+def test_a_search_can_hold_a_floor_of_utility(tofu_like: RunInputs, tmp_path: Path) -> None:
     listener = Recorder()
     criteria = [
         {"set": "forget", "metric": "probability", "at_most": 0.6, "relative_to_base": True},
@@ -144,7 +144,7 @@ def test_a_search_can_hold_a_floor_of_utility(tofu_like: Inputs, tmp_path: Path)
     ],
 )
 def test_a_search_for_what_its_rows_do_not_allow_is_refused_before_any_trial(
-    criterion: dict[str, Any], message: str, tofu_like: Inputs, tmp_path: Path
+    criterion: dict[str, Any], message: str, tofu_like: RunInputs, tmp_path: Path
 ) -> None:
     listener = Recorder()
     metrics = {"metrics": [criterion["metric"]]}
@@ -163,7 +163,7 @@ def test_a_search_for_what_its_rows_do_not_allow_is_refused_before_any_trial(
 @pytest.mark.parametrize("lora", [None, {"rank": 2, "base_weights": "bfloat16"}, {"rank": 2, "output": "adapter"}])
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_the_best_look_is_kept_as_if_the_training_had_ended_there(
-    lora: dict[str, Any] | None, inputs: Inputs, tmp_path: Path
+    lora: dict[str, Any] | None, inputs: RunInputs, tmp_path: Path
 ) -> None:
     worse_each_step = {"optimizer": {"kind": "sophia", "lr": 1e-3}, "retain": {"kind": "nll", "weight": 1.0}}
 
@@ -179,7 +179,7 @@ def test_the_best_look_is_kept_as_if_the_training_had_ended_there(
 
 
 def test_a_trial_that_diverges_keeps_its_good_look(
-    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
     monkeypatch.setattr(trainer, "schedule_factor", lambda _, step, __: 1.0 if step < 6 else float("inf"))  # the fault
@@ -194,17 +194,17 @@ def test_a_trial_that_diverges_keeps_its_good_look(
 
 
 def test_a_search_whose_every_trial_diverges_says_so(
-    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
     # the fault; the look behind step 4 finds no numbers, step 5 diverges
     monkeypatch.setattr(trainer, "schedule_factor", lambda _, step, __: 1.0 if step < EVERY - 1 else float("inf"))
 
-    with pytest.raises(Diverged, match=r"every trial diverged before a look; lower optimizer\.lr"):
+    with pytest.raises(TrainingDiverged, match=r"every trial diverged before a look; lower optimizer\.lr"):
         run(spec(2), inputs, tmp_path)
 
 
-def test_an_interrupted_search_goes_on_to_the_same_end(inputs: Inputs, tmp_path: Path) -> None:
+def test_an_interrupted_search_goes_on_to_the_same_end(inputs: RunInputs, tmp_path: Path) -> None:
     searching = spec(
         5,
         strategy={"lr": [1e-4, 6e-3], "retain_weight": [1, 5], "check_every": 3},
@@ -213,9 +213,11 @@ def test_an_interrupted_search_goes_on_to_the_same_end(inputs: Inputs, tmp_path:
         seed=20,
     )
     whole = run(searching, inputs, tmp_path / "whole")
-    stop = Recorder(Wish.INTERRUPT, lambda kind, data: "trial 5" in str(stop.of("log")) and data.get("step") == 8)
+    stop = Recorder(
+        StopRequest.INTERRUPT, lambda kind, data: "trial 5" in str(stop.of("log")) and data.get("step") == 8
+    )
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         run(searching, inputs, tmp_path / "parts", listener=stop)
     resumed = run(searching, inputs, tmp_path / "parts")
 
@@ -228,7 +230,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end(inputs: Inputs, tmp_path:
 
 
 def test_no_trial_begins_after_the_seconds_even_if_they_were_spent_before_an_interruption(
-    inputs: Inputs, tmp_path: Path
+    inputs: RunInputs, tmp_path: Path
 ) -> None:
     searching = spec(3, strategy={"seconds": 500})
     trials = tmp_path / ".state" / "search" / "trials.json"
@@ -239,8 +241,8 @@ def test_no_trial_begins_after_the_seconds_even_if_they_were_spent_before_an_int
             on_disk.extend(json.loads(trials.read_text()))
         return bool(on_disk)
 
-    with pytest.raises(Interrupted):
-        run(searching, inputs, tmp_path, listener=Recorder(Wish.INTERRUPT, at_step_6))
+    with pytest.raises(RunInterrupted):
+        run(searching, inputs, tmp_path, listener=Recorder(StopRequest.INTERRUPT, at_step_6))
     assert list(on_disk[0]["looks"]) == [f"{EVERY}"]  # written as they happen: nobody asks a process that is killed
     (written,) = json.loads(trials.read_text())
     assert 0 < written["seconds"] < 500

@@ -11,11 +11,11 @@ from peft.utils.merge_utils import ties
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from soul_core.errors import Diverged
+from soul_core.errors import TrainingDiverged
 from soul_core.pipeline.strategies import STRATEGIES
-from soul_core.pipeline.strategies.merging import mean_change, ties_change
+from soul_core.pipeline.strategies.merging import merge_mean, merge_ties
 from soul_core.report import Report
-from soul_core.run import Inputs, run
+from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from tests.fixtures.tiny_model import COUNTRIES, write_rows
 from tests.soul_core.spec.test_methods_docs import kinds
@@ -40,13 +40,13 @@ def spec(**changes: Any) -> JobSpec:
 
 
 @pytest.fixture(scope="module")
-def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("sets")
     names = {"forget": list(COUNTRIES)[:4], "retain": list(COUNTRIES)[4:]}
-    return Inputs(
+    return RunInputs(
         model=str(taught_model_dir),
-        sets={name: write_rows(folder / f"{name}.jsonl", countries) for name, countries in names.items()},
+        dataset_paths={name: write_rows(folder / f"{name}.jsonl", countries) for name, countries in names.items()},
     )
 
 
@@ -70,7 +70,7 @@ MEMBERS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def changes(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
+def changes(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
     """What each of MEMBERS changes in the weights when it is a job of its own."""
     base, found = load_file(Path(inputs.model) / "model.safetensors"), []
     for member in MEMBERS:
@@ -82,9 +82,9 @@ def changes(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> list[di
     return found
 
 
-@pytest.mark.parametrize(("merge", "of"), [("mean", mean_change), ("ties", partial(ties_change, density=0.3))])
+@pytest.mark.parametrize(("merge", "of"), [("mean", merge_mean), ("ties", partial(merge_ties, density=0.3))])
 def test_an_ensemble_is_the_base_plus_the_merged_changes_of_its_recipes(
-    changes: list[dict[str, torch.Tensor]], inputs: Inputs, tmp_path: Path, merge: str, of: Any
+    changes: list[dict[str, torch.Tensor]], inputs: RunInputs, tmp_path: Path, merge: str, of: Any
 ) -> None:
     ensemble = {"kind": "ensemble", "members": MEMBERS, "merge": merge, "density": 0.3}
 
@@ -101,7 +101,7 @@ def test_an_ensemble_is_the_base_plus_the_merged_changes_of_its_recipes(
     assert report.run.steps == 12 + 12 + 6 + 4
 
 
-def test_the_best_of_two_recipes_is_the_one_nearer_to_the_criteria(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_best_of_two_recipes_is_the_one_nearer_to_the_criteria(inputs: RunInputs, tmp_path: Path) -> None:
     idle = {"optimizer": {"lr": 1e-9}}
 
     report: Report = run(
@@ -112,7 +112,7 @@ def test_the_best_of_two_recipes_is_the_one_nearer_to_the_criteria(inputs: Input
     assert (report.trials[0].shortfall or 0) > (report.trials[1].shortfall or 0)
 
 
-def test_a_recipe_that_diverges_is_reported_and_the_others_make_the_result(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_recipe_that_diverges_is_reported_and_the_others_make_the_result(inputs: RunInputs, tmp_path: Path) -> None:
     far_too_high = {"kind": "adamw", "lr": 1.0, "beta2": 0.0}
     runaway = {"optimizer": far_too_high, "training": {"steps": 100, "forget_batch": 1}}
     quiet = {"seed": 1}
@@ -122,16 +122,16 @@ def test_a_recipe_that_diverges_is_reported_and_the_others_make_the_result(input
     assert [(trial.outcome == "diverged", trial.chosen) for trial in report.trials] == [(True, False), (False, True)]
     kept = report.models["unlearned"].sets["retain"]["probability"].value
     assert kept == pytest.approx(report.trials[1].values["retain probability"], rel=1e-4)
-    with pytest.raises(Diverged, match="1 of 2 recipes diverged, and 'mean' needs more than are left"):
+    with pytest.raises(TrainingDiverged, match="1 of 2 recipes diverged, and 'mean' needs more than are left"):
         run(spec(strategy={"kind": "ensemble", "members": [runaway, quiet]}), inputs, tmp_path / "mean")
 
 
 def test_ties_elects_signs_and_averages_those_that_agree() -> None:
     changes = [torch.tensor([3.0, -1.0, 0.1, 2.0]), torch.tensor([1.0, 4.0, 0.0, -2.0])]
 
-    assert ties_change(changes, density=0.5).tolist() == [3.0, 4.0, 0.0, 0.0]
-    assert ties_change(changes, density=1.0).tolist() == pytest.approx([2.0, 4.0, 0.1, 0.0])
-    assert mean_change(changes).tolist() == pytest.approx([2.0, 1.5, 0.05, 0.0])
+    assert merge_ties(changes, density=0.5).tolist() == [3.0, 4.0, 0.0, 0.0]
+    assert merge_ties(changes, density=1.0).tolist() == pytest.approx([2.0, 4.0, 0.1, 0.0])
+    assert merge_mean(changes).tolist() == pytest.approx([2.0, 1.5, 0.05, 0.0])
 
 
 @pytest.mark.filterwarnings("ignore:The density 1.0:UserWarning")
@@ -139,7 +139,7 @@ def test_ties_elects_signs_and_averages_those_that_agree() -> None:
 def test_ties_is_that_of_peft_for_one_tensor(density: float) -> None:
     changes = list(torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(0)))
     theirs = ties(changes, torch.ones(3), density)
-    torch.testing.assert_close(ties_change(changes, density=density), theirs)
+    torch.testing.assert_close(merge_ties(changes, density=density), theirs)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_ties_is_that_of_peft_for_one_tensor(density: float) -> None:
     ],
 )
 def test_what_a_recipe_cannot_do_is_told_before_another_is_trained(
-    inputs: Inputs, tmp_path: Path, member: dict[str, Any], claim: str
+    inputs: RunInputs, tmp_path: Path, member: dict[str, Any], claim: str
 ) -> None:
     wrong = spec(strategy={"kind": "ensemble", "members": [{}, member]})
 
