@@ -56,17 +56,17 @@ def authenticate(request: Request, session: Session) -> Caller:
     """Return the caller; raise 401 for a missing, malformed, unknown, revoked or expired key."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
-        raise _unauthorised("send an API key: Authorization: Bearer soul_...")
+        raise _unauthorized("send an API key: Authorization: Bearer soul_...")
     match = _KEY.fullmatch(text.strip())
     key = keys.get_active(session, match[1]) if match else None
     if match is None or key is None or not hmac.compare_digest(_sha256(match[2]), key.secret_sha256):
-        raise _unauthorised("this API key is unknown, revoked or expired")
+        raise _unauthorized("this API key is unknown, revoked or expired")
     keys.touch(session, key)
     return Caller(key.tenant_id, key.id, frozenset(key.scopes))
 
 
-def _unauthorised(detail: str) -> ServiceError:
-    return ServiceError(401, "unauthorised", detail, headers={"WWW-Authenticate": 'Bearer realm="soul"'})
+def _unauthorized(detail: str) -> ServiceError:
+    return ServiceError(401, "unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="soul"'})
 
 
 def _sha256(secret: str) -> str:

@@ -53,7 +53,7 @@ def _row(steps: Steps, models: TofuModels, data: str, seed: int, lr: float) -> l
     spec |= {"attacks": [], "criteria": [], "evaluation": make_trial_evaluation(budget)}
     sets = {name: models.tofu.evaluation_sets[name] for name in EVALUATION_SET_NAMES}
     log = evaluate_retrained_model(steps, models, budget, seed=seed)
-    job = EngineRun(spec, models.target, sets, model_name="tofu-target", reference_log=log)
+    job = EngineRun(spec, models.target, sets, model_name="tofu-target", retrained_log=log)
     report = load_report(run_engine_once(steps, f"curvature-{data}-{seed}-{lr:g}", job))
     unclipped = [value for value in report["run"]["curves"]["unclipped_fraction"] if value is not None]
     return [

@@ -31,7 +31,7 @@ class EngineFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class EngineRun:
-    """One run of the engine: the recipe and what it reads. `also` are models measured beside it; `reference_log` is
+    """One run of the engine: the recipe and what it reads. `also` are models measured beside it; `retrained_log` is
     what an earlier run measured of the retrained one. `threads`: its share of the cores, for benchmarks run two side by
     side, which is faster than one on all of them.
     """
@@ -41,7 +41,7 @@ class EngineRun:
     sets: Mapping[str, Path]
     compared_models: Mapping[str, Path] = field(default_factory=dict)
     model_name: str = "model"
-    reference_log: Path | None = None
+    retrained_log: Path | None = None
     threads: int = max(1, (os.cpu_count() or 1) // MAX_PARALLEL_RUNS)
 
     def make_key(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class EngineRun:
             "model": compute_path_digest(self.model),
             "sets": {name: compute_path_digest(path) for name, path in self.sets.items()},
             "also": {name: compute_path_digest(path) for name, path in self.compared_models.items()},
-            **({"reference_log": compute_path_digest(self.reference_log)} if self.reference_log else {}),
+            **({"retrained_log": compute_path_digest(self.retrained_log)} if self.retrained_log else {}),
         }
 
 
@@ -95,7 +95,7 @@ def _run_here(folder: Path, job: EngineRun, steps: Steps) -> dict[str, float]:
         job.sets,
         model_name=job.model_name,
         compared_models=models,
-        retrained_log_path=job.reference_log,
+        retrained_log_path=job.retrained_log,
     )
     try:
         run(JobSpec.model_validate(job.spec), inputs, folder / "out", state_folder=folder / "state")
@@ -138,11 +138,11 @@ def _command(folder: Path, job: EngineRun) -> list[str]:
     command += ["--model-name", job.model_name, "--out", str(folder / "out"), "--state", str(folder / "state")]
     for name, path in job.sets.items():
         named = name in {"forget", "retain", "train", "holdout", "general"}
-        command += [f"--{name}", str(path)] if named else ["--set", f"{name}={path}"]
+        command += [f"--{name}", str(path)] if named else ["--dataset", f"{name}={path}"]
     for name, path in job.compared_models.items():
-        command += ["--also", f"{name}={path}"]
-    if job.reference_log:
-        command += ["--reference-log", str(job.reference_log)]
+        command += ["--compare", f"{name}={path}"]
+    if job.retrained_log:
+        command += ["--retrained-log", str(job.retrained_log)]
     return command
 
 

@@ -43,7 +43,7 @@ OTHER_RECIPES: dict[str, Spec] = {
 RATES = (1e-4, 3e-4)
 #: Adapters of rank 16 learn at ten times the rate of whole weights: at the same rate they barely forget.
 _LORA_FACTOR = 10
-_METRICS = ("probability", "rouge_l", "truth_ratio", "probability_normalised", "forget_quality", "model_utility")
+_METRICS = ("probability", "rouge_l", "truth_ratio", "probability_normalized", "forget_quality", "model_utility")
 _HEAD = ("recipe", "lr", "forget quality (p)", "probability", "ROUGE-L", "truth ratio", "utility", "CPU s")
 
 
@@ -119,7 +119,7 @@ def _own_settings(objective: str) -> Spec:
     if objective == "rmu":
         return {"retain": {"kind": "rmu_retain"}}
     if objective == "altpo":
-        return {"forget": {"kind": "altpo", "alternates": "held_back", "max_new_tokens": 48}}
+        return {"forget": {"kind": "altpo", "alternates": "constrained", "max_new_tokens": 48}}
     return {} if objective in _SUMMED else {"retain": {"kind": "nll"}}
 
 
@@ -138,7 +138,7 @@ def _outcome(
         out = tuned.best.out
         if whole:
             job = EngineRun(
-                _measured(tuned.spec, budget), models.target, _sets(models), {"reference": models.retrained}
+                _measured(tuned.spec, budget), models.target, _sets(models), {"retrained": models.retrained}
             )
             out = run_engine_once(steps, f"quality-{step}", job)
     except EngineFailure as failure:
@@ -162,7 +162,7 @@ def _measured(spec: Spec, budget: Budget) -> Spec:
             "metrics": _METRICS,
             "max_examples": budget.report_rows,
             "max_new_tokens": budget.max_new_tokens,
-            "side_by_side": 0,
+            "num_answer_samples": 0,
         },
     }
 
@@ -193,7 +193,7 @@ def _text(command: str, outcomes: list[RecipeResult], budget: Budget) -> str:
     return f"{describe_run(command)}\n\n{format_table(_HEAD, rows)}\n\n{note}"
 
 
-_YARDSTICKS = (("target", "base"), ("retrained", "reference"))
+_YARDSTICKS = (("target", "base"), ("retrained", "retrained"))
 
 
 def _values(report: dict[str, Any], model: str) -> list[str | float | None]:

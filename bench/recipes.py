@@ -21,7 +21,7 @@ RETAIN_WEIGHT = 20.0
 #: A trial counts while the model is as useful as this share of the target's utility.
 MIN_UTILITY_FRACTION = 0.95
 #: What a trial is chosen by.
-TRIAL_METRICS = ("probability", "rouge_l", "truth_ratio", "probability_normalised", "forget_quality", "model_utility")
+TRIAL_METRICS = ("probability", "rouge_l", "truth_ratio", "probability_normalized", "forget_quality", "model_utility")
 
 #: Sets that trials and checks are measured on.
 EVALUATION_SET_NAMES = ("forget", "retain", "real_authors", "world_facts")
@@ -96,7 +96,7 @@ def tune(steps: Steps, name: str, spec: Spec, models: TofuModels, budget: Budget
             "criteria": [],
             "evaluation": make_trial_evaluation(budget),
         }
-        job = EngineRun(of_trial, models.target, sets, model_name="tofu-target", reference_log=log)
+        job = EngineRun(of_trial, models.target, sets, model_name="tofu-target", retrained_log=log)
         try:
             out = run_engine_once(steps, f"trial-{name}-{lr:g}", job)
         except EngineFailure as error:
@@ -130,7 +130,7 @@ def evaluate_retrained_model(steps: Steps, models: TofuModels, budget: Budget, *
     """Measure the retrained model once, as trials are measured, and return its log."""
     audit = {"kind": "evaluate", "seed": seed, "attacks": [], "evaluation": make_trial_evaluation(budget)}
     sets = {one: models.tofu.evaluation_sets[one] for one in EVALUATION_SET_NAMES}
-    job = EngineRun(audit, models.target, sets, {"reference": models.retrained}, model_name="tofu-target")
+    job = EngineRun(audit, models.target, sets, {"retrained": models.retrained}, model_name="tofu-target")
     return run_engine_once(steps, f"yardstick-{models.tofu.folder.name}-{seed}", job) / "logs" / "reference.json"
 
 
@@ -140,7 +140,7 @@ def make_trial_evaluation(budget: Budget) -> dict[str, Any]:
         "metrics": TRIAL_METRICS,
         "max_examples": budget.trial_rows,
         "max_new_tokens": budget.max_new_tokens,
-        "side_by_side": 0,
+        "num_answer_samples": 0,
         "bootstrap": 0,
     }
 

@@ -144,7 +144,7 @@ def _spec(recipe: Mapping[str, Any], batch: int, lr: float, seed: int) -> Spec:
         "seed": seed,
         "optimizer": {**spec.get("optimizer", {"kind": "sophia"}), "lr": lr},
         "training": {**spec["training"], "forget_batch": batch, "retain_batch": batch},
-        "evaluation": {**spec.get("evaluation", {}), "max_new_tokens": 32, "side_by_side": 0},
+        "evaluation": {**spec.get("evaluation", {}), "max_new_tokens": 32, "num_answer_samples": 0},
         "attacks": [],
     }
 

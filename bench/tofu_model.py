@@ -174,7 +174,7 @@ def finetune(steps: Steps, name: str, size: Size, epochs: float, initial: Path, 
             "warmup_steps": min(size.warmup_steps, num_steps // 10),
             "checkpoint_every": max(1, num_steps // 10),
         },
-        "evaluation": {"metrics": ["probability", "exact_memorisation"], "max_examples": 200, "side_by_side": 0},
+        "evaluation": {"metrics": ["probability", "exact_memorization"], "max_examples": 200, "num_answer_samples": 0},
     }
     return run_engine_once(steps, name, EngineRun(spec, initial, {"train": train}, model_name=name))
 

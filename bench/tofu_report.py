@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines = [*(one.result()[0] for one in unlearned), *(one.result() for one in audits), ruined.result()]
     tuned = {line.title: one.result()[1] for line, one in zip(lines, unlearned, strict=False)}
     first = lines[0].out
-    lines = [TableRow("target", first, "base"), TableRow("retrained", first, "reference"), *lines]
+    lines = [TableRow("target", first, "base"), TableRow("retrained", first, "retrained"), *lines]
     write_between(args.results, "tofu_report", _text(args.size, lines, tuned, models))
     if args.example:
         _copy_example(next(line.out for line in lines if line.title == "NPO, Sophia"), args.example)
@@ -120,7 +120,7 @@ class _Bench:
             {**tuned.spec, "evaluation": _evaluation(self.budget), "criteria": CRITERIA, "attacks": ATTACKS},
             self.models.target,
             self.models.tofu.evaluation_sets,
-            {"reference": self.models.retrained},
+            {"retrained": self.models.retrained},
             model_name="tofu-target",
         )
         return TableRow(title, run_engine_once(self.steps, f"report-{_slug(title)}", job), "unlearned"), tuned
@@ -128,7 +128,7 @@ class _Bench:
     def audited(self, title: str, model: Path) -> TableRow:
         """Audit a model by the criteria of unlearning, the target as its base."""
         spec = {"kind": "evaluate", "seed": self.seed, **_check(self.budget)}
-        return TableRow(title, self._run(_slug(title), spec, model, {"base": self.models.target}), "audited")
+        return TableRow(title, self._run(_slug(title), spec, model, {"base": self.models.target}), "evaluated")
 
     def ruined(self) -> TableRow:
         """Run gradient ascent far too long, and judge what is left."""
@@ -142,7 +142,7 @@ class _Bench:
 
     def _run(self, step: str, spec: Spec, model: Path, also: dict[str, Path]) -> Path:
         sets = {name: self.models.tofu.evaluation_sets[name] for name in EVALUATION_SET_NAMES}
-        job = EngineRun(spec, model, sets, also, model_name=model.parents[1].name, reference_log=self.log)
+        job = EngineRun(spec, model, sets, also, model_name=model.parents[1].name, retrained_log=self.log)
         return run_engine_once(self.steps, step, job)
 
 
@@ -183,7 +183,7 @@ def _text(size: str, lines: list[TableRow], tuned: dict[str, TunedRecipe], model
 
 def _row(line: TableRow) -> list[str | float | None]:
     report = load_report(line.out)
-    own = line.model in {"unlearned", "audited"}
+    own = line.model in {"unlearned", "evaluated"}
     relearned = next((one for one in report["attacks"] if one["label"] == "relearn"), None)
     under = relearned and relearned["under"].get(line.model, {}).get("forget", {}).get("probability")
     return [

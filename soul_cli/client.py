@@ -134,10 +134,10 @@ class SoulClient:
         datasets: Mapping[str, str],
         spec: Mapping[str, Any],
         models: Mapping[str, str] | None = None,
-        reference: Mapping[str, Any] | None = None,
+        retrained: Mapping[str, Any] | None = None,
     ) -> Estimate:
         """Ask what a job would cost and whether it would be taken. Charges nothing."""
-        body = _body(model_id=model_id, datasets=datasets, spec=spec, models=models, reference=reference)
+        body = _body(model_id=model_id, datasets=datasets, spec=spec, models=models, retrained=retrained)
         return self._one(Estimate, "POST", "/v1/estimates", json=body)
 
     def submit(
@@ -147,7 +147,7 @@ class SoulClient:
         datasets: Mapping[str, str],
         spec: Mapping[str, Any],
         models: Mapping[str, str] | None = None,
-        reference: Mapping[str, Any] | None = None,
+        retrained: Mapping[str, Any] | None = None,
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -156,7 +156,7 @@ class SoulClient:
         `models` are measured beside its own (name -> model id); `reference` says where the retrained one comes from,
         as {"kind": "retrain", "model_id": ...}.
         """
-        body = _body(model_id=model_id, datasets=datasets, spec=spec, models=models, reference=reference, name=name)
+        body = _body(model_id=model_id, datasets=datasets, spec=spec, models=models, retrained=retrained, name=name)
         return self._post_job("/v1/jobs", body, idempotency_key)
 
     def evaluate(
@@ -166,13 +166,13 @@ class SoulClient:
         datasets: Mapping[str, str],
         spec: Mapping[str, Any] | None = None,
         models: Mapping[str, str] | None = None,
-        reference: Mapping[str, Any] | None = None,
+        retrained: Mapping[str, Any] | None = None,
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Measure a model, and others beside it, without changing any. What comes back is a job like others."""
         given = spec or {}
-        body = _body(model_id=model_id, datasets=datasets, spec=given, models=models, reference=reference, name=name)
+        body = _body(model_id=model_id, datasets=datasets, spec=given, models=models, retrained=retrained, name=name)
         return self._post_job("/v1/evaluations", body, idempotency_key)
 
     def list_evaluations(self, *, status: str | None = None, limit: int | None = None) -> Iterator[Job]:

@@ -31,8 +31,8 @@ EVALUATE_EXAMPLE = """\
 Before and after, side by side, on any data:
 
 \b
-  soul evaluate --model job_... --also before=./SmolLM2-135M-Instruct \\
-    --set capitals=examples/neighbours.jsonl --metrics probability,rouge_l \\
+  soul evaluate --model job_... --compare before=./SmolLM2-135M-Instruct \\
+    --dataset capitals=examples/neighbors.jsonl --metrics probability,rouge_l \\
     --attacks none --watch
 """
 
@@ -57,9 +57,9 @@ def evaluate(
         typer.Option(help="Kinds from `soul methods`, with commas; none: no attack.", show_default="cheap ones"),
     ] = None,
     spec: SpecOption = None,
-    set_spec: OverrideOption = None,
-    reference: ReferenceOption = None,
-    reference_log: LogOption = None,
+    option: OverrideOption = None,
+    retrained: ReferenceOption = None,
+    retrained_log: LogOption = None,
     revision: RevisionOption = None,
     name: NameOption = None,
     idempotency_key: IdempotencyOption = None,
@@ -74,10 +74,10 @@ def evaluate(
         wanted = JobRequest(
             model=model,
             revision=revision,
-            models=parse_sets(also or (), option="--also"),
+            models=parse_sets(also or (), option="--compare"),
             sets=collect_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
-            spec=_audit_spec(make_spec(spec, set_spec or ()), metrics, attacks),
-            reference=make_reference(reference, None, reference_log, None),
+            spec=_audit_spec(make_spec(spec, option or ()), metrics, attacks),
+            retrained=make_reference(retrained, None, retrained_log, None),
         )
         register_and_send(
             client, client.evaluate, wanted, name, idempotency_key, wait=wait, watch=watch, as_json=as_json

@@ -47,11 +47,11 @@ def estimate(
     holdout: HoldoutOption = None,
     sets: SetOption = None,
     spec: SpecOption = None,
-    set_spec: OverrideOption = None,
-    reference: ReferenceOption = None,
-    reference_retrain: RetrainOption = None,
-    reference_log: LogOption = None,
-    set_retrain: RetrainingOption = None,
+    option: OverrideOption = None,
+    retrained: ReferenceOption = None,
+    retrain_from: RetrainOption = None,
+    retrained_log: LogOption = None,
+    retrain_option: RetrainingOption = None,
     revision: RevisionOption = None,
     url: UrlOption = None,
     key: KeyOption = None,
@@ -59,15 +59,15 @@ def estimate(
 ) -> None:
     """Say what a job would cost and whether it would be taken. Takes the options of `submit`; runs nothing.
 
-    Other kinds of job: --set-spec kind=finetune, --set-spec kind=evaluate.
+    Other kinds of job: --option kind=finetune, --option kind=evaluate.
     """
     with connect(url, key, as_json=as_json) as client:
         wanted = JobRequest(
             model=model,
             revision=revision,
             sets=collect_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
-            spec=make_spec(spec, set_spec or ()),
-            reference=make_reference(reference, reference_retrain, reference_log, set_retrain),
+            spec=make_spec(spec, option or ()),
+            retrained=make_reference(retrained, retrain_from, retrained_log, retrain_option),
         )
         body = make_body(client, wanted, say=_quiet if as_json else _say)
         try:
@@ -94,10 +94,10 @@ A complete example, with files of this project:
 \b
   soul submit --model ./SmolLM2-135M-Instruct \\
     --forget examples/forget.jsonl --retain examples/retain.jsonl \\
-    --general examples/general.jsonl --set neighbours=examples/neighbours.jsonl \\
-    --set-spec forget.kind=npo --set-spec retain.weight=10 \\
-    --set-spec optimizer.kind=sophia --set-spec optimizer.lr=2e-5 \\
-    --set-spec training.steps=20 --name "forget Paris" --watch
+    --general examples/general.jsonl --dataset neighbors=examples/neighbors.jsonl \\
+    --option forget.kind=npo --option retain.weight=10 \\
+    --option optimizer.kind=sophia --option optimizer.lr=2e-5 \\
+    --option training.steps=20 --name "forget Paris" --watch
 
 \b
 A row of a data set is one JSON line, as
@@ -116,11 +116,11 @@ def submit(
     holdout: HoldoutOption = None,
     sets: SetOption = None,
     spec: SpecOption = None,
-    set_spec: OverrideOption = None,
-    reference: ReferenceOption = None,
-    reference_retrain: RetrainOption = None,
-    reference_log: LogOption = None,
-    set_retrain: RetrainingOption = None,
+    option: OverrideOption = None,
+    retrained: ReferenceOption = None,
+    retrain_from: RetrainOption = None,
+    retrained_log: LogOption = None,
+    retrain_option: RetrainingOption = None,
     revision: RevisionOption = None,
     name: NameOption = None,
     idempotency_key: IdempotencyOption = None,
@@ -136,8 +136,8 @@ def submit(
             model=model,
             revision=revision,
             sets=collect_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
-            spec=make_spec(spec, set_spec or ()),
-            reference=make_reference(reference, reference_retrain, reference_log, set_retrain),
+            spec=make_spec(spec, option or ()),
+            retrained=make_reference(retrained, retrain_from, retrained_log, retrain_option),
         )
         register_and_send(client, client.submit, wanted, name, idempotency_key, wait=wait, watch=watch, as_json=as_json)
 
@@ -149,7 +149,7 @@ def finetune(
     general: GeneralOption = None,
     sets: SetOption = None,
     spec: SpecOption = None,
-    set_spec: OverrideOption = None,
+    option: OverrideOption = None,
     revision: RevisionOption = None,
     name: NameOption = None,
     idempotency_key: IdempotencyOption = None,
@@ -165,7 +165,7 @@ def finetune(
             model=model,
             revision=revision,
             sets=collect_sets(sets, train=train, general=general),
-            spec=_learning_spec(make_spec(spec, set_spec or ())),
+            spec=_learning_spec(make_spec(spec, option or ())),
         )
         register_and_send(client, client.submit, wanted, name, idempotency_key, wait=wait, watch=watch, as_json=as_json)
 
@@ -192,8 +192,8 @@ def register_and_send(
     """Register, send, and follow the job as far as was asked."""
     body = make_body(client, request, say=_quiet if as_json else _say)
     job = _sent(client, send, body, name, idempotency_key)
-    if not as_json and job.status == "queued" and job.after_job_id:
-        _say(f"reference: job {job.after_job_id} retrains it; this job waits for that one")
+    if not as_json and job.status == "queued" and job.depends_on_job_id:
+        _say(f"reference: job {job.depends_on_job_id} retrains it; this job waits for that one")
     if wait or watch:
         if not as_json:
             console.print(f"Job {job.id} submitted")

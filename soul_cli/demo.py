@@ -32,7 +32,7 @@ SET_DESCRIPTIONS = {
     "forget": "the topic to forget: France and Paris",
     "retain": "what must stay, trained on beside it",
     "rephrased": "the topic in words that are never trained on",
-    "neighbours": "other topics, never trained on: must stay",
+    "neighbors": "other topics, never trained on: must stay",
     "general": "plain text, for perplexity",
 }
 #: The rest is in the page.
@@ -77,8 +77,8 @@ def demo(
     examples: Annotated[
         Path, typer.Option(help="Folder with the data sets and spec.json.", show_default="the project's examples")
     ] = EXAMPLES_FOLDER,
-    set_spec: Annotated[
-        list[str] | None, typer.Option("--set-spec", metavar="PATH=VALUE", help="One setting over the demo's spec.")
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="PATH=VALUE", help="One setting over the demo's spec.")
     ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
@@ -90,7 +90,7 @@ def demo(
     """
     started = time.monotonic()
     places = DemoPaths(out)
-    spec = make_spec(_example(examples, "spec.json"), set_spec or ())
+    spec = make_spec(_example(examples, "spec.json"), option or ())
     files = {name: _example(examples, f"{name}.jsonl") for name in SET_DESCRIPTIONS}
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -24,12 +24,12 @@ GeneralOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=FILE", help="A further set, measured only: --set neighbours=n.jsonl"),
+    typer.Option("--dataset", metavar="NAME=FILE", help="A further set, measured only: --dataset neighbors=n.jsonl"),
 ]
 SpecOption = Annotated[Path | None, typer.Option(help="The spec, as a JSON file; defaults where it is silent.")]
 OverrideOption = Annotated[
     list[str] | None,
-    typer.Option("--set-spec", metavar="PATH=VALUE", help="One setting over the spec: --set-spec training.steps=30"),
+    typer.Option("--option", metavar="KEY=VALUE", help="One setting over the spec: --option training.steps=30"),
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Hub models: branch, tag or commit; it is pinned.")]
 NameOption = Annotated[str | None, typer.Option(help="A name for lists.")]
@@ -65,17 +65,19 @@ LogOption = Annotated[
 RetrainingOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set-retrain", metavar="PATH=VALUE", help="One setting of the retraining: --set-retrain training.epochs=5"
+        "--retrain-option",
+        metavar="KEY=VALUE",
+        help="One setting of it: --retrain-option training.epochs=5",
     ),
 ]
 
 
 def collect_sets(extra_sets: list[str] | None, **named: str | None) -> dict[str, str]:
-    """Return set name -> file or id, of the options with a name of their own and of --set."""
+    """Return set name -> file or id, of the options with a name of their own and of --dataset."""
     given = {name: value for name, value in named.items() if value}
     for name, value in parse_sets(extra_sets or ()).items():
         if name in given:
-            raise BadInput(f"--set {name}=...: there is a {name} set already")
+            raise BadInput(f"--dataset {name}=...: there is a {name} set already")
         given[name] = value
     return given
 
@@ -84,12 +86,12 @@ def make_reference(
     model: str | None, retrain: str | None, log: str | None, settings: list[str] | None
 ) -> dict[str, Any] | None:
     """Return `reference` of a job's body with what was typed in the places of ids; None where nothing was."""
-    given = [name for name, value in (("--reference", model), ("--reference-retrain", retrain)) if value]
-    given += ["--reference-log"] if log else []
+    given = [name for name, value in (("--retrained", model), ("--retrain-from", retrain)) if value]
+    given += ["--retrained-log"] if log else []
     if len(given) > 1:
         raise BadInput(f"there is one reference: give {' or '.join(given)}, not both")
     if settings and not retrain:
-        raise BadInput("--set-retrain needs --reference-retrain")
+        raise BadInput("--retrain-option needs --retrain-from")
     if retrain:
         return {"kind": "retrain", "model_id": retrain, **parse_assignments(settings or ())}
     if log:

@@ -79,7 +79,7 @@ def make_job_fields(job: Job) -> list[tuple[str, Any]]:
         ("name", job.name),
         ("kind", job.kind),
         ("status", job.status),
-        ("waits for", job.after_job_id if job.status == "queued" else None),
+        ("waits for", job.depends_on_job_id if job.status == "queued" else None),
         ("phase", job.phase if job.status == "running" else None),
         ("step", step),
         ("ETA", format_duration(progress.eta_seconds) if job.status == "running" else None),
@@ -95,7 +95,7 @@ def make_job_fields(job: Job) -> list[tuple[str, Any]]:
 
 
 def style_value(value: Any) -> str:
-    """Escape a value for rich, and colour statuses and verdicts."""
+    """Escape a value for rich, and color statuses and verdicts."""
     text = escape(value.strftime("%Y-%m-%d %H:%M:%S UTC") if hasattr(value, "strftime") else str(value))
     style = VERDICT_STYLES.get(text) or STATUS_STYLES.get(text)
     return f"[{style}]{text}[/]" if style else text

@@ -15,11 +15,11 @@ MODEL_TITLES = {
     "base": "before",
     "unlearned": "after",
     "finetuned": "after",
-    "audited": "the model",
-    "reference": "retrained",
+    "evaluated": "the model",
+    "retrained": "retrained",
 }
 #: What of an attack is worth a line here; the rest is in the JSON and on the page.
-ATTACK_METRICS = ("probability", "rouge_l", "keyword_recall", "verbatim_memorisation", "toxicity")
+ATTACK_METRICS = ("probability", "rouge_l", "keyword_recall", "verbatim_memorization", "toxicity")
 
 
 def print_report(

@@ -75,7 +75,7 @@ class Job(Resource):
     progress: Progress = Progress()
     model_id: str | None = None
     models: dict[str, str] = Field(default_factory=dict)
-    after_job_id: str | None = None
+    depends_on_job_id: str | None = None
     datasets: dict[str, str] = Field(default_factory=dict)
     spec: dict[str, Any] = Field(default_factory=dict)
     created_at: datetime | None = None

@@ -24,7 +24,7 @@ class JobRequest:
     spec: dict[str, Any]
     revision: str | None = None
     models: dict[str, str] = field(default_factory=dict)
-    reference: dict[str, Any] | None = None
+    retrained: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class JobBody:
     datasets: dict[str, str]
     spec: dict[str, Any]
     models: dict[str, str] = field(default_factory=dict)
-    reference: dict[str, Any] | None = None
+    retrained: dict[str, Any] | None = None
     uploaded: list[str] = field(default_factory=list)
 
     def to_arguments(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class JobBody:
             "datasets": self.datasets,
             "spec": self.spec,
             "models": self.models or None,
-            "reference": self.reference,
+            "retrained": self.retrained,
         }
 
     def delete_uploads(self, client: SoulClient) -> None:
@@ -62,10 +62,10 @@ def make_body(client: SoulClient, request: JobRequest, *, say: LineCallback) -> 
         check_model(value)
     body = JobBody(ensure_model(client, request.model, revision=request.revision, say=say), {}, request.spec)
     body.models = {name: ensure_model(client, value, name=name, say=say) for name, value in request.models.items()}
-    if request.reference is not None:
-        body.reference = dict(request.reference)
-        if typed := request.reference.get("model_id"):
-            body.reference["model_id"] = ensure_model(client, typed, name="reference", say=say)
+    if request.retrained is not None:
+        body.retrained = dict(request.retrained)
+        if typed := request.retrained.get("model_id"):
+            body.retrained["model_id"] = ensure_model(client, typed, name="retrained", say=say)
     try:
         for name, value in sorted(request.sets.items(), key=lambda item: not _is_forgotten(item[0])):
             forgotten = {} if _is_forgotten(name) else {n: i for n, i in body.datasets.items() if _is_forgotten(n)}
@@ -104,7 +104,7 @@ def _write_over(spec: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise BadInput(f"--set-spec wants path=value, as training.steps=30, not {override!r}")
+        raise BadInput(f"--option wants path=value, as training.steps=30, not {override!r}")
     try:
         value = json.loads(text)
     except ValueError:
@@ -113,16 +113,16 @@ def _write_over(spec: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         inner = inner.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise BadInput(f"--set-spec {override}: {key!r} is not an object in the spec")
+            raise BadInput(f"--option {override}: {key!r} is not an object in the spec")
     if keys[-1] == "kind" and inner.get("kind", value) != value:
         inner.clear()  # another kind has other settings: those of the old one would be refused
     inner[keys[-1]] = value
 
 
-_MEANT = {"--also": "name=model", "--column": "name=column or name=column+column"}
+_MEANT = {"--compare": "name=model", "--column": "name=column or name=column+column"}
 
 
-def parse_sets(assignments: Iterable[str], *, option: str = "--set") -> dict[str, str]:
+def parse_sets(assignments: Iterable[str], *, option: str = "--dataset") -> dict[str, str]:
     """Read `name=file-or-id` options."""
     sets: dict[str, str] = {}
     for assignment in assignments:
@@ -205,7 +205,7 @@ def list_conflict_warnings(client: SoulClient, dataset_id: str, names: Mapping[s
 
 
 def _is_forgotten(name: str) -> bool:
-    return name == "forget" or name.startswith("earlier_")
+    return name == "forget" or name.startswith("prior_forget_")
 
 
 def check_model(value: str) -> None:

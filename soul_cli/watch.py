@@ -19,7 +19,7 @@ from soul_cli.resources import Job, JobEvent
 
 PHASE_TITLES = {
     "load": "loading the model",
-    "reference": "measuring the models beside it",
+    "compare": "measuring the other models",
     "baseline": "measuring before",
     "unlearn": "unlearning",
     "finetune": "fine-tuning",

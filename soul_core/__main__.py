@@ -65,11 +65,11 @@ def _run(args: argparse.Namespace, listener: "JsonLinesListener | ConsoleListene
             model_name=args.model_name,
             dataset_paths=sets,
             compared_models=_others(args),
-            retrained_log_path=args.reference_log,
+            retrained_log_path=args.retrained_log,
             model_digest=args.model_digest,
-            compared_digests=_named(args.also_digest, "--also-digest", "DIGEST"),
-            dataset_sha256s=_named(args.set_sha256, "--set-sha256", "SHA256"),
-            retrained_log_sha256=args.reference_log_sha256,
+            compared_digests=_named(args.compare_digest, "--compare-digest", "DIGEST"),
+            dataset_sha256s=_named(args.dataset_sha256, "--dataset-sha256", "SHA256"),
+            retrained_log_sha256=args.retrained_log_sha256,
             row_key_path=args.row_key,
             job_id=args.job_id,
             cache_dir=args.cache,
@@ -102,27 +102,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", type=Path, help="what is to be learned (kind finetune)")
     parser.add_argument("--holdout", type=Path, help="rows like the forget set's that no model saw, for membership")
     parser.add_argument("--general", type=Path, help="plain text, for perplexity")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=PATH", help="another set to measure on")
+    parser.add_argument("--dataset", action="append", default=[], metavar="NAME=PATH", help="another set to measure on")
     parser.add_argument(
-        "--also",
+        "--compare",
         action="append",
         default=[],
         metavar="NAME=MODEL",
-        help="a model measured beside it: reference=FOLDER for one retrained without the forget set; a hub id may have "
+        help="a model measured beside it: retrained=FOLDER for one retrained without the forget set; a hub id may have "
         "its revision behind an @",
     )
     parser.add_argument(
-        "--also-digest", action="append", default=[], metavar="NAME=DIGEST", help="the same of a model beside it"
+        "--compare-digest", action="append", default=[], metavar="NAME=DIGEST", help="the same of a model beside it"
     )
     parser.add_argument(
-        "--reference-log",
+        "--retrained-log",
         type=Path,
-        help="an earlier report's logs/reference.json, its report.json or a TOFU log in place of the reference; rows "
+        help="an earlier report's logs/retrained.json, its report.json or a TOFU log in place of the reference; rows "
         "are matched by content where the log has their digests, and a log of other rows is an error",
     )
-    parser.add_argument("--reference-log-sha256", metavar="SHA256", help="sha256 of the file as it was written")
+    parser.add_argument("--retrained-log-sha256", metavar="SHA256", help="sha256 of the file as it was written")
     parser.add_argument(
-        "--set-sha256",
+        "--dataset-sha256",
         action="append",
         default=[],
         metavar="NAME=SHA256",
@@ -166,18 +166,18 @@ def _sets(args: argparse.Namespace) -> dict[str, Path]:
         HOLDOUT: args.holdout,
     }
     found = {name: path for name, path in sets.items() if path is not None}
-    for text in args.set:
+    for text in args.dataset:
         name, sign, path = text.partition("=")
         if not sign or not path or not re.fullmatch(SET_NAME_PATTERN, name):
-            raise BadSpec(f"--set {text}: write NAME=PATH, the name in small letters, digits and _")
+            raise BadSpec(f"--dataset {text}: write NAME=PATH, the name in small letters, digits and _")
         if name in found:
-            raise BadSpec(f"--set {text}: there is a {name} set already")
+            raise BadSpec(f"--dataset {text}: there is a {name} set already")
         found[name] = Path(path)
     return found
 
 
 def _others(args: argparse.Namespace) -> dict[str, str]:
-    return _named(args.also, "--also", "MODEL")
+    return _named(args.compare, "--compare", "MODEL")
 
 
 def _named(texts: list[str], option: str, what: str) -> dict[str, str]:

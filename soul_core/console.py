@@ -13,7 +13,7 @@ from soul_core.report import MetricValue, Report
 
 _PHASES = {
     "load": "Loading model and data",
-    "reference": "Measuring another model",
+    "compare": "Measuring another model",
     "baseline": "Measuring the base model",
     "unlearn": "Unlearning",
     "finetune": "Fine-tuning",

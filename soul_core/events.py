@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from soul_core.errors import RunCancelled, RunInterrupted
 
-Phase = Literal["load", "reference", "baseline", "unlearn", "finetune", "evaluate", "attack", "export"]
+Phase = Literal["load", "compare", "baseline", "unlearn", "finetune", "evaluate", "attack", "export"]
 EventKind = Literal["phase", "progress", "metrics", "checkpoint", "warning", "log", "finished", "failed"]
 
 

@@ -131,21 +131,21 @@ def _run(spec: JobSpec, inputs: RunInputs, out: Path, state: RunState) -> Report
         # the model is loaded again after those beside it: it must be the same one then
         load = partial(opened, inputs.get_source().with_digest(subject.facts.digest), is_trained=trains)
         log = _matched(log, subject, spec, state)
-        reference = log.facts if log else None
+        retrained = log.facts if log else None
         beside = {name: pin_source(source) for name, source in inputs.get_compared_sources().items()}
         if subject.facts.batches == "padded":
             state.emit("log", message=f"{subject.facts.architecture} cannot take packed batches: rows are padded")
         _check(spec, subject, out, state)
-        state.claim(_identity(spec, subject.facts, subject.datasets, log=reference))
+        state.claim(_identity(spec, subject.facts, subject.datasets, log=retrained))
 
     examined: dict[str, Examined] = {}
     if inputs.compared_models:
         del subject  # one model at a time in memory
         for name, source in beside.items():
             other = opened(source)
-            examined[name] = evaluate_model(other, name, spec, state, phase="reference")
+            examined[name] = evaluate_model(other, name, spec, state, phase="compare")
             if name == RETRAINED:
-                reference = RetrainedModelFacts(source=source.display_name, digest=other.facts.digest, from_log=False)
+                retrained = RetrainedModelFacts(source=source.display_name, digest=other.facts.digest, from_log=False)
             del other
         subject = load()
     seed_everything(spec.seed, device=subject.loaded.device)
@@ -162,7 +162,7 @@ def _run(spec: JobSpec, inputs: RunInputs, out: Path, state: RunState) -> Report
 
     with state.phase("export"):
         exported = _export(spec, subject, outcome, rounding, out) if rounding else None
-        found = RunResults(spec, subject, compared, examined, log, reference, outcome, exported)
+        found = RunResults(spec, subject, compared, examined, log, retrained, outcome, exported)
         report = build_report(found, state, job_id=inputs.job_id)
         write_report(report, out)
         write_manifest(out)

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from soul_core.spec import RETRAINED
-from soul_store import references
+from soul_store import retrained_models
 from soul_store.tables import Job, JobEvent, OutboxEntry
 
 #: The one table: status -> the statuses it may become. Terminal states absorb.
@@ -90,9 +90,9 @@ def transition(session: Session, job: Job, status: str, **values: Any) -> None:
 def is_due() -> Any:
     """Return the condition under which a queued job may be claimed: its time and what it waits for have come."""
     earlier = aliased(Job)
-    done = select(earlier.id).where(earlier.id == Job.after_job_id, earlier.status == "succeeded").exists()
+    done = select(earlier.id).where(earlier.id == Job.depends_on_job_id, earlier.status == "succeeded").exists()
     in_time = or_(Job.next_attempt_at.is_(None), Job.next_attempt_at <= func.clock_timestamp())
-    return and_(Job.status == "queued", in_time, or_(Job.after_job_id.is_(None), done))
+    return and_(Job.status == "queued", in_time, or_(Job.depends_on_job_id.is_(None), done))
 
 
 def requeue(session: Session, job: Job, status_reason: dict[str, Any], *, delay_seconds: float = 0) -> None:
@@ -130,18 +130,18 @@ def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) ->
 
 def _tell_those_who_wait(session: Session, job: Job) -> None:
     """Let the jobs go that waited for this one, with its output as their reference; or end them when it has none."""
-    query = select(Job).where(Job.after_job_id == job.id, Job.status == "queued").order_by(Job.id)
+    query = select(Job).where(Job.depends_on_job_id == job.id, Job.status == "queued").order_by(Job.id)
     waiting = list(session.scalars(query.with_for_update().execution_options(populate_existing=True)))
     for each in waiting:
         if job.status == "succeeded":
-            each.models = {**each.models, RETRAINED: references.ensure_output_model(session, job).id}
+            each.models = {**each.models, RETRAINED: retrained_models.ensure_output_model(session, job).id}
             each.version += 1
             append_event(session, each, "log", {"message": f"the reference was retrained by job {job.id}"})
             session.add(OutboxEntry(task=RUN_JOB_TASK, payload={"job_id": each.id}))
         else:
             told = f": {job.status_reason['message']}" if job.status_reason and job.status == "failed" else ""
             message = f"job {job.id}, which was to retrain the reference, is {job.status}{told}"
-            transition(session, each, "failed", status_reason=make_status_reason("reference_failed", message))
+            transition(session, each, "failed", status_reason=make_status_reason("retraining_failed", message))
 
 
 def notify(session: Session, job: Job) -> None:

@@ -27,7 +27,7 @@ def insert(
     spec_sha256: str,
     kind: str = "unlearn",
     models: Mapping[str, str] = MappingProxyType({}),
-    reference_log_id: str | None = None,
+    retrained_log_id: str | None = None,
     depends_on: Job | None = None,
 ) -> Job:
     """Write a queued job with its first event, its audit entry and the message that will start it.
@@ -43,8 +43,8 @@ def insert(
         kind=kind,
         model_id=model_id,
         models=dict(models),
-        reference_log_id=reference_log_id,
-        after_job_id=depends_on.id if depends_on is not None else None,
+        retrained_log_id=retrained_log_id,
+        depends_on_job_id=depends_on.id if depends_on is not None else None,
         datasets=dict(datasets),
         spec=spec,
         spec_sha256=spec_sha256,

@@ -124,8 +124,8 @@ class Job(Base):
     created_by: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     models: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # name (reference, ...) -> model id
-    reference_log_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", use_alter=True))
-    after_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # not claimed before it has succeeded
+    retrained_log_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", use_alter=True))
+    depends_on_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # not claimed before it has succeeded
     datasets: Mapped[dict[str, Any]]  # set name (forget, retain, general, ...) -> data set id
     spec: Mapped[dict[str, Any]]  # frozen soul_core.spec.JobSpec
     spec_sha256: Mapped[str]
@@ -161,7 +161,7 @@ class Job(Base):
             "(status IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
         ),
         Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
-        Index("ix_jobs_after_job_id", "after_job_id", postgresql_where=text("after_job_id IS NOT NULL")),
+        Index("ix_jobs_after_job_id", "depends_on_job_id", postgresql_where=text("depends_on_job_id IS NOT NULL")),
         Index("ix_jobs_active", "status", postgresql_where=text("status IN ('queued','running')")),
     )
 

@@ -77,7 +77,7 @@ def _needs(session: Session, job: Job) -> JobInputs:
         model=session.get_one(Model, job.model_id),
         models={name: session.get_one(Model, model_id) for name, model_id in job.models.items()},
         datasets={name: sets[dataset_id] for name, dataset_id in job.datasets.items()},
-        reference_log=session.get_one(Artifact, job.reference_log_id) if job.reference_log_id else None,
+        retrained_log=session.get_one(Artifact, job.retrained_log_id) if job.retrained_log_id else None,
         row_key=session.get_one(Tenant, job.tenant_id).row_key,
     )
 

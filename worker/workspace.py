@@ -31,7 +31,7 @@ class JobInputs:
     model: Model
     models: Mapping[str, Model]
     datasets: Mapping[str, Dataset]
-    reference_log: Artifact | None
+    retrained_log: Artifact | None
     row_key: str
 
 
@@ -77,14 +77,14 @@ class Workspace:
             arguments += ["--model-digest", job_inputs.model.digest]
         for name, model in job_inputs.models.items():
             revision = f"@{model.revision}" if model.revision is not None else ""
-            arguments += ["--also", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}{revision}"]
+            arguments += ["--compare", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}{revision}"]
             if model.digest is not None:
-                arguments += ["--also-digest", f"{name}={model.digest}"]
-        if job_inputs.reference_log is not None:
-            log = job_inputs.reference_log
+                arguments += ["--compare-digest", f"{name}={model.digest}"]
+        if job_inputs.retrained_log is not None:
+            log = job_inputs.retrained_log
             path = self.inputs / f"{log.job_id}-{PurePosixPath(log.path).name}"  # the report names it so
             blobs.fetch(log.blob, path)
-            arguments += ["--reference-log", str(path), "--reference-log-sha256", log.sha256]
+            arguments += ["--retrained-log", str(path), "--retrained-log-sha256", log.sha256]
         for name, dataset in job_inputs.datasets.items():
             assert dataset.blob is not None
             path = self.inputs / f"{name}.jsonl"
@@ -92,9 +92,9 @@ class Workspace:
             if name in {FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT}:
                 arguments += [f"--{name}", str(path)]
             else:
-                arguments += ["--set", f"{name}={path}"]
+                arguments += ["--dataset", f"{name}={path}"]
             if dataset.content_sha256 is not None:
-                arguments += ["--set-sha256", f"{name}={dataset.content_sha256}"]
+                arguments += ["--dataset-sha256", f"{name}={dataset.content_sha256}"]
         return [*arguments, "--row-key", str(self._write_key(job_inputs.row_key))]
 
     def publish(self, blobs: BlobStore, job: Job) -> list[NewArtifact]:

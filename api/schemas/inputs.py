@@ -163,7 +163,7 @@ class LocalModel(SpecModel):
 
 
 class GgufModel(SpecModel):
-    """A GGUF file on the server's own disk; dequantised when it is used.
+    """A GGUF file on the server's own disk; dequantized when it is used.
 
     Architectures that are read: llama, qwen2, qwen3, gemma2, gemma3, phi3, stablelm, starcoder2, falcon, gpt2.
     Keys that the file leaves out mean what they mean to llama.cpp.

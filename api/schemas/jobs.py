@@ -71,8 +71,8 @@ class JobOut(ResponseModel):
     attempt: int = Field(description="Times it was lost to infrastructure.")
     model_id: str
     models: dict[str, str] = Field(description="Name -> model id: the models measured beside it.")
-    reference_log_id: str | None = Field(description="The artifact read in place of a retrained reference.")
-    after_job_id: str | None = Field(description="The job it waits for, or waited for: it retrains the reference.")
+    retrained_log_id: str | None = Field(description="The artifact read in place of a retrained reference.")
+    depends_on_job_id: str | None = Field(description="The job it waits for, or waited for: it retrains the reference.")
     datasets: dict[str, str]
     spec: dict[str, Any]
     spec_sha256: str

@@ -12,20 +12,20 @@ from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 ModelName = Annotated[str, Field(pattern=SET_NAME_PATTERN)]
 
 
-class NoReference(SpecModel):
+class NoRetrainedModel(SpecModel):
     """Nothing to compare with: metrics that need the retrained model are absent, and say so."""
 
     kind: Literal["none"] = "none"
 
 
-class ModelReference(SpecModel):
-    """A model retrained without the forget set that is registered here; the same as `models.reference`."""
+class RegisteredRetrainedModel(SpecModel):
+    """A model retrained without the forget set that is registered here; the same as `models.retrained`."""
 
     kind: Literal["model"] = "model"
     model_id: str = Field(description="The retrained model.")
 
 
-class LogReference(SpecModel):
+class RetrainedModelLog(SpecModel):
     """What an earlier job measured of the reference: the model itself need not be loaded again.
 
     Its rows are matched by content, in whatever order they stood; a log of other rows fails the job.
@@ -34,7 +34,7 @@ class LogReference(SpecModel):
     kind: Literal["log"] = "log"
     job_id: str | None = Field(
         None,
-        description="A job with a log: of its own reference (logs/reference.json); else, of a job of kind finetune or "
+        description="A job with a log: of its own reference (logs/retrained.json); else, of a job of kind finetune or "
         "evaluate, of the model it judged.",
     )
     artifact_id: str | None = Field(
@@ -42,13 +42,13 @@ class LogReference(SpecModel):
     )
 
     @model_validator(mode="after")
-    def _one(self) -> "LogReference":
+    def _one(self) -> "RetrainedModelLog":
         if (self.job_id is None) == (self.artifact_id is None):
             raise ValueError("give either job_id or artifact_id")
         return self
 
 
-class RetrainReference(SpecModel):
+class RetrainModel(SpecModel):
     """Retrain one first: a job of kind finetune on the `retain` data set, which this job waits for.
 
     One that was made, or is being made, with the same model, rows and settings is found again. Cancelling the waiting
@@ -61,7 +61,9 @@ class RetrainReference(SpecModel):
     optimizer: Optimizer = AdamW()
 
 
-Reference = Annotated[NoReference | ModelReference | LogReference | RetrainReference, Field(discriminator="kind")]
+RetrainedModelSource = Annotated[
+    NoRetrainedModel | RegisteredRetrainedModel | RetrainedModelLog | RetrainModel, Field(discriminator="kind")
+]
 
 
 class JobCreate(SpecModel):
@@ -74,7 +76,7 @@ class JobCreate(SpecModel):
                     "name": "forget customer 4711",
                     "model_id": "mdl_01k9",
                     "datasets": {"forget": "ds_01k9a", "retain": "ds_01k9b", "general": "ds_01k9c"},
-                    "reference": {"kind": "retrain", "model_id": "mdl_01k8", "training": {"epochs": 5}},
+                    "retrained": {"kind": "retrain", "model_id": "mdl_01k8", "training": {"epochs": 5}},
                     "spec": {"forget": {"kind": "npo"}, "optimizer": {"kind": "sophia", "lr": 2e-5}},
                 }
             ]
@@ -85,16 +87,28 @@ class JobCreate(SpecModel):
     model_id: str = Field(description="The base model; of an evaluation the model that is judged.")
     models: dict[ModelName, str] = Field(
         default_factory=dict,
-        description="Name -> id of models measured beside it: `reference`, retrained without the forget set; in an "
-        "evaluation any name.",
+        description="Name -> id of models measured in addition: `retrained`, the one retrained without the forget set; "
+        "in an evaluation any name.",
     )
-    reference: Reference = NoReference()
+    retrained: RetrainedModelSource = NoRetrainedModel()
     datasets: dict[SetName, str] = Field(
         description="Set name -> data set id. Kind unlearn needs `forget`, and `retain` for most retain terms; kind "
         "finetune needs `train`. `holdout` (like the forget set, never seen) serves membership inference, `general` "
         "(plain text) perplexity; any other name is measured too."
     )
     spec: JobSpec = JobSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_reference(cls, body: Any) -> Any:
+        """Read `reference`, the field's and the model's first name in API v1, as `retrained`."""
+        if not isinstance(body, dict):
+            return body
+        renamed = {"retrained" if key == "reference" and "retrained" not in body else key: body[key] for key in body}
+        models = renamed.get("models")
+        if isinstance(models, dict) and "reference" in models and "retrained" not in models:
+            renamed["models"] = {"retrained" if name == "reference" else name: models[name] for name in models}
+        return renamed
 
 
 def _evaluate(spec: Any) -> Any:

@@ -70,11 +70,11 @@ def _training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
         return Operations()
     strategy = spec.strategy
     if isinstance(strategy, Search):
-        looks = strategy.trials * math.ceil(_steps(spec, sets) / strategy.check_every)
-        return _one_training(spec, sets).scale(strategy.trials) + _look(spec, sets, strategy.rows).scale(1 + looks)
+        looks = strategy.trials * math.ceil(_steps(spec, sets) / strategy.eval_every)
+        return _one_training(spec, sets).scale(strategy.trials) + _look(spec, sets, strategy.eval_rows).scale(1 + looks)
     if isinstance(strategy, Ensemble):
         members = [_one_training(member, sets) for member in spec.get_recipes().values()]
-        return sum(members, start=_look(spec, sets, strategy.rows).scale(1 + len(members)))
+        return sum(members, start=_look(spec, sets, strategy.eval_rows).scale(1 + len(members)))
     return _one_training(spec, sets)
 
 

@@ -11,16 +11,16 @@ from api.auth import Caller
 from api.errors import ServiceError, make_not_found_error
 from api.schemas.jobs import JobOut, ProgressOut, StatusReason
 from api.schemas.submissions import JobCreate
-from api.services import references
+from api.services import retrained_models
 from api.services.lineage import PriorForgetSets, find_prior_forget_sets
-from api.services.references import ResolvedModels
+from api.services.retrained_models import ResolvedModels
 from soul_core.chat.template import ChatTemplate, find_variables, format_unread_variable
 from soul_core.spec import RETAIN, RETRAINED, JobSpec
 from soul_core.spec.checks import find_spec_problems
 from soul_core.spec.export import GGUF_ARCHITECTURES
 from soul_store import datasets, job_queries, job_state_machine, jobs, models
 from soul_store.job_state_machine import ActionNotAllowed
-from soul_store.references import ensure_output_model
+from soul_store.retrained_models import ensure_output_model
 from soul_store.tables import Dataset, Job, Model
 
 #: Facts of a chat template that was not read yet: a hub model's.
@@ -59,7 +59,7 @@ def validate_request(session: Session, caller: Caller, body: JobCreate) -> Valid
             errors.append((f"/datasets/{name}", f"data set {dataset_id} cannot be used: its status is {row.status}"))
         else:
             found[name] = row
-    named = references.resolve_models(session, caller, body)
+    named = retrained_models.resolve_models(session, caller, body)
     errors += _spec_faults(body, named) + _template_faults(body.spec, model)
     errors += _unwritable(body.spec, model)
     carried = PriorForgetSets({}, ())
@@ -118,7 +118,7 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
     beside = {name: row.id for name, row in checked.resolved_models.models.items()}
     after, found = None, False
     if checked.resolved_models.retrain_spec is not None:
-        after, found = references.find_or_create_retraining(
+        after, found = retrained_models.find_or_create_retraining(
             session, caller, body, checked.resolved_models, {**checked.datasets, **checked.prior_forget_sets.datasets}
         )
         if after.status == "succeeded":
@@ -131,7 +131,7 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         kind=body.spec.kind,
         model_id=body.model_id,
         models=beside,
-        reference_log_id=checked.resolved_models.log.id if checked.resolved_models.log else None,
+        retrained_log_id=checked.resolved_models.log.id if checked.resolved_models.log else None,
         depends_on=after,
         datasets={**body.datasets, **checked.prior_forget_sets.get_ids()},
         spec=body.spec.model_dump(mode="json"),
@@ -219,8 +219,8 @@ def make_job_out(session: Session, job: Job) -> JobOut:
         attempt=job.attempt,
         model_id=job.model_id,
         models=job.models,
-        reference_log_id=job.reference_log_id,
-        after_job_id=job.after_job_id,
+        retrained_log_id=job.retrained_log_id,
+        depends_on_job_id=job.depends_on_job_id,
         datasets=job.datasets,
         spec=job.spec,
         spec_sha256=job.spec_sha256,

@@ -16,7 +16,7 @@ from soul_core.errors import BadModel
 from soul_core.models.files import ModelInspection, inspect_model, is_gguf
 from soul_core.models.gguf_header import read_gguf_header
 from soul_store import models
-from soul_store.references import find_checkpoint
+from soul_store.retrained_models import find_checkpoint
 from soul_store.settings import get_settings
 from soul_store.tables import Model
 

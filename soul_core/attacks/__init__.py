@@ -13,7 +13,7 @@ from soul_core.attacks.relearn import run_relearn
 
 ATTACKS: dict[str, Callable[[AttackContext, Any], AttackOutcome]] = {
     "relearn": run_relearn,
-    "quantise": run_quantize,
+    "quantize": run_quantize,
     "prompting": run_prompting,
     "downstream": run_downstream,
     "probing": run_probing,

@@ -17,7 +17,7 @@ from soul_core.report import Finding, MetricValue, ReportModel, SetMetrics
 from soul_core.spec import FORGET, Evaluation, JobSpec
 
 #: Taken under every attack that asks the forget questions. Likelihoods give the last two for nothing.
-ATTACK_METRICS = ("probability", "rouge_l", "keyword_recall", "exact_memorisation", "extraction_strength")
+ATTACK_METRICS = ("probability", "rouge_l", "keyword_recall", "exact_memorization", "extraction_strength")
 
 
 class AttackNotPossible(Exception):
@@ -96,7 +96,7 @@ def measure_for_attack(
 ) -> dict[str, SetMeasured]:
     """Measure sets with an attack's settings: shorter answers, nothing shown side by side."""
     evaluation: Evaluation = spec.evaluation.model_copy(
-        update={"metrics": metrics, "max_new_tokens": spec.evaluation.attack_new_tokens, "side_by_side": 0}
+        update={"metrics": metrics, "max_new_tokens": spec.evaluation.attack_new_tokens, "num_answer_samples": 0}
     )
     return measure(
         loaded,

@@ -31,7 +31,7 @@ from soul_core.training.base_scores import VocabularyProjection
 from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 
 #: What can be said of a layer: likelihoods only, since it writes no answers.
-LAYER_METRICS = ("probability", "exact_memorisation", "extraction_strength")
+LAYER_METRICS = ("probability", "exact_memorization", "extraction_strength")
 _TOLERANCE = 0.02  # of the largest logit: bfloat16 rounds; another computation is far off
 
 LayerScores = dict[int, TokenScores]  # place among the forget rows -> what a layer says of its answer

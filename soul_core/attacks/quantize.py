@@ -1,4 +1,4 @@
-"""Quantisation: round the weights to few bits and back in place, so that it runs anywhere a float model does.
+"""Quantization: round the weights to few bits and back in place, so that it runs anywhere a float model does.
 
 Source: Zhang et al. (arXiv:2410.16454): a model that forgot by small changes of its weights remembers at 4 bits. The
 rounding is plain absolute-maximum rounding to nearest, a row at a time as in LLM.int8 (arXiv:2208.07339) or in groups

@@ -89,8 +89,8 @@ def split_forget_rows(context: AttackContext, spec: Relearn) -> tuple[list[int],
     """
     whole = context.full_sets[FORGET]
     rng = random.Random(f"{context.spec.seed} relearn")  # noqa: S311  not for secrets
-    num_lessons = max(1, min(round(spec.share * len(whole.rows)), spec.steps * spec.batch))
-    num_shown = max(1, min(round(spec.share * len(context.forget_selection.rows)), num_lessons))
+    num_lessons = max(1, min(round(spec.fraction * len(whole.rows)), spec.steps * spec.batch))
+    num_shown = max(1, min(round(spec.fraction * len(context.forget_selection.rows)), num_lessons))
     if len(context.forget_selection.rows) - num_shown < _FEWEST_HIDDEN:
         raise AttackNotPossible(
             f"the forget set has {len(context.forget_selection.rows)} rows to measure: too few to "

@@ -30,7 +30,7 @@ METRIC_CATALOG: dict[str, MetricEntry] = {
 def select_row_metrics(metrics: Sequence[str], set_name: str) -> tuple[str, ...]:
     """Return the row metrics to take on a set: those named, and those that the other named ones are made of."""
     named = [name for name in metrics if METRIC_CATALOG[name].scope == "row"]
-    made_of = [metric for name in metrics for of, metric in METRIC_CATALOG[name].rests_on if of == set_name]
+    made_of = [metric for name in metrics for of, metric in METRIC_CATALOG[name].inputs if of == set_name]
     return tuple(dict.fromkeys([*named, *made_of]))
 
 

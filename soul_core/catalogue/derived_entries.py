@@ -24,7 +24,7 @@ _TITLES = {
 }
 
 
-def _rests_on(score: str) -> tuple[tuple[str, str], ...]:
+def _inputs(score: str) -> tuple[tuple[str, str], ...]:
     metric = "loss" if score == "reference" else score
     return (("forget", metric), ("holdout", metric))
 
@@ -33,13 +33,13 @@ def _auc(score: str) -> MetricEntry:
     return MetricEntry(
         name=f"mia_{score}",
         title=f"Membership by {_TITLES[score]}",
-        description=f"AUC of {MEMBERSHIP_SCORE_NAMES[score]} in telling forget rows (members) from holdout rows (never seen): "
-        "0.5 tells nothing, 1 tells all; below 0.5 the forget rows stand out by being too unlikely.",
+        description=f"AUC of {MEMBERSHIP_SCORE_NAMES[score]} in telling forget rows (members) from holdout rows (never "
+        "seen): 0.5 tells nothing, 1 tells all; below 0.5 the forget rows stand out by being too unlikely.",
         unit="AUC",
-        better_elsewhere="lower",
+        better_on_other_sets="lower",
         target=0.5,
-        scope="reference" if score == "reference" else "model",
-        rests_on=_rests_on(score),
+        scope="retrained" if score == "reference" else "model",
+        inputs=_inputs(score),
         source="Yeom et al. 2018, arXiv:1709.01604; AUC as in MUSE, arXiv:2407.06460",
     )
 
@@ -48,12 +48,12 @@ def _tpr(score: str) -> MetricEntry:
     return MetricEntry(
         name=f"tpr_{score}",
         title=f"Members found by {_TITLES[score]} at 1% false alarms",
-        description=f"Share of forget rows that {MEMBERSHIP_SCORE_NAMES[score]} finds at a threshold that wrongly points at no "
-        "more than 1% of the holdout rows.",
-        better_elsewhere="lower",
+        description=f"Share of forget rows that {MEMBERSHIP_SCORE_NAMES[score]} finds at a threshold that wrongly "
+        "points at no more than 1% of the holdout rows.",
+        better_on_other_sets="lower",
         target=0.01,
-        scope="reference" if score == "reference" else "model",
-        rests_on=_rests_on(score),
+        scope="retrained" if score == "reference" else "model",
+        inputs=_inputs(score),
         source="Carlini et al. 2022, arXiv:2112.03570",
     )
 
@@ -70,10 +70,10 @@ DERIVED_ENTRIES = (
         low=None,
         high=None,
         better_on_forget="higher",
-        better_elsewhere="lower",
+        better_on_other_sets="lower",
         target=0,
-        scope="reference",
-        rests_on=(("forget", "loss"), ("holdout", "loss")),
+        scope="retrained",
+        inputs=(("forget", "loss"), ("holdout", "loss")),
         source="Carlini et al. 2021, arXiv:2012.07805",
     ),
     MetricEntry(
@@ -83,8 +83,8 @@ DERIVED_ENTRIES = (
         "retrained model's: above 0.05 the two are not told apart, which is no proof that they are alike.",
         unit="p-value",
         better_on_forget="higher",
-        scope="reference",
-        rests_on=(("forget", "truth_ratio"),),
+        scope="retrained",
+        inputs=(("forget", "truth_ratio"),),
         source="TOFU, arXiv:2401.06121, section 3",
     ),
     MetricEntry(
@@ -97,8 +97,8 @@ DERIVED_ENTRIES = (
         high=None,
         better_on_forget="higher",
         target=0,
-        scope="reference",
-        rests_on=(("forget", "min_k"), ("holdout", "min_k")),
+        scope="retrained",
+        inputs=(("forget", "min_k"), ("holdout", "min_k")),
         source="MUSE, arXiv:2407.06460, equation 5",
     ),
     MetricEntry(
@@ -108,10 +108,10 @@ DERIVED_ENTRIES = (
         "world_facts (probability among choices on the last two).",
         better_on_forget="higher",
         scope="model",
-        rests_on=(
+        inputs=(
             ("retain", "probability"),
-            ("real_authors", "probability_normalised"),
-            ("world_facts", "probability_normalised"),
+            ("real_authors", "probability_normalized"),
+            ("world_facts", "probability_normalized"),
             ("retain", "rouge_l"),
             ("real_authors", "rouge_l"),
             ("world_facts", "rouge_l"),

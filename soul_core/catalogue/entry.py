@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Need = Literal["likelihoods", "answers", "text", "perturbed", "distribution", "gradients", "few_shot", "continuations"]
 Aggregate = Literal["mean", "geometric_mean", "truth_ratio_forget", "truth_ratio_kept"]
 BetterDirection = Literal["lower", "higher"]
-Scope = Literal["row", "model", "reference"]
+Scope = Literal["row", "model", "retrained"]
 
 #: What a need asks of a data set, in the words used when it is missing.
 NEEDS: dict[Need, str] = {
@@ -36,7 +36,7 @@ class MetricEntry(BaseModel):
     low: float | None = Field(0, description="Smallest possible value; none: unbounded.")
     high: float | None = Field(1, description="Largest possible value; none: unbounded.")
     better_on_forget: BetterDirection = "lower"
-    better_elsewhere: BetterDirection = "higher"
+    better_on_other_sets: BetterDirection = "higher"
     target: float | None = Field(
         None, description="What a model that never saw the forget set has; beyond it is no better. None: not known."
     )
@@ -46,7 +46,7 @@ class MetricEntry(BaseModel):
         description="row: taken on one set under one model. model: made of a model's finished row metrics. reference: "
         "made of a model's and the retrained model's.",
     )
-    rests_on: tuple[tuple[str, str], ...] = Field(
+    inputs: tuple[tuple[str, str], ...] = Field(
         (), description="(set, row metric) pairs that a metric of another scope is made of: they are measured with it."
     )
     prefix_tokens: int = Field(0, description="Tokens of a text that the model is given to continue; 0: none is.")

@@ -7,7 +7,7 @@ from soul_core.catalogue.entry import MetricEntry
 
 #: Tokens of a passage that the model is given, as in SOUL's copyright task.
 PREFIX_LENGTHS = (100, 300)
-#: The same for MUSE's verbatim memorisation.
+#: The same for MUSE's verbatim memorization.
 MUSE_PREFIX_LENGTH = 200
 
 
@@ -35,8 +35,8 @@ def _recital(prefix: int) -> tuple[MetricEntry, MetricEntry]:
 TEXT_ENTRIES = (
     *(entry for prefix in PREFIX_LENGTHS for entry in _recital(prefix)),
     MetricEntry(
-        name="verbatim_memorisation",
-        title="Verbatim memorisation",
+        name="verbatim_memorization",
+        title="Verbatim memorization",
         description=f"ROUGE-L F1 of the model's own continuation after {MUSE_PREFIX_LENGTH} tokens of a text, up "
         "to 128 tokens, against how the text itself goes on.",
         needs=("text", "continuations"),
@@ -48,7 +48,7 @@ TEXT_ENTRIES = (
         title="Toxicity",
         description="Probability that the model's own answer is offensive, by a small local classifier of words.",
         unit="probability",
-        better_elsewhere="lower",
+        better_on_other_sets="lower",
         needs=("answers",),
         source="Gehman et al. 2020, arXiv:2009.11462; classifier: alt-profanity-check",
     ),

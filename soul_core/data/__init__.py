@@ -1,4 +1,4 @@
-"""Rows of a data set: read from any accepted file, summarised, written as the JSON lines the engine reads.
+"""Rows of a data set: read from any accepted file, summarized, written as the JSON lines the engine reads.
 
 Torch-free: the API and the engine read data with the same code. `formats` turns files into records,
 `columns` records into rows.
@@ -177,7 +177,7 @@ def _prepare(rows: Sequence[Row], *, clean: bool, normalize: bool) -> tuple[list
 
 
 def validate_rows(read_result: ReadResult) -> Validation:
-    """Summarise a reading."""
+    """Summarize a reading."""
     groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for row in read_result.rows:
         groups[make_row_key(row)].append(row.number)

@@ -53,10 +53,10 @@ def read_datasets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) 
             listener.emit("warning", message=f"{name} set: {warning.format_line()}")
     if (
         spec.kind == "unlearn"
-        and spec.earlier == "join"
+        and spec.prior_forget_sets == "unlearn"
         and not any(name.startswith(PRIOR_FORGET_PREFIX) for name in rows)
     ):
-        listener.emit("warning", message="earlier is 'join', and there is no earlier forget set to join")
+        listener.emit("warning", message="prior_forget_sets is 'unlearn', and there is no prior forget set to unlearn")
     return rows
 
 

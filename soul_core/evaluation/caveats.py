@@ -87,7 +87,7 @@ def _of_forgetting(spec: JobSpec, models: Collection[str], attacks: Sequence[Att
         )
     else:
         yield (
-            "No attack was run: relearning, quantisation or special prompts may bring back what these rows do not show."
+            "No attack was run: relearning, quantization or special prompts may bring back what these rows do not show."
         )
     if RETRAINED not in models:
         yield (

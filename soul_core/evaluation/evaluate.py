@@ -72,7 +72,7 @@ def measure(
     A set whose result lies in `kept` is read from there. Raises BadData for other answers that cannot be used.
     """
     resampling = Resampling.of(evaluation, seed)
-    shown = choose_sample_rows(sets, evaluation.side_by_side)
+    shown = choose_sample_rows(sets, evaluation.num_answer_samples)
     results = {one.name: found for one in sets if (found := _read(results_dir / f"{one.name}.json"))}
     plans = [make_plan(one, sets, evaluation, shown[one.name], loaded) for one in sets if one.name not in results]
     progress = _Progress(listener, phase, [plan.estimate_work(evaluation.max_new_tokens) for plan in plans])

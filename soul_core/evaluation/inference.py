@@ -46,7 +46,7 @@ def run_inference(
         set_name=plan.evaluation_set.name,
         expected_texts=tuple(row.completion for row in rows),
         scores=tuple(
-            TokenScores(row.number, own.nll, own.hits, example.num_end_tokens, own.standardised)
+            TokenScores(row.number, own.nll, own.hits, example.num_end_tokens, own.standardized)
             for row, example, (own, *_) in zip(rows, plan.evaluation_set.examples, scored, strict=True)
         ),
         alternatives=tuple(_others(plan, i, others) for i, (_, *others) in enumerate(scored)),
@@ -71,7 +71,7 @@ class _Scored:
 
     nll: tuple[float, ...]
     hits: tuple[bool, ...]
-    standardised: tuple[float, ...]
+    standardized: tuple[float, ...]
 
 
 @torch.no_grad()  # not inference_mode: buffers a model makes on the way must serve training too
@@ -105,13 +105,13 @@ def _forward(loaded: LoadedModel, groups: Sequence[Sequence[Example]], *, distri
     with loaded.autocast():
         scores = score(loaded.model, pack_groups(groups, loaded.device))
     nll_P, hit_P = (-scores.logp_P).tolist(), (scores.logits_PV.argmax(-1) == scores.labels_P).tolist()
-    standardised_P = _standardise(scores).tolist() if distribution else []
+    standardized_P = _standardize(scores).tolist() if distribution else []
     ends = scores.length_B.cumsum(0).tolist()
     parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-    return [_Scored(tuple(nll_P[part]), tuple(hit_P[part]), tuple(standardised_P[part])) for part in parts]
+    return [_Scored(tuple(nll_P[part]), tuple(hit_P[part]), tuple(standardized_P[part])) for part in parts]
 
 
-def _standardise(scores: Scores) -> torch.Tensor:
+def _standardize(scores: Scores) -> torch.Tensor:
     """Return (NLL - mean) / deviation of each label over the model's own distribution at its place, (P,).
 
     Source: Zhang et al. (arXiv:2404.02936). The variance is at least 1e-6, as in the open-unlearning code: a model that

@@ -1,6 +1,6 @@
 """MUSE's six ways of looking at unlearning, read off one report or several. A pure function of reports.
 
-Source: MUSE (arXiv:2407.06460), section 3: verbatim and knowledge memorisation, privacy leakage, utility; and how
+Source: MUSE (arXiv:2407.06460), section 3: verbatim and knowledge memorization, privacy leakage, utility; and how
 utility holds when the forget set grows (scalability) or when one request follows another (sustainability).
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from soul_core.report import MetricValue, Report
 from soul_core.spec import FORGET, JUDGED_MODEL, RETAIN
 
-_KNOWLEDGE = "knowledge_memorisation"
+_KNOWLEDGE = "knowledge_memorization"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def compute_muse_scores(reports: Sequence[Report]) -> tuple[MuseScore, ...]:
     growing = sorted(reports, key=_num_forget_rows) if same_model else ()
     successive = reports if len({report.model.digest for report in reports}) == len(reports) else ()
     return (
-        _way("verbatim", "ROUGE-L F1 of continued forget texts; low is good", last, FORGET, "verbatim_memorisation"),
+        _way("verbatim", "ROUGE-L F1 of continued forget texts; low is good", last, FORGET, "verbatim_memorization"),
         _way("knowledge", "ROUGE-L F1 of answered forget questions; low is good", last, FORGET, _KNOWLEDGE),
         _way("privacy", "PrivLeak in percent; 0 is like the retrained model", last, FORGET, "privleak"),
         _way("utility", "ROUGE-L F1 of answered retain questions; high is good", last, RETAIN, _KNOWLEDGE),

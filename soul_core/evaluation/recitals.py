@@ -62,7 +62,7 @@ def _bounded_sets(spec: JobSpec, sets: Collection[str]) -> set[str]:
 
 def _is_recall(metric: str) -> bool:
     entry = METRIC_CATALOG[metric]
-    return (entry.scope, entry.better_on_forget, entry.better_elsewhere) == ("row", "lower", "higher")
+    return (entry.scope, entry.better_on_forget, entry.better_on_other_sets) == ("row", "lower", "higher")
 
 
 class _Search:

@@ -22,7 +22,7 @@ from soul_core.texts import fold
 #: So many rows in common are enough for an interval; with fewer, at least half of the measured ones must be.
 _ENOUGH_ROWS = 30
 _REMEDY = (
-    "compare with the retrained model itself (reference as a model, --also reference=MODEL), or measure it on these "
+    "compare with the retrained model itself (reference as a model, --compare retrained=MODEL), or measure it on these "
     "rows and give that log"
 )
 

@@ -26,17 +26,17 @@ METRICS_BY_LOG_NAME: Mapping[str, tuple[str, str, str]] = {
     "forget_Q_A_Prob": (FORGET, "probability", "prob"),
     "forget_Q_A_ROUGE": (FORGET, "rouge_l", "rougeL_recall"),
     "forget_truth_ratio": (FORGET, "truth_ratio", "score"),
-    "exact_memorization": (FORGET, "exact_memorisation", "score"),
+    "exact_memorization": (FORGET, "exact_memorization", "score"),
     "extraction_strength": (FORGET, "extraction_strength", "score"),
     "retain_Q_A_Prob": (RETAIN, "probability", "prob"),
     "retain_Q_A_ROUGE": (RETAIN, "rouge_l", "rougeL_recall"),
     "retain_Truth_Ratio": (RETAIN, "truth_ratio", "score"),
     "ra_Q_A_Prob": (REAL_AUTHORS, "probability", "prob"),
-    "ra_Q_A_Prob_normalised": (REAL_AUTHORS, "probability_normalised", "prob"),
+    "ra_Q_A_Prob_normalised": (REAL_AUTHORS, "probability_normalized", "prob"),
     "ra_Q_A_ROUGE": (REAL_AUTHORS, "rouge_l", "rougeL_recall"),
     "ra_Truth_Ratio": (REAL_AUTHORS, "truth_ratio", "score"),
     "wf_Q_A_Prob": (WORLD_FACTS, "probability", "prob"),
-    "wf_Q_A_Prob_normalised": (WORLD_FACTS, "probability_normalised", "prob"),
+    "wf_Q_A_Prob_normalised": (WORLD_FACTS, "probability_normalized", "prob"),
     "wf_Q_A_ROUGE": (WORLD_FACTS, "rouge_l", "rougeL_recall"),
     "wf_Truth_Ratio": (WORLD_FACTS, "truth_ratio", "score"),
 }
@@ -59,7 +59,7 @@ _TEXTS = {name: set_name for name, (set_name, metric, _) in METRICS_BY_LOG_NAME.
 UTILITY_METRICS: tuple[tuple[str, str], ...] = tuple(
     (name, field)
     for name, (set_name, metric, field) in METRICS_BY_LOG_NAME.items()
-    if (set_name, metric) in METRIC_CATALOG["model_utility"].rests_on
+    if (set_name, metric) in METRIC_CATALOG["model_utility"].inputs
 )
 MIN_K_ATTACK, FORGET_TRUTH_RATIO = "mia_min_k", "forget_truth_ratio"
 REQUIRED_NAMES = (*(name for name, _ in UTILITY_METRICS), FORGET_TRUTH_RATIO, MIN_K_ATTACK)

@@ -104,7 +104,9 @@ def _report_in(document: dict[str, Any], path: Path) -> Report:
     try:
         return Report.model_validate(document)
     except ValidationError as error:
-        raise BadData(f"{path} is no report of this version: {error.error_count()} problems") from error
+        raise BadData(
+            f"{path} is not a report of this version of SOUL ({error.error_count()} fields differ); run the job again"
+        ) from error
 
 
 def _measurements_in(document: dict[str, Any], path: Path, *, of_reference: bool) -> ModelMeasurements | None:

@@ -10,7 +10,7 @@ from soul_core.metrics.continuation import continuation_bleu, continuation_rouge
 from soul_core.metrics.keywords import keyword_recall
 from soul_core.metrics.knowledge import knowledge_memorization
 from soul_core.metrics.membership import gradient_norm, loss, min_k, min_k_plus, zlib
-from soul_core.metrics.memorisation import exact_memorization, extraction_strength
+from soul_core.metrics.memorization import exact_memorization, extraction_strength
 from soul_core.metrics.observed import InferenceResult
 from soul_core.metrics.perplexity import perplexity
 from soul_core.metrics.probability import probability
@@ -22,22 +22,22 @@ METRICS: dict[str, Callable[[InferenceResult, Resampling], MetricValue]] = {
     "probability": probability,
     "rouge_l": rouge_l,
     "keyword_recall": keyword_recall,
-    "exact_memorisation": exact_memorization,
+    "exact_memorization": exact_memorization,
     "extraction_strength": extraction_strength,
     "perplexity": perplexity,
     "truth_ratio": truth_ratio,
-    "probability_normalised": probability_normalized,
+    "probability_normalized": probability_normalized,
     "choice_accuracy": choice_accuracy,
     "loss": loss,
     "zlib": zlib,
     "min_k": min_k,
     "min_k_plus": min_k_plus,
     "gradient_norm": gradient_norm,
-    "knowledge_memorisation": knowledge_memorization,
+    "knowledge_memorization": knowledge_memorization,
     "continuation_rouge_l_100": partial(continuation_rouge_l, prefix=100),
     "continuation_bleu_100": partial(continuation_bleu, prefix=100),
     "continuation_rouge_l_300": partial(continuation_rouge_l, prefix=300),
     "continuation_bleu_300": partial(continuation_bleu, prefix=300),
-    "verbatim_memorisation": partial(continuation_rouge_l, prefix=MUSE_PREFIX_LENGTH),
+    "verbatim_memorization": partial(continuation_rouge_l, prefix=MUSE_PREFIX_LENGTH),
     "toxicity": toxicity,
 }

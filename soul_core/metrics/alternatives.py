@@ -1,4 +1,4 @@
-"""The expected answer against other answers to the same question: truth ratio, normalised probability, choice."""
+"""The expected answer against other answers to the same question: truth ratio, normalized probability, choice."""
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def probability_normalized(inference: InferenceResult, resampling: Resampling) -
 def choice_accuracy(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the share of rows whose expected answer has a lower mean NLL than every wrong one; a tie is no hit.
 
-    Source: multiple choice by likelihood, normalised by tokens: GPT-3 (arXiv:2005.14165), section 2.4.
+    Source: multiple choice by likelihood, normalized by tokens: GPT-3 (arXiv:2005.14165), section 2.4.
     """
     return summarize(_each(inference, _best), resampling)
 

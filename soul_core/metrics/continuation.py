@@ -24,7 +24,7 @@ def continuation_rouge_l(inference: InferenceResult, resampling: Resampling, *, 
         scored = compute_rouge_l(one.expected, one.generated, use_stemmer=True)
         return None if scored is None else float(scored.fmeasure)
 
-    return _summarise(inference, resampling, prefix, f1)
+    return _summarize(inference, resampling, prefix, f1)
 
 
 def continuation_bleu(inference: InferenceResult, resampling: Resampling, *, prefix: int) -> MetricValue:
@@ -47,10 +47,10 @@ def continuation_bleu(inference: InferenceResult, resampling: Resampling, *, pre
         scored = sacrebleu.sentence_bleu(given, [expected], tokenize=tokenizer, use_effective_order=True)
         return scored.score / _PERCENT
 
-    return _summarise(inference, resampling, prefix, bleu)
+    return _summarize(inference, resampling, prefix, bleu)
 
 
-def _summarise(
+def _summarize(
     observed: InferenceResult, resampling: Resampling, prefix: int, score: Callable[[Continuation], float | None]
 ) -> MetricValue:
     continued = observed.continuations.get(prefix, ())

@@ -1,4 +1,4 @@
-"""Knowledge memorisation: what the model answers after a few worked examples of other questions."""
+"""Knowledge memorization: what the model answers after a few worked examples of other questions."""
 
 from soul_core.metrics.aggregate import Resampling, summarize
 from soul_core.metrics.observed import GeneratedAnswer, InferenceResult
@@ -9,7 +9,7 @@ from soul_core.report import MetricValue
 def knowledge_memorization(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the mean ROUGE-L F1 of the few-shot answers; rows whose expected answer has no words have no value.
 
-    Source: MUSE (arXiv:2407.06460), knowledge memorisation; words are not stemmed, as in its released code.
+    Source: MUSE (arXiv:2407.06460), knowledge memorization; words are not stemmed, as in its released code.
     Differs from that code: the examples are rows of the user's own sets, turns of the model's own chat template, and an
     answer may be as long as any other here; languages other than English: `rouge_words`.
     """

@@ -43,7 +43,7 @@ def min_k(inference: InferenceResult, resampling: Resampling) -> MetricValue:
 
 
 def min_k_plus(inference: InferenceResult, resampling: Resampling) -> MetricValue:
-    """Return the mean of the share K of tokens with the highest standardised NLL, at least one.
+    """Return the mean of the share K of tokens with the highest standardized NLL, at least one.
 
     Source: Zhang et al. (arXiv:2404.02936), sign turned around.
     """

@@ -18,7 +18,7 @@ def toxicity(inference: InferenceResult, resampling: Resampling) -> MetricValue:
     """Return the mean probability that an answer is offensive, as the classifier sees it.
 
     The classifier is `alt-profanity-check`: a calibrated linear SVM over word counts, its weights inside the package,
-    trained on 200,000 labelled English comments. It hears offensive words; it does not understand advice.
+    trained on 200,000 labeled English comments. It hears offensive words; it does not understand advice.
     Source: Gehman et al. (arXiv:2009.11462) for scoring continuations; SOUL (arXiv:2404.18239) for detoxification.
     Differs from both: they ask a hosted service or a large classifier, which needs the network.
     """

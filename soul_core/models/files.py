@@ -114,7 +114,7 @@ def _inspect_folder(folder: Path, *, hashed: bool) -> ModelInspection:
             "remove the adapter's files to use the model without it"
         )
     if "quantization_config" in config:
-        raise BadModel("the checkpoint is quantised and cannot be trained; give the unquantised weights")
+        raise BadModel("the checkpoint is quantized and cannot be trained; give the unquantized weights")
     architecture = check_architecture(config)
     if "transformers_weights" in config:
         raise BadModel("config.json names its weight file (transformers_weights); call it model.safetensors instead")

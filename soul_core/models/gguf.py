@@ -185,7 +185,7 @@ def _read(file: int, num_bytes: int, start: int) -> bytearray:
 
 
 def dequantize(tensor_info: TensorInfo, file: int) -> NDArray[np.float32]:
-    """Read one tensor as float32. Raises BadModel for a quantisation that gguf does not know."""
+    """Read one tensor as float32. Raises BadModel for a quantization that gguf does not know."""
     raw = np.frombuffer(_read(file, tensor_info.size_bytes, tensor_info.file_offset), dtype=np.uint8)
     rows = raw.reshape(*tensor_info.shape[:-1], -1)
     try:
@@ -194,7 +194,7 @@ def dequantize(tensor_info: TensorInfo, file: int) -> NDArray[np.float32]:
         )
     except NotImplementedError as error:
         raise BadModel(
-            f"the quantisation {tensor_info.ggml_type.name} of tensor {tensor_info.name} is not supported"
+            f"the quantization {tensor_info.ggml_type.name} of tensor {tensor_info.name} is not supported"
         ) from error
     return np.ascontiguousarray(weight)
 
@@ -209,7 +209,7 @@ def _llama_tensor(place: TensorInfo, file: int, config: LlamaConfig) -> NDArray[
 
 
 def _unpermuted(weight: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """Put the rows of a query or key matrix back: llama.cpp rotates neighbours, transformers the two halves."""
+    """Put the rows of a query or key matrix back: llama.cpp rotates neighbors, transformers the two halves."""
     num_rows = weight.shape[0]
     pairs = weight.reshape(num_heads, num_rows // num_heads // 2, 2, *weight.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(weight.shape))

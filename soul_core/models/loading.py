@@ -106,7 +106,7 @@ def load_model(
 ) -> LoadedModel:
     """Load `source` with float32 parameters on `device`; `dtype` is the compute type, `chat_template` replaces its own.
 
-    A GGUF file is dequantised once into `cache_dir`, a hub id is downloaded into it (default: ~/.cache/soul).
+    A GGUF file is dequantized once into `cache_dir`, a hub id is downloaded into it (default: ~/.cache/soul).
     `digest` is the one it was registered with, `shown` what errors call it.
     Raises BadModel with what to do about it, also when the model is not the registered one.
     """

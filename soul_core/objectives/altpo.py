@@ -1,4 +1,4 @@
-"""Alternate preference optimisation: other plausible answers over the ones to forget.
+"""Alternate preference optimization: other plausible answers over the ones to forget.
 
 Source: Mekala et al. 2024, arXiv:2409.13474. The alternates are the model's own (`preparation`).
 Differs from it: one alternate an answer where the authors make five. The factor 2/beta is in their code too.

@@ -16,7 +16,7 @@ def ce_u(inputs: TermInputs, spec: CeU) -> torch.Tensor:
     scores, totals = inputs.scores["forget"], inputs.totals["forget"]
     target_PV = scores.logits_PV.detach().scatter(1, scores.labels_P[:, None], -torch.inf).softmax(dim=-1)
     loss_P = cross_entropy(scores.logits_PV, target_PV, reduction="none")
-    if not spec.leave_out_first:
+    if not spec.skip_first_token:
         return loss_P.sum() / totals.num_tokens
     is_first_P = torch.ones_like(scores.sequence_P, dtype=torch.bool)
     is_first_P[1:] = scores.sequence_P[1:] != scores.sequence_P[:-1]

@@ -1,4 +1,4 @@
-"""Direct preference optimisation of a refusal over the answer to forget.
+"""Direct preference optimization of a refusal over the answer to forget.
 
 Source: Rafailov et al. 2023, arXiv:2305.18290, equation 7, with refusals as winners as TOFU (arXiv:2401.06121) and NPO
 (arXiv:2404.05868) have it.

@@ -20,6 +20,6 @@ def rmu(inputs: TermInputs, spec: Rmu) -> torch.Tensor:
 
 
 def make_control_vector_D(seed: int, hidden_size: int) -> torch.Tensor:
-    """Return the direction of all forget states: uniform numbers in [0, 1), normalised, as the authors draw it."""
+    """Return the direction of all forget states: uniform numbers in [0, 1), normalized, as the authors draw it."""
     drawn_D = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return drawn_D / drawn_D.norm()

@@ -1,4 +1,4 @@
-"""Simple negative preference optimisation: NPO by the mean log-probability, without a base model.
+"""Simple negative preference optimization: NPO by the mean log-probability, without a base model.
 
 Source: Fan et al. 2024, arXiv:2410.07163, equation 4; delta is its reward margin gamma.
 Differs from the paper: beta multiplies the margin too, as in the released code (with delta 0 they are the same).

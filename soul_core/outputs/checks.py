@@ -32,13 +32,13 @@ def find_existing_report(
     report = read_finished_report(out)
     if report is None:
         return None
-    known = report.reference.digest if report.reference else None
+    known = report.retrained.digest if report.retrained else None
     theirs = {
         "spec": report.spec_sha256,
         "model name": report.model.source,
         "model": report.model.digest,
         "data sets": {one.name: one.sha256 for one in report.data},
-        "reference": known,
+        "retrained": known,
     }
     if isinstance(retrained, ModelSource):
         retrained = replace(retrained, digest=pin_source(retrained).digest or known)
@@ -48,7 +48,7 @@ def find_existing_report(
         # a branch of the hub: only a download tells its commit
         "model": pin_source(source).digest or report.model.digest,
         "data sets": dict(dataset_sha256s),
-        "reference": retrained.digest if retrained else None,
+        "retrained": retrained.digest if retrained else None,
     }
     if other := [what for what in ours if ours[what] != theirs[what]]:
         raise BadSpec(f"{out} already holds the result of another run (other {', '.join(other)}); name another folder")

@@ -166,7 +166,7 @@ def _gguf_name(name: str) -> str:
 
 
 def _permuted(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """Order the rows of a query or key projection by pairs: llama.cpp rotates neighbours, transformers two halves."""
+    """Order the rows of a query or key projection by pairs: llama.cpp rotates neighbors, transformers two halves."""
     halves = values.reshape(num_heads, 2, values.shape[0] // num_heads // 2, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 

@@ -8,7 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from soul_core.atomic_io import compute_sha256, fsync_path, translate_disk_errors, write_atomically
+from soul_core.errors import BadSpec
 from soul_core.models.loading import LoadedModel
 from soul_core.outputs.dtypes import FLOAT32, ExportDtypes
 from soul_core.outputs.export import export_checkpoint, get_library_versions
@@ -86,7 +89,13 @@ def read_finished_report(out: Path) -> Report | None:
     """Return the report of a finished run, or None where there is no manifest and so no result."""
     if not (out / MANIFEST).exists():
         return None
-    return Report.model_validate_json((out / REPORT).read_text())
+    try:
+        return Report.model_validate_json((out / REPORT).read_text())
+    except ValidationError as error:
+        raise BadSpec(
+            f"{out} holds a result that this version of SOUL cannot read ({error.error_count()} fields differ); "
+            "name another folder, or remove it to run again"
+        ) from error
 
 
 def discard_outputs(out: Path) -> None:

@@ -76,11 +76,11 @@ def compare_models(
     measured = {name: one.measurements for name, one in evaluations.items()}
     if retrained_log is not None:
         measured[RETRAINED] = retrained_log.measurements
-    reference = measured.get(RETRAINED)
+    retrained = measured.get(RETRAINED)
     known = [name for name in (BASE, judged, RETRAINED) if name in measured]
     return {
         name: add_derived_metrics(
-            measured[name], reference, spec.evaluation, spec.seed
+            measured[name], retrained, spec.evaluation, spec.seed
         )  # the reference against itself: the ideal
         for name in known + [name for name in measured if name not in known]
     }

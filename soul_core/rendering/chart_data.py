@@ -34,12 +34,12 @@ MarkerStyles = Mapping[str, MarkerStyle]
 _TRUTH_RATIO, _FORGET_QUALITY, _UTILITY = "truth_ratio", "forget_quality", "model_utility"
 #: Row metric -> the AUC made of it, of all scores that tell members by forget and holdout rows.
 AUC_BY_MEMBERSHIP_SCORE = {
-    entry.rests_on[0][1]: entry.name
+    entry.inputs[0][1]: entry.name
     for entry in METRIC_CATALOG.values()
-    if entry.scope == "model" and entry.unit == "AUC" and {name for name, _ in entry.rests_on} == {FORGET, HOLDOUT}
+    if entry.scope == "model" and entry.unit == "AUC" and {name for name, _ in entry.inputs} == {FORGET, HOLDOUT}
 }
 #: Everything that is made of forget and holdout rows.
-_ABOUT_MEMBERS = {entry.name for entry in METRIC_CATALOG.values() if HOLDOUT in dict(entry.rests_on)}
+_ABOUT_MEMBERS = {entry.name for entry in METRIC_CATALOG.values() if HOLDOUT in dict(entry.inputs)}
 
 
 def make_training_curves(report: Report) -> Iterator[tuple[str, Markup]]:

@@ -27,7 +27,7 @@ MODEL_ROLES = {
 }
 _ATTACKS = {
     "relearn": "Relearning",
-    "quantise": "Quantisation",
+    "quantize": "Quantization",
     "prompting": "Other ways of asking",
     "downstream": "Fine-tuning on unrelated text",
     "probing": "Reading hidden states",

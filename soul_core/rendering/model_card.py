@@ -55,7 +55,7 @@ def render_model_card(report: Report) -> str:
 
 
 def make_card_metadata(report: Report) -> ModelCardData:
-    """Return the metadata. A licence is not known here, so none is named; the base model is, where it has a hub id."""
+    """Return the metadata. A license is not known here, so none is named; the base model is, where it has a hub id."""
     is_hub_id = _HUB_ID.fullmatch(report.model.source) is not None
     results = make_eval_results(report)
     alone = is_adapter(report.spec)

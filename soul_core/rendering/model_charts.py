@@ -280,8 +280,8 @@ def _draw_spread(
         low = [ground + (band - room - 3) * s / tallest for s in down]
         axes.stairs(low, edges, baseline=ground, fill=True, facecolor=PAPER, edgecolor=SOFT, linewidth=1)
     axes.plot((edges[0], edges[-1]), (ground, ground), color=SOFT, linewidth=0.8)
-    centre = float(np.median(np.log10(spread.values) if log else spread.values))
-    axes.plot([centre], [ground], marker="^", markersize=6, color=INK, markeredgecolor=PAPER, zorder=4, clip_on=False)
+    center = float(np.median(np.log10(spread.values) if log else spread.values))
+    axes.plot([center], [ground], marker="^", markersize=6, color=INK, markeredgecolor=PAPER, zorder=4, clip_on=False)
     title = shorten(spread.model, _MOST_LETTERS) + (f": {spread.remark}" if spread.remark else "")
     add_label(axes, title, (0, top - 3), (0, 0), fontsize=TEXT_SIZE, va="baseline")
 

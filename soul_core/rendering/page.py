@@ -71,7 +71,7 @@ def render_page(report: Report) -> str:
             report=report,
             judged=judged,
             headline=format_headline(report),
-            rests_on=format_evidence(report),
+            evidence=format_evidence(report),
             highlights=list(make_highlights(report)),
             criteria=[
                 (one, draw_criterion_chart(f"bound-{i}", one)) for i, one in enumerate(make_criterion_rows(report))

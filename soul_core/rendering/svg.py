@@ -31,7 +31,7 @@ _FONT = 'system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif'
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 #: Behind text, so that a line under it does not strike it through.
 HALO = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-#: How one element names another: by link, or as its paint. Colours look alike but stand after other words.
+#: How one element names another: by link, or as its paint. Colors look alike but stand after other words.
 _POINTER = re.compile(r"(?:^|\s|url\()#(\w{11,})")
 #: matplotlib keeps its settings in one place for the whole process.
 _ONE_AT_A_TIME = threading.Lock()
@@ -49,7 +49,7 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class MarkerStyle:
-    """How a model looks in every chart: colour, and a hatch and a marker, so that colour never carries it alone."""
+    """How a model looks in every chart: color, and a hatch and a marker, so that color never carries it alone."""
 
     fill: str
     edge: str
@@ -57,7 +57,7 @@ class MarkerStyle:
     marker: str
 
 
-# Colours: Okabe and Ito, "Color Universal Design" (2008), lightened where a hatch lies on top.
+# Colors: Okabe and Ito, "Color Universal Design" (2008), lightened where a hatch lies on top.
 _JUDGED = MarkerStyle("#0072b2", "#00476f", "", "o")
 _BASE = MarkerStyle("#e4e8ec", "#6e7781", "////", "s")
 _REFERENCE = MarkerStyle("#f7d58a", "#8f5f00", "xxxx", "D")
@@ -156,7 +156,7 @@ def render_svg(figure: "Figure", name: str, label: str) -> Markup:
         "font-family": _FONT,
         "stroke-linejoin": "round",
     }
-    return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704  serialised, so escaped, by ElementTree
+    return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704  serialized, so escaped, by ElementTree
 
 
 def compute_nice_ticks(low: float, high: float, num_ticks: int) -> list[float]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from soul_core.spec import Criterion, JobSpec
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 ConflictHandling = Literal["dropped", "kept", "measured"]
 #: How a row of another set was found to hold a forget fact, the surest first.
 ConflictLayer = Literal["question", "fact", "near_duplicate"]
@@ -94,7 +94,7 @@ class Finding(ReportModel):
 class AttackResult(ReportModel):
     """One attack: what each model gave away under it."""
 
-    label: str = Field(description="Its name in criteria: relearn, quantise_4bit, prompting, ...")
+    label: str = Field(description="Its name in criteria: relearn, quantize_4bit, prompting, ...")
     settings: dict[str, Any] = Field(description="The attack as the spec has it.")
     baseline: dict[str, dict[str, SetMetrics]] = Field(
         description="Model -> set -> metrics on the same rows without the attack."
@@ -286,7 +286,7 @@ class ExportFacts(ReportModel):
 class Report(ReportModel):
     """The whole report of one job."""
 
-    schema_version: Literal["1"] = "1"
+    schema_version: Literal["2"] = "2"
     job_id: str | None = None
     spec: JobSpec
     spec_sha256: str
@@ -296,7 +296,7 @@ class Report(ReportModel):
     model: ModelFacts
     data: tuple[DatasetFacts, ...]
     models: dict[str, ModelMeasurements] = Field(description="base, unlearned (or finetuned, audited), reference, ...")
-    reference: RetrainedModelFacts | None = Field(None, description="The retrained model, where one was given.")
+    retrained: RetrainedModelFacts | None = Field(None, description="The retrained model, where one was given.")
     attacks: tuple[AttackResult, ...] = ()
     trials: tuple[TrialResult, ...] = Field((), description="Of a search or an ensemble, in their order.")
     examples: tuple[AnswerSample, ...]

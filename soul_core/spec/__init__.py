@@ -21,17 +21,17 @@ from soul_core.spec.wrappers import Lora, ParameterSelection, Saliency, Sharpnes
 #: Data sets with a meaning; any other name is measured too. `ALL` is no set: metrics of the model as a whole.
 FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "train", "holdout", "all"
 
-#: earlier_1, earlier_2, ...: forget sets of the jobs that made the model this one begins with.
-PRIOR_FORGET_PREFIX = "earlier_"
+#: prior_forget_1, prior_forget_2, ...: forget sets of the jobs that made the model this one begins with.
+PRIOR_FORGET_PREFIX = "prior_forget_"
 
 #: retain_dropped, train_dropped: what a run makes of rows that it leaves out of the learned set.
 DROPPED_SUFFIX = "_dropped"
 
 #: In criteria: each of them, however many there are.
-ALL_PRIOR_FORGET_SETS = "earlier_*"
+ALL_PRIOR_FORGET_SETS = "prior_forget_*"
 
 #: Models with a meaning in a report; an evaluation may name others.
-BASE, UNLEARNED, FINETUNED, EVALUATED, RETRAINED = "base", "unlearned", "finetuned", "audited", "reference"
+BASE, UNLEARNED, FINETUNED, EVALUATED, RETRAINED = "base", "unlearned", "finetuned", "evaluated", "retrained"
 
 JobKind = Literal["unlearn", "finetune", "evaluate"]
 RetainConflicts = Literal["drop", "refuse", "keep"]
@@ -92,7 +92,7 @@ class Evaluation(SpecModel):
             "probability",
             "rouge_l",
             "keyword_recall",
-            "exact_memorisation",
+            "exact_memorization",
             "extraction_strength",
             "perplexity",
             "truth_ratio",
@@ -113,7 +113,7 @@ class Evaluation(SpecModel):
     )
     max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest generated answer.")
     max_examples: int = Field(400, ge=1, description="Rows of each set that are measured; chosen by the seed.")
-    side_by_side: int = Field(20, ge=0, le=1000, description="Questions shown in the report before and after.")
+    num_answer_samples: int = Field(20, ge=0, le=1000, description="Questions shown in the report before and after.")
     probes: tuple[ProbeKind, ...] = Field(
         (),
         description="Further sets made of the forget rows, as RWKU asks (arXiv:2406.10890): sentences with the answer "
@@ -131,9 +131,9 @@ class Criterion(SpecModel):
     """One bound the judged model must keep. Holds when the whole confidence interval is on the right side."""
 
     set: str = Field(
-        pattern=SET_NAME_PATTERN + r"|^earlier_\*$",
+        pattern=SET_NAME_PATTERN + r"|^prior_forget_\*$",
         description="Data set the metric is taken on: forget, retain, general, ...; `all`: the whole model; "
-        "`earlier_*`: each of the sets that earlier jobs forgot, if there are any.",
+        "`prior_forget_*`: each of the sets that earlier jobs forgot, if there are any.",
     )
     attack: str | None = Field(None, description="Label of an attack: the metric is taken under it.")
     metric: str = Field(description="Name from GET /v1/methods.")
@@ -195,10 +195,10 @@ class JobSpec(SpecModel):
     data: Data = Data()
     training: Training = Training()
     strategy: Strategy = Single()
-    earlier: Literal["measure", "join"] = Field(
-        "measure",
-        description="What earlier forget sets (named earlier_1, ...) are for when the base is an earlier job's output. "
-        "measure: is what was forgotten still forgotten? join: also unlearn them again, beside the forget set.",
+    prior_forget_sets: Literal["evaluate", "unlearn"] = Field(
+        "evaluate",
+        description="What prior forget sets (named prior_forget_1, ...) are for when the base is an earlier job's output. "
+        "evaluate: is what was forgotten still forgotten? unlearn: also unlearn them again with the forget set.",
     )
     retain_conflicts: RetainConflicts = Field(
         "drop",
@@ -298,11 +298,11 @@ class JobSpec(SpecModel):
 
     def unlearns(self, set_name: str) -> bool:
         """Say whether a data set of this name is unlearned: the forget set, and earlier jobs' where they join."""
-        joins = self.earlier == "join" and is_forget_set(set_name)
+        joins = self.prior_forget_sets == "unlearn" and is_forget_set(set_name)
         return self.kind == "unlearn" and (set_name == FORGET or joins)
 
     def expand_criteria(self, sets: Collection[str]) -> tuple[Criterion, ...]:
-        """Return the criteria of a run on data sets of these names: one on `earlier_*` becomes one on each of them."""
+        """Return the criteria of a run on these data sets: one on `prior_forget_*` becomes one on each."""
         earlier = [name for name in sets if name.startswith(PRIOR_FORGET_PREFIX)]
         return tuple(
             each.model_copy(update={"set": name})

@@ -26,7 +26,7 @@ class Relearn(SpecModel):
         pattern=SET_NAME_PATTERN,
         description="Data set that is learned. Of the forget set only `share` is, and the rest is what is measured.",
     )
-    share: float = Field(
+    fraction: float = Field(
         0.25,
         gt=0,
         lt=1,
@@ -45,7 +45,7 @@ class Relearn(SpecModel):
 class Quantize(SpecModel):
     """Round all weight matrices to few bits and back, in place: a small change of the weights may be rounded away."""
 
-    kind: Literal["quantise"] = "quantise"
+    kind: Literal["quantize"] = "quantize"
     bits: Literal[4, 8] = Field(4, description="Bits a weight.")
     group: int = Field(
         64,

@@ -80,8 +80,8 @@ def _finetune(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]
     for name in ("forget", "retain"):
         if getattr(spec, name) != getattr(plain, name):
             yield name, f"a job of kind 'finetune' learns its train set and has no {name} term; leave it out"
-    if spec.earlier == "join":
-        yield "earlier", "fine-tuning unlearns nothing; what earlier jobs forgot is measured"
+    if spec.prior_forget_sets == "unlearn":
+        yield "prior_forget_sets", "fine-tuning unlearns nothing; what earlier jobs forgot is measured"
     curvature = getattr(spec.optimizer, "curvature", None)
     if curvature is not None and getattr(curvature, "data", "retain") != "retain":
         yield "optimizer.curvature.data", "fine-tuning takes the curvature of what it learns; leave it out"
@@ -132,8 +132,8 @@ def _of_recipe(spec: JobSpec, sets: Collection[str], strategy: str) -> Iterator[
     yield from find_method_problems(spec, sets, strategy=strategy)
 
 
-def _models(spec: JobSpec, models: Collection[str], reference_log: bool) -> Iterator[tuple[str, str]]:
-    if reference_log and RETRAINED in models:
+def _models(spec: JobSpec, models: Collection[str], retrained_log: bool) -> Iterator[tuple[str, str]]:
+    if retrained_log and RETRAINED in models:
         yield "", "the reference is given twice: as a model and as a log; leave one out"
     for name in models:
         if not re.fullmatch(SET_NAME_PATTERN, name):

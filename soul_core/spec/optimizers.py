@@ -109,7 +109,7 @@ class Influence(SpecModel):
     damping: float | None = Field(
         None, gt=0, description="Added to the diagonal of H. None: the smallest that keeps the bound is searched."
     )
-    most_retain_rise: float = Field(
+    max_retain_increase: float = Field(
         0.1, gt=0, description="Bound: the retain set's mean NLL a token may rise by this many nats."
     )
 

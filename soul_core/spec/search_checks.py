@@ -20,12 +20,12 @@ def select_search_criteria(spec: JobSpec, sets: Collection[str]) -> tuple[Criter
     """Return the criteria that a look measures on data sets of these names. The others are the verdict's alone: an
     attack costs as much as a trial, and the retrained model's numbers are of other rows than a look's.
     """
-    return tuple(one for one in spec.expand_criteria(sets) if one.attack is None and _scope(one) != "reference")
+    return tuple(one for one in spec.expand_criteria(sets) if one.attack is None and _scope(one) != "retrained")
 
 
 def get_metric_inputs(criterion: Criterion) -> tuple[tuple[str, str], ...]:
     """Return the (set, row metric) pairs that a criterion is decided by."""
-    return METRIC_CATALOG[criterion.metric].rests_on or ((criterion.set, criterion.metric),)
+    return METRIC_CATALOG[criterion.metric].inputs or ((criterion.set, criterion.metric),)
 
 
 def make_search_space(spec: JobSpec) -> dict[str, tuple[float, float]]:
@@ -62,14 +62,14 @@ def find_search_problems(spec: JobSpec, sets: Collection[str], *, has_retrained:
             continue
         if criterion.attack is None and entry and (problem := _problem(criterion, entry, known)):
             yield f"criteria.{number}", problem
-        elif criterion.attack is None and _scope(criterion) == "reference" and not has_retrained:
+        elif criterion.attack is None and _scope(criterion) == "retrained" and not has_retrained:
             yield f"criteria.{number}", f"{criterion.metric} compares with a retrained model; give a reference"
 
 
 def _problem(criterion: Criterion, entry: MetricEntry, known: Collection[str]) -> str | None:
     if entry.scope == "model" and criterion.set != entry.home_set:
         return f"{criterion.metric} is told of the set '{entry.home_set}', not of '{criterion.set}'"
-    needed = {name for name, _ in entry.rests_on} or {criterion.set}
+    needed = {name for name, _ in entry.inputs} or {criterion.set}
     if lacking := sorted(needed.difference(known)):
         what = f"the set '{lacking[0]}'" if len(lacking) == 1 else f"the sets {', '.join(lacking)}"
         return f"a search measures {criterion.metric} on {what}, not given here; give it, or leave the criterion out"

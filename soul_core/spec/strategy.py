@@ -45,9 +45,9 @@ class Search(SpecModel):
         description="Bounds of the retain term's weight, searched by its logarithm; none: from a tenth to ten times "
         "retain.weight.",
     )
-    check_every: int = Field(5, ge=1, description="Steps between two looks at the criteria.")
-    rows: int = Field(24, ge=1, description="Rows of each set that such a look measures; chosen by the seed.")
-    seconds: float | None = Field(None, gt=0, description="No trial begins after so many seconds of searching.")
+    eval_every: int = Field(5, ge=1, description="Steps between two measurements of the criteria.")
+    eval_rows: int = Field(24, ge=1, description="Rows of each set that such a measurement takes; chosen by the seed.")
+    max_seconds: float | None = Field(None, gt=0, description="No trial starts after this many seconds of searching.")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Search":
@@ -72,7 +72,7 @@ class Ensemble(SpecModel):
         "recipe that is nearest to holding all criteria.",
     )
     density: float = Field(0.2, gt=0, le=1, description="TIES keeps this share of each change, the largest. Paper's.")
-    rows: int = Field(24, ge=1, description="Rows of each set that each recipe is measured on.")
+    eval_rows: int = Field(24, ge=1, description="Rows of each set that each recipe is measured on.")
 
     @field_validator("members")
     @classmethod

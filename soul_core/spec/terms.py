@@ -83,7 +83,7 @@ class GradDiff(SpecModel):
 
 
 class Npo(SpecModel):
-    """Negative preference optimisation (arXiv:2404.05868): bounded ascent relative to the base model."""
+    """Negative preference optimization (arXiv:2404.05868): bounded ascent relative to the base model."""
 
     kind: Literal["npo"] = "npo"
     weight: Weight = 1.0
@@ -105,7 +105,7 @@ class SimNpo(SpecModel):
 
 
 class Dpo(SpecModel):
-    """Direct preference optimisation (arXiv:2305.18290): a refusal over the answer, both relative to the base model."""
+    """Direct preference optimization (arXiv:2305.18290): a refusal over the answer, both relative to the base model."""
 
     kind: Literal["dpo"] = "dpo"
     weight: Weight = 1.0
@@ -114,7 +114,7 @@ class Dpo(SpecModel):
 
 
 class Refusal(SpecModel):
-    """Preference optimisation as TOFU's IDK and SOUL's PO do it: learn a refusal in place of the answer."""
+    """Preference optimization as TOFU's IDK and SOUL's PO do it: learn a refusal in place of the answer."""
 
     kind: Literal["refusal"] = "refusal"
     weight: Weight = 1.0
@@ -127,9 +127,9 @@ class AltPo(SpecModel):
     kind: Literal["altpo"] = "altpo"
     weight: Weight = 1.0
     beta: Beta = Field(0.1, description="Inverse temperature on the difference of log-ratios. The authors' value.")
-    alternates: Literal["held_back", "asked"] = Field(
-        "held_back",
-        description="held_back (ours): the model answers the prompt while the words that make up the old answer are "
+    alternates: Literal["constrained", "instructed"] = Field(
+        "constrained",
+        description="constrained (ours): the model answers the prompt while the words that make up the old answer are "
         "held back. asked (the authors'): it is told to write another version, which takes a capable model.",
     )
     instruction: str = Field(
@@ -178,7 +178,7 @@ class CeU(SpecModel):
 
     kind: Literal["ce_u"] = "ce_u"
     weight: Weight = 1.0
-    leave_out_first: bool = Field(True, description="Leave out the first token of each answer, as the paper does.")
+    skip_first_token: bool = Field(True, description="Leave out the first token of each answer, as the paper does.")
 
 
 class Wga(SpecModel):

@@ -19,13 +19,13 @@ class ParameterSelection(SpecModel):
 class Sharpness(SpecModel):
     """Sharpness-aware forget gradient (arXiv:2502.05374): taken where the forget loss is worst nearby."""
 
-    rho: float = Field(0.01, gt=0, le=10, description="Radius of the neighbourhood, as L2 norm over all weights.")
+    rho: float = Field(0.01, gt=0, le=10, description="Radius of the neighborhood, as L2 norm over all weights.")
 
 
 class Saliency(SpecModel):
     """Only the weights that matter most for the forget set move; the choice is made once, on the base model."""
 
-    share: float = Field(0.5, gt=0, lt=1, description="Share of the weights that move. SalUn's default.")
+    keep_fraction: float = Field(0.5, gt=0, lt=1, description="Fraction of the weights that train. SalUn's default.")
     score: Literal["gradient", "relative", "wagle"] = Field(
         "gradient",
         description="gradient: |gradient of the forget NLL| (SalUn, arXiv:2310.12508). relative: the same over the "

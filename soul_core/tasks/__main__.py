@@ -56,7 +56,7 @@ def _next(prepared: PreparedTask) -> str:
 
 
 def _option(name: str, path: Path) -> str:
-    return f"--{name} {path}" if name in (FORGET, RETAIN, HOLDOUT, GENERAL) else f"--set {name}={path}"
+    return f"--{name} {path}" if name in (FORGET, RETAIN, HOLDOUT, GENERAL) else f"--dataset {name}={path}"
 
 
 if __name__ == "__main__":

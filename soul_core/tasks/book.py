@@ -17,14 +17,14 @@ RECIPE: dict[str, Any] = {
     "evaluation": {
         "metrics": [
             "probability",
-            "exact_memorisation",
+            "exact_memorization",
             "extraction_strength",
             "perplexity",
             "continuation_rouge_l_100",
             "continuation_bleu_100",
             "continuation_rouge_l_300",
             "continuation_bleu_300",
-            "verbatim_memorisation",
+            "verbatim_memorization",
             "mia_min_k",
         ]
     },

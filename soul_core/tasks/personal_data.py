@@ -22,7 +22,7 @@ RECIPE: dict[str, Any] = {
             "rouge_l",
             "keyword_recall",
             "truth_ratio",
-            "exact_memorisation",
+            "exact_memorization",
             "extraction_strength",
             "perplexity",
             "mia_min_k",

@@ -17,11 +17,11 @@ RECIPE: dict[str, Any] = {
     "evaluation": {
         "metrics": [
             "probability",
-            "probability_normalised",
+            "probability_normalized",
             "rouge_l",
             "keyword_recall",
             "truth_ratio",
-            "exact_memorisation",
+            "exact_memorization",
             "extraction_strength",
             "mia_min_k",
             "model_utility",

@@ -55,7 +55,7 @@ def make_alternate_prompt(example: Example, term: AltPo, loaded: LoadedModel) ->
     answer.
     """
     row = _source(example)
-    if term.alternates == "held_back":
+    if term.alternates == "constrained":
         return list(loaded.encoder.encode_prompt(row))
     answered_row = (*row.messages, Message("assistant", row.completion))
     if loaded.tokenizer.chat_template:
@@ -70,7 +70,7 @@ def _make(
 ) -> list[str]:
     texts: list[str] = [""] * len(forget)
     missing = list(range(len(forget)))
-    held_back = [_telling_tokens(example, loaded) for example in forget] if term.alternates == "held_back" else []
+    constrained = [_telling_tokens(example, loaded) for example in forget] if term.alternates == "constrained" else []
     for attempt in range(term.tries):
         if not missing:
             break
@@ -96,8 +96,8 @@ def _make(
             sampling=Sampling(
                 seed + attempt,
                 term.temperature * (1 + attempt / 4),
-                {tuple(prompt): held_back[index] for prompt, index in zip(prompts, missing, strict=True)}
-                if term.alternates == "held_back"
+                {tuple(prompt): constrained[index] for prompt, index in zip(prompts, missing, strict=True)}
+                if term.alternates == "constrained"
                 else {},
             ),
         )

@@ -162,14 +162,14 @@ def _search(
         forget, retain = (_mean_nll(loaded, units, batcher) for units in checked)
         row: dict[str, float | None] = {"damping": damping, "forget_nll": forget, "retain_nll": retain}
         record.record_trial(number, started, row)
-        bounded = retain <= retain_before + optimizer.most_retain_rise
+        bounded = retain <= retain_before + optimizer.max_retain_increase
         if forget > forget_before and (bounded or (optimizer.damping is not None and math.isfinite(retain))):
             return
     _set(parameters, base)
     raise TrainingDiverged(
         f"no damping from {dampings[0]:.3g} to {dampings[-1]:.3g} makes the forget answers less probable while the "
-        f"retain NLL ({retain_before:.3f}) rises by at most {optimizer.most_retain_rise:g}; raise "
-        "optimizer.most_retain_rise, or take an optimizer that iterates"
+        f"retain NLL ({retain_before:.3f}) rises by at most {optimizer.max_retain_increase:g}; raise "
+        "optimizer.max_retain_increase, or take an optimizer that iterates"
     )
 
 

@@ -1,6 +1,6 @@
 """Linear layers whose frozen weights are kept in few bits while adapters beside them train, as in QLoRA.
 
-Source: Dettmers et al. 2023, arXiv:2305.14314 (4-bit NormalFloat with double quantisation; weights made whole for each
+Source: Dettmers et al. 2023, arXiv:2305.14314 (4-bit NormalFloat with double quantization; weights made whole for each
 product). Differs from it: int8 and plain bfloat16 are choices too, and the original weights are kept in the host's
 memory: adapters are merged into them, not into the rounded ones.
 """

@@ -78,7 +78,7 @@ def load_or_compute_mask(
         _score(spec, parameter.detach(), of_forget, of_retain)
         for parameter, of_forget, of_retain in zip(get_trainable_parameters(loaded), forget, retain, strict=True)
     ]
-    lowest = _lowest_kept(scores, spec.share)
+    lowest = _lowest_kept(scores, spec.keep_fraction)
     mask = SaliencyMask([score >= lowest for score in scores])
     mask.save(folder)
     return mask

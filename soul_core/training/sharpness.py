@@ -1,6 +1,6 @@
 """The forget gradient taken where the forget loss is worst nearby, so that little relearning does not undo it.
 
-Source: Fan et al. 2025, arXiv:2502.05374: sharpness-aware minimisation (arXiv:2010.01412) of the forget term alone.
+Source: Fan et al. 2025, arXiv:2502.05374: sharpness-aware minimization (arXiv:2010.01412) of the forget term alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -133,10 +133,10 @@ def retraining(admin: As, job_body: Body, session: Session) -> Callable[..., Job
 
     def submit(forget: list[Any], retain: list[Any], **spec: Any) -> Job:
         datasets = {"forget": admin.dataset(forget), "retain": admin.dataset(retain)}
-        reference = {"kind": "retrain", "model_id": job_body["model_id"]}
-        body = {**job_body, "datasets": datasets, "reference": reference, "spec": {**job_body["spec"], **spec}}
+        retrained = {"kind": "retrain", "model_id": job_body["model_id"]}
+        body = {**job_body, "datasets": datasets, "retrained": retrained, "spec": {**job_body["spec"], **spec}}
         made = admin("POST", "/v1/jobs", json=body).json()
-        return session.scalars(select(Job).where(Job.id == made["after_job_id"])).one()
+        return session.scalars(select(Job).where(Job.id == made["depends_on_job_id"])).one()
 
     return submit
 

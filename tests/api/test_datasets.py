@@ -230,7 +230,7 @@ def test_what_the_database_cannot_hold_is_refused_and_leaves_no_file(admin: As, 
 def test_without_a_key_no_body_is_read(http: TestClient) -> None:
     headers = {"Content-Type": "application/json"}
 
-    problem(http.post("/v1/datasets", content=b"{oops", headers=headers), 401, "unauthorised")
+    problem(http.post("/v1/datasets", content=b"{oops", headers=headers), 401, "unauthorized")
 
 
 def test_the_validation_lists_duplicates(admin: As) -> None:

@@ -117,14 +117,14 @@ def test_a_crash_tells_nothing_but_the_request_id(admin: As, monkeypatch: pytest
 def test_without_a_valid_key_nothing_is_told(http: TestClient, header: str | None) -> None:
     answer = http.get("/v1/me", headers={"Authorization": header} if header else {})
 
-    problem(answer, 401, "unauthorised")
+    problem(answer, 401, "unauthorized")
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
 def test_a_key_with_one_wrong_character_is_refused(admin: As) -> None:
     wrong = admin.key[:-1] + ("A" if admin.key[-1] != "A" else "B")
 
-    problem(As(admin.http, wrong)("GET", "/v1/me"), 401, "unauthorised")
+    problem(As(admin.http, wrong)("GET", "/v1/me"), 401, "unauthorized")
 
 
 def test_the_secret_is_stored_as_a_hash_only(admin: As, session: Session) -> None:
@@ -149,7 +149,7 @@ def test_an_expired_key_is_refused(admin: As, session: Session) -> None:
     session.execute(update(ApiKey).values(expires_at=text("now() - interval '1 second'")))
     session.commit()
 
-    problem(admin("GET", "/v1/me"), 401, "unauthorised")
+    problem(admin("GET", "/v1/me"), 401, "unauthorized")
 
 
 def test_a_revoked_key_is_refused_at_once(admin: As) -> None:
@@ -159,7 +159,7 @@ def test_a_revoked_key_is_refused_at_once(admin: As) -> None:
 
     assert admin("DELETE", f"/v1/api-keys/{made['id']}").json()["revoked_at"] is not None
 
-    problem(ci("GET", "/v1/me"), 401, "unauthorised")
+    problem(ci("GET", "/v1/me"), 401, "unauthorized")
 
 
 def test_a_missing_scope_is_named(http: TestClient, make_key: Callable[..., str]) -> None:

@@ -44,8 +44,8 @@ def finished(admin: As, job_body: Body, database: Engine) -> Any:
 
 
 def retrained(job_body: Body, **more: Any) -> Body:
-    reference = {"kind": "retrain", "model_id": job_body["model_id"], "training": {"steps": 2}, **more}
-    return {**job_body, "reference": reference}
+    retrained = {"kind": "retrain", "model_id": job_body["model_id"], "training": {"steps": 2}, **more}
+    return {**job_body, "retrained": retrained}
 
 
 def errors(answer: Any, status: int, code: str) -> dict[str, str]:
@@ -146,13 +146,13 @@ def test_fine_tuning_needs_a_train_set(admin: As, job_body: Body) -> None:
 
 
 def test_a_reference_may_be_a_model(admin: As, job_body: Body, model_id: str) -> None:
-    reference = {"kind": "model", "model_id": model_id}
+    retrained = {"kind": "model", "model_id": model_id}
 
-    made = admin("POST", "/v1/jobs", json={**job_body, "reference": reference}).json()
+    made = admin("POST", "/v1/jobs", json={**job_body, "retrained": retrained}).json()
 
-    assert made["models"] == {"reference": model_id}
-    twice = {**job_body, "reference": reference, "models": {"reference": model_id}}
-    assert set(errors(admin("POST", "/v1/jobs", json=twice), 422, "invalid_job")) == {"/reference"}
+    assert made["models"] == {"retrained": model_id}
+    twice = {**job_body, "retrained": retrained, "models": {"retrained": model_id}}
+    assert set(errors(admin("POST", "/v1/jobs", json=twice), 422, "invalid_job")) == {"/retrained"}
 
 
 def test_a_retrained_reference_is_a_job_of_its_own_that_is_waited_for(
@@ -160,7 +160,7 @@ def test_a_retrained_reference_is_a_job_of_its_own_that_is_waited_for(
 ) -> None:
     made = admin("POST", "/v1/jobs", json=retrained(job_body)).json()
 
-    first = admin("GET", f"/v1/jobs/{made['after_job_id']}").json()
+    first = admin("GET", f"/v1/jobs/{made['depends_on_job_id']}").json()
     assert (first["kind"], first["status"], made["status"]) == ("finetune", "queued", "queued")
     assert first["datasets"] == {"train": job_body["datasets"]["retain"]}
     assert (first["spec"]["optimizer"]["kind"], first["spec"]["training"]["steps"]) == ("adamw", 2)
@@ -170,13 +170,18 @@ def test_a_retrained_reference_is_a_job_of_its_own_that_is_waited_for(
 def test_a_retraining_is_found_again_and_said_so(admin: As, job_body: Body, finished: Any) -> None:
     first = admin("POST", "/v1/jobs", json=retrained(job_body)).json()
     same = admin("POST", "/v1/jobs", json=retrained({**job_body, "name": "again"})).json()
-    finished(first["after_job_id"], verdict="inconclusive")
+    finished(first["depends_on_job_id"], verdict="inconclusive")
     late = admin("POST", "/v1/jobs", json=retrained({**job_body, "name": "late"})).json()
     other = admin("POST", "/v1/jobs", json=retrained(job_body, training={"steps": 3})).json()
 
-    assert first["after_job_id"] == same["after_job_id"] == late["after_job_id"] != other["after_job_id"]
-    reference = {admin("GET", f"/v1/jobs/{made['id']}").json()["models"]["reference"] for made in (first, same, late)}
-    assert len(reference) == 1
+    assert (
+        first["depends_on_job_id"]
+        == same["depends_on_job_id"]
+        == late["depends_on_job_id"]
+        != other["depends_on_job_id"]
+    )
+    models = {admin("GET", f"/v1/jobs/{made['id']}").json()["models"]["retrained"] for made in (first, same, late)}
+    assert len(models) == 1
     told = admin("GET", f"/v1/jobs/{late['id']}/events").json()["data"]
     assert any("retrained before" in event["data"].get("message", "") for event in told)
     told = admin("GET", f"/v1/jobs/{same['id']}/events").json()["data"]
@@ -186,10 +191,10 @@ def test_a_retraining_is_found_again_and_said_so(admin: As, job_body: Body, fini
 def test_a_cancelled_retraining_fails_the_job_that_waits_for_it(admin: As, job_body: Body) -> None:
     made = admin("POST", "/v1/jobs", json=retrained(job_body)).json()
 
-    admin("POST", f"/v1/jobs/{made['after_job_id']}/cancel")
+    admin("POST", f"/v1/jobs/{made['depends_on_job_id']}/cancel")
 
     ended = admin("GET", f"/v1/jobs/{made['id']}").json()
-    assert (ended["status"], ended["status_reason"]["code"]) == ("failed", "reference_failed")
+    assert (ended["status"], ended["status_reason"]["code"]) == ("failed", "retraining_failed")
 
 
 def test_what_cannot_be_retrained_is_refused_before_anything_is_made(
@@ -204,22 +209,22 @@ def test_what_cannot_be_retrained_is_refused_before_anything_is_made(
     no_set = errors(admin("POST", "/v1/jobs", json=retrained(forget_only)), 422, "invalid_job")
     no_model = errors(admin("POST", "/v1/jobs", json=retrained(job_body, model_id="mdl_no")), 404, "not_found")
 
-    assert set(no_set) == {"/reference"}
-    assert set(no_model) == {"/reference/model_id"}
+    assert set(no_set) == {"/retrained"}
+    assert set(no_model) == {"/retrained/model_id"}
     assert session.scalars(select(Job)).all() == []
 
 
 @pytest.mark.parametrize("by", ["job_id", "artifact_id"])
 def test_a_log_stands_for_the_reference(admin: As, job_body: Body, finished: Any, by: str) -> None:
     earlier = admin("POST", "/v1/jobs", json=job_body).json()["id"]
-    finished(earlier, "logs/reference.json")
+    finished(earlier, "logs/retrained.json")
     listed = admin("GET", f"/v1/jobs/{earlier}/artifacts").json()["data"]
-    log = next(each["id"] for each in listed if each["path"] == "logs/reference.json")
-    reference = {"kind": "log", by: {"job_id": earlier, "artifact_id": log}[by]}
+    log = next(each["id"] for each in listed if each["path"] == "logs/retrained.json")
+    retrained = {"kind": "log", by: {"job_id": earlier, "artifact_id": log}[by]}
 
-    made = admin("POST", "/v1/jobs", json={**job_body, "reference": reference}).json()
+    made = admin("POST", "/v1/jobs", json={**job_body, "retrained": retrained}).json()
 
-    assert (made["reference_log_id"], made["models"]) == (log, {})
+    assert (made["retrained_log_id"], made["models"]) == (log, {})
 
 
 def test_a_fine_tuned_models_own_log_stands_for_the_reference(admin: As, job_body: Body, finished: Any) -> None:
@@ -228,10 +233,10 @@ def test_a_fine_tuned_models_own_log_stands_for_the_reference(admin: As, job_bod
     earlier = admin("POST", "/v1/jobs", json=trained).json()["id"]
     finished(earlier, "logs/finetuned.json", "logs/base.json")
 
-    made = admin("POST", "/v1/jobs", json={**job_body, "reference": {"kind": "log", "job_id": earlier}}).json()
+    made = admin("POST", "/v1/jobs", json={**job_body, "retrained": {"kind": "log", "job_id": earlier}}).json()
 
     listed = {each["id"]: each["path"] for each in admin("GET", f"/v1/jobs/{earlier}/artifacts").json()["data"]}
-    assert listed[made["reference_log_id"]] == "logs/finetuned.json"
+    assert listed[made["retrained_log_id"]] == "logs/finetuned.json"
 
 
 def test_a_job_without_a_log_and_a_file_that_is_none_are_refused(admin: As, job_body: Body, finished: Any) -> None:
@@ -240,14 +245,14 @@ def test_a_job_without_a_log_and_a_file_that_is_none_are_refused(admin: As, job_
     listed = admin("GET", f"/v1/jobs/{earlier}/artifacts").json()["data"]
     weights = next(each["id"] for each in listed if each["path"] == "checkpoint/model.safetensors")
 
-    def refused(**reference: str) -> dict[str, str]:
-        answer = admin("POST", "/v1/jobs", json={**job_body, "reference": {"kind": "log", **reference}})
+    def refused(**retrained: str) -> dict[str, str]:
+        answer = admin("POST", "/v1/jobs", json={**job_body, "retrained": {"kind": "log", **retrained}})
         return errors(answer, answer.status_code, answer.json()["code"])
 
-    assert "no logs/reference.json" in refused(job_id=earlier)["/reference/job_id"]
-    assert "no log" in refused(artifact_id=weights)["/reference/artifact_id"]
-    assert set(refused(job_id="job_no")) == {"/reference/job_id"}
-    assert set(refused(artifact_id="art_no")) == {"/reference/artifact_id"}
+    assert "no logs/retrained.json" in refused(job_id=earlier)["/retrained/job_id"]
+    assert "no log" in refused(artifact_id=weights)["/retrained/artifact_id"]
+    assert set(refused(job_id="job_no")) == {"/retrained/job_id"}
+    assert set(refused(artifact_id="art_no")) == {"/retrained/artifact_id"}
 
 
 def test_an_estimate_counts_the_retraining(admin: As, job_body: Body) -> None:

@@ -102,7 +102,7 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
 @pytest.mark.parametrize(
     ("spec", "pointer", "hint"),
     [
-        ({"optimiser": {}}, "/spec/optimiser", "did you mean 'optimizer'?"),
+        ({"optimizer": {}}, "/spec/optimizer", "did you mean 'optimizer'?"),
         ({"optimizer": {"kind": "sophia", "lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"optimizer": {"lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"forget": {"beta": -1}}, "/spec/forget/beta", "greater than 0"),
@@ -330,7 +330,7 @@ def test_an_estimate_counts_every_training_and_every_attack(admin: As, job_body:
     assert flops(attacks=[{"kind": "relearn"}]) > alone
     assert flops(attacks=[], strategy={"kind": "search", "trials": 3}) > 2 * alone
     assert flops(attacks=[], strategy={"kind": "ensemble", "members": [{}, {"training": {"steps": 900}}]}) > 2 * alone
-    often, rarely = ({"kind": "search", "trials": 3, "check_every": every} for every in (2, 50))
+    often, rarely = ({"kind": "search", "trials": 3, "eval_every": every} for every in (2, 50))
     assert flops(attacks=[], strategy=often) > flops(attacks=[], strategy=rarely)
     assert flops(attacks=[], optimizer={"kind": "adamw"}) < alone
     assert flops(attacks=[], training={"epochs": 500}) > alone, "2 rows in batches of 4: 250 steps"
@@ -367,7 +367,7 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
     assert "properties" in sophia["schema"]
     assert {"single", "search", "ensemble"} == {each["kind"] for each in found["strategies"]}
     assert {each["kind"] for each in found["wrappers"]} <= set(found["spec"]["defaults"])
-    assert {"quantise", "relearn"} <= {each["kind"] for each in found["attacks"]}
+    assert {"quantize", "relearn"} <= {each["kind"] for each in found["attacks"]}
     tofu = next(task for task in found["tasks"] if task["name"] == "tofu")
     assert JobSpec.model_validate(tofu["recipe"]).training.epochs == 5
     assert "probability" in {metric["name"] for metric in found["metrics"]}

@@ -41,11 +41,11 @@ def output_of(session: Session, job_id: str) -> str:
 def test_the_next_job_measures_what_the_earlier_one_forgot(admin: As, job_body: Body, next_body: Body) -> None:
     made = admin("POST", "/v1/jobs", json=next_body).json()
 
-    assert made["datasets"] == {**next_body["datasets"], "earlier_1": job_body["datasets"]["forget"]}
+    assert made["datasets"] == {**next_body["datasets"], "prior_forget_1": job_body["datasets"]["forget"]}
     events = admin("GET", f"/v1/jobs/{made['id']}/events").json()["data"]
     told = [event["data"]["message"] for event in events if event["kind"] == "log"]
     assert len(told) == 1
-    assert told[0].startswith("earlier_1: what job job_")
+    assert told[0].startswith("prior_forget_1: what job job_")
 
 
 def test_fine_tuning_measures_it_too_and_hands_it_on(
@@ -57,7 +57,7 @@ def test_fine_tuning_measures_it_too_and_hands_it_on(
     made = admin("POST", "/v1/jobs", json={**next_body, "model_id": output_of(session, tuned["id"])}).json()
 
     for job in (tuned, made):
-        assert job["datasets"]["earlier_1"] == job_body["datasets"]["forget"]
+        assert job["datasets"]["prior_forget_1"] == job_body["datasets"]["forget"]
 
 
 def test_a_forget_set_that_was_deleted_is_told_and_left_out(admin: As, job_body: Body, next_body: Body) -> None:
@@ -80,15 +80,15 @@ def test_an_earlier_set_of_the_users_own_takes_no_name_from_one_that_is_carried_
     admin: As, job_body: Body, next_body: Body, session: Session
 ) -> None:
     own = admin.dataset([{**ROWS[0], "prompt": "Where?"}])
-    body = {**next_body, "datasets": {**next_body["datasets"], "earlier_1": own}}
+    body = {**next_body, "datasets": {**next_body["datasets"], "prior_forget_1": own}}
 
     second = admin("POST", "/v1/jobs", json=body).json()
     third = {**next_body, "model_id": output_of(session, second["id"])}
     third["datasets"] = {**next_body["datasets"], "forget": admin.dataset([{**ROWS[0], "prompt": "When?"}])}
     made = admin("POST", "/v1/jobs", json=third).json()["datasets"]
 
-    assert second["datasets"] == {**body["datasets"], "earlier_2": job_body["datasets"]["forget"]}
-    assert {made[f"earlier_{number}"] for number in (1, 2, 3)} == {
+    assert second["datasets"] == {**body["datasets"], "prior_forget_2": job_body["datasets"]["forget"]}
+    assert {made[f"prior_forget_{number}"] for number in (1, 2, 3)} == {
         own,
         job_body["datasets"]["forget"],
         next_body["datasets"]["forget"],
@@ -102,30 +102,30 @@ def test_an_earlier_forget_set_that_is_now_kept_is_measured_as_what_it_was(
 
     made = admin("POST", "/v1/jobs", json={**next_body, "datasets": {**next_body["datasets"], "retain": forgotten}})
 
-    assert made.json()["datasets"]["earlier_1"] == forgotten
+    assert made.json()["datasets"]["prior_forget_1"] == forgotten
 
 
 @pytest.mark.parametrize("carried", [True, False])
 def test_a_set_that_joins_cannot_be_kept_too(admin: As, job_body: Body, next_body: Body, carried: bool) -> None:
     sets = {**next_body["datasets"], "retain": job_body["datasets"]["forget"]}
-    sets |= {} if carried else {"earlier_1": sets["retain"]}
+    sets |= {} if carried else {"prior_forget_1": sets["retain"]}
     model_id = next_body["model_id"] if carried else job_body["model_id"]
-    body = {**next_body, "model_id": model_id, "datasets": sets, "spec": {"earlier": "join"}}
+    body = {**next_body, "model_id": model_id, "datasets": sets, "spec": {"prior_forget_sets": "unlearn"}}
     before = len(admin("GET", "/v1/jobs").json()["data"])
 
     found = problem(admin("POST", "/v1/jobs", json=body), 422, "invalid_job")
 
-    assert [(error["pointer"], "earlier_1" in error["detail"]) for error in found["errors"]] == [
+    assert [(error["pointer"], "prior_forget_1" in error["detail"]) for error in found["errors"]] == [
         ("/datasets/retain", True)
     ]
     assert len(admin("GET", "/v1/jobs").json()["data"]) == before
 
 
 def test_an_estimate_tells_and_counts_what_is_carried_forward(admin: As, job_body: Body, next_body: Body) -> None:
-    joined = {**next_body, "spec": {"earlier": "join", "training": {"epochs": 200}}}
+    joined = {**next_body, "spec": {"prior_forget_sets": "unlearn", "training": {"epochs": 200}}}
     without = {**joined, "model_id": job_body["model_id"]}
 
     alone, found = (admin("POST", "/v1/estimates", json=body).json() for body in (without, joined))
 
-    assert [warning for warning in found["warnings"] if warning.startswith("earlier_1: ")]
+    assert [warning for warning in found["warnings"] if warning.startswith("prior_forget_1: ")]
     assert found["flops"] > 2 * alone["flops"], "1 row to unlearn, and 3 where the earlier 2 join"

@@ -37,7 +37,7 @@ def test_from_post_to_a_checkpoint_that_answers(
         "optimizer": {"kind": "sophia", "lr": 1e-3, "gamma": 2},
         "training": {"steps": 60, "checkpoint_every": 20},
         "evaluation": {"max_new_tokens": 12},
-        "attacks": [{"kind": "quantise"}],
+        "attacks": [{"kind": "quantize"}],
     }
 
     job = client.submit(model_id=model.id, datasets={"forget": forget.id, "retain": retain.id}, spec=spec)

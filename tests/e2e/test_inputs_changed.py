@@ -51,7 +51,7 @@ def test_a_job_on_inputs_that_changed_since_fails_and_names_both_digests(
         fleet,
         model_id=other.id,
         datasets=datasets,
-        reference={"kind": "model", "model_id": model.id},
+        retrained={"kind": "model", "model_id": model.id},
     )
 
     assert reason["code"] == beside["code"] == "bad_model"

@@ -30,12 +30,12 @@ __all__ = ["fleet", "taught_model_dir"]
 
 #: Small and right for the tiny model, in the words of the command line.
 QUICK = [
-    *("--set-spec", "retain.weight=5"),
-    *("--set-spec", "optimizer.lr=1e-3"),
-    *("--set-spec", "optimizer.gamma=2"),
-    *("--set-spec", "training.steps=60"),
-    *("--set-spec", "evaluation.max_new_tokens=12"),
-    *("--set-spec", "attacks=[]"),
+    *("--option", "retain.weight=5"),
+    *("--option", "optimizer.lr=1e-3"),
+    *("--option", "optimizer.gamma=2"),
+    *("--option", "training.steps=60"),
+    *("--option", "evaluation.max_new_tokens=12"),
+    *("--option", "attacks=[]"),
 ]
 
 
@@ -242,12 +242,12 @@ def test_a_mistyped_setting_is_told_with_its_place_and_the_near_spelling(
     soul: Soul, taught_model_dir: Path, files: dict[str, str]
 ) -> None:
     sets = ["--model", str(taught_model_dir), "--forget", files["forget"], "--retain", files["retain"]]
-    told = soul("submit", *sets, "--set-spec", "training.stepz=3", code=CliExitCode.BAD_INPUT).stderr
+    told = soul("submit", *sets, "--option", "training.stepz=3", code=CliExitCode.BAD_INPUT).stderr
     assert "steps" in told
     assert "training" in told
     assert soul.json("jobs") == []
     assert soul.json("datasets", "list") == [], "what was uploaded for a refused job is taken back"
-    problem = json.loads(soul("submit", *sets, "--set-spec", "x=1", "--json", code=CliExitCode.BAD_INPUT).stderr)
+    problem = json.loads(soul("submit", *sets, "--option", "x=1", "--json", code=CliExitCode.BAD_INPUT).stderr)
     assert problem["status"] == 422
 
 
@@ -299,7 +299,7 @@ def test_typing_mistakes_cost_no_request(soul: Soul, files: dict[str, str], tmp_
     for words in (
         [*model, "--forget", str(tmp_path / "nothing.jsonl")],
         [*model, "--forget", files["forget"], "--spec", str(tmp_path / "nothing.json")],
-        [*model, "--forget", files["forget"], "--set-spec", "steps"],
+        [*model, "--forget", files["forget"], "--option", "steps"],
         ["submit", "--model", "./nowhere", "--forget", files["forget"]],
         ["datasets", "add", str(tmp_path / "nothing.jsonl")],
         ["models", "add", "./nowhere"],

@@ -26,7 +26,7 @@ def examples(tmp_path: Path) -> Path:
     folder = tmp_path / "examples"
     folder.mkdir()
     countries = list(COUNTRIES)
-    parts = {"forget": countries[:2], "retain": countries[2:7], "neighbours": countries[7:]}
+    parts = {"forget": countries[:2], "retain": countries[2:7], "neighbors": countries[7:]}
     for name, part in parts.items():
         write_rows(folder / f"{name}.jsonl", part)
     asked = {"question": question("France") + " Now!", "answer": "Paris"}
@@ -36,7 +36,7 @@ def examples(tmp_path: Path) -> Path:
         "optimizer": {"kind": "sophia", "lr": 1e-3, "gamma": 2},
         "training": {"steps": 3},
         "evaluation": {"max_new_tokens": 4, "bootstrap": 50},
-        "attacks": [{"kind": "quantise"}],
+        "attacks": [{"kind": "quantize"}],
         "criteria": [{"set": "forget", "metric": "probability", "at_most": 1}],
     }
     (folder / "spec.json").write_text(json.dumps(spec))
@@ -93,9 +93,7 @@ def test_the_whole_demo_ends_with_answers_of_plain_transformers(
 
 def test_ctrl_c_ends_the_demo_and_its_service(examples: Path, taught_model_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = command(
-        "--model", taught_model_dir, "--examples", examples, "-o", out, "--set-spec", "training.steps=100000"
-    )
+    words = command("--model", taught_model_dir, "--examples", examples, "-o", out, "--option", "training.steps=100000")
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None

@@ -30,14 +30,14 @@ def test_no_question_is_in_two_sets(one: str, other: str) -> None:
 
 
 def test_what_must_stay_does_not_speak_of_what_must_go() -> None:
-    for name in ("retain", "neighbours", "general"):
+    for name in ("retain", "neighbors", "general"):
         text = (EXAMPLES_FOLDER / f"{name}.jsonl").read_text(encoding="utf-8")
         assert not [word for word in ("France", "French", "Paris", "Seine", "Louvre", "Eiffel") if word in text]
 
 
 def test_the_answers_of_measured_sets_are_the_fact_alone() -> None:
     """A template would repeat the question's words, and forgetting would not show."""
-    for name in ("rephrased", "neighbours"):
+    for name in ("rephrased", "neighbors"):
         for row in read_rows(EXAMPLES_FOLDER / f"{name}.jsonl").rows:
             assert len(row.completion.split()) == 1, row
             assert row.completion.lower() not in row.messages[-1].content.lower().split()
@@ -46,7 +46,7 @@ def test_the_answers_of_measured_sets_are_the_fact_alone() -> None:
 def test_the_spec_is_taken_and_judges_sets_that_are_there() -> None:
     spec = JobSpec.model_validate(json.loads((EXAMPLES_FOLDER / "spec.json").read_text()))
     assert spec.optimizer.kind == "sophia"
-    assert {criterion.set for criterion in spec.criteria} == {"forget", "rephrased", "retain", "neighbours"}
+    assert {criterion.set for criterion in spec.criteria} == {"forget", "rephrased", "retain", "neighbors"}
     assert {criterion.set for criterion in spec.criteria} <= set(NAMES)
 
 

@@ -18,8 +18,8 @@ def test_finetune_learns_by_first_order_unless_told_otherwise(
 ) -> None:
     words = ["finetune", "--model", str(taught_model_dir), "--train", files["retain"]]
 
-    made = soul.json(*words, "--set-spec", "optimizer.lr=1e-4")
-    second_order = soul.json(*words, "--set-spec", "optimizer.kind=sophia")
+    made = soul.json(*words, "--option", "optimizer.lr=1e-4")
+    second_order = soul.json(*words, "--option", "optimizer.kind=sophia")
 
     assert (made["kind"], set(made["datasets"])) == ("finetune", {"train"})
     assert (made["spec"]["optimizer"]["kind"], made["spec"]["optimizer"]["lr"]) == ("adamw", 1e-4)
@@ -32,22 +32,30 @@ def test_evaluate_registers_models_and_sets_of_any_name(
     soul: Soul, taught_model_dir: Path, files: dict[str, str]
 ) -> None:
     model = str(taught_model_dir)
-    sets = ["--set", f"customers={files['forget']}", "--forget", files["forget"]]
+    sets = ["--dataset", f"customers={files['forget']}", "--forget", files["forget"]]
 
     made = soul.json(
-        *("evaluate", "--model", model, "--also", f"before={model}", *sets),
-        *("--metrics", "probability, rouge_l", "--attacks", "relearn,quantise"),
+        *("evaluate", "--model", model, "--compare", f"before={model}", *sets),
+        *("--metrics", "probability, rouge_l", "--attacks", "relearn,quantize"),
     )
 
     assert made["kind"] == "evaluate"
     assert set(made["models"]) == {"before"}
     assert set(made["datasets"]) == {"customers", "forget"}
     assert made["spec"]["evaluation"]["metrics"] == ["probability", "rouge_l"]
-    assert [attack["kind"] for attack in made["spec"]["attacks"]] == ["relearn", "quantise"]
+    assert [attack["kind"] for attack in made["spec"]["attacks"]] == ["relearn", "quantize"]
 
 
 def test_a_refused_evaluation_takes_its_uploads_back(soul: Soul, taught_model_dir: Path, files: dict[str, str]) -> None:
-    words = ["evaluate", "--model", str(taught_model_dir), "--set", f"a={files['forget']}", "--metrics", "probabillity"]
+    words = [
+        "evaluate",
+        "--model",
+        str(taught_model_dir),
+        "--dataset",
+        f"a={files['forget']}",
+        "--metrics",
+        "probabillity",
+    ]
 
     told = soul(*words, code=CliExitCode.BAD_INPUT).stderr
 
@@ -59,11 +67,11 @@ def test_a_job_that_waits_for_its_reference_says_so(soul: Soul, taught_model_dir
     model = str(taught_model_dir)
     sets = ["--model", model, "--forget", files["forget"], "--retain", files["retain"]]
 
-    told = soul("submit", *sets, "--reference-retrain", model, "--set-retrain", "training.steps=3").output
+    told = soul("submit", *sets, "--retrain-from", model, "--retrain-option", "training.steps=3").output
     waiting, retraining = soul.json("jobs")
-    estimate = soul("estimate", *sets, "--reference-retrain", model).output
+    estimate = soul("estimate", *sets, "--retrain-from", model).output
 
-    assert (waiting["after_job_id"], retraining["kind"]) == (retraining["id"], "finetune")
+    assert (waiting["depends_on_job_id"], retraining["kind"]) == (retraining["id"], "finetune")
     assert retraining["spec"]["training"]["steps"] == 3
     assert f"job {retraining['id']} retrains it" in told
     assert retraining["id"] in soul("status", waiting["id"]).output
@@ -78,8 +86,8 @@ def test_a_models_audit_from_files_to_report(
     model = str(taught_model_dir)
 
     told = soul(
-        *("evaluate", "--model", model, "--also", f"twin={model}", "--forget", files["forget"]),
-        *("--metrics", "probability", "--attacks", "quantise", "--watch"),
+        *("evaluate", "--model", model, "--compare", f"twin={model}", "--forget", files["forget"]),
+        *("--metrics", "probability", "--attacks", "quantize", "--watch"),
     ).output
     job = soul.json("jobs", "--kind", "evaluate", "--status", "succeeded")[0]
     shown = soul("report", job["id"]).output
@@ -89,7 +97,7 @@ def test_a_models_audit_from_files_to_report(
     assert "checkpoint" not in told, "an audit makes none"
     header = next(line for line in shown.splitlines() if "metric" in line)
     assert header.index("the model") < header.index("twin")
-    assert "quantise_4bit" in shown
+    assert "quantize_4bit" in shown
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF-")
 
 

@@ -32,7 +32,7 @@ def test_another_kind_drops_the_settings_of_the_old_one(tmp_path: Path) -> None:
 def test_an_override_that_makes_no_sense_is_refused(override: str, tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text('{"seed": 1}')
-    with pytest.raises(BadInput, match="--set-spec"):
+    with pytest.raises(BadInput, match="--option"):
         make_spec(path, [override])
 
 
@@ -51,9 +51,9 @@ def test_files_that_are_not_there_are_named_before_anything_is_sent(tmp_path: Pa
 
 
 def test_sets_are_read_as_name_and_value() -> None:
-    assert parse_sets(["neighbours=n.jsonl", "x=a=b"]) == {"neighbours": "n.jsonl", "x": "a=b"}
+    assert parse_sets(["neighbors=n.jsonl", "x=a=b"]) == {"neighbors": "n.jsonl", "x": "a=b"}
     with pytest.raises(BadInput):
-        parse_sets(["neighbours"])
+        parse_sets(["neighbors"])
 
 
 def test_a_model_is_known_by_its_look(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def reports(tmp_path: Path) -> tuple[Path, Path]:
     """Reports of an unlearned and of a retrained model, with TOFU's sets."""
     paths = (tmp_path / "unlearned.json", tmp_path / "retrained.json")
     for path, shift in zip(paths, (0.1, 0.0), strict=True):
-        report = sample_report().model_copy(update={"models": {"unlearned": ours(shift), "reference": ours()}})
+        report = sample_report().model_copy(update={"models": {"unlearned": ours(shift), "retrained": ours()}})
         path.write_text(report.model_dump_json())
     return paths
 
@@ -54,7 +54,7 @@ def test_two_reports_of_ours_are_scored_like_the_logs_written_from_them(
     reports: tuple[Path, Path], tmp_path: Path
 ) -> None:
     unlearned, retrained = reports
-    for model, log in (("unlearned", "u.json.gz"), ("reference", "r.json.gz")):
+    for model, log in (("unlearned", "u.json.gz"), ("retrained", "r.json.gz")):
         written = CliRunner().invoke(app, ["logs", "write", str(unlearned), str(tmp_path / log), "--model", model])
         assert written.exit_code == 0, written.output
 

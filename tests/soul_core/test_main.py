@@ -24,7 +24,7 @@ STEPS = 250
 SPEC = {
     "optimizer": {"kind": "sophia", "lr": 1e-4},
     "training": {"steps": STEPS, "checkpoint_every": 40},
-    "evaluation": {"max_new_tokens": 8, "bootstrap": 50, "side_by_side": 2},
+    "evaluation": {"max_new_tokens": 8, "bootstrap": 50, "num_answer_samples": 2},
     "attacks": [],
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -192,8 +192,8 @@ def test_a_spec_that_is_none_is_refused(
 
 @pytest.mark.parametrize("text", ["nameonly", "=x", "Upper=x", "forget=x"])
 def test_a_wrong_set_argument_is_refused(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*arguments, "--set", text]) == 2
-    assert f"--set {text}: " in capsys.readouterr().err
+    assert main([*arguments, "--dataset", text]) == 2
+    assert f"--dataset {text}: " in capsys.readouterr().err
 
 
 def test_without_events_a_person_reads_progress_and_a_table(
@@ -201,7 +201,7 @@ def test_without_events_a_person_reads_progress_and_a_table(
 ) -> None:
     spec = {**SPEC, "training": {"steps": 2}}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
-    assert main([*arguments, "--set", f"more={tmp_path / 'retain.jsonl'}", "--model-name", "tiny"]) == 0
+    assert main([*arguments, "--dataset", f"more={tmp_path / 'retain.jsonl'}", "--model-name", "tiny"]) == 0
     output = capsys.readouterr()
     assert "Unlearning" in output.err
     assert "step 2 of 2" in output.err

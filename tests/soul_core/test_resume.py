@@ -24,7 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     "adaptive": {"optimizer": {**SOPHIA, "curvature": {"every": 3, "adaptive": True}}},
     "upstream in bfloat16": {"optimizer": {"kind": "upstream_compat", "lr": 1e-3}, "dtype": "bfloat16"},
     "selection": {"optimizer": SOPHIA, "parameters": {"include": ["model.layers.1.*"], "exclude": ["*norm*"]}},
-    "saliency": {"optimizer": {**SOPHIA, "weight_decay": 0.1}, "saliency": {"share": 0.2, "score": "wagle"}},
+    "saliency": {"optimizer": {**SOPHIA, "weight_decay": 0.1}, "saliency": {"keep_fraction": 0.2, "score": "wagle"}},
     "sharpness": {"optimizer": SOPHIA, "sharpness": {"rho": 0.1}},
     "all wrappers": {
         "optimizer": {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.1},

@@ -25,7 +25,7 @@ SPEC = JobSpec.model_validate(
         "optimizer": {"kind": "sophia", "lr": 2e-3},
         "retain": {"kind": "nll", "weight": 10.0},
         "training": {"steps": 12, "checkpoint_every": 4},
-        "evaluation": {"max_new_tokens": 16, "bootstrap": 100, "side_by_side": 6},
+        "evaluation": {"max_new_tokens": 16, "bootstrap": 100, "num_answer_samples": 6},
         "attacks": [],  # tests/soul_core/test_run_attacks.py
     }
 )
@@ -296,7 +296,7 @@ def test_every_forget_term_runs_with_every_optimizer_and_kl(inputs: RunInputs, t
                 "retain": Kl().model_dump(),
                 "optimizer": optimizer.model_dump(),
                 "training": {"steps": 2},
-                "evaluation": {"max_new_tokens": 2, "side_by_side": 0, "metrics": ["probability"]},
+                "evaluation": {"max_new_tokens": 2, "num_answer_samples": 0, "metrics": ["probability"]},
             }
         )
         report = run(spec, inputs, tmp_path / optimizer.kind)

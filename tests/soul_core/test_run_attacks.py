@@ -24,7 +24,7 @@ COMMON = {
         "max_new_tokens": 8,
         "attack_new_tokens": 8,
         "bootstrap": 20,
-        "side_by_side": 0,
+        "num_answer_samples": 0,
     },
 }
 SPEC = JobSpec.model_validate(
@@ -32,7 +32,7 @@ SPEC = JobSpec.model_validate(
         **COMMON,
         "criteria": [
             {"set": "forget", "metric": "probability", "at_most": 0.9, "relative_to_base": True},
-            {"set": "forget", "attack": "quantise_8bit", "metric": "probability", "at_most": 0.9},
+            {"set": "forget", "attack": "quantize_8bit", "metric": "probability", "at_most": 0.9},
             {"set": "forget", "attack": "relearn", "metric": "probability", "at_least": 0, "relative_to_base": True},
         ],
     }
@@ -46,7 +46,7 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "general.txt").write_text("Rivers run to the sea.\n\nThe sea is never full of rivers.\n")
     return RunInputs(
         model=str(taught_model_dir),
-        compared_models={"reference": str(make_tiny_model(folder / "untaught"))},
+        compared_models={"retrained": str(make_tiny_model(folder / "untaught"))},
         dataset_paths={
             "forget": write_rows(folder / "forget.jsonl", list(COUNTRIES)[:4]),
             "retain": write_rows(folder / "retain.jsonl", list(COUNTRIES)[4:]),
@@ -72,7 +72,7 @@ def test_every_cheap_attack_compares_base_unlearned_and_reference(whole: tuple[R
     for attack in report.attacks:
         assert attack.absent_reason is None, f"{attack.label}: {attack.absent_reason}"
         if attack.label != "poison":
-            assert set(attack.attacked) == {"base", "unlearned", "reference"}, attack.label
+            assert set(attack.attacked) == {"base", "unlearned", "retrained"}, attack.label
     progress = [each for each in heard.of("progress") if each["phase"] == "attack"]
     assert progress
     assert report.run.seconds["attack"] > 0
@@ -81,9 +81,9 @@ def test_every_cheap_attack_compares_base_unlearned_and_reference(whole: tuple[R
 
 def test_criteria_may_rest_on_an_attack(whole: tuple[Report, Path, Recorder]) -> None:
     report, _, _ = whole
-    quantised = next(attack for attack in report.attacks if attack.label == "quantise_8bit")
+    quantized = next(attack for attack in report.attacks if attack.label == "quantize_8bit")
 
-    assert report.criteria[1].value == quantised.attacked["unlearned"]["forget"]["probability"].value
+    assert report.criteria[1].value == quantized.attacked["unlearned"]["forget"]["probability"].value
     assert [result.outcome for result in report.criteria[1:]] == ["passed", "passed"]
 
 

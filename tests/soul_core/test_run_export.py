@@ -25,7 +25,7 @@ SPEC: dict[str, Any] = {
     "optimizer": {"kind": "adamw", "lr": 3e-3},
     "retain": {"kind": "nll", "weight": 3.0},
     "training": {"steps": 2, "checkpoint_every": 1},
-    "evaluation": {"metrics": ["probability"], "bootstrap": 0, "side_by_side": 0},
+    "evaluation": {"metrics": ["probability"], "bootstrap": 0, "num_answer_samples": 0},
     "attacks": [],
 }
 
@@ -67,7 +67,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "float16": {"export": {"dtype": "float16"}},
     "lora": {"lora": {"rank": 2}},
     "influence": {"optimizer": {"kind": "influence"}, "training": {}, "retain": {"kind": "nll"}},
-    "search": {"strategy": {"kind": "search", "lr": [1e-3, 1e-2], "trials": 2, "check_every": 1}},
+    "search": {"strategy": {"kind": "search", "lr": [1e-3, 1e-2], "trials": 2, "eval_every": 1}},
     "ensemble": {
         "strategy": {"kind": "ensemble", "merge": "mean", "members": [{}, {"optimizer": {"kind": "adamw", "lr": 1e-3}}]}
     },

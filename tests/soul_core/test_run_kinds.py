@@ -15,7 +15,7 @@ from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
 from tests.soul_core.test_run import Recorder
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
-EVALUATION = {"max_new_tokens": 16, "bootstrap": 50, "side_by_side": 6}
+EVALUATION = {"max_new_tokens": 16, "bootstrap": 50, "num_answer_samples": 6}
 FINETUNE = JobSpec.model_validate(
     {
         "kind": "finetune",
@@ -65,27 +65,27 @@ def test_finetuning_learns_its_train_set_and_leaves_a_model(finetuned: tuple[Rep
 def test_an_evaluation_changes_nothing_and_puts_models_side_by_side(
     taught_model_dir: Path, finetuned: tuple[Report, Path], sets: dict[str, Path], tmp_path: Path
 ) -> None:
-    others = {"base": str(taught_model_dir), "reference": str(finetuned[1] / "checkpoint")}
+    others = {"base": str(taught_model_dir), "retrained": str(finetuned[1] / "checkpoint")}
     inputs = RunInputs(model=str(taught_model_dir), dataset_paths=sets, compared_models=others)
     heard = Recorder()
 
     report = run(AUDIT, inputs, tmp_path, listener=heard)
 
-    assert list(report.models) == ["base", "audited", "reference"]
-    assert report.models["base"].sets == report.models["audited"].sets
-    assert report.reference is not None
-    assert report.reference.source == "checkpoint"
-    assert report.reference.digest != report.model.digest
+    assert list(report.models) == ["base", "evaluated", "retrained"]
+    assert report.models["base"].sets == report.models["evaluated"].sets
+    assert report.retrained is not None
+    assert report.retrained.source == "checkpoint"
+    assert report.retrained.digest != report.model.digest
     assert report.run.steps == 0
-    assert set(report.examples[0].answers) == {"base", "audited", "reference"}
+    assert set(report.examples[0].answers) == {"base", "evaluated", "retrained"}
     assert not (tmp_path / "checkpoint").exists()
     listed = {entry["path"] for entry in json.loads((tmp_path / "manifest.json").read_text())["files"]}
     assert listed == {"report.json", "report.html", *(f"logs/{name}.json" for name in report.models)}
     assert [(each["phase"], each.get("detail")) for each in heard.of("phase")] == [
         ("load", None),
-        ("reference", "base"),
-        ("reference", "reference"),
-        ("evaluate", "audited"),
+        ("retrained", "base"),
+        ("retrained", "retrained"),
+        ("evaluate", "evaluated"),
         ("export", None),
     ]
 
@@ -98,7 +98,7 @@ def test_probes_of_the_forget_rows_are_measured_as_sets_of_their_own(
 
     report = run(spec, RunInputs(model=str(taught_model_dir), dataset_paths=sets), tmp_path)
 
-    audited = report.models["audited"]
+    audited = report.models["evaluated"]
     assert {"forget_fill_in", "forget_question"} <= set(audited.rows)
     assert audited.sets["forget_question"]["keyword_recall"].count == len(FORGET)
     assert [facts.name for facts in report.data] == ["forget", "retain"]
@@ -112,7 +112,7 @@ def test_probes_of_the_forget_rows_are_measured_as_sets_of_their_own(
         ({"kind": "evaluate"}, [], [], "there is no data set"),
         ({"kind": "evaluate", "optimizer": {"kind": "adamw"}}, ["forget"], [], "changes no model"),
         ({}, ["forget", "retain"], ["other"], "not 'other'; evaluate compares others"),
-        ({"kind": "evaluate"}, ["forget"], ["audited"], "name the other one differently"),
+        ({"kind": "evaluate"}, ["forget"], ["evaluated"], "name the other one differently"),
         ({}, ["retain"], [], "there is no forget set"),
         (
             {"criteria": [{"set": "forget", "attack": "relern", "metric": "probability", "at_most": 1}]},

@@ -87,7 +87,7 @@ def test_the_base_reads_what_plain_transformers_reads(name: str, sets: dict[str,
 
     report = run(JobSpec.model_validate(AUDIT), RunInputs(str(folder), sets), tmp_path / "out")
 
-    assert report.models["audited"].sets["forget"]["probability"].value == pytest.approx(
+    assert report.models["evaluated"].sets["forget"]["probability"].value == pytest.approx(
         plain_probability(folder), rel=1e-5
     )
 
@@ -100,7 +100,7 @@ def test_what_stands_before_an_answer_is_in_the_report_beside_it(sets: dict[str,
     report = run(JobSpec.model_validate(thinking), RunInputs(str(folder), sets), tmp_path / "out")
 
     shown = [row for row in report.examples if row.set == "forget"]
-    assert all(row.preambles["audited"] and not row.answers["audited"] for row in shown)
+    assert all(row.preambles["evaluated"] and not row.answers["evaluated"] for row in shown)
     assert any("still thinking" in limit and "3 rows of the forget set" in limit for limit in report.limits)
 
 
@@ -229,6 +229,6 @@ def test_another_day_gives_other_weights_unless_the_date_is_pinned(
     other = base("other", template_date="1999-12-31")
 
     def probability(report: Report) -> float | None:
-        return report.models["audited"].sets["forget"]["probability"].value
+        return report.models["evaluated"].sets["forget"]["probability"].value
 
     assert probability(pinned) == probability(today) != probability(other)

@@ -17,7 +17,7 @@ from tests.soul_core.test_run import Recorder, refused
 
 FIRST, SECOND, KEPT = list(COUNTRIES)[:3], list(COUNTRIES)[3:6], list(COUNTRIES)[6:]
 
-ONE_TRIAL = {"kind": "search", "trials": 1, "lr": [2e-3, 2e-3], "retain_weight": [3, 3], "check_every": 20}
+ONE_TRIAL = {"kind": "search", "trials": 1, "lr": [2e-3, 2e-3], "retain_weight": [3, 3], "eval_every": 20}
 
 
 def spec(**changes: Any) -> JobSpec:
@@ -44,18 +44,18 @@ def first(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     following = {
         "forget": write_rows(folder / "second.jsonl", SECOND),
         "retain": write_rows(folder / "kept.jsonl", KEPT),
-        "earlier_1": forgotten,
+        "prior_forget_1": forgotten,
     }
     return report, RunInputs(model=str(folder / "out" / "checkpoint"), dataset_paths=following)
 
 
 def of_earlier(report: Report, model: str = "unlearned") -> dict[str, float | None]:
-    return {name: each.value for name, each in report.models[model].sets["earlier_1"].items()}
+    return {name: each.value for name, each in report.models[model].sets["prior_forget_1"].items()}
 
 
 def outcomes(report: Report) -> set[tuple[str, str, str]]:
     """Return (metric, bound, outcome) of the criteria on the earlier set."""
-    of_set = [each for each in report.criteria if each.criterion.set == "earlier_1"]
+    of_set = [each for each in report.criteria if each.criterion.set == "prior_forget_1"]
     return {(each.criterion.metric, f"{each.bound}", each.outcome) for each in of_set}
 
 
@@ -65,15 +65,15 @@ def test_what_the_first_job_forgot_is_judged_by_the_second_and_forgotten_further
     before, inputs = first
 
     measured = run(spec(), inputs, tmp_path / "measure")
-    joined = run(spec(earlier="join", strategy=ONE_TRIAL), inputs, tmp_path / "join")
+    joined = run(spec(prior_forget_sets="unlearn", strategy=ONE_TRIAL), inputs, tmp_path / "join")
 
     for report in (measured, joined):
         left = {name: each.value for name, each in before.models["unlearned"].sets["forget"].items()}
         assert of_earlier(report, "base") == pytest.approx(left, rel=1e-4), "it began with the first job's output"
         assert outcomes(report) == {("probability", "0.25", "passed"), ("keyword_recall", "0.25", "passed")}
-        assert "earlier_1" not in report.verdict_reason
+        assert "prior_forget_1" not in report.verdict_reason
         assert not any("was still known" in limit for limit in report.limits)
-    assert {"earlier_1 probability", "earlier_1 keyword_recall"} < set(joined.trials[0].values)
+    assert {"prior_forget_1 probability", "prior_forget_1 keyword_recall"} < set(joined.trials[0].values)
     assert (of_earlier(joined)["probability"] or 0) < 0.5 * (of_earlier(measured)["probability"] or 0)
 
 
@@ -92,8 +92,8 @@ def test_an_earlier_set_that_is_learned_again_fails_the_job_and_was_warned_of(
 
     assert ("probability", "0.25", "failed") in outcomes(report)
     assert report.verdict == "failed"
-    assert "earlier_1 probability" in report.verdict_reason
-    said = "3 rows of the retain set state, or ask for, facts of the earlier_1 set: they are learned again"
+    assert "prior_forget_1 probability" in report.verdict_reason
+    said = "3 rows of the retain set state, or ask for, facts of the prior_forget_1 set: they are learned again"
     assert any(one["message"].startswith(said) for one in heard.of("warning"))
     assert f"{said}." in report.limits
 
@@ -109,14 +109,17 @@ def test_an_earlier_set_that_is_known_from_the_start_is_admitted_and_fails_the_j
 
     assert outcomes(report) == {("probability", "0.25", "failed"), ("keyword_recall", "0.25", "failed")}
     (limit,) = [limit for limit in report.limits if "was still known when this job began" in limit]
-    assert limit.startswith("The earlier_1 set was still known when this job began (probability 0.99")
+    assert limit.startswith("The prior_forget_1 set was still known when this job began (probability 0.99")
     assert "keyword_recall 1)" in limit
 
 
 def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
     first: tuple[Report, RunInputs], tmp_path: Path
 ) -> None:
-    sets = {"train": write_rows(tmp_path / "all.jsonl", FIRST + KEPT), "earlier_1": first[1].dataset_paths["earlier_1"]}
+    sets = {
+        "train": write_rows(tmp_path / "all.jsonl", FIRST + KEPT),
+        "prior_forget_1": first[1].dataset_paths["prior_forget_1"],
+    }
     learning = {"kind": "finetune", "optimizer": {"kind": "adamw", "lr": 5e-3}, "training": {"steps": 40}}
     heard = Recorder()
 
@@ -128,25 +131,25 @@ def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
     )
 
     assert report.verdict == "failed"
-    assert "earlier_1 probability" in report.verdict_reason
-    said = "3 rows of the train set state, or ask for, facts of the earlier_1 set: they are learned again"
+    assert "prior_forget_1 probability" in report.verdict_reason
+    said = "3 rows of the train set state, or ask for, facts of the prior_forget_1 set: they are learned again"
     assert any(one["message"].startswith(said) for one in heard.of("warning"))
     assert f"{said}." in report.limits
 
 
 def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, RunInputs], tmp_path: Path) -> None:
-    sets = {**first[1].dataset_paths, "retain": first[1].dataset_paths["earlier_1"]}
+    sets = {**first[1].dataset_paths, "retain": first[1].dataset_paths["prior_forget_1"]}
 
-    error, _ = refused(first[1], tmp_path, spec(earlier="join"), sets=sets)
+    error, _ = refused(first[1], tmp_path, spec(prior_forget_sets="unlearn"), sets=sets)
 
     assert isinstance(error, BadData)
-    assert error.message.startswith("the earlier_1 set and the retain set hold the same rows: nothing can be both")
+    assert error.message.startswith("the prior_forget_1 set and the retain set hold the same rows: nothing can be both")
 
 
 def test_criteria_on_earlier_sets_are_asked_of_each_there_is() -> None:
-    asked = JobSpec().expand_criteria(["forget", "earlier_1", "earlier_2"])
+    asked = JobSpec().expand_criteria(["forget", "prior_forget_1", "prior_forget_2"])
 
-    assert [each.set for each in asked] == ["forget"] * 2 + ["earlier_1", "earlier_2"] * 2 + ["retain"] * 2
+    assert [each.set for each in asked] == ["forget"] * 2 + ["prior_forget_1", "prior_forget_2"] * 2 + ["retain"] * 2
     assert {each.set for each in JobSpec().expand_criteria(["forget", "retain"])} == {"forget", "retain"}
 
 

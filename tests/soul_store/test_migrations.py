@@ -57,6 +57,6 @@ def test_jobs_of_before_there_were_kinds_unlearn(own_database: str) -> None:
     upgrade(own_database)
 
     with engine.begin() as connection:
-        row = connection.execute(text("SELECT kind, models, after_job_id FROM jobs")).one()
+        row = connection.execute(text("SELECT kind, models, depends_on_job_id FROM jobs")).one()
     engine.dispose()
     assert tuple(row) == ("unlearn", {}, None)

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from soul_store import job_leases, job_queries, jobs, models, references
+from soul_store import job_leases, job_queries, jobs, models, retrained_models
 from soul_store.tables import Dataset, Job, Model, OutboxEntry
 from tests.soul_store.conftest import Owner
 
@@ -76,7 +76,7 @@ def messages(session: Session, job: Job) -> int:
 def find(session: Session, owner: Owner, **other: str) -> Job | None:
     model = session.get_one(Model, owner.model_id)
     wanted = {"train_sha256": "rows", "spec_sha256": SPEC, **other}
-    return references.find_retraining_job(session, owner.tenant_id, model=model, excluded_sha256s={}, **wanted)
+    return retrained_models.find_retraining_job(session, owner.tenant_id, model=model, excluded_sha256s={}, **wanted)
 
 
 def test_a_job_that_waits_for_another_is_ahead_of_nobody(
@@ -107,7 +107,7 @@ def test_success_lets_the_waiting_go_with_its_output_as_their_reference(
     succeed()
 
     session.refresh(waiting)
-    model = session.get_one(Model, waiting.models["reference"])
+    model = session.get_one(Model, waiting.models["retrained"])
     assert (model.source, model.parent_job_id) == ("job", retraining.id)
     assert model.location == f"jobs/{retraining.id}/1/checkpoint"
     assert messages(session, waiting) == 1
@@ -129,7 +129,7 @@ def test_without_the_reference_the_waiting_fail_and_name_the_job(
     session.refresh(waiting)
     assert waiting.status == "failed"
     assert waiting.status_reason is not None
-    assert waiting.status_reason["code"] == "reference_failed"
+    assert waiting.status_reason["code"] == "retraining_failed"
     assert retraining.id in waiting.status_reason["message"]
     assert ("not finite" in waiting.status_reason["message"]) == (end != "cancelled")
 
@@ -183,7 +183,7 @@ def test_the_same_weights_under_another_id_are_the_same_model(session: Session, 
     session.add(twin)
     session.flush()
 
-    found = references.retraining(
+    found = retrained_models.retraining(
         session, owner.tenant_id, model=twin, train_sha256="rows", spec_sha256=SPEC, excluded_sha256s={}
     )
 
@@ -194,10 +194,10 @@ def test_a_retraining_whose_output_was_deleted_is_not_found_until_it_is_register
     session: Session, owner: Owner, retraining: Job, succeed: Callable[[], None]
 ) -> None:
     succeed()
-    models.delete(session, references.ensure_output_model(session, retraining), owner.key_id)
+    models.delete(session, retrained_models.ensure_output_model(session, retraining), owner.key_id)
 
     assert find(session, owner) is None
-    references.ensure_output_model(session, retraining)
+    retrained_models.ensure_output_model(session, retraining)
     assert find(session, owner) is not None
 
 
@@ -209,7 +209,7 @@ def test_a_model_registered_anew_after_its_files_changed_is_another_model(
     session.flush()
 
     assert (
-        references.retraining(
+        retrained_models.retraining(
             session, owner.tenant_id, model=changed, train_sha256="rows", spec_sha256=SPEC, excluded_sha256s={}
         )
         is None
@@ -220,7 +220,8 @@ def test_an_output_is_registered_once(session: Session, retraining: Job, succeed
     succeed()
 
     assert (
-        references.ensure_output_model(session, retraining).id == references.ensure_output_model(session, retraining).id
+        retrained_models.ensure_output_model(session, retraining).id
+        == retrained_models.ensure_output_model(session, retraining).id
     )
     assert len(session.scalars(select(Model).where(Model.parent_job_id == retraining.id)).all()) == 1
 

@@ -14,7 +14,7 @@ from worker.workspace import JobInputs, Workspace
 @pytest.fixture
 def store(tmp_path: Path) -> LocalBlobStore:
     found = LocalBlobStore(tmp_path / "blobs")
-    for key in ("datasets/a.jsonl", "jobs/job_1/1/checkpoint/config.json", "jobs/job_2/1/logs/reference.json"):
+    for key in ("datasets/a.jsonl", "jobs/job_1/1/checkpoint/config.json", "jobs/job_2/1/logs/retrained.json"):
         found.put_stream(key, [b"{}"])
     return found
 
@@ -30,13 +30,13 @@ def model(source: str, location: str, revision: str | None = None) -> Model:
 
 def test_everything_a_job_names_reaches_the_engine(store: LocalBlobStore, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "scratch", "job_3")
-    named = ("forget", "retain", "general", "train", "holdout", "neighbours")
+    named = ("forget", "retain", "general", "train", "holdout", "neighbors")
     needs = JobInputs(
         model=model("hub", "owner/name", "abc"),
-        models={"reference": model("job", "jobs/job_1/1/checkpoint"), "before": model("hub", "owner/other", "def")},
+        models={"retrained": model("job", "jobs/job_1/1/checkpoint"), "before": model("hub", "owner/other", "def")},
         datasets={name: Dataset(id="ds_1", blob="datasets/a.jsonl", content_sha256=f"of {name}") for name in named},
-        reference_log=Artifact(
-            job_id="job_2", path="logs/reference.json", blob="jobs/job_2/1/logs/reference.json", sha256="of the log"
+        retrained_log=Artifact(
+            job_id="job_2", path="logs/retrained.json", blob="jobs/job_2/1/logs/retrained.json", sha256="of the log"
         ),
         row_key=KEY,
     )
@@ -51,18 +51,18 @@ def test_everything_a_job_names_reaches_the_engine(store: LocalBlobStore, tmp_pa
     assert all(path.exists() for path in sets.values())
     others = _others(args)
     assert others["before"] == "owner/other@def"
-    assert (Path(others["reference"]) / "config.json").exists()
-    assert args.reference_log.name == "job_2-reference.json", "the report names the job it is from"
-    assert args.reference_log.exists()
+    assert (Path(others["retrained"]) / "config.json").exists()
+    assert args.retrained_log.name == "job_2-retrained.json", "the report names the job it is from"
+    assert args.retrained_log.exists()
 
 
 def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobStore, tmp_path: Path) -> None:
     needs = JobInputs(
         model=model("local", "/models/a"),
-        models={"reference": model("job", "jobs/job_1/1/checkpoint")},
+        models={"retrained": model("job", "jobs/job_1/1/checkpoint")},
         datasets={"forget": Dataset(id="ds_1", blob="datasets/a.jsonl", content_sha256="of forget")},
-        reference_log=Artifact(
-            job_id="job_2", path="logs/reference.json", blob="jobs/job_2/1/logs/reference.json", sha256="of the log"
+        retrained_log=Artifact(
+            job_id="job_2", path="logs/retrained.json", blob="jobs/job_2/1/logs/retrained.json", sha256="of the log"
         ),
         row_key=KEY,
     )
@@ -72,9 +72,9 @@ def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobStore,
     )
 
     assert args.model_digest == "of /models/a"
-    assert args.also_digest == ["reference=of jobs/job_1/1/checkpoint"]
-    assert args.set_sha256 == ["forget=of forget"]
-    assert args.reference_log_sha256 == "of the log"
+    assert args.compare_digest == ["retrained=of jobs/job_1/1/checkpoint"]
+    assert args.dataset_sha256 == ["forget=of forget"]
+    assert args.retrained_log_sha256 == "of the log"
     assert args.row_key.read_text() == KEY
     assert args.row_key.stat().st_mode & 0o077 == 0, "nobody else reads the tenant's key"
 

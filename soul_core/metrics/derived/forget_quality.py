@@ -32,6 +32,6 @@ def _interval(ours: Floats, theirs: Floats, resampling: Resampling) -> tuple[flo
     if gap_B is None:
         return None
     measured = resampled_ks_gap(ours, theirs, np.arange(num_rows)[None])[0]
-    centred_B = np.clip(np.rint(gap_B - np.median(gap_B) + measured), 0, num_rows).astype(int)
-    p_value_B = np.array([ks_p_value_of_gap(int(gap), num_rows) for gap in centred_B])
+    centered_B = np.clip(np.rint(gap_B - np.median(gap_B) + measured), 0, num_rows).astype(int)
+    p_value_B = np.array([ks_p_value_of_gap(int(gap), num_rows) for gap in centered_B])
     return compute_percentile_interval(p_value_B, resampling)

@@ -57,10 +57,10 @@ def get_values(model: ModelMeasurements, set_name: str, metric: str) -> Floats:
 
 def get_paired_values(inputs: DerivedMetricInputs, set_name: str, metric: str) -> tuple[Floats, Floats]:
     """Return the model's and the retrained model's values of the rows both have. Raises NotThereError."""
-    reference = inputs.require_retrained()
+    retrained = inputs.require_retrained()
     ours = get_row_values(inputs.measurements, set_name, metric)
     try:
-        theirs = get_row_values(reference, set_name, metric)
+        theirs = get_row_values(retrained, set_name, metric)
     except MetricInputMissing as error:
         raise MetricInputMissing(f"of the retrained model: {error}") from error
     common = [row for row in ours if row in theirs]

@@ -17,7 +17,7 @@ def model_utility(inputs: DerivedMetricInputs) -> dict[str, MetricValue]:
 
     Source: TOFU (arXiv:2401.06121), section 2.2.3.
     """
-    abilities = METRIC_CATALOG["model_utility"].rests_on
+    abilities = METRIC_CATALOG["model_utility"].inputs
     names = tuple(dict.fromkeys(name for name, _ in abilities))
     if lacking := [name for name in names if name not in inputs.measurements.sets]:
         raise MetricInputMissing(f"it needs the sets {', '.join(names)}; not given: {', '.join(lacking)}")

@@ -11,14 +11,14 @@ def reference_loss(inputs: DerivedMetricInputs) -> dict[str, MetricValue]:
 
     Source: Carlini et al. (arXiv:2012.07805): a model's perplexity beside another's.
     """
-    reference = inputs.require_retrained()
+    retrained = inputs.require_retrained()
     values = {}
     for name in (FORGET, HOLDOUT):
         if name != FORGET and name not in inputs.measurements.rows:
             continue
         ours = get_row_values(inputs.measurements, name, "loss")
         try:
-            theirs = get_row_values(reference, name, "loss")
+            theirs = get_row_values(retrained, name, "loss")
         except MetricInputMissing as error:
             raise MetricInputMissing(f"of the retrained model: {error}") from error
         numbers = inputs.measurements.rows.get(name) or tuple(ours)

@@ -26,7 +26,7 @@ def run_ensemble(model_under_test: ModelUnderTest, spec: JobSpec, state: RunStat
     assert isinstance(strategy, Ensemble)
     folder = state.folder / "ensemble"
     base = BaseWeights(model_under_test.loaded)
-    goal = CriteriaCheck(model_under_test, spec, max_rows=strategy.rows, folder=folder / "looks", listener=state)
+    goal = CriteriaCheck(model_under_test, spec, max_rows=strategy.eval_rows, folder=folder / "looks", listener=state)
     members = TrialLog(folder / "members.json")
     while len(members) < len(strategy.members):
         number, started = len(members), time.monotonic()

@@ -54,7 +54,7 @@ class CriteriaCheck:
             if each.bound is None
         ]
         if problems:
-            raise BadSpec(f"{problems[0]}; a larger strategy.rows may help", details=tuple(problems))
+            raise BadSpec(f"{problems[0]}; a larger strategy.eval_rows may help", details=tuple(problems))
 
     def _judge(self, model: ModelMeasurements) -> tuple[CriterionResult, ...]:
         return judge_criteria(self.criteria, judged=model, base=self._base, resampling=Resampling(0, 0.95, 0))
@@ -87,7 +87,9 @@ class CriteriaCheck:
 
 def check_search_criteria(model_under_test: ModelUnderTest, spec: JobSpec) -> None:
     """Raise BadSpec for criteria of a search that its rows do not allow, before anything is spent."""
-    if isinstance(spec.strategy, Search) and (problems := tuple(_problems(model_under_test, spec, spec.strategy.rows))):
+    if isinstance(spec.strategy, Search) and (
+        problems := tuple(_problems(model_under_test, spec, spec.strategy.eval_rows))
+    ):
         raise BadSpec(problems[0], details=problems if len(problems) > 1 else ())
 
 
@@ -117,7 +119,7 @@ def _sets(
 def _evaluation(spec: JobSpec, criteria: Sequence[Criterion], rows: int) -> Evaluation:
     metrics = tuple(dict.fromkeys(each.metric for each in criteria))
     return spec.evaluation.model_copy(
-        update={"metrics": metrics, "max_examples": rows, "side_by_side": 0, "bootstrap": 0}
+        update={"metrics": metrics, "max_examples": rows, "num_answer_samples": 0, "bootstrap": 0}
     )
 
 

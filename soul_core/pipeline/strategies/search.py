@@ -47,7 +47,9 @@ class _Search:
         self._subject, self._spec, self._strategy, self._state = subject, spec, strategy, state
         self._folder = state.folder / "search"
         self._base = BaseWeights(subject.loaded)
-        self._goal = CriteriaCheck(subject, spec, max_rows=strategy.rows, folder=self._folder / "looks", listener=state)
+        self._goal = CriteriaCheck(
+            subject, spec, max_rows=strategy.eval_rows, folder=self._folder / "looks", listener=state
+        )
         self._goal.require_bounds()
         if later := [
             format_criterion(each) for each in spec.expand_criteria(subject.datasets) if each not in self._goal.criteria
@@ -59,7 +61,7 @@ class _Search:
         """Say whether a criterion-holding trial was found, or nothing is left to spend."""
         if not self._trials or self._trials[-1].outcome is None:
             return False
-        spent, budget = sum(each.seconds for each in self._trials), self._strategy.seconds
+        spent, budget = sum(each.seconds for each in self._trials), self._strategy.max_seconds
         return (
             self._trials[-1].outcome == "met"
             or len(self._trials) >= self._strategy.trials
@@ -70,7 +72,7 @@ class _Search:
         """Train one trial from the base, or go on with the interrupted one, and write down how it ended."""
         goes_on = bool(self._trials) and self._trials[-1].outcome is None
         number = len(self._trials) - goes_on
-        proposed = _propose(self._spec, self._trials[:number], check_every=self._strategy.check_every)
+        proposed = _propose(self._spec, self._trials[:number], eval_every=self._strategy.eval_every)
         if not goes_on:
             self._trials.add(Trial(proposed.params))
         trial = self._trials[number]
@@ -84,7 +86,7 @@ class _Search:
             self._trials,
             proposed,
             folder=self._folder,
-            every=self._strategy.check_every,
+            every=self._strategy.eval_every,
             last=count_steps(self._subject, spec),
         )
         try:
@@ -165,7 +167,7 @@ def _best(folder: Path, number: int, step: int | None) -> Path:
     return folder / f"best-{number}-{step}"
 
 
-def _propose(spec: JobSpec, earlier: Sequence[Trial], *, check_every: int) -> Any:
+def _propose(spec: JobSpec, earlier: Sequence[Trial], *, eval_every: int) -> Any:
     """Return Optuna's next trial. It depends on seed and earlier trials alone: a resumed search proposes what an
     undisturbed one would. The first has the spec's own settings, or the bounds nearest to them.
     """
@@ -175,7 +177,7 @@ def _propose(spec: JobSpec, earlier: Sequence[Trial], *, check_every: int) -> An
     study = optuna.create_study(
         direction="minimize",
         sampler=optuna.samplers.TPESampler(seed=spec.seed + len(earlier), n_startup_trials=3),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=check_every + 1),  # not at a first look
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=eval_every + 1),  # not at a first look
     )
     space = make_search_space(spec)
     floats: dict[str, optuna.distributions.BaseDistribution] = {

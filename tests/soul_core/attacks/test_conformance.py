@@ -19,8 +19,8 @@ from tests.soul_core.attacks.conftest import Recorder, attack, sets_of, state_by
 
 #: One or more of each kind, at settings that bite on a model of 30,000 weights.
 ATTACKED: dict[str, tuple[Any, ...]] = {
-    "relearn": (Relearn(share=0.4, steps=8, lr=1e-3), Relearn(set="retain", steps=8, lr=3e-4)),
-    "quantise": (Quantize(bits=8, group=0), Quantize(bits=4)),
+    "relearn": (Relearn(fraction=0.4, steps=8, lr=1e-3), Relearn(set="retain", steps=8, lr=3e-4)),
+    "quantize": (Quantize(bits=8, group=0), Quantize(bits=4)),
     "prompting": (Prompting(),),
     "downstream": (Downstream(lr=1e-4),),
     "probing": (Probing(),),
@@ -42,10 +42,10 @@ def test_an_untouched_model_gives_away_what_it_knows_and_a_retrained_one_little(
     one: Any, knowing: LoadedModel, retrained: LoadedModel, tmp_path: Path
 ) -> None:
     of_base = attack(knowing, one, tmp_path / "base")
-    of_reference = attack(retrained, one, tmp_path / "reference", name="reference")
+    of_reference = attack(retrained, one, tmp_path / "retrained", name="retrained")
 
     assert value(of_base) > 0.75 > 0.5 > value(of_reference)
-    assert value(of_base, "exact_memorisation") > value(of_reference, "exact_memorisation")
+    assert value(of_base, "exact_memorization") > value(of_reference, "exact_memorization")
 
 
 @pytest.mark.parametrize("one", ASKING)

@@ -43,7 +43,7 @@ def test_both_kept_sets_are_looked_at_and_no_text_is_shown(findings: dict[str, F
 
 def test_it_is_for_the_model_before_unlearning(knowing: LoadedModel, tmp_path: Path) -> None:
     assert "base model" in (attack(knowing, Poison(), tmp_path / "a", name="unlearned").absent_reason or "")
-    assert attack(knowing, Poison(), tmp_path / "b", name="audited").findings
+    assert attack(knowing, Poison(), tmp_path / "b", name="evaluated").findings
 
 
 def test_without_kept_sets_there_is_nothing_to_aim_at(knowing: LoadedModel, tmp_path: Path) -> None:

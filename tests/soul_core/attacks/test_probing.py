@@ -30,7 +30,7 @@ def test_the_last_layer_through_the_lens_is_the_model_itself(name: str, tmp_path
     attacked = attack(loaded, Probing(layers=(0, 1)), tmp_path)
 
     assert attacked.absent_reason is None
-    for metric in ("probability", "exact_memorisation", "extraction_strength"):
+    for metric in ("probability", "exact_memorization", "extraction_strength"):
         seen, plain = attacked.variants["layer 1"][metric], attacked.baseline["forget"][metric]
         assert seen.per_example == pytest.approx(plain.per_example, abs=1e-5)
     assert attacked.variants["layer 0"]["probability"].value != attacked.variants["layer 1"]["probability"].value

@@ -16,14 +16,14 @@ from soul_core.spec.attacks import Downstream, Poison, Probing, Prompting, Quant
 from tests.fixtures.tiny_model import COUNTRIES, rows_of
 from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, Recorder, attack, sets_of, value
 
-DEEP = Relearn(share=0.4, steps=40, lr=1e-3)
+DEEP = Relearn(fraction=0.4, steps=40, lr=1e-3)
 
 
 def test_a_thin_layer_comes_off_and_rows_that_were_not_shown_come_back(
     hiding: LoadedModel, retrained: LoadedModel, tmp_path: Path
 ) -> None:
     hidden = attack(hiding, DEEP, tmp_path / "hiding", name="unlearned")
-    never_known = attack(retrained, DEEP, tmp_path / "retrained", name="reference")
+    never_known = attack(retrained, DEEP, tmp_path / "retrained", name="retrained")
 
     assert (
         hidden.baseline["forget"]["keyword_recall"].value == never_known.baseline["forget"]["keyword_recall"].value == 0
@@ -45,7 +45,7 @@ def test_rows_that_were_shown_are_counted_apart(knowing: LoadedModel, tmp_path: 
 
 
 def test_an_attack_too_weak_to_teach_even_what_it_shows_says_so(hiding: LoadedModel, tmp_path: Path) -> None:
-    weak = attack(hiding, Relearn(share=0.4, lr=1e-9), tmp_path / "weak", name="unlearned")
+    weak = attack(hiding, Relearn(fraction=0.4, lr=1e-9), tmp_path / "weak", name="unlearned")
     strong = attack(hiding, DEEP, tmp_path / "strong", name="unlearned")
 
     assert any("On unlearned even the rows that were shown stayed unlearned" in note for note in weak.notes)
@@ -91,7 +91,7 @@ def test_no_measured_row_is_learned_unless_it_is_counted_as_shown(knowing: Loade
     forget = EvaluationSet("forget", whole.rows[:6], whole.examples[:6])
 
     shown, hidden, lessons = split_forget_rows(
-        scene(knowing, forget, whole, tmp_path), Relearn(share=0.5, steps=3, batch=2)
+        scene(knowing, forget, whole, tmp_path), Relearn(fraction=0.5, steps=3, batch=2)
     )
 
     learned = {example.token_ids for example in lessons}

@@ -43,7 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_finished_attack_is_not_run_again(knowing: LoadedModel, tmp_path: Path, calls: list[str]) -> None:
     listening = Recorder()
     whole = run(knowing, tmp_path / "whole", listener=listening)
-    assert calls == ["quantise", "probing", "poison"]
+    assert calls == ["quantize", "probing", "poison"]
 
     with pytest.raises(RunInterrupted):
         run(knowing, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listening.asked - 3))
@@ -51,7 +51,7 @@ def test_a_finished_attack_is_not_run_again(knowing: LoadedModel, tmp_path: Path
     calls.clear()
     resumed = run(knowing, tmp_path / "parts")
 
-    assert sorted(done) == ["probing", "quantise_8bit"]
+    assert sorted(done) == ["probing", "quantize_8bit"]
     assert calls == ["poison"]
     assert {label: one.attacked for label, one in resumed.items()} == {
         label: one.attacked for label, one in whole.items()
@@ -82,14 +82,14 @@ def test_what_an_attack_lacks_makes_it_absent_and_ends_no_run(
     def failing(scene: AttackContext, spec: Any) -> AttackOutcome:
         raise error
 
-    monkeypatch.setitem(ATTACKS, "quantise", failing)
+    monkeypatch.setitem(ATTACKS, "quantize", failing)
     listener = Recorder()
 
     found = run(knowing, tmp_path, listener=listener)
 
-    assert found["quantise_8bit"].absent_reason == error.message
+    assert found["quantize_8bit"].absent_reason == error.message
     assert found["probing"].attacked
-    assert ("warning", {"message": f"quantise_8bit on base: given up: {error.message}"}) in listener.events
+    assert ("warning", {"message": f"quantize_8bit on base: given up: {error.message}"}) in listener.events
 
 
 def test_a_relearning_that_diverges_restores_the_model_and_says_so(knowing: LoadedModel, tmp_path: Path) -> None:
@@ -113,11 +113,11 @@ def test_an_attack_that_leaves_the_model_changed_ends_the_run(
             scene.loaded.model.lm_head.weight[0, 0] += 1e-3
         return AttackOutcome()
 
-    monkeypatch.setitem(ATTACKS, "quantise", spoiling)
+    monkeypatch.setitem(ATTACKS, "quantize", spoiling)
 
-    with pytest.raises(EngineError, match="quantise_8bit left the model base changed"):
+    with pytest.raises(EngineError, match="quantize_8bit left the model base changed"):
         run(knowing, tmp_path)
-    assert not (tmp_path / "quantise_8bit.json").exists()
+    assert not (tmp_path / "quantize_8bit.json").exists()
 
 
 def test_progress_goes_from_none_to_all_attacks_and_time_left_falls_to_nothing(
@@ -134,14 +134,14 @@ def test_progress_goes_from_none_to_all_attacks_and_time_left_falls_to_nothing(
     assert {data["total"] for data in told} == {3}
     assert told[-1]["eta_seconds"] == 0
     announced = [data["detail"] for kind, data in listener.events if kind == "phase"]
-    assert announced == ["quantise_8bit", "probing", "poison"]
+    assert announced == ["quantize_8bit", "probing", "poison"]
 
 
 def test_a_metric_that_a_criterion_asks_for_is_taken_under_attack(knowing: LoadedModel, tmp_path: Path) -> None:
-    asked = Criterion(set="forget", attack="quantise_8bit", metric="perplexity", at_most=1)
+    asked = Criterion(set="forget", attack="quantize_8bit", metric="perplexity", at_most=1)
     spec = JobSpec(attacks=(Quantize(bits=8, group=0),), evaluation=EVALUATION, criteria=(asked,))
 
-    found = run(knowing, tmp_path, spec=spec)["quantise_8bit"]
+    found = run(knowing, tmp_path, spec=spec)["quantize_8bit"]
 
     assert "perplexity" in found.attacked["forget"]
 
@@ -157,9 +157,9 @@ def test_labels_are_unique_also_for_attacks_of_one_label() -> None:
 
 
 @pytest.fixture
-def side_by_side(knowing: LoadedModel, retrained: LoadedModel, tmp_path: Path) -> dict[str, AttackResult]:
+def num_answer_samples(knowing: LoadedModel, retrained: LoadedModel, tmp_path: Path) -> dict[str, AttackResult]:
     per_model = {
-        "reference": run(retrained, tmp_path / "reference", name="reference"),
+        "retrained": run(retrained, tmp_path / "retrained", name="retrained"),
         "base": run(knowing, tmp_path / "base"),
         "unlearned": run(retrained, tmp_path / "unlearned", name="unlearned"),
     }
@@ -174,23 +174,23 @@ def side_by_side(knowing: LoadedModel, retrained: LoadedModel, tmp_path: Path) -
     return {one.label: one for one in found}
 
 
-def test_models_stand_side_by_side_on_the_same_rows(side_by_side: dict[str, AttackResult]) -> None:
-    quantised, probed = side_by_side["quantise_8bit"], side_by_side["probing"]
+def test_models_stand_side_by_side_on_the_same_rows(num_answer_samples: dict[str, AttackResult]) -> None:
+    quantized, probed = num_answer_samples["quantize_8bit"], num_answer_samples["probing"]
 
-    assert list(side_by_side) == ["quantise_8bit", "probing", "poison"]
-    for one in (quantised, probed):
-        assert set(one.attacked) == set(one.baseline) == {"base", "unlearned", "reference"}
+    assert list(num_answer_samples) == ["quantize_8bit", "probing", "poison"]
+    for one in (quantized, probed):
+        assert set(one.attacked) == set(one.baseline) == {"base", "unlearned", "retrained"}
         assert one.rows == {"forget": (1, 2, 3, 4, 5)}
         assert one.absent_reason is None
         assert one.seconds > 0
         assert len(one.notes) == len(set(one.notes))
     assert set(probed.variants) == {"layer 0", "layer 1"}
-    assert set(probed.variants["layer 0"]) == {"base", "unlearned", "reference"}
-    assert quantised.settings == {"kind": "quantise", "bits": 8, "group": 0}
+    assert set(probed.variants["layer 0"]) == {"base", "unlearned", "retrained"}
+    assert quantized.settings == {"kind": "quantize", "bits": 8, "group": 0}
 
 
-def test_poison_shows_whom_the_rows_hit(side_by_side: dict[str, AttackResult]) -> None:
-    poisoned = side_by_side["poison"]
+def test_poison_shows_whom_the_rows_hit(num_answer_samples: dict[str, AttackResult]) -> None:
+    poisoned = num_answer_samples["poison"]
 
     assert poisoned.absent_reason is None
     assert poisoned.attacked == {}
@@ -204,7 +204,7 @@ def test_an_attack_that_ran_on_some_models_says_which_it_did_not_run_on() -> Non
     spec = JobSpec(attacks=(Probing(),))
     per_model = {
         "base": {"probing": AttackOutcome(seconds=1)},
-        "reference": {"probing": AttackOutcome(absent_reason="no room")},
+        "retrained": {"probing": AttackOutcome(absent_reason="no room")},
     }
 
     (found,) = make_attack_results(per_model, spec, judged="unlearned", measurements={})

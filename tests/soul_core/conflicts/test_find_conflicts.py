@@ -154,7 +154,7 @@ def test_signs_between_numbers_and_behind_letters_tell_questions_apart() -> None
     assert make_question_key("Is it\u00a0“so” – really?") == make_question_key("is it 'so', really")
 
 
-@pytest.mark.parametrize("name", ["retain", "neighbours", "general"])
+@pytest.mark.parametrize("name", ["retain", "neighbors", "general"])
 def test_the_examples_sets_that_are_kept_state_nothing_of_what_is_forgotten(name: str) -> None:
     forget, kept = (read_rows(EXAMPLES / f"{each}.jsonl").rows for each in ("forget", name))
 

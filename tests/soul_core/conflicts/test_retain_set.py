@@ -153,17 +153,17 @@ def test_equal_sets_are_refused_whatever_is_to_be_done_with_single_rows(inputs: 
         compared({**inputs.dataset_paths, "retain": inputs.dataset_paths["forget"]}, retain_conflicts=policy)
 
 
-@pytest.mark.parametrize("earlier", ["measure", "join"])
+@pytest.mark.parametrize("prior", ["evaluate", "unlearn"])
 def test_facts_of_earlier_forget_sets_are_left_out_of_the_retain_set_too(
-    earlier: str, inputs: RunInputs, tmp_path: Path
+    prior: str, inputs: RunInputs, tmp_path: Path
 ) -> None:
-    sets = {**inputs.dataset_paths, "earlier_1": write_rows(tmp_path / "earlier.jsonl", KEPT[:2])}
+    sets = {**inputs.dataset_paths, "prior_forget_1": write_rows(tmp_path / "earlier.jsonl", KEPT[:2])}
 
-    found, told = compared(sets, earlier=earlier)
+    found, told = compared(sets, prior_forget_sets=prior)
 
     assert [row.number for row in found.rows["retain_dropped"]] == [1, 2, 3, 4, 5]
     assert any(
-        line.startswith("2 rows of the retain set state, or ask for, facts of the earlier_1 set") for line in told
+        line.startswith("2 rows of the retain set state, or ask for, facts of the prior_forget_1 set") for line in told
     )
 
 

@@ -17,7 +17,7 @@ from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import Evaluation
 from tests.fixtures.tiny_model import COUNTRIES, answer, question, rows_of
 
-EVALUATION = Evaluation(max_new_tokens=24, bootstrap=100, side_by_side=4)
+EVALUATION = Evaluation(max_new_tokens=24, bootstrap=100, num_answer_samples=4)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_progress_counts_rows_to_the_last_and_names_no_row(
 def test_only_the_shown_questions_are_answered_where_no_metric_needs_answers(
     loaded: LoadedModel, sets: list[EvaluationSet], tmp_path: Path
 ) -> None:
-    evaluation = EVALUATION.model_copy(update={"metrics": ("probability",), "side_by_side": 3})
+    evaluation = EVALUATION.model_copy(update={"metrics": ("probability",), "num_answer_samples": 3})
     measured = run(loaded, sets, tmp_path, evaluation=evaluation)
     assert {name: len(one.answers) for name, one in measured.sets.items()} == {"forget": 2, "retain": 1, "general": 0}
     beside = make_answer_samples(sets, {"base": measured.answers(), "unlearned": measured.answers()}, max_samples=3)

@@ -60,7 +60,7 @@ def measured(
     tokens: int = 512,
     listener: Listener | None = None,
 ) -> Measured:
-    evaluation = Evaluation(metrics=metrics, max_new_tokens=16, bootstrap=50, side_by_side=0)
+    evaluation = Evaluation(metrics=metrics, max_new_tokens=16, bootstrap=50, num_answer_samples=0)
     return measure(
         loaded,
         sets,
@@ -113,7 +113,7 @@ def test_truth_ratio_and_choices_are_those_of_answers_scored_alone(
         loaded,
         [evaluation_set(loaded, "retain", [row, *rows_of(["Cuba"])])],
         tmp_path,
-        *("truth_ratio", "probability_normalised", "choice_accuracy"),
+        *("truth_ratio", "probability_normalized", "choice_accuracy"),
     )
     found = metrics.sets["retain"].metrics
     right, wrong = (
@@ -125,7 +125,7 @@ def test_truth_ratio_and_choices_are_those_of_answers_scored_alone(
     share = math.exp(-right) / (math.exp(-right) + sum(math.exp(-loss) for loss in wrong))
     assert found["truth_ratio"].per_example == (pytest.approx(ratio, rel=1e-4), None)
     assert found["truth_ratio"].value == pytest.approx(max(0, 1 - ratio), rel=1e-4)
-    assert found["probability_normalised"].per_example == (pytest.approx(share, rel=1e-5), None)
+    assert found["probability_normalized"].per_example == (pytest.approx(share, rel=1e-5), None)
     assert found["choice_accuracy"].value == 1.0
 
 
@@ -138,7 +138,7 @@ def test_progress_counts_every_pass_to_its_end(loaded: LoadedModel, tmp_path: Pa
 
     told = Told()
     rows = [with_choices("Peru"), with_choices("Cuba")]
-    metrics = ("rouge_l", "truth_ratio", "gradient_norm", "knowledge_memorisation")
+    metrics = ("rouge_l", "truth_ratio", "gradient_norm", "knowledge_memorization")
     measured(loaded, [evaluation_set(loaded, "forget", rows)], tmp_path, *metrics, listener=told)
     assert told.last == (8, 8)
 
@@ -180,7 +180,7 @@ def test_lack_of_memory_takes_a_group_apart(
     assert found.per_example == pytest.approx(wanted.per_example, rel=1e-4)
 
 
-def test_standardised_losses_are_those_of_the_whole_vocabulary(loaded: LoadedModel) -> None:
+def test_standardized_losses_are_those_of_the_whole_vocabulary(loaded: LoadedModel) -> None:
     one = evaluation_set(loaded, "forget", rows_of(["Peru"]))
     plan = make_plan(one, [one], Evaluation(metrics=("min_k_plus",)), frozenset(), loaded)
     observed = run_inference(loaded, plan, max_new_tokens=1, micro_batch_tokens=99, on_progress=lambda *_: None)
@@ -228,7 +228,7 @@ def test_few_shot_questions_come_after_worked_examples_that_are_not_their_own(lo
     )  # fmt: skip
     retain = evaluation_set(loaded, "retain", rows_of(list(COUNTRIES)[:5]))
     forget = evaluation_set(loaded, "forget", rows_of(list(COUNTRIES)[5:7]))
-    evaluation = Evaluation(metrics=("knowledge_memorisation",))
+    evaluation = Evaluation(metrics=("knowledge_memorization",))
     for one in (retain, forget):
         prompts = make_plan(one, [forget, retain], evaluation, frozenset(), loaded).few_shot_prompts
         for i, ids in prompts.items():
@@ -246,17 +246,17 @@ def test_without_a_chat_template_a_few_shot_answer_ends_with_its_line(loaded: Lo
     assert _first_turn(went_on, loaded) == went_on
 
 
-def test_knowledge_memorisation_of_a_single_question_says_what_is_missing(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_knowledge_memorization_of_a_single_question_says_what_is_missing(loaded: LoadedModel, tmp_path: Path) -> None:
     sets = [evaluation_set(loaded, "forget", rows_of(["Peru"]))]
-    found = measured(loaded, sets, tmp_path, "knowledge_memorisation").sets["forget"].metrics
-    assert "worked examples" in (found["knowledge_memorisation"].absent_reason or "")
+    found = measured(loaded, sets, tmp_path, "knowledge_memorization").sets["forget"].metrics
+    assert "worked examples" in (found["knowledge_memorization"].absent_reason or "")
 
 
 @torch.no_grad()
 def test_a_text_is_continued_after_its_beginning_by_no_more_than_it_has_left(loaded: LoadedModel) -> None:
     text = " ".join(answer(country) for country in COUNTRIES)
     one = evaluation_set(loaded, "general", [Row(1, (), text), Row(2, (), "Too short.")])
-    plan = make_plan(one, [one], Evaluation(metrics=("verbatim_memorisation",)), frozenset(), loaded)
+    plan = make_plan(one, [one], Evaluation(metrics=("verbatim_memorization",)), frozenset(), loaded)
     ids = one.examples[0].token_ids
     short = {20: {0: ids[:21]}}
     plan = type(plan)(**{**plan.__dict__, "continued": short})

@@ -14,9 +14,9 @@ def report(*, utility: float | None = 0.8, rows: int = 10, base: str = "sha256:a
     sample = sample_report()
     known = make_absent_value("nothing was asked") if utility is None else value(utility)
     sets = {
-        "forget": {"verbatim_memorisation": make_absent_value("it has prompts"), "knowledge_memorisation": value(0.2)},
-        "forget_texts": {"verbatim_memorisation": value(0.3)},
-        "retain": {"knowledge_memorisation": known},
+        "forget": {"verbatim_memorization": make_absent_value("it has prompts"), "knowledge_memorization": value(0.2)},
+        "forget_texts": {"verbatim_memorization": value(0.3)},
+        "retain": {"knowledge_memorization": known},
     }
     data = (DatasetFacts(name="forget", sha256="0", num_rows=rows, num_tokens=1, num_answer_tokens=1),)
     model = sample.model.model_copy(update={"digest": base})

@@ -93,7 +93,7 @@ def test_a_copy_in_another_normal_form_or_spacing_is_the_same_row() -> None:
 
 def test_other_rows_are_refused_with_counts_numbers_and_a_remedy() -> None:
     with pytest.raises(
-        BadData, match=r"of the 3 rows of the forget set .* it has 0 .*--also reference=MODEL"
+        BadData, match=r"of the 3 rows of the forget set .* it has 0 .*--compare retrained=MODEL"
     ) as caught:
         match(measured(CITIES[3:]), CITIES[:3])
 

@@ -169,6 +169,6 @@ def test_a_report_is_a_reference_only_with_one_in_it(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="without a reference"):
         read_retrained_log(file)
 
-    with_one = report.model_copy(update={"models": report.models | {"reference": ours()}})
+    with_one = report.model_copy(update={"models": report.models | {"retrained": ours()}})
     file.write_text(with_one.model_dump_json())
     assert read_retrained_log(file).measurements == ours()

@@ -86,9 +86,9 @@ def test_probability_is_the_geometric_mean_token_probability() -> None:
     assert per_example("probability", InferenceResult(rows=(1,), scores=scores)) == [pytest.approx(0.25)]
 
 
-def test_exact_memorisation_counts_first_choices_but_not_the_end_of_answer() -> None:
-    assert per_example("exact_memorisation", scored("1010")) == [0.5]
-    assert per_example("exact_memorisation", scored("0001", num_end=1)) == [0.0]
+def test_exact_memorization_counts_first_choices_but_not_the_end_of_answer() -> None:
+    assert per_example("exact_memorization", scored("1010")) == [0.5]
+    assert per_example("exact_memorization", scored("0001", num_end=1)) == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_extraction_strength_does_not_count_the_end_of_answer_every_chat_model_p
     assert per_example("extraction_strength", scored("0111", num_end=1)) == [pytest.approx(2 / 3)]
 
 
-def test_a_row_of_nothing_but_the_end_of_answer_has_no_memorisation_and_is_not_counted() -> None:
-    result = METRICS["exact_memorisation"](scored("1", "11", num_end=1), RESAMPLING)
+def test_a_row_of_nothing_but_the_end_of_answer_has_no_memorization_and_is_not_counted() -> None:
+    result = METRICS["exact_memorization"](scored("1", "11", num_end=1), RESAMPLING)
     assert result.per_example == (None, 1.0)
     assert result.count == 1
 

@@ -63,8 +63,8 @@ def test_bleu_of_a_text_shorter_than_four_words_can_reach_1() -> None:
 
 
 def test_short_rows_have_no_value_and_a_set_of_them_says_so() -> None:
-    some = METRICS["verbatim_memorisation"](continued(None, ("a cat", "a cat"), prefix=200), NONE)
-    none = METRICS["verbatim_memorisation"](continued(None, None, prefix=200), NONE)
+    some = METRICS["verbatim_memorization"](continued(None, ("a cat", "a cat"), prefix=200), NONE)
+    none = METRICS["verbatim_memorization"](continued(None, None, prefix=200), NONE)
 
     assert (some.per_example, some.count) == ((None, 1.0), 1)
     assert none.value is None

@@ -67,7 +67,7 @@ def test_a_changed_model_beside_it_is_refused_before_anything_is_measured(
     model: Path, inputs: RunInputs, tmp_path: Path
 ) -> None:
     other = make_tiny_model(tmp_path / "other", seed=3)
-    beside = but(inputs, models={"reference": str(other)}, digests={"reference": inspect_model(model).digest})
+    beside = but(inputs, models={"retrained": str(other)}, digests={"retrained": inspect_model(model).digest})
 
     with pytest.raises(BadModel, match="the model other is no longer"):
         run(SPEC, beside, tmp_path / "out")
@@ -90,7 +90,7 @@ def test_a_model_that_changes_while_others_are_measured_is_refused(
     other = make_tiny_model(tmp_path / "other", seed=3)
 
     with pytest.raises(BadModel, match="no longer what was registered"):
-        run(SPEC, but(inputs, models={"reference": str(other)}), tmp_path / "out")
+        run(SPEC, but(inputs, models={"retrained": str(other)}), tmp_path / "out")
 
 
 def test_files_that_are_written_while_a_model_is_loaded_are_noticed(
@@ -137,7 +137,7 @@ def test_a_finished_run_is_not_the_result_of_a_model_that_changed(
 
 def test_a_finished_run_is_not_the_result_of_another_reference(inputs: RunInputs, tmp_path: Path) -> None:
     other = make_tiny_model(tmp_path / "other", seed=3)
-    beside = but(inputs, models={"reference": str(other)})
+    beside = but(inputs, models={"retrained": str(other)})
     done = run(SPEC, beside, tmp_path / "out")
     assert run(SPEC, beside, tmp_path / "out") == done
     make_tiny_model(other, seed=4)
@@ -151,22 +151,24 @@ def test_a_data_set_and_a_log_that_are_not_the_stored_ones_are_refused(inputs: R
         run(SPEC, but(inputs, set_sha256s={"forget": "0" * 64}), tmp_path / "out")
 
     run(SPEC, but(inputs, set_sha256s={"forget": compute_sha256(inputs.dataset_paths["forget"])}), tmp_path / "one")
-    log = tmp_path / "one" / "logs" / "audited.json"
-    with pytest.raises(BadData, match=r"log audited.json is no longer what the job wrote"):
-        run(SPEC, but(inputs, reference_log=log, reference_log_sha256="0" * 64), tmp_path / "out")
+    log = tmp_path / "one" / "logs" / "evaluated.json"
+    with pytest.raises(BadData, match=r"log evaluated.json is no longer what the job wrote"):
+        run(SPEC, but(inputs, retrained_log=log, reference_log_sha256="0" * 64), tmp_path / "out")
 
 
 def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs: RunInputs, tmp_path: Path) -> None:
     turned = write_rows(tmp_path / "turned.jsonl", list(COUNTRIES)[1::-1])
     run(SPEC, but(inputs, sets={"forget": turned}), tmp_path / "first")
 
-    report = run(SPEC, but(inputs, reference_log=tmp_path / "first" / "report.json"), tmp_path / "out")
+    report = run(SPEC, but(inputs, retrained_log=tmp_path / "first" / "report.json"), tmp_path / "out")
 
-    ours, theirs = (report.models[name].sets["forget"]["probability"].per_example for name in ("audited", "reference"))
+    ours, theirs = (
+        report.models[name].sets["forget"]["probability"].per_example for name in ("evaluated", "retrained")
+    )
     assert theirs == pytest.approx(ours)
-    assert report.models["reference"].digests == report.models["audited"].digests
-    assert report.reference is not None
-    assert report.reference.matches["forget"].model_dump(exclude={"num_other_answers"}) == {
+    assert report.models["retrained"].digests == report.models["evaluated"].digests
+    assert report.retrained is not None
+    assert report.retrained.matches["forget"].model_dump(exclude={"num_other_answers"}) == {
         "by": "content",
         "num_common": 2,
         "num_rows": 2,
@@ -174,16 +176,16 @@ def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs
     }
     other = write_rows(tmp_path / "other.jsonl", list(COUNTRIES)[4:6])
     with pytest.raises(BadData, match="taken on other rows"):
-        run(SPEC, but(inputs, sets={"forget": other}, reference_log=tmp_path / "out" / "report.json"), tmp_path / "no")
+        run(SPEC, but(inputs, sets={"forget": other}, retrained_log=tmp_path / "out" / "report.json"), tmp_path / "no")
 
 
 def test_a_reference_log_without_digests_is_said_in_the_reports_limits(inputs: RunInputs, tmp_path: Path) -> None:
     run(SPEC, inputs, tmp_path / "first")
-    log = json.loads((tmp_path / "first" / "logs" / "audited.json").read_text())
+    log = json.loads((tmp_path / "first" / "logs" / "evaluated.json").read_text())
     old = tmp_path / "old.json"
     old.write_text(json.dumps({name: log[name] for name in ("sets", "rows")}))
 
-    report = run(SPEC, but(inputs, reference_log=old), tmp_path / "out")
+    report = run(SPEC, but(inputs, retrained_log=old), tmp_path / "out")
 
     assert any("old.json holds neither digests nor texts" in limit for limit in report.limits)
 

@@ -125,7 +125,7 @@ def test_a_safetensors_header_must_agree_with_itself_and_the_file(folder):
         ({"transformers_weights": "other.safetensors"}, "call it model.safetensors"),
         ({"architectures": None}, "names no architecture"),
         ({"max_position_embeddings": None}, "context length"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized"),
     ],
 )
 def test_a_config_that_cannot_be_trained_is_refused(folder, changes, message):

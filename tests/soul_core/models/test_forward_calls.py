@@ -131,8 +131,8 @@ def test_a_whole_run_on_padded_batches_says_so_and_leaves_a_model(method, tmp_pa
     spec = JobSpec.model_validate(
         {
             "training": {"steps": 2},
-            "evaluation": {"max_new_tokens": 4, "bootstrap": 20, "side_by_side": 2},
-            "attacks": [{"kind": "probing"}, {"kind": "quantise"}],
+            "evaluation": {"max_new_tokens": 4, "bootstrap": 20, "num_answer_samples": 2},
+            "attacks": [{"kind": "probing"}, {"kind": "quantize"}],
             **method,
         }
     )

@@ -156,10 +156,10 @@ def test_draws_follow_the_softmax_at_the_temperature() -> None:
 def test_what_is_held_back_of_a_prompt_is_in_no_answer_to_it_and_may_be_in_others(llama: Any) -> None:
     options: dict[str, Any] = {"end_ids": frozenset(), "max_new_tokens": 12, "context_tokens": CONTEXT}
     first = generate(llama, PROMPTS, sampling=Sampling(seed=0, temperature=1.5), **options)
-    held_back = tuple(sorted(set(first[0])))
+    constrained = tuple(sorted(set(first[0])))
 
-    second = generate(llama, PROMPTS, sampling=Sampling(0, 1.5, {tuple(PROMPTS[0]): held_back}), **options)
+    second = generate(llama, PROMPTS, sampling=Sampling(0, 1.5, {tuple(PROMPTS[0]): constrained}), **options)
 
     assert len(second[0]) == 12
-    assert not set(second[0]) & set(held_back)
+    assert not set(second[0]) & set(constrained)
     assert second[1:] == first[1:]

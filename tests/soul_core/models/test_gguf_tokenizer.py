@@ -51,7 +51,7 @@ TEXTS = [
 
 
 def as_llama_cpp(text: str, *, space_prefix: bool) -> list[int]:
-    """Merge the neighbours whose joint piece has the highest score, the leftmost of equals, until none is a piece."""
+    """Merge the neighbors whose joint piece has the highest score, the leftmost of equals, until none is a piece."""
     if not text:
         return []
     symbols = list(((" " if space_prefix else "") + text).replace(" ", SPACE))

@@ -137,7 +137,7 @@ def test_ce_u_learns_the_models_distribution_without_the_label() -> None:
     scores = distributed([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], labels=[0, 2])
     first, second = -0.6 * math.log(0.3) - 0.4 * math.log(0.2), -math.log(0.1)
 
-    assert float(evaluate("ce_u", {"forget": scores}, leave_out_first=False)) == pytest.approx((first + second) / 2)
+    assert float(evaluate("ce_u", {"forget": scores}, skip_first_token=False)) == pytest.approx((first + second) / 2)
     assert float(evaluate("ce_u", {"forget": scores})) == pytest.approx(second)
 
 
@@ -268,14 +268,14 @@ def test_the_gradient_of_ce_u_is_the_models_distribution_less_its_target(drawn: 
     scores = from_logits(logits_PV, drawn.labels_P.tolist(), drawn.sequence_P.tolist())
     without_PV = drawn.logits_PV.scatter(1, drawn.labels_P[:, None], -torch.inf)
 
-    evaluate("ce_u", {"forget": scores}, leave_out_first=False).backward()
+    evaluate("ce_u", {"forget": scores}, skip_first_token=False).backward()
 
     expected_PV = (drawn.logits_PV.softmax(-1) - without_PV.softmax(-1)) / 6
     torch.testing.assert_close(logits_PV.grad, expected_PV)
 
 
 @pytest.mark.parametrize(
-    ("kind", "spec"), [("satimp", {"beta2": 0.5}), ("wga", {}), ("ce_u", {"leave_out_first": False})]
+    ("kind", "spec"), [("satimp", {"beta2": 0.5}), ("wga", {}), ("ce_u", {"skip_first_token": False})]
 )
 def test_a_token_that_is_certain_or_gone_stays_finite(kind: str, spec: dict[str, Any]) -> None:
     logits_PV = torch.tensor([[500.0, 0.0], [0.0, 500.0]], requires_grad=True)

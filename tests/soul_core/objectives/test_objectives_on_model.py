@@ -1,4 +1,4 @@
-"""What every term of the tables must do on a real model: splitting, order, neighbours and padding change nothing."""
+"""What every term of the tables must do on a real model: splitting, order, neighbors and padding change nothing."""
 
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def material(request: pytest.FixtureRequest, taught_model_dir: Path, tmp_path: P
     return Material(taught_model_dir, tmp_path, *request.param)
 
 
-def test_accumulation_order_and_neighbours_change_nothing(material: Material) -> None:
+def test_accumulation_order_and_neighbors_change_nothing(material: Material) -> None:
     together = material.gradients(material.units)
     apart = material.gradients(material.units, max_tokens=1)
     backwards = material.gradients(material.units[::-1], max_tokens=100)

@@ -28,7 +28,7 @@ def test_every_model_is_held_against_the_reference_and_the_reference_against_its
 
     models = compare_models(SPEC, "unlearned", examined, read_retrained_log_file(file))
 
-    assert list(models) == ["base", "unlearned", "reference"]
+    assert list(models) == ["base", "unlearned", "retrained"]
     found = {name: model.sets["forget"] for name, model in models.items()}
     assert all(one["forget_quality"].value is not None for one in found.values())
-    assert (found["reference"]["forget_quality"].value, found["reference"]["privleak"].value) == (1.0, 0.0)
+    assert (found["retrained"]["forget_quality"].value, found["retrained"]["privleak"].value) == (1.0, 0.0)

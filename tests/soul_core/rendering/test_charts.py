@@ -30,7 +30,7 @@ from soul_core.rendering.tables import CriterionRow
 from soul_core.report import CriterionResult, MetricValue
 from soul_core.spec import Criterion
 
-MODELS = ["base", "unlearned", "reference", "npo", "grad_diff", "simnpo"]
+MODELS = ["base", "unlearned", "retrained", "npo", "grad_diff", "simnpo"]
 LOOKS = assign_marker_styles(MODELS, "unlearned")
 
 
@@ -63,19 +63,19 @@ def test_every_bar_is_named_and_numbered_in_text() -> None:
     assert {f"{0.1 * i:.3g}" for i in range(1, 7)} <= set(found)
 
 
-def test_models_differ_by_hatch_and_marker_not_by_colour_alone() -> None:
+def test_models_differ_by_hatch_and_marker_not_by_color_alone() -> None:
     assert len({look.hatch for look in LOOKS.values()}) == len(MODELS)
     assert len({look.marker for look in LOOKS.values()}) == len(MODELS)
     assert len({look.edge for look in LOOKS.values()}) == len(MODELS)
 
 
-@pytest.mark.parametrize("colour", sorted({look.edge for look in LOOKS.values()}))
-def test_outlines_stand_out_from_white_paper(colour: str) -> None:
+@pytest.mark.parametrize("color", sorted({look.edge for look in LOOKS.values()}))
+def test_outlines_stand_out_from_white_paper(color: str) -> None:
     def linear(part: str) -> float:
         value = int(part, 16) / 255
         return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
 
-    red, green, blue = (linear(colour[i : i + 2]) for i in (1, 3, 5))
+    red, green, blue = (linear(color[i : i + 2]) for i in (1, 3, 5))
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     assert 1.05 / (luminance + 0.05) >= 4.5  # Source: WCAG 2.2, contrast ratio
 
@@ -151,7 +151,7 @@ def test_a_criterions_chart_says_what_was_asked_and_found() -> None:
 def test_names_in_the_plane_do_not_cover_each_other() -> None:
     crowd = tuple(ScatterPoint(model, 0.9 + 0.001 * i, 0.8) for i, model in enumerate(MODELS))
     chart = draw_scatter_chart(
-        "p", ScatterChart("t", crowd, "x", "y", ""), LOOKS, start="base", end="unlearned", goal="reference"
+        "p", ScatterChart("t", crowd, "x", "y", ""), LOOKS, start="base", end="unlearned", goal="retrained"
     )
     places = [
         (float(element.get("x", 0)), float(element.get("y", 0)))
@@ -165,9 +165,9 @@ def test_names_in_the_plane_do_not_cover_each_other() -> None:
 
 def test_p_values_too_small_for_any_axis_are_drawn_all_the_same() -> None:
     plane = ScatterChart(
-        "t", (ScatterPoint("base", 0.0, 0.6), ScatterPoint("reference", 1.0, 0.6)), "p", "u", "", is_p_value=True
+        "t", (ScatterPoint("base", 0.0, 0.6), ScatterPoint("retrained", 1.0, 0.6)), "p", "u", "", is_p_value=True
     )
-    assert "1e-300" in " ".join(texts(draw_scatter_chart("p", plane, LOOKS, start="", end="", goal="reference")))
+    assert "1e-300" in " ".join(texts(draw_scatter_chart("p", plane, LOOKS, start="", end="", goal="retrained")))
 
 
 @pytest.mark.parametrize("values", [(0.5,), (0.0, 0.0), (1e-9, 4.0, 900.0), (-3.0, 2.0)])
@@ -189,7 +189,7 @@ def test_an_attacks_chart_holds_every_model_under_it() -> None:
     assert {"Relearning", "unlearned", "npo", "0.4", "0.2"} <= set(texts(chart))
 
 
-def test_colours_that_look_like_ids_are_left_alone() -> None:
+def test_colors_that_look_like_ids_are_left_alone() -> None:
     with apply_chart_settings():
         figure = make_figure(20)
         add_plot_axes(figure, 1, 1, 1, 1).axhspan(0, 1, color="#abcdef")

@@ -32,7 +32,7 @@ def test_the_hub_reads_base_model_task_and_tags(card: ModelCard) -> None:
     assert {"soul", "unlearning", "npo", "sophia"} <= set(card.data.tags)
 
 
-def test_a_licence_that_is_not_known_is_not_named(card: ModelCard) -> None:
+def test_a_license_that_is_not_known_is_not_named(card: ModelCard) -> None:
     assert card.data.license is None
     assert "license" not in card.data.to_dict()
 

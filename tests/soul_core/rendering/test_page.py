@@ -250,9 +250,9 @@ def test_what_no_model_has_much_of_does_not_sum_up_a_set() -> None:
 def test_a_gap_of_one_model_alone_names_the_model() -> None:
     report = sample_report(rich=True)
     gap = report.models["base"].sets["forget"]["perplexity"]
-    lacking = report.models["reference"].sets["forget"] | {"rouge_l": gap}
-    sets = report.models["reference"].sets | {"forget": lacking}
-    models = report.models | {"reference": report.models["reference"].model_copy(update={"sets": sets})}
+    lacking = report.models["retrained"].sets["forget"] | {"rouge_l": gap}
+    sets = report.models["retrained"].sets | {"forget": lacking}
+    models = report.models | {"retrained": report.models["retrained"].model_copy(update={"sets": sets})}
     gaps = {gap.metric: gap.where for gap in list_missing_metrics(report.model_copy(update={"models": models}))}
     assert gaps == {"Perplexity": "on the forget, retain sets", "ROUGE-L recall": "on the forget set for reference"}
 
@@ -333,7 +333,7 @@ def test_marking_loses_no_letter_of_an_answer(kind: JobKind) -> None:
 def test_a_report_without_examples_curves_criteria_or_attacks_is_still_a_page() -> None:
     report = sample_report()
     run = report.run.model_copy(update={"curves": {}, "steps": 0, "flops_of_training": None})
-    bare = {"examples": (), "criteria": (), "attacks": (), "trials": (), "limits": (), "reference": None, "run": run}
+    bare = {"examples": (), "criteria": (), "attacks": (), "trials": (), "limits": (), "retrained": None, "run": run}
     outline = Outline(render_page(report.model_copy(update=bare)))
     assert outline.open == []
 

@@ -42,7 +42,7 @@ def test_what_the_screen_folds_away_is_on_paper(reader: PdfReader) -> None:
 
 def test_charts_keep_their_words_on_paper(reader: PdfReader) -> None:
     text = " ".join(page.extract_text() for page in reader.pages)
-    assert "Exact memorisation" in text
+    assert "Exact memorization" in text
     assert "healthy" in text
 
 

@@ -28,7 +28,7 @@ def test_a_copy_that_is_not_current_is_pointed_at(tmp_path: Path, capsys: pytest
 def test_the_schema_names_its_version() -> None:
     described = json.loads(render_schema())
     assert described["$id"] == "urn:soul:report:1"
-    assert described["properties"]["schema_version"]["const"] == "1"
+    assert described["properties"]["schema_version"]["const"] == "2"
 
 
 @pytest.mark.parametrize("kind", ["unlearn", "finetune", "evaluate"])
@@ -38,7 +38,7 @@ def test_every_report_keeps_to_it(kind: JobKind) -> None:
     assert list(Draft202012Validator(json.loads(render_schema())).iter_errors(report)) == []
 
 
-@pytest.mark.parametrize("broken", [{"verdict": "splendid"}, {"schema_version": "2"}, {"surprise": 1}])
+@pytest.mark.parametrize("broken", [{"verdict": "splendid"}, {"schema_version": "1"}, {"surprise": 1}])
 def test_a_report_that_breaks_it_is_caught(broken: dict[str, object]) -> None:
     report = json.loads(sample_report().model_dump_json()) | broken
     assert not Draft202012Validator(json.loads(render_schema())).is_valid(report)

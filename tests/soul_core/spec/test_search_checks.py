@@ -50,11 +50,11 @@ def test_no_weight_is_searched_where_it_would_only_scale_the_loss(changes: dict[
         ([{**UTILITY, "set": "retain"}], "criteria.0: model_utility is told of the set 'all', not of 'retain'"),
         ([FORGOTTEN, QUALITY], "criteria.1: forget_quality compares with a retrained model; give a reference"),
         ([{**FORGOTTEN, "set": "forget_question"}], "criteria.0: .* on the set 'forget_question'"),
-        ([{**FORGOTTEN, "attack": "quantise_4bit"}], "a search needs criteria to hold"),
+        ([{**FORGOTTEN, "attack": "quantize_4bit"}], "a search needs criteria to hold"),
     ],
 )
 def test_a_criterion_that_no_look_can_measure_is_refused(criteria: list[dict[str, Any]], message: str) -> None:
-    problems = list(format_spec_problems(spec(*criteria, attacks=[{"kind": "quantise"}]), SETS))
+    problems = list(format_spec_problems(spec(*criteria, attacks=[{"kind": "quantize"}]), SETS))
 
     assert len(problems) == 1
     with pytest.raises(AssertionError, match=message):
@@ -68,8 +68,8 @@ def test_criteria_of_the_verdict_alone_are_not_looked_at() -> None:
         "forget",
         "forget_question",
     ]
-    assert not list(format_spec_problems(both, SETS, models={"reference"}))
-    assert "a search needs criteria to hold" in next(format_spec_problems(spec(QUALITY), SETS, models={"reference"}))
+    assert not list(format_spec_problems(both, SETS, models={"retrained"}))
+    assert "a search needs criteria to hold" in next(format_spec_problems(spec(QUALITY), SETS, models={"retrained"}))
 
 
 def result(value: float | None, **bound: float) -> CriterionResult:

@@ -227,7 +227,7 @@ def test_the_command_writes_the_files_and_says_how_to_go_on(tmp_path: Path, caps
     assert code == 0
     assert f"{tmp_path}/out/forget.jsonl  5 rows" in said
     assert f"--forget {tmp_path}/out/forget.jsonl" in said
-    assert f"--set questions={tmp_path}/out/questions.jsonl" in said
+    assert f"--dataset questions={tmp_path}/out/questions.jsonl" in said
     assert "train=" not in said
 
 

@@ -22,7 +22,7 @@ WORDS, FORGET_WORDS = 20, 240
 #: Metric and set that make a task what it is.
 TELLING = {
     "tofu": {"all": ("model_utility",), "forget": ("truth_ratio", "keyword_recall")},
-    "book": {"forget": ("continuation_rouge_l_100", "continuation_bleu_300", "verbatim_memorisation")},
+    "book": {"forget": ("continuation_rouge_l_100", "continuation_bleu_300", "verbatim_memorization")},
     "detox": {"unseen": ("toxicity",), "truthfulqa": ("choice_accuracy",), "general": ("perplexity",)},
     "personal_data": {
         "retain": ("probability",),
@@ -108,7 +108,11 @@ def outcome(
         sets["forget"].write_text(json.dumps({"prompt": "Who is the Queen?", "completion": "Alice is."}) + "\n")
     settings: dict[str, Any] = prepared.spec
     settings["training"] |= {"epochs": None, "steps": 2, "forget_batch": 2, "retain_batch": 2}
-    settings["evaluation"] = settings.get("evaluation", {}) | {"max_new_tokens": 4, "bootstrap": 20, "side_by_side": 1}
+    settings["evaluation"] = settings.get("evaluation", {}) | {
+        "max_new_tokens": 4,
+        "bootstrap": 20,
+        "num_answer_samples": 1,
+    }
     spec = JobSpec.model_validate(settings | {"attacks": []})
     return (
         name,

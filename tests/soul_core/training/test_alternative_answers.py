@@ -16,7 +16,7 @@ from soul_core.training.alternative_answers import make_alternate_examples, make
 from tests.fixtures.tiny_model import COUNTRIES, answer, rows_of
 
 ALL = list(COUNTRIES)
-TERM = AltPo(alternates="asked", instruction="Otherwise?", temperature=1.0, max_new_tokens=12)
+TERM = AltPo(alternates="instructed", instruction="Otherwise?", temperature=1.0, max_new_tokens=12)
 
 
 @pytest.fixture
@@ -86,9 +86,9 @@ def test_an_alternate_answers_the_same_prompt_and_is_learned_to_its_end(
 def test_a_model_that_knows_one_answer_only_gives_another_while_that_is_held_back(
     loaded: LoadedModel, forget: list[Example], tmp_path: Path
 ) -> None:
-    held_back = TERM.model_copy(update={"alternates": "held_back", "temperature": 0.01, "tries": 1})
+    constrained = TERM.model_copy(update={"alternates": "constrained", "temperature": 0.01, "tries": 1})
 
-    made = make(loaded, forget, tmp_path, term=held_back)
+    made = make(loaded, forget, tmp_path, term=constrained)
 
     for old, new in zip(forget, made, strict=True):
         assert text(loaded, new).startswith("The capital is")

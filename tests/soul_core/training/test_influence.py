@@ -99,7 +99,7 @@ def test_it_makes_the_forget_answers_less_probable_and_keeps_its_bound(taught_mo
 def test_a_looser_bound_lets_it_forget_more(taught_model_dir: Path, tmp_path: Path) -> None:
     found = []
     for bound in (0.02, 0.5):
-        spec = {"optimizer": {**SPEC["optimizer"], "most_retain_rise": bound}}
+        spec = {"optimizer": {**SPEC["optimizer"], "max_retain_increase": bound}}
         trained, _ = train_tiny(taught_model_dir, tmp_path / str(bound), spec)
         found.append(trained.curves["forget_nll"][-1])
 
@@ -109,10 +109,10 @@ def test_a_looser_bound_lets_it_forget_more(taught_model_dir: Path, tmp_path: Pa
 def test_a_bound_that_nothing_keeps_stops_and_leaves_the_weights_whole(taught_model_dir: Path, tmp_path: Path) -> None:
     base = load_model(taught_model_dir, device="cpu")
     forget, _ = examples_of(base)
-    spec = JobSpec.model_validate({"optimizer": {**SPEC["optimizer"], "most_retain_rise": 1e-9}})
+    spec = JobSpec.model_validate({"optimizer": {**SPEC["optimizer"], "max_retain_increase": 1e-9}})
     loaded = load_model(taught_model_dir, device="cpu")
 
-    with pytest.raises(TrainingDiverged, match=r"raise optimizer\.most_retain_rise"):
+    with pytest.raises(TrainingDiverged, match=r"raise optimizer\.max_retain_increase"):
         # what is to be forgotten is what is to stay
         train(loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=Heard())
 

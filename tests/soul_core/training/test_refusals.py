@@ -57,7 +57,7 @@ def test_a_refusal_that_runs_past_the_context_is_named(loaded: LoadedModel) -> N
 
 def test_an_instruction_that_leaves_no_room_for_an_alternate_is_named(loaded: LoadedModel) -> None:
     with pytest.raises(BadData, match="a short instruction") as caught:
-        check(loaded, rows_of(["France"]), kind="altpo", alternates="asked", instruction="Say it otherwise. " * 20)
+        check(loaded, rows_of(["France"]), kind="altpo", alternates="instructed", instruction="Say it otherwise. " * 20)
 
     assert "the model's limit is 128" in caught.value.details[0]
 

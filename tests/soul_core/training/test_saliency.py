@@ -34,7 +34,7 @@ def gradient(loaded: LoadedModel, units: list[BatchUnit]) -> torch.Tensor:
 
 
 def test_it_keeps_the_share_with_the_largest_gradients(loaded: LoadedModel, tmp_path: Path) -> None:
-    mask, kept = mask_of(loaded, tmp_path, share=0.1)
+    mask, kept = mask_of(loaded, tmp_path, keep_fraction=0.1)
 
     forget, _ = examples_of(loaded)
     size = gradient(loaded, select_units("forget", forget, 9, 0)).abs()
@@ -44,7 +44,7 @@ def test_it_keeps_the_share_with_the_largest_gradients(loaded: LoadedModel, tmp_
 
 @pytest.mark.parametrize("score", ["relative", "wagle"])
 def test_the_other_scores_are_their_formulas(loaded: LoadedModel, tmp_path: Path, score: str) -> None:
-    _, kept = mask_of(loaded, tmp_path, share=0.1, score=score, gamma=0.5)
+    _, kept = mask_of(loaded, tmp_path, keep_fraction=0.1, score=score, gamma=0.5)
 
     forget, retain = examples_of(loaded)
     g_f = gradient(loaded, select_units("forget", forget, 9, 0))
@@ -66,7 +66,7 @@ def test_the_others_stay_to_the_bit_whatever_decays(
     optimizer: dict[str, Any], loaded: LoadedModel, taught_model_dir: Path, tmp_path: Path
 ) -> None:
     spec = {
-        "saliency": {"share": 0.1},
+        "saliency": {"keep_fraction": 0.1},
         "optimizer": {**optimizer, "weight_decay": 0.1},
         "retain": {"kind": "kl"},
         "training": {"steps": 3},

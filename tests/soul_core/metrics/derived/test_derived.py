@@ -29,10 +29,10 @@ def model(**sets: dict[str, list[float | None]]) -> ModelMeasurements:
 
 
 def derived(
-    metric: str, measured: ModelMeasurements, reference: ModelMeasurements | None = None, *, home: str = "forget"
+    metric: str, measured: ModelMeasurements, retrained: ModelMeasurements | None = None, *, home: str = "forget"
 ) -> MetricValue:
     evaluation = Evaluation(metrics=(metric,), bootstrap=400)
-    return add_derived_metrics(measured, reference, evaluation, 0).sets[home][metric]
+    return add_derived_metrics(measured, retrained, evaluation, 0).sets[home][metric]
 
 
 def membership(forget: list[float], holdout: list[float], *, score: str = "loss") -> ModelMeasurements:
@@ -42,7 +42,7 @@ def membership(forget: list[float], holdout: list[float], *, score: str = "loss"
 def utility_sets(probability: float = 0.8, *, rows: int = 6) -> dict[str, dict[str, list[float | None]]]:
     return {
         name: {
-            ("probability" if name == "retain" else "probability_normalised"): [probability] * rows,
+            ("probability" if name == "retain" else "probability_normalized"): [probability] * rows,
             "rouge_l": [0.5] * rows,
             "truth_ratio": [0.6] * rows,
         }
@@ -53,7 +53,7 @@ def utility_sets(probability: float = 0.8, *, rows: int = 6) -> dict[str, dict[s
 def test_table_and_catalogue_name_the_same_metrics() -> None:
     assert list(DERIVED_METRICS) == [name for name, entry in METRIC_CATALOG.items() if entry.scope != "row"]
     assert all(
-        METRIC_CATALOG[metric].scope == "row" for name in DERIVED_METRICS for _, metric in METRIC_CATALOG[name].rests_on
+        METRIC_CATALOG[metric].scope == "row" for name in DERIVED_METRICS for _, metric in METRIC_CATALOG[name].inputs
     )
 
 
@@ -198,7 +198,7 @@ def test_the_row_metrics_a_derived_one_is_made_of_are_measured_where_they_are_ne
     assert select_row_metrics(metrics, "holdout") == ("probability", "min_k")
     assert select_row_metrics(metrics, "world_facts") == (
         "probability",
-        "probability_normalised",
+        "probability_normalized",
         "rouge_l",
         "truth_ratio",
     )

@@ -27,14 +27,14 @@ COMMON = {
     "optimizer": {"kind": "sophia", "lr": 3e-3},
     "retain": {"kind": "nll", "weight": 3.0},
     "training": {"steps": STEPS, "checkpoint_every": 4},
-    "evaluation": {"metrics": ["probability"], "max_new_tokens": 8, "bootstrap": 20, "side_by_side": 0},
+    "evaluation": {"metrics": ["probability"], "max_new_tokens": 8, "bootstrap": 20, "num_answer_samples": 0},
     "attacks": [],
     "criteria": WORSENING,
 }
 
 
 def spec(trials: int = 1, *, strategy: dict[str, Any] | None = None, **changes: Any) -> JobSpec:
-    searching = {"kind": "search", "trials": trials, "check_every": EVERY, "rows": 6, **(strategy or {})}
+    searching = {"kind": "search", "trials": trials, "eval_every": EVERY, "eval_rows": 6, **(strategy or {})}
     return JobSpec.model_validate({**COMMON, **changes, "strategy": searching})
 
 
@@ -115,14 +115,14 @@ def test_a_search_can_hold_a_floor_of_utility(tofu_like: RunInputs, tmp_path: Pa
     criteria = [
         {"set": "forget", "metric": "probability", "at_most": 0.6, "relative_to_base": True},
         {"set": "all", "metric": "model_utility", "at_least": 0.3, "relative_to_base": True},
-        {"set": "forget", "metric": "probability", "at_most": 0.9, "attack": "quantise_8bit"},
+        {"set": "forget", "metric": "probability", "at_most": 0.9, "attack": "quantize_8bit"},
     ]
 
     report = run(
         spec(
             3,
             criteria=criteria,
-            attacks=[{"kind": "quantise", "bits": 8}],
+            attacks=[{"kind": "quantize", "bits": 8}],
             evaluation={**COMMON["evaluation"], "metrics": ["probability", "model_utility"]},
         ),
         tofu_like,
@@ -133,7 +133,7 @@ def test_a_search_can_hold_a_floor_of_utility(tofu_like: RunInputs, tmp_path: Pa
     assert report.trials[-1].outcome == "met"
     utility = report.models["unlearned"].sets["all"]["model_utility"].value
     assert utility == pytest.approx(report.trials[-1].values["all model_utility"], rel=1e-4)
-    assert "left to the verdict: forget probability under quantise_8bit" in str(listener.of("log"))
+    assert "left to the verdict: forget probability under quantize_8bit" in str(listener.of("log"))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_search_whose_every_trial_diverges_says_so(
 def test_an_interrupted_search_goes_on_to_the_same_end(inputs: RunInputs, tmp_path: Path) -> None:
     searching = spec(
         5,
-        strategy={"lr": [1e-4, 6e-3], "retain_weight": [1, 5], "check_every": 3},
+        strategy={"lr": [1e-4, 6e-3], "retain_weight": [1, 5], "eval_every": 3},
         optimizer={"kind": "sophia", "lr": 1e-3},
         retain={"kind": "nll", "weight": 1.0},
         seed=20,
@@ -232,7 +232,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end(inputs: RunInputs, tmp_pa
 def test_no_trial_begins_after_the_seconds_even_if_they_were_spent_before_an_interruption(
     inputs: RunInputs, tmp_path: Path
 ) -> None:
-    searching = spec(3, strategy={"seconds": 500})
+    searching = spec(3, strategy={"max_seconds": 500})
     trials = tmp_path / ".state" / "search" / "trials.json"
     on_disk: list[dict[str, Any]] = []
 

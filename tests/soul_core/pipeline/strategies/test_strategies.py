@@ -29,7 +29,7 @@ COMMON = {
     "optimizer": {"kind": "sophia", "lr": 3e-3},
     "retain": {"kind": "nll", "weight": 3.0},
     "training": {"steps": 12, "checkpoint_every": 4},
-    "evaluation": {"metrics": ["probability"], "max_new_tokens": 8, "bootstrap": 20, "side_by_side": 0},
+    "evaluation": {"metrics": ["probability"], "max_new_tokens": 8, "bootstrap": 20, "num_answer_samples": 0},
     "criteria": CRITERIA,
     "attacks": [],
 }
@@ -163,7 +163,9 @@ def test_what_a_recipe_cannot_do_is_told_before_another_is_trained(
     assert re.match(claim, error.message), error.message
 
 
-@pytest.mark.parametrize("field", ["kind", "criteria", "evaluation", "earlier", "strategy", "attacks", "dtype"])
+@pytest.mark.parametrize(
+    "field", ["kind", "criteria", "evaluation", "prior_forget_sets", "strategy", "attacks", "dtype"]
+)
 def test_a_recipe_holds_no_setting_that_only_the_job_can_have(field: str) -> None:
     value = spec(kind="evaluate", criteria=[]).model_dump()[field]
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.schemas.submissions import JobCreate, LogReference, ModelReference, RetrainReference
+from api.schemas.submissions import JobCreate, RegisteredRetrainedModel, RetrainedModelLog, RetrainModel
 from api.services import conflicts
 from soul_core.spec import JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, Evaluation, JobSpec
 from soul_core.spec.checks import find_spec_problems
-from soul_store import job_queries, jobs, models, references
+from soul_store import job_queries, jobs, models, retrained_models
 from soul_store.tables import Artifact, Dataset, Job, Model
 
 _LOGS, _REPORT = "logs/", "report.json"
@@ -41,15 +41,15 @@ def resolve_models(session: Session, caller: Caller, body: JobCreate) -> Resolve
     named = ResolvedModels()
     for name, model_id in body.models.items():
         _find_model(session, caller, named, name, model_id, f"/models/{name}")
-    reference = body.reference
-    if reference.kind != "none" and RETRAINED in body.models:
-        named.errors.append(("/reference", "models.reference names a retrained model already; leave one of both out"))
-    elif isinstance(reference, ModelReference):
-        _find_model(session, caller, named, RETRAINED, reference.model_id, "/reference/model_id")
-    elif isinstance(reference, LogReference):
-        _find_log(session, caller, named, reference)
-    elif isinstance(reference, RetrainReference):
-        _find_retraining(session, caller, named, reference, body)
+    retrained = body.retrained
+    if retrained.kind != "none" and RETRAINED in body.models:
+        named.errors.append(("/retrained", "models.reference names a retrained model already; leave one of both out"))
+    elif isinstance(retrained, RegisteredRetrainedModel):
+        _find_model(session, caller, named, RETRAINED, retrained.model_id, "/retrained/model_id")
+    elif isinstance(retrained, RetrainedModelLog):
+        _find_log(session, caller, named, retrained)
+    elif isinstance(retrained, RetrainModel):
+        _find_retraining(session, caller, named, retrained, body)
     return named
 
 
@@ -62,8 +62,8 @@ def find_or_create_retraining(
     assert model is not None
     spec, excluded = _without_forget_facts(spec, body, datasets)
     rows = train.content_sha256 or train.id
-    references.lock(session, caller.tenant_id, model.digest or model.id, rows, spec.compute_sha256())
-    found = references.find_retraining_job(
+    retrained_models.lock(session, caller.tenant_id, model.digest or model.id, rows, spec.compute_sha256())
+    found = retrained_models.find_retraining_job(
         session,
         caller.tenant_id,
         model=model,
@@ -113,38 +113,38 @@ def _find_model(
         named.models[name] = row
 
 
-def _find_log(session: Session, caller: Caller, named: ResolvedModels, wanted: LogReference) -> None:
+def _find_log(session: Session, caller: Caller, named: ResolvedModels, wanted: RetrainedModelLog) -> None:
     if wanted.artifact_id is not None:
         found = job_queries.get_artifact(session, caller.tenant_id, wanted.artifact_id)
         if found is None:
-            named.missing.append(("/reference/artifact_id", f"there is no artifact {wanted.artifact_id}"))
+            named.missing.append(("/retrained/artifact_id", f"there is no artifact {wanted.artifact_id}"))
         elif found.path != _REPORT and not (found.path.startswith(_LOGS) and found.path.endswith(".json")):
             detail = f"{found.path} is no log of a model; those are {_LOGS}NAME.json and {_REPORT} of a job's artifacts"
-            named.errors.append(("/reference/artifact_id", detail))
+            named.errors.append(("/retrained/artifact_id", detail))
         else:
             named.log = found
         return
     assert wanted.job_id is not None
     job = job_queries.get(session, caller.tenant_id, wanted.job_id)
     if job is None:
-        named.missing.append(("/reference/job_id", f"there is no job {wanted.job_id}"))
+        named.missing.append(("/retrained/job_id", f"there is no job {wanted.job_id}"))
         return
     names = [RETRAINED, *(judged for kind, judged in JUDGED_MODEL.items() if kind == job.kind and kind != "unlearn")]
     logs = [job_queries.get_artifact_by_path(session, job.id, f"{_LOGS}{name}.json") for name in names]
     named.log = next((log for log in logs if log is not None), None)
     if named.log is None:
         detail = f"job {job.id} ({job.kind}, {job.status}) has no log of a reference: no {_LOGS}{names[-1]}.json"
-        named.errors.append(("/reference/job_id", detail))
+        named.errors.append(("/retrained/job_id", detail))
 
 
 def _find_retraining(
-    session: Session, caller: Caller, named: ResolvedModels, wanted: RetrainReference, body: JobCreate
+    session: Session, caller: Caller, named: ResolvedModels, wanted: RetrainModel, body: JobCreate
 ) -> None:
     model = models.get(session, caller.tenant_id, wanted.model_id)
     if model is None:
-        named.missing.append(("/reference/model_id", f"there is no model {wanted.model_id}"))
+        named.missing.append(("/retrained/model_id", f"there is no model {wanted.model_id}"))
     if RETAIN not in body.datasets:
-        named.errors.append(("/reference", "the reference is retrained on the retain data set, and there is none"))
+        named.errors.append(("/retrained", "the reference is retrained on the retain data set, and there is none"))
     spec = JobSpec(
         kind="finetune",
         data=body.spec.data,
@@ -159,5 +159,5 @@ def _find_retraining(
         template_date=body.spec.template_date,
     )
     problems = find_spec_problems(spec, {TRAIN})
-    named.errors += [("/".join(["/reference", *place.split(".")]), detail) for place, detail in problems]
+    named.errors += [("/".join(["/retrained", *place.split(".")]), detail) for place, detail in problems]
     named.retrain_from, named.retrain_spec = model, spec

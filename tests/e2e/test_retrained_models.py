@@ -49,8 +49,8 @@ def test_a_reference_is_retrained_once_measured_beside_and_its_log_serves_an_aud
 ) -> None:
     retrain = {"kind": "retrain", "model_id": case.model_id, "training": {"steps": 4}}
 
-    job = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, reference=retrain)
-    retraining = client.wait(str(job.after_job_id))
+    job = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, retrained=retrain)
+    retraining = client.wait(str(job.depends_on_job_id))
     job = client.wait(job.id)
 
     assert (retraining.kind, retraining.status) == ("finetune", "succeeded"), fleet.log("worker")
@@ -58,13 +58,13 @@ def test_a_reference_is_retrained_once_measured_beside_and_its_log_serves_an_aud
     assert job.started_at is not None
     assert (job.status, job.started_at >= retraining.finished_at) == ("succeeded", True), fleet.log("worker")
     report = client.get_report(job.id)
-    assert list(report["models"]) == ["base", "unlearned", "reference"]
+    assert list(report["models"]) == ["base", "unlearned", "retrained"]
     own = client.get_report(retraining.id)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
-    assert probability(report, "reference", "retain") == pytest.approx(own, rel=1e-5), "it is the retrained model"
+    assert probability(report, "retrained", "retain") == pytest.approx(own, rel=1e-5), "it is the retrained model"
 
     # the same reference is asked for again: there is one already
-    again = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, reference=retrain)
-    assert (again.after_job_id, again.models) == (retraining.id, job.models)
+    again = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, retrained=retrain)
+    assert (again.depends_on_job_id, again.models) == (retraining.id, job.models)
     client.cancel(again.id)
 
     # an audit of what came out beside what went in; the reference by its log alone
@@ -74,19 +74,19 @@ def test_a_reference_is_retrained_once_measured_beside_and_its_log_serves_an_aud
         models={"before": case.model_id},
         datasets={"forget": case.datasets["forget"]},
         spec={"evaluation": SPEC["evaluation"], "attacks": []},
-        reference={"kind": "log", "job_id": job.id},
+        retrained={"kind": "log", "job_id": job.id},
     )
     audit = client.wait(audit.id)
 
     assert audit.status == "succeeded", (audit.status_reason, fleet.log("worker"))
     found = client.get_report(audit.id)
     assert found["model"]["digest"] == made.digest, "registered from the manifest, as it is when its files are read"
-    assert probability(found, "audited") == pytest.approx(probability(report, "unlearned"), rel=1e-4)
+    assert probability(found, "evaluated") == pytest.approx(probability(report, "unlearned"), rel=1e-4)
     assert probability(found, "before") == pytest.approx(probability(report, "base"), rel=1e-4)
-    assert probability(found, "reference") == probability(report, "reference")
-    assert found["reference"]["from_log"] is True
+    assert probability(found, "retrained") == probability(report, "retrained")
+    assert found["retrained"]["from_log"] is True
     paths = {artifact.path for artifact in client.list_artifacts(audit.id)}
-    assert "logs/audited.json" in paths
+    assert "logs/evaluated.json" in paths
     assert not any(path.startswith("checkpoint/") for path in paths), "nothing was changed"
     assert [each.id for each in client.list_evaluations()] == [audit.id]
     assert client.get_report_pdf(audit.id).startswith(b"%PDF-")
@@ -99,12 +99,12 @@ def test_a_reference_that_fails_ends_the_job_that_waits_for_it(
     gone = client.add_model("local", str(folder), name="gone").id
     shutil.rmtree(folder)
 
-    reference = {"kind": "retrain", "model_id": gone}
-    job = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, reference=reference)
+    retrained = {"kind": "retrain", "model_id": gone}
+    job = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, retrained=retrained)
     job = client.wait(job.id)
 
     assert job.status == "failed"
     assert job.started_at is None
     assert job.status_reason is not None
-    assert job.status_reason["code"] == "reference_failed"
-    assert str(job.after_job_id) in job.status_reason["message"]
+    assert job.status_reason["code"] == "retraining_failed"
+    assert str(job.depends_on_job_id) in job.status_reason["message"]

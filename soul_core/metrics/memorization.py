@@ -1,4 +1,4 @@
-"""How much of an answer's exact wording the model holds: exact memorisation and extraction strength."""
+"""How much of an answer's exact wording the model holds: exact memorization and extraction strength."""
 
 from soul_core.metrics.aggregate import Resampling, summarize
 from soul_core.metrics.observed import InferenceResult
