@@ -197,7 +197,7 @@ class JobSpec(SpecModel):
     strategy: Strategy = Single()
     prior_forget_sets: Literal["evaluate", "unlearn"] = Field(
         "evaluate",
-        description="What prior forget sets (named prior_forget_1, ...) are for when the base is an earlier job's output. "
+        description="What prior forget sets (named prior_forget_1, ...) are for when the base is the output of one. "
         "evaluate: is what was forgotten still forgotten? unlearn: also unlearn them again with the forget set.",
     )
     retain_conflicts: RetainConflicts = Field(
