@@ -66,7 +66,7 @@ class BadModel(UserError):
     code = "bad_model"
 
 
-class TrainingDiverged(EngineError):
+class TrainingDivergedError(EngineError):
     """A loss or a gradient norm was not finite. Raised before the update, so the last checkpoint stays valid.
 
     `training_result` is the `TrainingResult` up to that step, if a training diverged.
@@ -91,14 +91,14 @@ class DiskFull(EngineError):
     code = "disk_full"
 
 
-class RunCancelled(EngineError):
+class RunCancelledError(EngineError):
     """A cancel was requested; all files of the run are removed."""
 
     code = "cancelled"
     exit_code = ExitCode.CANCELLED
 
 
-class RunInterrupted(EngineError):
+class RunInterruptedError(EngineError):
     """A stop was requested. The run wrote a checkpoint first and can be resumed from it."""
 
     code = "interrupted"
