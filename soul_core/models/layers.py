@@ -1,11 +1,9 @@
-"""The decoder layers of a model, under whatever name the architecture keeps them, and the one that a spec steers."""
+"""The decoder layers of a model, under whatever name the architecture keeps them."""
 
 import torch
 from transformers import PreTrainedModel
 
-from soul_core.errors import BadModel, BadSpec
-from soul_core.spec import JobSpec
-from soul_core.spec.terms import Rmu
+from soul_core.errors import BadModel
 
 
 class LayersNotFoundError(BadModel):
@@ -26,18 +24,3 @@ def find_decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
         f"{type(model).__name__} has no list of {num_layers} decoder layers; leave out what reads them: forget.kind "
         "'rmu', the attacks 'probing' and 'poison'"
     )
-
-
-def find_steered_layer(model: PreTrainedModel, spec: JobSpec) -> torch.nn.Module | None:
-    """Return the layer whose hidden states the terms read, or None if no term reads any.
-
-    Raises:
-        BadSpec: The model has fewer layers than the spec names.
-    """
-    if spec.kind == "finetune" or not isinstance(spec.forget, Rmu):
-        return None
-    layers, choice = find_decoder_layers(model), spec.forget.layer
-    index = max(0, round(len(layers) / 4) - 1) if choice == "auto" else choice  # the paper's 7 of 32
-    if index >= len(layers):
-        raise BadSpec(f"forget.layer: the model has {len(layers)} layers, 0 to {len(layers) - 1}; there is no {index}")
-    return layers[index]
