@@ -18,8 +18,8 @@ from bench.tofu_data import DATA_FOLDER
 from bench.tofu_model import WORK_FOLDER, Size, finetune, make_untrained_model
 from bench.tofu_report import DOCS_FOLDER
 from soul_core.atomic_io import write_atomically
-from soul_core.catalogue import format_number
 from soul_core.data import read_rows, write_canonical
+from soul_core.formatting import format_number
 from soul_core.spec import FORGET, RETAIN, JobSpec
 from soul_core.spec.optimizers import Influence
 from soul_core.tasks import TASKS

@@ -185,7 +185,7 @@ def _row(line: TableRow) -> list[str | float | None]:
     report = load_report(line.out)
     own = line.model in {"unlearned", "evaluated"}
     relearned = next((one for one in report["attacks"] if one["label"] == "relearn"), None)
-    under = relearned and relearned["under"].get(line.model, {}).get("forget", {}).get("probability")
+    under = relearned and relearned["attacked"].get(line.model, {}).get("forget", {}).get("probability")
     return [
         line.title,
         *(

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from soul_cli.errors import CliExitCode
-from soul_cli.output import format_duration, style_value
+from soul_cli.output import style_value
 from soul_cli.resources import Job, JobEvent
+from soul_core.formatting import format_duration
 
 PHASE_TITLES = {
     "load": "loading the model",

@@ -6,8 +6,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soul_core.catalogue import METRIC_CATALOG, format_number
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.evaluation.recitals import format_recitals
+from soul_core.formatting import format_number
 from soul_core.metrics.aggregate import Resampling, compute_ratio_interval
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Recital, Verdict
 from soul_core.spec import Criterion
