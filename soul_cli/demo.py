@@ -26,6 +26,7 @@ from soul_cli.resources import Job
 from soul_cli.submission import ensure_dataset, ensure_model, make_spec
 from soul_cli.watch import get_exit_code, print_outcome, watch
 from soul_core.formatting import format_bytes, format_duration
+from soul_core.outputs.layout import CHECKPOINT, REPORT_PAGE
 
 EXAMPLES_FOLDER = Path(__file__).parents[1] / "examples"
 #: Set name -> what it is for. forget and retain are trained on; the others are only measured.
@@ -60,11 +61,11 @@ class DemoPaths:
 
     @property
     def checkpoint(self) -> Path:
-        return self.out / "checkpoint"
+        return self.out / CHECKPOINT
 
     @property
     def report(self) -> Path:
-        return self.out / "report.html"
+        return self.out / REPORT_PAGE
 
 
 def demo(

@@ -8,6 +8,7 @@ from soul_core.catalogue import METRIC_CATALOG
 from soul_core.evaluation.verdict import format_criterion
 from soul_core.events import EventKind, StopRequest
 from soul_core.formatting import format_duration, format_estimate, format_number
+from soul_core.outputs.layout import CHECKPOINT, REPORT_PAGE
 from soul_core.rendering.labels import format_bound, format_headline
 from soul_core.report import MetricValue, Report
 
@@ -103,9 +104,9 @@ def format_result_table(report: Report, out: Path) -> str:
         for asked in [result.criterion]
     ]
     head = [format_headline(report), report.verdict_reason, ""]
-    places = [f"Report: {out / 'report.html'}"]
+    places = [f"Report: {out / REPORT_PAGE}"]
     if report.spec.kind != "evaluate":
-        places.append(f"Model:  {out / 'checkpoint'}")
+        places.append(f"Model:  {out / CHECKPOINT}")
     return "\n".join([*head, *lines, "", *criteria, "", *places])
 
 
