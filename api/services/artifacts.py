@@ -6,6 +6,7 @@ from api.auth import Caller
 from api.errors import ServiceError, make_not_found_error
 from api.services import jobs
 from soul_core.outputs.layout import LOGS, MANIFEST, REPORT, REPORT_PAGE, is_in_folder
+from soul_core.report import Verdict
 from soul_store import job_queries
 from soul_store.tables import Artifact, AuditEntry, Job
 
@@ -31,14 +32,14 @@ def authorize_download(session: Session, caller: Caller, artifact_id: str) -> Ar
         caller.require("jobs:read")
         return made
     job = jobs.get_owned(session, caller, made.job_id)
-    if job.verdict == "passed":
+    if job.verdict == Verdict.PASSED:
         caller.require("models:download")
         return made
     if not caller.has_scope("models:download_unverified"):
         raise ServiceError(
             403,
             "unverified_model",
-            f"the verdict of job {job.id} is '{job.verdict}', not 'passed': its weights need the scope "
+            f"the verdict of job {job.id} is '{job.verdict}', not '{Verdict.PASSED}': its weights need the scope "
             "models:download_unverified",
             scope="models:download_unverified",
         )

@@ -10,14 +10,14 @@ from soul_core.formatting import format_number, format_percent
 from soul_core.report import AttackResult, Report, Verdict
 from soul_core.spec import ALL, BASE, EVALUATED, FINETUNED, RETRAINED, UNLEARNED, Criterion
 
-HEADLINES: dict[Verdict, str] = {
-    "passed": "Passed: every criterion of this job holds",
-    "failed": "Failed: at least one criterion of this job is broken",
-    "inconclusive": "Inconclusive: the measurements do not decide every criterion",
+HEADLINES = {
+    Verdict.PASSED: "Passed: every criterion of this job holds",
+    Verdict.FAILED: "Failed: at least one criterion of this job is broken",
+    Verdict.INCONCLUSIVE: "Inconclusive: the measurements do not decide every criterion",
 }
 #: The headline where no criterion is broken, and the verdict is failed all the same.
 RECITED_HEADLINE = "Failed: the model still gives away what was to be forgotten"
-VERDICT_SYMBOLS: dict[Verdict, str] = {"passed": "✓", "failed": "✗", "inconclusive": "?"}
+VERDICT_SYMBOLS = {Verdict.PASSED: "✓", Verdict.FAILED: "✗", Verdict.INCONCLUSIVE: "?"}
 JOB_KIND_TITLES = {"unlearn": "unlearning", "finetune": "fine-tuning", "evaluate": "evaluation"}
 MODEL_ROLES = {
     BASE: "the model as it was given",
@@ -44,7 +44,7 @@ def format_headline(report: Report) -> str:
     """Return the verdict in one line."""
     if not report.criteria:
         return f"No verdict: this {JOB_KIND_TITLES[report.spec.kind]} names no criteria"
-    if report.recitals and not any(result.outcome == "failed" for result in report.criteria):
+    if report.recitals and not any(result.outcome == Verdict.FAILED for result in report.criteria):
         return RECITED_HEADLINE
     return HEADLINES[report.verdict]
 
