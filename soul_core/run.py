@@ -154,7 +154,7 @@ def _run(spec: JobSpec, inputs: RunInputs, out: Path, state: RunState) -> Report
     outcome, rounding = StrategyResult(TrainingResult()), None
     if spec.kind != "evaluate":
         examined[BASE] = evaluate_model(subject, BASE, spec, state, phase="baseline")
-        with state.phase(spec.kind):
+        with state.phase(spec.training_phase):
             outcome = STRATEGIES[spec.strategy.kind](subject, spec, state)
             rounding = round_for_export(subject.loaded.model, subject.export_dtypes)
 

@@ -89,7 +89,7 @@ class EventOut(ResponseModel):
     """One thing that happened to a job."""
 
     seq: int
-    kind: str = Field(description="status, wish, phase, checkpoint, warning, log, finished, failed.")
+    kind: str = Field(description="status, requested_action, phase, checkpoint, warning, log, finished, failed.")
     data: dict[str, Any]
     at: datetime
 

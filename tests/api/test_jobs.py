@@ -102,7 +102,7 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
 @pytest.mark.parametrize(
     ("spec", "pointer", "hint"),
     [
-        ({"optimizer": {}}, "/spec/optimizer", "did you mean 'optimizer'?"),
+        ({"optimzer": {}}, "/spec/optimzer", "did you mean 'optimizer'?"),
         ({"optimizer": {"kind": "sophia", "lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"optimizer": {"lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"forget": {"beta": -1}}, "/spec/forget/beta", "greater than 0"),
@@ -383,4 +383,4 @@ def test_a_running_jobs_cancel_is_a_wish(admin: As, job_body: Body, database: En
 
     shown = admin("POST", f"/v1/jobs/{job_id}/cancel").json()
 
-    assert (shown["status"], shown["wish"]) == ("running", "cancel")
+    assert (shown["status"], shown["requested_action"]) == ("running", "cancel")
