@@ -26,7 +26,7 @@ class TrainableParameters:
         self._before = [(parameter, parameter.requires_grad) for parameter in loaded.model.parameters()]
         chosen = select_parameters(loaded.model, spec.parameters)
         self._adapters: Adapters | None = None
-        self._wanted = spec.lora is not None and spec.lora.output == "adapter"
+        self._wanted = spec.writes_adapter
         if spec.lora is None:
             for name, parameter in loaded.model.named_parameters():
                 parameter.requires_grad_(name in chosen)
