@@ -30,7 +30,7 @@ class TrainableParameters:
         self._model = loaded.model
         self._required = [(parameter, parameter.requires_grad) for parameter in loaded.model.parameters()]
         self._adapters: Adapters | None = None
-        self._exports_adapter = spec.lora is not None and spec.lora.output == "adapter"
+        self._exports_adapter = spec.writes_adapter
         selection = select_parameters(loaded.model, spec.parameters)
         if spec.lora is None:
             for name, parameter in loaded.model.named_parameters():

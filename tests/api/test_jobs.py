@@ -119,12 +119,12 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
         (
             {"strategy": {"kind": "ensemble", "members": [{}, {"kind": "evaluate"}]}},
             "/spec/strategy/members",
-            "strategy.members.1: 'kind' is not a member's to choose",
+            "strategy.members.1: a member cannot set 'kind'",
         ),
         (
             {"strategy": {"kind": "ensemble", "members": [{}, {"lora": {"output": "adapter"}}]}},
             "/spec/strategy/members/1/lora/output",
-            "chooses or merges whole models",
+            "chooses or merges complete models",
         ),
     ],
 )
