@@ -35,7 +35,7 @@ _SUMMED = {"npo", "dpo", "altpo"}
 _OPTIMIZERS = {"adamw": FIRST_ORDER, "sophia": SECOND_ORDER}
 #: Beside the objectives: one static step, and adapters in place of all weights.
 OTHER_RECIPES: dict[str, Spec] = {
-    "influence": {"optimizer": {"kind": "influence"}},
+    "influence": {"strategy": {"kind": "influence"}},
     "npo-lora-adamw": {"optimizer": FIRST_ORDER, "lora": {"rank": 16}},
     "npo-lora-sophia": {"optimizer": SECOND_ORDER, "lora": {"rank": 16}},
 }
@@ -102,11 +102,10 @@ def _specs(args: argparse.Namespace, budget: Budget) -> dict[str, Spec]:
             specs[f"{objective}-{name}"] = plain | _own_settings(objective)
     for name in args.others:
         more = dict(OTHER_RECIPES[name])
-        optimizer = more.pop("optimizer")
-        if optimizer["kind"] == "influence":  # one static step: no loop, no terms, nothing to tune
-            specs[name] = {"kind": "unlearn", "seed": args.seed, "optimizer": optimizer}
+        if "strategy" in more:  # one static step: no loop, no terms, nothing to tune
+            specs[name] = {"kind": "unlearn", "seed": args.seed, **more}
         else:
-            specs[name] = make_unlearning_spec({"kind": "npo"}, optimizer, budget, seed=args.seed, **more)
+            specs[name] = make_unlearning_spec({"kind": "npo"}, more.pop("optimizer"), budget, seed=args.seed, **more)
     return specs
 
 
@@ -129,7 +128,7 @@ def _outcome(
     """Tune a recipe; with `whole` measure the chosen one on more rows. Influence has no learning rate to tune. Its
     trials' names begin with `step`.
     """
-    if spec["optimizer"]["kind"] == "influence":
+    if "strategy" in spec:
         budget = replace(budget, learning_rates=(0.0,))
     if "lora" in spec:
         budget = replace(budget, learning_rates=tuple(lr * _LORA_FACTOR for lr in budget.learning_rates))

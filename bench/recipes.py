@@ -92,8 +92,7 @@ def tune(steps: Steps, name: str, spec: Spec, models: TofuModels, budget: Budget
     sets = {one: models.tofu.evaluation_sets[one] for one in EVALUATION_SET_NAMES}
     for lr in budget.learning_rates:
         of_trial = {
-            **spec,
-            "optimizer": _at_rate(spec, lr),
+            **_set_rate(spec, lr),
             "attacks": [],
             "criteria": [],
             "evaluation": make_trial_evaluation(budget),
@@ -119,13 +118,12 @@ def tune(steps: Steps, name: str, spec: Spec, models: TofuModels, budget: Budget
             )
         )
     best = choose_trial(trials, MIN_UTILITY_FRACTION * base_utility)
-    return TunedRecipe({**spec, "optimizer": _at_rate(spec, best.lr)}, tuple(trials), best)
+    return TunedRecipe(_set_rate(spec, best.lr), tuple(trials), best)
 
 
-def _at_rate(spec: Spec, lr: float) -> Spec:
-    """Return the optimizer with a learning rate; one static step has none, which 0 stands for."""
-    optimizer: Spec = spec["optimizer"]
-    return {**optimizer, "lr": lr} if lr else optimizer
+def _set_rate(spec: Spec, lr: float) -> Spec:
+    """Return the spec with a learning rate; 0 stands for one static step, which has none."""
+    return {**spec, "optimizer": {**spec["optimizer"], "lr": lr}} if lr else spec
 
 
 def evaluate_retrained_model(steps: Steps, models: TofuModels, budget: Budget, *, seed: int) -> Path:

@@ -365,13 +365,12 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
     sophia = next(each for each in found["optimizers"] if each["kind"] == "sophia")
     assert sophia["defaults"]["curvature"]["kind"] == "gnb"
     assert "properties" in sophia["schema"]
-    assert {"single", "search", "ensemble"} == {each["kind"] for each in found["strategies"]}
     assert {each["kind"] for each in found["wrappers"]} <= set(found["spec"]["defaults"])
     assert {"quantize", "relearn"} <= {each["kind"] for each in found["attacks"]}
     tofu = next(task for task in found["tasks"] if task["name"] == "tofu")
     assert JobSpec.model_validate(tofu["recipe"]).training.epochs == 5
     assert "probability" in {metric["name"] for metric in found["metrics"]}
-    assert {"single", "search", "ensemble"} == {each["kind"] for each in found["strategies"]}
+    assert {"single", "search", "ensemble", "influence"} == {each["kind"] for each in found["strategies"]}
     assert {"parameters", "saliency", "sharpness", "lora"} == {each["kind"] for each in found["wrappers"]}
     assert {"tofu", "book", "detox", "personal_data"} <= {task["name"] for task in found["tasks"]}
 
