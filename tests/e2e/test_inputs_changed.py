@@ -56,7 +56,7 @@ def test_a_job_on_inputs_that_changed_since_fails_and_names_both_digests(
 
     assert reason["code"] == beside["code"] == "bad_model"
     for told in (reason, beside):
-        assert "no longer what was registered" in told["message"]
+        assert "changed since it was registered" in told["message"]
         assert {model.digest, now} <= {detail.split(": ")[1] for detail in told["details"]}
     # registered again it is another model, and the job runs
     again = client.add_model("local", str(folder))
