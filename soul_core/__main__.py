@@ -5,7 +5,6 @@ is wrong, 3 the engine failed, 4 interrupted (start again to go on), 5 cancelled
 """
 
 import argparse
-import ctypes
 import fcntl
 import os
 import re
@@ -23,11 +22,11 @@ from pydantic import ValidationError
 from soul_core.console import ConsoleListener, format_result_table
 from soul_core.errors import BadSpec, EngineError
 from soul_core.events import JsonLinesListener, StopRequest
+from soul_core.parent_death import die_with_parent
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN, JobSpec
 from soul_core.spec.terms import SET_NAME_PATTERN
 
 _CRASH = 1
-_PR_SET_PDEATHSIG = 1
 #: An engine that was just killed may hold the lock for a moment longer.
 _LOCK_PATIENCE_SECONDS = 2.0
 
@@ -36,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run and return the exit code."""
     args = _parser().parse_args(arguments)
     if args.parent_pid:
-        _die_with(args.parent_pid)
+        die_with_parent(args.parent_pid)
     events = _private_stdout() if args.events else None
     listener = JsonLinesListener(events) if events else ConsoleListener(sys.stderr)
     _listen_to_signals(listener)
@@ -210,14 +209,6 @@ def _private_stdout() -> TextIO:
     private = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return private
-
-
-def _die_with(parent_pid: int) -> None:
-    """Ask the kernel to kill this process when its parent ends, and leave if that has happened already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        sys.exit(_CRASH)
 
 
 @contextmanager
