@@ -13,7 +13,7 @@ from soul_core.chat.template import find_variables, format_unread_variable
 from soul_core.conflicts.retain_set import resolve_conflicts
 from soul_core.data.datasets import EncodedDataset, read_datasets, require_sha256s
 from soul_core.environment import seed_everything
-from soul_core.errors import BadData, BadSpec, OutOfMemory, RunCancelled
+from soul_core.errors import BadData, BadSpec, OutOfMemory, RunCancelledError
 from soul_core.evaluation.row_digests import get_personal_key, read_key
 from soul_core.events import Listener, SilentListener
 from soul_core.models.loading import get_default_cache_dir
@@ -103,7 +103,7 @@ def run(
     try:
         with _named_errors():
             return _run(spec, inputs, out, state)
-    except RunCancelled:
+    except RunCancelledError:
         discard_outputs(out)
         state.discard()
         raise
