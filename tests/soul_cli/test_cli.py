@@ -109,7 +109,7 @@ def test_a_job_from_files_to_a_checked_download(
     soul: Soul, fleet: Fleet, taught_model_dir: Path, files: dict[str, str], tmp_path: Path
 ) -> None:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     sets = ["--forget", files["forget"], "--retain", files["retain"]]
 
     said = soul("submit", "--model", str(taught_model_dir), *sets, *QUICK, "--watch").output
@@ -168,7 +168,7 @@ def test_a_failed_job_says_why_and_has_its_own_code(
     model_id = soul.json("models", "add", str(model))["id"]
     shutil.rmtree(model)
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
 
     sets = ["--model", model_id, "--forget", files["forget"], "--retain", files["retain"]]
     said = soul("submit", *sets, "--watch", code=CliExitCode.JOB_FAILED).output

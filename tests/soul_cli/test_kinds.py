@@ -82,7 +82,7 @@ def test_a_models_audit_from_files_to_report(
     soul: Soul, fleet: Fleet, taught_model_dir: Path, files: dict[str, str], tmp_path: Path
 ) -> None:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     model = str(taught_model_dir)
 
     told = soul(
