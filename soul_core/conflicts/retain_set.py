@@ -4,13 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from soul_core.conflicts import Conflict, find_conflicts, hold_same_rows
-from soul_core.data import Row, compute_canonical_sha256
+from soul_core.data import Row, RowsBySet, compute_canonical_sha256
 from soul_core.errors import BadData
 from soul_core.events import Listener
 from soul_core.report import ConflictHandling, DatasetFacts, RowConflict, SetConflicts
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, JobSpec, is_forget_set
-
-RowsBySet = Mapping[str, tuple[Row, ...]]
 
 #: Row numbers in a message; the report has all.
 _MAX_NAMED = 20
