@@ -12,9 +12,10 @@ from soul_cli.client import SoulClient
 from soul_cli.download import DownloadedFile
 from soul_cli.errors import BadInput
 from soul_cli.options import JobArgument, JsonOption, KeyOption, UrlOption, connect
-from soul_cli.output import console, error_console, format_size, print_json, print_table
+from soul_cli.output import console, error_console, print_json, print_table
 from soul_cli.report_view import print_report
 from soul_cli.resources import Artifact
+from soul_core.formatting import format_bytes
 
 
 def show_report(
@@ -71,7 +72,7 @@ def download(
         print_json({"folder": str(folder.resolve()), "files": [_fetched_json(one) for one in fetched]})
         return
     rows = [
-        (one.path.relative_to(folder), format_size(one.size_bytes), _how(one), f"{one.sha256[:16]}… ok")
+        (one.path.relative_to(folder), format_bytes(one.size_bytes), _how(one), f"{one.sha256[:16]}… ok")
         for one in fetched
     ]
     print_table(["file", "size", "", "sha256"], rows)
@@ -93,7 +94,7 @@ def download_with_bar(client: SoulClient, job_id: str, folder: Path, *, quiet: b
 
 
 def _how(one: DownloadedFile) -> str:
-    return f"resumed at {format_size(one.resumed_at_bytes)}" if one.how == "resumed" else one.how
+    return f"resumed at {format_bytes(one.resumed_at_bytes)}" if one.how == "resumed" else one.how
 
 
 def _fetched_json(one: DownloadedFile) -> dict[str, object]:

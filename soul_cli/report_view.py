@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from soul_cli.output import style_value
+from soul_core.formatting import format_decimal
 
 NUM_EXAMPLES = 12
 #: What each model of a report is called here, in the order of the columns; others go by their own names.
@@ -62,9 +63,9 @@ def make_metrics_table(report: dict[str, Any], only: tuple[str, ...] | None = No
             continue
         cells = []
         for name, value in values.items():
-            cells.append(format_number(value.get("value")))
+            cells.append(_format_value(value.get("value")))
             if name == judged:
-                cells.append(format_interval(value.get("interval")))
+                cells.append(" to ".join(map(format_decimal, value.get("interval") or ())))
         table.add_row(escape(set_name) if set_name != last else "", escape(metric), *cells)
         last = set_name
     return table
@@ -81,7 +82,7 @@ def make_attacks_table(report: dict[str, Any], only: tuple[str, ...] | None = No
         if attack.get("absent_reason"):
             table.add_row(label, "", escape(f"not run: {attack['absent_reason']}"), *("" for _ in models))
             continue
-        for set_name, metric in _rows(attack["under"]):
+        for set_name, metric in _rows(attack["attacked"]):
             if only is not None and metric not in only:
                 continue
             cells = [_attacked(attack, name, set_name, metric) for name in models]
@@ -137,20 +138,6 @@ def get_judged_model(report: dict[str, Any]) -> str:
     return JUDGED_MODEL[report["spec"]["kind"]]
 
 
-def format_number(value: float | None) -> str:
-    """Write a metric's value with three digits that say something."""
-    if value is None:
-        return "-"
-    if 0 < abs(value) < 0.0005:  # a p-value
-        return f"{value:.1e}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def format_interval(bounds: list[float] | None) -> str:
-    """Write a confidence interval."""
-    return f"{format_number(bounds[0])} to {format_number(bounds[1])}" if bounds else ""
-
-
 def join_lines(text: str) -> str:
     """Put a text on one line."""
     return " ".join(text.split())
@@ -182,8 +169,12 @@ def _attacked(attack: dict[str, Any], model: str, set_name: str, metric: str) ->
         found: float | None = attack[where].get(model, {}).get(set_name, {}).get(metric, {}).get("value")
         return found
 
-    under = value("under")
-    return "" if under is None else f"{format_number(value('without'))} → {format_number(under)}"
+    under = value("attacked")
+    return "" if under is None else f"{_format_value(value('baseline'))} → {_format_value(under)}"
+
+
+def _format_value(value: float | None) -> str:
+    return "-" if value is None else format_decimal(value)
 
 
 def _level(report: dict[str, Any]) -> str:

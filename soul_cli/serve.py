@@ -23,6 +23,7 @@ from soul_cli.embedded.errors import ServiceStartError
 from soul_cli.embedded.postgres import find_free_port
 from soul_cli.embedded.process import read_last_line
 from soul_cli.embedded.service import WORKER_STOP_SECONDS, Service
+from soul_core.formatting import format_duration
 
 READY_SECONDS = 60.0
 
@@ -100,7 +101,7 @@ def _start(
         time.sleep(0.05)
     if wanted:
         return url
-    _say(f"SOUL is ready after {time.monotonic() - started:.1f} s")
+    _say(f"SOUL is ready after {format_duration(time.monotonic() - started)}")
     _say(f"  API       {url}")
     _say(f"  docs      {url}/docs")
     _say(f"  data      {service.data} (logs in {service.logs.name}/)")

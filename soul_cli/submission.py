@@ -9,10 +9,9 @@ from typing import Any
 
 from soul_cli.client import SoulClient
 from soul_cli.errors import BadInput, SoulError
+from soul_core.formatting import format_row_numbers
 
 LineCallback = Callable[[str], None]
-#: Rows that a line about them names.
-_NAMED_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +173,12 @@ def _warning_line(warning: Mapping[str, Any]) -> str:
     rows, num_rows = warning.get("rows", []), warning.get("num_rows", 0)
     if not rows:
         return f"warning: {warning['detail']}"
-    named = ", ".join(map(str, rows[:_NAMED_ROWS]))
-    more = f" and {num_rows - _NAMED_ROWS:,} more" if num_rows > _NAMED_ROWS else ""
-    return f"warning: row{'s' if num_rows > 1 else ''} {named}{more}: {warning['detail']}"
+    listed = format_row_numbers(rows, num_rows=num_rows)
+    return f"warning: row{'s' if num_rows > 1 else ''} {listed}: {warning['detail']}"
 
 
 #: Sets that should not state forget facts.
 _COMPARED = frozenset({"retain", "train", "holdout", "general"})
-#: Row numbers that a line names.
-_MAX_NAMED = 20
 
 
 def list_conflict_warnings(client: SoulClient, dataset_id: str, names: Mapping[str, str]) -> list[str]:
@@ -195,9 +191,7 @@ def list_conflict_warnings(client: SoulClient, dataset_id: str, names: Mapping[s
         if found["not_compared"]:
             lines.append(f"warning: it and {other}: {found['not_compared']}")
         elif found["num_rows"]:
-            numbers = list(dict.fromkeys(pair["row"] for pair in found["pairs"]))
-            more = ", ..." if found["num_rows"] > _MAX_NAMED else ""
-            rows = ", ".join(map(str, numbers[:_MAX_NAMED])) + more
+            rows = format_row_numbers((pair["row"] for pair in found["pairs"]), num_rows=found["num_rows"])
             many = found["num_rows"] > 1
             said = f"{found['num_rows']} rows state, or ask for," if many else "1 row states, or asks for,"
             lines.append(f"warning: {said} facts of {other}: {rows}")

@@ -59,6 +59,6 @@ def test_every_model_has_its_column_and_every_attack_its_line(kind: JobKind) -> 
 def test_an_attack_is_shown_with_what_was_there_without_it() -> None:
     report = sample_report(rich=True).model_dump(mode="json")
     attack = next(each for each in report["attacks"] if each["label"] == "relearn")
-    without, under = (attack[w]["unlearned"]["forget"]["probability"]["value"] for w in ("without", "under"))
+    baseline, attacked = (attack[w]["unlearned"]["forget"]["probability"]["value"] for w in ("baseline", "attacked"))
 
-    assert f"{without:.3f} → {under:.3f}" in printed(report)
+    assert f"{baseline:.3f} → {attacked:.3f}" in printed(report)
