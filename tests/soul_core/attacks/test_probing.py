@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.attacks.hidden_states import HiddenStateRecorder, find_decoder_layers
+from soul_core.attacks.hidden_states import HiddenStateRecorder
+from soul_core.models.layers import find_decoder_layers
 from soul_core.models.loading import LoadedModel
 from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.report import ModelFacts
@@ -87,7 +88,7 @@ def test_a_model_without_a_list_of_layers_makes_it_absent(knowing: LoadedModel, 
 
     attacked = attack(knowing, Probing(), tmp_path, sets=sets_of(knowing))
 
-    assert "has no list of 3 layers" in (attacked.absent_reason or "")
+    assert "has no list of 3 decoder layers" in (attacked.absent_reason or "")
 
 
 def test_the_watcher_leaves_no_hook_behind(knowing: LoadedModel) -> None:

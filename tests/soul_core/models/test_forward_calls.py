@@ -10,8 +10,9 @@ from soul_core.data.encoding import Example
 from soul_core.data.packing import pack, pack_groups
 from soul_core.models.capabilities import Capabilities, set_capabilities
 from soul_core.models.forward_calls import compute_logits, make_forward_calls
+from soul_core.models.layers import find_decoder_layers
 from soul_core.models.loading import LoadedModel, load_model
-from soul_core.models.scoring import get_decoder_layers, score
+from soul_core.models.scoring import score
 from soul_core.spec import JobSpec
 from soul_core.training.micro_batching import BatchItem
 from soul_core.training.second_order import gauss_newton_vector_product, hessian_vector_product
@@ -60,7 +61,7 @@ def groups() -> list[list[Example]]:
 
 
 def test_scores_hidden_states_and_projection_inputs_are_the_same_in_the_same_order(loaded):
-    layer = get_decoder_layers(loaded.model)[0]
+    layer = find_decoder_layers(loaded.model)[0]
 
     packed, padded = both(loaded, lambda: score(loaded.model, pack_groups(groups()), layer=layer, with_head_input=True))
 

@@ -12,8 +12,9 @@ from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import PackedBatch, pack
 from soul_core.errors import BadSpec
 from soul_core.events import SilentListener
+from soul_core.models.layers import find_decoder_layers
 from soul_core.models.loading import LoadedModel, load_model
-from soul_core.models.scoring import Scores, get_decoder_layers, score
+from soul_core.models.scoring import Scores, score
 from soul_core.objectives.terms import BaseScoreKind, ExampleGroup
 from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute_base_scores
 from soul_core.training.micro_batching import MicroBatcher
@@ -39,7 +40,7 @@ def examples(loaded: LoadedModel) -> list[Example]:
 def take(loaded: LoadedModel, wanted: dict[ExampleGroup, BaseScoreRequest], max_tokens: int = 10**9) -> BaseScores:
     batcher = MicroBatcher(max_tokens, SilentListener())
     return compute_base_scores(
-        loaded, wanted, batcher=batcher, listener=SilentListener(), layer=get_decoder_layers(loaded.model)[0]
+        loaded, wanted, batcher=batcher, listener=SilentListener(), layer=find_decoder_layers(loaded.model)[0]
     )
 
 
@@ -52,7 +53,7 @@ def test_the_kept_numbers_are_the_bases_own(loaded: LoadedModel, examples: list[
 
     assert kept is not None
     chosen = [examples[index] for index in (4, 1)]
-    scores = score(loaded.model, pack(chosen), layer=get_decoder_layers(loaded.model)[0])
+    scores = score(loaded.model, pack(chosen), layer=find_decoder_layers(loaded.model)[0])
     assert scores.hidden_PD is not None
     for scored in (taken, kept):
         reference = scored.get("retain", [4, 1])
