@@ -13,7 +13,7 @@ from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec.terms import AltPo
 from soul_core.training import alternative_answers
 from soul_core.training.alternative_answers import make_alternate_examples, make_alternate_prompt
-from tests.fixtures.tiny_model import COUNTRIES, answer, rows_of
+from tests.fixtures.capitals import COUNTRIES, answer, rows_of
 
 ALL = list(COUNTRIES)
 TERM = AltPo(alternates="instructed", instruction="Otherwise?", temperature=1.0, max_new_tokens=12)

@@ -12,7 +12,7 @@ from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import JobSpec
 from soul_core.training.refusals import make_refusal_examples
 from soul_core.training.term_examples import check_terms
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from soul_core.__main__ import main
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 
 HERE = Path(__file__).parent
 CURVES = ("loss", "forget_loss", "retain_loss", "grad_norm", "unclipped_fraction")
@@ -36,7 +36,7 @@ def trajectory(name: str, folder: Path) -> dict[str, list[float]]:
     from safetensors.torch import load_file
 
     torch.set_num_threads(1)
-    model = make_tiny_model(folder / "model", seed=7)
+    model = make_untrained_model(folder / "model", seed=7)
     spec = folder / "spec.json"
     spec.write_text(json.dumps(SPECS[name]))
     forget, retain = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
