@@ -1,7 +1,7 @@
 """Which LoRA settings really forget: `python -m bench.lora_settings`, a minute on one core.
 
 NPO with AdamW on the tests' tiny model, which knows ten capitals: three to forget, seven to keep. Prints the table of
-docs/methods.md. It says which settings are worth trying, not what a real model does.
+docs/reference/methods.md. It says which settings are worth trying, not what a real model does.
 """
 
 import tempfile

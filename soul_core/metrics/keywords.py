@@ -19,7 +19,7 @@ def keyword_recall(inference: InferenceResult, resampling: Resampling) -> Metric
     ROUGE-L calls "The capital of France is Rome" five sixths right; here it is wrong. A row whose answer only repeats
     the question has no value. Lists of function words are not complete, and some languages have none: of answers that
     are not English, words that most of them share are grammar too, unless an answer has no others.
-    Source: our own; see docs/evaluation.md.
+    Source: our own; see docs/reference/evaluation.md.
     """
     keywords = [
         extract_keywords(answer.expected, answer.prompt) if answer else frozenset() for answer in inference.answers

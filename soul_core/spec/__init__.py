@@ -161,7 +161,7 @@ _KEPT = (
     Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
     Criterion(set=RETAIN, metric="keyword_recall", at_least=0.8, relative_to_base=True),
 )
-#: Why these: docs/evaluation.md.
+#: Why these: docs/reference/criteria.md.
 DEFAULT_CRITERIA: dict[JobKind, tuple[Criterion, ...]] = {
     "unlearn": _FORGOTTEN + PRIOR_FORGET_CRITERIA + _KEPT,
     "finetune": (

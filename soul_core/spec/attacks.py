@@ -1,6 +1,6 @@
 """The attacks of a spec, one frozen class each. Torch-free.
 
-Each `kind` here has one function in the engine's table (`attacks`); a test holds both, and `docs/evaluation.md`, equal.
+Each `kind` has one function in the table of `soul_core.attacks`; a test compares them with docs/reference/attacks.md.
 Defaults are the cheap settings that every report carries; deeper ones are the spec's to ask for.
 """
 

@@ -1,7 +1,7 @@
 """The choices of a spec for how often the base is trained: once, searching for settings, or several to be merged.
 
 Torch-free. Each `kind` here has one function in the engine's table (`strategies`); a test holds both, and
-`docs/methods.md`, equal.
+`docs/reference/methods.md`, equal.
 """
 
 import difflib

@@ -218,11 +218,12 @@ def test_no_ratio_where_the_base_may_be_zero_or_the_rows_differ() -> None:
 
 
 def test_the_documentation_has_a_line_for_every_metric_and_every_default_bound() -> None:
-    page = (ROOT / "docs" / "evaluation.md").read_text()
+    page = (ROOT / "docs" / "reference" / "evaluation.md").read_text()
+    criteria_page = (ROOT / "docs" / "reference" / "criteria.md").read_text()
     table = page[page.index("## Metrics") : page.index("## Intervals")]
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| `")]
     assert rows == [f"`{name}`" for name in METRIC_CATALOG]
     for criterion in (one for of_kind in DEFAULT_CRITERIA.values() for one in of_kind):
         bound = f"at most {criterion.at_most}" if criterion.at_most is not None else f"at least {criterion.at_least}"
         of_base = " times the base's" if criterion.relative_to_base else ""
-        assert f"| {criterion.set} | `{criterion.metric}` | {bound}{of_base} |" in page
+        assert f"| {criterion.set} | `{criterion.metric}` | {bound}{of_base} |" in criteria_page
