@@ -1,4 +1,4 @@
-"""`python -m bench.correctness`: the engine against plain transformers, as the tables of docs/correctness.md.
+"""`python -m bench.correctness`: the engine against plain transformers, as in docs/reference/correctness.md.
 
 Each tiny architecture is saved, loaded by `load_model` and scored in batches; plain transformers loads the same folder
 with its own attention and scores each text alone, without padding, in float32. No number here is of a trained model.
@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--limit", type=float, default=MAX_DIFFERENCE, help="largest difference that passes (default: 1e-5)"
     )
-    parser.add_argument("--write", type=Path, help="a page whose tables are replaced: docs/correctness.md")
+    parser.add_argument("--write", type=Path, help="a page whose tables are replaced: docs/reference/correctness.md")
     args = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,7 +1,7 @@
 """Which LoRA settings make a model forget: `python -m tests.soul_core.training.lora_settings`, a minute on one core.
 
 NPO with AdamW on the tests' tiny model, which knows ten capitals: three to forget, seven to retain. Prints the table
-of docs/methods.md. It shows which settings are worth trying, not what a real model does.
+of docs/reference/methods.md. It shows which settings are worth trying, not what a real model does.
 """
 
 import tempfile
