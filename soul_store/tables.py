@@ -161,7 +161,7 @@ class Job(Base):
             "(status IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
         ),
         Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
-        Index("ix_jobs_after_job_id", "depends_on_job_id", postgresql_where=text("depends_on_job_id IS NOT NULL")),
+        Index("ix_jobs_depends_on_job_id", "depends_on_job_id", postgresql_where=text("depends_on_job_id IS NOT NULL")),
         Index("ix_jobs_active", "status", postgresql_where=text("status IN ('queued','running')")),
     )
 

@@ -4,7 +4,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from soul_core.pipeline.environment import seed_everything, sha256_of, versions
+
+from soul_core.environment import seed_everything, sha256_of, versions
 
 
 @pytest.fixture(autouse=True)

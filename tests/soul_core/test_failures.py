@@ -25,8 +25,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from soul_core.data.encoding import Example
 from soul_core.errors import OutOfMemory
-from soul_core.models.loading import Loaded
-from soul_core.models.packed_attention import PACKED
+from soul_core.models.loading import LoadedModel
+from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.report import ModelFacts
 from soul_core.spec import JobSpec
 from soul_core.training.trainer import train
@@ -41,8 +41,8 @@ def run(name, micro_batch_tokens, room_bytes=None):
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=64, hidden_size=8, intermediate_size=16384, num_hidden_layers=1,
                          num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512,
-                         attn_implementation=PACKED)
-    loaded = Loaded(LlamaForCausalLM(config).eval(), None, facts, torch.device("cpu"), torch.float32)
+                         attn_implementation=PACKED_ATTENTION)
+    loaded = LoadedModel(LlamaForCausalLM(config).eval(), None, facts, torch.device("cpu"), torch.float32)
     training = {"steps": 2, "retain_batch": 4, "micro_batch_tokens": micro_batch_tokens}
     spec = JobSpec.model_validate({"kind": "finetune", "optimizer": {"kind": "adamw"}, "training": training})
     if room_bytes is not None:

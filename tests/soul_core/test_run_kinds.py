@@ -83,8 +83,8 @@ def test_an_evaluation_changes_nothing_and_puts_models_side_by_side(
     assert listed == {"report.json", "report.html", *(f"logs/{name}.json" for name in report.models)}
     assert [(each["phase"], each.get("detail")) for each in heard.of("phase")] == [
         ("load", None),
-        ("retrained", "base"),
-        ("retrained", "retrained"),
+        ("compare", "base"),
+        ("compare", "retrained"),
         ("evaluate", "evaluated"),
         ("export", None),
     ]

@@ -140,7 +140,7 @@ def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
 def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, RunInputs], tmp_path: Path) -> None:
     sets = {**first[1].dataset_paths, "retain": first[1].dataset_paths["prior_forget_1"]}
 
-    error, _ = refused(first[1], tmp_path, spec(prior_forget_sets="unlearn"), sets=sets)
+    error, _ = refused(first[1], tmp_path, spec(prior_forget_sets="unlearn"), dataset_paths=sets)
 
     assert isinstance(error, BadData)
     assert error.message.startswith("the prior_forget_1 set and the retain set hold the same rows: nothing can be both")

@@ -259,7 +259,7 @@ def test_a_text_is_continued_after_its_beginning_by_no_more_than_it_has_left(loa
     plan = make_plan(one, [one], Evaluation(metrics=("verbatim_memorization",)), frozenset(), loaded)
     ids = one.examples[0].token_ids
     short = {20: {0: ids[:21]}}
-    plan = type(plan)(**{**plan.__dict__, "continued": short})
+    plan = type(plan)(**{**plan.__dict__, "continuation_prompts": short})
     observed = run_inference(loaded, plan, max_new_tokens=5, micro_batch_tokens=512, on_progress=lambda *_: None)
     first, second = observed.continuations[20]
     assert second is None

@@ -42,8 +42,10 @@ def test_padding_that_is_not_exact_would_show(tmp_path, monkeypatch):
     """The comparison can fail: rows of a LongRoPE model that share a call take one set of frequencies."""
     keep = set_capabilities
     monkeypatch.setattr(
-        "soul_core.models.loading.keep_capabilities",
-        lambda model, found: keep(model, Capabilities(found.batches, found.cached, max_short_rope_tokens=None)),
+        "soul_core.models.loading.set_capabilities",
+        lambda model, found: keep(
+            model, Capabilities(found.batch_layout, found.supports_cache, max_short_rope_tokens=None)
+        ),
     )
     with pytest.raises(BadModel, match="beside other texts"):
         load_model(save_tiny("Phi-3, LongRoPE", tmp_path / "model"), device="cpu", cache_dir=tmp_path)

@@ -64,7 +64,7 @@ def test_scores_hidden_states_and_projection_inputs_are_the_same_in_the_same_ord
 
     packed, padded = both(loaded, lambda: score(loaded.model, pack_groups(groups()), layer=layer, with_head_input=True))
 
-    for name in ("logits_PV", "logp_P", "hidden_PD", "last_PD"):
+    for name in ("logits_PV", "logp_P", "hidden_PD", "head_input_PD"):
         torch.testing.assert_close(getattr(padded, name), getattr(packed, name), atol=1e-5, rtol=1e-5)
     assert torch.equal(padded.sequence_P, packed.sequence_P)
 

@@ -226,7 +226,7 @@ def test_where_no_more_was_gone_than_chance_may_take_nothing_can_come_back() -> 
     a_little_less = known.model_copy(update={"value": known.value - 0.01, "interval": (0.5, known.interval[0] + 0.01)})
     for left in (known, a_little_less):
         without = attack.baseline | {"unlearned": {"forget": base["forget"] | {"keyword_recall": left}}}
-        untouched = attack.model_copy(update={"without": without})
+        untouched = attack.model_copy(update={"baseline": without})
         assert compute_recovered_fraction(untouched, "unlearned", "forget", "keyword_recall") is None
 
 
@@ -254,7 +254,7 @@ def test_a_gap_of_one_model_alone_names_the_model() -> None:
     sets = report.models["retrained"].sets | {"forget": lacking}
     models = report.models | {"retrained": report.models["retrained"].model_copy(update={"sets": sets})}
     gaps = {gap.metric: gap.where for gap in list_missing_metrics(report.model_copy(update={"models": models}))}
-    assert gaps == {"Perplexity": "on the forget, retain sets", "ROUGE-L recall": "on the forget set for reference"}
+    assert gaps == {"Perplexity": "on the forget, retain sets", "ROUGE-L recall": "on the forget set for retrained"}
 
 
 def test_shares_that_came_back_read_well() -> None:
@@ -362,9 +362,9 @@ def test_the_page_needs_neither_torch_nor_the_engines_packages() -> None:
         "import sys\n"
         "for name in ('torch', 'transformers', 'rouge_score', 'scipy'): sys.modules[name] = None\n"
         "from soul_core.report import Report\n"
-        "from soul_core.rendering.page import render\n"
+        "from soul_core.rendering.page import render_page\n"
         "assert 'matplotlib' not in sys.modules, 'who wants a word of the report need not wait for its charts'\n"
-        "print(len(render(Report.model_validate_json(sys.stdin.read()))))"
+        "print(len(render_page(Report.model_validate_json(sys.stdin.read()))))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], input=report.model_dump_json(), capture_output=True, text=True, check=False

@@ -182,7 +182,9 @@ def test_a_trial_that_diverges_keeps_its_good_look(
     inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
-    monkeypatch.setattr(trainer, "schedule_factor", lambda _, step, __: 1.0 if step < 6 else float("inf"))  # the fault
+    monkeypatch.setattr(
+        trainer, "compute_lr_factor", lambda _, step, __: 1.0 if step < 6 else float("inf")
+    )  # the fault
 
     report = run(spec(criteria=IMPROVING), inputs, tmp_path)
 
@@ -198,7 +200,7 @@ def test_a_search_whose_every_trial_diverges_says_so(
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
     # the fault; the look behind step 4 finds no numbers, step 5 diverges
-    monkeypatch.setattr(trainer, "schedule_factor", lambda _, step, __: 1.0 if step < EVERY - 1 else float("inf"))
+    monkeypatch.setattr(trainer, "compute_lr_factor", lambda _, step, __: 1.0 if step < EVERY - 1 else float("inf"))
 
     with pytest.raises(TrainingDiverged, match=r"every trial diverged before a look; lower optimizer\.lr"):
         run(spec(2), inputs, tmp_path)
