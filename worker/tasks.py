@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from soul_core.log_records import describe_exception
+from soul_core.outputs.layout import REPORT
 from soul_store import job_leases, job_logs
 from soul_store.blobs import get_blob_store
 from soul_store.database import transaction
@@ -26,7 +27,7 @@ from worker.drain import is_draining
 from worker.endings import AttemptEnd, Outputs, conclude_exit, conclude_worker_error
 from worker.heartbeat import Heartbeat
 from worker.supervisor import run_engine
-from worker.workspace import REPORT, JobInputs, Workspace
+from worker.workspace import JobInputs, Workspace
 
 log = structlog.stdlib.get_logger(__name__)
 

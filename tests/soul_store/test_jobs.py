@@ -210,8 +210,8 @@ def test_a_running_job_is_wished_cancelled_and_its_worker_hears_it(session: Sess
     session.commit()
 
     assert job_leases.heartbeat(session, JobLease(running.id, 1), lease_seconds=60) == "cancel"
-    wishes = [event for event in job_queries.list_events(session, running.id, 0) if event.kind == "wish"]
-    assert len(wishes) == 1
+    requests = [event for event in job_queries.list_events(session, running.id, 0) if event.kind == "requested_action"]
+    assert len(requests) == 1
 
 
 def test_a_job_whose_lease_ran_out_goes_back_to_the_queue(session: Session, new_job: NewJob) -> None:

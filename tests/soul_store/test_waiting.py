@@ -189,7 +189,7 @@ def test_the_same_weights_under_another_id_are_the_same_model(session: Session, 
     session.add(twin)
     session.flush()
 
-    found = retrained_models.retraining(
+    found = retrained_models.find_retraining_job(
         session, owner.tenant_id, model=twin, train_sha256="rows", spec_sha256=SPEC, excluded_sha256s={}
     )
 
@@ -215,7 +215,7 @@ def test_a_model_registered_anew_after_its_files_changed_is_another_model(
     session.flush()
 
     assert (
-        retrained_models.retraining(
+        retrained_models.find_retraining_job(
             session, owner.tenant_id, model=changed, train_sha256="rows", spec_sha256=SPEC, excluded_sha256s={}
         )
         is None
