@@ -61,27 +61,18 @@ def get_last_seq(session: Session, job_id: str) -> int:
 
 
 def list_lines(
-    session: Session, job_id: str, *, limit: int, after: int = 0, attempt: int | None = None
+    session: Session, job_id: str, *, limit: int, after: int = 0, attempt: int | None = None, from_end: bool = False
 ) -> list[LogLine]:
-    """Return lines in order: at most `limit`, with numbers above `after`, of one attempt or of all."""
-    return _select_lines(session, job_id, limit=limit, after=after, attempt=attempt, from_end=False)
-
-
-def list_last_lines(session: Session, job_id: str, *, limit: int, attempt: int | None = None) -> list[LogLine]:
-    """Return the last `limit` lines in order, of one attempt or of all."""
-    return _select_lines(session, job_id, limit=limit, after=0, attempt=attempt, from_end=True)[::-1]
-
-
-def _select_lines(
-    session: Session, job_id: str, *, limit: int, after: int, attempt: int | None, from_end: bool
-) -> list[LogLine]:
+    """Return lines in order: the first `limit` (`from_end`: the last) of those with numbers above `after`, of one
+    attempt or of all.
+    """
     previous = func.lag(JobLogLine.seq).over(order_by=JobLogLine.seq).label("previous_seq")
     numbered = select(JobLogLine, previous).where(JobLogLine.job_id == job_id).subquery()
     line = aliased(JobLogLine, numbered)
     query = select(line, numbered.c.previous_seq).where(line.seq > after).limit(limit)
     if attempt is not None:
         query = query.where(line.attempt == attempt)
-    query = query.order_by(line.seq.desc() if from_end else line.seq)
+    rows = session.execute(query.order_by(line.seq.desc() if from_end else line.seq)).all()
     return [
         LogLine(
             row.seq,
@@ -90,8 +81,8 @@ def _select_lines(
             row.level,
             row.message,
             row.data,
-            # an attempt always keeps its first line, so a gap never lies between two attempts
+            # an attempt keeps its first and its last line, so lines are left out only within an attempt
             num_left_out=row.seq - max(previous_seq, after) - 1 if previous_seq is not None else 0,
         )
-        for row, previous_seq in session.execute(query)
+        for row, previous_seq in (reversed(rows) if from_end else rows)
     ]
