@@ -7,9 +7,10 @@ import typer
 from rich.markup import escape
 
 from soul_cli.options import JsonOption, KeyOption, SoulGroup, UrlOption, connect
-from soul_cli.output import console, error_console, format_size, print_fields, print_json, print_table
+from soul_cli.output import console, error_console, print_fields, print_json, print_table
 from soul_cli.resources import Dataset, Model
 from soul_cli.submission import list_conflict_warnings, list_dataset_warnings, parse_model_source, parse_pairs
+from soul_core.formatting import format_bytes
 
 models = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Register, list, show and delete models.")
 datasets = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Upload, list, show and delete datasets.")
@@ -174,7 +175,7 @@ def list_datasets(
     if as_json:
         print_json(listed)
         return
-    rows = [(d.id, d.name, d.status, d.format, d.num_rows, format_size(d.size_bytes), d.created_at) for d in listed]
+    rows = [(d.id, d.name, d.status, d.format, d.num_rows, _format_size(d), d.created_at) for d in listed]
     print_table(["id", "name", "status", "format", "rows", "size", "created"], rows)
 
 
@@ -255,8 +256,12 @@ def _show_dataset(dataset: Dataset, *, as_json: bool) -> None:
             ("status", dataset.status),
             ("format", dataset.format),
             ("rows", dataset.num_rows),
-            ("size", format_size(dataset.size_bytes)),
+            ("size", _format_size(dataset)),
             ("sha256", dataset.sha256),
             ("created", dataset.created_at),
         ]
     )
+
+
+def _format_size(dataset: Dataset) -> str | None:
+    return None if dataset.size_bytes is None else format_bytes(dataset.size_bytes)

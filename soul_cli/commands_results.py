@@ -12,9 +12,10 @@ from soul_cli.client import SoulClient
 from soul_cli.download import DownloadedFile
 from soul_cli.errors import BadInput
 from soul_cli.options import JobArgument, JsonOption, KeyOption, UrlOption, connect
-from soul_cli.output import console, error_console, format_size, print_json, print_table
+from soul_cli.output import console, error_console, print_json, print_table
 from soul_cli.report_view import print_report
 from soul_cli.resources import Artifact
+from soul_core.formatting import format_bytes
 
 
 def show_report(
@@ -81,8 +82,8 @@ def download(
         return
     rows = []
     for file in files:
-        how = f"resumed at {format_size(file.resumed_at_bytes)}" if file.how == "resumed" else file.how
-        rows.append((file.path.relative_to(folder), format_size(file.size_bytes), how, f"{file.sha256[:16]}… ok"))
+        how = f"resumed at {format_bytes(file.resumed_at_bytes)}" if file.how == "resumed" else file.how
+        rows.append((file.path.relative_to(folder), format_bytes(file.size_bytes), how, f"{file.sha256[:16]}… ok"))
     print_table(["file", "size", "", "sha256"], rows)
     console.print(f"{len(files)} files in {folder.resolve()}, every sha256 as in the manifest", soft_wrap=True)
 

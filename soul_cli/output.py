@@ -11,6 +11,7 @@ from rich.table import Table
 
 from soul_cli.errors import SoulError
 from soul_cli.resources import Job, Resource
+from soul_core.formatting import format_duration
 
 console = Console(highlight=False)
 error_console = Console(stderr=True, highlight=False)
@@ -73,6 +74,7 @@ def make_job_fields(job: Job) -> list[tuple[str, Any]]:
     """Return the fields of a job that `soul status` shows."""
     progress = job.progress
     step = f"{progress.step} of {progress.total_steps}" if progress.total_steps else None
+    eta_seconds = progress.eta_seconds if job.status == "running" else None
     reason = (job.status_reason or {}).get("message")
     return [
         ("job", job.id),
@@ -82,7 +84,7 @@ def make_job_fields(job: Job) -> list[tuple[str, Any]]:
         ("waits for", job.depends_on_job_id if job.status == "queued" else None),
         ("phase", job.phase if job.status == "running" else None),
         ("step", step),
-        ("ETA", format_duration(progress.eta_seconds) if job.status == "running" else None),
+        ("ETA", None if eta_seconds is None else format_duration(eta_seconds)),
         ("queue", progress.queue_position if job.status == "queued" else None),
         ("verdict", job.verdict),
         ("reason", reason),
@@ -99,25 +101,6 @@ def style_value(value: Any) -> str:
     text = escape(value.strftime("%Y-%m-%d %H:%M:%S UTC") if hasattr(value, "strftime") else str(value))
     style = VERDICT_STYLES.get(text) or STATUS_STYLES.get(text)
     return f"[{style}]{text}[/]" if style else text
-
-
-def format_duration(value: float | None) -> str:
-    """Format a duration as m:ss."""
-    if value is None:
-        return "-"
-    return f"{int(value) // 60}:{int(value) % 60:02d}"
-
-
-def format_size(num_bytes: int | None) -> str:
-    """Format a size in decimal units (kB, MB, ...)."""
-    if num_bytes is None:
-        return "-"
-    value = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from soul_cli.output import style_value
+from soul_core.formatting import format_decimal
 
 NUM_EXAMPLES = 12
 #: Titles of a report's models, in the order of the columns; other models keep their own names.
@@ -63,9 +64,9 @@ def make_metrics_table(report: dict[str, Any], only: tuple[str, ...] | None = No
             continue
         cells = []
         for name, value in values.items():
-            cells.append(format_number(value.get("value")))
+            cells.append(_format_value(value.get("value")))
             if name == judged:
-                cells.append(format_interval(value.get("interval")))
+                cells.append(" to ".join(map(format_decimal, value.get("interval") or ())))
         table.add_row(escape(set_name) if set_name != last_set else "", escape(metric), *cells)
         last_set = set_name
     return table
@@ -137,20 +138,6 @@ def get_judged_model(report: dict[str, Any]) -> str:
     return JUDGED_MODEL[report["spec"]["kind"]]
 
 
-def format_number(value: float | None) -> str:
-    """Format a metric's value with about three significant digits."""
-    if value is None:
-        return "-"
-    if 0 < abs(value) < 0.0005:  # a p-value
-        return f"{value:.1e}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def format_interval(bounds: list[float] | None) -> str:
-    """Format a confidence interval."""
-    return f"{format_number(bounds[0])} to {format_number(bounds[1])}" if bounds else ""
-
-
 def _make_table(title: str, *columns: str, show_header: bool = True) -> Table:
     table = Table(
         title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, show_header=show_header
@@ -176,7 +163,11 @@ def _format_attack_effect(attack: dict[str, Any], model: str, set_name: str, met
     baseline, attacked = (
         attack[part].get(model, {}).get(set_name, {}).get(metric, {}).get("value") for part in ("baseline", "attacked")
     )
-    return "" if attacked is None else f"{format_number(baseline)} → {format_number(attacked)}"
+    return "" if attacked is None else f"{_format_value(baseline)} → {_format_value(attacked)}"
+
+
+def _format_value(value: float | None) -> str:
+    return "-" if value is None else format_decimal(value)
 
 
 def _select_examples(examples: list[dict[str, Any]], num_examples: int) -> list[dict[str, Any]]:

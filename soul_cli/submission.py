@@ -9,10 +9,9 @@ from typing import Any
 
 from soul_cli.client import SoulClient
 from soul_cli.errors import BadInput, SoulError
+from soul_core.formatting import format_row_numbers
 
 LineCallback = Callable[[str], None]
-#: Row numbers that a warning lists.
-_MAX_LISTED_ROWS = 20
 #: Datasets that should not state facts of a forget set.
 _COMPARED_DATASETS = frozenset({"retain", "train", "holdout", "general"})
 _PAIR_FORMS = {"--compare": "NAME=MODEL", "--column": "NAME=COLUMN or NAME=COLUMN+COLUMN"}
@@ -178,9 +177,8 @@ def _format_warning(warning: Mapping[str, Any]) -> str:
     rows, num_rows = warning.get("rows", []), warning.get("num_rows", 0)
     if not rows:
         return f"warning: {warning['detail']}"
-    listed = ", ".join(map(str, rows[:_MAX_LISTED_ROWS]))
-    more = f" and {num_rows - _MAX_LISTED_ROWS:,} more" if num_rows > _MAX_LISTED_ROWS else ""
-    return f"warning: row{'s' if num_rows > 1 else ''} {listed}{more}: {warning['detail']}"
+    listed = format_row_numbers(rows, num_rows=num_rows)
+    return f"warning: row{'s' if num_rows > 1 else ''} {listed}: {warning['detail']}"
 
 
 def list_conflict_warnings(client: SoulClient, dataset_id: str, names_by_id: Mapping[str, str]) -> list[str]:
@@ -194,8 +192,7 @@ def list_conflict_warnings(client: SoulClient, dataset_id: str, names_by_id: Map
         if conflict["not_compared"]:
             lines.append(f"warning: not compared with {other}: {conflict['not_compared']}")
         elif num_rows:
-            numbers = list(dict.fromkeys(pair["row"] for pair in conflict["pairs"]))
-            rows = ", ".join(map(str, numbers[:_MAX_LISTED_ROWS])) + (", ..." if num_rows > _MAX_LISTED_ROWS else "")
+            rows = format_row_numbers((pair["row"] for pair in conflict["pairs"]), num_rows=num_rows)
             subject = f"{num_rows} rows state, or ask for," if num_rows > 1 else "1 row states, or asks for,"
             lines.append(f"warning: {subject} facts of {other}: {rows}")
     return lines

@@ -1,7 +1,6 @@
 """`python -m soul_core SPEC.json --model M --forget F --retain R --out OUT`: one run, without any service.
 
-The worker starts the same with `--events` and reads one JSON event a line. Exit codes: 0 done, 1 crash, 2 the request
-is wrong, 3 the engine failed, 4 interrupted (start again to go on), 5 cancelled.
+The worker starts the same command with `--events` and reads one JSON event per line. Exit codes: `errors.ExitCode`.
 """
 
 import argparse
@@ -21,12 +20,11 @@ from typing import Any, TextIO
 from pydantic import ValidationError
 
 from soul_core.console import ConsoleListener, format_result_table
-from soul_core.errors import BadSpec, EngineError
+from soul_core.errors import BadSpec, EngineError, ExitCode
 from soul_core.events import JsonLinesListener, StopRequest
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN, JobSpec
 from soul_core.spec.terms import SET_NAME_PATTERN
 
-_CRASH = 1
 _PR_SET_PDEATHSIG = 1
 #: An engine that was just killed may hold the lock for a moment longer.
 _LOCK_PATIENCE_SECONDS = 2.0
@@ -48,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()  # to stderr: the operator's log, never the events
         listener.emit("failed", code="crash", message=f"{type(error).__name__} inside the engine; its log says more")
-        return _CRASH
-    return 0
+        return ExitCode.CRASH
+    return ExitCode.OK
 
 
 def _run(args: argparse.Namespace, listener: "JsonLinesListener | ConsoleListener") -> None:
@@ -85,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Make a language model forget (or learn, or only audit it), measure before and after, and write "
         "checkpoint and report.",
         epilog="example: python -m soul_core spec.json --model ./llama --forget forget.jsonl --retain retain.jsonl "
-        "--out out/   (spec.json may be as short as {})",
+        "--out out/   (spec.json may be as short as {}). Exit codes: 0 done, 1 crash, 2 the request is wrong, 3 the "
+        "run failed, 4 interrupted (the same command resumes it), 5 cancelled.",
     )
     parser.add_argument("spec", type=Path, help="the recipe, JSON")
     parser.add_argument("--model", required=True, help="folder with safetensors, GGUF file, or hub id")
@@ -217,7 +216,7 @@ def _die_with(parent_pid: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
-        sys.exit(_CRASH)
+        sys.exit(ExitCode.CRASH)
 
 
 @contextmanager

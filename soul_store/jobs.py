@@ -69,7 +69,7 @@ def request_cancel(session: Session, job: Job, actor: str) -> Job:
         if job.requested_action != "cancel":
             job.requested_action = "cancel"
             job.version += 1
-            states.append_event(session, job, "wish", {"wish": "cancel"})
+            states.append_event(session, job, "requested_action", {"requested_action": "cancel"})
     else:
         states.transition(
             session, job, "cancelled", status_reason=states.make_status_reason("cancelled", "cancelled before it ran")

@@ -19,6 +19,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import Text
 
+from soul_core.report import Verdict
+
 JOB_KINDS = ("unlearn", "finetune", "evaluate")
 JOB_STATUSES = ("awaiting_approval", "queued", "running", "paused", "succeeded", "failed", "cancelled")
 
@@ -155,7 +157,7 @@ class Job(Base):
         CheckConstraint(f"kind IN {JOB_KINDS}", name="kind"),
         CheckConstraint(f"status IN {JOB_STATUSES}", name="status"),
         CheckConstraint("requested_action IN ('cancel','pause')", name="requested_action"),
-        CheckConstraint("verdict IN ('passed','failed','inconclusive')", name="verdict"),
+        CheckConstraint(f"verdict IN {tuple(map(str, Verdict))}", name="verdict"),
         CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint(
             "(status IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from soul_core.outputs.layout import REPORT
 from soul_store import job_leases, job_state_machine
 from soul_store.blobs import StorageFull, get_blob_store
 from soul_store.database import transaction
@@ -19,7 +20,7 @@ from worker.db_retry import run_when_database_available
 from worker.drain import is_draining
 from worker.heartbeat import Heartbeat
 from worker.supervisor import EngineExit, run_engine
-from worker.workspace import REPORT, JobInputs, Workspace, WorkspaceBusy
+from worker.workspace import JobInputs, Workspace, WorkspaceBusy
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from soul_core.outputs.layout import MANIFEST
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN
 from soul_store.blobs import BlobStore
 from soul_store.job_leases import NewArtifact
 from soul_store.tables import Artifact, Dataset, Job, Model
-
-MANIFEST = "manifest.json"
-REPORT = "report.json"
 
 
 class WorkspaceBusy(Exception):

@@ -22,7 +22,7 @@ from soul_core.attacks.context import (
 from soul_core.attacks.poison import find_most_affected_rows
 from soul_core.attacks.progress import AttackProgress
 from soul_core.attacks.snapshot import compute_fingerprint, preserve_rng_state
-from soul_core.errors import EngineError, OutOfMemory, TrainingDiverged
+from soul_core.errors import EngineError, OutOfMemory, TrainingDivergedError
 from soul_core.evaluation.row_selection import EvaluationSet, choose_rows
 from soul_core.events import Listener, raise_if_stop_requested
 from soul_core.models.loading import LoadedModel
@@ -129,7 +129,7 @@ def _run(
         result = ATTACKS[attack.kind](scene, attack)
     except AttackNotPossible as reason:
         return AttackOutcome(absent_reason=str(reason))
-    except (OutOfMemory, TrainingDiverged) as error:
+    except (OutOfMemory, TrainingDivergedError) as error:
         telling.emit("warning", message=f"given up: {error.message}")
         return AttackOutcome(absent_reason=error.message, seconds=time.monotonic() - started)
     return result.model_copy(update={"seconds": time.monotonic() - started})

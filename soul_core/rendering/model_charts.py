@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from soul_core.catalogue import format_number
+from soul_core.formatting import format_number
 from soul_core.rendering.svg import (
     CHART_WIDTH,
     GRID,

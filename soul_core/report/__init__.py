@@ -1,6 +1,7 @@
 """The report: what was measured, before and after, and what follows from it. JSON is the source. Torch-free."""
 
 from datetime import date, datetime
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +12,14 @@ SCHEMA_VERSION = "2"
 ConflictHandling = Literal["dropped", "kept", "measured"]
 #: How a row of another set was found to hold a forget fact, the surest first.
 ConflictLayer = Literal["question", "fact", "near_duplicate"]
-Verdict = Literal["passed", "failed", "inconclusive"]
+
+
+class Verdict(StrEnum):
+    """What the criteria of a report decide."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
 
 
 class ReportModel(BaseModel):

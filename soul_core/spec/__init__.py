@@ -6,6 +6,7 @@ One definition from HTTP to trainer: the API validates request bodies with these
 import hashlib
 from collections.abc import Collection
 from datetime import date
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -33,11 +34,23 @@ ALL_PRIOR_FORGET_SETS = "prior_forget_*"
 #: Models with a meaning in a report; an evaluation may name others.
 BASE, UNLEARNED, FINETUNED, EVALUATED, RETRAINED = "base", "unlearned", "finetuned", "evaluated", "retrained"
 
-JobKind = Literal["unlearn", "finetune", "evaluate"]
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    UNLEARN = "unlearn"
+    FINETUNE = "finetune"
+    EVALUATE = "evaluate"
+
+
 RetainConflicts = Literal["drop", "refuse", "keep"]
 ProbeKind = Literal["fill_in", "question", "adversarial"]
 #: What a job of each kind judges.
-JUDGED_MODEL: dict[JobKind, str] = {"unlearn": UNLEARNED, "finetune": FINETUNED, "evaluate": EVALUATED}
+JUDGED_MODEL: dict[JobKind, str] = {
+    JobKind.UNLEARN: UNLEARNED,
+    JobKind.FINETUNE: FINETUNED,
+    JobKind.EVALUATE: EVALUATED,
+}
 
 
 def is_forget_set(set_name: str) -> bool:
@@ -163,17 +176,17 @@ _KEPT = (
 )
 #: Why these: docs/evaluation.md.
 DEFAULT_CRITERIA: dict[JobKind, tuple[Criterion, ...]] = {
-    "unlearn": _FORGOTTEN + PRIOR_FORGET_CRITERIA + _KEPT,
-    "finetune": (
+    JobKind.UNLEARN: _FORGOTTEN + PRIOR_FORGET_CRITERIA + _KEPT,
+    JobKind.FINETUNE: (
         Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True),
         *PRIOR_FORGET_CRITERIA,
     ),
-    "evaluate": (),
+    JobKind.EVALUATE: (),
 }
 DEFAULT_ATTACKS: dict[JobKind, tuple[Attack, ...]] = {
-    "unlearn": CHEAP_ATTACKS,
-    "finetune": (),
-    "evaluate": CHEAP_ATTACKS,
+    JobKind.UNLEARN: CHEAP_ATTACKS,
+    JobKind.FINETUNE: (),
+    JobKind.EVALUATE: CHEAP_ATTACKS,
 }
 
 
@@ -181,7 +194,7 @@ class JobSpec(SpecModel):
     """A recipe: forget term, retain term, optimizer, loop, evaluation, attacks, criteria."""
 
     kind: JobKind = Field(
-        "unlearn",
+        JobKind.UNLEARN,
         description="What the job does. unlearn: the whole road. finetune: learn the `train` set. evaluate: audit a "
         "model, and others beside it, without changing any.",
     )
@@ -210,12 +223,12 @@ class JobSpec(SpecModel):
     )
     evaluation: Evaluation = Evaluation()
     attacks: tuple[Attack, ...] = Field(
-        DEFAULT_ATTACKS["unlearn"],
+        DEFAULT_ATTACKS[JobKind.UNLEARN],
         description="Tried on the judged model, the base and the reference after all else is measured. The default "
         "depends on the kind: cheap ones; none for finetune.",
     )
     criteria: tuple[Criterion, ...] = Field(
-        DEFAULT_CRITERIA["unlearn"], description="What decides the verdict. The default depends on the kind."
+        DEFAULT_CRITERIA[JobKind.UNLEARN], description="What decides the verdict. The default depends on the kind."
     )
     chat_template: str | None = Field(
         None,
@@ -285,6 +298,11 @@ class JobSpec(SpecModel):
         return {
             f"strategy.members.{number}": self.make_member_spec(number) for number in range(len(self.strategy.members))
         }
+
+    @property
+    def training_phase(self) -> Literal["unlearn", "finetune"]:
+        """The phase in which a run of this spec trains."""
+        return "finetune" if self.kind == JobKind.FINETUNE else "unlearn"
 
     @property
     def learned_set(self) -> str:

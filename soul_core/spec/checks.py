@@ -97,9 +97,9 @@ def _evaluate(spec: JobSpec, sets: Collection[str]) -> Iterator[tuple[str, str]]
 
 
 _OF_KIND: dict[JobKind, Callable[[JobSpec, Collection[str]], Iterator[tuple[str, str]]]] = {
-    "unlearn": _unlearn,
-    "finetune": _finetune,
-    "evaluate": _evaluate,
+    JobKind.UNLEARN: _unlearn,
+    JobKind.FINETUNE: _finetune,
+    JobKind.EVALUATE: _evaluate,
 }
 
 

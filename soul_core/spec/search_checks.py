@@ -51,7 +51,7 @@ def find_search_problems(spec: JobSpec, sets: Collection[str], *, has_retrained:
         return
     if not select_search_criteria(spec, sets):
         yield "criteria", f"a search needs criteria to hold; {_NEEDED}"
-    if spec.kind == "finetune" and spec.criteria == DEFAULT_CRITERIA["finetune"]:
+    if spec.kind == "finetune" and spec.criteria == DEFAULT_CRITERIA[spec.kind]:
         yield "criteria", "the default asks only that something was learned; say what the model is to reach"
     if spec.strategy.retain_weight and "retain.weight" not in make_search_space(spec):
         yield "strategy.retain_weight", "there is no retain term beside another one to weigh; leave it out"

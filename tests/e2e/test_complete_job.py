@@ -51,7 +51,7 @@ def test_from_post_to_a_checkpoint_that_answers(
     values = {name: report["models"][name]["sets"]["forget"]["probability"]["value"] for name in ("base", "unlearned")}
     assert values["unlearned"] < 0.1 * values["base"]
     assert job.verdict == "passed", report["verdict_reason"]
-    assert set(report["attacks"][0]["under"]) == {"base", "unlearned"}
+    assert set(report["attacks"][0]["attacked"]) == {"base", "unlearned"}
     assert "<html" in client.get_report_html(job.id)
 
     fetched = client.download(job.id, tmp_path / "download")

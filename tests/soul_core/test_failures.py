@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.errors import TrainingDiverged
+from soul_core.errors import TrainingDivergedError
 from soul_core.models.loading import load_model
 from soul_core.spec import JobSpec
 from soul_core.training.trainer import train
@@ -100,7 +100,7 @@ def test_a_learning_rate_far_too_high_diverges_and_is_stopped_before_its_update(
         }
     )
 
-    with pytest.raises(TrainingDiverged, match=r"before its update; lower optimizer\.lr"):
+    with pytest.raises(TrainingDivergedError, match=r"before its update; lower optimizer\.lr"):
         train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=Heard())
 
     assert all(bool(torch.isfinite(parameter).all()) for parameter in loaded.model.parameters())

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.errors import RunInterrupted
+from soul_core.errors import RunInterruptedError
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.training.checkpoint import load_newest_checkpoint
 from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS
@@ -56,7 +56,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     spec = {"training": TRAINING, **spec}
     straight, straight_model = train_tiny(taught_model_dir, tmp_path / "straight", spec)
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         train_tiny(taught_model_dir, tmp_path / "resumed", spec, Heard(wish_behind=3))
     resumed, resumed_model = train_tiny(taught_model_dir, tmp_path / "resumed", spec)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soul_core.errors import BadData, BadModel, BadSpec, DiskFull, EngineError, RunCancelled, RunInterrupted
+from soul_core.errors import BadData, BadModel, BadSpec, DiskFull, EngineError, RunCancelledError, RunInterruptedError
 from soul_core.events import Listener, SilentListener, StopRequest
 from soul_core.outputs.checks import check_disk_space
 from soul_core.report import Report
@@ -165,7 +165,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights_and_numbers(
     if found == {"phase": "export"}:
         run(SPEC, inputs, tmp_path, listener=first)  # nothing to wait for any more: it ends
     else:
-        with pytest.raises(RunInterrupted):
+        with pytest.raises(RunInterruptedError):
             run(SPEC, inputs, tmp_path, listener=first)
         assert not (tmp_path / "manifest.json").exists()
     second = Recorder()
@@ -183,14 +183,14 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights_and_numbers(
 
 def test_of_a_cancelled_run_nothing_stays_but_what_was_there(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(RunCancelled):
+    with pytest.raises(RunCancelledError):
         run(SPEC, inputs, tmp_path, listener=Recorder(StopRequest.CANCEL, lambda kind, data: data.get("step") == 5))
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.txt"]
 
 
 def test_the_state_of_another_spec_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
     stop: Listener = Recorder(StopRequest.INTERRUPT, lambda kind, data: data.get("step") == 2)
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(SPEC, inputs, tmp_path, listener=stop)
     with pytest.raises(BadSpec, match="holds another run"):
         run(SPEC.model_copy(update={"seed": 9}), inputs, tmp_path)
@@ -323,7 +323,7 @@ def test_a_result_that_cannot_fit_is_told_before_training(
         run(SPEC, inputs, tmp_path, listener=heard)
     assert not heard.of("metrics")
     Usage.free = 200_000
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(SPEC, inputs, tmp_path, listener=Recorder(StopRequest.INTERRUPT, lambda kind, _: kind == "warning"))
 
 

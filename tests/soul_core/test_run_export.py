@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from soul_core.errors import BadSpec, RunInterrupted
+from soul_core.errors import BadSpec, RunInterruptedError
 from soul_core.events import SilentListener, StopRequest
 from soul_core.models.files import inspect_model
 from soul_core.models.gguf import convert_to_folder
@@ -161,7 +161,7 @@ class Interrupts(SilentListener):
 
 def test_a_resumed_run_rounds_to_the_same_bits(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
     spec, inputs = JobSpec.model_validate(SPEC), RunInputs(model=str(base), dataset_paths=sets)
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(spec, inputs, tmp_path / "a", listener=Interrupts("evaluate"))
 
     resumed = run(spec, inputs, tmp_path / "a")

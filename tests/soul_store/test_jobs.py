@@ -178,7 +178,7 @@ def test_a_running_job_is_wished_cancelled_and_its_worker_hears_it(session: Sess
     assert job_leases.heartbeat(session, running.id, 1, lease_seconds=60) == job_leases.HeartbeatResult(
         is_lease_lost=False, requested_action="cancel"
     )
-    wishes = [event for event in job_queries.list_events(session, running.id, 0) if event.kind == "wish"]
+    wishes = [event for event in job_queries.list_events(session, running.id, 0) if event.kind == "requested_action"]
     assert len(wishes) == 1
 
 

@@ -9,7 +9,7 @@ import torch
 from soul_core.attacks import ATTACKS, runner
 from soul_core.attacks.context import AttackContext, AttackOutcome
 from soul_core.attacks.runner import attack_model, make_attack_results
-from soul_core.errors import EngineError, OutOfMemory, RunInterrupted, TrainingDiverged
+from soul_core.errors import EngineError, OutOfMemory, RunInterruptedError, TrainingDivergedError
 from soul_core.events import SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, MetricValue, ModelMeasurements
@@ -45,7 +45,7 @@ def test_a_finished_attack_is_not_run_again(knowing: LoadedModel, tmp_path: Path
     whole = run(knowing, tmp_path / "whole", listener=listening)
     assert calls == ["quantize", "probing", "poison"]
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(knowing, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listening.asked - 3))
     done = [path.stem for path in (tmp_path / "parts").glob("*.json")]
     calls.clear()
@@ -75,7 +75,7 @@ def test_no_attacks_touch_nothing(knowing: LoadedModel, tmp_path: Path) -> None:
     assert not (tmp_path / "kept").exists()
 
 
-@pytest.mark.parametrize("error", [OutOfMemory("no memory for it"), TrainingDiverged("it diverged")])
+@pytest.mark.parametrize("error", [OutOfMemory("no memory for it"), TrainingDivergedError("it diverged")])
 def test_what_an_attack_lacks_makes_it_absent_and_ends_no_run(
     error: EngineError, knowing: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from soul_core.data.packing import pack
-from soul_core.errors import BadSpec, RunCancelled
+from soul_core.errors import BadSpec, RunCancelledError
 from soul_core.events import StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import score
@@ -238,7 +238,7 @@ def test_a_training_that_fails_leaves_a_plain_model(loaded: LoadedModel, tmp_pat
     spec = JobSpec.model_validate({**FORGETS, "lora": {"base_weights": "bfloat16"}})
     ear = Heard(wish_behind=1, wanted=StopRequest.CANCEL)
 
-    with pytest.raises(RunCancelled):
+    with pytest.raises(RunCancelledError):
         train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=ear)
 
     assert [name for name, _ in loaded.model.named_parameters()] == names

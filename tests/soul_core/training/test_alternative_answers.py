@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from soul_core.data.encoding import Example, encode_rows
-from soul_core.errors import BadData, RunCancelled
+from soul_core.errors import BadData, RunCancelledError
 from soul_core.events import EventKind, SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec.terms import AltPo
@@ -145,7 +145,7 @@ def test_who_cancels_need_not_wait_for_the_alternates(
         def stop_request(self) -> StopRequest:
             return StopRequest.CANCEL
 
-    with pytest.raises(RunCancelled):
+    with pytest.raises(RunCancelledError):
         make(loaded, forget, tmp_path, listener=Canceller())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from soul_core.errors import RunCancelled, RunInterrupted, TrainingDiverged
+from soul_core.errors import RunCancelledError, RunInterruptedError, TrainingDivergedError
 from soul_core.events import StopRequest
 from soul_core.models.loading import load_model
 from soul_core.spec import JobSpec
@@ -112,7 +112,7 @@ def test_a_bound_that_nothing_keeps_stops_and_leaves_the_weights_whole(taught_mo
     spec = JobSpec.model_validate({"optimizer": {**SPEC["optimizer"], "max_retain_increase": 1e-9}})
     loaded = load_model(taught_model_dir, device="cpu")
 
-    with pytest.raises(TrainingDiverged, match=r"raise optimizer\.max_retain_increase"):
+    with pytest.raises(TrainingDivergedError, match=r"raise optimizer\.max_retain_increase"):
         # what is to be forgotten is what is to stay
         train(loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=Heard())
 
@@ -132,7 +132,7 @@ def test_a_step_once_taken_is_kept_and_an_interrupted_one_begins_anew_to_the_sam
 ) -> None:
     _, straight = train_tiny(taught_model_dir, tmp_path / "straight", SPEC)
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         train_tiny(taught_model_dir, tmp_path / "again", SPEC, Heard(wish_behind=1))
     _, anew = train_tiny(taught_model_dir, tmp_path / "again", SPEC)
     ear = Heard()
@@ -145,7 +145,7 @@ def test_a_step_once_taken_is_kept_and_an_interrupted_one_begins_anew_to_the_sam
 
 
 def test_it_can_be_cancelled(taught_model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunCancelled):
+    with pytest.raises(RunCancelledError):
         train_tiny(taught_model_dir, tmp_path, SPEC, Heard(wish_behind=0, wanted=StopRequest.CANCEL))
 
     assert load_newest_checkpoint(tmp_path / "train", torch.device("cpu")) is None

@@ -11,7 +11,7 @@ from peft.utils.merge_utils import ties
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from soul_core.errors import TrainingDiverged
+from soul_core.errors import TrainingDivergedError
 from soul_core.pipeline.strategies import STRATEGIES
 from soul_core.pipeline.strategies.merging import merge_mean, merge_ties
 from soul_core.report import Report
@@ -122,7 +122,7 @@ def test_a_recipe_that_diverges_is_reported_and_the_others_make_the_result(input
     assert [(trial.outcome == "diverged", trial.chosen) for trial in report.trials] == [(True, False), (False, True)]
     kept = report.models["unlearned"].sets["retain"]["probability"].value
     assert kept == pytest.approx(report.trials[1].values["retain probability"], rel=1e-4)
-    with pytest.raises(TrainingDiverged, match="1 of 2 recipes diverged, and 'mean' needs more than are left"):
+    with pytest.raises(TrainingDivergedError, match="1 of 2 recipes diverged, and 'mean' needs more than are left"):
         run(spec(strategy={"kind": "ensemble", "members": [runaway, quiet]}), inputs, tmp_path / "mean")
 
 
