@@ -76,10 +76,12 @@ migrations: .venv/.dev ## Migrations make exactly the tables the code declares
 docs: .venv/.dev ## OpenAPI snapshot and generated documentation are current
 	@$(BIN)/python -m api.openapi --check docs/openapi.json
 	@$(BIN)/python -m soul_core.report.schema --check docs/report.schema.json
+	@$(BIN)/python -m soul_cli.reference --check docs/reference/cli.md
 
-openapi: .venv/.dev ## Write the OpenAPI snapshot and the report's schema
+openapi: .venv/.dev ## Write the OpenAPI snapshot, the report's schema and the CLI reference
 	@$(BIN)/python -m api.openapi > docs/openapi.json
 	@$(BIN)/python -m soul_core.report.schema > docs/report.schema.json
+	@$(BIN)/python -m soul_cli.reference > docs/reference/cli.md
 
 clean: ## Remove what make made (not your data)
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
