@@ -18,7 +18,7 @@ SECOND_ORDER: Spec = {"kind": "sophia"}
 #: The budget of trials: the same learning rates for every recipe.
 LEARNING_RATES = (3e-4, 6e-4, 1.2e-3)
 #: Factor of the retain loss, a mean a token, beside forget losses that sum an answer's 40 tokens. With 1 no trial kept
-#: the utility: docs/results.md.
+#: the utility: docs/reference/results.md.
 RETAIN_WEIGHT = 20.0
 #: A trial counts while the model is as useful as this share of the target's utility.
 MIN_UTILITY_FRACTION = 0.95

@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=LR, help=f"in place of the recipes' (default: {LR:g})")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "results.md")
+    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "reference" / "results.md")
     args = parser.parse_args(arguments)
     steps = Steps(args.work.resolve(), use_subprocess=args.size != "tiny")
     size = SIZES[args.size]

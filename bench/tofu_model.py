@@ -32,7 +32,7 @@ _TEMPLATE = (
 
 @dataclass(frozen=True)
 class Size:
-    """How large the model is, how long it learns, how many rows there are. Chosen by trials: docs/results.md."""
+    """How large the model is, how long it learns, and on how many rows. Chosen by trials: docs/reference/results.md."""
 
     vocabulary: int = 4096
     hidden: int = 256

@@ -1,5 +1,5 @@
 """TOFU with full reports: target, retrained, NPO by first and by second order, and three checks that verdicts mean
-something. `python -m bench.tofu_report` does it all, goes on where it was stopped, and writes `docs/results.md`.
+something. `python -m bench.tofu_report` does it all, resumes when stopped, and writes docs/reference/results.md.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="short")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--results", type=Path, default=DOCS_FOLDER / "results.md", help="document the table is written to"
+        "--results", type=Path, default=DOCS_FOLDER / "reference" / "results.md", help="page the table is written to"
     )
     parser.add_argument("--example", type=Path, help="folder that a copy of the second-order report is written to")
     args = parser.parse_args(arguments)

@@ -4,7 +4,6 @@ The worker starts the same command with `--events` and reads one JSON event per 
 """
 
 import argparse
-import ctypes
 import fcntl
 import os
 import re
@@ -22,10 +21,10 @@ from pydantic import ValidationError
 from soul_core.console import ConsoleListener, format_result_table
 from soul_core.errors import BadSpec, EngineError, ExitCode
 from soul_core.events import JsonLinesListener, StopRequest
+from soul_core.parent_death import die_with_parent
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN, JobSpec
 from soul_core.spec.terms import SET_NAME_PATTERN
 
-_PR_SET_PDEATHSIG = 1
 #: An engine that was just killed may hold the lock for a moment longer.
 _LOCK_PATIENCE_SECONDS = 2.0
 
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run and return the exit code."""
     args = _parser().parse_args(arguments)
     if args.parent_pid:
-        _die_with(args.parent_pid)
+        die_with_parent(args.parent_pid)
     events = _private_stdout() if args.events else None
     listener = JsonLinesListener(events) if events else ConsoleListener(sys.stderr)
     _listen_to_signals(listener)
@@ -209,14 +208,6 @@ def _private_stdout() -> TextIO:
     private = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return private
-
-
-def _die_with(parent_pid: int) -> None:
-    """Ask the kernel to kill this process when its parent ends, and leave if that has happened already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        sys.exit(ExitCode.CRASH)
 
 
 @contextmanager

@@ -32,8 +32,8 @@ from soul_core.pipeline.strategies.goal import check_search_criteria
 from soul_core.pipeline.strategies.single import StrategyResult
 from soul_core.report import ExportFacts, ModelFacts, Report, RetrainedModelFacts
 from soul_core.spec import BASE, JUDGED_MODEL, RETRAINED, JobSpec
-from soul_core.spec.checks import check_spec
 from soul_core.spec.export import compute_gguf_bytes
+from soul_core.spec.validation import check_spec
 from soul_core.training.history import TrainingResult
 from soul_core.training.term_examples import check_terms
 from soul_core.training.trainable import check_trainable_parameters

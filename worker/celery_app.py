@@ -1,9 +1,7 @@
 """`celery -A worker.celery_app worker`: logging, a pool child that dies with its parent, and the drain signal."""
 
-import ctypes
 import logging
 import os
-import signal
 import subprocess
 import sys
 from typing import Any
@@ -12,11 +10,10 @@ from celery import bootsteps
 from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutdown, worker_shutting_down
 
 import worker.tasks  # noqa: F401  registers run_job
+from soul_core.parent_death import die_with_parent
 from soul_store.outbox import get_celery_app
 from soul_store.settings import get_settings
 from worker import drain
-
-_PR_SET_PDEATHSIG = 1
 
 #: Not while everything else starts; and then now and again.
 _FIRST_SWEEP_SECONDS, _SWEEP_SECONDS = 5, 300
@@ -63,11 +60,7 @@ def _start(**_: Any) -> None:
 
 @worker_process_init.connect
 def _die_with_main_process(**_: Any) -> None:
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    die_with_parent(os.getppid())
 
 
 @worker_shutting_down.connect

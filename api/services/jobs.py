@@ -16,8 +16,8 @@ from api.services.lineage import PriorForgetSets, find_prior_forget_sets
 from api.services.retrained_models import ResolvedModels
 from soul_core.chat.template import ChatTemplate, find_variables, format_unread_variable
 from soul_core.spec import RETAIN, RETRAINED, JobSpec
-from soul_core.spec.checks import find_spec_problems
 from soul_core.spec.export import GGUF_ARCHITECTURES
+from soul_core.spec.validation import find_spec_problems
 from soul_store import datasets, job_queries, job_state_machine, jobs, models
 from soul_store.job_state_machine import ActionNotAllowed
 from soul_store.retrained_models import ensure_output_model

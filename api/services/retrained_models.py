@@ -10,7 +10,7 @@ from api.schemas.submissions import JobCreate, RegisteredRetrainedModel, Retrain
 from api.services import conflicts
 from soul_core.outputs.layout import REPORT, is_log, make_log_path
 from soul_core.spec import JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, Evaluation, JobSpec
-from soul_core.spec.checks import find_spec_problems
+from soul_core.spec.validation import find_spec_problems
 from soul_store import job_queries, jobs, models, retrained_models
 from soul_store.tables import Artifact, Dataset, Job, Model
 

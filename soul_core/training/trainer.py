@@ -17,9 +17,8 @@ from torch.optim import Optimizer
 from soul_core.data.encoding import Example
 from soul_core.errors import TrainingDivergedError
 from soul_core.events import Listener, Phase, StopRequest, raise_if_stop_requested
-from soul_core.models.layers import find_steered_layer
 from soul_core.models.loading import LoadedModel
-from soul_core.objectives import collect_base_score_kinds
+from soul_core.objectives import collect_base_score_kinds, find_steered_layer
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat

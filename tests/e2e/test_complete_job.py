@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from soul_cli.client import SoulClient
-from tests.fixtures.tiny_model import COUNTRIES, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, question, write_rows
 from tests.worker.conftest import Fleet
 
 ANSWER = """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from soul_cli.client import SoulClient
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.worker.conftest import Fleet
 
 SPEC = {

@@ -21,7 +21,7 @@ from soul_cli.client import SoulClient
 from soul_cli.errors import EXIT_MEANINGS, CliExitCode
 from soul_cli.main import app
 from soul_store.settings import Settings
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.live import live_api
 from tests.worker.conftest import Fleet, fleet, taught_model_dir
 

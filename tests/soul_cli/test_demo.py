@@ -14,7 +14,7 @@ import pytest
 
 from soul_cli import demo_model
 from soul_cli.errors import BadInput, CliExitCode, DamagedDownload, SoulError
-from tests.fixtures.tiny_model import COUNTRIES, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, question, write_rows
 from tests.worker.conftest import taught_model_dir
 
 __all__ = ["taught_model_dir"]

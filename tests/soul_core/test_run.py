@@ -17,7 +17,7 @@ from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import AdamW, Sophia
 from soul_core.spec.strategy import Ensemble, Search, Strategy
 from soul_core.spec.terms import Kl, NoRetain, Npo, Refusal
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
 SPEC = JobSpec.model_validate(

@@ -12,7 +12,7 @@ from soul_core.errors import BadData
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.soul_core.test_run import Recorder, refused
 
 FIRST, SECOND, KEPT = list(COUNTRIES)[:3], list(COUNTRIES)[3:6], list(COUNTRIES)[6:]

@@ -21,7 +21,7 @@ from soul_store import datasets, job_queries, jobs, keys, models
 from soul_store.blobs import get_blob_store
 from soul_store.settings import Settings
 from soul_store.tables import Artifact, Job, JobEvent
-from tests.fixtures.tiny_model import COUNTRIES, make_taught_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_taught_model, write_rows
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 

@@ -13,7 +13,7 @@ import pytest
 from soul_core.atomic_io import compute_sha256
 from soul_core.spec import JobSpec
 from soul_store.tables import Job
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.servers import Servers
 from tests.worker.conftest import Desk, Fleet
 from tests.worker.processes import engine_of, engines_of, kill, parent_of, wait_gone

@@ -13,7 +13,7 @@ from soul_core.events import SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import Downstream, Poison, Probing, Prompting, Quantize, Relearn
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, Recorder, attack, sets_of, value
 
 DEEP = Relearn(fraction=0.4, steps=40, lr=1e-3)

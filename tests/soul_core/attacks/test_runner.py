@@ -14,7 +14,7 @@ from soul_core.events import SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, MetricValue, ModelMeasurements
 from soul_core.spec import Criterion, JobSpec
-from soul_core.spec.attacks import CHEAP_ATTACKS, Downstream, Poison, Probing, Quantize, Relearn, label_attacks
+from soul_core.spec.attacks import CHEAP_ATTACKS, Poison, Probing, Quantize, Relearn, label_attacks
 from tests.soul_core.attacks.conftest import EVALUATION, Recorder, sets_of, state_bytes
 
 SPEC = JobSpec(attacks=(Quantize(bits=8, group=0), Probing(), Poison()), evaluation=EVALUATION)
@@ -146,13 +146,7 @@ def test_a_metric_that_a_criterion_asks_for_is_taken_under_attack(knowing: Loade
     assert "perplexity" in found.attacked["forget"]
 
 
-def test_labels_are_unique_also_for_attacks_of_one_label() -> None:
-    assert list(label_attacks((Relearn(), Relearn(steps=50), Downstream(), Relearn(steps=500)))) == [
-        "relearn",
-        "relearn_2",
-        "downstream",
-        "relearn_3",
-    ]
+def test_the_default_attacks_have_different_labels() -> None:
     assert len(label_attacks(CHEAP_ATTACKS)) == len(CHEAP_ATTACKS)
 
 
