@@ -145,7 +145,7 @@ def test_hostile_answers_are_shown_and_never_obeyed() -> None:
                 ),
             ),
             "verdict_reason": HOSTILE,
-            "limits": (HOSTILE,),
+            "caveats": (HOSTILE,),
             "attacks": tuple(one.model_copy(update={"notes": (HOSTILE,)}) for one in report.attacks[:1]),
             "models": report.models | {HOSTILE: report.models["base"]},
         }
@@ -334,7 +334,7 @@ def test_marking_loses_no_letter_of_an_answer(kind: JobKind) -> None:
 def test_a_report_without_examples_curves_criteria_or_attacks_is_still_a_page() -> None:
     report = sample_report()
     run = report.run.model_copy(update={"curves": {}, "steps": 0, "flops_of_training": None})
-    bare = {"examples": (), "criteria": (), "attacks": (), "trials": (), "limits": (), "retrained": None, "run": run}
+    bare = {"examples": (), "criteria": (), "attacks": (), "trials": (), "caveats": (), "retrained": None, "run": run}
     outline = Outline(render_page(report.model_copy(update=bare)))
     assert outline.open == []
 
