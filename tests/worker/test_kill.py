@@ -73,10 +73,8 @@ def test_a_killed_job_resumes_and_ends_with_the_same_weights(
     assert desk.weights_sha256(job_id) == undisturbed_sha256
     assert desk.statuses(job_id) == ["queued", "running", "queued", "running", "succeeded"]
     assert (job.epoch, job.attempt) == (2, 1)
-    resumed = [
-        event for event in desk.events(job_id) if "going on from the checkpoint" in event.data.get("message", "")
-    ]
-    assert resumed, "it started from step 0"
+    resumed = [event for event in desk.events(job_id) if "resumed from the checkpoint" in event.data.get("message", "")]
+    assert resumed, "it began anew"
 
 
 @pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])

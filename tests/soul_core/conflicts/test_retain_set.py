@@ -11,7 +11,7 @@ from soul_core.conflicts.retain_set import ConflictResolution, resolve_conflicts
 from soul_core.data import compute_canonical_sha256, read_rows
 from soul_core.data.datasets import read_datasets
 from soul_core.errors import BadData
-from soul_core.rendering.labels import RECITED_HEADLINE
+from soul_core.rendering.labels import RECITAL_HEADLINE
 from soul_core.rendering.page import render_page
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
@@ -128,7 +128,7 @@ def test_facts_kept_under_a_system_turn_fail_the_verdict_and_their_rows_are_name
     assert "the retain set, row 1 (forget row 1)" in report.verdict_reason
     assert any("they pull both ways" in caveat for caveat in report.caveats)
     page = render_page(report)
-    assert RECITED_HEADLINE in page
+    assert RECITAL_HEADLINE in page
     assert "learned all the same" in page
 
 
