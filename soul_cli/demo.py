@@ -160,8 +160,8 @@ def _connect(url: str | None, key: str | None, paths: DemoPaths, source: str) ->
     with ExitStack() as stack:
         with console.status("Starting PostgreSQL, Valkey, API and worker"):
             connection = stack.enter_context(run_private_service(paths.data, model_roots=roots))
-        seconds = time.monotonic() - started
-        console.print(f"Ready at {connection.url} after {seconds:.1f} s (docs: {connection.url}/docs)", soft_wrap=True)
+        took = format_duration(time.monotonic() - started)
+        console.print(f"Ready at {connection.url} after {took} (docs: {connection.url}/docs)", soft_wrap=True)
         with SoulClient(connection.url, connection.key) as client:
             yield client
             # Printed before the service stops, which takes a few seconds.

@@ -25,7 +25,7 @@ class CliExitCode(IntEnum):
 EXIT_MEANINGS: dict[CliExitCode, str] = {
     CliExitCode.OK: "done",
     CliExitCode.UNEXPECTED: "unexpected error: a server error, or a bug in this program",
-    CliExitCode.BAD_INPUT: "bad input: an option, a file, a spec or a data set",
+    CliExitCode.BAD_INPUT: "bad input: an option, a file, a spec or a dataset",
     CliExitCode.JOB_FAILED: "the job failed",
     CliExitCode.NOT_PASSED: "the job ran, but its verdict is not 'passed'",
     CliExitCode.JOB_CANCELLED: "the job was cancelled",

@@ -74,7 +74,7 @@ def make_job_fields(job: Job) -> list[tuple[str, Any]]:
     """Return the fields of a job that `soul status` shows."""
     progress = job.progress
     step = f"{progress.step} of {progress.total_steps}" if progress.total_steps else None
-    eta = progress.eta_seconds if job.status == "running" else None
+    eta_seconds = progress.eta_seconds if job.status == "running" else None
     reason = (job.status_reason or {}).get("message")
     return [
         ("job", job.id),
@@ -84,7 +84,7 @@ def make_job_fields(job: Job) -> list[tuple[str, Any]]:
         ("waits for", job.depends_on_job_id if job.status == "queued" else None),
         ("phase", job.phase if job.status == "running" else None),
         ("step", step),
-        ("ETA", None if eta is None else format_duration(eta)),
+        ("ETA", None if eta_seconds is None else format_duration(eta_seconds)),
         ("queue", progress.queue_position if job.status == "queued" else None),
         ("verdict", job.verdict),
         ("reason", reason),

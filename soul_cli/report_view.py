@@ -166,13 +166,13 @@ def _format_attack_effect(attack: dict[str, Any], model: str, set_name: str, met
     return "" if attacked is None else f"{_format_value(baseline)} → {_format_value(attacked)}"
 
 
+def _format_value(value: float | None) -> str:
+    return "-" if value is None else format_decimal(value)
+
+
 def _select_examples(examples: list[dict[str, Any]], num_examples: int) -> list[dict[str, Any]]:
     examples_by_set: dict[str, list[dict[str, Any]]] = {}
     for example in examples:
         examples_by_set.setdefault(example["set"], []).append(example)
     num_per_set = max(1, num_examples // max(1, len(examples_by_set)))
     return [example for group in examples_by_set.values() for example in group[:num_per_set]]
-
-
-def _format_value(value: float | None) -> str:
-    return "-" if value is None else format_decimal(value)

@@ -23,6 +23,7 @@ from soul_cli.embedded.ports import check_port, find_free_port
 from soul_cli.embedded.process import read_last_line
 from soul_cli.embedded.service import WORKER_STOP_SECONDS, Service
 from soul_cli.installation import SERVICE_PACKAGES, require_packages
+from soul_core.formatting import format_duration
 
 READY_SECONDS = 60.0
 
@@ -108,7 +109,7 @@ def _start(
             raise ServiceStartError(f"the API did not answer within {READY_SECONDS:.0f} s (log: {server.log})")
         time.sleep(0.05)
     if not stop_signals:
-        _say(f"SOUL is ready after {time.monotonic() - started:.1f} s")
+        _say(f"SOUL is ready after {format_duration(time.monotonic() - started)}")
         _say(f"  API       {url}")
         _say(f"  docs      {url}/docs")
         _say(f"  data      {service.data} (logs in {service.logs.name}/)")

@@ -12,7 +12,6 @@ from soul_cli.errors import BadInput, SoulError
 from soul_core.formatting import format_row_numbers
 
 LineCallback = Callable[[str], None]
-#: Row numbers that a warning lists.
 #: Datasets that should not state facts of a forget set.
 _COMPARED_DATASETS = frozenset({"retain", "train", "holdout", "general"})
 _PAIR_FORMS = {"--compare": "NAME=MODEL", "--column": "NAME=COLUMN or NAME=COLUMN+COLUMN"}

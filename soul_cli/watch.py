@@ -145,13 +145,15 @@ def _show_plain(events: Iterable[JobEvent], console: Console) -> JobView:
 
 def get_exit_code(job: Job) -> CliExitCode:
     """Return the exit code for a finished job."""
+    from soul_core.report import Verdict  # takes 0.1 s to import, and most commands do not need it
+
     if job.status == "failed":
         return CliExitCode.JOB_FAILED
     if job.status == "cancelled":
         return CliExitCode.JOB_CANCELLED
     # An evaluation without criteria has nothing to pass.
     is_judged = job.kind != "evaluate" or bool(job.spec.get("criteria"))
-    return CliExitCode.NOT_PASSED if is_judged and job.verdict not in {None, "passed"} else CliExitCode.OK
+    return CliExitCode.NOT_PASSED if is_judged and job.verdict not in {None, Verdict.PASSED} else CliExitCode.OK
 
 
 def print_outcome(job: Job, console: Console) -> None:

@@ -23,9 +23,9 @@ from soul_cli.main import app
 from soul_store.settings import Settings
 from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.live import live_api
-from tests.worker.conftest import Fleet, fleet, taught_model_dir
+from tests.worker.conftest import Fleet, fleet
 
-__all__ = ["fleet", "taught_model_dir"]
+__all__ = ["fleet"]
 
 #: Settings that suit the tiny model.
 QUICK = [

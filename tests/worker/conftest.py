@@ -22,7 +22,8 @@ from soul_store import datasets, job_queries, jobs, keys, models
 from soul_store.blobs import get_blob_store
 from soul_store.settings import Settings
 from soul_store.tables import Artifact, Job, JobEvent
-from tests.fixtures.capitals import COUNTRIES, make_taught_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
+from tests.fixtures.forked_engines import SOCKET_VARIABLE
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 
@@ -31,14 +32,6 @@ TERMINAL = {"succeeded", "failed", "cancelled"}
 def _logging() -> None:
     """Tests that run a task in their own process log as a worker does."""
     configure_logging(level="info", output_format="console")
-
-
-@pytest.fixture(scope="session")
-def taught_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    torch.set_num_threads(1)
-    return make_taught_model(tmp_path_factory.mktemp("taught"))
 
 
 @dataclass
@@ -68,6 +61,10 @@ class Fleet:
     def start_maintenance(self) -> subprocess.Popen[bytes]:
         return self._start("maintenance", sys.executable, "-m", "worker.maintenance")
 
+    def use_production_engine(self) -> None:
+        """Let workers start `python -m soul_core` as they do in production: a new process, nothing imported."""
+        del self.environment[SOCKET_VARIABLE]
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
@@ -87,12 +84,12 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(settings_env: Settings, tmp_path: Path, servers: Any) -> Iterator[Fleet]:
+def fleet(settings_env: Settings, engine_environment: dict[str, str], tmp_path: Path, servers: Any) -> Iterator[Fleet]:
     subprocess.run(  # an empty broker
         [sys.executable, "-c", f"import redis; redis.Redis(unix_socket_path='{servers.valkey.socket}').flushall()"],
         check=True,
     )
-    environment = {**os.environ, "C_FORCE_ROOT": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **engine_environment, "C_FORCE_ROOT": "1", "OMP_NUM_THREADS": "1"}
     running = Fleet(environment, tmp_path)
     yield running
     running.stop()
@@ -171,7 +168,16 @@ class Desk:
 
 
 @pytest.fixture
-def desk(settings_env: Settings, database: Engine, taught_model_dir: Path, tmp_path: Path) -> Desk:
+def desk(
+    settings_env: Settings,
+    engine_environment: dict[str, str],
+    database: Engine,
+    taught_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:
+    for name, value in engine_environment.items():
+        monkeypatch.setenv(name, value)  # for tests that run a job in their own process
     countries = list(COUNTRIES)
     with Session(database) as session, session.begin():
         tenant = keys.get_or_insert_tenant(session, "tests")

@@ -61,6 +61,8 @@ def kill_pool_child(fleet: Fleet, servers: Servers, job_id: str) -> None:
 def test_a_killed_job_resumes_and_ends_with_the_same_weights(
     disturb: Callable[[Fleet, Servers, str], None], fleet: Fleet, desk: Desk, servers: Servers, undisturbed_sha256: str
 ) -> None:
+    if disturb is kill_engine:
+        fleet.use_production_engine()
     fleet.start_worker()
     fleet.start_maintenance()
     job_id = desk.submit(**LONG)
@@ -73,10 +75,8 @@ def test_a_killed_job_resumes_and_ends_with_the_same_weights(
     assert desk.weights_sha256(job_id) == undisturbed_sha256
     assert desk.statuses(job_id) == ["queued", "running", "queued", "running", "succeeded"]
     assert (job.epoch, job.attempt) == (2, 1)
-    resumed = [
-        event for event in desk.events(job_id) if "going on from the checkpoint" in event.data.get("message", "")
-    ]
-    assert resumed, "it started from step 0"
+    resumed = [event for event in desk.events(job_id) if "resumed from the checkpoint" in event.data.get("message", "")]
+    assert resumed, "it began anew"
 
 
 @pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])
@@ -142,6 +142,7 @@ def test_no_two_engines_of_a_job_run_at_once(fleet: Fleet, desk: Desk) -> None:
 def test_a_worker_that_drains_before_the_checkpoint_counts_no_attempt(
     fleet: Fleet, desk: Desk, undisturbed_sha256: str
 ) -> None:
+    fleet.use_production_engine()
     fleet.environment["SOUL_GRACE_SECONDS"] = "0.001"
     worker = fleet.start_worker()
     fleet.start_maintenance()
