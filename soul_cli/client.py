@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from soul_cli import download, events
+from soul_cli import download, events, job_logs
 from soul_cli.connection import find_connection
 from soul_cli.errors import BadInput, SoulError
-from soul_cli.resources import Artifact, Dataset, Estimate, Job, JobEvent, Model, Page, Resource
+from soul_cli.resources import Artifact, Dataset, Estimate, Job, JobEvent, LogLine, Model, Page, Resource
 from soul_cli.transport import Transport
 
 R = TypeVar("R", bound=Resource)
@@ -222,6 +222,14 @@ class SoulClient:
     def stream_events(self, job_id: str, *, after: int = 0) -> Iterator[JobEvent]:
         """Yield the job's events with a `seq` above `after`, live, until it has finished. Lost connections resume."""
         return events.follow(self.transport, job_id, after=after)
+
+    def read_log(self, job_id: str, *, attempt: int | None = None, tail: int | None = None) -> Iterator[LogLine]:
+        """Yield the lines that the job's worker and engine wrote, or the last `tail` of them; of one attempt or all."""
+        return job_logs.read_log(self.transport, job_id, attempt=attempt, tail=tail)
+
+    def follow_log(self, job_id: str, *, attempt: int | None = None, tail: int | None = None) -> Iterator[LogLine]:
+        """Yield the job's log, and new lines as they are written, until the job has finished."""
+        return job_logs.follow_log(self.transport, job_id, attempt=attempt, tail=tail)
 
     def get_metrics(self, job_id: str) -> dict[str, Any]:
         """Return the curves of the job's run."""

@@ -1,10 +1,11 @@
-"""`soul status | watch | cancel | jobs`: submitted jobs."""
+"""`soul status | watch | logs | cancel | jobs`: submitted jobs."""
 
 from typing import Annotated, NoReturn
 
 import typer
 
 from soul_cli.client import SoulClient
+from soul_cli.job_logs import format_log_line
 from soul_cli.options import JobArgument, JsonOption, KeyOption, UrlOption, connect
 from soul_cli.output import console, make_job_fields, print_fields, print_json, print_table
 from soul_cli.resources import Job
@@ -24,6 +25,32 @@ def watch(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_jso
     """
     with connect(url, key, as_json=as_json) as client:
         follow_and_exit(client, job, live=True, as_json=as_json)
+
+
+def show_log(
+    job: JobArgument,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Only the lines of this attempt.")] = None,
+    tail: Annotated[int | None, typer.Option(min=1, max=1000, help="Only the last lines, this many.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the job finishes.")] = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the log of a job: its worker, its engine and what their libraries wrote.
+
+    The log contains no text of the datasets. With --json: one object per line.
+    """
+    with connect(url, key, as_json=as_json) as client:
+        read = client.follow_log if follow else client.read_log
+        shown_attempt = 0
+        for line in read(job, attempt=attempt, tail=tail):
+            if as_json:
+                typer.echo(line.model_dump_json())
+                continue
+            if line.attempt != shown_attempt:
+                typer.echo(f"attempt {line.attempt}, {line.at:%Y-%m-%d}")
+                shown_attempt = line.attempt
+            typer.echo(format_log_line(line))
 
 
 def cancel(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:

@@ -13,7 +13,7 @@ from soul_cli import (
 from soul_cli.demo import demo
 from soul_cli.options import SoulGroup, format_exit_code_help
 from soul_cli.serve import serve
-from soul_cli.tofu import logs
+from soul_cli.tofu import tofu
 
 INTRODUCTION = f"""\
 Make language models forget, by second-order unlearning (SOUL).
@@ -50,12 +50,13 @@ app.command("finetune")(commands_submit.finetune)
 app.command("evaluate", epilog=commands_evaluate.EVALUATE_EXAMPLE)(commands_evaluate.evaluate)
 app.command("status")(commands_jobs.show_status)
 app.command("watch")(commands_jobs.watch)
+app.command("logs")(commands_jobs.show_log)
 app.command("report")(commands_results.show_report)
 app.command("download")(commands_results.download)
 app.command("verify-export", epilog=commands_verify.VERIFY_EXAMPLE)(commands_verify.verify_export)
 app.command("cancel")(commands_jobs.cancel)
 app.command("jobs")(commands_jobs.list_jobs)
-app.add_typer(logs, name="logs")
+app.add_typer(tofu, name="tofu")
 
 if __name__ == "__main__":
     app()

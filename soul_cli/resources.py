@@ -101,6 +101,17 @@ class JobEvent(Resource):
     at: datetime | None = None
 
 
+class LogLine(Resource):
+    """A line of a job's log. Further members depend on the message."""
+
+    seq: int
+    attempt: int
+    at: datetime
+    level: str
+    message: str
+    source: str = "service"
+
+
 class Artifact(Resource):
     """A file that a job wrote."""
 

@@ -23,4 +23,4 @@ def die_with_parent(parent_pid: int) -> None:
     """Have this process killed when its parent dies, and exit at once if that has already happened."""
     request_death_signal(signal.SIGKILL)
     if os.getppid() != parent_pid:
-        os._exit(1)
+        sys.exit(1)

@@ -210,6 +210,11 @@ class JobSpec(SpecModel):
         """The set of those rows of the learned set that are left out of training and measured separately."""
         return f"{self.learned_set}{DROPPED_SUFFIX}"
 
+    @property
+    def writes_adapter(self) -> bool:
+        """Whether the run writes adapters alone, without a complete checkpoint."""
+        return self.lora is not None and self.lora.output == "adapter"
+
     def unlearns(self, set_name: str) -> bool:
         """Return whether a run unlearns a data set: the forget set, and prior ones if the spec asks for it."""
         is_repeated = self.prior_forget_sets == "unlearn" and is_forget_set(set_name)

@@ -23,9 +23,9 @@ from soul_cli.main import app
 from soul_store.settings import Settings
 from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.live import live_api
-from tests.worker.conftest import Fleet, fleet, taught_model_dir
+from tests.worker.conftest import Fleet, fleet
 
-__all__ = ["fleet", "taught_model_dir"]
+__all__ = ["fleet"]
 
 #: Settings that suit the tiny model.
 QUICK = [
@@ -108,7 +108,7 @@ def test_a_job_runs_from_files_to_a_verified_download(
     soul: Soul, fleet: Fleet, taught_model_dir: Path, files: dict[str, str], tmp_path: Path
 ) -> None:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     datasets = ["--forget", files["forget"], "--retain", files["retain"]]
 
     output = soul("submit", "--model", str(taught_model_dir), *datasets, *QUICK, "--watch").output
@@ -166,7 +166,7 @@ def test_a_failed_job_prints_its_reason_and_has_its_own_code(
     model_id = soul.json("models", "add", str(model))["id"]
     shutil.rmtree(model)
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
 
     inputs = ["--model", model_id, "--forget", files["forget"], "--retain", files["retain"]]
     output = soul("submit", *inputs, "--watch", code=CliExitCode.JOB_FAILED).output

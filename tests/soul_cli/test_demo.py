@@ -15,9 +15,6 @@ import pytest
 from soul_cli import demo_model
 from soul_cli.errors import BadInput, CliExitCode, DamagedDownload, SoulError
 from tests.fixtures.capitals import COUNTRIES, question, write_rows
-from tests.worker.conftest import taught_model_dir
-
-__all__ = ["taught_model_dir"]
 
 
 @pytest.fixture
@@ -91,11 +88,13 @@ def test_the_complete_demo_ends_with_answers_of_plain_transformers(
     assert list_processes(out) == []
 
 
-def test_ctrl_c_ends_the_demo_and_its_service(examples: Path, taught_model_dir: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_demo_and_its_service(
+    examples: Path, taught_model_dir: Path, engine_environment: dict[str, str], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     inputs = ["--model", taught_model_dir, "--examples", examples, "-o", out]
     command = make_command(*inputs, "--option", "training.steps=100000")
-    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, **engine_environment, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         output = ""

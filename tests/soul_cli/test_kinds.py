@@ -8,9 +8,9 @@ import pytest
 from soul_cli.errors import BadInput, CliExitCode
 from soul_cli.job_options import collect_datasets, make_retrained
 from tests.soul_cli.test_cli import Soul, files, soul
-from tests.worker.conftest import Fleet, fleet, taught_model_dir
+from tests.worker.conftest import Fleet, fleet
 
-__all__ = ["files", "fleet", "soul", "taught_model_dir"]
+__all__ = ["files", "fleet", "soul"]
 
 
 def test_finetune_uses_adamw_unless_an_option_names_another(
@@ -78,7 +78,7 @@ def test_an_evaluation_runs_from_files_to_report(
     soul: Soul, fleet: Fleet, taught_model_dir: Path, files: dict[str, str], tmp_path: Path
 ) -> None:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     model = str(taught_model_dir)
 
     output = soul(
