@@ -10,7 +10,8 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import ServiceError, make_problem_response
+from api.error_handlers import make_problem_response
+from api.errors import ErrorCode, ServiceError
 from soul_store.ids import new_id
 from soul_store.settings import get_settings
 
@@ -47,7 +48,7 @@ class RequestContextMiddleware:
         most = _most_bytes(request)
         try:
             if _announced_bytes(request) > most:
-                await make_problem_response(request, ServiceError(413, "too_large", _too_large(most)))(
+                await make_problem_response(request, ServiceError(ErrorCode.TOO_LARGE, _too_large(most)))(
                     scope, receive, send_with_id
                 )
             else:

@@ -78,7 +78,7 @@ def _start(
     os.environ.setdefault("SOUL_BLOBS_URL", (service.data / "blobs").as_uri())
     os.environ.setdefault("SOUL_SCRATCH_DIR", str(service.data / "scratch"))
     os.environ.setdefault("SOUL_GRACE_SECONDS", str(WORKER_STOP_SECONDS - 1.5))
-    os.environ.update(SOUL_PUBLIC_URL=url, SOUL_LOG_LEVEL=log_level, C_FORCE_ROOT="1")
+    os.environ.update(SOUL_LOG_LEVEL=log_level, C_FORCE_ROOT="1")
     os.environ["SOUL_MODEL_ROOTS"] = _model_roots(host, model_roots)
     service.start_servers()
     # API and worker import for a second or two: meanwhile the schema is brought up to date.

@@ -86,7 +86,6 @@ def record_events(session: Session, job_id: str, epoch: int, events: Sequence[Ev
             states.append_event(session, job, event.kind, event.data)
     job.version += 1
     job.updated_at = func.clock_timestamp()
-    states.notify(session, job)
     session.flush()
     return True
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from soul_store import job_leases, job_state_machine
 from soul_store.blobs import StorageFull, get_blob_store
 from soul_store.database import transaction
+from soul_store.job_status import TERMINAL_STATUSES
 from soul_store.outbox import get_celery_app, get_worker_name
 from soul_store.settings import get_settings
 from soul_store.tables import Artifact, Dataset, Job, Model, Tenant
@@ -161,7 +162,7 @@ def _lose(job: Job, code: str, message: str, usage: dict[str, Any] | None = None
 
 def _is_over(job: Job) -> bool:
     status = run_when_database_available(lambda session: session.scalar(select(Job.status).where(Job.id == job.id)))
-    return status in job_state_machine.TERMINAL_STATUSES
+    return status in TERMINAL_STATUSES
 
 
 def _is_full_disk(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""The outbox reaches a real broker, whatever happens in between."""
+"""The relay publishes the outbox to a real broker, also after crashes and outages."""
 
 from collections.abc import Callable, Iterator
 
@@ -25,11 +25,11 @@ def empty_broker(settings_env: object) -> Iterator[Redis]:
     get_celery_app.cache_clear()
 
 
-def waiting_in_outbox(session: Session) -> int:
+def count_entries(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(OutboxEntry)) or 0
 
 
-def test_the_relay_publishes_what_is_committed_and_forgets_it(
+def test_the_relay_publishes_committed_entries_and_deletes_them(
     session: Session, new_job: NewJob, empty_broker: Redis
 ) -> None:
     job = new_job()
@@ -38,7 +38,7 @@ def test_the_relay_publishes_what_is_committed_and_forgets_it(
     session.commit()
 
     assert count_waiting_messages(empty_broker) == 1
-    assert waiting_in_outbox(session) == 0
+    assert count_entries(session) == 0
     session.refresh(job)
     assert job.sent_at is not None
 
@@ -53,11 +53,11 @@ def test_a_crash_between_publishing_and_commit_publishes_again(
     relay_once(session)
     session.commit()
 
-    assert count_waiting_messages(empty_broker) == 2, "the second one finds nothing to claim"
-    assert waiting_in_outbox(session) == 0
+    assert count_waiting_messages(empty_broker) == 2, "the second message finds no job to claim"
+    assert count_entries(session) == 0
 
 
-def test_while_the_broker_is_away_the_outbox_keeps_everything(
+def test_entries_stay_in_the_outbox_while_the_broker_is_unavailable(
     session: Session, new_job: NewJob, empty_broker: Redis, servers: Servers
 ) -> None:
     new_job()
