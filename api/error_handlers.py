@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.routing import Match
 
 from api.errors import ErrorCode, RequestProblem, ServiceError
@@ -56,6 +57,11 @@ def make_problem_response(request: Request, error: ServiceError, *, status: int 
     return JSONResponse(body, status, headers=error.headers, media_type=PROBLEM_MEDIA_TYPE)
 
 
+def format_body_limit(max_bytes: int) -> str:
+    """Return the message about a body that exceeds its limit."""
+    return f"the body may have at most {max_bytes} bytes; send a smaller one"
+
+
 def get_request_id(request: Request) -> str:
     """Return the id that the middleware gave this request."""
     return str(getattr(request.state, "request_id", ""))
@@ -95,7 +101,7 @@ def _handle_http_error(request: Request, error: Exception) -> JSONResponse:
     codes = {
         404: (ErrorCode.NOT_FOUND, f"there is nothing at {path}; the API is described at /docs"),
         405: (ErrorCode.METHOD_NOT_ALLOWED, f"{path} does not accept {request.method}"),
-        413: (ErrorCode.TOO_LARGE, str(error.detail)),
+        413: (ErrorCode.TOO_LARGE, format_body_limit(request.scope.get(MAX_BODY_SIZE_SCOPE_KEY, 0))),
     }
     fallback = ErrorCode.BAD_REQUEST if error.status_code < 500 else ErrorCode.INTERNAL_ERROR
     code, detail = codes.get(error.status_code, (fallback, str(error.detail)))

@@ -1,7 +1,6 @@
 """create_app(): middleware, routers and error handlers. Run it by `uvicorn api.main:create_app --factory`."""
 
 import logging
-import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -9,8 +8,23 @@ from fastapi import FastAPI
 
 from api.error_handlers import Problem, make_problem_responses, register_error_handlers
 from api.middleware import RequestContextMiddleware
-from api.routes import artifacts, datasets, evaluations, events, health, jobs, keys, models, reports, schemas, uploads
+from api.routes import (
+    artifacts,
+    datasets,
+    evaluations,
+    events,
+    health,
+    jobs,
+    keys,
+    logs,
+    models,
+    reports,
+    schemas,
+    uploads,
+)
 from api.schemas.datasets import DatasetCreate
+from soul_core.log_config import configure_logging
+from soul_store.settings import LogSettings
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
@@ -36,7 +50,7 @@ _PROBLEM_TEXTS = {
 
 def create_app() -> FastAPI:
     """Return the application."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    _configure_logging()
     app = FastAPI(
         title="SOUL",
         summary="An open service that makes language models forget",
@@ -47,11 +61,21 @@ def create_app() -> FastAPI:
     )
     app.add_middleware(RequestContextMiddleware)
     register_error_handlers(app)
-    for module in (keys, models, uploads, datasets, jobs, evaluations, events, reports, artifacts, schemas):
+    for module in (keys, models, uploads, datasets, jobs, evaluations, events, logs, reports, artifacts, schemas):
         app.include_router(module.router, responses=make_problem_responses(_PROBLEM_TEXTS))
     app.include_router(health.router, responses=make_problem_responses({500: _PROBLEM_TEXTS[500]}))
     app.openapi = lambda: _make_openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _configure_logging() -> None:
+    """Log as SOUL_LOG_LEVEL and SOUL_LOG_FORMAT say, also what uvicorn logs, whatever its own options are."""
+    settings = LogSettings()
+    configure_logging(level=settings.log_level, output_format=settings.log_format)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], name != "uvicorn.access"  # api.access logs each request with its id
+        logger.setLevel(logging.NOTSET)
 
 
 def _make_openapi(app: FastAPI) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Benchmarks: commands whose figures stand in `docs/results.md`. Nothing of the product imports them."""
+"""Benchmarks: commands whose figures stand in `docs/reference/results.md`. Nothing of the product imports them."""

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.evaluation_time", description=__doc__)
     parser.add_argument("--work", type=Path, default=WORK_FOLDER, help=f"work folder (default: ./{WORK_FOLDER})")
     parser.add_argument("--rows", type=int, help="most rows of each set (default: all of TOFU's)")
-    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "results.md")
+    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "reference" / "results.md")
     args = parser.parse_args(arguments)
     steps = Steps(args.work.resolve())
     tofu = write_tofu(steps.work / "data-evaluation", num_retain_rows=400)  # the retain rows that TOFU evaluates

@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES), help="learning rates tried")
     parser.add_argument("--steps", type=int, default=Budget().steps, help="optimizer steps of a trial")
     parser.add_argument("--whole", action="store_true", help="measure what was chosen on more rows than trials are")
-    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "results.md")
+    parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "reference" / "results.md")
     args = parser.parse_args(arguments)
     steps = Steps(args.work.resolve(), use_subprocess=args.size != "tiny")
     budget = replace(Budget(), steps=args.steps, learning_rates=tuple(args.rates))

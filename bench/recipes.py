@@ -8,6 +8,8 @@ from typing import Any
 from bench.engine import EngineFailure, EngineRun, load_report, load_run_seconds, run_engine_once
 from bench.steps import Steps
 from bench.tofu_model import TofuModels
+from soul_core.outputs.layout import make_log_path
+from soul_core.spec import RETRAINED
 
 Spec = dict[str, Any]
 
@@ -16,7 +18,7 @@ SECOND_ORDER: Spec = {"kind": "sophia"}
 #: The budget of trials: the same learning rates for every recipe.
 LEARNING_RATES = (3e-4, 6e-4, 1.2e-3)
 #: Factor of the retain loss, a mean a token, beside forget losses that sum an answer's 40 tokens. With 1 no trial kept
-#: the utility: docs/results.md.
+#: the utility: docs/reference/results.md.
 RETAIN_WEIGHT = 20.0
 #: A trial counts while the model is as useful as this share of the target's utility.
 MIN_UTILITY_FRACTION = 0.95
@@ -131,7 +133,7 @@ def evaluate_retrained_model(steps: Steps, models: TofuModels, budget: Budget, *
     audit = {"kind": "evaluate", "seed": seed, "attacks": [], "evaluation": make_trial_evaluation(budget)}
     sets = {one: models.tofu.evaluation_sets[one] for one in EVALUATION_SET_NAMES}
     job = EngineRun(audit, models.target, sets, {"retrained": models.retrained}, model_name="tofu-target")
-    return run_engine_once(steps, f"yardstick-{models.tofu.folder.name}-{seed}", job) / "logs" / "reference.json"
+    return run_engine_once(steps, f"yardstick-{models.tofu.folder.name}-{seed}", job) / make_log_path(RETRAINED)
 
 
 def make_trial_evaluation(budget: Budget) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The `soul` command. Each command is a function of its own file; here is the list."""
+"""The `soul` command: the list of its commands, each a function of another module."""
 
 import typer
 
@@ -19,13 +19,13 @@ INTRODUCTION = f"""\
 Make language models forget, by second-order unlearning (SOUL).
 
 \b
-  soul demo            see a real model forget, in a few minutes
-  soul serve           run the whole service on this machine
+  soul demo            watch a real model forget, in a few minutes
+  soul serve           run the complete service on this machine
   soul submit --help   a complete example of a job
 
 \b
-Which server: --url and --key, else SOUL_URL and SOUL_API_KEY,
-else the server that `soul serve` runs here (soul-data/connection.json, or SOUL_DATA).
+Server and key: --url and --key, else SOUL_URL and SOUL_API_KEY, else those of
+the local `soul serve` (connection.json in SOUL_DATA, else in ./soul-data).
 
 \b
 Exit codes:

@@ -2,12 +2,30 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class Settings(BaseSettings):
+def _to_lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class LogSettings(BaseSettings):
+    """The settings of a process's log. They have defaults, so a process can log before it knows its servers."""
+
+    model_config = SettingsConfigDict(env_prefix="SOUL_", frozen=True)
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_to_lower)] = Field(
+        "info", description="debug, info, warning or error."
+    )
+    log_format: Annotated[Literal["console", "json"], BeforeValidator(_to_lower)] = Field(
+        "console", description="console (aligned text) or json (one object per line)."
+    )
+
+
+class Settings(LogSettings):
     """Settings from `SOUL_*`. The descriptions are the settings table of the README; a test compares both."""
 
     model_config = SettingsConfigDict(env_prefix="SOUL_", frozen=True)
@@ -28,7 +46,8 @@ class Settings(BaseSettings):
         3, ge=1, description="Attempts of a job that may fail by infrastructure before the job fails."
     )
     grace_seconds: float = Field(20, gt=0, description="Time that the engine has to checkpoint before it is killed.")
-    log_level: str = Field("info", description="debug, info, warning or error.")
+    job_log_max_lines: int = Field(2000, ge=2, description="Lines kept of an attempt's log: its first and last halves.")
+    job_log_max_bytes: int = Field(1 << 20, ge=2, description="Bytes kept of an attempt's log.")
 
 
 @cache

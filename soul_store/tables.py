@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import Text, TypeDecorator
 
+from soul_core.report import Verdict
 from soul_core.spec import JobKind
 from soul_store.job_status import JobStatus
 
@@ -66,6 +67,7 @@ class Base(DeclarativeBase):
         int: BigInteger,
         JobKind: EnumText(JobKind),
         JobStatus: EnumText(JobStatus),
+        Verdict: EnumText(Verdict),
     }
 
 
@@ -156,11 +158,12 @@ class Job(Base):
     datasets: Mapped[dict[str, Any]]  # set name (forget, retain, general, ...) -> data set id
     spec: Mapped[dict[str, Any]]  # frozen soul_core.spec.JobSpec
     spec_sha256: Mapped[str]
+    request_id: Mapped[str | None]  # of the request that submitted it, for the log
 
     status: Mapped[JobStatus]
     requested_action: Mapped[str | None]  # cancel | pause
     phase: Mapped[str | None]
-    verdict: Mapped[str | None]
+    verdict: Mapped[Verdict | None]
     status_reason: Mapped[dict[str, Any] | None]  # {code, message, retryable, details[]}
     progress: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
@@ -182,7 +185,7 @@ class Job(Base):
         CheckConstraint(f"kind IN {tuple(map(str, JobKind))}", name="kind"),
         CheckConstraint(f"status IN {tuple(map(str, JobStatus))}", name="status"),
         CheckConstraint("requested_action IN ('cancel','pause')", name="requested_action"),
-        CheckConstraint("verdict IN ('passed','failed','inconclusive')", name="verdict"),
+        CheckConstraint(f"verdict IN {tuple(map(str, Verdict))}", name="verdict"),
         CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint(
             "(status IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
@@ -215,6 +218,20 @@ class JobMetric(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     values: Mapped[dict[str, Any]]
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class JobLogLine(Base):
+    """A line of a job's log. `seq` counts from 1 within the job; the numbers of lines left out stay unused."""
+
+    __tablename__ = "job_log_lines"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    attempt: Mapped[int]  # the job's epoch when it was written
+    at: Mapped[datetime]
+    level: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
 
 
 class Artifact(Base):

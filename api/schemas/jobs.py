@@ -1,12 +1,13 @@
 """The bodies of jobs and of what they report and make. `submissions` has the bodies that create jobs."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from api.errors import RequestProblem
 from api.schemas.common import ResponseModel
+from soul_core.report import Verdict
 from soul_core.spec import JobKind
 from soul_store.job_status import JobStatus
 
@@ -41,7 +42,7 @@ class JobOut(ResponseModel):
     phase: str | None = Field(
         description="load, compare, baseline, unlearn or finetune, evaluate, attack or export while it runs."
     )
-    verdict: Literal["passed", "failed", "inconclusive"] | None
+    verdict: Verdict | None
     requested_action: str | None = Field(description="The action that was requested and is not complete yet: cancel.")
     status_reason: StatusReason | None
     allowed_actions: list[str]

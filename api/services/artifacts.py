@@ -3,12 +3,14 @@
 from api.auth import Caller
 from api.errors import ErrorCode, ServiceError, make_not_found_error
 from api.services import jobs
+from soul_core.outputs.layout import LOGS, MANIFEST, REPORT, REPORT_PAGE, is_in_folder
+from soul_core.report import Verdict
 from soul_store import audit, job_queries
 from soul_store.database import Session
 from soul_store.tables import Artifact, Job
 
 #: For every reader of the job; all other files (checkpoint, adapter, ...) count as the model.
-_FILES, _FOLDERS = frozenset({"report.json", "report.html", "manifest.json"}), ("logs/",)
+_FILES_FOR_READERS = frozenset({REPORT, REPORT_PAGE, MANIFEST})
 _UNVERIFIED_SCOPE = "models:download_unverified"
 
 
@@ -25,11 +27,11 @@ def authorize_download(session: Session, caller: Caller, artifact_id: str) -> Ar
     artifact = job_queries.get_artifact(session, caller.tenant_id, artifact_id)
     if artifact is None:
         raise make_not_found_error(f"artifact {artifact_id}")
-    if artifact.path in _FILES or artifact.path.startswith(_FOLDERS):
+    if artifact.path in _FILES_FOR_READERS or is_in_folder(artifact.path, LOGS):
         caller.require("jobs:read")
         return artifact
     job = jobs.get_owned(session, caller, artifact.job_id)
-    if job.verdict == "passed":
+    if job.verdict == Verdict.PASSED:
         caller.require("models:download")
         return artifact
     if not caller.has_scope(_UNVERIFIED_SCOPE):

@@ -8,8 +8,7 @@ from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec import FORGET, JobKind, JobSpec
 from soul_core.spec.attacks import Attack
 from soul_core.spec.optimizers import Influence, Sophia
-from soul_core.spec.search_checks import get_metric_inputs, select_search_criteria
-from soul_core.spec.strategy import Ensemble, Search
+from soul_core.spec.strategy import Ensemble, Search, get_metric_inputs, select_search_criteria
 from soul_core.training.schedule import compute_num_steps
 
 #: Operations per parameter and token. A backward pass costs twice a forward pass.

@@ -12,8 +12,8 @@ from api.services.lineage import PriorForgetSets, find_prior_forget_sets
 from api.services.retrained_models import ResolvedModels
 from soul_core.chat.template import find_variables, format_unread_variable
 from soul_core.spec import RETAIN, JobKind, JobSpec
-from soul_core.spec.checks import find_spec_problems
 from soul_core.spec.export import GGUF_ARCHITECTURES
+from soul_core.spec.validation import find_spec_problems
 from soul_store import datasets, models
 from soul_store.database import Session
 from soul_store.tables import Dataset, Model

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from structlog.contextvars import get_contextvars
+
 from api.auth import Caller
 from api.errors import ErrorCode, ServiceError, make_not_found_error
 from api.schemas.jobs import JobOut, ProgressOut, StatusReason
@@ -54,6 +56,7 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         datasets={**body.datasets, **request.prior_forget_sets.get_ids()},
         spec=body.spec.model_dump(mode="json"),
         spec_sha256=body.spec.compute_sha256(),
+        request_id=get_contextvars().get("request_id"),
     )
     messages = [_format_retraining(retraining, is_reused=is_reused)] if retraining is not None else []
     for message in (*messages, *request.prior_forget_sets.messages):
@@ -122,6 +125,7 @@ def make_job_out(session: Session, job: Job) -> JobOut:
     progress: dict[str, Any] = {**job.progress, "queue_position": job_queries.get_queue_position(session, job)}
     path = f"/v1/jobs/{job.id}"
     links = {"self": path, "events": f"{path}/events", "stream": f"{path}/events/stream", "metrics": f"{path}/metrics"}
+    links["logs"] = f"{path}/logs"
     if job.report_blob is not None:
         links |= {"report": f"{path}/report", "artifacts": f"{path}/artifacts"}
     return JobOut(

@@ -13,6 +13,7 @@ from soul_core.chat.inspection import inspect_template, read_folder_template, re
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model, is_gguf
 from soul_core.models.gguf_header import read_gguf_header
+from soul_core.report import Verdict
 from soul_store import models
 from soul_store.database import Session
 from soul_store.job_status import JobStatus
@@ -92,7 +93,7 @@ def _find_job_checkpoint(session: Session, caller: Caller, body: JobModel) -> di
     job = jobs.get_owned(session, caller, body.location)
     if job.status != JobStatus.SUCCEEDED:
         raise ServiceError(ErrorCode.JOB_NOT_FINISHED, f"job {job.id} is {job.status} and has made no model")
-    if job.verdict != "passed":
+    if job.verdict != Verdict.PASSED:
         caller.require("models:download_unverified")
     checkpoint = find_checkpoint(session, job)
     if checkpoint is None:

@@ -1,6 +1,7 @@
 """A job's report in the media type that a client accepts: JSON, an HTML page, or the page as PDF."""
 
 from api.errors import ErrorCode, ServiceError
+from soul_core.outputs.layout import REPORT, REPORT_PAGE
 from soul_store.blobs import get_blob_store
 from soul_store.tables import Job
 
@@ -18,7 +19,8 @@ def render_report(job: Job, media_type: str) -> bytes:
     if job.report_blob is None:
         detail = f"job {job.id} has no report: its status is {job.status}"
         raise ServiceError(ErrorCode.NO_REPORT, detail, job_status=job.status)
-    key = job.report_blob if media_type == JSON else job.report_blob.removesuffix(".json") + ".html"
+    page_key = job.report_blob.removesuffix(REPORT) + REPORT_PAGE
+    key = job.report_blob if media_type == JSON else page_key
     with get_blob_store().open(key) as content:
         body = content.read()
     if media_type != PDF:

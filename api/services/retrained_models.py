@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from structlog.contextvars import get_contextvars
+
 from api.auth import Caller
 from api.errors import RequestProblem
 from api.schemas.submissions import JobCreate, RegisteredRetrainedModel, RetrainedModelLog, RetrainModel
 from api.services import conflicts
+from soul_core.outputs.layout import REPORT, is_log, make_log_path
 from soul_core.spec import JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, Evaluation, JobKind, JobSpec
-from soul_core.spec.checks import find_spec_problems
+from soul_core.spec.validation import find_spec_problems
 from soul_store import job_queries, jobs, locks, models, retrained_models
 from soul_store.database import Session
 from soul_store.tables import Artifact, Dataset, Job, Model
-
-_LOGS, _REPORT = "logs/", "report.json"
 
 
 @dataclass
@@ -84,6 +85,7 @@ def find_or_create_retraining(
         datasets={TRAIN: train.id, **{name: row.id for name, row in excluded.items()}},
         spec=spec.model_dump(mode="json"),
         spec_sha256=spec.compute_sha256(),
+        request_id=get_contextvars().get("request_id"),
     )
     return job, False
 
@@ -120,8 +122,9 @@ def _resolve_log(session: Session, caller: Caller, resolved: ResolvedModels, sou
         if artifact is None:
             detail = f"there is no artifact {source.artifact_id}"
             resolved.missing.append(RequestProblem("/retrained/artifact_id", detail))
-        elif artifact.path != _REPORT and not (artifact.path.startswith(_LOGS) and artifact.path.endswith(".json")):
-            detail = f"{artifact.path} is not a log of a model; name {_LOGS}NAME.json or {_REPORT} of a job's artifacts"
+        elif artifact.path != REPORT and not is_log(artifact.path):
+            accepted = f"{make_log_path('NAME')} or {REPORT}"
+            detail = f"{artifact.path} is not a log of a model; name {accepted} of a job's artifacts"
             resolved.problems.append(RequestProblem("/retrained/artifact_id", detail))
         else:
             resolved.log = artifact
@@ -132,10 +135,11 @@ def _resolve_log(session: Session, caller: Caller, resolved: ResolvedModels, sou
         resolved.missing.append(RequestProblem("/retrained/job_id", f"there is no job {source.job_id}"))
         return
     names = [RETRAINED] if job.kind == JobKind.UNLEARN else [RETRAINED, JUDGED_MODEL[job.kind]]
-    logs = [job_queries.get_artifact_by_path(session, job.id, f"{_LOGS}{name}.json") for name in names]
+    paths = [make_log_path(name) for name in names]
+    logs = [job_queries.get_artifact_by_path(session, job.id, path) for path in paths]
     resolved.log = next((log for log in logs if log is not None), None)
     if resolved.log is None:
-        detail = f"job {job.id} ({job.kind}, {job.status}) has no log of a retrained model: no {_LOGS}{names[-1]}.json"
+        detail = f"job {job.id} ({job.kind}, {job.status}) has no log of a retrained model: no {paths[-1]}"
         resolved.problems.append(RequestProblem("/retrained/job_id", detail))
 
 

@@ -18,7 +18,6 @@ __all__ = [
     "MetricEntry",
     "Need",
     "Scope",
-    "format_number",
     "select_row_metrics",
 ]
 
@@ -32,11 +31,3 @@ def select_row_metrics(metrics: Sequence[str], set_name: str) -> tuple[str, ...]
     named = [name for name in metrics if METRIC_CATALOG[name].scope == "row"]
     made_of = [metric for name in metrics for of, metric in METRIC_CATALOG[name].inputs if of == set_name]
     return tuple(dict.fromkeys([*named, *made_of]))
-
-
-def format_number(value: float) -> str:
-    """Write a metric's value for people: three significant digits, an exponent only where it cannot be helped."""
-    size = abs(value)
-    if size == 0 or 1e-4 <= size < 1e3:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if 1 < size < 1e9 else f"{value:.1e}"

@@ -25,7 +25,7 @@ ROW_ENTRIES = (
         description="Share of the expected answer's words, those in the question and mere grammar left out, that the "
         "model's own greedy answer holds.",
         needs=("answers",),
-        source="SOUL's own: docs/evaluation.md",
+        source="SOUL's own: docs/reference/evaluation.md",
     ),
     MetricEntry(
         name="exact_memorization",

@@ -45,6 +45,7 @@ __all__ = [
     "Row",
     "RowProblem",
     "RowWarning",
+    "RowsBySet",
     "Validation",
     "compute_canonical_sha256",
     "guess_format",
@@ -52,6 +53,9 @@ __all__ = [
     "validate_rows",
     "write_canonical",
 ]
+
+#: Name of a data set -> its rows.
+RowsBySet = Mapping[str, tuple[Row, ...]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soul_core.atomic_io import compute_sha256
-from soul_core.data import Row, compute_canonical_sha256, read_rows
+from soul_core.data import Row, RowsBySet, compute_canonical_sha256, read_rows
 from soul_core.data.encoding import Example, RowEncoder, encode_rows
 from soul_core.errors import BadData
 from soul_core.events import Listener
 from soul_core.report import DatasetFacts
 from soul_core.spec import FORGET, PRIOR_FORGET_PREFIX, RETAIN, JobSpec
-
-RowsByDataset = Mapping[str, tuple[Row, ...]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def read_datasets(paths: Mapping[str, Path], spec: JobSpec, listener: Listener) 
     return rows
 
 
-def encode_datasets(rows: RowsByDataset, encoder: RowEncoder, *, max_tokens: int) -> dict[str, EncodedDataset]:
+def encode_datasets(rows: RowsBySet, encoder: RowEncoder, *, max_tokens: int) -> dict[str, EncodedDataset]:
     """Encode every set. Raises BadData naming every row that is too long."""
     sets = {}
     for name, of_set in rows.items():

@@ -10,10 +10,10 @@ from soul_core.data.cleaning import END_MARK, LINE_ENDS, WHITE_SPACE
 from soul_core.data.columns import Row
 from soul_core.data.names import KNOWN_EXTRA_COLUMNS
 from soul_core.data.records import Record
+from soul_core.formatting import format_list, format_row_numbers
 from soul_core.texts import fold, has_unusual_whitespace, is_nfc
 
-#: Rows that a line of text names; a report has all of them, up to its own bound.
-_NAMED_ROWS = 20
+_MAX_LISTED_NAMES = 20
 #: What programs write where there is no value.
 _NULLS = frozenset({"nan", "none", "null", "nil", "n/a", "#n/a", "na", "<na>", "nat", "undefined"})
 #: What chat templates write by themselves.
@@ -42,9 +42,7 @@ class RowWarning:
         """Return it as one line of text."""
         if not self.rows:
             return self.detail
-        named = ", ".join(map(str, self.rows[:_NAMED_ROWS]))
-        more = f" and {len(self.rows) - _NAMED_ROWS:,} more" if len(self.rows) > _NAMED_ROWS else ""
-        return f"row{'s' if len(self.rows) > 1 else ''} {named}{more}: {self.detail}"
+        return f"row{'s' if len(self.rows) > 1 else ''} {format_row_numbers(self.rows)}: {self.detail}"
 
 
 def make_cleaning_warnings(rows_by_kind: Mapping[str, Sequence[int]], *, cleaned: bool) -> Iterator[RowWarning]:
@@ -58,11 +56,11 @@ def make_cleaning_warnings(rows_by_kind: Mapping[str, Sequence[int]], *, cleaned
 def find_file_warnings(records: Sequence[Record], columns: Sequence[str], used: Sequence[str]) -> Iterator[RowWarning]:
     """Yield what the file holds and nothing reads: columns, and values that a second one of their name replaced."""
     if unread := [name for name in columns if name not in used and name not in KNOWN_EXTRA_COLUMNS]:
-        shown = ", ".join(unread[:_NAMED_ROWS]) + (", ..." if len(unread) > _NAMED_ROWS else "")
-        detail = f"nothing reads these columns: {shown}; a mapping can join one to the prompt"
+        names = format_list(unread, _MAX_LISTED_NAMES)
+        detail = f"nothing reads these columns: {names}; a mapping can join one to the prompt"
         yield RowWarning("unread_columns", detail)
     if doubled := [record for record in records if record.duplicate_names]:
-        names = ", ".join(sorted({name for record in doubled for name in record.duplicate_names})[:_NAMED_ROWS])
+        names = format_list(sorted(name for record in doubled for name in record.duplicate_names), _MAX_LISTED_NAMES)
         detail = f"an object gives the same name twice ({names}), and the last value counts"
         yield RowWarning("doubled_names", detail, tuple(record.number for record in doubled))
 

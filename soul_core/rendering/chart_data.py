@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
-from soul_core.catalogue import METRIC_CATALOG, format_number
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.formatting import format_number
 from soul_core.rendering.attack_tables import MAIN_METRICS, choose_main_metric, make_attack_rows
 from soul_core.rendering.charts import draw_bar_charts, draw_curve
 from soul_core.rendering.labels import get_attack_title, get_metric_title, get_set_title

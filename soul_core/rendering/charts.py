@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from soul_core.catalogue import METRIC_CATALOG, format_number
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.formatting import format_number
 from soul_core.rendering.svg import (
     GRID,
     INK,

@@ -5,18 +5,19 @@ One place, so that page, card and terminal say the same, and none of them more t
 
 import re
 
-from soul_core.catalogue import METRIC_CATALOG, format_number
-from soul_core.report import AttackResult, MetricValue, Report, SetConflicts, Verdict
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.formatting import format_number, format_percent
+from soul_core.report import AttackResult, Report, Verdict
 from soul_core.spec import ALL, BASE, EVALUATED, FINETUNED, RETRAINED, UNLEARNED, Criterion
 
-HEADLINES: dict[Verdict, str] = {
-    "passed": "Passed: every criterion of this job holds",
-    "failed": "Failed: at least one criterion of this job is broken",
-    "inconclusive": "Inconclusive: the measurements do not decide every criterion",
+HEADLINES = {
+    Verdict.PASSED: "Passed: every criterion of this job holds",
+    Verdict.FAILED: "Failed: at least one criterion of this job is broken",
+    Verdict.INCONCLUSIVE: "Inconclusive: the measurements do not decide every criterion",
 }
 #: The headline where no criterion is broken, and the verdict is failed all the same.
 RECITED_HEADLINE = "Failed: the model still gives away what was to be forgotten"
-VERDICT_SYMBOLS: dict[Verdict, str] = {"passed": "✓", "failed": "✗", "inconclusive": "?"}
+VERDICT_SYMBOLS = {Verdict.PASSED: "✓", Verdict.FAILED: "✗", Verdict.INCONCLUSIVE: "?"}
 JOB_KIND_TITLES = {"unlearn": "unlearning", "finetune": "fine-tuning", "evaluate": "evaluation"}
 MODEL_ROLES = {
     BASE: "the model as it was given",
@@ -43,7 +44,7 @@ def format_headline(report: Report) -> str:
     """Return the verdict in one line."""
     if not report.criteria:
         return f"No verdict: this {JOB_KIND_TITLES[report.spec.kind]} names no criteria"
-    if report.recitals and not any(result.outcome == "failed" for result in report.criteria):
+    if report.recitals and not any(result.outcome == Verdict.FAILED for result in report.criteria):
         return RECITED_HEADLINE
     return HEADLINES[report.verdict]
 
@@ -88,50 +89,8 @@ def format_bound(criterion: Criterion) -> str:
     return f"{word} {format_number(value)}" + (" times the base model's" if criterion.relative_to_base else "")
 
 
-def format_interval(interval: tuple[float, float] | None) -> str:
-    """Write an interval: 0.1 to 0.2."""
-    return f"{format_number(interval[0])} to {format_number(interval[1])}" if interval else ""
-
-
-def format_metric_value(value: MetricValue | None) -> str:
-    """Write a value with its interval: 0.15 [0.1, 0.2]."""
-    if value is None or value.value is None:
-        return "not measured"
-    interval = f" [{format_number(value.interval[0])}, {format_number(value.interval[1])}]" if value.interval else ""
-    return format_number(value.value) + interval
-
-
-def format_percent(share: float) -> str:
-    """Write a share for people, without digits that mean nothing."""
-    value = 100 * share
-    return f"{value:.0f}%" if abs(value) >= 10 or value == 0 else f"{value:.2g}%"
-
-
 def format_recovery(share: float) -> str:
     """Say how much came back."""
     if share <= 0:
         return "nothing back"
     return f"{format_percent(share)} back" if share >= 0.01 else "less than 1% back"
-
-
-def format_conflicting_rows(conflicts: SetConflicts) -> str:
-    """Write the row numbers of conflicts, the first forty."""
-    rows = list(dict.fromkeys(one.row for one in conflicts.rows))
-    return ", ".join(map(str, rows[:40])) + (", ..." if len(rows) > 40 else "")
-
-
-def format_duration(seconds: float) -> str:
-    """Write seconds for people: 8.2 s, 4 min 5 s, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def format_bytes(num_bytes: float) -> str:
-    """Write bytes for people, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"

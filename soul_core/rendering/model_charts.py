@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from soul_core.catalogue import format_number
+from soul_core.formatting import format_number
 from soul_core.rendering.svg import (
     CHART_WIDTH,
     GRID,
@@ -30,11 +30,11 @@ from soul_core.rendering.svg import (
     render_svg,
     shorten,
 )
+from soul_core.report import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Interval = tuple[float, float]
 _LETTER, _LINE = 5.6, 12.0
 _NUM_BINS = 24
 _MOST_LETTERS = 20

@@ -8,7 +8,8 @@ from functools import cache
 from jinja2 import Environment
 
 from soul_core.catalogue import METRIC_CATALOG
-from soul_core.rendering.answer_diff import choose_compared_model, compare_answers, diff_answers
+from soul_core.formatting import format_bytes, format_duration, format_interval, format_row_numbers
+from soul_core.rendering.answer_diff import choose_compared_model, compare_answers
 from soul_core.rendering.attack_tables import compare_variants, make_attack_rows
 from soul_core.rendering.chart_data import (
     make_attack_chart,
@@ -19,15 +20,9 @@ from soul_core.rendering.chart_data import (
 )
 from soul_core.rendering.charts import draw_criterion_chart, draw_swatch
 from soul_core.rendering.labels import (
-    HEADLINES,
     JOB_KIND_TITLES,
     MODEL_ROLES,
-    format_bound,
-    format_bytes,
-    format_conflicting_rows,
-    format_duration,
     format_headline,
-    format_interval,
     format_recovery,
     replace_control_characters,
 )
@@ -46,16 +41,6 @@ from soul_core.rendering.tables import (
 from soul_core.rendering.templating import make_environment
 from soul_core.report import Report
 from soul_core.spec import JUDGED_MODEL
-
-__all__ = [
-    "HEADLINES",
-    "diff_answers",
-    "format_bound",
-    "format_bytes",
-    "format_duration",
-    "render_page",
-    "replace_control_characters",
-]
 
 
 def render_page(report: Report) -> str:
@@ -113,7 +98,7 @@ def _environment() -> Environment:
         "back": format_recovery,
         "interval": format_interval,
         "settings": format_settings,
-        "conflicting": format_conflicting_rows,
+        "row_numbers": format_row_numbers,
     }
     environment.globals |= {"roles": MODEL_ROLES, "kinds": JOB_KIND_TITLES}
     return environment

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from soul_core.catalogue import format_number
+from soul_core.formatting import format_interval, format_number, format_percent
 from soul_core.rendering.attack_tables import choose_main_metric, compute_recovered_fraction, make_attack_rows
-from soul_core.rendering.labels import format_interval, format_percent, get_metric_title, get_set_title
+from soul_core.rendering.labels import get_metric_title, get_set_title
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Report
 from soul_core.spec import ALL, BASE, FORGET, GENERAL, HOLDOUT, JUDGED_MODEL, RETAIN, RETRAINED, TRAIN
 

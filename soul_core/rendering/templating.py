@@ -2,17 +2,16 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from soul_core.catalogue import format_number
+from soul_core.formatting import format_estimate, format_number, format_percent
 from soul_core.rendering.labels import (
     VERDICT_SYMBOLS,
     format_bound,
     format_criterion_metric,
-    format_metric_value,
-    format_percent,
     get_attack_title,
     get_metric_title,
     get_set_title,
 )
+from soul_core.report import MetricValue
 
 
 def make_environment(*, html: bool) -> Environment:
@@ -27,7 +26,7 @@ def make_environment(*, html: bool) -> Environment:
     )
     environment.filters |= {
         "bound": format_bound,
-        "cell": format_metric_value,
+        "cell": _format_metric_value,
         "number": format_number,
         "percent": format_percent,
         "subject": format_criterion_metric,
@@ -39,3 +38,7 @@ def make_environment(*, html: bool) -> Environment:
         "title_of_attack": get_attack_title,
     }
     return environment
+
+
+def _format_metric_value(value: MetricValue | None) -> str:
+    return format_estimate(value.value, value.interval) if value else format_estimate(None)

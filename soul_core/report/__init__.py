@@ -1,6 +1,7 @@
 """The report: what was measured, before and after, and what follows from it. JSON is the source. Torch-free."""
 
 from datetime import date, datetime
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +12,16 @@ SCHEMA_VERSION = "2"
 ConflictHandling = Literal["dropped", "kept", "measured"]
 #: How a row of another set was found to hold a forget fact, the surest first.
 ConflictLayer = Literal["question", "fact", "near_duplicate"]
-Verdict = Literal["passed", "failed", "inconclusive"]
+#: Lower and upper bound.
+Interval = tuple[float, float]
+
+
+class Verdict(StrEnum):
+    """What the criteria of a report decide."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
 
 
 class ReportModel(BaseModel):
@@ -24,7 +34,11 @@ class MetricValue(ReportModel):
     """One metric on one set with one model. Absent (value None) always says why."""
 
     value: float | None = Field(description="The aggregate, in the metric's unit.")
-    interval: tuple[float, float] | None = Field(None, description="Bootstrap confidence interval of the aggregate.")
+    interval: Interval | None = Field(
+        None,
+        description="Bootstrap confidence interval of the aggregate: BCa for a mean of rows, percentile where BCa is "
+        "not defined (all rows have the same value) and for metrics that are not a mean of rows.",
+    )
     count: int = Field(0, description="Examples behind the value.")
     per_example: tuple[float | None, ...] | None = Field(None, description="One value a row, in the set's order.")
     weights: tuple[float, ...] | None = Field(
@@ -141,7 +155,7 @@ class CriterionResult(ReportModel):
     criterion: Criterion
     outcome: Verdict
     value: float | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
     bound: float | None = Field(description="The bound in the metric's unit, after relative_to_base.")
     reason: str
 

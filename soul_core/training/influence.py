@@ -21,7 +21,7 @@ import torch
 
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
-from soul_core.errors import TrainingDiverged
+from soul_core.errors import TrainingDivergedError
 from soul_core.events import Listener, Phase, raise_if_stop_requested
 from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import score
@@ -150,7 +150,7 @@ def _search(
 ) -> None:
     """Take the step of the smallest damping that keeps the bound, or put the weights back and raise Diverged."""
     if not (math.isfinite(space.start_norm) and space.basis):
-        raise TrainingDiverged(f"the forget gradient's norm is {space.start_norm}: there is nothing to step along")
+        raise TrainingDivergedError(f"the forget gradient's norm is {space.start_norm}: there is nothing to step along")
     parameters = get_trainable_parameters(loaded)
     base = [parameter.detach().clone() for parameter in parameters]
     forget_before, retain_before = (_mean_nll(loaded, units, batcher) for units in checked)
@@ -166,7 +166,7 @@ def _search(
         if forget > forget_before and (bounded or (optimizer.damping is not None and math.isfinite(retain))):
             return
     _set(parameters, base)
-    raise TrainingDiverged(
+    raise TrainingDivergedError(
         f"no damping from {dampings[0]:.3g} to {dampings[-1]:.3g} makes the forget answers less probable while the "
         f"retain NLL ({retain_before:.3f}) rises by at most {optimizer.max_retain_increase:g}; raise "
         "optimizer.max_retain_increase, or take an optimizer that iterates"

@@ -15,11 +15,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from soul_core.data.encoding import Example
-from soul_core.errors import TrainingDiverged
+from soul_core.errors import TrainingDivergedError
 from soul_core.events import Listener, Phase, StopRequest, raise_if_stop_requested
-from soul_core.models.layers import find_steered_layer
 from soul_core.models.loading import LoadedModel
-from soul_core.objectives import collect_base_score_kinds
+from soul_core.objectives import collect_base_score_kinds, find_steered_layer
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat
@@ -218,9 +217,9 @@ class _Run:
         """Bound the gradient's norm; return what it was."""
         return float(clip_grad_norm_(self.parameters, self.spec.training.grad_clip))
 
-    def diverged(self, what: str) -> TrainingDiverged:
+    def diverged(self, what: str) -> TrainingDivergedError:
         """Return the error for numbers that must not reach the weights."""
-        return TrainingDiverged(
+        return TrainingDivergedError(
             f"{what} at step {self.step + 1}, before its update; lower optimizer.lr, or bound the forget term "
             "(npo instead of grad_diff)",
             training_result=self.history.make_result(self.step),

@@ -18,6 +18,7 @@ from api.services.keys import ensure_admin_key
 from soul_core.events import Event
 from soul_store import job_leases, keys
 from soul_store.blobs import get_blob_store
+from soul_store.job_leases import JobLease
 from soul_store.settings import Settings
 
 WEIGHTS = b"w" * 3_000_000
@@ -156,15 +157,15 @@ def finish(admin: ApiClient, job_body: dict[str, Any], database: Engine) -> Fini
                 Event(kind="metrics", data={"step": 1, "loss": 2.0}),
                 Event(kind="metrics", data={"step": 2, "loss": 1.0, "lr": 0.1}),
             ]
-            job_leases.record_events(session, job_id, job.epoch, events)
+            lease = JobLease(job_id, job.epoch)
+            job_leases.record_events(session, lease, events)
             artifacts = []
             for path, content in FILES.items():
                 stored = get_blob_store().put_stream(f"jobs/{job_id}/{job.epoch}/{path}", [content])
                 artifacts.append(job_leases.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
             job_leases.succeed(
                 session,
-                job_id,
-                job.epoch,
+                lease,
                 verdict=verdict,
                 report_blob=f"jobs/{job_id}/{job.epoch}/report.json",
                 artifacts=artifacts,

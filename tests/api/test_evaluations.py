@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from soul_store import job_leases
 from soul_store.blobs import get_blob_store
+from soul_store.job_leases import JobLease
 from soul_store.tables import Job, OutboxEntry
 from tests.api.conftest import ROWS, ApiClient, problem
 
@@ -38,7 +39,8 @@ def finish(admin: ApiClient, job_body: Body, database: Engine) -> Any:
                 stored = get_blob_store().put_stream(f"jobs/{job_id}/1/{path}", [b"{}"])
                 artifacts.append(job_leases.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
             report = artifacts[0].blob
-            job_leases.succeed(session, job_id, 1, verdict=verdict, report_blob=report, artifacts=artifacts, usage={})
+            lease = JobLease(job_id, 1)
+            job_leases.succeed(session, lease, verdict=verdict, report_blob=report, artifacts=artifacts, usage={})
 
     return end
 

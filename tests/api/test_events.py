@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from soul_core.events import Event
 from soul_store import job_leases
+from soul_store.job_leases import JobLease
 from tests.api.conftest import ApiClient, Finish
 
 
@@ -60,11 +61,11 @@ def test_the_stream_sends_progress_that_is_not_stored(
                 kind="progress", data={"phase": "unlearn", "done": 3, "total": 9, "unit": "step", "eta_seconds": 6.0}
             ),
         ]
-        job_leases.record_events(session, job_id, 1, events)
+        job_leases.record_events(session, JobLease(job_id, 1), events)
 
     def end() -> None:
         with Session(database) as session, session.begin():
-            job_leases.cancel(session, job_id, 1, usage={})
+            job_leases.cancel(session, JobLease(job_id, 1), usage={})
 
     later = threading.Timer(1.0, end)
     later.start()

@@ -103,7 +103,7 @@ def test_two_projects_can_use_the_same_key(admin: ApiClient, other_tenant: ApiCl
 @pytest.mark.parametrize(
     ("spec", "pointer", "hint"),
     [
-        ({"optimzer": {}}, "/spec/optimzer", "did you mean 'optimizer'?"),
+        ({"optimiser": {}}, "/spec/optimiser", "did you mean 'optimizer'?"),  # lint: quote
         ({"optimizer": {"kind": "sophia", "lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"optimizer": {"lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"forget": {"beta": -1}}, "/spec/forget/beta", "greater than 0"),
@@ -120,12 +120,12 @@ def test_two_projects_can_use_the_same_key(admin: ApiClient, other_tenant: ApiCl
         (
             {"strategy": {"kind": "ensemble", "members": [{}, {"kind": "evaluate"}]}},
             "/spec/strategy/members",
-            "strategy.members.1: 'kind' is not a member's to choose",
+            "strategy.members.1: a member cannot set 'kind'",
         ),
         (
             {"strategy": {"kind": "ensemble", "members": [{}, {"lora": {"output": "adapter"}}]}},
             "/spec/strategy/members/1/lora/output",
-            "chooses or merges whole models",
+            "chooses or merges complete models",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The tables of docs/correctness.md are made by one command."""
+"""The tables of docs/reference/correctness.md are made by one command."""
 
 from pathlib import Path
 
@@ -28,6 +28,6 @@ def test_a_chat_template_is_scored_as_plain_transformers_scores_it(name: str, tm
 
 
 def test_the_page_has_the_row_of_every_architecture_and_template() -> None:
-    page = Path("docs/correctness.md").read_text()
+    page = Path("docs/reference/correctness.md").read_text()
 
     assert [name for name in [*ARCHITECTURES, *TEMPLATES] if f"\n| {name}" not in page] == []

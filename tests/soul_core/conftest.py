@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.tiny_model import make_taught_model
+from tests.fixtures.capitals import make_taught_model
 
 
 @pytest.fixture(scope="session")
 def taught_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that knows ten capitals (see tiny_model.COUNTRIES)."""
+    """A tiny model that knows the ten capitals of `bench.capitals`."""
     return make_taught_model(tmp_path_factory.mktemp("taught"))

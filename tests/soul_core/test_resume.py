@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.errors import RunInterrupted
+from soul_core.errors import RunInterruptedError
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.training.checkpoint import load_newest_checkpoint
 from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS
-from tests.fixtures.tiny_training import Heard, train_tiny, weights
+from tests.fixtures.capitals_training import RecordingListener, train_tiny, weights
 
 TRAINING = {"steps": 6, "checkpoint_every": 4, "forget_batch": 2, "retain_batch": 2}
 SOPHIA = {"kind": "sophia", "lr": 1e-3}
@@ -56,8 +56,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     spec = {"training": TRAINING, **spec}
     straight, straight_model = train_tiny(taught_model_dir, tmp_path / "straight", spec)
 
-    with pytest.raises(RunInterrupted):
-        train_tiny(taught_model_dir, tmp_path / "resumed", spec, Heard(wish_behind=3))
+    with pytest.raises(RunInterruptedError):
+        train_tiny(taught_model_dir, tmp_path / "resumed", spec, RecordingListener(stop_after_metrics=3))
     resumed, resumed_model = train_tiny(taught_model_dir, tmp_path / "resumed", spec)
 
     assert torch.equal(weights(resumed_model), weights(straight_model))

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, make_tokenizer
 from soul_core.atomic_io import compute_sha256
-from soul_core.errors import BadData, BadModel, BadSpec, RunInterrupted
+from soul_core.errors import BadData, BadModel, BadSpec, RunInterruptedError
 from soul_core.pipeline import state
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
@@ -202,7 +202,7 @@ def test_a_run_resumed_after_midnight_equals_an_uninterrupted_one(
     folder, spec = save_model(tmp_path / "model", DATED), JobSpec.model_validate(SPEC)
     whole = run(spec, RunInputs(str(folder), sets), tmp_path / "whole")
     interrupt = Recorder(state.StopRequest.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 1)
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(spec, RunInputs(str(folder), sets), tmp_path / "cut", listener=interrupt)
     monkeypatch.setattr(state, "datetime", Clock)
     monkeypatch.setattr(Clock, "ahead", timedelta(days=1))

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from soul_core.events import Event
 from soul_store import job_leases, job_queries, job_state_machine, jobs
+from soul_store.job_leases import JobLease, LeaseLostError
 from soul_store.job_status import TERMINAL_STATUSES, TRANSITIONS, JobStatus
 from soul_store.tables import Artifact, AuditEntry, Job, JobEvent, JobMetric, OutboxEntry
 from tests.soul_store.conftest import Owner, make_owner
@@ -107,34 +108,67 @@ def test_a_claim_raises_the_epoch_and_takes_a_lease(running: Job) -> None:
     assert running.started_at is not None
 
 
-def test_a_zombie_with_an_old_epoch_writes_nothing(session: Session, running: Job) -> None:
-    old = running.epoch
-    assert job_leases.release(session, running.id, old, usage={})
+@pytest.fixture
+def lost_lease(session: Session, running: Job) -> JobLease:
+    """The lease of a worker whose job another worker has claimed since."""
+    lease = JobLease(running.id, running.epoch)
+    job_leases.release(session, lease, usage={})
     assert job_leases.claim(session, running.id, worker="other", lease_seconds=60) is not None
     session.commit()
+    return lease
+
+
+WRITES: dict[str, Callable[[Session, JobLease], object]] = {
+    "heartbeat": lambda session, lease: job_leases.heartbeat(session, lease, lease_seconds=60),
+    "record_events": lambda session, lease: job_leases.record_events(session, lease, [Event(kind="log")]),
+    "succeed": lambda session, lease: job_leases.succeed(
+        session, lease, verdict="passed", report_blob="r", artifacts=[], usage=USAGE
+    ),
+    "fail": lambda session, lease: job_leases.fail(session, lease, reason=REASON, usage=USAGE),
+    "cancel": lambda session, lease: job_leases.cancel(session, lease, usage=USAGE),
+    "release": lambda session, lease: job_leases.release(session, lease, usage=USAGE),
+    "retry_or_fail": lambda session, lease: job_leases.retry_or_fail(
+        session, lease, reason=REASON, max_attempts=3, usage=USAGE
+    ),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_under_a_lost_lease_raises_and_changes_nothing(
+    session: Session, running: Job, lost_lease: JobLease, write: str
+) -> None:
     before = (session.scalar(select(func.count()).select_from(JobEvent)), running.version)
 
-    wrote = [
-        job_leases.record_events(session, running.id, old, [Event(kind="phase", data={"phase": "load"})]),
-        job_leases.succeed(session, running.id, old, verdict="passed", report_blob="r", artifacts=[], usage=USAGE),
-        job_leases.fail(session, running.id, old, reason=REASON, usage=USAGE),
-        job_leases.cancel(session, running.id, old, usage=USAGE),
-        job_leases.release(session, running.id, old, usage=USAGE),
-        job_leases.retry_or_fail(session, running.id, old, reason=REASON, max_attempts=3, usage=USAGE),
-    ]
-    session.commit()
+    with pytest.raises(LeaseLostError):
+        WRITES[write](session, lost_lease)
 
-    assert wrote == [False] * 6
-    assert job_leases.heartbeat(session, running.id, old, lease_seconds=60).is_lease_lost
+    session.commit()
     session.refresh(running)
     assert (session.scalar(select(func.count()).select_from(JobEvent)), running.version) == before
     assert (running.status, running.worker) == ("running", "other")
 
 
+def test_a_repeated_success_changes_nothing(session: Session, running: Job) -> None:
+    made = job_leases.NewArtifact("report.json", f"jobs/{running.id}/1/report.json", 12, "ab")
+    lease = JobLease(running.id, 1)
+    job_leases.succeed(session, lease, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
+    session.commit()
+    session.refresh(running)
+    version = running.version
+
+    job_leases.succeed(session, lease, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
+
+    session.commit()
+    session.refresh(running)
+    assert (running.status, running.version) == ("succeeded", version)
+    assert session.scalars(select(Artifact.path)).all() == ["report.json"]
+
+
 def test_success_shows_artifacts_verdict_and_usage_in_one_commit(session: Session, running: Job) -> None:
     made = job_leases.NewArtifact("report.json", f"jobs/{running.id}/1/report.json", 12, "ab")
+    lease = JobLease(running.id, 1)
 
-    job_leases.succeed(session, running.id, 1, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
+    job_leases.succeed(session, lease, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -148,10 +182,10 @@ def test_success_shows_artifacts_verdict_and_usage_in_one_commit(session: Sessio
 def test_a_finished_job_cannot_be_cancelled(session: Session, running: Job, status: str) -> None:
     ends = {
         "succeeded": lambda: job_leases.succeed(
-            session, running.id, 1, verdict="passed", report_blob="r", artifacts=[], usage={}
+            session, JobLease(running.id, 1), verdict="passed", report_blob="r", artifacts=[], usage={}
         ),
-        "failed": lambda: job_leases.fail(session, running.id, 1, reason=REASON, usage={}),
-        "cancelled": lambda: job_leases.cancel(session, running.id, 1, usage={}),
+        "failed": lambda: job_leases.fail(session, JobLease(running.id, 1), reason=REASON, usage={}),
+        "cancelled": lambda: job_leases.cancel(session, JobLease(running.id, 1), usage={}),
     }
     ends[status]()
 
@@ -172,9 +206,7 @@ def test_a_worker_receives_the_request_to_cancel_its_job(session: Session, runni
     jobs.request_cancel(session, running, "key")  # a second request changes nothing
     session.commit()
 
-    assert job_leases.heartbeat(session, running.id, 1, lease_seconds=60) == job_leases.HeartbeatResult(
-        is_lease_lost=False, requested_action="cancel"
-    )
+    assert job_leases.heartbeat(session, JobLease(running.id, 1), lease_seconds=60) == "cancel"
     events = job_queries.list_events(session, running.id, 0)
     assert [event.data for event in events if event.kind == "requested_action"] == [{"requested_action": "cancel"}]
 
@@ -202,7 +234,7 @@ def test_the_third_failed_attempt_fails_the_job(session: Session, running: Job) 
     session.execute(update(Job).values(attempt=2))
     session.commit()
 
-    job_leases.retry_or_fail(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    job_leases.retry_or_fail(session, JobLease(running.id, 1), reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     session.refresh(running)
@@ -213,14 +245,14 @@ def test_the_second_failed_attempt_delays_the_next(session: Session, running: Jo
     session.execute(update(Job).values(attempt=1))
     session.commit()
 
-    job_leases.retry_or_fail(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    job_leases.retry_or_fail(session, JobLease(running.id, 1), reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     assert job_leases.claim(session, running.id, worker="w", lease_seconds=60) is None, "it is not due yet"
 
 
 def test_a_released_job_keeps_its_attempts(session: Session, running: Job) -> None:
-    job_leases.release(session, running.id, 1, usage=USAGE)
+    job_leases.release(session, JobLease(running.id, 1), usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -249,7 +281,7 @@ def test_a_failed_attempt_with_a_requested_cancel_ends_cancelled(
     session.execute(update(Job).values(attempt=num_attempts, requested_action="cancel"))
     session.commit()
 
-    assert job_leases.retry_or_fail(session, running.id, 1, reason=REASON, max_attempts=3, usage=USAGE)
+    job_leases.retry_or_fail(session, JobLease(running.id, 1), reason=REASON, max_attempts=3, usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -259,7 +291,7 @@ def test_a_failed_attempt_with_a_requested_cancel_ends_cancelled(
 def test_a_released_job_with_a_requested_cancel_is_cancelled(session: Session, running: Job) -> None:
     jobs.request_cancel(session, running, "key")
 
-    assert job_leases.release(session, running.id, 1, usage=USAGE)
+    job_leases.release(session, JobLease(running.id, 1), usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -274,7 +306,7 @@ def test_events_have_no_gaps_and_progress_is_not_stored_as_an_event(session: Ses
         Event(kind="checkpoint", data={"step": 1}),
     ]
 
-    job_leases.record_events(session, running.id, 1, events)
+    job_leases.record_events(session, JobLease(running.id, 1), events)
     session.commit()
 
     rows = job_queries.list_events(session, running.id, 0)
@@ -288,7 +320,9 @@ def test_events_have_no_gaps_and_progress_is_not_stored_as_an_event(session: Ses
 
 def test_a_step_recorded_twice_is_one_point_of_the_curve(session: Session, running: Job) -> None:
     for loss in (2.0, 1.0):
-        job_leases.record_events(session, running.id, 1, [Event(kind="metrics", data={"step": 1, "loss": loss})])
+        job_leases.record_events(
+            session, JobLease(running.id, 1), [Event(kind="metrics", data={"step": 1, "loss": loss})]
+        )
     session.commit()
 
     assert [point.values for point in job_queries.list_metrics(session, running.id)] == [{"loss": 1.0}]

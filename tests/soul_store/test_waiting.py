@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from soul_core.spec import JobKind
 from soul_store import job_leases, job_queries, jobs, models, retrained_models
+from soul_store.job_leases import JobLease
 from soul_store.tables import Dataset, Job, Model, OutboxEntry
 from tests.soul_store.conftest import Owner
 
@@ -63,8 +64,7 @@ def succeed(session: Session, retraining: Job) -> Callable[[], None]:
         ]
         job_leases.succeed(
             session,
-            retraining.id,
-            1,
+            JobLease(retraining.id, 1),
             verdict="failed",
             report_blob=f"{prefix}/report.json",
             artifacts=artifacts,
@@ -126,11 +126,11 @@ def test_without_a_retrained_model_the_waiting_job_fails_and_names_the_job(
     session: Session, retraining: Job, waiting: Job, end: str
 ) -> None:
     if end == "failed":
-        job_leases.fail(session, retraining.id, 1, reason=REASON, usage={})
+        job_leases.fail(session, JobLease(retraining.id, 1), reason=REASON, usage={})
     elif end == "cancelled":
-        job_leases.cancel(session, retraining.id, 1, usage={})
+        job_leases.cancel(session, JobLease(retraining.id, 1), usage={})
     else:
-        job_leases.retry_or_fail(session, retraining.id, 1, reason=REASON, max_attempts=1, usage={})
+        job_leases.retry_or_fail(session, JobLease(retraining.id, 1), reason=REASON, max_attempts=1, usage={})
     session.commit()
 
     session.refresh(waiting)
@@ -144,7 +144,7 @@ def test_without_a_retrained_model_the_waiting_job_fails_and_names_the_job(
 def test_a_retraining_that_is_requeued_keeps_the_waiting_job_queued(
     session: Session, retraining: Job, waiting: Job
 ) -> None:
-    job_leases.retry_or_fail(session, retraining.id, 1, reason=REASON, max_attempts=3, usage={})
+    job_leases.retry_or_fail(session, JobLease(retraining.id, 1), reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     session.refresh(waiting)
@@ -175,7 +175,7 @@ def test_a_retraining_is_reused_while_it_runs_and_after_it_succeeded(
 
 
 def test_a_failed_retraining_is_not_reused(session: Session, owner: Owner, retraining: Job) -> None:
-    job_leases.fail(session, retraining.id, 1, reason=REASON, usage={})
+    job_leases.fail(session, JobLease(retraining.id, 1), reason=REASON, usage={})
 
     assert find_retraining(session, owner) is None
 

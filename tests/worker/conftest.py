@@ -1,4 +1,4 @@
-"""A tenant with a tiny model and its data sets, and real worker and keeper processes."""
+"""A tenant with a tiny model and its data sets, and real worker and maintenance processes."""
 
 import hashlib
 import os
@@ -16,14 +16,21 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from soul_core.data import read_rows, write_canonical
+from soul_core.log_config import configure_logging
 from soul_core.spec import JobSpec
 from soul_store import datasets, job_queries, jobs, keys, models
 from soul_store.blobs import get_blob_store
 from soul_store.settings import Settings
 from soul_store.tables import Artifact, Job, JobEvent
-from tests.fixtures.tiny_model import COUNTRIES, make_taught_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_taught_model, write_rows
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logging() -> None:
+    """Tests that run a task in their own process log as a worker does."""
+    configure_logging(level="info", output_format="console")
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +43,7 @@ def taught_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Fleet:
-    """Processes of the service; killed at the end whatever happened."""
+    """Processes of the service, killed after the test."""
 
     environment: dict[str, str]
     folder: Path
@@ -56,12 +63,10 @@ class Fleet:
             "--without-gossip",
             "--without-mingle",
             "--without-heartbeat",
-            "--loglevel",
-            "INFO",
         )
 
-    def start_keeper(self) -> subprocess.Popen[bytes]:
-        return self._start("keeper", sys.executable, "-m", "worker.maintenance")
+    def start_maintenance(self) -> subprocess.Popen[bytes]:
+        return self._start("maintenance", sys.executable, "-m", "worker.maintenance")
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -95,7 +100,7 @@ def fleet(settings_env: Settings, tmp_path: Path, servers: Any) -> Iterator[Flee
 
 @dataclass
 class Desk:
-    """What a tenant does: submit jobs, look at them."""
+    """A tenant that submits jobs and reads them."""
 
     database: Engine
     tenant_id: str

@@ -141,9 +141,9 @@ def test_warnings_never_quote_the_rows(tmp_path):
 
 
 def test_the_docs_name_every_kind_of_warning():
-    doc = (ROOT / "docs" / "evaluation.md").read_text()
+    doc = (ROOT / "docs" / "reference" / "file-formats.md").read_text()
     source = "".join((ROOT / "soul_core" / "data" / name).read_text() for name in ("findings.py", "cleaning.py"))
-    section = doc.split("## Data sets as they are read", 1)[1].split("\n## ", 1)[0]
+    section = doc.split("## Data sets", 1)[1].split("\n## ", 1)[0]
     kinds = [line.split("`")[1] for line in section.splitlines() if line.startswith("| `")]
     assert len(kinds) == 11
     assert all(f'"{kind}"' in source for kind in kinds)

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.data import Message, Row
 from soul_core.data.encoding import Example, RowEncoder, encode_rows
 from soul_core.data.packing import pack, split_micro_batches
 from soul_core.data.sampling import BatchStream
 from soul_core.errors import BadData
-from tests.fixtures.tiny_models import tiny_tokenizer
 
 QUESTION, ANSWER = "What is the capital of France?", "The capital of France is Paris."
 
@@ -20,7 +20,7 @@ def supervised(example: Example, tokenizer) -> str:
 
 
 def test_chat_rows_supervise_the_answer_and_the_end_of_the_turn_only():
-    tokenizer = tiny_tokenizer()
+    tokenizer = make_tiny_tokenizer()
     (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
     assert supervised(example, tokenizer) == ANSWER + "<|im_end|>"
     prompt = tokenizer.decode(example.token_ids[: example.num_prompt_tokens])
@@ -28,14 +28,14 @@ def test_chat_rows_supervise_the_answer_and_the_end_of_the_turn_only():
 
 
 def test_a_token_that_straddles_prompt_and_answer_belongs_to_the_answer():
-    tokenizer = tiny_tokenizer(chat=False)
+    tokenizer = make_tiny_tokenizer(chat=False)
     (example,) = encode_rows([row("The cap", "ital of")], RowEncoder(tokenizer), max_tokens=100)
     assert list(example.token_ids) == [*tokenizer.encode("The capital of"), tokenizer.eos_token_id]
     assert supervised(example, tokenizer) == " capital of<|im_end|>"
 
 
 def test_every_message_of_the_prompt_is_rendered():
-    tokenizer = tiny_tokenizer()
+    tokenizer = make_tiny_tokenizer()
     turns = (Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     (example,) = encode_rows([Row(1, turns, "d")], RowEncoder(tokenizer), max_tokens=100)
     assert supervised(example, tokenizer) == "d<|im_end|>"
@@ -43,7 +43,7 @@ def test_every_message_of_the_prompt_is_rendered():
 
 
 def test_without_a_template_the_answer_follows_a_space_and_eos_is_learned():
-    tokenizer = tiny_tokenizer(chat=False)
+    tokenizer = make_tiny_tokenizer(chat=False)
     (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
     assert tokenizer.decode(example.token_ids) == f"{QUESTION} {ANSWER}<|im_end|>"
     assert example.token_ids[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id
@@ -53,19 +53,19 @@ def test_without_a_template_the_answer_follows_a_space_and_eos_is_learned():
 def test_a_tokenizer_that_begins_texts_with_bos_begins_prompts_with_it():
     from tokenizers.processors import TemplateProcessing
 
-    tokenizer = tiny_tokenizer(chat=False)
+    tokenizer = make_tiny_tokenizer(chat=False)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)]
     )
     (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
-    assert example.token_ids.count(1) == 1
-    assert example.token_ids[0] == 1
+    assert example.token_ids.count(0) == 1
+    assert example.token_ids[0] == 0
     (text,) = encode_rows([Row(1, (), "Paris")], RowEncoder(tokenizer), max_tokens=100)
-    assert (text.token_ids[0], text.num_prompt_tokens) == (1, 1)
+    assert (text.token_ids[0], text.num_prompt_tokens) == (0, 1)
 
 
 def test_plain_text_is_supervised_whole_and_does_not_end():
-    tokenizer = tiny_tokenizer()
+    tokenizer = make_tiny_tokenizer()
     (example,) = encode_rows([Row(4, (), ANSWER)], RowEncoder(tokenizer), max_tokens=100)
     assert tokenizer.decode(example.token_ids) == ANSWER
     assert (example.num_prompt_tokens, example.row_number) == (
@@ -75,7 +75,7 @@ def test_plain_text_is_supervised_whole_and_does_not_end():
 
 
 def test_all_unusable_rows_are_named_at_once():
-    tokenizer = tiny_tokenizer()
+    tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no tool') }}{% endif %}" + (
         tokenizer.chat_template
     )

@@ -5,8 +5,8 @@ import re
 import pytest
 from huggingface_hub import EvalResult, ModelCard
 
+from soul_core.formatting import format_percent
 from soul_core.rendering.attack_tables import compute_recovered_fraction
-from soul_core.rendering.labels import format_percent
 from soul_core.rendering.model_card import escape_markdown, render_model_card
 from soul_core.report import Report
 from soul_core.spec.wrappers import Lora

@@ -40,7 +40,7 @@ def test_a_step_saved_twice_is_never_without_its_checkpoint(tmp_path: Path, monk
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for fault in ("save_file", "write_durably", "sync"):
+    for fault in ("save_file", "write_atomically", "fsync_path"):
         monkeypatch.setattr(checkpoint, fault, killed)  # the fault
     monkeypatch.setattr(Path, "rename", killed)
     save_checkpoint(tmp_path, 4, TENSORS, {"step": 4})

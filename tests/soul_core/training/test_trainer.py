@@ -10,7 +10,7 @@ import torch
 
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import PackedBatch
-from soul_core.errors import OutOfMemory, RunCancelled, RunInterrupted, TrainingDiverged
+from soul_core.errors import OutOfMemory, RunCancelledError, RunInterruptedError, TrainingDivergedError
 from soul_core.events import EventKind, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import Scores
@@ -21,7 +21,7 @@ from soul_core.training.checkpoint import load_newest_checkpoint
 from soul_core.training.schedule import compute_lr_factor, compute_num_steps
 from soul_core.training.step import get_trainable_parameters
 from soul_core.training.trainer import TrainingResult, train
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
 
@@ -105,7 +105,7 @@ SPECS = {
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Train, spec: dict[str, Any], stopped_at: int) -> None:
     straight, straight_model = run(spec, state="straight")
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(spec, ear=Ear(wish_at=stopped_at), state="resumed")
     resumed, resumed_model = run(spec, state="resumed")
 
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(run: Train) -> None:
             loaded.model.model.norm.weight[0] = float("inf")
         kept.append(loaded)
 
-    with pytest.raises(TrainingDiverged, match="at step 1, before its update"):
+    with pytest.raises(TrainingDivergedError, match="at step 1, before its update"):
         run({**SOPHIA, "forget": {"kind": "grad_diff"}}, touch=ruin)
 
     untouched = load_model(kept[0].facts.source, device="cpu")
@@ -160,7 +160,7 @@ def test_curvature_that_is_not_finite_never_reaches_the_weights(run: Train, monk
 
     monkeypatch.setitem(trainer_module.CURVATURE_ESTIMATORS, "gnb", overflow)  # the fault
 
-    with pytest.raises(TrainingDiverged, match="curvature that is not finite at step 1, before its update"):
+    with pytest.raises(TrainingDivergedError, match="curvature that is not finite at step 1, before its update"):
         run(SOPHIA, touch=kept.append)
 
     assert torch.equal(weights(kept[0]), weights(load_model(kept[0].facts.source, device="cpu")))
@@ -176,7 +176,7 @@ def test_a_run_that_goes_wrong_later_keeps_its_last_good_checkpoint(run: Train, 
                     models[0].model.model.norm.weight[0] = float("nan")  # the fault
             super().emit(kind, **data)
 
-    with pytest.raises(TrainingDiverged, match="at step 7"):
+    with pytest.raises(TrainingDivergedError, match="at step 7"):
         run(SOPHIA, ear=Ruin(), touch=models.append)
 
     found = load_newest_checkpoint(tmp_path / "state" / "train", torch.device("cpu"))
@@ -240,7 +240,7 @@ def test_when_one_sequence_is_too_much_it_says_what_to_do(run: Train, monkeypatc
 
 
 def test_a_cancelled_run_writes_no_checkpoint(run: Train, tmp_path: Path) -> None:
-    with pytest.raises(RunCancelled):
+    with pytest.raises(RunCancelledError):
         run(SOPHIA, ear=Ear(wish_at=2, wanted=StopRequest.CANCEL))
 
     assert list((tmp_path / "state").rglob("step-*")) == []

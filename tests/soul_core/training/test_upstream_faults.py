@@ -20,7 +20,7 @@ from soul_core.optimizers.curvature import sample_labels
 from soul_core.spec import JobSpec
 from soul_core.training.checkpoint import Checkpoint, load_newest_checkpoint
 from soul_core.training.trainer import train
-from tests.fixtures.tiny_model import COUNTRIES, TEACHABLE, make_tiny_model, rows_of
+from tests.fixtures.capitals import COUNTRIES, TEACHABLE_RANGE, make_untrained_model, rows_of
 
 FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
 CPU = torch.device("cpu")
@@ -192,7 +192,7 @@ def test_computing_in_bfloat16_every_weight_can_move_at_a_small_rate(
 
 def test_computing_in_bfloat16_follows_float32(tmp_path: Path) -> None:
     # Untaught, its gradients are far above what bfloat16 rounds off; those of a taught model are near 0.
-    model = make_tiny_model(tmp_path / "model", initializer_range=TEACHABLE)
+    model = make_untrained_model(tmp_path / "model", initializer_range=TEACHABLE_RANGE)
     curves = {}
     for dtype in DTYPES:
         keeper = unlearn(*load(model, dtype), tmp_path / dtype, optimizer={"lr": 3e-3})
