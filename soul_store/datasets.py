@@ -90,4 +90,4 @@ def find_unfinished_job(session: Session, row: Dataset) -> str | None:
     query = select(Job.id).where(
         Job.tenant_id == row.tenant_id, HAS_NOT_FINISHED, is_input.bindparams(dataset_id=row.id)
     )
-    return session.scalar(query.order_by(Job.id).limit(1))
+    return session.scalar(query.limit(1))

@@ -286,10 +286,10 @@ class IdempotencyKey(Base):
 
 
 class Worker(Base):
-    """A worker process of the fleet and the fastest accelerator that it can use."""
+    """A machine with a worker, and the fastest accelerator that it has."""
 
     __tablename__ = "workers"
-    name: Mapped[str] = mapped_column(primary_key=True)  # machine:process
+    name: Mapped[str] = mapped_column(primary_key=True)  # the host
     accelerator: Mapped[str]  # cpu | cuda
     seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     __table_args__ = (CheckConstraint("accelerator IN ('cpu','cuda')", name="accelerator"),)

@@ -18,7 +18,7 @@ EXPIRY = timedelta(hours=1)
 def record(session: Session, *, name: str, accelerator: Accelerator) -> None:
     """Record that a worker runs and which accelerator it has; delete the workers that have stopped.
 
-    To be called when the worker starts, and at least three times in `EXPIRY` while it runs.
+    A worker calls it when it starts, and several times in each `EXPIRY` while it runs.
     """
     session.execute(delete(Worker).where(_has_expired(), Worker.name != name))
     values = {"accelerator": accelerator, "seen_at": func.clock_timestamp()}
