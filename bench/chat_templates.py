@@ -3,7 +3,7 @@
 # ruff: noqa: E501  a template's lines are long
 from transformers import PreTrainedTokenizerFast
 
-from bench.tiny_architectures import make_tiny_tokenizer
+from bench.tiny_tokenizer import make_tiny_tokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

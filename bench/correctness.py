@@ -19,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 from bench.chat_templates import TEMPLATES
 from bench.tables import write_between
 from bench.template_correctness import compare_template, make_templates_table
-from bench.tiny_architectures import ARCHITECTURES, VOCAB_SIZE, save_tiny
+from bench.tiny_architectures import ARCHITECTURES, save_tiny
+from bench.tiny_tokenizer import SPECIAL_TOKEN_IDS, VOCAB_SIZE
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack, pack_groups
 from soul_core.models.capabilities import BatchLayout, get_capabilities
@@ -36,6 +37,7 @@ NON_EAGER_REASONS = {
 #: token after token.
 GRADIENT_LIMITS = {"Mamba": 5e-5}
 MAX_DIFFERENCE = 1e-5
+EOS_TOKEN_ID = SPECIAL_TOKEN_IDS["eos_token_id"]
 _NEW_TOKENS = 6
 
 Groups = Sequence[Sequence[Example]]
@@ -141,7 +143,7 @@ def _continued(loaded: LoadedModel, examples: Sequence[Example]) -> list[list[in
     return generate(
         loaded.model,
         prompts,
-        end_ids=frozenset({2}),
+        end_ids=frozenset({EOS_TOKEN_ID}),
         max_new_tokens=_NEW_TOKENS,
         context_tokens=loaded.facts.context_tokens,
     )
@@ -156,7 +158,7 @@ def _plain_continued(model: Any, prompt: list[int]) -> list[int]:
     ids = list(prompt)
     for _ in range(_NEW_TOKENS):
         token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
-        if token == 2:
+        if token == EOS_TOKEN_ID:
             break
         ids.append(token)
     return ids[len(prompt) :]

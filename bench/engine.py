@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.steps import StepResult, Steps, compute_path_digest
+from soul_core.outputs.layout import REPORT
 
 #: glibc gives large tensors back to the kernel after every use and gets them back zeroed: a fifth of a CPU step.
 MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
@@ -74,7 +75,7 @@ def make_executor(steps: Steps) -> ThreadPoolExecutor:
 
 def load_report(out: Path) -> dict[str, Any]:
     """Return the report in an output folder."""
-    return dict(json.loads((out / "report.json").read_text()))
+    return dict(json.loads((out / REPORT).read_text()))
 
 
 def load_run_seconds(out: Path) -> dict[str, float]:

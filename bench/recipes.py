@@ -8,6 +8,8 @@ from typing import Any
 from bench.engine import EngineFailure, EngineRun, load_report, load_run_seconds, run_engine_once
 from bench.steps import Steps
 from bench.tofu_model import TofuModels
+from soul_core.outputs.layout import make_log_path
+from soul_core.spec import RETRAINED
 
 Spec = dict[str, Any]
 
@@ -131,7 +133,7 @@ def evaluate_retrained_model(steps: Steps, models: TofuModels, budget: Budget, *
     audit = {"kind": "evaluate", "seed": seed, "attacks": [], "evaluation": make_trial_evaluation(budget)}
     sets = {one: models.tofu.evaluation_sets[one] for one in EVALUATION_SET_NAMES}
     job = EngineRun(audit, models.target, sets, {"retrained": models.retrained}, model_name="tofu-target")
-    return run_engine_once(steps, f"yardstick-{models.tofu.folder.name}-{seed}", job) / "logs" / "reference.json"
+    return run_engine_once(steps, f"yardstick-{models.tofu.folder.name}-{seed}", job) / make_log_path(RETRAINED)
 
 
 def make_trial_evaluation(budget: Budget) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from soul_core.atomic_io import write_atomically
-from soul_core.catalogue import format_number
+from soul_core.formatting import format_number
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:

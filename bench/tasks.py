@@ -18,8 +18,9 @@ from bench.tofu_data import DATA_FOLDER
 from bench.tofu_model import WORK_FOLDER, Size, finetune, make_untrained_model
 from bench.tofu_report import DOCS_FOLDER
 from soul_core.atomic_io import write_atomically
-from soul_core.catalogue import format_number
 from soul_core.data import read_rows, write_canonical
+from soul_core.formatting import format_number
+from soul_core.outputs.layout import CHECKPOINT
 from soul_core.spec import FORGET, RETAIN, JobSpec
 from soul_core.spec.optimizers import Influence
 from soul_core.tasks import TASKS
@@ -162,7 +163,7 @@ def _row(steps: Steps, case: Case, size: Size, initial: Path, *, seed: int) -> l
     shown = TASK_SETTINGS[case.task]
     size = replace(size, batch=shown.finetune_batch)
     taught = finetune(steps, f"learn-{case.name}", size, shown.epochs * size.rounds[0], initial, case.train, seed)
-    job = EngineRun(case.spec, taught / "checkpoint", case.sets, model_name=case.name, threads=os.cpu_count() or 1)
+    job = EngineRun(case.spec, taught / CHECKPOINT, case.sets, model_name=case.name, threads=os.cpu_count() or 1)
     out = run_engine_once(steps, f"forget-{case.name}", job)
     report, (of_set, metric) = load_report(out), shown.measure
 

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from bench.engine import EngineRun, load_report, load_run_seconds, make_executor, run_engine_once
 from bench.steps import StepResult, Steps, compute_path_digest
 from bench.tofu_data import Split, TofuData, write_tofu
+from soul_core.outputs.layout import CHECKPOINT
 
 WORK_FOLDER = Path("bench-out")
 _SHAPE = ("vocabulary", "hidden", "intermediate", "layers", "heads", "context")
@@ -84,8 +85,8 @@ def build_models(steps: Steps, size: Size, split: Split = "forget10", *, seed: i
         trained = {name: future.result() for name, future in wanted.items()}
     return TofuModels(
         tofu,
-        trained["target"][-1] / "checkpoint",
-        trained["retrained"][-1] / "checkpoint",
+        trained["target"][-1] / CHECKPOINT,
+        trained["retrained"][-1] / CHECKPOINT,
         {name: _total([load_run_seconds(out) for out in outs]) for name, outs in trained.items()},
     )
 
@@ -152,7 +153,7 @@ def _trained(steps: Steps, name: str, size: Size, initial: Path, train: Path, se
     """Train round after round; return the output folder of each."""
     outs: list[Path] = []
     for number, epochs in enumerate(size.rounds):
-        before = outs[-1] / "checkpoint" if outs else initial
+        before = outs[-1] / CHECKPOINT if outs else initial
         outs.append(
             finetune(steps, f"{name}-round{number + 1}" if outs else name, size, epochs, before, train, seed + number)
         )

@@ -27,6 +27,7 @@ from bench.steps import Steps
 from bench.tables import describe_run, format_table, write_between
 from bench.tofu_model import SIZES, WORK_FOLDER, TofuModels, build_models
 from soul_core.catalogue import METRIC_CATALOG
+from soul_core.outputs.layout import REPORT, REPORT_PAGE
 from soul_core.spec.attacks import CHEAP_ATTACKS
 
 DOCS_FOLDER = Path(__file__).parents[1] / "docs"
@@ -185,7 +186,7 @@ def _row(line: TableRow) -> list[str | float | None]:
     report = load_report(line.out)
     own = line.model in {"unlearned", "evaluated"}
     relearned = next((one for one in report["attacks"] if one["label"] == "relearn"), None)
-    under = relearned and relearned["under"].get(line.model, {}).get("forget", {}).get("probability")
+    under = relearned and relearned["attacked"].get(line.model, {}).get("forget", {}).get("probability")
     return [
         line.title,
         *(
@@ -203,9 +204,9 @@ def _row(line: TableRow) -> list[str | float | None]:
 def _copy_example(out: Path, folder: Path) -> None:
     """Copy the page and, without its line breaks, the JSON behind it."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(out / "report.html", folder / "report.html")
+    shutil.copyfile(out / REPORT_PAGE, folder / REPORT_PAGE)
     compact = json.dumps(load_report(out), separators=(",", ":"), ensure_ascii=False)
-    (folder / "report.json").write_text(compact + "\n")
+    (folder / REPORT).write_text(compact + "\n")
 
 
 def _slug(title: str) -> str:

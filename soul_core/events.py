@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from soul_core.errors import RunCancelled, RunInterrupted
+from soul_core.errors import RunCancelledError, RunInterruptedError
 
 Phase = Literal["load", "compare", "baseline", "unlearn", "finetune", "evaluate", "attack", "export"]
 EventKind = Literal["phase", "progress", "metrics", "checkpoint", "warning", "log", "finished", "failed"]
@@ -85,6 +85,6 @@ def raise_if_stop_requested(listener: Listener) -> None:
     """Raise what was wished. For places where nothing need be saved first."""
     wish = listener.stop_request()
     if wish is StopRequest.CANCEL:
-        raise RunCancelled("the run was cancelled")
+        raise RunCancelledError("the run was cancelled")
     if wish is StopRequest.INTERRUPT:
-        raise RunInterrupted("the run was interrupted; it goes on from its state when started again")
+        raise RunInterruptedError("the run was interrupted; it goes on from its state when started again")

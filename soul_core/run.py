@@ -1,6 +1,6 @@
 """A whole run on one page: spec and files in, report and checkpoint out. Resumes from its state folder by itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,9 +13,10 @@ from soul_core.chat.template import find_variables, format_unread_variable
 from soul_core.conflicts.retain_set import resolve_conflicts
 from soul_core.data.datasets import EncodedDataset, read_datasets, require_sha256s
 from soul_core.environment import seed_everything
-from soul_core.errors import BadData, BadSpec, OutOfMemory, RunCancelled
+from soul_core.errors import BadData, BadSpec, OutOfMemory, RunCancelledError
 from soul_core.evaluation.row_digests import get_personal_key, read_key
 from soul_core.events import Listener, SilentListener
+from soul_core.formatting import format_row_numbers
 from soul_core.models.loading import get_default_cache_dir
 from soul_core.models.source import ModelSource, pin_source
 from soul_core.outputs.checks import check_disk_space, check_writable, find_existing_report
@@ -31,8 +32,8 @@ from soul_core.pipeline.strategies.goal import check_search_criteria
 from soul_core.pipeline.strategies.single import StrategyResult
 from soul_core.report import ExportFacts, ModelFacts, Report, RetrainedModelFacts
 from soul_core.spec import BASE, JUDGED_MODEL, RETRAINED, JobSpec
-from soul_core.spec.checks import check_spec
 from soul_core.spec.export import compute_gguf_bytes
+from soul_core.spec.validation import check_spec
 from soul_core.training.history import TrainingResult
 from soul_core.training.term_examples import check_terms
 from soul_core.training.trainable import check_trainable_parameters
@@ -103,7 +104,7 @@ def run(
     try:
         with _named_errors():
             return _run(spec, inputs, out, state)
-    except RunCancelled:
+    except RunCancelledError:
         discard_outputs(out)
         state.discard()
         raise
@@ -153,7 +154,7 @@ def _run(spec: JobSpec, inputs: RunInputs, out: Path, state: RunState) -> Report
     outcome, rounding = StrategyResult(TrainingResult()), None
     if spec.kind != "evaluate":
         examined[BASE] = evaluate_model(subject, BASE, spec, state, phase="baseline")
-        with state.phase(spec.kind):
+        with state.phase(spec.training_phase):
             outcome = STRATEGIES[spec.strategy.kind](subject, spec, state)
             rounding = round_for_export(subject.loaded.model, subject.export_dtypes)
 
@@ -213,19 +214,15 @@ def _check_template(spec: JobSpec, subject: ModelUnderTest, state: RunState) -> 
             state.emit(
                 "warning",
                 message=f"{name} set: the model's chat template takes no system turn; in {len(moved)} rows its text "
-                f"stands at the head of the user's turn: {_numbers(moved)}",
+                f"stands at the head of the user's turn: {format_row_numbers(moved)}",
             )
         hidden = [row.number for row in dataset.rows if encoder.hides_system_turn(row)]
         if hidden:
             state.emit(
                 "warning",
                 message=f"{name} set: the model's chat template leaves the system turn out, and the model never sees "
-                f"it, in {len(hidden)} rows: {_numbers(hidden)}",
+                f"it, in {len(hidden)} rows: {format_row_numbers(hidden)}",
             )
-
-
-def _numbers(rows: Sequence[int]) -> str:
-    return ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
 
 
 def _export(

@@ -13,9 +13,9 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
+from soul_core.outputs.layout import LOAD_PROBE, MANIFEST, WEIGHT_FOLDERS
 from soul_core.outputs.load_probe import (
     LOGPROB_TOLERANCE,
-    PROBE_FILE,
     LoadProbe,
     compute_chat_sha256,
     compute_logprobs,
@@ -23,8 +23,6 @@ from soul_core.outputs.load_probe import (
 )
 
 AGREES, NOTHING_TO_CHECK, DIFFERS = 0, 2, 9
-MANIFEST = "manifest.json"
-_FOLDERS = ("checkpoint", "adapter")
 #: What loading may read: a file of these kinds that the manifest does not name was put there by somebody else.
 _READ = frozenset({".safetensors", ".json", ".jinja", ".model", ".bin", ".py", ".txt"})
 
@@ -69,11 +67,11 @@ def verify_export(folder: Path, *, base: str | None = None, dtype: str = "float3
 def _weights_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise VerificationNotPossible(f"there is no folder {folder}")
-    for candidate in (folder, *(folder / name for name in _FOLDERS)):
-        if (candidate / PROBE_FILE).is_file():
+    for candidate in (folder, *(folder / name for name in WEIGHT_FOLDERS)):
+        if (candidate / LOAD_PROBE).is_file():
             return candidate
     raise VerificationNotPossible(
-        f"{folder} holds no {PROBE_FILE}: it was not exported by SOUL, or by a version before it wrote one"
+        f"{folder} holds no {LOAD_PROBE}: it was not exported by SOUL, or by a version before it wrote one"
     )
 
 

@@ -10,12 +10,11 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array
 from sqlalchemy.orm import Session, aliased
 
 from soul_core.models.files import MODEL_FILE_PATTERNS, ModelFile, compute_digest
+from soul_core.outputs.layout import CHECKPOINT
 from soul_core.spec import TRAIN
 from soul_core.spec.export import Export, count_export_parameters
 from soul_store import models
 from soul_store.tables import Artifact, Dataset, Job, Model
-
-_CHECKPOINT = "checkpoint/"
 
 
 def lock(session: Session, *names: str) -> None:
@@ -86,18 +85,20 @@ def ensure_output_model(session: Session, job: Job) -> Model:
 
 def find_checkpoint(session: Session, job: Job) -> dict[str, Any] | None:
     """Return what pins a job's checkpoint as a model: where it lies, its digest, its facts. None where it made none."""
-    query = select(Artifact).where(Artifact.job_id == job.id, Artifact.path.startswith(_CHECKPOINT))
+    query = select(Artifact).where(Artifact.job_id == job.id, Artifact.path.startswith(f"{CHECKPOINT}/"))
     files = list(session.scalars(query.order_by(Artifact.path)))
     if not files:
         return None
     loaded = tuple(
         ModelFile(name, file.size_bytes, file.sha256)
         for file in files
-        if any(fnmatchcase(name := file.path.removeprefix(_CHECKPOINT), pattern) for pattern in MODEL_FILE_PATTERNS)
+        if any(
+            fnmatchcase(name := file.path.removeprefix(f"{CHECKPOINT}/"), pattern) for pattern in MODEL_FILE_PATTERNS
+        )
         and "/" not in name
     )
     return {
-        "location": files[0].blob.removesuffix(files[0].path) + _CHECKPOINT.rstrip("/"),
+        "location": files[0].blob.removesuffix(files[0].path) + CHECKPOINT,
         "digest": compute_digest(loaded),
         "facts": _facts_of_export(session.get_one(Model, job.model_id).facts, job),
         "parent_job_id": job.id,

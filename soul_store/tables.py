@@ -19,6 +19,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import Text
 
+from soul_core.report import Verdict
+
 JOB_KINDS = ("unlearn", "finetune", "evaluate")
 JOB_STATUSES = ("awaiting_approval", "queued", "running", "paused", "succeeded", "failed", "cancelled")
 
@@ -129,6 +131,7 @@ class Job(Base):
     datasets: Mapped[dict[str, Any]]  # set name (forget, retain, general, ...) -> data set id
     spec: Mapped[dict[str, Any]]  # frozen soul_core.spec.JobSpec
     spec_sha256: Mapped[str]
+    request_id: Mapped[str | None]  # of the request that submitted it, for the log
 
     status: Mapped[str]
     requested_action: Mapped[str | None]  # cancel | pause
@@ -155,13 +158,13 @@ class Job(Base):
         CheckConstraint(f"kind IN {JOB_KINDS}", name="kind"),
         CheckConstraint(f"status IN {JOB_STATUSES}", name="status"),
         CheckConstraint("requested_action IN ('cancel','pause')", name="requested_action"),
-        CheckConstraint("verdict IN ('passed','failed','inconclusive')", name="verdict"),
+        CheckConstraint(f"verdict IN {tuple(map(str, Verdict))}", name="verdict"),
         CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint(
             "(status IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
         ),
         Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
-        Index("ix_jobs_after_job_id", "depends_on_job_id", postgresql_where=text("depends_on_job_id IS NOT NULL")),
+        Index("ix_jobs_depends_on_job_id", "depends_on_job_id", postgresql_where=text("depends_on_job_id IS NOT NULL")),
         Index("ix_jobs_active", "status", postgresql_where=text("status IN ('queued','running')")),
     )
 
@@ -187,6 +190,20 @@ class JobMetric(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     values: Mapped[dict[str, Any]]
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class JobLogLine(Base):
+    """A line of a job's log. `seq` counts from 1 within the job; the numbers of lines left out stay unused."""
+
+    __tablename__ = "job_log_lines"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    attempt: Mapped[int]  # the job's epoch when it was written
+    at: Mapped[datetime]
+    level: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
 
 
 class Artifact(Base):

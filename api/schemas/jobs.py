@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from soul_core.report import Verdict
 from soul_core.spec import JobKind
 from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 
@@ -63,7 +64,7 @@ class JobOut(ResponseModel):
     phase: str | None = Field(
         description="load, reference, baseline, unlearn or finetune, evaluate, attack or export while it runs."
     )
-    verdict: Literal["passed", "failed", "inconclusive"] | None
+    verdict: Verdict | None
     requested_action: str | None = Field(description="What was asked of it and is under way: cancel.")
     status_reason: StatusReason | None
     allowed_actions: list[str]
@@ -88,7 +89,7 @@ class EventOut(ResponseModel):
     """One thing that happened to a job."""
 
     seq: int
-    kind: str = Field(description="status, wish, phase, checkpoint, warning, log, finished, failed.")
+    kind: str = Field(description="status, requested_action, phase, checkpoint, warning, log, finished, failed.")
     data: dict[str, Any]
     at: datetime
 

@@ -5,11 +5,13 @@ from sqlalchemy.orm import Session
 from api.auth import Caller
 from api.errors import ServiceError, make_not_found_error
 from api.services import jobs
+from soul_core.outputs.layout import LOGS, MANIFEST, REPORT, REPORT_PAGE, is_in_folder
+from soul_core.report import Verdict
 from soul_store import job_queries
 from soul_store.tables import Artifact, AuditEntry, Job
 
 #: For every reader of the job; all else (checkpoint, adapter, whatever may come) counts as the model.
-_FILES, _FOLDERS = frozenset({"report.json", "report.html", "manifest.json"}), ("logs/",)
+_FOR_ALL_READERS = frozenset({REPORT, REPORT_PAGE, MANIFEST})
 
 
 def list_artifacts(session: Session, job: Job) -> list[Artifact]:
@@ -26,18 +28,18 @@ def authorize_download(session: Session, caller: Caller, artifact_id: str) -> Ar
     made = job_queries.get_artifact(session, caller.tenant_id, artifact_id)
     if made is None:
         raise make_not_found_error(f"artifact {artifact_id}")
-    if made.path in _FILES or made.path.startswith(_FOLDERS):
+    if made.path in _FOR_ALL_READERS or is_in_folder(made.path, LOGS):
         caller.require("jobs:read")
         return made
     job = jobs.get_owned(session, caller, made.job_id)
-    if job.verdict == "passed":
+    if job.verdict == Verdict.PASSED:
         caller.require("models:download")
         return made
     if not caller.has_scope("models:download_unverified"):
         raise ServiceError(
             403,
             "unverified_model",
-            f"the verdict of job {job.id} is '{job.verdict}', not 'passed': its weights need the scope "
+            f"the verdict of job {job.id} is '{job.verdict}', not '{Verdict.PASSED}': its weights need the scope "
             "models:download_unverified",
             scope="models:download_unverified",
         )

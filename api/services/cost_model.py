@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec import FORGET, JobSpec
 from soul_core.spec.attacks import Attack
-from soul_core.spec.search_checks import get_metric_inputs, select_search_criteria
-from soul_core.spec.strategy import Ensemble, Search
+from soul_core.spec.strategy import Ensemble, Search, get_metric_inputs, select_search_criteria
 from soul_core.training.schedule import compute_num_steps
 
 #: Answers end before their longest length, on average.

@@ -15,6 +15,7 @@ from soul_core.chat.inspection import inspect_template, read_folder_template, re
 from soul_core.errors import BadModel
 from soul_core.models.files import ModelInspection, inspect_model, is_gguf
 from soul_core.models.gguf_header import read_gguf_header
+from soul_core.report import Verdict
 from soul_store import models
 from soul_store.retrained_models import find_checkpoint
 from soul_store.settings import get_settings
@@ -86,7 +87,7 @@ def _from_job(session: Session, caller: Caller, wanted: JobModel) -> dict[str, A
     job = jobs.get_owned(session, caller, wanted.location)
     if job.status != "succeeded":
         raise ServiceError(409, "job_not_finished", f"job {job.id} is {job.status} and has made no model")
-    if job.verdict != "passed":
+    if job.verdict != Verdict.PASSED:
         caller.require("models:download_unverified")
     made = find_checkpoint(session, job)
     if made is None:

@@ -1,6 +1,7 @@
 """A job's report in the form a reader wants: the JSON it is, the page, or the page as PDF."""
 
 from api.errors import ServiceError
+from soul_core.outputs.layout import REPORT, REPORT_PAGE
 from soul_store.blobs import get_blob_store
 from soul_store.tables import Job
 
@@ -17,7 +18,8 @@ def render_report(job: Job, media_type: str) -> bytes:
     """Return the report. Raises 409 before there is one, 501 where this server cannot make a PDF."""
     if job.report_blob is None:
         raise ServiceError(409, "no_report", f"job {job.id} has no report: it is {job.status}", job_status=job.status)
-    key = job.report_blob if media_type == JSON else job.report_blob.removesuffix(".json") + ".html"
+    page_key = job.report_blob.removesuffix(REPORT) + REPORT_PAGE
+    key = job.report_blob if media_type == JSON else page_key
     with get_blob_store().open(key) as content:
         body = content.read()
     return _pdf(body.decode()) if media_type == PDF else body

@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
+from structlog.contextvars import get_contextvars
 
 from api.auth import Caller
 from api.schemas.submissions import JobCreate, RegisteredRetrainedModel, RetrainedModelLog, RetrainModel
 from api.services import conflicts
+from soul_core.outputs.layout import REPORT, is_log, make_log_path
 from soul_core.spec import JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, Evaluation, JobSpec
-from soul_core.spec.checks import find_spec_problems
+from soul_core.spec.validation import find_spec_problems
 from soul_store import job_queries, jobs, models, retrained_models
 from soul_store.tables import Artifact, Dataset, Job, Model
 
-_LOGS, _REPORT = "logs/", "report.json"
 Faults = list[tuple[str, str]]
 
 
@@ -83,6 +84,7 @@ def find_or_create_retraining(
         datasets={TRAIN: train.id, **{name: row.id for name, row in excluded.items()}},
         spec=spec.model_dump(mode="json"),
         spec_sha256=spec.compute_sha256(),
+        request_id=get_contextvars().get("request_id"),
     )
     return made, False
 
@@ -118,8 +120,9 @@ def _find_log(session: Session, caller: Caller, named: ResolvedModels, wanted: R
         found = job_queries.get_artifact(session, caller.tenant_id, wanted.artifact_id)
         if found is None:
             named.missing.append(("/retrained/artifact_id", f"there is no artifact {wanted.artifact_id}"))
-        elif found.path != _REPORT and not (found.path.startswith(_LOGS) and found.path.endswith(".json")):
-            detail = f"{found.path} is no log of a model; those are {_LOGS}NAME.json and {_REPORT} of a job's artifacts"
+        elif found.path != REPORT and not is_log(found.path):
+            allowed = f"{make_log_path('NAME')} and {REPORT}"
+            detail = f"{found.path} is no log of a model; those are {allowed} of a job's artifacts"
             named.errors.append(("/retrained/artifact_id", detail))
         else:
             named.log = found
@@ -130,10 +133,10 @@ def _find_log(session: Session, caller: Caller, named: ResolvedModels, wanted: R
         named.missing.append(("/retrained/job_id", f"there is no job {wanted.job_id}"))
         return
     names = [RETRAINED, *(judged for kind, judged in JUDGED_MODEL.items() if kind == job.kind and kind != "unlearn")]
-    logs = [job_queries.get_artifact_by_path(session, job.id, f"{_LOGS}{name}.json") for name in names]
+    logs = [job_queries.get_artifact_by_path(session, job.id, make_log_path(name)) for name in names]
     named.log = next((log for log in logs if log is not None), None)
     if named.log is None:
-        detail = f"job {job.id} ({job.kind}, {job.status}) has no log of a reference: no {_LOGS}{names[-1]}.json"
+        detail = f"job {job.id} ({job.kind}, {job.status}) has no log of a reference: no {make_log_path(names[-1])}"
         named.errors.append(("/retrained/job_id", detail))
 
 

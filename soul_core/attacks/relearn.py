@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from soul_core.attacks.context import AttackContext, AttackNotPossible, AttackOutcome, aggregate_on_rows
 from soul_core.attacks.finetuning import finetune_model
 from soul_core.attacks.snapshot import preserve_model_state
-from soul_core.catalogue import format_number
 from soul_core.data.encoding import Example
 from soul_core.evaluation.row_selection import EvaluationSet
+from soul_core.formatting import format_number
 from soul_core.report import SetMetrics
 from soul_core.spec import FORGET
 from soul_core.spec.attacks import Relearn

@@ -22,9 +22,10 @@ from soul_core.attacks.context import (
 from soul_core.attacks.poison import find_most_affected_rows
 from soul_core.attacks.progress import AttackProgress
 from soul_core.attacks.snapshot import compute_fingerprint, preserve_rng_state
-from soul_core.errors import EngineError, OutOfMemory, TrainingDiverged
+from soul_core.errors import EngineError, OutOfMemory, TrainingDivergedError
 from soul_core.evaluation.row_selection import EvaluationSet, choose_rows
 from soul_core.events import Listener, raise_if_stop_requested
+from soul_core.models.layers import LayersNotFoundError
 from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, ModelMeasurements, SetMetrics
 from soul_core.spec import BASE, FORGET, JobSpec
@@ -127,9 +128,9 @@ def _run(
         scene = AttackContext(loaded, name, whole, forget, plain, spec, telling, folder)
         folder.mkdir(parents=True, exist_ok=True)
         result = ATTACKS[attack.kind](scene, attack)
-    except AttackNotPossible as reason:
+    except (AttackNotPossible, LayersNotFoundError) as reason:
         return AttackOutcome(absent_reason=str(reason))
-    except (OutOfMemory, TrainingDiverged) as error:
+    except (OutOfMemory, TrainingDivergedError) as error:
         telling.emit("warning", message=f"given up: {error.message}")
         return AttackOutcome(absent_reason=error.message, seconds=time.monotonic() - started)
     return result.model_copy(update={"seconds": time.monotonic() - started})

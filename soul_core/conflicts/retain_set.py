@@ -4,16 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from soul_core.conflicts import Conflict, find_conflicts, hold_same_rows
-from soul_core.data import Row, compute_canonical_sha256
+from soul_core.data import Row, RowsBySet, compute_canonical_sha256
 from soul_core.errors import BadData
 from soul_core.events import Listener
+from soul_core.formatting import MAX_LISTED_ROWS, format_list
 from soul_core.report import ConflictHandling, DatasetFacts, RowConflict, SetConflicts
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, JobSpec, is_forget_set
 
-RowsBySet = Mapping[str, tuple[Row, ...]]
-
-#: Row numbers in a message; the report has all.
-_MAX_NAMED = 20
 #: What conflicts in sets that are not learned are told of, and why.
 _TOLD = {
     GENERAL: "its numbers fall when they are forgotten",
@@ -148,8 +145,7 @@ def _as_given(given: RowsBySet, spec: JobSpec, dropped: set[int]) -> dict[str, t
 
 def format_conflict_message(conflicts: SetConflicts, spec: JobSpec) -> str:
     """Say what was found, by row numbers."""
-    numbers = list(dict.fromkeys(f"{one.row}={one.forget_row}" for one in conflicts.rows))
-    named = ", ".join(numbers[:_MAX_NAMED]) + (", ..." if len(numbers) > _MAX_NAMED else "")
+    named = format_list((f"{pair.row}={pair.forget_row}" for pair in conflicts.rows), MAX_LISTED_ROWS)
     return f"{format_conflict_sentence(conflicts, spec)} ({conflicts.other_set}={conflicts.forget_set}: {named})"
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from soul_core.catalogue import format_number
 from soul_core.conflicts.retain_set import format_conflict_sentence, needs_warning
+from soul_core.formatting import format_number
 from soul_core.report import AttackResult, DatasetFacts, ExportFacts, ModelMeasurements, SetConflicts
 from soul_core.spec import BASE, FORGET, GENERAL, PRIOR_FORGET_CRITERIA, PRIOR_FORGET_PREFIX, RETAIN, RETRAINED, JobSpec
 

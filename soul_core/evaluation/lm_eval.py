@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from soul_core.atomic_io import write_atomically
-from soul_core.errors import BadData, BadSpec, EngineError
+from soul_core.errors import BadData, BadSpec, EngineError, ExitCode
 from soul_core.models.loading import LoadedModel, load_model
 
 _INSTALL = "it needs the evaluation harness: pip install 'soul-unlearning[lm-eval]'"
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_atomically(args.out, json.dumps(result, indent=2) + "\n")
     for line in _lines(result):
         print(line)  # noqa: T201  the answer is what stdout is for
-    return 0
+    return ExitCode.OK
 
 
 def _lines(result: HarnessResult) -> list[str]:

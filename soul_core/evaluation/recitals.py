@@ -10,6 +10,7 @@ from soul_core.catalogue import METRIC_CATALOG
 from soul_core.conflicts.facts import Fact, FactIndex, extract_facts, is_about, recites_fact
 from soul_core.conflicts.vocabulary import RowText, WordWeights, make_row_texts
 from soul_core.data import Row
+from soul_core.formatting import format_list
 from soul_core.report import ModelMeasurements, Recital, SetConflicts
 from soul_core.spec import JobSpec, is_forget_set
 from soul_core.texts import extract_word_set
@@ -151,9 +152,4 @@ def format_recitals(recitals: Sequence[Recital]) -> str:
     by_set: defaultdict[str, list[str]] = defaultdict(list)
     for one in recitals:
         by_set[one.set].append(f"row {one.row} ({one.forget_set} row {one.forget_row})")
-    return "; ".join(f"the {name} set, {_first(lines)}" for name, lines in by_set.items())
-
-
-def _first(lines: Sequence[str]) -> str:
-    more = len(lines) - _MAX_NAMED
-    return ", ".join(lines[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return "; ".join(f"the {name} set, {format_list(lines, _MAX_NAMED)}" for name, lines in by_set.items())

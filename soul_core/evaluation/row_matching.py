@@ -15,6 +15,7 @@ from soul_core.errors import BadData
 from soul_core.evaluation.row_digests import DigestKey, find_log_key, split_digest
 from soul_core.evaluation.row_selection import EvaluationSet, format_prompt
 from soul_core.evaluation.tofu_logs import RetrainedLog
+from soul_core.formatting import format_row_numbers
 from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
 from soul_core.report import MetricValue, ModelMeasurements, RowMatch, SetMetrics
 from soul_core.texts import fold
@@ -170,12 +171,11 @@ def _enough(num_common: int, num_rows: int) -> bool:
 
 def _other_rows(one: EvaluationSet, pairs: Sequence[_Pair], num_in_log: int) -> BadData:
     found = {pair.row for pair in pairs}
-    lacking = [str(row.number) for row in one.rows if row.number not in found]
-    more = ", ..." if len(lacking) > 20 else ""
+    lacking = [row.number for row in one.rows if row.number not in found]
     return BadData(
         f"the log was taken on other rows: of the {len(one.rows)} rows of the {one.name} set that are measured here it "
         f"has {len(pairs)} (it has {num_in_log} rows); {_REMEDY}",
-        details=(f"rows of the {one.name} set that are not in the log: {', '.join(lacking[:20])}{more}",),
+        details=(f"rows of the {one.name} set that are not in the log: {format_row_numbers(lacking)}",),
     )
 
 

@@ -6,13 +6,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soul_core.catalogue import METRIC_CATALOG, format_number
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.evaluation.recitals import format_recitals
+from soul_core.formatting import format_number
 from soul_core.metrics.aggregate import Resampling, compute_ratio_interval
-from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Recital, Verdict
+from soul_core.report import CriterionResult, Interval, MetricValue, ModelMeasurements, Recital, Verdict
 from soul_core.spec import Criterion
 
-Interval = tuple[float, float]
 _NOTHING = ModelMeasurements(sets={})
 
 
@@ -55,24 +55,24 @@ def decide_verdict(
     told = f"The model still gives away what was to be forgotten, on {format_recitals(recitals)}." if recitals else ""
     if not results:
         nothing = "The spec names no criteria, so there is nothing to decide by."
-        return "inconclusive", f"{nothing} {told}".rstrip()
+        return Verdict.INCONCLUSIVE, f"{nothing} {told}".rstrip()
     verdict, reason = _by_criteria(results, confidence=confidence, forgetting=is_about_forgetting)
     if not recitals:
         return verdict, reason
-    return "failed", f"{reason} {told}" if verdict == "failed" else told
+    return Verdict.FAILED, f"{reason} {told}" if verdict == Verdict.FAILED else told
 
 
 def _by_criteria(results: Sequence[CriterionResult], *, confidence: float, forgetting: bool) -> tuple[Verdict, str]:
-    broken = [r for r in results if r.outcome == "failed"]
-    open_ones = [r for r in results if r.outcome == "inconclusive"]
+    broken = [r for r in results if r.outcome == Verdict.FAILED]
+    open_ones = [r for r in results if r.outcome == Verdict.INCONCLUSIVE]
     if broken:
-        return "failed", f"{_of(broken, results)} broken: {_list(broken)}."
+        return Verdict.FAILED, f"{_of(broken, results)} broken: {_list(broken)}."
     if open_ones:
-        return "inconclusive", f"{_of(open_ones, results)} undecided: {_list(open_ones)}."
+        return Verdict.INCONCLUSIVE, f"{_of(open_ones, results)} undecided: {_list(open_ones)}."
     held = f"All {len(results)} criteria hold over their" if len(results) > 1 else "The one criterion holds over its"
     reason = f"{held} whole {100 * confidence:.4g}% interval."
     more = "no proof that nothing can be recovered" if forgetting else "and no more"
-    return "passed", f"{reason} That is what these tests on these rows show, {more}."
+    return Verdict.PASSED, f"{reason} That is what these tests on these rows show, {more}."
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Case:
 
     def _outcome(self, *, resampled: bool) -> tuple[Verdict, str]:
         if self.interval is None and resampled:
-            return "inconclusive", ", but there are too few rows for an interval"
+            return Verdict.INCONCLUSIVE, ", but there are too few rows for an interval"
         low, high = self.interval or (self.value, self.value)
         remark = "" if self.interval else " (no intervals, as the spec wants)"
         if self.criterion.at_least is not None:  # the same question, turned around
@@ -116,10 +116,10 @@ class _Case:
         else:
             bound = self._bound
         if high <= bound:
-            return "passed", remark
+            return Verdict.PASSED, remark
         if low > bound:
-            return "failed", remark
-        return "inconclusive", ", which lies inside the interval"
+            return Verdict.FAILED, remark
+        return Verdict.INCONCLUSIVE, ", which lies inside the interval"
 
 
 def _judge_one(
@@ -128,7 +128,7 @@ def _judge_one(
     def undecided(reason: str, known: MetricValue | None = None) -> CriterionResult:
         return CriterionResult(
             criterion=criterion,
-            outcome="inconclusive",
+            outcome=Verdict.INCONCLUSIVE,
             value=known and known.value,
             interval=known and known.interval,
             bound=None,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from soul_core.errors import BadSpec, DiskFull, EngineError
 from soul_core.events import Listener
+from soul_core.formatting import format_bytes
 from soul_core.models.source import ModelSource, pin_source
 from soul_core.outputs.result import read_finished_report
-from soul_core.rendering.page import format_bytes
 from soul_core.report import Report, RetrainedModelFacts
 from soul_core.spec import JobSpec
 from soul_core.spec.strategy import Ensemble, Search

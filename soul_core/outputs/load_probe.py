@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-PROBE_FILE = "export_check.json"
+from soul_core.outputs.layout import LOAD_PROBE
+
 _FORMAT = 1
 #: Long enough that another rotary base or scaling shows; short enough for a CPU.
 _LENGTHS = (192, 24)
@@ -59,22 +60,22 @@ class LoadProbe:
     def write(self, folder: Path) -> None:
         """Write the probe beside the weights."""
         content = {"format": _FORMAT, "text": PROBE_TEXT, **asdict(self)}
-        (folder / PROBE_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        (folder / LOAD_PROBE).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "LoadProbe":
         """Undo `write`. Raises ValueError for a file that is not one."""
         try:
-            content = json.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
+            content = json.loads((folder / LOAD_PROBE).read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT or content.pop("text") != PROBE_TEXT:
-                raise ValueError(f"{PROBE_FILE} was written by another version of SOUL")
+                raise ValueError(f"{LOAD_PROBE} was written by another version of SOUL")
             sequences = tuple(
                 ProbeSequence(tuple(one["token_ids"]), tuple(one["logprobs"])) for one in content.pop("sequences")
             )
             ids = content.pop("text_token_ids")
             return cls(sequences=sequences, text_token_ids=None if ids is None else tuple(ids), **content)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{PROBE_FILE} is not whole") from error
+            raise ValueError(f"{LOAD_PROBE} is not whole") from error
 
 
 def compute_load_probe(

@@ -17,14 +17,25 @@ from soul_core.outputs.dtypes import FLOAT32, ExportDtypes
 from soul_core.outputs.export import export_checkpoint, get_library_versions
 from soul_core.outputs.gguf_check import verify_gguf
 from soul_core.outputs.gguf_file import write_gguf
+from soul_core.outputs.layout import (
+    ADAPTER,
+    CHECKPOINT,
+    FOLDERS,
+    GGUF,
+    LOGS,
+    MANIFEST,
+    MODEL_CARD,
+    REPORT,
+    REPORT_PAGE,
+    WEIGHT_FOLDERS,
+    make_gguf_path,
+    make_log_path,
+)
 from soul_core.outputs.load_probe import compute_load_probe
 from soul_core.rendering.model_card import render_model_card
 from soul_core.rendering.page import render_page
 from soul_core.report import GgufFacts, Report
 from soul_core.training.adapters import AdapterWeights
-
-CHECKPOINT, ADAPTER, GGUF = "checkpoint", "adapter", "gguf"
-REPORT, PAGE, MANIFEST, LOGS = "report.json", "report.html", "manifest.json", "logs"
 
 
 def export_weights(
@@ -46,11 +57,11 @@ def export_weights(
 def export_gguf(loaded: LoadedModel, out: Path, *, kind: str, name: str) -> GgufFacts:
     """Write the GGUF file, read it back and compare it with the weights. Returns what is said of it."""
     shutil.rmtree(out / GGUF, ignore_errors=True)
-    path = out / GGUF / f"model-{kind}.gguf"
+    path = out / make_gguf_path(kind)
     tokenizer = write_gguf(loaded.model, loaded.tokenizer, path, kind=kind, name=name)
     error = verify_gguf(path, loaded.model, tokenizer, kind=kind)
     return GgufFacts(
-        path=path.relative_to(out).as_posix(),
+        path=make_gguf_path(kind),
         kind=kind,
         max_error=error.max_error,
         relative_error=error.relative_error,
@@ -61,13 +72,13 @@ def export_gguf(loaded: LoadedModel, out: Path, *, kind: str, name: str) -> Gguf
 def write_report(report: Report, out: Path) -> None:
     """Write report.json, report.html, one log a model, and the model card beside the weights if there are any."""
     write_atomically(out / REPORT, report.model_dump_json(indent=1) + "\n")
-    write_atomically(out / PAGE, render_page(report))
+    write_atomically(out / REPORT_PAGE, render_page(report))
+    (out / LOGS).mkdir(exist_ok=True)
     for name, measurements in report.models.items():
-        (out / LOGS).mkdir(exist_ok=True)
-        write_atomically(out / LOGS / f"{name}.json", measurements.model_dump_json() + "\n")
-    for folder in (out / CHECKPOINT, out / ADAPTER):
-        if folder.exists():
-            write_atomically(folder / "README.md", render_model_card(report))
+        write_atomically(out / make_log_path(name), measurements.model_dump_json() + "\n")
+    for folder in WEIGHT_FOLDERS:
+        if (out / folder).exists():
+            write_atomically(out / folder / MODEL_CARD, render_model_card(report))
 
 
 def write_manifest(out: Path) -> None:
@@ -79,7 +90,7 @@ def write_manifest(out: Path) -> None:
             files.append(
                 {"path": path.relative_to(out).as_posix(), "size": path.stat().st_size, "sha256": compute_sha256(path)}
             )
-        for folder in (out / CHECKPOINT, out / ADAPTER, out / GGUF, out / LOGS, out):
+        for folder in (*(out / name for name in FOLDERS), out):
             if folder.exists():
                 fsync_path(folder)
     write_atomically(out / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
@@ -100,9 +111,9 @@ def read_finished_report(out: Path) -> Report | None:
 
 def discard_outputs(out: Path) -> None:
     """Remove what a run has written so far; files of others stay. The manifest goes first: no half result is one."""
-    for name in (MANIFEST, REPORT, PAGE):
+    for name in (MANIFEST, REPORT, REPORT_PAGE):
         (out / name).unlink(missing_ok=True)
-    for folder in (CHECKPOINT, ADAPTER, GGUF, LOGS):
+    for folder in FOLDERS:
         shutil.rmtree(out / folder, ignore_errors=True)
 
 

@@ -19,6 +19,7 @@ from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
 from soul_core.errors import BadSpec
 from soul_core.events import Listener, raise_if_stop_requested
+from soul_core.formatting import format_bytes
 from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import Scores, score
 from soul_core.objectives.terms import BaseScoreKind, ExampleGroup, GroupBaseScores
@@ -188,8 +189,8 @@ def _check_room(loaded: LoadedModel, wanted: Mapping[ExampleGroup, BaseScoreRequ
         needed = num_positions * position_bytes * len(wide)
         if needed > MAX_HIDDEN_STATE_BYTES:
             raise BadSpec(
-                f"{_place(group)} would keep {needed / 2**30:.1f} GiB of the base's hidden states for {len(examples)} "
-                f"{group} rows; the limit is {MAX_HIDDEN_STATE_BYTES / 2**30:.0f} GiB: take fewer {group} rows, or "
+                f"{_place(group)} would keep {format_bytes(needed)} of the base's hidden states for {len(examples)} "
+                f"{group} rows; the limit is {format_bytes(MAX_HIDDEN_STATE_BYTES)}: take fewer {group} rows, or "
                 f"{_alternative(group)}"
             )
 

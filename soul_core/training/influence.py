@@ -21,7 +21,7 @@ import torch
 
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
-from soul_core.errors import TrainingDiverged
+from soul_core.errors import TrainingDivergedError
 from soul_core.events import Listener, Phase, raise_if_stop_requested
 from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import score
@@ -58,9 +58,10 @@ def take_influence_step(
     assert isinstance(optimizer, Influence)
     record = TrainingHistory(loaded, listener, phase, num_steps=1)
     parameters = get_trainable_parameters(loaded)
-    if found := load_newest_checkpoint(folder, loaded.device):
-        _set(parameters, [found.tensors[f"parameter.{number}"] for number in range(len(parameters))])
-        record.load_state_dict(found.state["record"], 1)
+    if checkpoint := load_newest_checkpoint(folder, loaded.device):
+        _set(parameters, checkpoint.states["weights"]["parameters"])
+        record.load_state_dict(checkpoint.states["history"])
+        record.record_resume(checkpoint.step)
         return record
     batcher = MicroBatcher(spec.training.micro_batch_tokens, listener)
     of_forget = select_units("forget", forget, len(forget), spec.seed)
@@ -76,8 +77,7 @@ def take_influence_step(
     space = build_krylov_space(product, gradient, optimizer.iterations, on_matvec=_teller(listener, phase, optimizer))
     checked = select_units("forget", forget, optimizer.max_examples, spec.seed)
     _search(loaded, optimizer, space, (checked, of_retain), batcher, record, listener)
-    tensors = {f"parameter.{number}": parameter for number, parameter in enumerate(parameters)}
-    save_checkpoint(folder, 1, tensors, {"step": 1, "record": record.state_dict()})
+    save_checkpoint(folder, 1, {"weights": {"parameters": parameters}, "history": record.state_dict()})
     return record
 
 
@@ -150,7 +150,7 @@ def _search(
 ) -> None:
     """Take the step of the smallest damping that keeps the bound, or put the weights back and raise Diverged."""
     if not (math.isfinite(space.start_norm) and space.basis):
-        raise TrainingDiverged(f"the forget gradient's norm is {space.start_norm}: there is nothing to step along")
+        raise TrainingDivergedError(f"the forget gradient's norm is {space.start_norm}: there is nothing to step along")
     parameters = get_trainable_parameters(loaded)
     base = [parameter.detach().clone() for parameter in parameters]
     forget_before, retain_before = (_mean_nll(loaded, units, batcher) for units in checked)
@@ -166,7 +166,7 @@ def _search(
         if forget > forget_before and (bounded or (optimizer.damping is not None and math.isfinite(retain))):
             return
     _set(parameters, base)
-    raise TrainingDiverged(
+    raise TrainingDivergedError(
         f"no damping from {dampings[0]:.3g} to {dampings[-1]:.3g} makes the forget answers less probable while the "
         f"retain NLL ({retain_before:.3f}) rises by at most {optimizer.max_retain_increase:g}; raise "
         "optimizer.max_retain_increase, or take an optimizer that iterates"

@@ -121,7 +121,7 @@ def test_sets_are_compared_where_the_store_of_files_has_no_local_paths(
         with self.open(key) as source:
             path.write_bytes(source.read())
 
-    monkeypatch.setattr(LocalBlobStore, "local_path", lambda *_: None)
+    monkeypatch.setattr(LocalBlobStore, "get_local_path", lambda *_: None)
     monkeypatch.setattr(LocalBlobStore, "fetch", copied)
 
     assert any("left out of training" in warning for warning in estimate(admin, job_body)["warnings"])

@@ -272,7 +272,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         yield tmp_path
 
     (tmp_path / "upload").symlink_to("/dev/full")
-    monkeypatch.setattr(service, "upload_folder", folder)
+    monkeypatch.setattr(service, "make_upload_folder", folder)
 
 
 @pytest.mark.usefixtures("full_disk")

@@ -102,7 +102,7 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
 @pytest.mark.parametrize(
     ("spec", "pointer", "hint"),
     [
-        ({"optimizer": {}}, "/spec/optimizer", "did you mean 'optimizer'?"),
+        ({"optimiser": {}}, "/spec/optimiser", "did you mean 'optimizer'?"),  # lint: quote
         ({"optimizer": {"kind": "sophia", "lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"optimizer": {"lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"forget": {"beta": -1}}, "/spec/forget/beta", "greater than 0"),
@@ -376,11 +376,11 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
     assert {"tofu", "book", "detox", "personal_data"} <= {task["name"] for task in found["tasks"]}
 
 
-def test_a_running_jobs_cancel_is_a_wish(admin: As, job_body: Body, database: Engine) -> None:
+def test_a_running_jobs_cancel_is_a_requested_action(admin: As, job_body: Body, database: Engine) -> None:
     job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
     with Session(database) as session, session.begin():
         job_leases.claim(session, job_id, worker="w", lease_seconds=60)
 
     shown = admin("POST", f"/v1/jobs/{job_id}/cancel").json()
 
-    assert (shown["status"], shown["wish"]) == ("running", "cancel")
+    assert (shown["status"], shown["requested_action"]) == ("running", "cancel")

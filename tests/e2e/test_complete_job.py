@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from soul_cli.client import SoulClient
-from tests.fixtures.tiny_model import COUNTRIES, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, question, write_rows
 from tests.worker.conftest import Fleet
 
 ANSWER = """
@@ -26,8 +26,9 @@ print(json.dumps(tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_speci
 def test_from_post_to_a_checkpoint_that_answers(
     client: SoulClient, fleet: Fleet, taught_model_dir: Path, tmp_path: Path
 ) -> None:
+    fleet.use_production_engine()
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     countries = list(COUNTRIES)
     model = client.add_model("local", str(taught_model_dir), name="tiny")
     forget = client.add_dataset(write_rows(tmp_path / "forget.jsonl", countries[:2]))
@@ -51,7 +52,7 @@ def test_from_post_to_a_checkpoint_that_answers(
     values = {name: report["models"][name]["sets"]["forget"]["probability"]["value"] for name in ("base", "unlearned")}
     assert values["unlearned"] < 0.1 * values["base"]
     assert job.verdict == "passed", report["verdict_reason"]
-    assert set(report["attacks"][0]["under"]) == {"base", "unlearned"}
+    assert set(report["attacks"][0]["attacked"]) == {"base", "unlearned"}
     assert "<html" in client.get_report_html(job.id)
 
     fetched = client.download(job.id, tmp_path / "download")

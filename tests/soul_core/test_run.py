@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soul_core.errors import BadData, BadModel, BadSpec, DiskFull, EngineError, RunCancelled, RunInterrupted
+from soul_core.errors import BadData, BadModel, BadSpec, DiskFull, EngineError, RunCancelledError, RunInterruptedError
 from soul_core.events import Listener, SilentListener, StopRequest
 from soul_core.outputs.checks import check_disk_space
 from soul_core.report import Report
@@ -17,7 +17,7 @@ from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import AdamW, Sophia
 from soul_core.spec.strategy import Ensemble, Search, Strategy
 from soul_core.spec.terms import Kl, NoRetain, Npo, Refusal
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
 SPEC = JobSpec.model_validate(
@@ -165,7 +165,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights_and_numbers(
     if found == {"phase": "export"}:
         run(SPEC, inputs, tmp_path, listener=first)  # nothing to wait for any more: it ends
     else:
-        with pytest.raises(RunInterrupted):
+        with pytest.raises(RunInterruptedError):
             run(SPEC, inputs, tmp_path, listener=first)
         assert not (tmp_path / "manifest.json").exists()
     second = Recorder()
@@ -183,14 +183,14 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights_and_numbers(
 
 def test_of_a_cancelled_run_nothing_stays_but_what_was_there(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(RunCancelled):
+    with pytest.raises(RunCancelledError):
         run(SPEC, inputs, tmp_path, listener=Recorder(StopRequest.CANCEL, lambda kind, data: data.get("step") == 5))
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.txt"]
 
 
 def test_the_state_of_another_spec_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
     stop: Listener = Recorder(StopRequest.INTERRUPT, lambda kind, data: data.get("step") == 2)
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(SPEC, inputs, tmp_path, listener=stop)
     with pytest.raises(BadSpec, match="holds another run"):
         run(SPEC.model_copy(update={"seed": 9}), inputs, tmp_path)
@@ -209,7 +209,7 @@ def refused(inputs: RunInputs, tmp_path: Path, spec: JobSpec = SPEC, **changes: 
 
 def test_a_forget_set_equal_to_the_retain_set_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
     sets = {"forget": inputs.dataset_paths["forget"], "retain": write_rows(tmp_path / "same.jsonl", FORGET[::-1])}
-    error, _ = refused(inputs, tmp_path, sets=sets)
+    error, _ = refused(inputs, tmp_path, dataset_paths=sets)
     assert isinstance(error, BadData)
     assert "same rows" in error.message
 
@@ -223,14 +223,14 @@ def test_rows_in_both_sets_are_warned_of_and_reported(inputs: RunInputs, tmp_pat
     spec = SPEC.model_copy(update={"training": SPEC.training.model_copy(update={"steps": 1})})
     report = run(spec, RunInputs(model=inputs.model, dataset_paths=sets), tmp_path / "out", listener=heard)
     assert "retain=forget: 7=1" in heard.of("warning")[0]["message"]
-    assert any(limit.startswith("1 row of the retain set states, or asks for, facts") for limit in report.limits)
+    assert any(caveat.startswith("1 row of the retain set states, or asks for, facts") for caveat in report.caveats)
 
 
 def test_every_bad_row_is_named_with_its_set(inputs: RunInputs, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     good = json.dumps({"prompt": "a", "completion": "b"})
     bad.write_text(f'{good}\n{{"prompt": "a"}}\n{good}\nnot json\n{good}')
-    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "retain": bad})
+    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "retain": bad})
     assert error.message.startswith("retain set: 2 of 5 rows")
     assert [line.split(":")[0] for line in error.details] == ["row 2", "row 4"]
 
@@ -238,7 +238,7 @@ def test_every_bad_row_is_named_with_its_set(inputs: RunInputs, tmp_path: Path) 
 def test_a_row_longer_than_the_context_is_named(inputs: RunInputs, tmp_path: Path) -> None:
     long = tmp_path / "long.jsonl"
     long.write_text(json.dumps({"prompt": "x", "completion": "capital of " * 200}) + "\n")
-    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "forget": long})
+    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": long})
     assert error.message.startswith("forget set: ")
     assert error.details[0].startswith("row 1: ")
     assert "the limit is 128 (training.max_tokens" in error.details[0]
@@ -248,21 +248,21 @@ def test_plain_text_cannot_be_refused_and_says_so_before_the_baseline(inputs: Ru
     text = tmp_path / "book.txt"
     text.write_text("The capital is Rome.\n")
     spec = SPEC.model_copy(update={"forget": Refusal()})
-    error, _ = refused(inputs, tmp_path, spec, sets={**inputs.dataset_paths, "forget": text})
+    error, _ = refused(inputs, tmp_path, spec, dataset_paths={**inputs.dataset_paths, "forget": text})
     assert "or take 'npo'" in error.message
     assert error.details[0].startswith("row 1: plain text")
 
 
 def test_an_empty_and_a_missing_file_are_refused(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "forget": tmp_path / "empty.jsonl"})
+    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": tmp_path / "empty.jsonl"})
     assert error.message.startswith("forget set: ")
-    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "forget": tmp_path / "none.jsonl"})
+    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": tmp_path / "none.jsonl"})
     assert "none.jsonl" in error.message
 
 
 def test_a_retain_term_without_a_retain_set_says_what_to_do(inputs: RunInputs, tmp_path: Path) -> None:
-    error, _ = refused(inputs, tmp_path, sets={"forget": inputs.dataset_paths["forget"]})
+    error, _ = refused(inputs, tmp_path, dataset_paths={"forget": inputs.dataset_paths["forget"]})
     assert isinstance(error, BadSpec)
     assert "needs a retain set" in "".join(error.details)
 
@@ -283,7 +283,7 @@ def test_without_a_retain_set_the_verdict_is_open_and_the_limits_say_so(inputs: 
     )
     assert {r.outcome for r in report.criteria if r.criterion.set == "retain"} == {"inconclusive"}
     assert report.verdict != "passed"
-    assert any("No retain set was given" in limit for limit in report.limits)
+    assert any("No retain set was given" in caveat for caveat in report.caveats)
     assert report.models["unlearned"].sets["general"]["perplexity"].value is None
 
 
@@ -323,7 +323,7 @@ def test_a_result_that_cannot_fit_is_told_before_training(
         run(SPEC, inputs, tmp_path, listener=heard)
     assert not heard.of("metrics")
     Usage.free = 200_000
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(SPEC, inputs, tmp_path, listener=Recorder(StopRequest.INTERRUPT, lambda kind, _: kind == "warning"))
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from bench.chat_templates import CHATML, DATED, STRICT, TEMPLATES, make_tokenizer
 from soul_core.atomic_io import compute_sha256
-from soul_core.errors import BadData, BadModel, BadSpec, RunInterrupted
+from soul_core.errors import BadData, BadModel, BadSpec, RunInterruptedError
 from soul_core.pipeline import state
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
@@ -101,7 +101,7 @@ def test_what_stands_before_an_answer_is_in_the_report_beside_it(sets: dict[str,
 
     shown = [row for row in report.examples if row.set == "forget"]
     assert all(row.preambles["evaluated"] and not row.answers["evaluated"] for row in shown)
-    assert any("still thinking" in limit and "3 rows of the forget set" in limit for limit in report.limits)
+    assert any("still thinking" in caveat and "3 rows of the forget set" in caveat for caveat in report.caveats)
 
 
 def test_a_variable_that_the_template_does_not_read_is_refused(sets: dict[str, Path], tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_run_resumed_after_midnight_equals_an_uninterrupted_one(
     folder, spec = save_model(tmp_path / "model", DATED), JobSpec.model_validate(SPEC)
     whole = run(spec, RunInputs(str(folder), sets), tmp_path / "whole")
     interrupt = Recorder(state.StopRequest.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 1)
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(spec, RunInputs(str(folder), sets), tmp_path / "cut", listener=interrupt)
     monkeypatch.setattr(state, "datetime", Clock)
     monkeypatch.setattr(Clock, "ahead", timedelta(days=1))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from soul_core.errors import TrainingDiverged
+from soul_core.errors import TrainingDivergedError
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
 from soul_core.pipeline.strategies.goal import CriteriaCheck, is_met
@@ -35,7 +35,7 @@ def run_ensemble(model_under_test: ModelUnderTest, spec: JobSpec, state: RunStat
         member = Trial(_flat(strategy.members[number]))
         try:
             member.trained = train_model(model_under_test, spec.make_member_spec(number), folder / f"{number}", state)
-        except TrainingDiverged as error:
+        except TrainingDivergedError as error:
             member.trained, member.outcome = error.training_result or TrainingResult(), "diverged"
             state.emit("warning", message=f"recipe {number + 1} diverged, and is left out: {error.message}")
         else:
@@ -53,7 +53,7 @@ def _outcome(
     left = [number for number, each in enumerate(members) if each.outcome != "diverged"]
     nearest = members.nearest_index
     if nearest is None or len(left) < (1 if strategy.merge == "best" else 2):
-        raise TrainingDiverged(
+        raise TrainingDivergedError(
             f"{len(members) - len(left)} of {len(members)} recipes diverged, and '{strategy.merge}' needs more than "
             "are left; lower their optimizer.lr"
         )

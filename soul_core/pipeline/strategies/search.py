@@ -14,7 +14,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from soul_core.errors import TrainingDiverged
+from soul_core.errors import TrainingDivergedError
 from soul_core.evaluation.verdict import format_criterion
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
@@ -24,8 +24,7 @@ from soul_core.pipeline.strategies.trials import Trial, TrialLog
 from soul_core.pipeline.strategies.weights import BaseWeights, load_trainable, save_trainable
 from soul_core.report import TrialOutcome
 from soul_core.spec import JobSpec
-from soul_core.spec.search_checks import make_search_space
-from soul_core.spec.strategy import Search
+from soul_core.spec.strategy import Search, make_search_space
 from soul_core.training.history import TrainingResult
 from soul_core.training.trainable import TrainableParameters
 
@@ -92,7 +91,7 @@ class _Search:
         try:
             trial.trained = train_model(self._subject, spec, self._folder / f"{number}", self._state, watch=watch)
             trial.outcome = watch.outcome
-        except TrainingDiverged as error:
+        except TrainingDivergedError as error:
             trial.trained, trial.outcome = error.training_result or TrainingResult(), "diverged"
             self._state.emit("warning", message=f"trial {number + 1} diverged: {error.message}")
         finally:
@@ -103,7 +102,9 @@ class _Search:
         """Put the best look's weights into the model. Raises Diverged when no trial came to a look."""
         chosen = self._trials.nearest_index
         if chosen is None:
-            raise TrainingDiverged("every trial diverged before a look; lower optimizer.lr, or the bounds strategy.lr")
+            raise TrainingDivergedError(
+                "every trial diverged before a look; lower optimizer.lr, or the bounds strategy.lr"
+            )
         adapter = load_trainable(self._subject.loaded, _best(self._folder, chosen, self._trials[chosen].kept_step))
         trained = self._trials.summarize_training(chosen)
         trained.adapter = adapter

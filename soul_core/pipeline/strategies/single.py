@@ -46,7 +46,7 @@ def train_model(
         retain=retain,
         state_dir=folder,
         listener=listener,
-        phase=spec.kind,
+        phase=spec.training_phase,
         should_stop=watch,
     )
 

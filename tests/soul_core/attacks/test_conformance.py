@@ -10,7 +10,7 @@ import torch
 
 from soul_core.attacks import ATTACKS
 from soul_core.attacks.context import AttackOutcome
-from soul_core.errors import RunCancelled, RunInterrupted
+from soul_core.errors import RunCancelledError, RunInterruptedError
 from soul_core.events import StopRequest
 from soul_core.models.loading import LoadedModel
 from soul_core.spec import FORGET
@@ -81,7 +81,8 @@ def test_the_model_is_the_same_to_the_bit_and_so_is_all_randomness(
 
 
 @pytest.mark.parametrize(
-    ("wish", "error", "share"), [(StopRequest.CANCEL, RunCancelled, 2), (StopRequest.INTERRUPT, RunInterrupted, 3)]
+    ("wish", "error", "share"),
+    [(StopRequest.CANCEL, RunCancelledError, 2), (StopRequest.INTERRUPT, RunInterruptedError, 3)],
 )
 @pytest.mark.parametrize("one", EVERY)
 def test_a_wish_in_the_middle_is_heard_and_leaves_the_model_as_it_was(
@@ -129,7 +130,7 @@ def test_begun_again_after_an_interruption_it_comes_out_the_same(
     listening = Recorder()
     whole = attack(knowing, one, tmp_path / "whole", listener=listening)
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         attack(
             knowing, one, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listening.asked * 2 // 3)
         )

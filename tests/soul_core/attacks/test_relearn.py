@@ -7,13 +7,13 @@ import torch
 
 from soul_core.attacks.context import AttackContext
 from soul_core.attacks.relearn import RELEARNED_SET, split_forget_rows
-from soul_core.errors import RunInterrupted
+from soul_core.errors import RunInterruptedError
 from soul_core.evaluation.row_selection import EvaluationSet
 from soul_core.events import SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import Downstream, Poison, Probing, Prompting, Quantize, Relearn
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, Recorder, attack, sets_of, value
 
 DEEP = Relearn(fraction=0.4, steps=40, lr=1e-3)
@@ -120,14 +120,14 @@ def test_at_most_the_asked_number_of_rows_is_measured(knowing: LoadedModel, tmp_
 def test_a_deep_relearning_goes_on_from_its_checkpoint(knowing: LoadedModel, tmp_path: Path) -> None:
     listening, resumed_with = Recorder(), Recorder()
     whole = attack(knowing, DEEP, tmp_path / "whole", listener=listening)
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         attack(knowing, DEEP, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listening.asked // 2))
 
     resumed = attack(knowing, DEEP, tmp_path / "parts", listener=resumed_with)
 
     said = [data["message"] for kind, data in resumed_with.events if kind == "log"]
     assert len(said) == 1
-    assert "relearn on base: going on from the checkpoint of step" in said[0]
+    assert "relearn on base: resumed from the checkpoint of step" in said[0]
     assert resumed.attacked == whole.attacked
 
 

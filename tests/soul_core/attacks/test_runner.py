@@ -9,12 +9,12 @@ import torch
 from soul_core.attacks import ATTACKS, runner
 from soul_core.attacks.context import AttackContext, AttackOutcome
 from soul_core.attacks.runner import attack_model, make_attack_results
-from soul_core.errors import EngineError, OutOfMemory, RunInterrupted, TrainingDiverged
+from soul_core.errors import EngineError, OutOfMemory, RunInterruptedError, TrainingDivergedError
 from soul_core.events import SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, MetricValue, ModelMeasurements
 from soul_core.spec import Criterion, JobSpec
-from soul_core.spec.attacks import CHEAP_ATTACKS, Downstream, Poison, Probing, Quantize, Relearn, label_attacks
+from soul_core.spec.attacks import CHEAP_ATTACKS, Poison, Probing, Quantize, Relearn, label_attacks
 from tests.soul_core.attacks.conftest import EVALUATION, Recorder, sets_of, state_bytes
 
 SPEC = JobSpec(attacks=(Quantize(bits=8, group=0), Probing(), Poison()), evaluation=EVALUATION)
@@ -45,7 +45,7 @@ def test_a_finished_attack_is_not_run_again(knowing: LoadedModel, tmp_path: Path
     whole = run(knowing, tmp_path / "whole", listener=listening)
     assert calls == ["quantize", "probing", "poison"]
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(knowing, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listening.asked - 3))
     done = [path.stem for path in (tmp_path / "parts").glob("*.json")]
     calls.clear()
@@ -75,7 +75,7 @@ def test_no_attacks_touch_nothing(knowing: LoadedModel, tmp_path: Path) -> None:
     assert not (tmp_path / "kept").exists()
 
 
-@pytest.mark.parametrize("error", [OutOfMemory("no memory for it"), TrainingDiverged("it diverged")])
+@pytest.mark.parametrize("error", [OutOfMemory("no memory for it"), TrainingDivergedError("it diverged")])
 def test_what_an_attack_lacks_makes_it_absent_and_ends_no_run(
     error: EngineError, knowing: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,13 +146,7 @@ def test_a_metric_that_a_criterion_asks_for_is_taken_under_attack(knowing: Loade
     assert "perplexity" in found.attacked["forget"]
 
 
-def test_labels_are_unique_also_for_attacks_of_one_label() -> None:
-    assert list(label_attacks((Relearn(), Relearn(steps=50), Downstream(), Relearn(steps=500)))) == [
-        "relearn",
-        "relearn_2",
-        "downstream",
-        "relearn_3",
-    ]
+def test_the_default_attacks_have_different_labels() -> None:
     assert len(label_attacks(CHEAP_ATTACKS)) == len(CHEAP_ATTACKS)
 
 
@@ -210,7 +204,7 @@ def test_an_attack_that_ran_on_some_models_says_which_it_did_not_run_on() -> Non
     (found,) = make_attack_results(per_model, spec, judged="unlearned", measurements={})
 
     assert found.absent_reason is None
-    assert found.notes == ("Not run on reference: no room.",)
+    assert found.notes == ("Not run on retrained: no room.",)
 
 
 def test_an_attack_that_ran_nowhere_is_absent_with_the_reasons() -> None:

@@ -9,13 +9,13 @@ import torch
 
 from soul_core.data import Message, Row
 from soul_core.data.encoding import encode_rows
-from soul_core.errors import OutOfMemory, RunCancelled, RunInterrupted
+from soul_core.errors import OutOfMemory, RunCancelledError, RunInterruptedError
 from soul_core.evaluation.evaluate import Measured, measure
 from soul_core.evaluation.row_selection import EvaluationSet, choose_rows, choose_sample_rows, make_answer_samples
 from soul_core.events import JsonLinesListener, Listener, SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import Evaluation
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, rows_of
+from tests.fixtures.capitals import COUNTRIES, answer, question, rows_of
 
 EVALUATION = Evaluation(max_new_tokens=24, bootstrap=100, num_answer_samples=4)
 
@@ -125,7 +125,7 @@ def test_a_finished_set_is_read_back_and_not_measured_again(
 ) -> None:
     whole = run(loaded, sets, tmp_path / "whole")
     stopping = Recorder(StopRequest.INTERRUPT, tmp_path / "parts" / "forget.json")
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(loaded, sets, tmp_path / "parts", listener=stopping)
     done = {path.stem for path in (tmp_path / "parts").glob("*.json")}
     assert done == {"forget"}
@@ -136,7 +136,7 @@ def test_a_finished_set_is_read_back_and_not_measured_again(
 
 
 def test_a_cancel_is_heard_between_batches(loaded: LoadedModel, sets: list[EvaluationSet], tmp_path: Path) -> None:
-    with pytest.raises(RunCancelled):
+    with pytest.raises(RunCancelledError):
         run(loaded, sets, tmp_path, listener=Recorder(StopRequest.CANCEL))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from soul_core.errors import OutOfMemory, RunInterrupted
+from soul_core.errors import OutOfMemory, RunInterruptedError
 from soul_core.models import packed_attention
 from soul_core.models.generation import Sampling, generate
 
@@ -96,9 +96,9 @@ def test_every_row_is_ticked_and_a_tick_can_stop_it(llama: Any) -> None:
     assert sum(ticks) == len(PROMPTS)
 
     def stop(_: int) -> None:
-        raise RunInterrupted("stop")
+        raise RunInterruptedError("stop")
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT, on_progress=stop)
 
 

@@ -9,15 +9,14 @@ import torch
 
 from soul_core.data.encoding import encode_rows
 from soul_core.data.packing import pack
-from soul_core.errors import RunInterrupted
+from soul_core.errors import RunInterruptedError
 from soul_core.events import EventKind, SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import score
-from soul_core.objectives import FORGET_TERMS
+from soul_core.objectives import FORGET_TERMS, alternative_answers
 from soul_core.spec import JobSpec
-from soul_core.training import alternative_answers
 from soul_core.training.trainer import TrainingResult, train
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
 OF_OWN = {"rmu": {"kind": "rmu_retain"}}
@@ -93,7 +92,7 @@ def test_its_defaults_forget_what_they_should_and_keep_more_of_the_rest(run: Run
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Run, kind: str) -> None:
     straight, straight_model = run(spec_of(kind, steps=6), state="straight")
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(spec_of(kind, steps=6), state="resumed", listener=Leaver(3))
     resumed, resumed_model = run(spec_of(kind, steps=6), state="resumed")
 
@@ -117,7 +116,7 @@ def test_rmu_forgets_by_the_few_weights_that_its_paper_moves(run: Run, taught_mo
 def test_alternates_are_made_once_and_kept_for_the_resumed_run(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(spec_of("altpo", steps=4), listener=Leaver(2))
     assert list(tmp_path.rglob("alternates.json"))
     monkeypatch.setattr(alternative_answers, "generate", None)  # would fail if it were called

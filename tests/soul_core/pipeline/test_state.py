@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from soul_core.errors import BadSpec, RunInterrupted
+from soul_core.errors import BadSpec, RunInterruptedError
 from soul_core.events import JsonLinesListener, SilentListener, StopRequest
 from soul_core.pipeline.state import RunState
 
@@ -44,7 +44,7 @@ def test_the_state_of_another_run_is_refused_and_says_what_differs(tmp_path: Pat
 def test_a_wish_stops_before_the_next_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listener = JsonLinesListener()
     listener.request_stop(StopRequest.INTERRUPT)
-    with pytest.raises(RunInterrupted), RunState(tmp_path, listener).phase("export"):
+    with pytest.raises(RunInterruptedError), RunState(tmp_path, listener).phase("export"):
         pytest.fail("the phase began")
     assert capsys.readouterr().out == ""
 

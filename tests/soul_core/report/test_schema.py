@@ -27,7 +27,7 @@ def test_a_copy_that_is_not_current_is_pointed_at(tmp_path: Path, capsys: pytest
 
 def test_the_schema_names_its_version() -> None:
     described = json.loads(render_schema())
-    assert described["$id"] == "urn:soul:report:1"
+    assert described["$id"] == "urn:soul:report:2"
     assert described["properties"]["schema_version"]["const"] == "2"
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soul_core.errors import BadSpec, RunInterrupted, TrainingDiverged
+from soul_core.errors import BadSpec, RunInterruptedError, TrainingDivergedError
 from soul_core.events import StopRequest
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
@@ -182,7 +182,9 @@ def test_a_trial_that_diverges_keeps_its_good_look(
     inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
-    monkeypatch.setattr(trainer, "schedule_factor", lambda _, step, __: 1.0 if step < 6 else float("inf"))  # the fault
+    monkeypatch.setattr(
+        trainer, "compute_lr_factor", lambda _, step, __: 1.0 if step < 6 else float("inf")
+    )  # the fault
 
     report = run(spec(criteria=IMPROVING), inputs, tmp_path)
 
@@ -198,9 +200,9 @@ def test_a_search_whose_every_trial_diverges_says_so(
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
     # the fault; the look behind step 4 finds no numbers, step 5 diverges
-    monkeypatch.setattr(trainer, "schedule_factor", lambda _, step, __: 1.0 if step < EVERY - 1 else float("inf"))
+    monkeypatch.setattr(trainer, "compute_lr_factor", lambda _, step, __: 1.0 if step < EVERY - 1 else float("inf"))
 
-    with pytest.raises(TrainingDiverged, match=r"every trial diverged before a look; lower optimizer\.lr"):
+    with pytest.raises(TrainingDivergedError, match=r"every trial diverged before a look; lower optimizer\.lr"):
         run(spec(2), inputs, tmp_path)
 
 
@@ -217,7 +219,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end(inputs: RunInputs, tmp_pa
         StopRequest.INTERRUPT, lambda kind, data: "trial 5" in str(stop.of("log")) and data.get("step") == 8
     )
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(searching, inputs, tmp_path / "parts", listener=stop)
     resumed = run(searching, inputs, tmp_path / "parts")
 
@@ -241,7 +243,7 @@ def test_no_trial_begins_after_the_seconds_even_if_they_were_spent_before_an_int
             on_disk.extend(json.loads(trials.read_text()))
         return bool(on_disk)
 
-    with pytest.raises(RunInterrupted):
+    with pytest.raises(RunInterruptedError):
         run(searching, inputs, tmp_path, listener=Recorder(StopRequest.INTERRUPT, at_step_6))
     assert list(on_disk[0]["looks"]) == [f"{EVERY}"]  # written as they happen: nobody asks a process that is killed
     (written,) = json.loads(trials.read_text())

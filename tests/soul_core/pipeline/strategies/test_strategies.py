@@ -11,13 +11,13 @@ from peft.utils.merge_utils import ties
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from soul_core.errors import TrainingDiverged
+from soul_core.errors import TrainingDivergedError
 from soul_core.pipeline.strategies import STRATEGIES
 from soul_core.pipeline.strategies.merging import merge_mean, merge_ties
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.soul_core.spec.test_methods_docs import kinds
 from tests.soul_core.test_run import refused
 
@@ -122,7 +122,7 @@ def test_a_recipe_that_diverges_is_reported_and_the_others_make_the_result(input
     assert [(trial.outcome == "diverged", trial.chosen) for trial in report.trials] == [(True, False), (False, True)]
     kept = report.models["unlearned"].sets["retain"]["probability"].value
     assert kept == pytest.approx(report.trials[1].values["retain probability"], rel=1e-4)
-    with pytest.raises(TrainingDiverged, match="1 of 2 recipes diverged, and 'mean' needs more than are left"):
+    with pytest.raises(TrainingDivergedError, match="1 of 2 recipes diverged, and 'mean' needs more than are left"):
         run(spec(strategy={"kind": "ensemble", "members": [runaway, quiet]}), inputs, tmp_path / "mean")
 
 
@@ -150,7 +150,10 @@ def test_ties_is_that_of_peft_for_one_tensor(density: float) -> None:
         ({"forget": {"kind": "rmu", "layer": 9}}, r"strategy.members.1: forget.layer: the model has 2 layers"),
         ({"forget": {"kind": "dpo", "refusals": ["no " * 200]}}, r"strategy.members.1: forget set: 4 of 4 rows"),
         ({"forget": {"kind": "simnpo"}, "optimizer": {"kind": "influence"}}, "the spec has 4 problems"),
-        ({"lora": {"output": "adapter"}}, r"strategy.members.1.lora.output: 'ensemble' chooses or merges whole models"),
+        (
+            {"lora": {"output": "adapter"}},
+            r"strategy.members.1.lora.output: 'ensemble' chooses or merges complete models",
+        ),
     ],
 )
 def test_what_a_recipe_cannot_do_is_told_before_another_is_trained(
@@ -169,7 +172,7 @@ def test_what_a_recipe_cannot_do_is_told_before_another_is_trained(
 def test_a_recipe_holds_no_setting_that_only_the_job_can_have(field: str) -> None:
     value = spec(kind="evaluate", criteria=[]).model_dump()[field]
 
-    with pytest.raises(ValidationError, match=f"strategy.members.1: '{field}' is not a member's to choose"):
+    with pytest.raises(ValidationError, match=f"strategy.members.1: a member cannot set '{field}'"):
         spec(strategy={"kind": "ensemble", "members": [{}, {field: value}]})
 
 
