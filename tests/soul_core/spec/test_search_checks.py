@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from soul_core.pipeline.strategies.goal import compute_shortfall
+from soul_core.pipeline.strategies.criteria_check import compute_shortfall
 from soul_core.report import CriterionResult
 from soul_core.spec import Criterion, JobSpec
 from soul_core.spec.checks import format_spec_problems
