@@ -28,7 +28,7 @@ from soul_core.pipeline.strategies import STRATEGIES
 from soul_core.pipeline.strategies.single import StrategyResult
 from soul_core.report import ExportFacts, Report, RetrainedModelFacts
 from soul_core.spec import BASE, JUDGED_MODEL, RETRAINED, JobKind, JobSpec
-from soul_core.spec.checks import check_spec
+from soul_core.spec.validation import check_spec
 from soul_core.training.history import TrainingResult
 
 __all__ = ["RunInputs", "run"]

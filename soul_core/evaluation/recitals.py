@@ -1,6 +1,6 @@
 """Recitals: facts of a forget set in the judged model's own answers, on any set. Torch-free.
 
-The rule and its reasons are in docs/evaluation.md, "Recitals". `run()` calls this before the verdict.
+The rule and its reasons are in docs/reference/criteria.md, "Recitals". `run()` calls this before the verdict.
 """
 
 from collections import defaultdict

@@ -19,7 +19,7 @@ def keyword_recall(inference: InferenceResult, resampling: Resampling) -> Metric
     so ROUGE-L gives "The capital of France is Rome" five sixths; here it is 0. A row whose answer only repeats the
     question has no value. Lists of function words are incomplete, and some languages have none: in answers that are
     not English, words that most answers share count as function words too, unless an answer has no others.
-    Source: this project; see docs/evaluation.md.
+    Source: this project; see docs/reference/evaluation.md.
     """
     keywords = [
         extract_keywords(answer.expected, answer.prompt) if answer else frozenset() for answer in inference.answers

@@ -88,7 +88,7 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
         run=_collect_run_facts(spec, model, results.strategy_result.training_result, state),
         export=results.export_facts,
         versions=get_versions(),
-        limits=(
+        caveats=(
             *collect_caveats(
                 spec,
                 data,

@@ -11,6 +11,7 @@ from soul_core.attacks.snapshot import compute_fingerprint
 from soul_core.data import Row, RowsBySet
 from soul_core.data.datasets import EncodedDataset, encode_datasets
 from soul_core.data.encoding import ChatSettings, Example, encode_rows
+from soul_core.data.encoding_check import check_against_transformers
 from soul_core.errors import BadData
 from soul_core.evaluation.evaluate import measure
 from soul_core.evaluation.model_evaluation import ModelEvaluation
@@ -83,7 +84,7 @@ def load_model_under_test(
         chat_template=spec.chat_template,
     )
     for of_set in rows.values():
-        loaded.encoder.check_against_tokenizer(of_set)
+        check_against_transformers(loaded.encoder, of_set)
     max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
     datasets = encode_datasets(rows, loaded.encoder, max_tokens=max_tokens)
     selections = {
@@ -91,7 +92,6 @@ def load_model_under_test(
         for name, dataset in datasets.items()
     }
     forget_rows = selections[FORGET].rows if FORGET in selections else ()
-    writes_adapter_only = spec.lora is not None and spec.lora.output == "adapter"
     return ModelUnderTest(
         loaded=loaded,
         facts=loaded.facts.model_copy(update={"source": source.display_name}),
@@ -101,7 +101,7 @@ def load_model_under_test(
         digest_key=key,
         # adapters are written unrounded, and their base is not written
         export_dtypes=choose_export_dtypes(loaded, spec.export.dtype)
-        if is_trained and not writes_adapter_only
+        if is_trained and not spec.writes_adapter
         else FLOAT32,
     )
 

@@ -1,193 +1,76 @@
-"""JobSpec: everything a run depends on but the model and the data. Torch-free.
+"""JobSpec: everything a run depends on except the model and the data. Torch-free.
 
-One definition from HTTP to trainer: the API validates request bodies with these classes, the engine obeys them.
+One definition from HTTP to trainer: the API validates request bodies with these classes, and the engine executes them.
+`names`, `terms`, `optimizers`, `wrappers`, `strategy`, `training`, `evaluation`, `attacks` and `export` hold its parts;
+`validation` holds the checks that need more than one field.
 """
 
 import hashlib
 from collections.abc import Collection
 from datetime import date
-from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from soul_core.chat.template import RESERVED_VARIABLES, check_syntax
-from soul_core.spec.attacks import CHEAP_ATTACKS, Attack
+from soul_core.spec.attacks import DEFAULT_ATTACKS, Attack
+from soul_core.spec.evaluation import DEFAULT_CRITERIA, PRIOR_FORGET_CRITERIA, Criterion, Evaluation, ProbeKind
 from soul_core.spec.export import Export
+from soul_core.spec.names import (
+    ALL,
+    ALL_PRIOR_FORGET_SETS,
+    BASE,
+    DROPPED_SUFFIX,
+    EVALUATED,
+    FINETUNED,
+    FORGET,
+    GENERAL,
+    HOLDOUT,
+    JUDGED_MODEL,
+    PRIOR_FORGET_PREFIX,
+    RETAIN,
+    RETRAINED,
+    TRAIN,
+    UNLEARNED,
+    JobKind,
+    is_forget_set,
+)
 from soul_core.spec.optimizers import Optimizer, Sophia
 from soul_core.spec.strategy import Ensemble, Single, Strategy
-from soul_core.spec.terms import SET_NAME_PATTERN, ForgetTerm, Nll, Npo, RetainTerm, SpecModel
+from soul_core.spec.terms import ForgetTerm, Nll, Npo, RetainTerm, SpecModel
+from soul_core.spec.training import Data, Training
 from soul_core.spec.wrappers import Lora, ParameterSelection, Saliency, Sharpness
 
-#: Data sets with a meaning; any other name is measured too. `ALL` is no set: metrics of the model as a whole.
-FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT, ALL = "forget", "retain", "general", "train", "holdout", "all"
-
-#: prior_forget_1, prior_forget_2, ...: forget sets of the jobs that made the model this one begins with.
-PRIOR_FORGET_PREFIX = "prior_forget_"
-
-#: retain_dropped, train_dropped: what a run makes of rows that it leaves out of the learned set.
-DROPPED_SUFFIX = "_dropped"
-
-#: In criteria: each of them, however many there are.
-ALL_PRIOR_FORGET_SETS = "prior_forget_*"
-
-#: Models with a meaning in a report; an evaluation may name others.
-BASE, UNLEARNED, FINETUNED, EVALUATED, RETRAINED = "base", "unlearned", "finetuned", "evaluated", "retrained"
-
-
-class JobKind(StrEnum):
-    """What a job does."""
-
-    UNLEARN = "unlearn"
-    FINETUNE = "finetune"
-    EVALUATE = "evaluate"
-
+__all__ = [
+    "ALL",
+    "ALL_PRIOR_FORGET_SETS",
+    "BASE",
+    "DEFAULT_ATTACKS",
+    "DEFAULT_CRITERIA",
+    "DROPPED_SUFFIX",
+    "EVALUATED",
+    "FINETUNED",
+    "FORGET",
+    "GENERAL",
+    "HOLDOUT",
+    "JUDGED_MODEL",
+    "PRIOR_FORGET_CRITERIA",
+    "PRIOR_FORGET_PREFIX",
+    "RETAIN",
+    "RETRAINED",
+    "TRAIN",
+    "UNLEARNED",
+    "Criterion",
+    "Data",
+    "Evaluation",
+    "JobKind",
+    "JobSpec",
+    "ProbeKind",
+    "RetainConflicts",
+    "Training",
+    "is_forget_set",
+]
 
 RetainConflicts = Literal["drop", "refuse", "keep"]
-ProbeKind = Literal["fill_in", "question", "adversarial"]
-#: What a job of each kind judges.
-JUDGED_MODEL: dict[JobKind, str] = {
-    JobKind.UNLEARN: UNLEARNED,
-    JobKind.FINETUNE: FINETUNED,
-    JobKind.EVALUATE: EVALUATED,
-}
-
-
-def is_forget_set(set_name: str) -> bool:
-    """Say whether a data set holds what is to be forgotten, or was by an earlier job."""
-    return set_name == FORGET or set_name.startswith(PRIOR_FORGET_PREFIX)
-
-
-class Data(SpecModel):
-    """How the data sets of a run are read. What the service stored at upload is clean already and is read as it is."""
-
-    clean: bool = Field(
-        True,
-        description="Take white space and end-of-turn marks of a model off the ends of prompts and answers, and write "
-        "line ends as LF. Each is reported with its row numbers.",
-    )
-    normalize: bool = Field(
-        False,
-        description="Rewrite all texts in Unicode normal form C with plain spaces and without zero-width marks, before "
-        "they are learned and scored.",
-    )
-
-
-class Training(SpecModel):
-    """The loop."""
-
-    steps: int = Field(20, ge=1, le=1_000_000, description="Optimizer steps.")
-    epochs: float | None = Field(
-        None, gt=0, le=10_000, description="Passes over the forget set (finetune: the train set), instead of steps."
-    )
-    forget_batch: int = Field(4, ge=1, le=4096, description="Forget examples a step.")
-    retain_batch: int = Field(4, ge=1, le=4096, description="Retain examples a step.")
-    micro_batch_tokens: int = Field(
-        2048,
-        ge=16,
-        description="Most tokens in one forward pass; larger batches are accumulated. Halves by itself "
-        "when memory runs out.",
-    )
-    max_tokens: int = Field(
-        2048, ge=8, description="Longest example, prompt and answer together; the model's context if that is shorter."
-    )
-    grad_clip: float = Field(1.0, gt=0, description="Bound of the gradient's L2 norm.")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Learning rate over the run.")
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
-    checkpoint_every: int = Field(10, ge=1, description="Steps between two checkpoints of the run.")
-
-
-class Evaluation(SpecModel):
-    """What is measured before and after, and how."""
-
-    metrics: tuple[str, ...] = Field(
-        (
-            "probability",
-            "rouge_l",
-            "keyword_recall",
-            "exact_memorization",
-            "extraction_strength",
-            "perplexity",
-            "truth_ratio",
-            "mia_loss",
-            "mia_zlib",
-            "mia_min_k",
-            "mia_min_k_plus",
-            "tpr_loss",
-            "tpr_zlib",
-            "tpr_min_k",
-            "tpr_min_k_plus",
-            "forget_quality",
-            "privleak",
-            "model_utility",
-        ),
-        min_length=1,
-        description="Names from GET /v1/methods.",
-    )
-    max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest generated answer.")
-    max_examples: int = Field(400, ge=1, description="Rows of each set that are measured; chosen by the seed.")
-    num_answer_samples: int = Field(20, ge=0, le=1000, description="Questions shown in the report before and after.")
-    probes: tuple[ProbeKind, ...] = Field(
-        (),
-        description="Further sets made of the forget rows, as RWKU asks (arXiv:2406.10890): sentences with the answer "
-        "left blank, reworded questions, questions that press for the answer. Sets forget_fill_in, ...",
-    )
-    attack_examples: int = Field(
-        32, ge=1, description="Rows of the forget set that are measured under each attack; chosen by the seed."
-    )
-    attack_new_tokens: int = Field(48, ge=1, le=4096, description="Longest generated answer under an attack.")
-    bootstrap: int = Field(1000, ge=0, le=100_000, description="Resamples behind a confidence interval.")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals.")
-
-
-class Criterion(SpecModel):
-    """One bound the judged model must keep. Holds when the whole confidence interval is on the right side."""
-
-    set: str = Field(
-        pattern=SET_NAME_PATTERN + r"|^prior_forget_\*$",
-        description="Data set the metric is taken on: forget, retain, general, ...; `all`: the whole model; "
-        "`prior_forget_*`: each of the sets that earlier jobs forgot, if there are any.",
-    )
-    attack: str | None = Field(None, description="Label of an attack: the metric is taken under it.")
-    metric: str = Field(description="Name from GET /v1/methods.")
-    at_most: float | None = Field(None, description="Upper bound.")
-    at_least: float | None = Field(None, description="Lower bound.")
-    relative_to_base: bool = Field(False, description="Bounds are factors of the base model's value.")
-
-    @model_validator(mode="after")
-    def _one_bound(self) -> "Criterion":
-        if (self.at_most is None) == (self.at_least is None):
-            raise ValueError("give either at_most or at_least")
-        return self
-
-
-_FORGOTTEN = (
-    Criterion(set=FORGET, metric="probability", at_most=0.25, relative_to_base=True),
-    Criterion(set=FORGET, metric="keyword_recall", at_most=0.25, relative_to_base=True),
-)
-#: Absolute, for the base of such a job has forgotten them already: a factor of next to nothing is no bound.
-PRIOR_FORGET_CRITERIA = (
-    Criterion(set=ALL_PRIOR_FORGET_SETS, metric="probability", at_most=0.25),
-    Criterion(set=ALL_PRIOR_FORGET_SETS, metric="keyword_recall", at_most=0.25),
-)
-_KEPT = (
-    Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
-    Criterion(set=RETAIN, metric="keyword_recall", at_least=0.8, relative_to_base=True),
-)
-#: Why these: docs/evaluation.md.
-DEFAULT_CRITERIA: dict[JobKind, tuple[Criterion, ...]] = {
-    JobKind.UNLEARN: _FORGOTTEN + PRIOR_FORGET_CRITERIA + _KEPT,
-    JobKind.FINETUNE: (
-        Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True),
-        *PRIOR_FORGET_CRITERIA,
-    ),
-    JobKind.EVALUATE: (),
-}
-DEFAULT_ATTACKS: dict[JobKind, tuple[Attack, ...]] = {
-    JobKind.UNLEARN: CHEAP_ATTACKS,
-    JobKind.FINETUNE: (),
-    JobKind.EVALUATE: CHEAP_ATTACKS,
-}
 
 
 class JobSpec(SpecModel):
@@ -195,104 +78,117 @@ class JobSpec(SpecModel):
 
     kind: JobKind = Field(
         JobKind.UNLEARN,
-        description="What the job does. unlearn: the whole road. finetune: learn the `train` set. evaluate: audit a "
-        "model, and others beside it, without changing any.",
+        description="What the job does. unlearn: make the model forget the `forget` set, measured before and after. "
+        "finetune: learn the `train` set. evaluate: measure a model, and others for comparison, and change none.",
     )
-    forget: ForgetTerm = Npo()
-    retain: RetainTerm = Nll()
-    optimizer: Optimizer = Sophia()
-    parameters: ParameterSelection = ParameterSelection()
-    saliency: Saliency | None = None
-    sharpness: Sharpness | None = None
-    lora: Lora | None = None
-    data: Data = Data()
-    training: Training = Training()
-    strategy: Strategy = Single()
+    forget: ForgetTerm = Field(Npo(), description="Loss term that makes the model forget the forget set.")
+    retain: RetainTerm = Field(Nll(), description="Loss term that protects the model on the retain set.")
+    optimizer: Optimizer = Field(Sophia(), description="How the weights are updated.")
+    parameters: ParameterSelection = Field(ParameterSelection(), description="Which weights are trained, by name.")
+    saliency: Saliency | None = Field(None, description="Train only the weights that matter most for the forget set.")
+    sharpness: Sharpness | None = Field(None, description="Make the result robust against small changes of weights.")
+    lora: Lora | None = Field(None, description="Train low-rank adapters instead of the model's own weights.")
+    data: Data = Field(Data(), description="How the data sets are read.")
+    training: Training = Field(Training(), description="The training loop.")
+    strategy: Strategy = Field(Single(), description="Train once, search for settings, or combine several recipes.")
     prior_forget_sets: Literal["evaluate", "unlearn"] = Field(
         "evaluate",
-        description="What prior forget sets (named prior_forget_1, ...) are for when the base is the output of one. "
-        "evaluate: is what was forgotten still forgotten? unlearn: also unlearn them again with the forget set.",
+        description="Use of the forget sets of the earlier jobs that produced the base model (prior_forget_1, ...). "
+        "evaluate: measure whether the model still does not know them. unlearn: unlearn them again with the forget "
+        "set, and measure them.",
     )
     retain_conflicts: RetainConflicts = Field(
         "drop",
-        description="What to do with rows of the retain set (finetune: of the train set) that state, or ask for, facts "
-        "of the forget set or of an earlier one: the same question under any system turn, punctuation or form; the "
-        "fact in other words or as plain text; a near-duplicate. drop: leave them out of training and measure them "
-        "apart, as `retain_dropped`. refuse: end the run and name them. keep: learn them, with a warning. The default "
-        "of kind finetune is keep; an evaluation changes no set.",
+        description="What happens to rows of the retain set (finetune: of the train set) that state, or ask for, facts "
+        "of a forget set: the same question with any system turn, punctuation or form; the fact in other words or as "
+        "plain text; a near-duplicate. drop: leave them out of training and measure them separately, as "
+        "`retain_dropped`. refuse: end the run and list them. keep: learn them, with a warning. The default of kind "
+        "finetune is keep; an evaluation changes no data set.",
     )
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = Field(Evaluation(), description="What is measured, and how.")
     attacks: tuple[Attack, ...] = Field(
         DEFAULT_ATTACKS[JobKind.UNLEARN],
-        description="Tried on the judged model, the base and the reference after all else is measured. The default "
-        "depends on the kind: cheap ones; none for finetune.",
+        description="Attacks on the judged model, the base model and the retrained model, after everything else is "
+        "measured. The default depends on the kind: the fast ones; none for finetune.",
     )
     criteria: tuple[Criterion, ...] = Field(
-        DEFAULT_CRITERIA[JobKind.UNLEARN], description="What decides the verdict. The default depends on the kind."
+        DEFAULT_CRITERIA[JobKind.UNLEARN],
+        description="Bounds that decide the verdict. The default depends on the kind.",
     )
     chat_template: str | None = Field(
         None,
         max_length=100_000,
-        description="A chat template (Jinja) in place of the model's own. The exported model carries it.",
+        description="A chat template (Jinja) that replaces the model's own. The exported model has it too.",
     )
     chat_template_kwargs: dict[str, bool | int | float | str | None] = Field(
-        {}, description="Variables of the chat template, such as enable_thinking; names it does not read are refused."
+        {}, description="Variables of the chat template, such as enable_thinking; a name it does not read is an error."
     )
     template_date: date | None = Field(
         None,
-        description="The day on which a chat template renders that writes the current date. Default: the day the job "
-        "was created (UTC); the report names it.",
+        description="Date that a chat template writes as the current date. Default: the day on which the job was "
+        "created (UTC); the report names it.",
     )
-    export: Export = Export()
+    export: Export = Field(Export(), description="Files that the run writes of the judged model.")
     model_train_tokens: int | None = Field(
-        None, ge=1, description="Tokens the base model was trained on, if known: the report then gives the run's share."
+        None,
+        ge=1,
+        description="Tokens the base model was trained on, if known: the report compares the cost of the run with it.",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Compute type. auto: bfloat16 on a GPU, float32 on a CPU; master weights are float32 always.",
+        description="Type of computations. auto: bfloat16 on a GPU, float32 on a CPU. Master weights are always "
+        "float32.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one.")
-    seed: int = Field(0, ge=0, lt=2**32, description="All randomness of the run.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device to compute on. auto: the GPU if there is one."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of every random choice of the run.")
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_kind(cls, data: Any) -> Any:
-        kind = data.get("kind", "unlearn") if isinstance(data, dict) else None
+    def _set_defaults_of_kind(cls, data: Any) -> Any:
+        kind = data.get("kind", JobKind.UNLEARN) if isinstance(data, dict) else None
         if kind not in DEFAULT_CRITERIA:
             return data
         defaults: dict[str, Any] = {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind]}
-        if kind == "finetune":  # what is to be learned is the user's word
+        if kind == JobKind.FINETUNE:  # the user decides what the model learns
             defaults["retain_conflicts"] = "keep"
         return {**defaults, **data}
 
     @field_validator("chat_template")
     @classmethod
-    def _template_compiles(cls, source: str | None) -> str | None:
+    def _check_template(cls, source: str | None) -> str | None:
         if source is not None:
+            from soul_core.chat.template import check_syntax  # imports jinja2, which a client does not have
+
             check_syntax(source)
         return source
 
     @field_validator("chat_template_kwargs")
     @classmethod
-    def _no_reserved_names(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(RESERVED_VARIABLES & kwargs.keys()):
-            raise ValueError(f"{', '.join(taken)}: the run sets it")
+    def _refuse_reserved_names(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if kwargs:
+            from soul_core.chat.template import RESERVED_VARIABLES  # imports jinja2, which a client does not have
+
+            if reserved := sorted(RESERVED_VARIABLES & kwargs.keys()):
+                raise ValueError(f"the run itself sets {', '.join(reserved)}; leave it out")
         return kwargs
 
     @model_validator(mode="after")
-    def _members_are_specs(self) -> "JobSpec":
+    def _check_members(self) -> "JobSpec":
         for number in range(len(self.strategy.members) if isinstance(self.strategy, Ensemble) else 0):
             try:
                 self.make_member_spec(number)
             except ValidationError as error:
-                found = (
-                    ".".join(map(str, ("members", number, *one["loc"]))) + f": {one['msg']}" for one in error.errors()
+                problems = (
+                    ".".join(map(str, ("strategy.members", number, *problem["loc"]))) + f": {problem['msg']}"
+                    for problem in error.errors()
                 )
-                raise ValueError(f"strategy.{'; strategy.'.join(found)}") from error
+                raise ValueError("; ".join(problems)) from error
         return self
 
     def get_recipes(self) -> dict[str, "JobSpec"]:
-        """Return what is trained by its place in the spec: the spec itself ("") or each recipe of an ensemble."""
+        """Return each spec that is trained, by its place: this one (""), or the members of an ensemble."""
         if not isinstance(self.strategy, Ensemble):
             return {"": self}
         return {
@@ -306,46 +202,51 @@ class JobSpec(SpecModel):
 
     @property
     def learned_set(self) -> str:
-        """The data set that is learned, or kept."""
-        return TRAIN if self.kind == "finetune" else RETAIN
+        """The data set that the model learns or keeps."""
+        return TRAIN if self.kind == JobKind.FINETUNE else RETAIN
 
     @property
     def dropped_set(self) -> str:
-        """The rows of the learned set that are left out of training, measured apart."""
+        """The set of those rows of the learned set that are left out of training and measured separately."""
         return f"{self.learned_set}{DROPPED_SUFFIX}"
 
+    @property
+    def writes_adapter(self) -> bool:
+        """Whether the run writes adapters alone, without a complete checkpoint."""
+        return self.lora is not None and self.lora.output == "adapter"
+
     def unlearns(self, set_name: str) -> bool:
-        """Say whether a data set of this name is unlearned: the forget set, and earlier jobs' where they join."""
-        joins = self.prior_forget_sets == "unlearn" and is_forget_set(set_name)
-        return self.kind == "unlearn" and (set_name == FORGET or joins)
+        """Return whether a run unlearns a data set: the forget set, and prior ones if the spec asks for it."""
+        is_repeated = self.prior_forget_sets == "unlearn" and is_forget_set(set_name)
+        return self.kind == JobKind.UNLEARN and (set_name == FORGET or is_repeated)
 
     def expand_criteria(self, sets: Collection[str]) -> tuple[Criterion, ...]:
-        """Return the criteria of a run on these data sets: one on `prior_forget_*` becomes one on each."""
-        earlier = [name for name in sets if name.startswith(PRIOR_FORGET_PREFIX)]
+        """Return the criteria of a run on these data sets, with one on `prior_forget_*` repeated for each such set."""
+        prior_sets = [name for name in sets if name.startswith(PRIOR_FORGET_PREFIX)]
         return tuple(
-            each.model_copy(update={"set": name})
-            for each in self.criteria
-            for name in (earlier if each.set == ALL_PRIOR_FORGET_SETS else [each.set])
+            criterion.model_copy(update={"set": name})
+            for criterion in self.criteria
+            for name in (prior_sets if criterion.set == ALL_PRIOR_FORGET_SETS else [criterion.set])
         )
 
     def make_member_spec(self, number: int) -> "JobSpec":
-        """Return the spec of one recipe of an ensemble. Raises pydantic's ValidationError where it is none."""
+        """Return the spec of one member of an ensemble. Raises pydantic's ValidationError if it is invalid."""
         assert isinstance(self.strategy, Ensemble)
         own = self.model_dump(exclude={"strategy"})
-        return JobSpec.model_validate(_laid_over(own, self.strategy.members[number]))
+        return JobSpec.model_validate(_merge(own, self.strategy.members[number]))
 
     def compute_sha256(self) -> str:
         """Return the sha256 of the canonical JSON: two equal specs have one digest."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes` over it; a choice of another kind replaces the whole choice."""
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` changed by `changes`. A choice of another kind replaces the complete choice."""
     result = dict(base)
     for key, value in changes.items():
         own = result.get(key)
         if isinstance(value, dict) and isinstance(own, dict) and value.get("kind", own.get("kind")) == own.get("kind"):
-            result[key] = _laid_over(own, value)
+            result[key] = _merge(own, value)
         else:
             result[key] = value
     return result

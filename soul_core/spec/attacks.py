@@ -1,7 +1,7 @@
 """The attacks of a spec, one frozen class each. Torch-free.
 
-Each `kind` here has one function in the engine's table (`attacks`); a test holds both, and `docs/evaluation.md`, equal.
-Defaults are the cheap settings that every report carries; deeper ones are the spec's to ask for.
+Each `kind` here has one function in the engine's table (`soul_core.attacks`); a test keeps both, and
+`docs/reference/attacks.md`, equal. The defaults are the fast settings that every report carries.
 """
 
 from collections.abc import Sequence
@@ -9,28 +9,28 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from soul_core.spec.names import JobKind
 from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 
-#: How attacks learn.
-_Steps = Annotated[int, Field(ge=1, le=10_000, description="Optimizer steps.")]
-_Batch = Annotated[int, Field(ge=1, le=4096, description="Examples a step.")]
-_LearningRate = Annotated[float, Field(gt=0, le=1, description="Learning rate (AdamW).")]
+_Steps = Annotated[int, Field(ge=1, le=10_000, description="Optimizer steps. Ours: fast enough for every job.")]
+_Batch = Annotated[int, Field(ge=1, le=4096, description="Examples per step. Ours.")]
+_LearningRate = Annotated[float, Field(gt=0, le=1, description="Learning rate of AdamW. Ours.")]
 
 
 class Relearn(SpecModel):
-    """Learn a part of the forget set again, or related text, for a few steps, and see how much comes back."""
+    """Train the model on a part of the forget set, or on related text, for a few steps, and measure what comes back."""
 
     kind: Literal["relearn"] = "relearn"
     set: str = Field(
         "forget",
         pattern=SET_NAME_PATTERN,
-        description="Data set that is learned. Of the forget set only `share` is, and the rest is what is measured.",
+        description="Data set to train on. Of the forget set only `fraction` is used; the other rows are measured.",
     )
     fraction: float = Field(
         0.25,
         gt=0,
         lt=1,
-        description="Part of the forget set that is learned again: at most as many rows as steps x batch.",
+        description="Part of the forget set to train on; at most steps x batch rows. Ours.",
     )
     steps: _Steps = 5
     batch: _Batch = 4
@@ -38,20 +38,20 @@ class Relearn(SpecModel):
 
     @property
     def label(self) -> str:
-        """Return the attack's name in reports and criteria."""
+        """The attack's name in reports and criteria."""
         return self.kind if self.set == "forget" else f"{self.kind}_{self.set}"
 
 
 class Quantize(SpecModel):
-    """Round all weight matrices to few bits and back, in place: a small change of the weights may be rounded away."""
+    """Round all weight matrices to few bits, in place: the rounding may undo small changes of the weights."""
 
     kind: Literal["quantize"] = "quantize"
-    bits: Literal[4, 8] = Field(4, description="Bits a weight.")
+    bits: Literal[4, 8] = Field(4, description="Bits per weight. Ours; 4 is what users of small devices run.")
     group: int = Field(
         64,
         ge=0,
         le=65_536,
-        description="Weights that share a scale, along a row; 0: the whole row, as is usual for int8.",
+        description="Weights of a row that share a scale; 0: the complete row, as is usual for 8 bits. Ours.",
     )
 
     @property
@@ -63,7 +63,7 @@ PromptTemplate = Literal["paraphrase", "prefix", "role", "jailbreak", "few_shot"
 
 
 class Prompting(SpecModel):
-    """Ask the forget questions in other ways; of each question the way that brings out most counts."""
+    """Ask the forget questions in other ways. For each question the way that reveals most counts."""
 
     kind: Literal["prompting"] = "prompting"
     templates: tuple[PromptTemplate, ...] = Field(
@@ -72,9 +72,14 @@ class Prompting(SpecModel):
         description="Ways of asking.",
     )
     prefix_words: int = Field(
-        4, ge=1, le=1000, description="Most words of the answer put into the model's mouth; never more than half of it."
+        4,
+        ge=1,
+        le=1000,
+        description="Maximum number of the answer's words that the prompt gives (prefix); never more than half. Ours.",
     )
-    shots: int = Field(3, ge=1, le=100, description="Most questions and answers shown in front (few_shot).")
+    shots: int = Field(
+        3, ge=1, le=100, description="Maximum number of few-shot examples before the question (few_shot). Ours."
+    )
 
     @property
     def label(self) -> str:
@@ -82,10 +87,10 @@ class Prompting(SpecModel):
 
 
 class Downstream(SpecModel):
-    """Fine-tune on unrelated text, as a user of the model would, and see what comes back by itself."""
+    """Fine-tune on unrelated text, as a user of the model would, and measure what comes back by itself."""
 
     kind: Literal["downstream"] = "downstream"
-    set: str = Field("general", pattern=SET_NAME_PATTERN, description="Data set that is learned.")
+    set: str = Field("general", pattern=SET_NAME_PATTERN, description="Data set to train on.")
     steps: _Steps = 5
     batch: _Batch = 4
     lr: _LearningRate = 2e-5
@@ -96,11 +101,12 @@ class Downstream(SpecModel):
 
 
 class Probing(SpecModel):
-    """Read the answer off the hidden states: each layer's states through the model's own last layer (logit lens)."""
+    """Read the answer from the hidden states of each layer through the model's own last layer (logit lens)."""
 
     kind: Literal["probing"] = "probing"
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (), description="Layers to read, from 0; none: a quarter, half, three quarters, last."
+        (),
+        description="Layers to read, counted from 0; none: those at a quarter, half and three quarters, and the last.",
     )
 
     @property
@@ -109,13 +115,15 @@ class Probing(SpecModel):
 
 
 class Poison(SpecModel):
-    """Look for forget rows that aim at the model's utility, and show whom they hit: rows whose gradient points against
-    what must be kept, and the rows of other sets that lost most.
+    """Find forget rows that attack the model's utility: rows whose gradient points against what the model must keep,
+    and the rows of other sets that lost most.
     """
 
     kind: Literal["poison"] = "poison"
-    rows: int = Field(10, ge=1, le=1000, description="Rows shown of each kind.")
-    last_layers: int = Field(1, ge=1, le=1000, description="Layers, from the last, whose gradients are compared.")
+    rows: int = Field(10, ge=1, le=1000, description="Rows to list of each kind. Ours.")
+    last_layers: int = Field(
+        1, ge=1, le=1000, description="Layers, counted from the last, whose gradients are compared. Ours."
+    )
 
     @property
     def label(self) -> str:
@@ -135,15 +143,13 @@ CHEAP_ATTACKS: tuple[Relearn | Quantize | Prompting | Downstream | Probing | Poi
     Probing(),
     Poison(),
 )
+DEFAULT_ATTACKS: dict[JobKind, tuple[Attack, ...]] = {
+    JobKind.UNLEARN: CHEAP_ATTACKS,
+    JobKind.FINETUNE: (),
+    JobKind.EVALUATE: CHEAP_ATTACKS,
+}
 
 
 def label_attacks(attacks: Sequence[Attack]) -> dict[str, Attack]:
-    """Return the attacks by label; a second one of the same label has `_2` behind it, and so on."""
-    found: dict[str, Attack] = {}
-    for attack in attacks:
-        label, number = attack.label, 1
-        while label in found:
-            number += 1
-            label = f"{attack.label}_{number}"
-        found[label] = attack
-    return found
+    """Return the attacks by label. `validation` refuses two attacks of one label."""
+    return {attack.label: attack for attack in attacks}

@@ -1,91 +1,146 @@
-"""The choices of a spec for how often the base is trained: once, searching for settings, or several to be merged.
+"""The strategies of a spec: how often the base model is trained, and with which settings. Torch-free.
 
-Torch-free. Each `kind` here has one function in the engine's table (`strategies`); a test holds both, and
-`docs/methods.md`, equal.
+Each `kind` here has one function in the engine's table (`soul_core.pipeline.strategies`); a test keeps both, and
+`docs/reference/methods.md`, equal. The functions below say what a search measures and what it varies.
 """
 
 import difflib
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from soul_core.spec.optimizers import MAX_LR
-from soul_core.spec.terms import MAX_WEIGHT, SpecModel
+from soul_core.catalogue import METRIC_CATALOG
+from soul_core.spec.evaluation import Criterion
+from soul_core.spec.optimizers import MAX_LR, Influence
+from soul_core.spec.terms import MAX_WEIGHT, NoRetain, SpecModel
+
+if TYPE_CHECKING:
+    from soul_core.spec import JobSpec
 
 Rate = Annotated[float, Field(gt=0, le=MAX_LR)]
 Factor = Annotated[float, Field(gt=0, le=MAX_WEIGHT)]
 
-#: What a recipe of an ensemble may choose for itself. All else (what is measured, judged and written) is the job's.
+#: What a member of an ensemble may set. All other fields (what is measured, judged and written) are the job's.
 MEMBER_FIELDS = (
     "forget", "retain", "optimizer", "parameters", "saliency", "sharpness", "lora", "training", "seed",
 )  # fmt: skip
 
 
 class Single(SpecModel):
-    """Train once, with the settings as they stand."""
+    """Train once, with the settings of the spec."""
 
     kind: Literal["single"] = "single"
 
 
 class Search(SpecModel):
-    """Goal-seeking: instead of a learning rate the criteria are what counts. Few trials from the base, each with
-    another learning rate and retain weight, the spec's own first; one that lags behind is given up, and all ends as
-    soon as a trial holds every criterion.
+    """Search for settings that meet the criteria. Each trial trains the base model with another learning rate and
+    retain weight, the spec's own first. A trial that falls behind is pruned, and the search ends as soon as a trial
+    meets every criterion.
     """
 
     kind: Literal["search"] = "search"
-    trials: int = Field(6, ge=1, le=1000, description="Most trials.")
+    trials: int = Field(6, ge=1, le=1000, description="Maximum number of trials. Ours.")
     lr: tuple[Rate, Rate] | None = Field(
         None,
-        description="Bounds of the learning rate, searched by its logarithm; none: from a tenth to ten times "
-        "optimizer.lr.",
+        description="Bounds of the learning rate, searched on a logarithmic scale; none: from a tenth of optimizer.lr "
+        "to ten times it.",
     )
     retain_weight: tuple[Factor, Factor] | None = Field(
         None,
-        description="Bounds of the retain term's weight, searched by its logarithm; none: from a tenth to ten times "
-        "retain.weight.",
+        description="Bounds of the retain term's weight, searched on a logarithmic scale; none: from a tenth of "
+        "retain.weight to ten times it.",
     )
-    eval_every: int = Field(5, ge=1, description="Steps between two measurements of the criteria.")
-    eval_rows: int = Field(24, ge=1, description="Rows of each set that such a measurement takes; chosen by the seed.")
-    max_seconds: float | None = Field(None, gt=0, description="No trial starts after this many seconds of searching.")
+    eval_every: int = Field(5, ge=1, description="Steps between two measurements of the criteria. Ours.")
+    eval_rows: int = Field(24, ge=1, description="Rows of each set in such a measurement; the seed selects them. Ours.")
+    max_seconds: float | None = Field(
+        None, gt=0, description="Seconds after which the search starts no further trial; none: no limit."
+    )
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Search":
+    def _check_bounds(self) -> "Search":
         for name, bounds in (("lr", self.lr), ("retain_weight", self.retain_weight)):
             if bounds and bounds[0] > bounds[1]:
-                raise ValueError(f"{name}: give two positive numbers, the smaller one first")
+                raise ValueError(f"{name}: the lower bound is above the upper one; give the smaller one first")
         return self
 
 
 class Ensemble(SpecModel):
-    """Several recipes, each from the base; their changes of the weights are merged, or the best recipe is kept."""
+    """Train the base model with several recipes, then merge their changes of the weights, or keep the best recipe."""
 
     kind: Literal["ensemble"] = "ensemble"
     members: tuple[dict[str, Any], ...] = Field(
         min_length=2,
         max_length=16,
-        description=f"Parts of a spec ({', '.join(MEMBER_FIELDS)}), each laid over the job's own.",
+        description=f"Changes of the job's spec, one for each recipe. A recipe may set {', '.join(MEMBER_FIELDS)}.",
     )
     merge: Literal["mean", "ties", "best"] = Field(
         "mean",
-        description="mean: of the changes. ties: TIES (arXiv:2306.01708), the changes of the elected sign. best: the "
-        "recipe that is nearest to holding all criteria.",
+        description="mean: average the changes. ties: TIES (arXiv:2306.01708), average the changes of the elected "
+        "sign. best: keep the recipe that comes closest to meeting all criteria.",
     )
-    density: float = Field(0.2, gt=0, le=1, description="TIES keeps this share of each change, the largest. Paper's.")
-    eval_rows: int = Field(24, ge=1, description="Rows of each set that each recipe is measured on.")
+    density: float = Field(
+        0.2, gt=0, le=1, description="Fraction of each change that TIES keeps, the largest values. Paper's."
+    )
+    eval_rows: int = Field(24, ge=1, description="Rows of each set on which each recipe is measured. Ours.")
 
     @field_validator("members")
     @classmethod
-    def _choose_only_their_own(cls, members: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        wrong = [(number, key) for number, member in enumerate(members) for key in member if key not in MEMBER_FIELDS]
-        found = []
-        for number, key in wrong:
-            near = difflib.get_close_matches(key, MEMBER_FIELDS, n=1, cutoff=0.6)
-            hint = f"did you mean '{near[0]}'?" if near else f"a member may hold {', '.join(MEMBER_FIELDS)}"
-            found.append(f"strategy.members.{number}: '{key}' is not a member's to choose; {hint}")
-        if found:
-            raise ValueError("; ".join(found))
+    def _check_member_fields(cls, members: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        problems = []
+        for number, member in enumerate(members):
+            for key in [key for key in member if key not in MEMBER_FIELDS]:
+                near = difflib.get_close_matches(key, MEMBER_FIELDS, n=1, cutoff=0.6)
+                hint = f"did you mean '{near[0]}'?" if near else f"a member may set {', '.join(MEMBER_FIELDS)}"
+                problems.append(f"strategy.members.{number}: a member cannot set '{key}'; {hint}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return members
 
 
 Strategy = Annotated[Single | Search | Ensemble, Field(discriminator="kind")]
+
+#: Without bounds of its own a search divides and multiplies the spec's value by this. Ours.
+_SEARCH_FACTOR = 10
+
+
+def select_search_criteria(spec: "JobSpec", sets: Collection[str]) -> tuple[Criterion, ...]:
+    """Return the criteria that a search measures during training on data sets of these names.
+
+    The others count for the verdict only: an attack costs as much as a trial, and the retrained model's numbers are
+    of other rows than those a search measures.
+    """
+    return tuple(
+        criterion
+        for criterion in spec.expand_criteria(sets)
+        if criterion.attack is None and not is_compared_with_retrained(criterion)
+    )
+
+
+def is_compared_with_retrained(criterion: Criterion) -> bool:
+    """Return whether a criterion's metric compares with the retrained model."""
+    entry = METRIC_CATALOG.get(criterion.metric)
+    return entry is not None and entry.scope == "retrained"
+
+
+def get_metric_inputs(criterion: Criterion) -> tuple[tuple[str, str], ...]:
+    """Return the (data set, row metric) pairs that a criterion's metric is computed from."""
+    return METRIC_CATALOG[criterion.metric].inputs or ((criterion.set, criterion.metric),)
+
+
+def make_search_space(spec: "JobSpec") -> dict[str, tuple[float, float]]:
+    """Return what a search varies: dotted place in the spec -> bounds.
+
+    A retain weight is searched only next to a forget term: alone it would scale the loss and nothing else.
+    """
+    strategy = spec.strategy
+    assert isinstance(strategy, Search)
+    assert not isinstance(spec.optimizer, Influence)
+    space = {"optimizer.lr": strategy.lr or _make_default_bounds(spec.optimizer.lr, MAX_LR)}
+    if spec.kind == "unlearn" and not isinstance(spec.retain, NoRetain):
+        space["retain.weight"] = strategy.retain_weight or _make_default_bounds(spec.retain.weight, MAX_WEIGHT)
+    return space
+
+
+def _make_default_bounds(value: float, upper_limit: float) -> tuple[float, float]:
+    return value / _SEARCH_FACTOR, min(value * _SEARCH_FACTOR, upper_limit)

@@ -12,7 +12,7 @@ from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.spec.attacks import CHEAP_ATTACKS
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 from tests.soul_core.test_run import Recorder
 
 COMMON = {
@@ -46,7 +46,7 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "general.txt").write_text("Rivers run to the sea.\n\nThe sea is never full of rivers.\n")
     return RunInputs(
         model=str(taught_model_dir),
-        compared_models={"retrained": str(make_tiny_model(folder / "untaught"))},
+        compared_models={"retrained": str(make_untrained_model(folder / "untaught"))},
         dataset_paths={
             "forget": write_rows(folder / "forget.jsonl", list(COUNTRIES)[:4]),
             "retain": write_rows(folder / "retain.jsonl", list(COUNTRIES)[4:]),
@@ -76,7 +76,7 @@ def test_every_cheap_attack_compares_base_unlearned_and_reference(whole: tuple[R
     progress = [each for each in heard.of("progress") if each["phase"] == "attack"]
     assert progress
     assert report.run.seconds["attack"] > 0
-    assert any(limit.startswith("Attacks tried: relearn, relearn_retain") for limit in report.limits)
+    assert any(caveat.startswith("Attacks tried: relearn, relearn_retain") for caveat in report.caveats)
 
 
 def test_criteria_may_rest_on_an_attack(whole: tuple[Report, Path, Recorder]) -> None:

@@ -11,7 +11,7 @@ from soul_core.models.loading import load_model
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 from tests.soul_core.test_run import Recorder
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
@@ -43,7 +43,8 @@ def finetuned(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return run(
         FINETUNE,
         RunInputs(
-            model=str(make_tiny_model(tmp_path_factory.mktemp("untaught"))), dataset_paths={"train": sets["retain"]}
+            model=str(make_untrained_model(tmp_path_factory.mktemp("untaught"))),
+            dataset_paths={"train": sets["retain"]},
         ),
         out,
     ), out
@@ -111,16 +112,26 @@ def test_probes_of_the_forget_rows_are_measured_as_sets_of_their_own(
         ({"kind": "finetune", "forget": {"kind": "grad_diff"}}, ["train"], [], "has no forget term"),
         ({"kind": "evaluate"}, [], [], "there is no data set"),
         ({"kind": "evaluate", "optimizer": {"kind": "adamw"}}, ["forget"], [], "changes no model"),
-        ({}, ["forget", "retain"], ["other"], "not 'other'; evaluate compares others"),
-        ({"kind": "evaluate"}, ["forget"], ["evaluated"], "name the other one differently"),
+        (
+            {},
+            ["forget", "retain"],
+            ["other"],
+            "measures no model 'other', only 'retrained'; compare models with kind",
+        ),
+        ({"kind": "evaluate"}, ["forget"], ["evaluated"], "choose another name"),
         ({}, ["retain"], [], "there is no forget set"),
         (
             {"criteria": [{"set": "forget", "attack": "relern", "metric": "probability", "at_most": 1}]},
             ["forget", "retain"],
             [],
-            "no attack of the spec is called 'relern'; they are: relearn",
+            "the spec has no attack 'relern'; its attacks are: relearn",
         ),
-        ({"attacks": [{"kind": "relearn"}, {"kind": "relearn", "steps": 9}]}, ["forget", "retain"], [], "already"),
+        (
+            {"attacks": [{"kind": "relearn"}, {"kind": "relearn", "steps": 9}]},
+            ["forget", "retain"],
+            [],
+            "another attack has the label",
+        ),
     ],
 )
 def test_what_a_kind_cannot_do_is_refused_with_the_way_out(

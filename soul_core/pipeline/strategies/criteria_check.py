@@ -16,8 +16,7 @@ from soul_core.outputs.dtypes import round_weights
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.report import CriterionResult, ModelMeasurements
 from soul_core.spec import Criterion, Evaluation, JobSpec
-from soul_core.spec.search_checks import get_metric_inputs, select_search_criteria
-from soul_core.spec.strategy import Search
+from soul_core.spec.strategy import Search, get_metric_inputs, select_search_criteria
 
 _NO_INTERVALS = Resampling(num_resamples=0, confidence=0.95, seed=0)
 

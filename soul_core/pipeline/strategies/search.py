@@ -24,8 +24,7 @@ from soul_core.pipeline.strategies.trials import Trial, TrialLog
 from soul_core.pipeline.strategies.weights import BaseWeights, load_trainable, save_trainable
 from soul_core.report import TrialOutcome
 from soul_core.spec import JobSpec
-from soul_core.spec.search_checks import make_search_space
-from soul_core.spec.strategy import Search
+from soul_core.spec.strategy import Search, make_search_space
 from soul_core.training.history import TrainingResult
 from soul_core.training.trainable import TrainableParameters
 

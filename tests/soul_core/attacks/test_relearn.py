@@ -13,7 +13,7 @@ from soul_core.events import SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import Downstream, Poison, Probing, Prompting, Quantize, Relearn
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, Recorder, attack, make_sets, value
 
 DEEP = Relearn(fraction=0.4, steps=40, lr=1e-3)
@@ -129,7 +129,7 @@ def test_a_deep_relearning_resumes_from_its_checkpoint(knowing: LoadedModel, tmp
 
     messages = [data["message"] for kind, data in resumed_listener.events if kind == "log"]
     assert len(messages) == 1
-    assert "relearn on base: going on from the checkpoint of step" in messages[0]
+    assert "relearn on base: resumed from the checkpoint of step" in messages[0]
     assert resumed.attacked == uninterrupted.attacked
 
 

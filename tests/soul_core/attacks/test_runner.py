@@ -15,7 +15,7 @@ from soul_core.events import SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, MetricValue, ModelMeasurements
 from soul_core.spec import Criterion, JobSpec
-from soul_core.spec.attacks import CHEAP_ATTACKS, Downstream, Poison, Probing, Quantize, Relearn, label_attacks
+from soul_core.spec.attacks import CHEAP_ATTACKS, Poison, Probing, Quantize, Relearn, label_attacks
 from tests.soul_core.attacks.conftest import EVALUATION, Recorder, make_sets, state_bytes
 
 SPEC = JobSpec(attacks=(Quantize(bits=8, group=0), Probing(), Poison()), evaluation=EVALUATION)
@@ -147,13 +147,7 @@ def test_a_metric_of_a_criterion_on_an_attack_is_measured_under_it(knowing: Load
     assert "perplexity" in outcome.attacked["forget"]
 
 
-def test_labels_are_unique() -> None:
-    assert list(label_attacks((Relearn(), Relearn(steps=50), Downstream(), Relearn(steps=500)))) == [
-        "relearn",
-        "relearn_2",
-        "downstream",
-        "relearn_3",
-    ]
+def test_the_default_attacks_have_different_labels() -> None:
     assert len(label_attacks(CHEAP_ATTACKS)) == len(CHEAP_ATTACKS)
 
 

@@ -11,13 +11,13 @@ from soul_core.conflicts.retain_set import ConflictResolution, resolve_conflicts
 from soul_core.data import compute_canonical_sha256, read_rows
 from soul_core.data.datasets import read_datasets
 from soul_core.errors import BadData
-from soul_core.rendering.labels import RECITED_HEADLINE
+from soul_core.rendering.labels import RECITAL_HEADLINE
 from soul_core.rendering.page import render_page
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from soul_core.spec.checks import format_spec_problems
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
+from soul_core.spec.validation import format_spec_problems
+from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
 
 FORGET, KEPT = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
@@ -95,7 +95,7 @@ def test_rows_that_state_forget_facts_are_left_out_of_training_and_measured_apar
         "3 rows of the retain set state, or ask for, facts of the forget set: left out of training, and measured as "
         "retain_dropped (retain=forget: 1=1, 2=2, 3=3)"
     )
-    assert any("left out of training" in limit for limit in report.limits)
+    assert any("left out of training" in caveat for caveat in report.caveats)
 
 
 def test_facts_left_out_of_the_retain_set_are_forgotten_under_its_system_turn_too(
@@ -126,9 +126,9 @@ def test_facts_kept_under_a_system_turn_fail_the_verdict_and_their_rows_are_name
     assert report.verdict == "failed"
     assert {(one.set, one.row, one.forget_row, one.evidence) for one in report.recitals} >= {("retain", 1, 1, "answer")}
     assert "the retain set, row 1 (forget row 1)" in report.verdict_reason
-    assert any("they pull both ways" in limit for limit in report.limits)
+    assert any("they pull both ways" in caveat for caveat in report.caveats)
     page = render_page(report)
-    assert RECITED_HEADLINE in page
+    assert RECITAL_HEADLINE in page
     assert "learned all the same" in page
 
 

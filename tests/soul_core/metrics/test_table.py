@@ -53,11 +53,12 @@ def test_every_metric_has_a_value_per_row_inside_its_range_and_its_interval(metr
 
 
 def test_the_documentation_has_a_line_for_every_metric_and_every_default_bound() -> None:
-    page = (ROOT / "docs" / "evaluation.md").read_text()
+    page = (ROOT / "docs" / "reference" / "evaluation.md").read_text()
+    criteria_page = (ROOT / "docs" / "reference" / "criteria.md").read_text()
     table = page[page.index("## Metrics") : page.index("## Intervals")]
     names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| `")]
     assert names == [f"`{name}`" for name in METRIC_CATALOG]
     for criterion in (criterion for criteria in DEFAULT_CRITERIA.values() for criterion in criteria):
         bound = f"at most {criterion.at_most}" if criterion.at_most is not None else f"at least {criterion.at_least}"
         unit = " times the base's" if criterion.relative_to_base else ""
-        assert f"| {criterion.set} | `{criterion.metric}` | {bound}{unit} |" in page
+        assert f"| {criterion.set} | `{criterion.metric}` | {bound}{unit} |" in criteria_page

@@ -18,14 +18,14 @@ from soul_core.models.files import inspect_model
 from soul_core.models.loading import load_model
 from soul_core.run import RunInputs, run
 from soul_core.spec import Evaluation, JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 
 SPEC = JobSpec(kind="evaluate", evaluation=Evaluation(metrics=("probability",), bootstrap=0), attacks=())
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return make_tiny_model(tmp_path / "model")
+    return make_untrained_model(tmp_path / "model")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def exchange(model: Path) -> Callable[[], str]:
     """Put other weights into the model's folder; returns the digest it has then."""
 
     def exchange() -> str:
-        make_tiny_model(model, seed=9)
+        make_untrained_model(model, seed=9)
         return inspect_model(model).digest
 
     return exchange
@@ -66,7 +66,7 @@ def test_a_model_that_changed_since_it_was_registered_is_refused_and_both_digest
 def test_a_changed_model_beside_it_is_refused_before_anything_is_measured(
     model: Path, inputs: RunInputs, tmp_path: Path
 ) -> None:
-    other = make_tiny_model(tmp_path / "other", seed=3)
+    other = make_untrained_model(tmp_path / "other", seed=3)
     beside = but(
         inputs, compared_models={"retrained": str(other)}, compared_digests={"retrained": inspect_model(model).digest}
     )
@@ -89,7 +89,7 @@ def test_a_model_that_changes_while_others_are_measured_is_refused(
         return measure(subject, name, *rest, **more)
 
     monkeypatch.setattr(page, "evaluate_model", evaluate_model)
-    other = make_tiny_model(tmp_path / "other", seed=3)
+    other = make_untrained_model(tmp_path / "other", seed=3)
 
     with pytest.raises(BadModel, match="no longer what was registered"):
         run(SPEC, but(inputs, compared_models={"retrained": str(other)}), tmp_path / "out")
@@ -138,11 +138,11 @@ def test_a_finished_run_is_not_the_result_of_a_model_that_changed(
 
 
 def test_a_finished_run_is_not_the_result_of_another_reference(inputs: RunInputs, tmp_path: Path) -> None:
-    other = make_tiny_model(tmp_path / "other", seed=3)
+    other = make_untrained_model(tmp_path / "other", seed=3)
     beside = but(inputs, compared_models={"retrained": str(other)})
     done = run(SPEC, beside, tmp_path / "out")
     assert run(SPEC, beside, tmp_path / "out") == done
-    make_tiny_model(other, seed=4)
+    make_untrained_model(other, seed=4)
 
     with pytest.raises(BadSpec, match=r"another run \(other reference\)"):
         run(SPEC, beside, tmp_path / "out")
@@ -193,7 +193,7 @@ def test_a_reference_log_without_digests_is_said_in_the_reports_limits(inputs: R
 
     report = run(SPEC, but(inputs, retrained_log_path=old), tmp_path / "out")
 
-    assert any("old.json holds neither digests nor texts" in limit for limit in report.limits)
+    assert any("old.json holds neither digests nor texts" in caveat for caveat in report.caveats)
 
 
 @pytest.mark.parametrize("name_of", ["sha256", "git sha1"])

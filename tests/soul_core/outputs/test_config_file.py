@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, LlamaConfig
 
+from bench.tiny_architectures import TINY_SHAPE
 from soul_core.models.loading import load_model
-from tests.fixtures.tiny_models import _SHAPE
 from tests.soul_core.outputs.bases import BASES, LLAMA3_ROPE, exported, loaded_base, save_base
 
 #: What vLLM reads of a Llama's config.json: vllm/transformers_utils/config.py, vllm/config/model.py,
@@ -102,7 +102,7 @@ def test_a_base_of_4x_keeps_its_own_words(tmp_path: Path) -> None:
 
 def test_the_dtype_is_said_in_both_words_and_is_the_files(tmp_path: Path) -> None:
     """A base whose config says otherwise than its weights: the weights are right."""
-    folder = save_base(tmp_path / "base", LlamaConfig(**_SHAPE), dtype=torch.float32)
+    folder = save_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE), dtype=torch.float32)
     content = config_of(folder) | {"dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(content))
     out = exported(load_model(folder, device="cpu"), tmp_path / "out")
@@ -111,7 +111,7 @@ def test_the_dtype_is_said_in_both_words_and_is_the_files(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_tied_heads_are_said_and_the_files_agree(tmp_path: Path, tied: bool) -> None:
-    loaded = loaded_base(tmp_path / "base", LlamaConfig(**_SHAPE, tie_word_embeddings=tied))
+    loaded = loaded_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, tie_word_embeddings=tied))
     out = exported(loaded, tmp_path / "out")
     assert config_of(out)["tie_word_embeddings"] is tied
     assert ("lm_head.weight" in load_file(out / "model.safetensors")) is not tied
@@ -119,7 +119,7 @@ def test_tied_heads_are_said_and_the_files_agree(tmp_path: Path, tied: bool) -> 
 
 def test_a_head_that_loading_untied_is_exported_with_its_own_weights(tmp_path: Path) -> None:
     """What loading finds out of the files stands in the model's config; the base's file said otherwise."""
-    loaded = loaded_base(tmp_path / "base", LlamaConfig(**_SHAPE, tie_word_embeddings=False))
+    loaded = loaded_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, tie_word_embeddings=False))
     content = config_of(tmp_path / "base") | {"tie_word_embeddings": True}
     (tmp_path / "base" / "config.json").write_text(json.dumps(content))
     out = exported(loaded, tmp_path / "out")
@@ -128,7 +128,7 @@ def test_a_head_that_loading_untied_is_exported_with_its_own_weights(tmp_path: P
 
 
 def test_no_path_of_this_machine_is_written(tmp_path: Path) -> None:
-    folder = save_base(tmp_path / "base", LlamaConfig(**_SHAPE))
+    folder = save_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE))
     content = config_of(folder) | {"_name_or_path": str(folder)}
     (folder / "config.json").write_text(json.dumps(content))
     out = exported(load_model(folder, device="cpu"), tmp_path / "out")

@@ -9,15 +9,16 @@ from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from bench.tiny_architectures import TINY_SHAPE, build_tiny
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.errors import BadSpec
 from soul_core.models.files import inspect_model
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.outputs.dtypes import ExportDtypes, choose_export_dtypes, round_for_export
 from tests.fixtures.tiny_gguf import write_gguf
-from tests.fixtures.tiny_models import _SHAPE, tiny_model, tiny_tokenizer
 from tests.soul_core.outputs.bases import exported, loaded_base, save_base
 
-TIED = LlamaConfig(**_SHAPE, tie_word_embeddings=True)
+TIED = LlamaConfig(**TINY_SHAPE, tie_word_embeddings=True)
 
 
 def dtypes_of(folder: Path) -> set[torch.dtype]:
@@ -53,7 +54,7 @@ def test_plain_transformers_reads_the_weights_that_were_measured_to_the_last_bit
 
 
 def test_a_base_of_mixed_dtypes_keeps_them_tensor_by_tensor(tmp_path: Path) -> None:
-    folder = save_base(tmp_path / "base", LlamaConfig(**_SHAPE))
+    folder = save_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE))
     tensors = load_file(folder / "model.safetensors")
     tensors = {name: each.float() if "norm" in name else each for name, each in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -80,7 +81,7 @@ def test_a_base_of_mixed_dtypes_keeps_them_tensor_by_tensor(tmp_path: Path) -> N
 def test_a_gguf_base_is_written_as_its_matrices_are_and_a_quantized_one_as_float16(
     tmp_path: Path, kind: GGMLQuantizationType, expected: torch.dtype
 ) -> None:
-    path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer(), kind=kind)
+    path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer(), kind=kind)
     loaded = load_model(path, device="cpu", cache_dir=tmp_path / "cache")
     assert dtypes_of(exported(loaded, tmp_path / "out")) == {expected}
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.models.loading import load_model
 from soul_core.verify_export import verify_export
-from tests.fixtures.tiny_models import tiny_tokenizer
 from tests.paths import ROOT
 from tests.soul_core.outputs.bases import BASES, exported, loaded_base
 
@@ -52,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, said_by_4x: tuple[Path, An
     for name, config in BASES.items():
         made[name] = exported(loaded_base(root / "base" / name, config), root / name)
     for name in BASES_OF_4X:
-        tiny_tokenizer().save_pretrained(said_by_4x[0] / name)
+        make_tiny_tokenizer().save_pretrained(said_by_4x[0] / name)
         made[f"{name} of 4.57"] = exported(load_model(said_by_4x[0] / name, device="cpu"), root / f"{name}4")
     for name in ("llama_100000", "gemma3"):
         spoiled = shutil.copytree(made[name], root / f"{name} of 5 alone")
@@ -92,7 +92,7 @@ def test_a_base_of_4x_is_read_as_4x_reads_it(said_by_4x: tuple[Path, dict[str, l
     folder, said = said_by_4x
     ids = [5, 9, 20, 31, 7, 300, 12, 44, 3, 81] * 9
     if not (folder / name / "tokenizer.json").is_file():
-        tiny_tokenizer().save_pretrained(folder / name)
+        make_tiny_tokenizer().save_pretrained(folder / name)
     with torch.no_grad():
         ours = load_model(folder / name, device="cpu").model(torch.tensor([ids])).logits[0, -1]
     torch.testing.assert_close(ours, torch.tensor(said[name]), atol=1e-4, rtol=1e-4)

@@ -254,7 +254,7 @@ def test_tasks_and_benchmarks_never_load_torch() -> None:
 
 
 def test_the_documentation_tells_of_every_task_and_set() -> None:
-    page = (ROOT / "docs" / "tasks.md").read_text()
+    page = (ROOT / "docs" / "reference" / "tasks.md").read_text()
     headings = [line.removeprefix("## `").removesuffix("`") for line in page.splitlines() if line.startswith("## `")]
 
     assert headings == list(TASKS)

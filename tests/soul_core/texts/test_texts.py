@@ -19,7 +19,7 @@ from soul_core.texts import (
 from tests.fixtures.script_cases import CASES
 from tests.paths import ROOT
 
-DOC = ROOT / "docs" / "evaluation.md"
+DOC = ROOT / "docs" / "reference" / "evaluation.md"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from soul_core.events import StopRequest
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]

@@ -17,7 +17,7 @@ from soul_core.pipeline.strategies.merging import merge_mean, merge_ties
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.soul_core.spec.test_methods_docs import kinds
 from tests.soul_core.test_run import refused
 
@@ -153,7 +153,10 @@ def test_ties_equals_pefts_for_one_tensor(density: float) -> None:
         ),
         ({"forget": {"kind": "dpo", "refusals": ["no " * 200]}}, r"strategy.members.1: forget set: 4 of 4 rows"),
         ({"forget": {"kind": "simnpo"}, "optimizer": {"kind": "influence"}}, "the spec has 4 problems"),
-        ({"lora": {"output": "adapter"}}, r"strategy.members.1.lora.output: 'ensemble' chooses or merges whole models"),
+        (
+            {"lora": {"output": "adapter"}},
+            r"strategy.members.1.lora.output: 'ensemble' chooses or merges complete models",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused_before_another_is_trained(
@@ -172,7 +175,7 @@ def test_a_recipe_that_cannot_run_is_refused_before_another_is_trained(
 def test_a_recipe_has_no_setting_of_the_job(field: str) -> None:
     value = spec(kind="evaluate", criteria=[]).model_dump()[field]
 
-    with pytest.raises(ValidationError, match=f"strategy.members.1: '{field}' is not a member's to choose"):
+    with pytest.raises(ValidationError, match=f"strategy.members.1: a member cannot set '{field}'"):
         spec(strategy={"kind": "ensemble", "members": [{}, {field: value}]})
 
 

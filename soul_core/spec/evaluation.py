@@ -1,0 +1,112 @@
+"""What a run measures, and the criteria that decide its verdict. Torch-free."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soul_core.spec.names import ALL_PRIOR_FORGET_SETS, FORGET, RETAIN, TRAIN, JobKind
+from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
+
+ProbeKind = Literal["fill_in", "question", "adversarial"]
+
+
+class Evaluation(SpecModel):
+    """What is measured before and after training, and how."""
+
+    metrics: tuple[str, ...] = Field(
+        (
+            "probability",
+            "rouge_l",
+            "keyword_recall",
+            "exact_memorization",
+            "extraction_strength",
+            "perplexity",
+            "truth_ratio",
+            "mia_loss",
+            "mia_zlib",
+            "mia_min_k",
+            "mia_min_k_plus",
+            "tpr_loss",
+            "tpr_zlib",
+            "tpr_min_k",
+            "tpr_min_k_plus",
+            "forget_quality",
+            "privleak",
+            "model_utility",
+        ),
+        min_length=1,
+        description="Metrics to measure, by their names in GET /v1/methods.",
+    )
+    max_new_tokens: int = Field(
+        200, ge=1, le=4096, description="Maximum number of tokens of a generated answer. OpenUnlearning's value."
+    )
+    max_examples: int = Field(
+        400,
+        ge=1,
+        description="Maximum number of rows measured of each set; the seed selects them. Ours: TOFU forget10.",
+    )
+    num_answer_samples: int = Field(
+        20, ge=0, le=1000, description="Questions that the report shows with the answers of each model. Ours."
+    )
+    probes: tuple[ProbeKind, ...] = Field(
+        (),
+        description="Additional sets made from the forget rows, as in RWKU (arXiv:2406.10890): sentences with a blank "
+        "for the answer, reworded questions, questions that press for the answer. They are named forget_fill_in, "
+        "forget_question and forget_adversarial.",
+    )
+    attack_examples: int = Field(
+        32, ge=1, description="Rows of the forget set measured under each attack; the seed selects them. Ours."
+    )
+    attack_new_tokens: int = Field(
+        48, ge=1, le=4096, description="Maximum number of tokens of an answer generated under an attack. Ours."
+    )
+    bootstrap: int = Field(
+        1000, ge=0, le=100_000, description="Resamples per confidence interval; 0 for none. Ours, and common practice."
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals. Common practice.")
+
+
+class Criterion(SpecModel):
+    """One bound that the judged model must meet. It is met if the complete confidence interval is within the bound."""
+
+    set: str = Field(
+        pattern=SET_NAME_PATTERN + r"|^prior_forget_\*$",
+        description="Data set of the metric: forget, retain, general, ...; `all`: the model as a whole; "
+        "`prior_forget_*`: each forget set of earlier jobs, if there are any.",
+    )
+    attack: str | None = Field(None, description="Label of an attack under which the metric is measured.")
+    metric: str = Field(description="Name of the metric in GET /v1/methods.")
+    at_most: float | None = Field(None, description="Upper bound.")
+    at_least: float | None = Field(None, description="Lower bound.")
+    relative_to_base: bool = Field(False, description="The bound is a factor of the base model's value.")
+
+    @model_validator(mode="after")
+    def _require_one_bound(self) -> "Criterion":
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("a criterion needs exactly one bound; give either at_most or at_least")
+        return self
+
+
+_FORGET_CRITERIA = (
+    Criterion(set=FORGET, metric="probability", at_most=0.25, relative_to_base=True),
+    Criterion(set=FORGET, metric="keyword_recall", at_most=0.25, relative_to_base=True),
+)
+#: Absolute bounds: the base model of such a job has forgotten these rows already, and a factor of a value near 0 bounds
+#: nothing.
+PRIOR_FORGET_CRITERIA = (
+    Criterion(set=ALL_PRIOR_FORGET_SETS, metric="probability", at_most=0.25),
+    Criterion(set=ALL_PRIOR_FORGET_SETS, metric="keyword_recall", at_most=0.25),
+)
+_RETAIN_CRITERIA = (
+    Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
+    Criterion(set=RETAIN, metric="keyword_recall", at_least=0.8, relative_to_base=True),
+)
+#: The reasons are in docs/reference/criteria.md.
+DEFAULT_CRITERIA: dict[JobKind, tuple[Criterion, ...]] = {
+    JobKind.UNLEARN: _FORGET_CRITERIA + PRIOR_FORGET_CRITERIA + _RETAIN_CRITERIA,
+    JobKind.FINETUNE: (
+        Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True),
+        *PRIOR_FORGET_CRITERIA,
+    ),
+    JobKind.EVALUATE: (),
+}

@@ -1,0 +1,54 @@
+"""How the data sets of a run are read, and the training loop. Torch-free."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from soul_core.spec.terms import SpecModel
+
+
+class Data(SpecModel):
+    """How a run reads its data sets. The service cleans files at upload; the engine reads stored files unchanged."""
+
+    clean: bool = Field(
+        True,
+        description="Remove white space and a model's end-of-turn marks from the ends of prompts and answers, and "
+        "convert line ends to LF. The report lists the rows that changed.",
+    )
+    normalize: bool = Field(
+        False,
+        description="Convert all texts to Unicode normal form C, with plain spaces and without zero-width marks, "
+        "before the model learns them and is scored on them.",
+    )
+
+
+class Training(SpecModel):
+    """The training loop."""
+
+    steps: int = Field(20, ge=1, le=1_000_000, description="Optimizer steps. Ours, for small forget sets.")
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=10_000,
+        description="Passes over the forget set (finetune: over the train set); replaces `steps`.",
+    )
+    forget_batch: int = Field(4, ge=1, le=4096, description="Forget examples per step. Ours.")
+    retain_batch: int = Field(4, ge=1, le=4096, description="Retain examples per step. Ours.")
+    micro_batch_tokens: int = Field(
+        2048,
+        ge=16,
+        description="Maximum number of tokens in one forward pass; a larger batch is accumulated. The engine halves it "
+        "when memory runs out. Ours.",
+    )
+    max_tokens: int = Field(
+        2048,
+        ge=8,
+        description="Maximum number of tokens of an example, prompt and answer together; the model's context length if "
+        "that is shorter. Ours.",
+    )
+    grad_clip: float = Field(1.0, gt=0, description="Maximum L2 norm of the gradient. Ours, and common practice.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Course of the learning rate after the warm-up."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    checkpoint_every: int = Field(10, ge=1, description="Steps between two checkpoints of the run. Ours.")

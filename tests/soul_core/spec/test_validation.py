@@ -1,0 +1,92 @@
+"""A spec against the data sets and models of a job: every problem has a place and a remedy."""
+
+import pytest
+
+from soul_core.errors import BadSpec
+from soul_core.spec import Criterion, Evaluation, JobSpec
+from soul_core.spec.optimizers import AdamW, Gnb, Sophia
+from soul_core.spec.terms import NoRetain
+from soul_core.spec.validation import check_spec, find_spec_problems, format_spec_problems
+
+
+def test_the_default_spec_with_both_sets_passes() -> None:
+    check_spec(JobSpec(), {"forget", "retain"})
+
+
+def test_a_missing_retain_set_is_a_problem_only_for_terms_that_need_it() -> None:
+    problems = format_spec_problems(JobSpec(), {"forget"})
+    assert len(problems) == 2
+    assert '{"kind": "none"}' in problems[0]
+    assert "'forget'" in problems[1]
+    check_spec(JobSpec(retain=NoRetain(), optimizer=AdamW()), {"forget"})
+    check_spec(JobSpec(retain=NoRetain(), optimizer=Sophia(curvature=Gnb(data="forget"))), {"forget"})
+
+
+def test_a_mistyped_metric_is_named_with_its_place_and_near_spelling() -> None:
+    spec = JobSpec(
+        evaluation=Evaluation(metrics=("probabilty",)), criteria=(Criterion(set="forget", metric="zzz", at_most=1),)
+    )
+    with pytest.raises(BadSpec, match="the spec has 2 problems; correct each of them") as caught:
+        check_spec(spec, {"forget", "retain"})
+    assert "did you mean 'probability'?" in caught.value.details[0]
+    assert caught.value.details[1].startswith("criteria.0.metric: unknown metric 'zzz'; known metrics: probability")
+
+
+def test_a_missing_forget_set_is_a_problem() -> None:
+    with pytest.raises(BadSpec, match="there is no forget set; give the rows that the model must forget"):
+        check_spec(JobSpec(), {"retain"})
+
+
+@pytest.mark.parametrize(
+    ("models", "has_log", "problem"),
+    [
+        ({"retrained"}, True, "the retrained model is given twice, as a model and as a log; leave one out"),
+        ({"Other"}, False, "'Other' cannot name a model; use lower-case letters, digits and _, a letter first"),
+        ({"unlearned"}, False, "the report uses the name 'unlearned' for the job's own model; choose another name"),
+        (
+            {"other"},
+            False,
+            "a job of kind 'unlearn' measures no model 'other', only 'retrained'; compare models with kind 'evaluate'",
+        ),
+    ],
+)
+def test_further_models_need_a_name_that_the_report_can_use(models: set[str], has_log: bool, problem: str) -> None:
+    assert format_spec_problems(JobSpec(), {"forget", "retain"}, models=models, has_retrained_log=has_log) == [problem]
+
+
+def test_two_attacks_of_one_label_are_refused() -> None:
+    spec = JobSpec.model_validate({"attacks": [{"kind": "relearn"}, {"kind": "relearn", "steps": 50}]})
+
+    assert format_spec_problems(spec, {"forget", "retain"}) == [
+        "attacks.1: another attack has the label 'relearn'; leave one of them out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("export", "place"), [({"dtype": "float16"}, "export.dtype"), ({"gguf": "f16"}, "export.gguf")]
+)
+def test_adapters_alone_have_no_export_type_and_no_gguf_file(export: dict[str, str], place: str) -> None:
+    spec = JobSpec.model_validate({"lora": {"output": "adapter"}, "export": export})
+
+    assert [problem.place for problem in find_spec_problems(spec, {"forget", "retain"})] == [place]
+
+
+def test_a_problem_that_members_inherit_is_reported_once_unless_all_replace_it() -> None:
+    def list_places(members: list[dict[str, object]], **changes: object) -> list[str]:
+        spec = JobSpec.model_validate({"strategy": {"kind": "ensemble", "members": members}, **changes})
+        return [problem.place for problem in find_spec_problems(spec, {"forget"})]
+
+    plain = {"retain": {"kind": "none"}, "optimizer": {"kind": "adamw"}}
+    assert list_places([plain, {**plain, "seed": 1}]) == []
+    assert list_places([{}, {"seed": 1}]) == ["retain.kind", "optimizer.curvature.data"]
+    assert list_places([{}, {"forget": {"kind": "grad_diff"}, "saliency": {"score": "wagle"}}], **plain) == [
+        "strategy.members.1.saliency.score"
+    ]
+    assert list_places([{}, {"training": {"max_tokens": 64}}], **plain) == ["strategy.members.1.training.max_tokens"]
+
+
+def test_a_choice_without_its_kind_is_the_default_one() -> None:
+    spec = JobSpec.model_validate({"optimizer": {"lr": 1e-6, "curvature": {"every": 3}}})
+
+    assert (spec.optimizer.kind, spec.optimizer.lr) == ("sophia", 1e-6)
+    assert spec == JobSpec.model_validate(spec.model_dump())
