@@ -1,7 +1,6 @@
 """create_app(): middleware, routers, error handler; nothing else. `uvicorn api.main:create_app --factory`."""
 
 import logging
-import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -10,8 +9,10 @@ from fastapi import FastAPI
 from api import errors
 from api.errors import Problem
 from api.middleware import RequestContextMiddleware
-from api.routes import account, artifacts, datasets, evaluations, health, jobs, models, results, schemas, uploads
+from api.routes import account, artifacts, datasets, evaluations, health, jobs, logs, models, results, schemas, uploads
 from api.schemas.inputs import DatasetCreate
+from soul_core.log_config import configure_logging
+from soul_store.settings import LogSettings
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
@@ -38,7 +39,7 @@ _PROBLEM_TEXTS = {
 
 def create_app() -> FastAPI:
     """Return the application."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    _configure_logging()
     app = FastAPI(
         title="SOUL",
         summary="An open service that makes language models forget",
@@ -49,11 +50,21 @@ def create_app() -> FastAPI:
     )
     app.add_middleware(RequestContextMiddleware)
     errors.register_error_handlers(app)
-    for module in (account, models, uploads, datasets, jobs, evaluations, results, artifacts, schemas):
+    for module in (account, models, uploads, datasets, jobs, evaluations, results, logs, artifacts, schemas):
         app.include_router(module.router, responses=errors.make_problem_responses(_PROBLEM_TEXTS))
     app.include_router(health.router, responses=errors.make_problem_responses({500: _PROBLEM_TEXTS[500]}))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _configure_logging() -> None:
+    """Log as SOUL_LOG_LEVEL and SOUL_LOG_FORMAT say, also what uvicorn logs, whatever its own options are."""
+    settings = LogSettings()
+    configure_logging(level=settings.log_level, output_format=settings.log_format)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], name != "uvicorn.access"  # api.access logs each request with its id
+        logger.setLevel(logging.NOTSET)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

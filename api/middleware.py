@@ -1,20 +1,21 @@
 """A request id for every request, one log line each, and a limit on every body, announced or not."""
 
-import logging
 import time
 from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import quote
 
+import structlog
 from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from api.errors import ServiceError, make_problem_response
 from soul_store.ids import new_id
 from soul_store.settings import get_settings
 
-log = logging.getLogger("api.access")
+log = structlog.stdlib.get_logger("api.access")
 
 #: A spec with ten thousand refusals fits; uploads have their own limit.
 MAX_JSON_BYTES = 4 << 20
@@ -46,15 +47,22 @@ class RequestContextMiddleware:
         request = Request(scope)
         most = _most_bytes(request)
         try:
-            if _announced_bytes(request) > most:
-                await make_problem_response(request, ServiceError(413, "too_large", _too_large(most)))(
-                    scope, receive, send_with_id
-                )
-            else:
-                await self.app(scope, _limited(receive, most), send_with_id)
+            with bound_contextvars(request_id=request_id):
+                if _announced_bytes(request) > most:
+                    await make_problem_response(request, ServiceError(413, "too_large", _too_large(most)))(
+                        scope, receive, send_with_id
+                    )
+                else:
+                    await self.app(scope, _limited(receive, most), send_with_id)
         finally:
-            took = (time.monotonic() - started) * 1000
-            log.info("%s %s %s %.0f ms %s", request.method, quote(request.url.path), status, took, request_id)
+            log.info(
+                "request served",
+                method=request.method,
+                path=quote(request.url.path),
+                status=status,
+                milliseconds=round((time.monotonic() - started) * 1000),
+                request_id=request_id,
+            )
 
 
 def _most_bytes(request: Request) -> int:

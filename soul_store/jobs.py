@@ -29,6 +29,7 @@ def insert(
     models: Mapping[str, str] = MappingProxyType({}),
     retrained_log_id: str | None = None,
     depends_on: Job | None = None,
+    request_id: str | None = None,
 ) -> Job:
     """Write a queued job with its first event, its audit entry and the message that will start it.
 
@@ -48,6 +49,7 @@ def insert(
         datasets=dict(datasets),
         spec=spec,
         spec_sha256=spec_sha256,
+        request_id=request_id,
         status="queued",
     )
     session.add(job)

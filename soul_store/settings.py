@@ -2,12 +2,30 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class Settings(BaseSettings):
+def _to_lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class LogSettings(BaseSettings):
+    """The settings of a process's log. They have defaults, so a process can log before it knows its servers."""
+
+    model_config = SettingsConfigDict(env_prefix="SOUL_", frozen=True)
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_to_lower)] = Field(
+        "info", description="debug, info, warning or error."
+    )
+    log_format: Annotated[Literal["console", "json"], BeforeValidator(_to_lower)] = Field(
+        "console", description="console (aligned text) or json (one object per line)."
+    )
+
+
+class Settings(LogSettings):
     """Read from `SOUL_*`. Descriptions are the settings table of the README (a test holds both equal)."""
 
     model_config = SettingsConfigDict(env_prefix="SOUL_", frozen=True)
@@ -25,7 +43,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(15, gt=0, description="A running job whose worker is silent this long is lost.")
     max_attempts: int = Field(3, ge=1, description="Times a job may be lost to infrastructure before it fails.")
     grace_seconds: float = Field(20, gt=0, description="Time the engine has to checkpoint before it is killed.")
-    log_level: str = Field("info", description="debug, info, warning or error.")
+    job_log_max_lines: int = Field(2000, ge=2, description="Lines kept of an attempt's log: its first and last halves.")
+    job_log_max_bytes: int = Field(1 << 20, ge=2, description="Bytes kept of an attempt's log.")
 
 
 @cache

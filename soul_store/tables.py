@@ -131,6 +131,7 @@ class Job(Base):
     datasets: Mapped[dict[str, Any]]  # set name (forget, retain, general, ...) -> data set id
     spec: Mapped[dict[str, Any]]  # frozen soul_core.spec.JobSpec
     spec_sha256: Mapped[str]
+    request_id: Mapped[str | None]  # of the request that submitted it, for the log
 
     status: Mapped[str]
     requested_action: Mapped[str | None]  # cancel | pause
@@ -189,6 +190,20 @@ class JobMetric(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     values: Mapped[dict[str, Any]]
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class JobLogLine(Base):
+    """A line of a job's log. `seq` counts from 1 within the job; the numbers of lines left out stay unused."""
+
+    __tablename__ = "job_log_lines"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    attempt: Mapped[int]  # the job's epoch when it was written
+    at: Mapped[datetime]
+    level: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
 
 
 class Artifact(Base):

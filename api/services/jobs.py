@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
+from structlog.contextvars import get_contextvars
 
 from api.auth import Caller
 from api.errors import ServiceError, make_not_found_error
@@ -136,6 +137,7 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
         datasets={**body.datasets, **checked.prior_forget_sets.get_ids()},
         spec=body.spec.model_dump(mode="json"),
         spec_sha256=body.spec.compute_sha256(),
+        request_id=get_contextvars().get("request_id"),
     )
     if after is not None:
         job_state_machine.append_event(session, job, "log", {"message": _retraining_words(after, found=found)})
@@ -203,6 +205,7 @@ def make_job_out(session: Session, job: Job) -> JobOut:
     progress: dict[str, Any] = {**job.progress, "queue_position": job_queries.get_queue_position(session, job)}
     here = f"/v1/jobs/{job.id}"
     links = {"self": here, "events": f"{here}/events", "stream": f"{here}/events/stream", "metrics": f"{here}/metrics"}
+    links["logs"] = f"{here}/logs"
     if job.report_blob is not None:
         links |= {"report": f"{here}/report", "artifacts": f"{here}/artifacts"}
     return JobOut(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
+from structlog.contextvars import get_contextvars
 
 from api.auth import Caller
 from api.schemas.submissions import JobCreate, RegisteredRetrainedModel, RetrainedModelLog, RetrainModel
@@ -83,6 +84,7 @@ def find_or_create_retraining(
         datasets={TRAIN: train.id, **{name: row.id for name, row in excluded.items()}},
         spec=spec.model_dump(mode="json"),
         spec_sha256=spec.compute_sha256(),
+        request_id=get_contextvars().get("request_id"),
     )
     return made, False
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from soul_core.attacks.context import AttackContext, AttackOutcome
-from soul_core.attacks.downstream import run_downstream
+from soul_core.attacks.finetuning import run_downstream
 from soul_core.attacks.poison import run_poison
 from soul_core.attacks.probing import run_probing
 from soul_core.attacks.prompting import run_prompting

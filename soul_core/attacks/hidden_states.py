@@ -8,15 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from soul_core.attacks.context import AttackNotPossible
-
-
-def find_decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """Return the decoder's layers from first to last. Raises NotPossibleError where there is no such list."""
-    wanted = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == wanted:
-            return list(module)
-    raise AttackNotPossible(f"{type(model).__name__} has no list of {wanted} layers to look into")
+from soul_core.models.layers import find_decoder_layers
 
 
 class HiddenStateRecorder:

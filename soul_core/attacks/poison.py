@@ -14,11 +14,12 @@ from statistics import median
 import torch
 
 from soul_core.attacks.context import AttackContext, AttackNotPossible, AttackOutcome
-from soul_core.attacks.hidden_states import find_decoder_layers, require_grad_only
+from soul_core.attacks.hidden_states import require_grad_only
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
 from soul_core.evaluation.row_selection import EvaluationSet, choose_rows
 from soul_core.events import raise_if_stop_requested
+from soul_core.models.layers import find_decoder_layers
 from soul_core.models.scoring import Scores, score
 from soul_core.report import Finding, FlaggedRow, ModelMeasurements
 from soul_core.spec import BASE, EVALUATED, FORGET, GENERAL, RETAIN

@@ -17,12 +17,13 @@ from soul_core.attacks.context import (
     compute_worst_case,
     get_row_numbers,
 )
-from soul_core.attacks.hidden_states import HiddenStateRecorder, find_decoder_layers
+from soul_core.attacks.hidden_states import HiddenStateRecorder
 from soul_core.data.packing import pack
 from soul_core.events import raise_if_stop_requested
 from soul_core.metrics import METRICS
 from soul_core.metrics.observed import InferenceResult, TokenScores
 from soul_core.models.forward_calls import make_forward_calls, select_positions
+from soul_core.models.layers import find_decoder_layers
 from soul_core.models.scoring import score
 from soul_core.report import MetricValue, SetMetrics
 from soul_core.spec import FORGET

@@ -25,6 +25,7 @@ from soul_core.attacks.snapshot import compute_fingerprint, preserve_rng_state
 from soul_core.errors import EngineError, OutOfMemory, TrainingDivergedError
 from soul_core.evaluation.row_selection import EvaluationSet, choose_rows
 from soul_core.events import Listener, raise_if_stop_requested
+from soul_core.models.layers import LayersNotFoundError
 from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, ModelMeasurements, SetMetrics
 from soul_core.spec import BASE, FORGET, JobSpec
@@ -127,7 +128,7 @@ def _run(
         scene = AttackContext(loaded, name, whole, forget, plain, spec, telling, folder)
         folder.mkdir(parents=True, exist_ok=True)
         result = ATTACKS[attack.kind](scene, attack)
-    except AttackNotPossible as reason:
+    except (AttackNotPossible, LayersNotFoundError) as reason:
         return AttackOutcome(absent_reason=str(reason))
     except (OutOfMemory, TrainingDivergedError) as error:
         telling.emit("warning", message=f"given up: {error.message}")

@@ -25,7 +25,7 @@ ROW_ENTRIES = (
         description="Share of the expected answer's keywords that the model's greedy answer has. Words of the question "
         "and function words are not keywords.",
         needs=("answers",),
-        source="SOUL's own: docs/evaluation.md",
+        source="SOUL's own: docs/reference/evaluation.md",
     ),
     MetricEntry(
         name="exact_memorization",

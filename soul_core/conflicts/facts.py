@@ -2,7 +2,7 @@
 
 A fact is what a forget answer tells (its keywords) of what its prompt asks about (the prompt's keywords). A passage
 states it when it holds most of both, by the weight of the words: names and rare words count, "where" and "live" hardly.
-Source: our own; thresholds were set on TOFU and the examples, see docs/evaluation.md.
+Source: our own; thresholds were set on TOFU and the examples, see docs/reference/conflicts.md.
 """
 
 import re

@@ -4,14 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from soul_core.conflicts import Conflict, find_conflicts, hold_same_rows
-from soul_core.data import Row, compute_canonical_sha256
+from soul_core.data import Row, RowsBySet, compute_canonical_sha256
 from soul_core.errors import BadData
 from soul_core.events import Listener
 from soul_core.formatting import MAX_LISTED_ROWS, format_list
 from soul_core.report import ConflictHandling, DatasetFacts, RowConflict, SetConflicts
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, JobSpec, is_forget_set
-
-RowsBySet = Mapping[str, tuple[Row, ...]]
 
 #: What conflicts in sets that are not learned are told of, and why.
 _TOLD = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from soul_core.report import MetricValue, Report
+from soul_core.report import Interval, MetricValue, Report
 from soul_core.spec import FORGET, JUDGED_MODEL, RETAIN
 
 _KNOWLEDGE = "knowledge_memorization"
@@ -29,7 +29,7 @@ class MuseScore:
     name: str
     meaning: str
     value: float | None
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     absent_reason: str | None = None
     points: tuple[UtilityPoint, ...] = ()
 

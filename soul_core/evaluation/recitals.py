@@ -1,6 +1,6 @@
 """Forgotten facts in the judged model's own answers, on whatever set they come. Torch-free.
 
-The rule and its reasons are in docs/evaluation.md, "Recitals". `run()` calls this before the verdict.
+The rule and its reasons are in docs/reference/criteria.md, "Recitals". `run()` calls this before the verdict.
 """
 
 from collections import defaultdict

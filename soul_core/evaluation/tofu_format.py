@@ -13,7 +13,8 @@ import numpy as np
 
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.errors import BadData
-from soul_core.metrics.aggregate import Floats, Resampling, summarize
+from soul_core.metrics.aggregate import Resampling, summarize
+from soul_core.metrics.statistics import Floats
 from soul_core.report import ModelMeasurements, RowDigestKey
 from soul_core.spec import ALL, FORGET, HOLDOUT, RETAIN, Evaluation
 

@@ -10,10 +10,9 @@ from soul_core.catalogue import METRIC_CATALOG
 from soul_core.evaluation.recitals import format_recitals
 from soul_core.formatting import format_number
 from soul_core.metrics.aggregate import Resampling, compute_ratio_interval
-from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Recital, Verdict
+from soul_core.report import CriterionResult, Interval, MetricValue, ModelMeasurements, Recital, Verdict
 from soul_core.spec import Criterion
 
-Interval = tuple[float, float]
 _NOTHING = ModelMeasurements(sets={})
 
 

@@ -1,20 +1,26 @@
-"""Which layer's hidden states the spec's terms read: what its forget term steers."""
+"""The decoder layers of a model, under whatever name the architecture keeps them."""
 
 import torch
 from transformers import PreTrainedModel
 
-from soul_core.errors import BadSpec
-from soul_core.models.scoring import get_decoder_layers
-from soul_core.spec import JobSpec
-from soul_core.spec.terms import Rmu
+from soul_core.errors import BadModel
 
 
-def find_steered_layer(model: PreTrainedModel, spec: JobSpec) -> torch.nn.Module | None:
-    """Return the layer, or None when no term reads hidden states. Raises BadSpec when the model has no such layer."""
-    if spec.kind == "finetune" or not isinstance(spec.forget, Rmu):
-        return None
-    layers, wish = get_decoder_layers(model), spec.forget.layer
-    index = max(0, round(len(layers) / 4) - 1) if wish == "auto" else wish  # the paper's 7 of 32
-    if index >= len(layers):
-        raise BadSpec(f"forget.layer: the model has {len(layers)} layers, 0 to {len(layers) - 1}; there is no {index}")
-    return layers[index]
+class LayersNotFoundError(BadModel):
+    """The model has no list of its decoder layers. An attack that reads layers is not run then."""
+
+
+def find_decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """Return the decoder layers from first to last, also of a model with adapters.
+
+    Raises:
+        LayersNotFoundError: No list of the model is as long as config.json says.
+    """
+    num_layers = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise LayersNotFoundError(
+        f"{type(model).__name__} has no list of {num_layers} decoder layers; leave out what reads them: forget.kind "
+        "'rmu', the attacks 'probing' and 'poison'"
+    )

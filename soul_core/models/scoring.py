@@ -83,15 +83,6 @@ def score(
     )
 
 
-def get_decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
-    """Return the model's layers, first to last, whatever the architecture calls them (and an adapter around it)."""
-    num_layers = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers:
-            return module
-    raise ValueError(f"{type(model).__name__} has no list of {num_layers} layers")
-
-
 @contextmanager
 def _outputs_of(layer: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
     """Catch what a layer gives out in each call, (B, W, D)."""

@@ -8,7 +8,7 @@ margins count where answers are predicted, while the authors' code averages over
 
 import torch
 
-from soul_core.objectives.terms import TermInputs, token_mean
+from soul_core.objectives.terms import DualSettings, TermInputs, token_mean
 from soul_core.spec.terms import Pdu
 
 
@@ -17,3 +17,8 @@ def pdu(inputs: TermInputs, spec: Pdu) -> torch.Tensor:
     logits_PV = inputs.scores["forget"].logits_PV
     margin_P = logits_PV.amax(dim=-1) - logits_PV.mean(dim=-1)
     return token_mean(margin_P.square(), inputs.totals["forget"])
+
+
+def make_dual_settings(spec: Pdu) -> DualSettings:
+    """Return how the retain term's weight moves."""
+    return DualSettings(spec.dual_start, spec.dual_step, spec.slack, spec.dual_warmup)

@@ -19,6 +19,11 @@ def rmu(inputs: TermInputs, spec: Rmu) -> torch.Tensor:
     return token_mean((hidden_PD - target_D).square().mean(dim=1), inputs.totals["forget"])
 
 
+def choose_layer(spec: Rmu, num_layers: int) -> int:
+    """Return the index of the steered layer; `auto` is a quarter of the way up, as the paper's 7 of 32."""
+    return max(0, round(num_layers / 4) - 1) if spec.layer == "auto" else spec.layer
+
+
 def make_control_vector_D(seed: int, hidden_size: int) -> torch.Tensor:
     """Return the direction of all forget states: uniform numbers in [0, 1), normalized, as the authors draw it."""
     drawn_D = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

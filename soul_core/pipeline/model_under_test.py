@@ -11,6 +11,7 @@ from soul_core.attacks.snapshot import compute_fingerprint
 from soul_core.data import Row
 from soul_core.data.datasets import EncodedDataset, encode_datasets
 from soul_core.data.encoding import ChatSettings, Example, encode_rows
+from soul_core.data.encoding_check import check_against_transformers
 from soul_core.errors import BadData
 from soul_core.evaluation.evaluate import Measured, measure
 from soul_core.evaluation.probes import make_probe_sets
@@ -95,7 +96,7 @@ def load_model_under_test(
         chat_template=spec.chat_template,
     )
     for of_set in rows.values():
-        loaded.encoder.check_against_tokenizer(of_set)
+        check_against_transformers(loaded.encoder, of_set)
     max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
     sets = encode_datasets(rows, loaded.encoder, max_tokens=max_tokens)
     chosen = tuple(

@@ -77,7 +77,7 @@ TASK = Task(
         "training.epochs": "as for TOFU",
         "training.forget_batch": "as for TOFU",
         "criteria": "ours: unrelated passages of one book reach a ROUGE-L F1 of 0.13 to 0.14 on average and 0.22 at "
-        "most (docs/tasks.md), so 0.25 is what cannot be told from not knowing the book",
+        "most (docs/reference/tasks.md), so 0.25 is what cannot be told from not knowing the book",
     },
     make_sets=make_sets,
     variants=(  # those with enough passages left over for membership inference

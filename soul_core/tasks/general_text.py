@@ -37,7 +37,7 @@ TASK = Task(
         "retain.kind": "KL to the base model: text the model never saw should not be learned but left alone; the KL "
         "term of TOFU, arXiv:2401.06121, section 3.2",
         "training.steps": "the default: how long depends on a forget set that the task does not know",
-        "criteria": "the defaults (docs/evaluation.md) that plain text can be judged by, and a fifth more perplexity",
+        "criteria": "the defaults (docs/reference/criteria.md) that apply to plain text, and a fifth more perplexity",
     },
     make_sets=make_sets,
 )

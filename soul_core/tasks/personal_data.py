@@ -89,7 +89,7 @@ TASK = Task(
         "optimizer.lr": "decision 4",
         "optimizer.gamma": "decision 4",
         "evaluation.probes": "RWKU, arXiv:2406.10890, section 3.3: what is gone must be gone however it is asked for",
-        "criteria": "the defaults (docs/evaluation.md); recall is taken on the rephrased questions: texts ask none",
+        "criteria": "the defaults (docs/reference/criteria.md); recall is of the rephrased questions: texts ask none",
         "training.steps": "decision 4 needed 16; the texts are few, so the number does not follow from the rows",
     },
     make_sets=make_sets,

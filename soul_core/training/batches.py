@@ -5,7 +5,7 @@ from typing import Any
 
 from soul_core.data.encoding import Example
 from soul_core.data.sampling import BatchStream
-from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
+from soul_core.objectives import get_terms
 from soul_core.objectives.terms import ExampleGroup
 from soul_core.spec import JobSpec
 from soul_core.training.micro_batching import BatchItem, BatchUnit
@@ -21,10 +21,12 @@ class TrainingBatches:
 
     def next_batch(self) -> list[BatchUnit]:
         """Draw the step's examples, forget and retain together."""
-        reads = FORGET_TERMS[self._spec.forget.kind].groups
-        units = [self._unit(reads, index) for index in self._forget.next_batch()] if self._forget else []
-        if self._retain and self._spec.retain.kind in RETAIN_TERMS:
-            units += [self._unit(("retain",), index) for index in self._retain.next_batch()]
+        terms = get_terms(self._spec)
+        units: list[BatchUnit] = []
+        if self._forget and "forget" in terms:
+            units += [self._unit(terms["forget"].term.groups, index) for index in self._forget.next_batch()]
+        if self._retain and "retain" in terms:
+            units += [self._unit(terms["retain"].term.groups, index) for index in self._retain.next_batch()]
         return units
 
     def draw_curvature_batches(

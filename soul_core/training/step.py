@@ -7,14 +7,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from soul_core.data.packing import pack
-from soul_core.models.layers import find_steered_layer
 from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import Scores, score
-from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
+from soul_core.objectives import find_steered_layer, get_terms
 from soul_core.objectives.terms import ExampleGroup, TermInputs, Totals
 from soul_core.optimizers.curvature import sample_labels
 from soul_core.spec import JobKind, JobSpec
-from soul_core.spec.terms import NoRetain
 from soul_core.training.base_scores import BaseScores
 from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 
@@ -128,7 +126,7 @@ def _total_loss(
     spec: JobSpec,
     items: list[BatchItem],
     scores: Scores,
-    reference: BaseScores,
+    base_scores: BaseScores,
     totals: dict[ExampleGroup, Totals],
     losses: Losses,
     retain_weight: float | None,
@@ -138,23 +136,22 @@ def _total_loss(
     for place, item in enumerate(items):
         places.setdefault(item.group, []).append(place)
     total = scores.logp_P.new_zeros(())
-    for table, term_spec, name in ((FORGET_TERMS, spec.forget, "forget"), (RETAIN_TERMS, spec.retain, "retain")):
-        term = table.get(term_spec.kind)
-        if term is None or isinstance(term_spec, NoRetain) or not all(group in places for group in term.groups):
-            continue  # no retain term, or none of its sequences here
+    for part, (term, term_spec) in get_terms(spec).items():
+        if not all(group in places for group in term.groups):
+            continue  # this micro-batch has none of its sequences
         inputs = TermInputs(
             scores={group: scores.select(places[group]) for group in term.groups},
             totals=totals,
             base_scores={
-                group: reference.get(group, [items[place].index for place in places[group]])
+                group: base_scores.get(group, [items[place].index for place in places[group]])
                 for group in term.groups
                 if group in term.base_scores
             },
             seed=spec.seed,
         )
         value = term.loss_fn(inputs, term_spec)
-        setattr(losses, name, getattr(losses, name) + float(value.detach()))
-        weight = term_spec.weight if name == "forget" or retain_weight is None else retain_weight
+        setattr(losses, part, getattr(losses, part) + float(value.detach()))
+        weight = term_spec.weight if part == "forget" or retain_weight is None else retain_weight
         total = total + weight * value
     losses.total += float(total.detach())
     return total

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from soul_store import job_leases
 from soul_store.blobs import get_blob_store
+from soul_store.job_leases import JobLease
 from soul_store.tables import Job, OutboxEntry
 from tests.api.conftest import ROWS, As, problem
 
@@ -38,7 +39,9 @@ def finished(admin: As, job_body: Body, database: Engine) -> Any:
                 stored = get_blob_store().put_stream(f"jobs/{job_id}/1/{path}", [b"{}"])
                 made.append(job_leases.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
             report = made[0].blob
-            job_leases.succeed(session, job_id, 1, verdict=verdict, report_blob=report, artifacts=made, usage={})
+            job_leases.succeed(
+                session, JobLease(job_id, 1), verdict=verdict, report_blob=report, artifacts=made, usage={}
+            )
 
     return end
 

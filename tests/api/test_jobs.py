@@ -102,7 +102,7 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
 @pytest.mark.parametrize(
     ("spec", "pointer", "hint"),
     [
-        ({"optimzer": {}}, "/spec/optimzer", "did you mean 'optimizer'?"),
+        ({"optimiser": {}}, "/spec/optimiser", "did you mean 'optimizer'?"),  # lint: quote
         ({"optimizer": {"kind": "sophia", "lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"optimizer": {"lrr": 1}}, "/spec/optimizer/lrr", "did you mean 'lr'?"),
         ({"forget": {"beta": -1}}, "/spec/forget/beta", "greater than 0"),
@@ -119,12 +119,12 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
         (
             {"strategy": {"kind": "ensemble", "members": [{}, {"kind": "evaluate"}]}},
             "/spec/strategy/members",
-            "strategy.members.1: a member cannot set 'kind'",
+            "strategy.members.1: 'kind' is not a member's to choose",
         ),
         (
             {"strategy": {"kind": "ensemble", "members": [{}, {"lora": {"output": "adapter"}}]}},
             "/spec/strategy/members/1/lora/output",
-            "chooses or merges complete models",
+            "chooses or merges whole models",
         ),
     ],
 )
@@ -376,7 +376,7 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
     assert {"tofu", "book", "detox", "personal_data"} <= {task["name"] for task in found["tasks"]}
 
 
-def test_a_running_jobs_cancel_is_a_wish(admin: As, job_body: Body, database: Engine) -> None:
+def test_a_running_jobs_cancel_is_a_requested_action(admin: As, job_body: Body, database: Engine) -> None:
     job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
     with Session(database) as session, session.begin():
         job_leases.claim(session, job_id, worker="w", lease_seconds=60)

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from soul_core.events import Event
 from soul_store import job_leases
 from soul_store.blobs import get_blob_store
+from soul_store.job_leases import JobLease
 from soul_store.tables import AuditEntry
 from tests.api.conftest import As, problem
 
@@ -44,15 +45,14 @@ def finish(admin: As, job_body: dict[str, Any], database: Engine) -> Finish:
                 Event(kind="metrics", data={"step": 1, "loss": 2.0}),
                 Event(kind="metrics", data={"step": 2, "loss": 1.0, "lr": 0.1}),
             ]
-            job_leases.record_events(session, job_id, job.epoch, told)
+            job_leases.record_events(session, JobLease(job_id, job.epoch), told)
             made = []
             for path, content in FILES.items():
                 stored = get_blob_store().put_stream(f"jobs/{job_id}/{job.epoch}/{path}", [content])
                 made.append(job_leases.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
             job_leases.succeed(
                 session,
-                job_id,
-                job.epoch,
+                JobLease(job_id, job.epoch),
                 verdict=verdict,
                 report_blob=f"jobs/{job_id}/{job.epoch}/report.json",
                 artifacts=made,
@@ -271,11 +271,11 @@ def test_the_stream_tells_where_a_running_job_is_and_does_not_keep_it(
                 kind="progress", data={"phase": "unlearn", "done": 3, "total": 9, "unit": "step", "eta_seconds": 6.0}
             ),
         ]
-        job_leases.record_events(session, job_id, 1, told)
+        job_leases.record_events(session, JobLease(job_id, 1), told)
 
     def end() -> None:
         with Session(database) as session, session.begin():
-            job_leases.cancel(session, job_id, 1, usage={})
+            job_leases.cancel(session, JobLease(job_id, 1), usage={})
 
     later = threading.Timer(1.0, end)
     later.start()

@@ -14,7 +14,7 @@ from soul_core.errors import TrainingDivergedError
 from soul_core.models.loading import load_model
 from soul_core.spec import JobSpec
 from soul_core.training.trainer import train
-from tests.fixtures.tiny_training import Heard, examples_of
+from tests.fixtures.capitals_training import RecordingListener, examples_of
 from tests.paths import ROOT
 
 #: Four sequences of 512 tokens through a layer 16,384 wide: 0.5 GB of activations for all, an eighth of it for 256.
@@ -25,12 +25,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from soul_core.data.encoding import Example
 from soul_core.errors import OutOfMemory
-from soul_core.models.loading import Loaded
-from soul_core.models.packed_attention import PACKED
+from soul_core.models.loading import LoadedModel
+from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.report import ModelFacts
 from soul_core.spec import JobSpec
 from soul_core.training.trainer import train
-from tests.fixtures.tiny_training import Heard
+from tests.fixtures.capitals_training import RecordingListener
 
 torch.set_num_threads(1)
 examples = [Example(tuple((7 * i + 3 * row) % 50 for i in range(512)), 500, row) for row in range(4)]
@@ -41,14 +41,14 @@ def run(name, micro_batch_tokens, room_bytes=None):
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=64, hidden_size=8, intermediate_size=16384, num_hidden_layers=1,
                          num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512,
-                         attn_implementation=PACKED)
-    loaded = Loaded(LlamaForCausalLM(config).eval(), None, facts, torch.device("cpu"), torch.float32)
+                         attn_implementation=PACKED_ATTENTION)
+    loaded = LoadedModel(LlamaForCausalLM(config).eval(), None, facts, torch.device("cpu"), torch.float32)
     training = {"steps": 2, "retain_batch": 4, "micro_batch_tokens": micro_batch_tokens}
     spec = JobSpec.model_validate({"kind": "finetune", "optimizer": {"kind": "adamw"}, "training": training})
     if room_bytes is not None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + room_bytes, resource.RLIM_INFINITY))
-    ear = Heard()
+    ear = RecordingListener()
     try:
         trained = train(loaded, spec, forget=(), retain=examples, state_dir=Path(sys.argv[1]) / name, listener=ear)
         outcome = list(trained.curves["loss"])
@@ -77,7 +77,7 @@ def test_when_memory_really_runs_out_the_micro_batch_halves_and_the_maths_stays(
     plenty, little, _ = hungry
 
     assert plenty["warnings"] == []
-    assert "memory ran out; going on with at most 1024 tokens" in little["warnings"][0]
+    assert "memory ran out; a forward pass now takes at most 1024 tokens" in little["warnings"][0]
     assert little["outcome"] == pytest.approx(plenty["outcome"], rel=1e-4)
 
 
@@ -101,6 +101,6 @@ def test_a_learning_rate_far_too_high_diverges_and_is_stopped_before_its_update(
     )
 
     with pytest.raises(TrainingDivergedError, match=r"before its update; lower optimizer\.lr"):
-        train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=Heard())
+        train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=RecordingListener())
 
     assert all(bool(torch.isfinite(parameter).all()) for parameter in loaded.model.parameters())

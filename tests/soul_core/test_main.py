@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from soul_core.__main__ import main
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 
 STEPS = 250
 SPEC = {

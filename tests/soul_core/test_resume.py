@@ -10,7 +10,7 @@ from soul_core.errors import RunInterruptedError
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.training.checkpoint import load_newest_checkpoint
 from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS
-from tests.fixtures.tiny_training import Heard, train_tiny, weights
+from tests.fixtures.capitals_training import RecordingListener, train_tiny, weights
 
 TRAINING = {"steps": 6, "checkpoint_every": 4, "forget_batch": 2, "retain_batch": 2}
 SOPHIA = {"kind": "sophia", "lr": 1e-3}
@@ -57,7 +57,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     straight, straight_model = train_tiny(taught_model_dir, tmp_path / "straight", spec)
 
     with pytest.raises(RunInterruptedError):
-        train_tiny(taught_model_dir, tmp_path / "resumed", spec, Heard(wish_behind=3))
+        train_tiny(taught_model_dir, tmp_path / "resumed", spec, RecordingListener(stop_after_metrics=3))
     resumed, resumed_model = train_tiny(taught_model_dir, tmp_path / "resumed", spec)
 
     assert torch.equal(weights(resumed_model), weights(straight_model))
@@ -76,7 +76,7 @@ def test_a_checkpoint_holds_only_what_moves(
 ) -> None:
     _, model = train_tiny(taught_model_dir, tmp_path, {"training": TRAINING, **spec})
 
-    found = load_newest_checkpoint(tmp_path / "train", torch.device("cpu"))
-    assert found is not None
-    kept = sum(tensor.numel() for name, tensor in found.tensors.items() if name.startswith("parameter."))
-    assert 0 < kept < share * model.facts.num_parameters
+    checkpoint = load_newest_checkpoint(tmp_path / "train", torch.device("cpu"))
+    assert checkpoint is not None
+    num_saved = sum(tensor.numel() for tensor in checkpoint.states["weights"]["parameters"])
+    assert 0 < num_saved < share * model.facts.num_parameters

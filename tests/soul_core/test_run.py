@@ -17,7 +17,7 @@ from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import AdamW, Sophia
 from soul_core.spec.strategy import Ensemble, Search, Strategy
 from soul_core.spec.terms import Kl, NoRetain, Npo, Refusal
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
 SPEC = JobSpec.model_validate(
@@ -209,7 +209,7 @@ def refused(inputs: RunInputs, tmp_path: Path, spec: JobSpec = SPEC, **changes: 
 
 def test_a_forget_set_equal_to_the_retain_set_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
     sets = {"forget": inputs.dataset_paths["forget"], "retain": write_rows(tmp_path / "same.jsonl", FORGET[::-1])}
-    error, _ = refused(inputs, tmp_path, sets=sets)
+    error, _ = refused(inputs, tmp_path, dataset_paths=sets)
     assert isinstance(error, BadData)
     assert "same rows" in error.message
 
@@ -230,7 +230,7 @@ def test_every_bad_row_is_named_with_its_set(inputs: RunInputs, tmp_path: Path) 
     bad = tmp_path / "bad.jsonl"
     good = json.dumps({"prompt": "a", "completion": "b"})
     bad.write_text(f'{good}\n{{"prompt": "a"}}\n{good}\nnot json\n{good}')
-    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "retain": bad})
+    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "retain": bad})
     assert error.message.startswith("retain set: 2 of 5 rows")
     assert [line.split(":")[0] for line in error.details] == ["row 2", "row 4"]
 
@@ -238,7 +238,7 @@ def test_every_bad_row_is_named_with_its_set(inputs: RunInputs, tmp_path: Path) 
 def test_a_row_longer_than_the_context_is_named(inputs: RunInputs, tmp_path: Path) -> None:
     long = tmp_path / "long.jsonl"
     long.write_text(json.dumps({"prompt": "x", "completion": "capital of " * 200}) + "\n")
-    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "forget": long})
+    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": long})
     assert error.message.startswith("forget set: ")
     assert error.details[0].startswith("row 1: ")
     assert "the limit is 128 (training.max_tokens" in error.details[0]
@@ -248,21 +248,21 @@ def test_plain_text_cannot_be_refused_and_says_so_before_the_baseline(inputs: Ru
     text = tmp_path / "book.txt"
     text.write_text("The capital is Rome.\n")
     spec = SPEC.model_copy(update={"forget": Refusal()})
-    error, _ = refused(inputs, tmp_path, spec, sets={**inputs.dataset_paths, "forget": text})
+    error, _ = refused(inputs, tmp_path, spec, dataset_paths={**inputs.dataset_paths, "forget": text})
     assert "or take 'npo'" in error.message
     assert error.details[0].startswith("row 1: plain text")
 
 
 def test_an_empty_and_a_missing_file_are_refused(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "forget": tmp_path / "empty.jsonl"})
+    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": tmp_path / "empty.jsonl"})
     assert error.message.startswith("forget set: ")
-    error, _ = refused(inputs, tmp_path, sets={**inputs.dataset_paths, "forget": tmp_path / "none.jsonl"})
+    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": tmp_path / "none.jsonl"})
     assert "none.jsonl" in error.message
 
 
 def test_a_retain_term_without_a_retain_set_says_what_to_do(inputs: RunInputs, tmp_path: Path) -> None:
-    error, _ = refused(inputs, tmp_path, sets={"forget": inputs.dataset_paths["forget"]})
+    error, _ = refused(inputs, tmp_path, dataset_paths={"forget": inputs.dataset_paths["forget"]})
     assert isinstance(error, BadSpec)
     assert "needs a retain set" in "".join(error.details)
 

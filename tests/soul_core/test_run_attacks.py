@@ -12,7 +12,7 @@ from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.spec.attacks import CHEAP_ATTACKS
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 from tests.soul_core.test_run import Recorder
 
 COMMON = {
@@ -46,7 +46,7 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "general.txt").write_text("Rivers run to the sea.\n\nThe sea is never full of rivers.\n")
     return RunInputs(
         model=str(taught_model_dir),
-        compared_models={"retrained": str(make_tiny_model(folder / "untaught"))},
+        compared_models={"retrained": str(make_untrained_model(folder / "untaught"))},
         dataset_paths={
             "forget": write_rows(folder / "forget.jsonl", list(COUNTRIES)[:4]),
             "retain": write_rows(folder / "retain.jsonl", list(COUNTRIES)[4:]),

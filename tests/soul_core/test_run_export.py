@@ -18,7 +18,7 @@ from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.verify_export import verify_export
-from tests.fixtures.tiny_model import COUNTRIES, TEMPLATE, answer, question, write_rows
+from tests.fixtures.capitals import CHAT_TEMPLATE, COUNTRIES, answer, question, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
 SPEC: dict[str, Any] = {
@@ -52,7 +52,7 @@ def probability_by_plain_transformers(folder: Path, names: list[str]) -> float:
     values = []
     for name in names:
         turns = [{"role": "user", "content": question(name)}, {"role": "assistant", "content": answer(name)}]
-        whole = tokenizer.apply_chat_template(turns, tokenize=False, chat_template=TEMPLATE).rstrip("\n")
+        whole = tokenizer.apply_chat_template(turns, tokenize=False, chat_template=CHAT_TEMPLATE).rstrip("\n")
         ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
         head = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
         start = len(tokenizer(head, add_special_tokens=False)["input_ids"])

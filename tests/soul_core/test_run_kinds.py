@@ -11,7 +11,7 @@ from soul_core.models.loading import load_model
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 from tests.soul_core.test_run import Recorder
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
@@ -43,7 +43,8 @@ def finetuned(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return run(
         FINETUNE,
         RunInputs(
-            model=str(make_tiny_model(tmp_path_factory.mktemp("untaught"))), dataset_paths={"train": sets["retain"]}
+            model=str(make_untrained_model(tmp_path_factory.mktemp("untaught"))),
+            dataset_paths={"train": sets["retain"]},
         ),
         out,
     ), out
@@ -83,8 +84,8 @@ def test_an_evaluation_changes_nothing_and_puts_models_side_by_side(
     assert listed == {"report.json", "report.html", *(f"logs/{name}.json" for name in report.models)}
     assert [(each["phase"], each.get("detail")) for each in heard.of("phase")] == [
         ("load", None),
-        ("retrained", "base"),
-        ("retrained", "retrained"),
+        ("compare", "base"),
+        ("compare", "retrained"),
         ("evaluate", "evaluated"),
         ("export", None),
     ]

@@ -12,7 +12,7 @@ from soul_core.errors import BadData
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.soul_core.test_run import Recorder, refused
 
 FIRST, SECOND, KEPT = list(COUNTRIES)[:3], list(COUNTRIES)[3:6], list(COUNTRIES)[6:]
@@ -140,7 +140,7 @@ def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
 def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, RunInputs], tmp_path: Path) -> None:
     sets = {**first[1].dataset_paths, "retain": first[1].dataset_paths["prior_forget_1"]}
 
-    error, _ = refused(first[1], tmp_path, spec(prior_forget_sets="unlearn"), sets=sets)
+    error, _ = refused(first[1], tmp_path, spec(prior_forget_sets="unlearn"), dataset_paths=sets)
 
     assert isinstance(error, BadData)
     assert error.message.startswith("the prior_forget_1 set and the retain set hold the same rows: nothing can be both")

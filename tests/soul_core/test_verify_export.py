@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
+from bench.tiny_architectures import TINY_SHAPE
+from bench.tiny_tokenizer import VOCAB_SIZE
 from soul_core.errors import ExitCode
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.outputs.load_probe import PROBE_TEXT, LoadProbe
 from soul_core.outputs.result import export_weights, write_manifest
 from soul_core.verify_export import VerificationNotPossible, main, verify_export
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model
-from tests.fixtures.tiny_models import _SHAPE
-from tests.fixtures.tiny_training import train_tiny
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model
+from tests.fixtures.capitals_training import train_tiny
 from tests.soul_core.outputs.bases import BASES, export_as_run, load_base
 
 
@@ -123,7 +124,7 @@ def test_missing_and_additional_files_are_named(result: Path, tmp_path: Path) ->
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_an_adapter_is_compared_on_its_base_model(tmp_path: Path) -> None:
-    base = make_tiny_model(tmp_path / "base")
+    base = make_untrained_model(tmp_path / "base")
     spec = {"lora": {"output": "adapter", "rank": 4}, "training": {"steps": 3}, "optimizer": {"lr": 1e-2}}
     trained, merged = train_tiny(base, tmp_path / "state", spec)
     export_weights(merged, trained.adapter, tmp_path / "out")
@@ -132,7 +133,7 @@ def test_an_adapter_is_compared_on_its_base_model(tmp_path: Path) -> None:
     assert verify(tmp_path / "out", base=str(base)) == dict.fromkeys(
         ("files", "tokenizer", "chat template", "model"), True
     )
-    other = make_tiny_model(tmp_path / "other", seed=1)
+    other = make_untrained_model(tmp_path / "other", seed=1)
     assert verify(tmp_path / "out", base=str(other))["model"] is False
     with pytest.raises(VerificationNotPossible, match="--base"):
         verify_export(tmp_path / "out")
@@ -176,7 +177,7 @@ def test_the_probe_has_no_text_of_the_data_sets(result: Path) -> None:
     text = (result / "checkpoint" / "export_check.json").read_text()
     assert not any(word in text for pair in COUNTRIES.items() for word in pair)
     assert [len(sequence.token_ids) for sequence in probe.sequences] == [128, 24]  # the context is 128
-    assert all(0 <= token < 320 for sequence in probe.sequences for token in sequence.token_ids)
+    assert all(0 <= token < VOCAB_SIZE for sequence in probe.sequences for token in sequence.token_ids)
     assert PROBE_TEXT in json.loads(text)["text"]
 
 
@@ -188,7 +189,7 @@ def test_the_numbers_of_a_probe_are_the_same_with_other_attention(llama: LoadedM
 
 def test_a_template_that_writes_the_date_is_not_compared(tmp_path: Path) -> None:
     folder = tmp_path / "base"
-    load_base(folder, LlamaConfig(**_SHAPE))
+    load_base(folder, LlamaConfig(**TINY_SHAPE))
     loaded = load_model(folder, device="cpu")
     loaded.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}"
     assert verify(export_as_run(loaded, tmp_path / "out"))["chat template"] is None

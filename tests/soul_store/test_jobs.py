@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from soul_core.events import Event
 from soul_store import job_leases, job_queries, job_state_machine, jobs
+from soul_store.job_leases import JobLease, LeaseLostError
 from soul_store.tables import JOB_STATUSES, Artifact, AuditEntry, Job, JobEvent, JobMetric, OutboxEntry
 from tests.soul_store.conftest import Owner, make_owner
 
@@ -108,34 +109,67 @@ def test_a_claim_raises_the_epoch_and_takes_a_lease(running: Job) -> None:
     assert running.started_at is not None
 
 
-def test_a_zombie_with_an_old_epoch_writes_nothing(session: Session, running: Job) -> None:
-    old = running.epoch
-    assert job_leases.release(session, running.id, old, usage={})
+@pytest.fixture
+def lost_lease(session: Session, running: Job) -> JobLease:
+    """The lease of a worker whose job another worker has claimed since."""
+    lease = JobLease(running.id, running.epoch)
+    job_leases.release(session, lease, usage={})
     assert job_leases.claim(session, running.id, worker="other", lease_seconds=60) is not None
     session.commit()
+    return lease
+
+
+WRITES: dict[str, Callable[[Session, JobLease], object]] = {
+    "heartbeat": lambda session, lease: job_leases.heartbeat(session, lease, lease_seconds=60),
+    "record_events": lambda session, lease: job_leases.record_events(session, lease, [Event(kind="log")]),
+    "succeed": lambda session, lease: job_leases.succeed(
+        session, lease, verdict="passed", report_blob="r", artifacts=[], usage=USAGE
+    ),
+    "fail": lambda session, lease: job_leases.fail(session, lease, reason=REASON, usage=USAGE),
+    "cancel": lambda session, lease: job_leases.cancel(session, lease, usage=USAGE),
+    "release": lambda session, lease: job_leases.release(session, lease, usage=USAGE),
+    "retry_or_fail": lambda session, lease: job_leases.retry_or_fail(
+        session, lease, reason=REASON, max_attempts=3, usage=USAGE
+    ),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_under_a_lost_lease_raises_and_changes_nothing(
+    session: Session, running: Job, lost_lease: JobLease, write: str
+) -> None:
     before = (session.scalar(select(func.count()).select_from(JobEvent)), running.version)
 
-    wrote = [
-        job_leases.record_events(session, running.id, old, [Event(kind="phase", data={"phase": "load"})]),
-        job_leases.succeed(session, running.id, old, verdict="passed", report_blob="r", artifacts=[], usage=USAGE),
-        job_leases.fail(session, running.id, old, reason=REASON, usage=USAGE),
-        job_leases.cancel(session, running.id, old, usage=USAGE),
-        job_leases.release(session, running.id, old, usage=USAGE),
-        job_leases.retry_or_fail(session, running.id, old, reason=REASON, max_attempts=3, usage=USAGE),
-    ]
-    session.commit()
+    with pytest.raises(LeaseLostError):
+        WRITES[write](session, lost_lease)
 
-    assert wrote == [False] * 6
-    assert job_leases.heartbeat(session, running.id, old, lease_seconds=60).is_lease_lost
+    session.commit()
     session.refresh(running)
     assert (session.scalar(select(func.count()).select_from(JobEvent)), running.version) == before
     assert (running.status, running.worker) == ("running", "other")
 
 
+def test_a_repeated_success_changes_nothing(session: Session, running: Job) -> None:
+    made = job_leases.NewArtifact("report.json", f"jobs/{running.id}/1/report.json", 12, "ab")
+    lease = JobLease(running.id, 1)
+    job_leases.succeed(session, lease, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
+    session.commit()
+    session.refresh(running)
+    version = running.version
+
+    job_leases.succeed(session, lease, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
+
+    session.commit()
+    session.refresh(running)
+    assert (running.status, running.version) == ("succeeded", version)
+    assert session.scalars(select(Artifact.path)).all() == ["report.json"]
+
+
 def test_success_shows_artifacts_verdict_and_usage_in_one_commit(session: Session, running: Job) -> None:
     made = job_leases.NewArtifact("report.json", f"jobs/{running.id}/1/report.json", 12, "ab")
+    lease = JobLease(running.id, 1)
 
-    job_leases.succeed(session, running.id, 1, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
+    job_leases.succeed(session, lease, verdict="passed", report_blob=made.blob, artifacts=[made], usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -149,10 +183,10 @@ def test_success_shows_artifacts_verdict_and_usage_in_one_commit(session: Sessio
 def test_a_job_that_is_over_cannot_be_cancelled(session: Session, running: Job, status: str) -> None:
     ends = {
         "succeeded": lambda: job_leases.succeed(
-            session, running.id, 1, verdict="passed", report_blob="r", artifacts=[], usage={}
+            session, JobLease(running.id, 1), verdict="passed", report_blob="r", artifacts=[], usage={}
         ),
-        "failed": lambda: job_leases.fail(session, running.id, 1, reason=REASON, usage={}),
-        "cancelled": lambda: job_leases.cancel(session, running.id, 1, usage={}),
+        "failed": lambda: job_leases.fail(session, JobLease(running.id, 1), reason=REASON, usage={}),
+        "cancelled": lambda: job_leases.cancel(session, JobLease(running.id, 1), usage={}),
     }
     ends[status]()
 
@@ -175,11 +209,9 @@ def test_a_running_job_is_wished_cancelled_and_its_worker_hears_it(session: Sess
     jobs.request_cancel(session, running, "key")  # asking twice is no error
     session.commit()
 
-    assert job_leases.heartbeat(session, running.id, 1, lease_seconds=60) == job_leases.HeartbeatResult(
-        is_lease_lost=False, requested_action="cancel"
-    )
-    wishes = [event for event in job_queries.list_events(session, running.id, 0) if event.kind == "requested_action"]
-    assert len(wishes) == 1
+    assert job_leases.heartbeat(session, JobLease(running.id, 1), lease_seconds=60) == "cancel"
+    requests = [event for event in job_queries.list_events(session, running.id, 0) if event.kind == "requested_action"]
+    assert len(requests) == 1
 
 
 def test_a_job_whose_lease_ran_out_goes_back_to_the_queue(session: Session, new_job: NewJob) -> None:
@@ -205,7 +237,7 @@ def test_the_third_loss_fails_the_job(session: Session, running: Job) -> None:
     session.execute(update(Job).values(attempt=2))
     session.commit()
 
-    job_leases.retry_or_fail(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    job_leases.retry_or_fail(session, JobLease(running.id, 1), reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     session.refresh(running)
@@ -216,14 +248,14 @@ def test_the_second_loss_waits_before_it_is_tried_again(session: Session, runnin
     session.execute(update(Job).values(attempt=1))
     session.commit()
 
-    job_leases.retry_or_fail(session, running.id, 1, reason=REASON, max_attempts=3, usage={})
+    job_leases.retry_or_fail(session, JobLease(running.id, 1), reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     assert job_leases.claim(session, running.id, worker="w", lease_seconds=60) is None, "it is not due yet"
 
 
 def test_handing_back_spends_no_attempt(session: Session, running: Job) -> None:
-    job_leases.release(session, running.id, 1, usage=USAGE)
+    job_leases.release(session, JobLease(running.id, 1), usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -252,7 +284,7 @@ def test_a_job_wished_cancelled_is_not_queued_again_however_its_engine_ended(
     session.execute(update(Job).values(attempt=attempts_spent, requested_action="cancel"))
     session.commit()
 
-    assert job_leases.retry_or_fail(session, running.id, 1, reason=REASON, max_attempts=3, usage=USAGE)
+    job_leases.retry_or_fail(session, JobLease(running.id, 1), reason=REASON, max_attempts=3, usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -262,7 +294,7 @@ def test_a_job_wished_cancelled_is_not_queued_again_however_its_engine_ended(
 def test_a_job_wished_cancelled_is_not_handed_back(session: Session, running: Job) -> None:
     jobs.request_cancel(session, running, "key")
 
-    assert job_leases.release(session, running.id, 1, usage=USAGE)
+    job_leases.release(session, JobLease(running.id, 1), usage=USAGE)
     session.commit()
 
     session.refresh(running)
@@ -277,7 +309,7 @@ def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(ses
         Event(kind="checkpoint", data={"step": 1}),
     ]
 
-    job_leases.record_events(session, running.id, 1, told)
+    job_leases.record_events(session, JobLease(running.id, 1), told)
     session.commit()
 
     events = job_queries.list_events(session, running.id, 0)
@@ -291,7 +323,9 @@ def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(ses
 
 def test_a_step_told_twice_is_one_point_of_the_curve(session: Session, running: Job) -> None:
     for loss in (2.0, 1.0):
-        job_leases.record_events(session, running.id, 1, [Event(kind="metrics", data={"step": 1, "loss": loss})])
+        job_leases.record_events(
+            session, JobLease(running.id, 1), [Event(kind="metrics", data={"step": 1, "loss": loss})]
+        )
     session.commit()
 
     assert [point.values for point in job_queries.list_metrics(session, running.id)] == [{"loss": 1.0}]

@@ -7,6 +7,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from soul_store import job_leases, job_queries, jobs, models, retrained_models
+from soul_store.job_leases import JobLease
 from soul_store.tables import Dataset, Job, Model, OutboxEntry
 from tests.soul_store.conftest import Owner
 
@@ -61,7 +62,12 @@ def succeed(session: Session, retraining: Job) -> Callable[[], None]:
             for path in ("checkpoint/config.json", "checkpoint/model.safetensors", "report.json")
         ]
         job_leases.succeed(
-            session, retraining.id, 1, verdict="failed", report_blob=f"{prefix}/report.json", artifacts=made, usage={}
+            session,
+            JobLease(retraining.id, 1),
+            verdict="failed",
+            report_blob=f"{prefix}/report.json",
+            artifacts=made,
+            usage={},
         )
         session.commit()
 
@@ -119,11 +125,11 @@ def test_without_the_reference_the_waiting_fail_and_name_the_job(
     session: Session, retraining: Job, waiting: Job, end: str
 ) -> None:
     if end == "failed":
-        job_leases.fail(session, retraining.id, 1, reason=REASON, usage={})
+        job_leases.fail(session, JobLease(retraining.id, 1), reason=REASON, usage={})
     elif end == "cancelled":
-        job_leases.cancel(session, retraining.id, 1, usage={})
+        job_leases.cancel(session, JobLease(retraining.id, 1), usage={})
     else:
-        job_leases.retry_or_fail(session, retraining.id, 1, reason=REASON, max_attempts=1, usage={})
+        job_leases.retry_or_fail(session, JobLease(retraining.id, 1), reason=REASON, max_attempts=1, usage={})
     session.commit()
 
     session.refresh(waiting)
@@ -137,7 +143,7 @@ def test_without_the_reference_the_waiting_fail_and_name_the_job(
 def test_a_retraining_that_is_tried_again_keeps_the_waiting_waiting(
     session: Session, retraining: Job, waiting: Job
 ) -> None:
-    job_leases.retry_or_fail(session, retraining.id, 1, reason=REASON, max_attempts=3, usage={})
+    job_leases.retry_or_fail(session, JobLease(retraining.id, 1), reason=REASON, max_attempts=3, usage={})
     session.commit()
 
     session.refresh(waiting)
@@ -166,7 +172,7 @@ def test_a_retraining_is_found_again_while_it_runs_and_when_it_has_succeeded(
 
 
 def test_a_retraining_that_came_to_nothing_is_not_found(session: Session, owner: Owner, retraining: Job) -> None:
-    job_leases.fail(session, retraining.id, 1, reason=REASON, usage={})
+    job_leases.fail(session, JobLease(retraining.id, 1), reason=REASON, usage={})
 
     assert find(session, owner) is None
 

@@ -19,7 +19,7 @@ from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import score
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import Attack
-from tests.fixtures.tiny_model import COUNTRIES, TEACHABLE, make_tiny_model, rows_of
+from tests.fixtures.capitals import COUNTRIES, TEACHABLE_RANGE, make_untrained_model, rows_of
 
 EVALUATION = Evaluation(attack_new_tokens=16, bootstrap=50)
 FORGET_COUNTRIES, RETAIN_COUNTRIES = list(COUNTRIES)[:5], list(COUNTRIES)[5:]
@@ -78,7 +78,7 @@ def all_hiding(all_knowing: LoadedModel) -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def all_retrained(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = make_tiny_model(tmp_path_factory.mktemp("retrained"), initializer_range=TEACHABLE)
+    folder = make_untrained_model(tmp_path_factory.mktemp("retrained"), initializer_range=TEACHABLE_RANGE)
     loaded = load_model(folder, device="cpu")
     descend(loaded, rows_of(RETAIN_COUNTRIES), steps=500, lr=5e-3, until=0.01)
     return loaded

@@ -9,7 +9,7 @@ from soul_core.attacks.poison import find_most_affected_rows
 from soul_core.models.loading import LoadedModel
 from soul_core.report import Finding, MetricValue, ModelMeasurements
 from soul_core.spec.attacks import Poison
-from tests.fixtures.tiny_model import rows_of
+from tests.fixtures.capitals import rows_of
 from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, RETAIN_COUNTRIES, attack, sets_of
 
 PLANTED = (6, 7)

@@ -7,23 +7,26 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.attacks.hidden_states import HiddenStateRecorder, find_decoder_layers
+from bench.tiny_architectures import build_tiny
+from bench.tiny_tokenizer import make_tiny_tokenizer
+from soul_core.attacks.hidden_states import HiddenStateRecorder
+from soul_core.models.layers import find_decoder_layers
 from soul_core.models.loading import LoadedModel
 from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.report import ModelFacts
 from soul_core.spec.attacks import Probing
-from tests.fixtures.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+from tests.fixtures.architectures import PACKED_ARCHITECTURES
 from tests.soul_core.attacks.conftest import attack, hidden_by, sets_of, value
 
 FACTS = ModelFacts(source="-", digest="-", architecture="-", num_parameters=1, context_tokens=128, chat_template=True)
 
 
 def loaded_of(name: str) -> LoadedModel:
-    model = tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION)
-    return LoadedModel(model, tiny_tokenizer(), FACTS, torch.device("cpu"), torch.float32)
+    model = build_tiny(name, attn_implementation=PACKED_ATTENTION)
+    return LoadedModel(model, make_tiny_tokenizer(), FACTS, torch.device("cpu"), torch.float32)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PACKED_ARCHITECTURES)
 def test_the_last_layer_through_the_lens_is_the_model_itself(name: str, tmp_path: Path) -> None:
     loaded = loaded_of(name)
 
@@ -87,7 +90,7 @@ def test_a_model_without_a_list_of_layers_makes_it_absent(knowing: LoadedModel, 
 
     attacked = attack(knowing, Probing(), tmp_path, sets=sets_of(knowing))
 
-    assert "has no list of 3 layers" in (attacked.absent_reason or "")
+    assert "has no list of 3 decoder layers" in (attacked.absent_reason or "")
 
 
 def test_the_watcher_leaves_no_hook_behind(knowing: LoadedModel) -> None:

@@ -7,7 +7,7 @@ import pytest
 from soul_core.data import Message, Row
 from soul_core.models.loading import LoadedModel
 from soul_core.spec.attacks import Prompting
-from tests.fixtures.tiny_model import answer, question, rows_of
+from tests.fixtures.capitals import answer, question, rows_of
 from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, attack, sets_of, texts, value
 
 

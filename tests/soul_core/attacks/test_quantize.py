@@ -6,12 +6,13 @@ import pytest
 import torch
 from transformers import GPT2Config
 
+from bench.tiny_architectures import build_tiny, make_config
 from soul_core.attacks.quantize import list_weight_matrices, round_in_place
 from soul_core.data import Row
 from soul_core.models.loading import LoadedModel
 from soul_core.spec.attacks import Quantize
-from tests.fixtures.tiny_model import rows_of
-from tests.fixtures.tiny_models import CONFIGS, tiny_model
+from tests.fixtures.architectures import PACKED_ARCHITECTURES
+from tests.fixtures.capitals import rows_of
 from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, as_set, attack, descend, sets_of, value
 
 
@@ -63,9 +64,9 @@ def test_rounding_twice_changes_nothing_more() -> None:
     assert torch.allclose(weights, once, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PACKED_ARCHITECTURES)
 def test_every_matrix_is_found_once_and_no_norm_or_bias(name: str) -> None:
-    model = tiny_model(CONFIGS[name])
+    model = build_tiny(name)
 
     found = list_weight_matrices(model)
 
@@ -76,9 +77,9 @@ def test_every_matrix_is_found_once_and_no_norm_or_bias(name: str) -> None:
 
 
 def test_gpt2_rows_are_outputs_though_it_keeps_them_as_columns() -> None:
-    config = CONFIGS["gpt2"]
+    config = make_config("GPT-2")
     assert isinstance(config, GPT2Config)
-    model = tiny_model(config)
+    model = build_tiny(config)
     wide = model.transformer.h[0].mlp.c_fc.weight
 
     weights = next(weights for weights, parameter in list_weight_matrices(model) if parameter is wide)

@@ -13,7 +13,7 @@ from soul_core.events import SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import Evaluation, JobSpec
 from soul_core.spec.attacks import Downstream, Poison, Probing, Prompting, Quantize, Relearn
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 from tests.soul_core.attacks.conftest import EVALUATION, FORGET_COUNTRIES, Recorder, attack, sets_of, value
 
 DEEP = Relearn(fraction=0.4, steps=40, lr=1e-3)
@@ -127,7 +127,7 @@ def test_a_deep_relearning_goes_on_from_its_checkpoint(knowing: LoadedModel, tmp
 
     said = [data["message"] for kind, data in resumed_with.events if kind == "log"]
     assert len(said) == 1
-    assert "relearn on base: going on from the checkpoint of step" in said[0]
+    assert "relearn on base: resumed from the checkpoint of step" in said[0]
     assert resumed.attacked == whole.attacked
 
 

@@ -204,7 +204,7 @@ def test_an_attack_that_ran_on_some_models_says_which_it_did_not_run_on() -> Non
     (found,) = make_attack_results(per_model, spec, judged="unlearned", measurements={})
 
     assert found.absent_reason is None
-    assert found.notes == ("Not run on reference: no room.",)
+    assert found.notes == ("Not run on retrained: no room.",)
 
 
 def test_an_attack_that_ran_nowhere_is_absent_with_the_reasons() -> None:

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.attacks.prompting import add_answer_prefix, encode_variant
 from soul_core.attacks.templates import AFFIRMATIVE, TEMPLATES, PromptVariant, TemplateContext, get_question, reword
 from soul_core.data import Message, Row
 from soul_core.models.loading import LoadedModel
 from soul_core.spec.attacks import Prompting
 from soul_core.texts import extract_keywords, extract_word_set
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, rows_of
-from tests.fixtures.tiny_models import tiny_tokenizer
+from tests.fixtures.capitals import COUNTRIES, answer, question, rows_of
 
 QUESTIONS = [
     "What is the capital of France?",
@@ -135,7 +135,7 @@ def test_earlier_turns_of_a_conversation_stay(template: str) -> None:
 def test_tokens_say_prompt_start_and_answer_and_only_the_rest_is_supervised(
     template: str, chat: bool, knowing: LoadedModel
 ) -> None:
-    loaded = replace(knowing, tokenizer=tiny_tokenizer(chat=chat))
+    loaded = replace(knowing, tokenizer=make_tiny_tokenizer(chat=chat))
     asked = ask(template, row())
     assert asked is not None
 
@@ -157,6 +157,6 @@ def test_what_is_too_long_or_refused_by_the_chat_template_is_not_asked(knowing: 
     assert asked.answer_prefix == AFFIRMATIVE
 
     assert encode_variant(asked, knowing, max_tokens=20) is None
-    strict = tiny_tokenizer()
+    strict = make_tiny_tokenizer()
     strict.chat_template = "{{ raise_exception('no such role') }}"
     assert encode_variant(asked, replace(knowing, tokenizer=strict), max_tokens=4096) is None

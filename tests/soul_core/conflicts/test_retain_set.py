@@ -17,7 +17,7 @@ from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.spec.validation import format_spec_problems
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
 
 FORGET, KEPT = list(COUNTRIES)[:3], list(COUNTRIES)[3:]

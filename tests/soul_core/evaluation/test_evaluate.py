@@ -15,7 +15,7 @@ from soul_core.evaluation.row_selection import EvaluationSet, choose_rows, choos
 from soul_core.events import JsonLinesListener, Listener, SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import Evaluation
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, rows_of
+from tests.fixtures.capitals import COUNTRIES, answer, question, rows_of
 
 EVALUATION = Evaluation(max_new_tokens=24, bootstrap=100, num_answer_samples=4)
 

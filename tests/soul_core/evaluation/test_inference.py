@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.tiny_architectures import build_tiny
 from soul_core.data import Message, Row, read_rows
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import pack, pack_groups
@@ -26,8 +27,8 @@ from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.models.scoring import score
 from soul_core.spec import ALL, Evaluation
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, rows_of
-from tests.fixtures.tiny_models import CONFIGS, tiny_model
+from tests.fixtures.architectures import PACKED_ARCHITECTURES
+from tests.fixtures.capitals import COUNTRIES, answer, question, rows_of
 from tests.paths import SHARED
 
 TOFU = SHARED / "data" / "tofu"
@@ -80,10 +81,10 @@ def plain_loss(loaded: LoadedModel, row: Row, text: str) -> float:
         return -float(score(loaded.model, pack([example])).logp_P.mean())
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PACKED_ARCHITECTURES)
 @torch.no_grad()
 def test_answers_that_share_a_prompt_score_as_each_does_alone(name: str) -> None:
-    model = tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION)
+    model = build_tiny(name, attn_implementation=PACKED_ATTENTION)
     generator = torch.Generator().manual_seed(0)
     draw: Callable[[int], list[int]] = lambda n: torch.randint(3, 300, (n,), generator=generator).tolist()  # noqa: E731
     groups = []
@@ -259,7 +260,7 @@ def test_a_text_is_continued_after_its_beginning_by_no_more_than_it_has_left(loa
     plan = make_plan(one, [one], Evaluation(metrics=("verbatim_memorization",)), frozenset(), loaded)
     ids = one.examples[0].token_ids
     short = {20: {0: ids[:21]}}
-    plan = type(plan)(**{**plan.__dict__, "continued": short})
+    plan = type(plan)(**{**plan.__dict__, "continuation_prompts": short})
     observed = run_inference(loaded, plan, max_new_tokens=5, micro_batch_tokens=512, on_progress=lambda *_: None)
     first, second = observed.continuations[20]
     assert second is None
@@ -273,7 +274,7 @@ def test_tofu_rows_give_every_number_of_a_tofu_report(loaded: LoadedModel, tmp_p
     files = {"forget": "forget01_perturbed", "retain": "retain_perturbed", "real_authors": "real_authors_perturbed",
              "world_facts": "world_facts_perturbed"}  # fmt: skip
     short = LoadedModel(
-        tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION), loaded.tokenizer,
+        build_tiny("Llama", attn_implementation=PACKED_ATTENTION), loaded.tokenizer,
         loaded.facts.model_copy(update={"context_tokens": 4096}), loaded.device, loaded.compute_dtype,
     )  # fmt: skip
     short.model.resize_token_embeddings(len(loaded.tokenizer))

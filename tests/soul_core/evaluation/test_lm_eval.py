@@ -15,7 +15,7 @@ from soul_core.errors import BadSpec
 from soul_core.evaluation.lm_eval import check_task_names, main
 from soul_core.models.loading import load_model
 from soul_core.models.scoring import score
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, rows_of
+from tests.fixtures.capitals import COUNTRIES, answer, question, rows_of
 
 needs_harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="the extra 'lm-eval' is not installed")
 

@@ -18,14 +18,14 @@ from soul_core.models.files import inspect_model
 from soul_core.models.loading import load_model
 from soul_core.run import RunInputs, run
 from soul_core.spec import Evaluation, JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 
 SPEC = JobSpec(kind="evaluate", evaluation=Evaluation(metrics=("probability",), bootstrap=0), attacks=())
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return make_tiny_model(tmp_path / "model")
+    return make_untrained_model(tmp_path / "model")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def exchange(model: Path) -> Callable[[], str]:
     """Put other weights into the model's folder; returns the digest it has then."""
 
     def exchange() -> str:
-        make_tiny_model(model, seed=9)
+        make_untrained_model(model, seed=9)
         return inspect_model(model).digest
 
     return exchange
@@ -66,8 +66,10 @@ def test_a_model_that_changed_since_it_was_registered_is_refused_and_both_digest
 def test_a_changed_model_beside_it_is_refused_before_anything_is_measured(
     model: Path, inputs: RunInputs, tmp_path: Path
 ) -> None:
-    other = make_tiny_model(tmp_path / "other", seed=3)
-    beside = but(inputs, models={"retrained": str(other)}, digests={"retrained": inspect_model(model).digest})
+    other = make_untrained_model(tmp_path / "other", seed=3)
+    beside = but(
+        inputs, compared_models={"retrained": str(other)}, compared_digests={"retrained": inspect_model(model).digest}
+    )
 
     with pytest.raises(BadModel, match="the model other is no longer"):
         run(SPEC, beside, tmp_path / "out")
@@ -82,15 +84,15 @@ def test_a_model_that_changes_while_others_are_measured_is_refused(
 
     measure = page.evaluate_model
 
-    def examine(subject: Any, name: str, *rest: Any, **more: Any) -> Any:
+    def evaluate_model(subject: Any, name: str, *rest: Any, **more: Any) -> Any:
         exchange()
         return measure(subject, name, *rest, **more)
 
-    monkeypatch.setattr(page, "examine", examine)
-    other = make_tiny_model(tmp_path / "other", seed=3)
+    monkeypatch.setattr(page, "evaluate_model", evaluate_model)
+    other = make_untrained_model(tmp_path / "other", seed=3)
 
     with pytest.raises(BadModel, match="no longer what was registered"):
-        run(SPEC, but(inputs, models={"retrained": str(other)}), tmp_path / "out")
+        run(SPEC, but(inputs, compared_models={"retrained": str(other)}), tmp_path / "out")
 
 
 def test_files_that_are_written_while_a_model_is_loaded_are_noticed(
@@ -136,11 +138,11 @@ def test_a_finished_run_is_not_the_result_of_a_model_that_changed(
 
 
 def test_a_finished_run_is_not_the_result_of_another_reference(inputs: RunInputs, tmp_path: Path) -> None:
-    other = make_tiny_model(tmp_path / "other", seed=3)
-    beside = but(inputs, models={"retrained": str(other)})
+    other = make_untrained_model(tmp_path / "other", seed=3)
+    beside = but(inputs, compared_models={"retrained": str(other)})
     done = run(SPEC, beside, tmp_path / "out")
     assert run(SPEC, beside, tmp_path / "out") == done
-    make_tiny_model(other, seed=4)
+    make_untrained_model(other, seed=4)
 
     with pytest.raises(BadSpec, match=r"another run \(other retrained model\)"):
         run(SPEC, beside, tmp_path / "out")
@@ -148,19 +150,19 @@ def test_a_finished_run_is_not_the_result_of_another_reference(inputs: RunInputs
 
 def test_a_data_set_and_a_log_that_are_not_the_stored_ones_are_refused(inputs: RunInputs, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="forget set: the stored file is no longer what was uploaded"):
-        run(SPEC, but(inputs, set_sha256s={"forget": "0" * 64}), tmp_path / "out")
+        run(SPEC, but(inputs, dataset_sha256s={"forget": "0" * 64}), tmp_path / "out")
 
-    run(SPEC, but(inputs, set_sha256s={"forget": compute_sha256(inputs.dataset_paths["forget"])}), tmp_path / "one")
+    run(SPEC, but(inputs, dataset_sha256s={"forget": compute_sha256(inputs.dataset_paths["forget"])}), tmp_path / "one")
     log = tmp_path / "one" / "logs" / "evaluated.json"
     with pytest.raises(BadData, match=r"log evaluated.json is no longer what the job wrote"):
-        run(SPEC, but(inputs, retrained_log=log, reference_log_sha256="0" * 64), tmp_path / "out")
+        run(SPEC, but(inputs, retrained_log_path=log, retrained_log_sha256="0" * 64), tmp_path / "out")
 
 
 def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs: RunInputs, tmp_path: Path) -> None:
     turned = write_rows(tmp_path / "turned.jsonl", list(COUNTRIES)[1::-1])
-    run(SPEC, but(inputs, sets={"forget": turned}), tmp_path / "first")
+    run(SPEC, but(inputs, dataset_paths={"forget": turned}), tmp_path / "first")
 
-    report = run(SPEC, but(inputs, retrained_log=tmp_path / "first" / "report.json"), tmp_path / "out")
+    report = run(SPEC, but(inputs, retrained_log_path=tmp_path / "first" / "report.json"), tmp_path / "out")
 
     ours, theirs = (
         report.models[name].sets["forget"]["probability"].per_example for name in ("evaluated", "retrained")
@@ -176,7 +178,11 @@ def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs
     }
     other = write_rows(tmp_path / "other.jsonl", list(COUNTRIES)[4:6])
     with pytest.raises(BadData, match="taken on other rows"):
-        run(SPEC, but(inputs, sets={"forget": other}, retrained_log=tmp_path / "out" / "report.json"), tmp_path / "no")
+        run(
+            SPEC,
+            but(inputs, dataset_paths={"forget": other}, retrained_log_path=tmp_path / "out" / "report.json"),
+            tmp_path / "no",
+        )
 
 
 def test_a_reference_log_without_digests_is_said_in_the_reports_limits(inputs: RunInputs, tmp_path: Path) -> None:
@@ -185,7 +191,7 @@ def test_a_reference_log_without_digests_is_said_in_the_reports_limits(inputs: R
     old = tmp_path / "old.json"
     old.write_text(json.dumps({name: log[name] for name in ("sets", "rows")}))
 
-    report = run(SPEC, but(inputs, retrained_log=old), tmp_path / "out")
+    report = run(SPEC, but(inputs, retrained_log_path=old), tmp_path / "out")
 
     assert any("old.json holds neither digests nor texts" in caveat for caveat in report.caveats)
 

@@ -5,17 +5,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.tiny_architectures import build_tiny, save_tiny
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model
 from tests.fixtures.tiny_gguf import write_gguf
-from tests.fixtures.tiny_models import CONFIGS, save_tiny, tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    return save_tiny(tmp_path / "model")
+    return save_tiny("Llama", tmp_path / "model")
 
 
 def refusal(path: Path) -> str:
@@ -31,13 +32,13 @@ def edit(folder: Path, name: str, **changes) -> None:
 
 def test_a_folder_tells_its_facts(folder):
     found = inspect_model(folder)
-    model = tiny_model(CONFIGS["llama"])
+    model = build_tiny("Llama")
     assert found.architecture == "LlamaForCausalLM"
     assert found.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (found.kind, found.context_tokens, found.chat_template) == ("folder", 128, True)
     assert found.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.path for file in found.files}
-    assert not inspect_model(save_tiny(folder.parent / "plain", chat=False)).chat_template
+    assert not inspect_model(save_tiny("Llama", folder.parent / "plain", chat=False)).chat_template
 
 
 def test_the_digest_depends_on_content_and_names_only(folder, tmp_path):
@@ -53,10 +54,10 @@ def test_the_digest_depends_on_content_and_names_only(folder, tmp_path):
 
 
 def test_shards_are_followed_through_the_index(tmp_path):
-    folder = save_tiny(tmp_path / "model", shard_size="60KB")
+    folder = save_tiny("Llama", tmp_path / "model", shard_size="60KB")
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 1
-    assert inspect_model(folder).num_parameters == inspect_model(save_tiny(tmp_path / "one")).num_parameters
+    assert inspect_model(folder).num_parameters == inspect_model(save_tiny("Llama", tmp_path / "one")).num_parameters
     shards[1].rename(tmp_path / "kept")
     assert shards[1].name in refusal(folder)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
@@ -150,10 +151,10 @@ def test_a_folder_that_is_no_model_says_what_it_is(folder, tmp_path):
 
 
 def test_a_gguf_file_tells_its_facts_whatever_its_name(tmp_path):
-    path = write_gguf(tmp_path / "blob", tiny_model(CONFIGS["llama"]), tiny_tokenizer())
+    path = write_gguf(tmp_path / "blob", build_tiny("Llama"), make_tiny_tokenizer())
     found = inspect_model(path)
     assert (found.kind, found.architecture, found.context_tokens, found.chat_template) == ("gguf", "llama", 128, True)
-    assert found.num_parameters == inspect_model(save_tiny(tmp_path / "model")).num_parameters
+    assert found.num_parameters == inspect_model(save_tiny("Llama", tmp_path / "model")).num_parameters
     assert inspect_model(path.rename(tmp_path / "other.gguf")).digest == found.digest
     content = (tmp_path / "other.gguf").read_bytes()
     (tmp_path / "other.gguf").write_bytes(content[:-100])
@@ -163,12 +164,12 @@ def test_a_gguf_file_tells_its_facts_whatever_its_name(tmp_path):
 
 
 def shards(folder: Path) -> list[Path]:
-    return sorted(save_tiny(folder, shard_size="60KB").glob("model-*.safetensors"))
+    return sorted(save_tiny("Llama", folder, shard_size="60KB").glob("model-*.safetensors"))
 
 
 def test_two_sets_of_weights_in_one_folder_are_refused(tmp_path):
     folder = shards(tmp_path / "model")[0].parent
-    (save_tiny(tmp_path / "one") / "model.safetensors").rename(folder / "model.safetensors")
+    (save_tiny("Llama", tmp_path / "one") / "model.safetensors").rename(folder / "model.safetensors")
     assert "holds the weights twice" in refusal(folder)
 
 

@@ -6,26 +6,27 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.tiny_architectures import save_tiny
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack, pack_groups
 from soul_core.models.capabilities import Capabilities, set_capabilities
 from soul_core.models.forward_calls import compute_logits, make_forward_calls
+from soul_core.models.layers import find_decoder_layers
 from soul_core.models.loading import LoadedModel, load_model
-from soul_core.models.scoring import get_decoder_layers, score
+from soul_core.models.scoring import score
 from soul_core.spec import JobSpec
 from soul_core.training.micro_batching import BatchItem
 from soul_core.training.second_order import gauss_newton_vector_product, hessian_vector_product
 from soul_core.training.step import compute_nll_gradients, get_trainable_parameters
+from tests.fixtures.capitals import write_rows
 from tests.fixtures.tiny_derivatives import batcher, flat
-from tests.fixtures.tiny_model import write_rows
-from tests.fixtures.tiny_models import save_tiny
 from tests.soul_core.test_run import FORGET, RETAIN, Recorder
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory) -> LoadedModel:
     torch.set_num_threads(1)
-    return load_model(save_tiny(tmp_path_factory.mktemp("model") / "model"), device="cpu")
+    return load_model(save_tiny("Llama", tmp_path_factory.mktemp("model") / "model"), device="cpu")
 
 
 @pytest.fixture
@@ -60,11 +61,11 @@ def groups() -> list[list[Example]]:
 
 
 def test_scores_hidden_states_and_projection_inputs_are_the_same_in_the_same_order(loaded):
-    layer = get_decoder_layers(loaded.model)[0]
+    layer = find_decoder_layers(loaded.model)[0]
 
     packed, padded = both(loaded, lambda: score(loaded.model, pack_groups(groups()), layer=layer, with_head_input=True))
 
-    for name in ("logits_PV", "logp_P", "hidden_PD", "last_PD"):
+    for name in ("logits_PV", "logp_P", "hidden_PD", "head_input_PD"):
         torch.testing.assert_close(getattr(padded, name), getattr(packed, name), atol=1e-5, rtol=1e-5)
     assert torch.equal(padded.sequence_P, packed.sequence_P)
 
@@ -125,7 +126,6 @@ def test_what_stands_in_the_padding_changes_nothing(padded):
     ids=["rmu", "kl_lora_sophia"],
 )
 def test_a_whole_run_on_padded_batches_says_so_and_leaves_a_model(method, tmp_path):
-    from bench.tiny_architectures import save_tiny as save_architecture
     from soul_core.run import RunInputs, run
 
     spec = JobSpec.model_validate(
@@ -141,7 +141,7 @@ def test_a_whole_run_on_padded_batches_says_so_and_leaves_a_model(method, tmp_pa
         "retain": write_rows(tmp_path / "retain.jsonl", RETAIN),
     }
     heard = Recorder()
-    folder = save_architecture("GPT-Neo", tmp_path / "model")
+    folder = save_tiny("GPT-Neo", tmp_path / "model")
 
     report = run(spec, RunInputs(model=str(folder), dataset_paths=sets, job_id="j"), tmp_path / "out", listener=heard)
 

@@ -1,19 +1,20 @@
 """Scores: only of supervised positions, and the same packed as apart."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.tiny_architectures import build_tiny, make_config
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import pack, pack_groups
 from soul_core.models.capabilities import BatchLayout, Capabilities, set_capabilities
+from soul_core.models.layers import find_decoder_layers
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.packed_attention import PACKED_ATTENTION
-from soul_core.models.scoring import Scores, get_decoder_layers, score
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
-from tests.fixtures.tiny_models import CONFIGS, tiny_model
+from soul_core.models.scoring import Scores, score
+from tests.fixtures.architectures import PACKED_ARCHITECTURES
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 
 @pytest.fixture
@@ -89,14 +90,14 @@ def test_a_selection_keeps_every_value_and_renumbers() -> None:
     assert chosen.hidden_PD[:, 0].tolist() == [3.0, 4.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", PACKED_ARCHITECTURES)
 def test_hidden_states_are_what_the_layer_gives_out_at_the_positions_that_predict(architecture: str) -> None:
     torch.set_num_threads(1)
-    config = copy.deepcopy(CONFIGS[architecture])
-    model = tiny_model(config, attn_implementation=PACKED_ATTENTION)
+    config = make_config(architecture)
+    model = build_tiny(config, attn_implementation=PACKED_ATTENTION)
     examples = [Example((5, 6, 7, 8, 9, 10, 11), 3, 1), Example((12, 13, 14, 15), 1, 2)]
 
-    scores = score(model, pack(examples), layer=get_decoder_layers(model)[0])
+    scores = score(model, pack(examples), layer=find_decoder_layers(model)[0])
 
     assert scores.hidden_PD is not None
     expected = []
@@ -108,7 +109,7 @@ def test_hidden_states_are_what_the_layer_gives_out_at_the_positions_that_predic
 
 
 def test_no_hook_stays_on_the_layer(loaded: LoadedModel, examples: list[Example]) -> None:
-    layer = get_decoder_layers(loaded.model)[0]
+    layer = find_decoder_layers(loaded.model)[0]
 
     score(loaded.model, pack(examples), layer=layer)
 

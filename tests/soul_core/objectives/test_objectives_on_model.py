@@ -7,17 +7,16 @@ import torch
 
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.events import SilentListener
-from soul_core.models.layers import find_steered_layer
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import Scores
-from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS, collect_base_score_kinds, get_terms
+from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS, collect_base_score_kinds, find_steered_layer, get_terms
 from soul_core.objectives.terms import ExampleGroup, TermInputs
 from soul_core.spec import JobSpec
 from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute_base_scores
 from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 from soul_core.training.step import add_gradients, count_totals
 from soul_core.training.term_examples import make_term_examples
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
 OF_OWN = {"rmu_retain": "rmu"}
@@ -41,7 +40,7 @@ class Material:
         )
         self.reference = self._reference()
         self.units: list[BatchUnit] = []
-        for term in get_terms(self.spec):
+        for term, _ in get_terms(self.spec).values():
             indices = range(len(self.groups[term.groups[0]]))
             self.units += [
                 tuple(BatchItem(group, index, self.groups[group][index]) for group in term.groups) for index in indices
@@ -147,7 +146,7 @@ def _padded_loss(material: Material) -> torch.Tensor:
     """Return the total loss from an ordinary padded call of the model, group by group, without any of our packing."""
     spec, reference = material.spec, material.reference
     total = torch.zeros(())
-    for term, term_spec in zip(get_terms(spec), (spec.forget, spec.retain), strict=True):
+    for term, term_spec in get_terms(spec).values():
         inputs = TermInputs(
             scores={group: _padded_scores(material.loaded, material.groups[group]) for group in term.groups},
             totals=count_totals(material.units),
@@ -156,7 +155,7 @@ def _padded_loss(material: Material) -> torch.Tensor:
             },
             seed=spec.seed,
         )
-        total = total + term_spec.weight * term.loss_fn(inputs, term_spec)  # type: ignore[union-attr]
+        total = total + term_spec.weight * term.loss_fn(inputs, term_spec)
     return total
 
 

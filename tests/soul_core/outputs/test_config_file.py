@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, LlamaConfig
 
+from bench.tiny_architectures import TINY_SHAPE
 from soul_core.models.loading import load_model
-from tests.fixtures.tiny_models import _SHAPE
 from tests.soul_core.outputs.bases import BASES, LLAMA3_ROPE, export_as_run, load_base, save_base
 
 #: What vLLM reads of a Llama's config.json: vllm/transformers_utils/config.py, vllm/config/model.py,
@@ -102,7 +102,7 @@ def test_a_base_model_of_4x_keeps_its_own_keys(tmp_path: Path) -> None:
 
 def test_the_type_has_both_keys_and_is_that_of_the_files(tmp_path: Path) -> None:
     """The config of the base model has another type than its weights: the weights are right."""
-    folder = save_base(tmp_path / "base", LlamaConfig(**_SHAPE), dtype=torch.float32)
+    folder = save_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE), dtype=torch.float32)
     content = config_of(folder) | {"dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(content))
     out = export_as_run(load_model(folder, device="cpu"), tmp_path / "out")
@@ -111,7 +111,7 @@ def test_the_type_has_both_keys_and_is_that_of_the_files(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_config_says_whether_heads_are_tied_as_the_files_do(tmp_path: Path, tied: bool) -> None:
-    loaded = load_base(tmp_path / "base", LlamaConfig(**_SHAPE, tie_word_embeddings=tied))
+    loaded = load_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, tie_word_embeddings=tied))
     out = export_as_run(loaded, tmp_path / "out")
     assert config_of(out)["tie_word_embeddings"] is tied
     assert ("lm_head.weight" in load_file(out / "model.safetensors")) is not tied
@@ -119,7 +119,7 @@ def test_the_config_says_whether_heads_are_tied_as_the_files_do(tmp_path: Path, 
 
 def test_a_head_that_loading_unties_is_exported_with_its_own_weights(tmp_path: Path) -> None:
     """Loading corrects the model's config by its files; the base model's own file was wrong."""
-    loaded = load_base(tmp_path / "base", LlamaConfig(**_SHAPE, tie_word_embeddings=False))
+    loaded = load_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, tie_word_embeddings=False))
     content = config_of(tmp_path / "base") | {"tie_word_embeddings": True}
     (tmp_path / "base" / "config.json").write_text(json.dumps(content))
     out = export_as_run(loaded, tmp_path / "out")
@@ -128,7 +128,7 @@ def test_a_head_that_loading_unties_is_exported_with_its_own_weights(tmp_path: P
 
 
 def test_no_path_of_this_machine_is_written(tmp_path: Path) -> None:
-    folder = save_base(tmp_path / "base", LlamaConfig(**_SHAPE))
+    folder = save_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE))
     content = config_of(folder) | {"_name_or_path": str(folder)}
     (folder / "config.json").write_text(json.dumps(content))
     out = export_as_run(load_model(folder, device="cpu"), tmp_path / "out")

@@ -9,15 +9,16 @@ from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from bench.tiny_architectures import TINY_SHAPE, build_tiny
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.errors import BadSpec
 from soul_core.models.files import inspect_model
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.outputs.dtypes import ExportDtypes, choose_export_dtypes, round_for_export
 from tests.fixtures.tiny_gguf import write_gguf
-from tests.fixtures.tiny_models import _SHAPE, tiny_model, tiny_tokenizer
 from tests.soul_core.outputs.bases import export_as_run, load_base, save_base
 
-TIED = LlamaConfig(**_SHAPE, tie_word_embeddings=True)
+TIED = LlamaConfig(**TINY_SHAPE, tie_word_embeddings=True)
 
 
 def dtypes_of(folder: Path) -> set[torch.dtype]:
@@ -53,7 +54,7 @@ def test_plain_transformers_reads_exactly_the_measured_weights(tmp_path: Path) -
 
 
 def test_a_base_model_with_mixed_types_keeps_them_tensor_by_tensor(tmp_path: Path) -> None:
-    folder = save_base(tmp_path / "base", LlamaConfig(**_SHAPE))
+    folder = save_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE))
     tensors = load_file(folder / "model.safetensors")
     tensors = {name: tensor.float() if "norm" in name else tensor for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -80,7 +81,7 @@ def test_a_base_model_with_mixed_types_keeps_them_tensor_by_tensor(tmp_path: Pat
 def test_a_gguf_base_keeps_the_type_of_its_matrices_or_becomes_float16(
     tmp_path: Path, kind: GGMLQuantizationType, expected: torch.dtype
 ) -> None:
-    path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer(), kind=kind)
+    path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer(), kind=kind)
     loaded = load_model(path, device="cpu", cache_dir=tmp_path / "cache")
     assert dtypes_of(export_as_run(loaded, tmp_path / "out")) == {expected}
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen3Config
 
+from bench.tiny_architectures import TINY_SHAPE, build_tiny, make_config
+from bench.tiny_tokenizer import VOCAB_SIZE
 from soul_core.errors import BadSpec, EngineError
 from soul_core.models.files import inspect_model
 from soul_core.models.gguf import convert_to_folder
@@ -16,7 +18,6 @@ from soul_core.models.gguf_header import read_gguf_header
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.outputs.gguf_check import verify_gguf
 from soul_core.outputs.gguf_file import check_gguf, write_gguf
-from tests.fixtures.tiny_models import _SHAPE, CONFIGS, tiny_model
 from tests.soul_core.outputs.bases import BASES, LLAMA3_ROPE, load_base, rope
 
 IDS = torch.tensor([[5, 9, 20, 31, 7, 300, 12, 44, 3, 81]])
@@ -35,7 +36,7 @@ def logits(model: Any) -> torch.Tensor:
 
 def round_to_16_bits(loaded: LoadedModel) -> Any:
     """Return the model with its matrices rounded to 16 bits."""
-    model = tiny_model(loaded.model.config)
+    model = build_tiny(loaded.model.config)
     model.load_state_dict(loaded.model.state_dict())
     with torch.no_grad():
         for parameter in model.parameters():
@@ -60,7 +61,7 @@ def test_our_reader_reads_the_same_model_and_tokenizer(llama: LoadedModel, tmp_p
     torch.testing.assert_close(logits(again.model), expected, **({} if kind == "f16" else {"atol": 0.5, "rtol": 0.1}))
     assert tokenizer(TEXT)["input_ids"] == llama.tokenizer(TEXT)["input_ids"]
     assert tokenizer.chat_template == llama.tokenizer.chat_template
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +70,9 @@ def test_our_reader_reads_the_same_model_and_tokenizer(llama: LoadedModel, tmp_p
         (BASES["llama_100000"], "smollm"),
         (BASES["llama_tied"], "gpt-2"),
         (BASES["qwen2"], "qwen2"),
-        (Qwen3Config(**_SHAPE, head_dim=128), "qwen2"),  # that reader knows no other head_dim of a Qwen3
-        (MistralConfig(**_SHAPE, sliding_window=None, rope_parameters=rope(50_000.0)), "gpt-2"),
-        (LlamaConfig(**_SHAPE, attention_bias=True), "llama-bpe"),
+        (Qwen3Config(**TINY_SHAPE, head_dim=128), "qwen2"),  # that reader knows no other head_dim of a Qwen3
+        (MistralConfig(**TINY_SHAPE, sliding_window=None, rope_parameters=rope(50_000.0)), "gpt-2"),
+        (LlamaConfig(**TINY_SHAPE, attention_bias=True), "llama-bpe"),
     ],
     ids=["llama", "tied", "qwen2", "qwen3", "mistral", "biased"],
 )
@@ -106,7 +107,7 @@ def test_a_changed_number_is_an_error(llama: LoadedModel, tmp_path: Path) -> Non
 
 
 def test_llama3_scaling_is_a_tensor_of_factors(tmp_path: Path) -> None:
-    loaded = load_base(tmp_path / "base", LlamaConfig(**_SHAPE, rope_parameters=LLAMA3_ROPE), split="llama-bpe")
+    loaded = load_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, rope_parameters=LLAMA3_ROPE), split="llama-bpe")
     path, _ = write(loaded, tmp_path / "a.gguf", "f16")
 
     place = next(place for place in read_gguf_header(path).tensors if place.name == "rope_freqs.weight")
@@ -127,7 +128,7 @@ def test_the_file_has_the_keys_that_llama_cpp_reads(llama: LoadedModel, tmp_path
         "general.name": "tiny",
         "general.file_type": 7,
         "general.quantization_version": 2,
-        "llama.vocab_size": 320,
+        "llama.vocab_size": VOCAB_SIZE,
         "llama.context_length": 128,
         "llama.embedding_length": 32,
         "llama.block_count": 2,
@@ -141,25 +142,25 @@ def test_the_file_has_the_keys_that_llama_cpp_reads(llama: LoadedModel, tmp_path
         "llama.rope.freq_base": 100_000.0,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.padding_token_id": 2,
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.padding_token_id": 1,
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.add_eos_token": False,
         "tokenizer.ggml.add_space_prefix": False,
         "tokenizer.chat_template": llama.tokenizer.chat_template,
     }
-    assert len(metadata["tokenizer.ggml.tokens"]) == len(metadata["tokenizer.ggml.token_type"]) == 320
+    assert len(metadata["tokenizer.ggml.tokens"]) == len(metadata["tokenizer.ggml.token_type"]) == VOCAB_SIZE
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (CONFIGS["gemma2"], "Gemma2ForCausalLM cannot be written as GGUF, only LlamaForCausalLM"),
-        (CONFIGS["mistral"], "window of 4 tokens"),
-        (CONFIGS["qwen2_window"], "window of 4 tokens"),
-        (LlamaConfig(**_SHAPE, mlp_bias=True), "biases in its MLP"),
-        (LlamaConfig(**_SHAPE, rope_parameters=rope(1e4, factor=2.0) | {"rope_type": "dynamic"}), "as 'dynamic'"),
+        (make_config("Gemma 2"), "Gemma2ForCausalLM cannot be written as GGUF, only LlamaForCausalLM"),
+        (make_config("Mistral, window"), "window of 4 tokens"),
+        (make_config("Qwen2, window"), "window of 4 tokens"),
+        (LlamaConfig(**TINY_SHAPE, mlp_bias=True), "biases in its MLP"),
+        (LlamaConfig(**TINY_SHAPE, rope_parameters=rope(1e4, factor=2.0) | {"rope_type": "dynamic"}), "as 'dynamic'"),
     ],
 )
 def test_a_model_that_llama_cpp_computes_differently_is_refused(
@@ -171,7 +172,7 @@ def test_a_model_that_llama_cpp_computes_differently_is_refused(
 
 
 def test_a_weight_beyond_float16_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    loaded = load_base(tmp_path / "base", LlamaConfig(**_SHAPE))
+    loaded = load_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE))
     with torch.no_grad():
         loaded.model.model.layers[0].mlp.up_proj.weight[0, 0] = 1e6
     with pytest.raises(BadSpec, match=r"blk\.0\.ffn_up\.weight exceeds .* 'q8_0'"):
@@ -179,7 +180,7 @@ def test_a_weight_beyond_float16_is_an_error_with_a_remedy(tmp_path: Path) -> No
 
 
 def test_rows_that_do_not_divide_into_blocks_stay_16_bit(tmp_path: Path) -> None:
-    config = LlamaConfig(**(_SHAPE | {"hidden_size": 40, "num_attention_heads": 4}), head_dim=8)
+    config = LlamaConfig(**(TINY_SHAPE | {"hidden_size": 40, "num_attention_heads": 4}), head_dim=8)
     path, error = write(load_base(tmp_path / "base", config), tmp_path / "a.gguf", "q8_0")
     kinds = {place.name: place.ggml_type.name for place in read_gguf_header(path).tensors}
     assert kinds["blk.0.ffn_up.weight"] == "F16"
@@ -188,13 +189,9 @@ def test_rows_that_do_not_divide_into_blocks_stay_16_bit(tmp_path: Path) -> None
 
 
 def test_rows_of_the_embedding_without_a_token_are_marked_as_unused(tmp_path: Path) -> None:
-    loaded = load_base(tmp_path / "base", LlamaConfig(**(_SHAPE | {"vocab_size": 352})))
+    loaded = load_base(tmp_path / "base", LlamaConfig(**(TINY_SHAPE | {"vocab_size": 400})))
     path, _ = write(loaded, tmp_path / "a.gguf", "f16")
     metadata = read_gguf_header(path).metadata
-    assert metadata["tokenizer.ggml.tokens"][351] == "[PAD351]"
-    assert metadata["tokenizer.ggml.token_type"][351] == 5
-    assert json.loads(json.dumps(metadata["tokenizer.ggml.tokens"][:3])) == [
-        "<|endoftext|>",
-        "<|im_start|>",
-        "<|im_end|>",
-    ]
+    assert metadata["tokenizer.ggml.tokens"][399] == "[PAD399]"
+    assert metadata["tokenizer.ggml.token_type"][399] == 5
+    assert json.loads(json.dumps(metadata["tokenizer.ggml.tokens"][:2])) == ["<|im_start|>", "<|im_end|>"]

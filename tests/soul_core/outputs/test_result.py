@@ -17,8 +17,8 @@ from soul_core.errors import DiskFull
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.outputs.export import export_checkpoint
 from soul_core.outputs.result import read_finished_report, write_manifest, write_report
+from tests.fixtures.capitals import make_untrained_model
 from tests.fixtures.sample_report import sample_report
-from tests.fixtures.tiny_model import make_tiny_model
 
 PLAIN = """
 import json, sys, torch
@@ -36,7 +36,7 @@ print(json.dumps({"logits": logits.tolist(), "dtype": str(logits.dtype), "chat":
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_model(make_tiny_model(tmp_path_factory.mktemp("tiny")), device="cpu")
+    return load_model(make_untrained_model(tmp_path_factory.mktemp("tiny")), device="cpu")
 
 
 def finish(llama: LoadedModel, out: Path) -> None:
@@ -98,7 +98,7 @@ def test_files_of_an_interrupted_export_are_replaced(llama: LoadedModel, tmp_pat
 
 
 def test_a_generation_config_that_cannot_be_saved_does_not_stop_the_export(tmp_path: Path) -> None:
-    loaded = load_model(make_tiny_model(tmp_path / "model"), device="cpu")
+    loaded = load_model(make_untrained_model(tmp_path / "model"), device="cpu")
     loaded.model.generation_config.temperature = 0.3  # without do_sample: refused
     eos = loaded.model.generation_config.eos_token_id
     export_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "out")

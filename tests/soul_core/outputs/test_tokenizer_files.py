@@ -5,11 +5,11 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, LlamaConfig
 
+from bench.tiny_architectures import TINY_SHAPE
 from soul_core.models.loading import load_model
-from tests.fixtures.tiny_models import _SHAPE
 from tests.soul_core.outputs.bases import export_as_run, save_base
 
-CONFIG = LlamaConfig(**_SHAPE)
+CONFIG = LlamaConfig(**TINY_SHAPE)
 TEXT = "What is 1995? Don't <tool> <|im_end|> 日本語"
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.models.loading import load_model
 from soul_core.verify_export import verify_export
-from tests.fixtures.tiny_models import tiny_tokenizer
 from tests.paths import ROOT
 from tests.soul_core.outputs.bases import BASES, export_as_run, load_base
 
@@ -52,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, bases_of_4x: tuple[Path, A
     for name, config in BASES.items():
         exports[name] = export_as_run(load_base(root / "base" / name, config), root / name)
     for name in BASES_OF_4X:
-        tiny_tokenizer().save_pretrained(bases_of_4x[0] / name)
+        make_tiny_tokenizer().save_pretrained(bases_of_4x[0] / name)
         exports[f"{name} of 4.57"] = export_as_run(load_model(bases_of_4x[0] / name, device="cpu"), root / f"{name}4")
     for name in ("llama_100000", "gemma3"):
         changed = shutil.copytree(exports[name], root / f"{name} of 5 alone")
@@ -94,7 +94,7 @@ def test_a_model_of_4x_computes_the_same_logits(bases_of_4x: tuple[Path, dict[st
     folder, expected = bases_of_4x
     ids = [5, 9, 20, 31, 7, 300, 12, 44, 3, 81] * 9
     if not (folder / name / "tokenizer.json").is_file():
-        tiny_tokenizer().save_pretrained(folder / name)
+        make_tiny_tokenizer().save_pretrained(folder / name)
     with torch.no_grad():
         ours = load_model(folder / name, device="cpu").model(torch.tensor([ids])).logits[0, -1]
     torch.testing.assert_close(ours, torch.tensor(expected[name]), atol=1e-4, rtol=1e-4)

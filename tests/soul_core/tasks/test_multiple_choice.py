@@ -43,7 +43,7 @@ def test_a_question_stands_after_worked_examples_with_the_wrong_letters_beside_t
     first, _ = read_mmlu(small_mmlu, num_shots=1)
 
     assert first == {
-        "prompt": "The following are multiple choice questions (with answers) about sky colors.\n\n"
+        "prompt": "The following are multiple choice questions (with answers) about sky colours.\n\n"
         "In fog?\nA. red\nB. green\nC. blue\nD. white\nAnswer: D\n\n"
         "By day?\nA. red\nB. green\nC. blue\nD. white\nAnswer:",
         "completion": "C",

@@ -99,7 +99,7 @@ def test_the_ready_spec_is_obeyed_by_the_engine_and_asks_for_metrics_that_there_
     measured = set(task.files) | {"all", "forget"}
     assert {criterion.set for criterion in spec.expand_criteria(measured)} <= measured
     if "forget" in task.files:
-        rows = {of_set: SIZES[name, variant][of_set] for of_set in ("forget", "retain")}
+        rows = {f"num_{of_set}": SIZES[name, variant][of_set] for of_set in ("forget", "retain")}
         assert compute_num_steps(spec.training, **rows) == STEPS.get(str(variant), STEPS.get(name))
 
 
@@ -254,7 +254,7 @@ def test_tasks_and_benchmarks_never_load_torch() -> None:
 
 
 def test_the_documentation_tells_of_every_task_and_set() -> None:
-    page = (ROOT / "docs" / "tasks.md").read_text()
+    page = (ROOT / "docs" / "reference" / "tasks.md").read_text()
     headings = [line.removeprefix("## `").removesuffix("`") for line in page.splitlines() if line.startswith("## `")]
 
     assert headings == list(TASKS)

@@ -14,7 +14,7 @@ from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.tasks import TASKS
-from tests.fixtures.tiny_model import TEMPLATE
+from tests.fixtures.capitals import CHAT_TEMPLATE
 
 NUM_ROWS = 2
 #: Of a text: 240 words are the 300 tokens given and a few more to go on with; only the forget set is recited.
@@ -61,7 +61,7 @@ def tiny_reader(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     text = (shared_data / "books_public_domain" / "alice_wonderland_11.txt").read_text(encoding="utf-8")
     tokenizer.train_from_iterator(text.splitlines(), trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    fast.chat_template = TEMPLATE
+    fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=len(fast),

@@ -19,7 +19,7 @@ from soul_core.texts import (
 from tests.fixtures.script_cases import CASES
 from tests.paths import ROOT
 
-DOC = ROOT / "docs" / "evaluation.md"
+DOC = ROOT / "docs" / "reference" / "evaluation.md"
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,6 @@ def test_comparing_texts_loads_neither_torch_nor_nltk_nor_transformers():
     code = (
         "import sys; blocked = ('torch', 'nltk', 'transformers', 'rouge_score');"
         "sys.modules.update(dict.fromkeys(blocked));"
-        "from soul_core.texts import keywords_of; keywords_of('Mira lives in Bergen', 'Where?')"
+        "from soul_core.texts import extract_keywords; extract_keywords('Mira lives in Bergen', 'Where?')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

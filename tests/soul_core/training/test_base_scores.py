@@ -8,27 +8,26 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from bench.tiny_architectures import save_tiny
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import PackedBatch, pack
 from soul_core.errors import BadSpec
 from soul_core.events import SilentListener
+from soul_core.models.layers import find_decoder_layers
 from soul_core.models.loading import LoadedModel, load_model
-from soul_core.models.scoring import Scores, get_decoder_layers, score
+from soul_core.models.scoring import Scores, score
 from soul_core.objectives.terms import BaseScoreKind, ExampleGroup
 from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute_base_scores
 from soul_core.training.micro_batching import MicroBatcher
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
-from tests.fixtures.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 ALL: tuple[BaseScoreKind, ...] = ("sequence_logp", "logits", "hidden")
 
 
-@pytest.fixture(params=["llama", "gemma2", "gpt2"])
+@pytest.fixture(params=["Llama", "Gemma 2", "GPT-2"])
 def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> LoadedModel:
     torch.set_num_threads(1)
-    tiny_model(CONFIGS[request.param]).save_pretrained(tmp_path / "m")
-    tiny_tokenizer().save_pretrained(tmp_path / "m")
-    return load_model(tmp_path / "m", device="cpu")
+    return load_model(save_tiny(request.param, tmp_path / "m"), device="cpu")
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def examples(loaded: LoadedModel) -> list[Example]:
 def take(loaded: LoadedModel, wanted: dict[ExampleGroup, BaseScoreRequest], max_tokens: int = 10**9) -> BaseScores:
     batcher = MicroBatcher(max_tokens, SilentListener())
     return compute_base_scores(
-        loaded, wanted, batcher=batcher, listener=SilentListener(), layer=get_decoder_layers(loaded.model)[0]
+        loaded, wanted, batcher=batcher, listener=SilentListener(), layer=find_decoder_layers(loaded.model)[0]
     )
 
 
@@ -52,7 +51,7 @@ def test_the_kept_numbers_are_the_bases_own(loaded: LoadedModel, examples: list[
 
     assert kept is not None
     chosen = [examples[index] for index in (4, 1)]
-    scores = score(loaded.model, pack(chosen), layer=get_decoder_layers(loaded.model)[0])
+    scores = score(loaded.model, pack(chosen), layer=find_decoder_layers(loaded.model)[0])
     assert scores.hidden_PD is not None
     for scored in (taken, kept):
         reference = scored.get("retain", [4, 1])

@@ -14,8 +14,8 @@ from soul_core.training.influence import build_krylov_space
 from soul_core.training.second_order import gauss_newton_vector_product
 from soul_core.training.step import compute_nll_gradients
 from soul_core.training.trainer import train
+from tests.fixtures.capitals_training import RecordingListener, examples_of, probability, train_tiny, weights
 from tests.fixtures.tiny_derivatives import batcher, flat, jacobian_PVW, small_llama, units
-from tests.fixtures.tiny_training import Heard, examples_of, probability, train_tiny, weights
 
 SPEC = {"optimizer": {"kind": "influence", "iterations": 6}}
 
@@ -83,7 +83,7 @@ def test_on_a_small_llama_the_step_is_the_damped_inverse_of_the_written_out_matr
 def test_it_makes_the_forget_answers_less_probable_and_keeps_its_bound(taught_model_dir: Path, tmp_path: Path) -> None:
     base = load_model(taught_model_dir, device="cpu")
     forget, retain = examples_of(base)
-    ear = Heard()
+    ear = RecordingListener()
 
     trained, after = train_tiny(taught_model_dir, tmp_path, SPEC, ear)
 
@@ -114,7 +114,7 @@ def test_a_bound_that_nothing_keeps_stops_and_leaves_the_weights_whole(taught_mo
 
     with pytest.raises(TrainingDivergedError, match=r"raise optimizer\.max_retain_increase"):
         # what is to be forgotten is what is to stay
-        train(loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=Heard())
+        train(loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=RecordingListener())
 
     assert torch.equal(weights(loaded), weights(base))
 
@@ -133,9 +133,9 @@ def test_a_step_once_taken_is_kept_and_an_interrupted_one_begins_anew_to_the_sam
     _, straight = train_tiny(taught_model_dir, tmp_path / "straight", SPEC)
 
     with pytest.raises(RunInterruptedError):
-        train_tiny(taught_model_dir, tmp_path / "again", SPEC, Heard(wish_behind=1))
+        train_tiny(taught_model_dir, tmp_path / "again", SPEC, RecordingListener(stop_after_metrics=1))
     _, anew = train_tiny(taught_model_dir, tmp_path / "again", SPEC)
-    ear = Heard()
+    ear = RecordingListener()
     taken, kept = train_tiny(taught_model_dir, tmp_path / "again", SPEC, ear)
 
     assert torch.equal(weights(anew), weights(straight))
@@ -146,7 +146,9 @@ def test_a_step_once_taken_is_kept_and_an_interrupted_one_begins_anew_to_the_sam
 
 def test_it_can_be_cancelled(taught_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(RunCancelledError):
-        train_tiny(taught_model_dir, tmp_path, SPEC, Heard(wish_behind=0, wanted=StopRequest.CANCEL))
+        train_tiny(
+            taught_model_dir, tmp_path, SPEC, RecordingListener(stop_after_metrics=0, request=StopRequest.CANCEL)
+        )
 
     assert load_newest_checkpoint(tmp_path / "train", torch.device("cpu")) is None
 

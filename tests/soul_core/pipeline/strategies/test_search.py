@@ -14,7 +14,7 @@ from soul_core.events import StopRequest
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, answer, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
@@ -182,7 +182,9 @@ def test_a_trial_that_diverges_keeps_its_good_look(
     inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
-    monkeypatch.setattr(trainer, "schedule_factor", lambda _, step, __: 1.0 if step < 6 else float("inf"))  # the fault
+    monkeypatch.setattr(
+        trainer, "compute_lr_factor", lambda _, step, __: 1.0 if step < 6 else float("inf")
+    )  # the fault
 
     report = run(spec(criteria=IMPROVING), inputs, tmp_path)
 
@@ -198,7 +200,7 @@ def test_a_search_whose_every_trial_diverges_says_so(
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
     # the fault; the look behind step 4 finds no numbers, step 5 diverges
-    monkeypatch.setattr(trainer, "schedule_factor", lambda _, step, __: 1.0 if step < EVERY - 1 else float("inf"))
+    monkeypatch.setattr(trainer, "compute_lr_factor", lambda _, step, __: 1.0 if step < EVERY - 1 else float("inf"))
 
     with pytest.raises(TrainingDivergedError, match=r"every trial diverged before a look; lower optimizer\.lr"):
         run(spec(2), inputs, tmp_path)

@@ -17,7 +17,7 @@ from soul_core.pipeline.strategies.merging import merge_mean, merge_ties
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.soul_core.spec.test_methods_docs import kinds
 from tests.soul_core.test_run import refused
 
