@@ -113,7 +113,7 @@ def _compare_model(weights: Path, probe: LoadProbe, base: str | None, dtype: str
 
     library = f"transformers {transformers.__version__}"
     try:
-        tokenizer = _load_tokenizer(weights, base)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base or weights, trust_remote_code=False)
     except Exception as error:  # loaders raise errors of all types
         yield CheckResult("tokenizer", False, f"{library} cannot load it: {error}")
     else:
@@ -128,12 +128,6 @@ def _compare_model(weights: Path, probe: LoadProbe, base: str | None, dtype: str
     if left_over:
         yield CheckResult("tensors", False, f"{library} does not find or use these: {', '.join(left_over[:5])}")
     yield _compare_logprobs(model, probe, dtype, library)
-
-
-def _load_tokenizer(weights: Path, base: str | None) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(base or weights, trust_remote_code=False)
 
 
 def _load_model(weights: Path, base: str | None, dtype: str) -> tuple[Any, list[str]]:

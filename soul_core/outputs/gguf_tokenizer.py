@@ -81,7 +81,7 @@ def make_gguf_tokenizer(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) 
         pre_tokenizer=pre_tokenizer,
         tokens=tokens,
         token_types=types,
-        merges=tuple(_join_merge(merge) for merge in content["model"]["merges"]),
+        merges=tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]),
         special_token_ids={name: token_id for name, token_id in ids.items() if token_id is not None},
         add_bos=add_bos,
         add_eos=add_eos,
@@ -187,7 +187,3 @@ def _list_tokens(content: dict[str, Any], vocab_size: int) -> tuple[tuple[str, .
         kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
         tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
     return tuple(tokens), tuple(types)
-
-
-def _join_merge(merge: Any) -> str:
-    return merge if isinstance(merge, str) else " ".join(merge)
