@@ -97,10 +97,10 @@ def test_an_estimate_says_what_becomes_of_forget_facts_in_the_retain_set(admin: 
     assert any(
         "left out of training, and measured as retain_dropped (retain=forget: 1=2)" in w for w in dropped["warnings"]
     )
-    assert any("they pull both ways" in warning for warning in kept["warnings"])
+    assert any("they are both forgotten and learned" in warning for warning in kept["warnings"])
     assert (dropped["allowed"], kept["allowed"], refused["allowed"]) == (True, True, False)
     assert refused["errors"][0]["pointer"] == "/datasets/retain"
-    assert "take them out" in refused["errors"][0]["detail"]
+    assert "remove them" in refused["errors"][0]["detail"]
 
 
 def test_an_estimate_refuses_a_retain_set_of_which_nothing_would_be_left(admin: As, job_body: Body) -> None:
@@ -109,7 +109,7 @@ def test_an_estimate_refuses_a_retain_set_of_which_nothing_would_be_left(admin: 
     found = estimate(admin, job_body)
 
     assert not found["allowed"]
-    assert "nothing would be left to learn" in found["errors"][0]["detail"]
+    assert "no row would remain to learn" in found["errors"][0]["detail"]
 
 
 def test_sets_are_compared_where_the_store_of_files_has_no_local_paths(
