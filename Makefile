@@ -81,10 +81,12 @@ migrations: .venv/.dev ## Check that the migrations create exactly the tables th
 docs: .venv/.dev ## Check that the OpenAPI snapshot and the generated documentation are current
 	@$(BIN)/python -m api.openapi --check docs/openapi.json
 	@$(BIN)/python -m soul_core.report.schema --check docs/report.schema.json
+	@$(BIN)/python -m soul_cli.reference --check docs/reference/cli.md
 
-openapi: .venv/.dev ## Write the OpenAPI snapshot and the report's JSON schema
+openapi: .venv/.dev ## Write the OpenAPI snapshot, the report's JSON schema and the CLI reference
 	@$(BIN)/python -m api.openapi > docs/openapi.json
 	@$(BIN)/python -m soul_core.report.schema > docs/report.schema.json
+	@$(BIN)/python -m soul_cli.reference > docs/reference/cli.md
 
 # Local versions such as +cpu are removed: they name one build, not a release.
 constraints: .venv/.dev .venv/.quantized ## Write constraints.txt from the versions that .venv has

@@ -4,28 +4,32 @@ The worker starts the same command with `--events` and reads one JSON event per 
 """
 
 import argparse
-import ctypes
 import fcntl
 import os
 import re
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast, get_args
 
+import structlog
 from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
 
 from soul_core.console import ConsoleListener, format_result_table
 from soul_core.errors import BadSpec, EngineError, ExitCode
 from soul_core.events import JsonLinesListener, StopRequest
+from soul_core.log_config import LogFormat, configure_engine_logging, configure_logging, redirect_library_loggers
+from soul_core.log_records import LogLevel
+from soul_core.parent_death import die_with_parent
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN, JobSpec
 from soul_core.spec.terms import SET_NAME_PATTERN
 
-_PR_SET_PDEATHSIG = 1
+log = structlog.stdlib.get_logger("soul_core")
+
 #: An engine that was just killed may hold the lock for a moment longer.
 _LOCK_PATIENCE_SECONDS = 2.0
 
@@ -34,19 +38,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Run and return the exit code."""
     args = _parser().parse_args(arguments)
     if args.parent_pid:
-        _die_with(args.parent_pid)
+        die_with_parent(args.parent_pid)
     events = _private_stdout() if args.events else None
+    _configure_logging(events)
     listener = JsonLinesListener(events) if events else ConsoleListener(sys.stderr)
     _listen_to_signals(listener)
-    try:
-        _run(args, listener)
-    except EngineError as error:
-        listener.emit("failed", code=error.code, message=error.message, details=list(error.details))
-        return error.exit_code
-    except Exception as error:
-        traceback.print_exc()  # to stderr: the operator's log, never the events
-        listener.emit("failed", code="crash", message=f"{type(error).__name__} inside the engine; its log says more")
-        return ExitCode.CRASH
+    ids = {"job_id": args.job_id, "attempt": args.attempt, "request_id": args.request_id}
+    with bound_contextvars(**{name: value for name, value in ids.items() if value is not None}):
+        try:
+            _run(args, listener)
+        except EngineError as error:
+            log.info("the run ended early", code=error.code, exc_info=error)
+            listener.emit("failed", code=error.code, message=error.message, details=list(error.details))
+            return error.exit_code
+        except Exception as error:
+            log.exception("unexpected exception")
+            message = f"{type(error).__name__} inside the engine; its log has the stack frames"
+            listener.emit("failed", code="crash", message=message)
+            return ExitCode.CRASH
     return ExitCode.OK
 
 
@@ -55,8 +64,12 @@ def _run(args: argparse.Namespace, listener: "JsonLinesListener | ConsoleListene
     sets = _sets(args)
     state = args.state or args.out / ".state"
     with _only_engine_in(state):
-        from soul_core.run import RunInputs, run  # torch takes seconds to import: mistakes above are told at once
+        # torch takes seconds to import: the checks above report mistakes at once
+        from soul_core.environment import get_environment, get_versions
+        from soul_core.run import RunInputs, run
 
+        redirect_library_loggers()
+        log.info("libraries loaded", versions=get_versions(), environment=get_environment())
         inputs = RunInputs(
             model=args.model,
             revision=args.revision,
@@ -138,7 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, help="folder of what a resumed run needs (default: OUT/.state)")
     parser.add_argument("--cache", type=Path, help="folder of downloaded and converted models (default: ~/.cache/soul)")
     parser.add_argument("--events", action="store_true", help="one JSON event a line on stdout")
-    parser.add_argument("--job-id", help="name of the job in the report")
+    parser.add_argument("--job-id", help="name of the job in the report and in the log")
+    parser.add_argument("--attempt", type=int, help="number of the job's attempt in the log")
+    parser.add_argument("--request-id", help="id of the request that submitted the job, in the log")
     parser.add_argument("--parent-pid", type=int, help="die with this process (Linux)")
     return parser
 
@@ -203,20 +218,27 @@ def _listen_to_signals(listener: "JsonLinesListener | ConsoleListener") -> None:
     signal.signal(signal.SIGUSR1, lambda *_: listener.request_stop(StopRequest.CANCEL))
 
 
+def _configure_logging(events: TextIO | None) -> None:
+    """Log to the supervisor beside the events, or to stderr, where the default shows only warnings and errors."""
+    level = os.environ.get("SOUL_LOG_LEVEL", "info" if events else "warning").lower()
+    output_format = os.environ.get("SOUL_LOG_FORMAT", "console").lower()
+    if level not in get_args(LogLevel) or output_format not in get_args(LogFormat):
+        sys.exit(
+            f"SOUL_LOG_LEVEL={level} SOUL_LOG_FORMAT={output_format}: the level must be one of "
+            f"{', '.join(get_args(LogLevel))}, the format one of {', '.join(get_args(LogFormat))}"
+        )
+    if events is not None:
+        configure_engine_logging(events, level=level)
+    else:
+        configure_logging(level=level, output_format=cast("LogFormat", output_format))
+
+
 def _private_stdout() -> TextIO:
     """Return today's stdout for the events alone, and send whatever else anybody prints to stderr."""
     sys.stdout.flush()
     private = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return private
-
-
-def _die_with(parent_pid: int) -> None:
-    """Ask the kernel to kill this process when its parent ends, and leave if that has happened already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        sys.exit(ExitCode.CRASH)
 
 
 @contextmanager

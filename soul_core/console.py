@@ -9,7 +9,7 @@ from soul_core.evaluation.verdict import format_criterion
 from soul_core.events import EventKind, StopRequest
 from soul_core.formatting import format_duration, format_estimate, format_number
 from soul_core.outputs.layout import CHECKPOINT, REPORT_PAGE
-from soul_core.rendering.labels import format_bound, format_headline
+from soul_core.rendering.labels import get_bound_title, get_headline
 from soul_core.report import MetricValue, Report
 
 _PHASES = {
@@ -99,11 +99,11 @@ def format_result_table(report: Report, out: Path) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     criteria = [
-        f"  {result.outcome:<13}{format_criterion(asked)} {format_bound(asked)}: {result.reason}"
+        f"  {result.outcome:<13}{format_criterion(asked)} {get_bound_title(asked)}: {result.reason}"
         for result in report.criteria
         for asked in [result.criterion]
     ]
-    head = [format_headline(report), report.verdict_reason, ""]
+    head = [get_headline(report), report.verdict_reason, ""]
     places = [f"Report: {out / REPORT_PAGE}"]
     if report.spec.kind != "evaluate":
         places.append(f"Model:  {out / CHECKPOINT}")

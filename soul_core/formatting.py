@@ -1,12 +1,17 @@
-"""How numbers, percentages, intervals, sizes, durations and row numbers are written, in every text that SOUL writes.
+"""How SOUL writes numbers, percentages, intervals, sizes, durations and row numbers in all its texts.
 
 Standard library only: the command line imports it before each command.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 #: Row numbers that a line of text lists; the report and the API have all of them.
 MAX_LISTED_ROWS = 20
+#: Control characters, and those that reverse the direction of text.
+_CONTROL_CHARACTERS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]"
+)
 
 
 def format_number(value: float) -> str:
@@ -80,3 +85,8 @@ def format_row_numbers(
 ) -> str:
     """Write row numbers: 1, 2, 3 and 17 more. `num_rows`: how many there are where `numbers` holds only the first."""
     return format_list(numbers, max_listed, num_items=num_rows)
+
+
+def replace_control_characters(text: str) -> str:
+    """Replace characters that would change how the text around them is shown."""
+    return _CONTROL_CHARACTERS.sub("\ufffd", text)

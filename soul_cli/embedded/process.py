@@ -1,26 +1,14 @@
 """A child process that goes when its parent goes, however the parent dies."""
 
-import ctypes
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(sig: signal.Signals) -> Callable[[], None] | None:
-    """Return a `preexec_fn` that asks Linux to send `sig` when the parent dies; None on other systems.
-
-    It must run after the change of account (the kernel forgets the wish then); `subprocess` does it in that order.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    return lambda: libc.prctl(PR_SET_PDEATHSIG, int(sig))
+from soul_core.parent_death import request_death_signal
 
 
 def start_process(
@@ -34,7 +22,7 @@ def start_process(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=die_with_parent(death_signal),  # noqa: PLW1509 (the supervisor has one thread)
+            preexec_fn=partial(request_death_signal, death_signal),  # noqa: PLW1509 (the supervisor has one thread)
             **options,
         )
 

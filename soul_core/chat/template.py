@@ -167,8 +167,13 @@ class ChatTemplate:
             )
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"the chat template is not valid: line {error.lineno}: {error.message}") from error
+        except TemplateError:
+            raise
         except Exception as error:  # a template may raise any error of Jinja, of Python, or its own
-            raise TemplateError(f"the model's chat template refuses these messages: {error}") from error
+            reason = str(error)
+            if _quotes(reason, turns, self.source):
+                reason = f"{type(error).__name__}, whose message quotes them"
+            raise TemplateError(f"the model's chat template refuses these messages: {reason}") from error
 
     def _strftime(self, date_format: str) -> str:
         """Format the pinned date at midnight UTC, in English whatever the process's language and time zone are."""
@@ -200,6 +205,13 @@ def find_variables(source: str, special_tokens: Mapping[str, str]) -> tuple[str,
 def format_unread_variable(name: str, known: Sequence[str]) -> str:
     """Return the message about a variable in `chat_template_kwargs` that the template does not read."""
     return f"the chat template reads no variable '{name}'; it reads {', '.join(known) or 'none'}"
+
+
+def _quotes(message: str, turns: Sequence[Turn], source: str) -> bool:
+    """Return whether an error message has a word of the conversation that is not in the template itself."""
+    contents = " ".join(str(turn.get("content", "")) for turn in turns)
+    quoted, given, own = (set(re.findall(r"\w{3,}", text.lower())) for text in (message, contents, source))
+    return not quoted.isdisjoint(given - own)
 
 
 def count_common_prefix(first: Sequence[Any], second: Sequence[Any]) -> int:
@@ -251,7 +263,7 @@ def _raise_exception(message: str) -> None:
 
 
 def _refuse_random(*_: Any, **__: Any) -> None:
-    raise jinja2.TemplateError("it makes a random choice, so two runs would see different texts")
+    raise TemplateError("the chat template makes a random choice, so two runs would see different texts")
 
 
 @lru_cache(maxsize=64)

@@ -29,7 +29,7 @@ _WORD = re.compile(r"\w+")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:;\n\"“„«(\[-])\s*$")
 
 
-@cache  # at the first comparison, not at import: stemming loads nltk
+@cache  # at the first comparison, not at import
 def get_asking_words() -> frozenset[str]:
     """Return stemmed words of questions and requests: like function words, they carry no fact."""
     return extract_word_set(_ASKING)

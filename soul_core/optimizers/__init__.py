@@ -10,7 +10,8 @@ from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat
 from soul_core.spec import optimizers as spec_optimizers
 
-Parameters = Iterable[torch.nn.Parameter]
+#: Parameters, or groups of them as dicts, as torch takes them.
+Parameters = Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]
 
 
 def _adamw(parameters: Parameters, spec: spec_optimizers.AdamW, _: torch.dtype) -> Optimizer:

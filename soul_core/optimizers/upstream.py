@@ -1,4 +1,4 @@
-"""The released SOUL code's update, kept to compare with. It is an Adam-like step, not a second-order one.
+"""The released SOUL code's update, for comparison. It is an Adam-like step, not a second-order one.
 
 Source: the code published with Jia et al. 2024, arXiv:2404.18239: its Sophia is called by a plain training loop, so
 every step squares the clipped gradient of the unlearning loss, averages the momentum in two places, and takes the
@@ -10,22 +10,24 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
-#: What the released code multiplies the squared gradient by, whatever the batch.
+from soul_core.optimizers.clipped import ClippedOptimizer
+
+#: The released code multiplies the squared gradient by this, whatever the batch.
 UPSTREAM_BATCH_SIZE = 5120
 _EPS = 1e-15
 
 
-class UpstreamCompat(Optimizer):
+class UpstreamCompat(ClippedOptimizer):
     """h <- b2 h + (1-b2) g^2; m <- b1 m + (1-b1) g, twice; theta <- theta - lr sign(m) min(1, |m| / (rho 5120 h)).
 
-    Weights are rounded to `weights_dtype` at once and after every step; the state is of that type.
+    Weights are rounded to `weights_dtype` at once and after every step; the state has that type. A weight is unclipped
+    when |m| < rho 5120 h.
     """
 
     def __init__(
         self,
-        parameters: Iterable[torch.nn.Parameter],
+        parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
         *,
         lr: float,
         beta1: float,
@@ -36,25 +38,11 @@ class UpstreamCompat(Optimizer):
     ) -> None:
         defaults = {"lr": lr, "beta1": beta1, "beta2": beta2, "rho": rho, "weight_decay": weight_decay}
         super().__init__(parameters, defaults)
-        self.unclipped_fraction: float | None = None
-        """Share of all weights whose last step was not clipped, as for Sophia."""
         self._dtype = weights_dtype
         with torch.no_grad():
-            for parameter in (each for group in self.param_groups for each in group["params"]):
-                parameter.copy_(parameter.to(weights_dtype))
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        assert closure is None
-        unclipped: list[torch.Tensor] = []
-        total = 0
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    unclipped.append(self._update(parameter, group))
-                    total += parameter.numel()
-        self.unclipped_fraction = float(torch.stack(unclipped).sum()) / total if total else None
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.copy_(parameter.to(weights_dtype))
 
     def _update(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> torch.Tensor:
         state: dict[str, torch.Tensor] = self.state[parameter]
@@ -70,7 +58,7 @@ class UpstreamCompat(Optimizer):
             weights.mul_(1 - group["lr"] * group["weight_decay"])
         m.mul_(group["beta1"]).add_(gradient, alpha=1 - group["beta1"])
         ratio = m.abs() / (group["rho"] * UPSTREAM_BATCH_SIZE * h + _EPS)
-        unclipped = ((ratio < 1) & (h > 0)).sum()
+        num_unclipped = ((ratio < 1) & (h > 0)).sum()
         weights.addcmul_(m.sign(), ratio.clamp_(max=1), value=-group["lr"])
         parameter.copy_(weights)
-        return unclipped
+        return num_unclipped

@@ -86,7 +86,7 @@ def build_report(run_results: RunResults, state: RunState, *, job_id: str | None
         run=_run_facts(spec, subject, run_results.strategy_result.training_result, state),
         export=run_results.export_facts,
         versions=get_versions(),
-        limits=(
+        caveats=(
             *collect_caveats(
                 spec,
                 data,

@@ -112,8 +112,7 @@ def load_model_under_test(
 
 def _dtypes(loaded: LoadedModel, spec: JobSpec) -> ExportDtypes:
     """Return what is written of the trained model. Adapters are written as they are, beside an untouched base."""
-    alone = spec.lora is not None and spec.lora.output == "adapter"
-    return FLOAT32 if alone else choose_export_dtypes(loaded, spec.export.dtype)
+    return FLOAT32 if spec.writes_adapter else choose_export_dtypes(loaded, spec.export.dtype)
 
 
 def _probes(forget: Sequence[Row], loaded: LoadedModel, spec: JobSpec, *, max_tokens: int) -> tuple[EvaluationSet, ...]:

@@ -1,4 +1,4 @@
-"""Answers side by side: each cut into runs of words that it shares, or not, with the first model's. Torch-free."""
+"""The models' answers to the same questions, with the words marked in which they differ. Torch-free."""
 
 import difflib
 import re
@@ -14,66 +14,86 @@ DiffRuns = list[tuple[DiffMark, str]]
 
 
 @dataclass(frozen=True)
+class ComparedAnswer:
+    """One model's answer in marked runs of words; no runs if the model was not asked.
+
+    Attributes:
+        is_same: The answer equals the first model's word for word.
+    """
+
+    model: str
+    runs: DiffRuns | None
+    is_same: bool
+
+
+@dataclass(frozen=True)
 class AnswerComparison:
-    """One question with each model's answer, cut where it differs."""
+    """One question with the answer of each model."""
 
     example: AnswerSample
-    answers: tuple[tuple[str, DiffRuns | None, bool], ...]
-    """Model, its answer in runs (None: not asked), whether it is word for word the first model's."""
+    answers: tuple[ComparedAnswer, ...]
 
 
 def choose_compared_model(models: Sequence[str], judged: str) -> str | None:
-    """Return whose answers the first model's are compared with. None: there are several, none of them judged."""
+    """Return the model with which the first model's answers are compared; None if several qualify."""
     others = list(models)[1:]
     return judged if judged in others else others[0] if len(others) == 1 else None
 
 
 def compare_answers(report: Report) -> dict[str, list[AnswerComparison]]:
-    """Return the questions by set. Each model's answers are compared with the first one's."""
+    """Return the questions of each data set. The answers of all models are compared with the first model's."""
     first, *others = report.models
     compared = choose_compared_model(list(report.models), JUDGED_MODEL[report.spec.kind])
     by_set: dict[str, list[AnswerComparison]] = {}
     for example in report.examples:
         own = example.answers.get(first)
-        against = example.answers.get(compared) if compared else None
-        cut = diff_answers(own, against)[0] if own is not None and against is not None else _whole(own)
-        answers: list[tuple[str, DiffRuns | None, bool]] = [(first, cut, False)]
+        compared_answer = example.answers.get(compared) if compared else None
+        answers = [ComparedAnswer(first, _mark(own, compared_answer, side=0), is_same=False)]
         for model in others:
             answer = example.answers.get(model)
-            cut = diff_answers(own, answer)[1] if own is not None and answer is not None else _whole(answer)
-            answers.append((model, cut, answer is not None and answer == own))
+            is_same = answer is not None and answer == own
+            answers.append(ComparedAnswer(model, _mark(answer, own, side=1), is_same))
         by_set.setdefault(example.set, []).append(AnswerComparison(example, tuple(answers)))
     return by_set
 
 
-def _whole(answer: str | None) -> DiffRuns | None:
-    return None if answer is None else [("same", answer)]
+def _mark(answer: str | None, other: str | None, *, side: Literal[0, 1]) -> DiffRuns | None:
+    """Return an answer in runs, as the side before (0) or after (1) of a comparison, unmarked without an `other`."""
+    if answer is None:
+        return None
+    if other is None:
+        return [("same", answer)]
+    return diff_answers(answer, other)[0] if side == 0 else diff_answers(other, answer)[1]
 
 
 def diff_answers(before: str, after: str) -> tuple[DiffRuns, DiffRuns]:
     """Split two answers into runs of words: in both ("same"), only before ("lost"), only after ("new").
 
-    Words are compared without the space behind them, so that spaces alone never break a run.
+    Words are compared without the space after them, so that a difference in spaces alone marks nothing.
     """
-    a, b = _words(before), _words(after)
-    matcher = difflib.SequenceMatcher(None, [w.strip() for w in a], [w.strip() for w in b], autojunk=False)
-    left: DiffRuns = []
-    right: DiffRuns = []
-    for kind, a0, a1, b0, b1 in matcher.get_opcodes():
-        _add(left, "same" if kind == "equal" else "lost", "".join(a[a0:a1]))
-        _add(right, "same" if kind == "equal" else "new", "".join(b[b0:b1]))
-    return left, right
+    words_before, words_after = _split_words(before), _split_words(after)
+    matcher = difflib.SequenceMatcher(
+        None, [word.strip() for word in words_before], [word.strip() for word in words_after], autojunk=False
+    )
+    runs_before: DiffRuns = []
+    runs_after: DiffRuns = []
+    for operation, start, end, start_after, end_after in matcher.get_opcodes():
+        is_same = operation == "equal"
+        _append_run(runs_before, "same" if is_same else "lost", "".join(words_before[start:end]))
+        _append_run(runs_after, "same" if is_same else "new", "".join(words_after[start_after:end_after]))
+    return runs_before, runs_after
 
 
-def _add(runs: DiffRuns, mark: DiffMark, text: str) -> None:
-    """Add a run; the space behind it belongs to what comes next, where nothing is marked."""
+def _append_run(runs: DiffRuns, mark: DiffMark, text: str) -> None:
+    """Append a run. The space after it is not marked."""
     words = text.rstrip() if mark != "same" else text
-    for kind, part in ((mark, words), ("same", text[len(words) :])):
-        if part and runs and runs[-1][0] == kind:
-            runs[-1] = (runs[-1][0], runs[-1][1] + part)
+    parts: DiffRuns = [(mark, words), ("same", text[len(words) :])]
+    for part_mark, part in parts:
+        if part and runs and runs[-1][0] == part_mark:
+            runs[-1] = (part_mark, runs[-1][1] + part)
         elif part:
-            runs.append((mark if kind == mark else "same", part))
+            runs.append((part_mark, part))
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return re.findall(r"^\s+|\w+\s*|[^\w\s]\s*", text)

@@ -1,24 +1,26 @@
-"""What came back under attack: numbers of each attack, model by model, and the share of the way back. Torch-free.
+"""What attacks recover: the numbers of each attack, model by model, and the fraction that came back. Torch-free.
 
-The page's only arithmetic: (under - without) / (base without - without), on the same rows.
+The page's only arithmetic: (attacked - baseline) / (base model - baseline), on the same rows.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from soul_core.catalogue import METRIC_CATALOG
+from soul_core.formatting import format_percent
 from soul_core.rendering.labels import get_attack_title
 from soul_core.report import AttackResult, MetricValue, Report
 from soul_core.spec import BASE, FORGET, JUDGED_MODEL
 
-#: What a set is summed up by, the first that was measured.
+#: Metrics that can sum up a data set, in the order of preference.
 MAIN_METRICS = ("keyword_recall", "probability", "rouge_l", "perplexity")
+#: A metric sums up a set only if some model reaches this value: what no model knows cannot show that it was forgotten.
 MIN_NOTABLE_VALUE = 0.2
 
 
 @dataclass(frozen=True)
 class AttackedMetric:
-    """One metric of one model under an attack."""
+    """One metric of one model without (baseline) and under (attacked) an attack."""
 
     baseline: MetricValue | None
     attacked: MetricValue | None
@@ -27,7 +29,11 @@ class AttackedMetric:
 
 @dataclass(frozen=True)
 class AttackRow:
-    """One metric under one attack: a cell for each model."""
+    """One metric under one attack: a cell for each model.
+
+    Attributes:
+        is_main: A criterion reads this metric, or it sums up the forget set.
+    """
 
     attack: str
     set: str
@@ -38,7 +44,11 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class VariantRow:
-    """One way of asking (or layer): a cell for each model. `is_worst`: brings out most of the judged model."""
+    """One way of asking, or one layer: a cell for each model.
+
+    Attributes:
+        is_worst: This variant reveals most of the judged model.
+    """
 
     variant: str
     cells: tuple[MetricValue | None, ...]
@@ -46,84 +56,92 @@ class VariantRow:
 
 
 def choose_main_metric(report: Report, set_name: str) -> str | None:
-    """Return what sums up a set: the first main metric that was measured and that some model does well by.
-
-    What no model has much of cannot show that it went.
-    """
+    """Return the metric that sums up a data set: the first main metric that was measured and is notable."""
     judged = report.models.get(JUDGED_MODEL[report.spec.kind])
     values = judged.sets.get(set_name, {}) if judged else {}
     measured = [name for name in MAIN_METRICS if name in values and values[name].value is not None]
 
-    def most(metric: str) -> float:
-        found = [model.sets.get(set_name, {}).get(metric) for model in report.models.values()]
-        return max((one.value for one in found if one and one.value is not None), default=0.0)
+    def is_notable(metric: str) -> bool:
+        of_models = [model.sets.get(set_name, {}).get(metric) for model in report.models.values()]
+        return any(value and value.value is not None and value.value >= MIN_NOTABLE_VALUE for value in of_models)
 
-    return next((name for name in measured if most(name) >= MIN_NOTABLE_VALUE), measured[0] if measured else None)
+    return next(filter(is_notable, measured), measured[0] if measured else None)
 
 
 def make_attack_rows(report: Report, attack: AttackResult) -> Iterator[AttackRow]:
-    """Yield every metric of every set under one attack, those that decide or sum up marked as main."""
-    asked = {(c.set, c.metric) for c in report.spec.criteria if c.attack == attack.label}
-    telling = choose_main_metric(report, FORGET)
+    """Yield every metric of every data set under one attack."""
+    in_criteria = {(c.set, c.metric) for c in report.spec.criteria if c.attack == attack.label}
+    preferred = (choose_main_metric(report, FORGET), *MAIN_METRICS)
     for set_name in dict.fromkeys(name for model in attack.attacked.values() for name in model):
         metrics = list(dict.fromkeys(m for model in attack.attacked.values() for m in model.get(set_name, {})))
-        main = next((m for m in (telling, *MAIN_METRICS) if m in metrics), next(iter(metrics), None))
+        main = next((metric for metric in preferred if metric in metrics), next(iter(metrics), None))
         for metric in metrics:
-            cells = tuple(_struck(attack, model, set_name, metric) for model in report.models)
+            cells = tuple(_make_cell(attack, model, set_name, metric) for model in report.models)
             if any(cell and cell.attacked and cell.attacked.value is not None for cell in cells):
-                is_main = (set_name, metric) in asked or (set_name == FORGET and metric == main)
+                is_main = (set_name, metric) in in_criteria or (set_name == FORGET and metric == main)
                 yield AttackRow(get_attack_title(attack), set_name, metric, cells, is_main)
 
 
+def _make_cell(attack: AttackResult, model: str, set_name: str, metric: str) -> AttackedMetric | None:
+    attacked = attack.attacked.get(model, {}).get(set_name, {}).get(metric)
+    if attacked is None:
+        return None
+    baseline = attack.baseline.get(model, {}).get(set_name, {}).get(metric)
+    return AttackedMetric(baseline, attacked, compute_recovered_fraction(attack, model, set_name, metric))
+
+
 def compute_recovered_fraction(attack: AttackResult, model: str, set_name: str, metric: str) -> float | None:
-    """Return how much of the way back to the base an attack leads: 0 nothing came back, 1 all.
+    """Return how much of what a model forgot an attack brings back: 0 is nothing, 1 the base model's value.
 
-    None: nothing was gone, or no more than chance may take (the intervals of base and model overlap).
+    None if nothing was forgotten, or the difference may be chance: the intervals of base and model overlap.
     """
-    under = attack.attacked.get(model, {}).get(set_name, {}).get(metric)
-    without = attack.baseline.get(model, {}).get(set_name, {}).get(metric)
+    attacked = attack.attacked.get(model, {}).get(set_name, {}).get(metric)
+    baseline = attack.baseline.get(model, {}).get(set_name, {}).get(metric)
     base = attack.baseline.get(BASE, {}).get(set_name, {}).get(metric)
-    if model == BASE or set_name != FORGET or not (under and without and base):
+    if model == BASE or set_name != FORGET or not (attacked and baseline and base):
         return None
-    if under.value is None or without.value is None or base.value is None:
+    if attacked.value is None or baseline.value is None or base.value is None:
         return None
-    known, left = (base, without) if _lower_is_gone(metric) else (without, base)
-    assert known.value is not None
-    assert left.value is not None
-    if (known.interval or (known.value,))[0] <= (left.interval or (left.value,))[-1]:
+    higher, lower = (base, baseline) if _is_lower_more_forgotten(metric) else (baseline, base)
+    assert higher.value is not None
+    assert lower.value is not None
+    if (higher.interval or (higher.value,))[0] <= (lower.interval or (lower.value,))[-1]:
         return None
-    return (under.value - without.value) / (base.value - without.value)
+    return (attacked.value - baseline.value) / (base.value - baseline.value)
 
 
-def _lower_is_gone(metric: str) -> bool:
-    return metric not in METRIC_CATALOG or METRIC_CATALOG[metric].better_on_forget == "lower"
+def format_recovered_fraction(fraction: float) -> str:
+    """Write how much an attack brings back: 59% recovered."""
+    if fraction <= 0:
+        return "nothing recovered"
+    return f"{format_percent(fraction)} recovered" if fraction >= 0.01 else "less than 1% recovered"
 
 
 def compare_variants(report: Report, attack: AttackResult) -> tuple[str, list[VariantRow]]:
-    """Return the metric that ways of asking are compared by, and a line for each of them."""
+    """Return the metric by which an attack's variants are compared, and a row for each variant."""
     judged = JUDGED_MODEL[report.spec.kind]
     metrics = dict.fromkeys(
-        m
+        metric
         for models in attack.variants.values()
         for values in models.values()
-        for m in values
-        if values[m].value is not None
+        for metric, value in values.items()
+        if value.value is not None
     )
-    telling = choose_main_metric(report, FORGET)
-    metric = next((m for m in (telling, *MAIN_METRICS) if m in metrics), next(iter(metrics), "")) or ""
-    found = {way: models.get(judged, {}).get(metric) for way, models in attack.variants.items()}
-    values = {way: value.value for way, value in found.items() if value is not None and value.value is not None}
-    worst = (max if _lower_is_gone(metric) else min)(values, key=lambda way: values[way], default=None)
-    lines = [
-        VariantRow(way, tuple(models.get(name, {}).get(metric) for name in report.models), way == worst)
-        for way, models in attack.variants.items()
+    preferred = (choose_main_metric(report, FORGET), *MAIN_METRICS)
+    metric = next((name for name in preferred if name in metrics), next(iter(metrics), "")) or ""
+    values = {
+        variant: value.value
+        for variant, models in attack.variants.items()
+        if (value := models.get(judged, {}).get(metric)) is not None and value.value is not None
+    }
+    choose = max if _is_lower_more_forgotten(metric) else min
+    worst = choose(values, key=lambda variant: values[variant], default=None)
+    rows = [
+        VariantRow(variant, tuple(models.get(name, {}).get(metric) for name in report.models), variant == worst)
+        for variant, models in attack.variants.items()
     ]
-    return metric, lines
+    return metric, rows
 
 
-def _struck(attack: AttackResult, model: str, set_name: str, metric: str) -> AttackedMetric | None:
-    under = attack.attacked.get(model, {}).get(set_name, {}).get(metric)
-    if under is None:
-        return None
-    without = attack.baseline.get(model, {}).get(set_name, {}).get(metric)
-    return AttackedMetric(without, under, compute_recovered_fraction(attack, model, set_name, metric))
+def _is_lower_more_forgotten(metric: str) -> bool:
+    return metric not in METRIC_CATALOG or METRIC_CATALOG[metric].better_on_forget == "lower"

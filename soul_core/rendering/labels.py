@@ -1,57 +1,50 @@
-"""The words of a report: verdicts, models, sets, attacks, numbers as people read them. Torch-free.
+"""Titles of a report: verdicts, models, data sets, metrics, attacks, criteria. Torch-free.
 
-One place, so that page, card and terminal say the same, and none of them more than was measured.
+Page, model card and terminal use the same titles, and none of them claims more than was measured.
 """
 
-import re
-
 from soul_core.catalogue import METRIC_CATALOG
-from soul_core.formatting import format_number, format_percent
+from soul_core.formatting import format_number
 from soul_core.report import AttackResult, Report, Verdict
-from soul_core.spec import ALL, BASE, EVALUATED, FINETUNED, RETRAINED, UNLEARNED, Criterion
+from soul_core.spec import ALL, BASE, EVALUATED, FINETUNED, RETRAINED, UNLEARNED, Criterion, JobKind
 
 HEADLINES = {
-    Verdict.PASSED: "Passed: every criterion of this job holds",
-    Verdict.FAILED: "Failed: at least one criterion of this job is broken",
+    Verdict.PASSED: "Passed: the model meets every criterion of this job",
+    Verdict.FAILED: "Failed: the model does not meet at least one criterion of this job",
     Verdict.INCONCLUSIVE: "Inconclusive: the measurements do not decide every criterion",
 }
-#: The headline where no criterion is broken, and the verdict is failed all the same.
-RECITED_HEADLINE = "Failed: the model still gives away what was to be forgotten"
+#: The headline of a failed verdict without a failed criterion.
+RECITAL_HEADLINE = "Failed: the model still states facts of the forget set"
 VERDICT_SYMBOLS = {Verdict.PASSED: "✓", Verdict.FAILED: "✗", Verdict.INCONCLUSIVE: "?"}
-JOB_KIND_TITLES = {"unlearn": "unlearning", "finetune": "fine-tuning", "evaluate": "evaluation"}
-MODEL_ROLES = {
-    BASE: "the model as it was given",
-    UNLEARNED: "the same model after this job",
-    FINETUNED: "the same model after this job",
-    EVALUATED: "the model that this evaluation is about",
-    RETRAINED: "retrained without the forget set: how a model answers that never saw it",
+JOB_KIND_TITLES = {
+    JobKind.UNLEARN: "unlearning",
+    JobKind.FINETUNE: "fine-tuning",
+    JobKind.EVALUATE: "evaluation",
 }
-_ATTACKS = {
+MODEL_ROLES = {
+    BASE: "the model before this job",
+    UNLEARNED: "the model after this job",
+    FINETUNED: "the model after this job",
+    EVALUATED: "the model that this job evaluates",
+    RETRAINED: "trained without the forget set: shows how a model answers that never saw it",
+}
+_ATTACK_TITLES = {
     "relearn": "Relearning",
     "quantize": "Quantization",
-    "prompting": "Other ways of asking",
+    "prompting": "Prompting",
     "downstream": "Fine-tuning on unrelated text",
-    "probing": "Reading hidden states",
+    "probing": "Probing of hidden states",
     "poison": "Audit for poisoned rows",
 }
-#: Control characters and those that turn the direction of text around: shown, never obeyed.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]"
-)
 
 
-def format_headline(report: Report) -> str:
+def get_headline(report: Report) -> str:
     """Return the verdict in one line."""
     if not report.criteria:
-        return f"No verdict: this {JOB_KIND_TITLES[report.spec.kind]} names no criteria"
+        return f"No verdict: this {JOB_KIND_TITLES[report.spec.kind]} has no criteria"
     if report.recitals and not any(result.outcome == Verdict.FAILED for result in report.criteria):
-        return RECITED_HEADLINE
+        return RECITAL_HEADLINE
     return HEADLINES[report.verdict]
-
-
-def replace_control_characters(text: str) -> str:
-    """Replace characters that would act on the page instead of showing."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def get_metric_title(metric: str) -> str:
@@ -65,9 +58,9 @@ def get_set_title(name: str) -> str:
 
 
 def get_attack_title(attack: AttackResult) -> str:
-    """Return an attack's title, with what tells it from others of its kind."""
+    """Return an attack's title, with the setting that distinguishes it from others of its kind."""
     kind = str(attack.settings.get("kind", attack.label))
-    title = _ATTACKS.get(kind, attack.label.replace("_", " ").capitalize())
+    title = _ATTACK_TITLES.get(kind, attack.label.replace("_", " ").capitalize())
     if "bits" in attack.settings:
         return f"{title} to {attack.settings['bits']} bits"
     if kind in {"relearn", "downstream"} and "set" in attack.settings:
@@ -75,22 +68,15 @@ def get_attack_title(attack: AttackResult) -> str:
     return title
 
 
-def format_criterion_metric(criterion: Criterion) -> str:
-    """Say what a criterion is taken on."""
+def get_criterion_title(criterion: Criterion) -> str:
+    """Return the metric of a criterion, where it is measured, and under which attack."""
     where = "of the model as a whole" if criterion.set == ALL else f"on the {criterion.set} set"
-    under = f", under attack {criterion.attack}" if criterion.attack else ""
-    return f"{get_metric_title(criterion.metric)} {where}{under}"
+    attack = f", under attack {criterion.attack}" if criterion.attack else ""
+    return f"{get_metric_title(criterion.metric)} {where}{attack}"
 
 
-def format_bound(criterion: Criterion) -> str:
-    """Write what a criterion asks, for people."""
-    word, value = ("at most", criterion.at_most) if criterion.at_most is not None else ("at least", criterion.at_least)
-    assert value is not None
-    return f"{word} {format_number(value)}" + (" times the base model's" if criterion.relative_to_base else "")
-
-
-def format_recovery(share: float) -> str:
-    """Say how much came back."""
-    if share <= 0:
-        return "nothing back"
-    return f"{format_percent(share)} back" if share >= 0.01 else "less than 1% back"
+def get_bound_title(criterion: Criterion) -> str:
+    """Return the bound of a criterion: at most 0.25 times the base model's."""
+    word, bound = ("at most", criterion.at_most) if criterion.at_most is not None else ("at least", criterion.at_least)
+    assert bound is not None
+    return f"{word} {format_number(bound)}" + (" times the base model's" if criterion.relative_to_base else "")

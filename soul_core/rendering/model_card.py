@@ -1,22 +1,17 @@
-"""README.md beside the weights: what was done to the model, what was measured, and what that cannot say. Torch-free.
+"""README.md in the folder of the weights: what was done to the model, what was measured, and the caveats. Torch-free.
 
-The head is the hub's metadata, made by its own library, so that the hub lists every number as an evaluation result.
+The head is the hub's metadata, made by the hub's own library, so that the hub lists every number as an evaluation
+result.
 """
 
 import re
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from soul_core.formatting import replace_control_characters
 from soul_core.rendering.attack_tables import make_attack_rows
-from soul_core.rendering.labels import (
-    JOB_KIND_TITLES,
-    format_headline,
-    get_metric_title,
-    get_set_title,
-    replace_control_characters,
-)
+from soul_core.rendering.labels import JOB_KIND_TITLES, get_headline, get_metric_title, get_set_title
 from soul_core.rendering.tables import (
-    Highlight,
     find_strongest_attack,
     list_measured_sets,
     make_criterion_rows,
@@ -25,94 +20,79 @@ from soul_core.rendering.tables import (
 )
 from soul_core.rendering.templating import make_environment
 from soul_core.report import Report
-from soul_core.spec import ALL, JUDGED_MODEL, JobSpec
+from soul_core.spec import ALL, JUDGED_MODEL, JobKind, JobSpec
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _TASK = "text-generation"
 
 
 def render_model_card(report: Report) -> str:
-    """Return the card: a YAML head that the model hub reads, then plain Markdown."""
+    """Return the card: a YAML head that the model hub reads, then Markdown."""
     report = order_models(report)
-    environment = make_environment(html=False)
+    environment = make_environment(is_html=False)
     environment.filters["text"] = escape_markdown
-    strongest: Highlight | None = find_strongest_attack(report)
     return environment.get_template("model_card.md.j2").render(
         report=report,
         head=make_card_metadata(report).to_yaml(),
-        judged=JUDGED_MODEL[report.spec.kind],
-        headline=format_headline(report),
-        kind=JOB_KIND_TITLES[report.spec.kind],
-        is_adapter=is_adapter(report.spec),
-        recipe=_recipe(report.spec),
+        headline=get_headline(report),
+        recipe=_describe_recipe(report.spec),
         criteria=list(make_criterion_rows(report)),
-        lines={name: make_metric_rows(report, name) for name in list_measured_sets(report)},
+        metric_rows={name: make_metric_rows(report, name) for name in list_measured_sets(report)},
         attacks=[
-            (attack, [line for line in make_attack_rows(report, attack) if line.is_main]) for attack in report.attacks
+            (attack, [row for row in make_attack_rows(report, attack) if row.is_main]) for attack in report.attacks
         ],
-        strongest=strongest,
+        strongest_attack=find_strongest_attack(report),
     )
 
 
 def make_card_metadata(report: Report) -> ModelCardData:
-    """Return the metadata. A license is not known here, so none is named; the base model is, where it has a hub id."""
+    """Return the metadata. The license is unknown here and left out; the base model is named if it has a hub id."""
     is_hub_id = _HUB_ID.fullmatch(report.model.source) is not None
     results = make_eval_results(report)
-    alone = is_adapter(report.spec)
+    relation = "adapter" if report.spec.writes_adapter else "finetune"
+    kind_title = JOB_KIND_TITLES[report.spec.kind]
+    terms = [report.spec.forget.kind] if report.spec.kind == JobKind.UNLEARN else []
     return ModelCardData(
-        library_name="peft" if alone else "transformers",
+        library_name="peft" if report.spec.writes_adapter else "transformers",
         pipeline_tag=_TASK,
         base_model=report.model.source if is_hub_id else None,
-        base_model_relation=("adapter" if alone else "finetune") if is_hub_id else None,
-        tags=_tags(report.spec),
+        base_model_relation=relation if is_hub_id else None,
+        tags=["soul", kind_title, *terms, report.spec.optimizer.kind],
         eval_results=results or None,
-        model_name=f"{report.model.source} after {JOB_KIND_TITLES[report.spec.kind]}" if results else None,
+        model_name=f"{report.model.source} after {kind_title}" if results else None,
         ignore_metadata_errors=False,
     )
 
 
-def is_adapter(spec: JobSpec) -> bool:
-    """Say whether adapters alone are left behind, which are nothing without their base model."""
-    return spec.lora is not None and spec.lora.output == "adapter"
-
-
 def make_eval_results(report: Report) -> list[EvalResult]:
-    """Return every number of the judged model as the hub wants it: task, data set, metric, value."""
+    """Return every number of the judged model in the hub's form: task, data set, metric, value."""
     judged = report.models.get(JUDGED_MODEL[report.spec.kind])
     digests = {data.name: data.sha256 for data in report.data}
-    found = []
-    for set_name, values in (judged.sets if judged else {}).items():
-        for metric, value in values.items():
-            if value.value is not None:
-                interval = {"interval": list(value.interval)} if value.interval else None
-                found.append(
-                    EvalResult(
-                        task_type=_TASK,
-                        dataset_type="soul" if set_name == ALL else f"soul-{set_name}",
-                        dataset_name=get_set_title(set_name),
-                        dataset_revision=digests.get(set_name),
-                        metric_type=metric,
-                        metric_name=get_metric_title(metric),
-                        metric_value=value.value,
-                        metric_args=interval,
-                    )
-                )
-    return found
+    return [
+        EvalResult(
+            task_type=_TASK,
+            dataset_type="soul" if set_name == ALL else f"soul-{set_name}",
+            dataset_name=get_set_title(set_name),
+            dataset_revision=digests.get(set_name),
+            metric_type=metric,
+            metric_name=get_metric_title(metric),
+            metric_value=value.value,
+            metric_args={"interval": list(value.interval)} if value.interval else None,
+        )
+        for set_name, values in (judged.sets if judged else {}).items()
+        for metric, value in values.items()
+        if value.value is not None
+    ]
 
 
 def escape_markdown(text: str) -> str:
-    """Escape text from outside so that it stays text, on one line, in Markdown."""
+    """Escape text so that Markdown shows it as it is, on one line."""
     one_line = " ".join(replace_control_characters(text).split())
     return re.sub(r"([\\`*_{}\[\]<>()#|!~])", r"\\\1", one_line)
 
 
-def _recipe(spec: JobSpec) -> str:
-    steps = f"optimizer `{spec.optimizer.kind}`"
-    if spec.kind == "finetune":
-        return f"fine-tuning on the train set, {steps}"
-    return f"forget term `{spec.forget.kind}`, retain term `{spec.retain.kind}`, {steps}"
-
-
-def _tags(spec: JobSpec) -> list[str]:
-    terms = [spec.forget.kind] if spec.kind == "unlearn" else []
-    return ["soul", JOB_KIND_TITLES[spec.kind], *terms, spec.optimizer.kind]
+def _describe_recipe(spec: JobSpec) -> str:
+    optimizer = f"optimizer `{spec.optimizer.kind}`"
+    if spec.kind == JobKind.FINETUNE:
+        return f"fine-tuning on the train set, {optimizer}"
+    return f"forget term `{spec.forget.kind}`, retain term `{spec.retain.kind}`, {optimizer}"

@@ -1,7 +1,4 @@
-"""What the page lists: criteria, numbers of each set, gaps, highlights, settings. Torch-free.
-
-Everything here is taken from the report as it is.
-"""
+"""What page and card list: criteria, numbers of each data set, missing numbers, highlights, settings. Torch-free."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,24 +8,27 @@ from soul_core.formatting import format_interval, format_number, format_percent
 from soul_core.rendering.attack_tables import choose_main_metric, compute_recovered_fraction, make_attack_rows
 from soul_core.rendering.labels import get_metric_title, get_set_title
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Report
-from soul_core.spec import ALL, BASE, FORGET, GENERAL, HOLDOUT, JUDGED_MODEL, RETAIN, RETRAINED, TRAIN
+from soul_core.spec import ALL, BASE, FORGET, GENERAL, HOLDOUT, JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, JobKind
 
 
 @dataclass(frozen=True)
 class CriterionRow:
-    """A criterion in the terms it was asked in: as it stands, or in factors of the base model's value."""
+    """A criterion in its own terms: in the metric's unit, or in factors of the base model's value.
+
+    Attributes:
+        base_value: The base model's value if the bound is a factor of it.
+    """
 
     result: CriterionResult
     value: float | None
     interval: tuple[float, float] | None
     bound: float | None
     base_value: float | None
-    """The base model's value where the bound is a factor of it."""
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One metric of a set: a cell for each model."""
+    """One metric of a data set: a cell for each model."""
 
     metric: str
     cells: tuple[MetricValue | None, ...]
@@ -37,7 +37,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class MissingMetric:
-    """A metric that could not be measured."""
+    """Metrics that could not be measured, for one reason."""
 
     metric: str
     where: str
@@ -46,7 +46,7 @@ class MissingMetric:
 
 @dataclass(frozen=True)
 class Highlight:
-    """One number that sums up a set, before and after."""
+    """One number that sums up a data set, before and after."""
 
     title: str
     before: str
@@ -55,27 +55,27 @@ class Highlight:
 
 
 def order_models(report: Report) -> Report:
-    """Put base, judged and retrained model first, in this order, others behind them."""
+    """Return the report with base, judged and retrained model first, in this order."""
     known = [BASE, JUDGED_MODEL[report.spec.kind], RETRAINED]
-    names = [name for name in known if name in report.models] + [n for n in report.models if n not in known]
+    names = [name for name in known if name in report.models] + [name for name in report.models if name not in known]
     return report.model_copy(update={"models": {name: report.models[name] for name in names}})
 
 
 def make_criterion_rows(report: Report) -> Iterator[CriterionRow]:
-    """Yield the criteria with what was measured, in the terms each was asked in."""
+    """Yield each criterion with the measured value, in the criterion's own terms."""
     for result in report.criteria:
-        asked = result.criterion
-        factor = asked.at_most if asked.at_most is not None else asked.at_least
+        criterion = result.criterion
+        factor = criterion.at_most if criterion.at_most is not None else criterion.at_least
         value, interval, bound = result.value, result.interval, result.bound
-        base = bound / factor if asked.relative_to_base and bound and factor else None
-        if base and value is not None:
-            value = value / base
-            interval = interval and (interval[0] / base, interval[1] / base)
-        yield CriterionRow(result, value, interval, factor if base else bound, base)
+        base_value = bound / factor if criterion.relative_to_base and bound and factor else None
+        if base_value and value is not None:
+            value = value / base_value
+            interval = interval and (interval[0] / base_value, interval[1] / base_value)
+        yield CriterionRow(result, value, interval, factor if base_value else bound, base_value)
 
 
 def list_measured_sets(report: Report) -> list[str]:
-    """Return the sets on which at least one model has a number: what a job is about first, what is beside it last."""
+    """Return the data sets on which a model has a number: those of the job first, general and holdout last."""
     measured = {
         name: None
         for model in report.models.values()
@@ -87,74 +87,128 @@ def list_measured_sets(report: Report) -> list[str]:
     return [name for name in (*first, *others, *last) if name in measured]
 
 
-def get_set_values(report: Report, name: str) -> dict[str, Mapping[str, MetricValue]]:
-    """Return model -> metric -> value of one set."""
-    return {model: measured.sets[name] for model, measured in report.models.items() if name in measured.sets}
+def get_set_values(report: Report, set_name: str) -> dict[str, Mapping[str, MetricValue]]:
+    """Return model -> metric -> value of one data set."""
+    return {model: measured.sets[set_name] for model, measured in report.models.items() if set_name in measured.sets}
 
 
-def make_metric_rows(report: Report, name: str) -> list[MetricRow]:
-    """Return every metric of a set that at least one model has a number for."""
-    values = get_set_values(report, name)
-    lines = []
-    for metric in dict.fromkeys(metric for of_model in values.values() for metric in of_model):
-        cells = tuple(values[model].get(metric) if model in values else None for model in report.models)
+def make_metric_rows(report: Report, set_name: str) -> list[MetricRow]:
+    """Return every metric of a data set for which a model has a number."""
+    by_model = get_set_values(report, set_name)
+    rows = []
+    for metric in dict.fromkeys(metric for values in by_model.values() for metric in values):
+        cells = tuple(by_model[model].get(metric) if model in by_model else None for model in report.models)
         if any(cell and cell.value is not None for cell in cells):
-            lines.append(MetricRow(metric, cells, max(cell.count for cell in cells if cell)))
-    return lines
+            rows.append(MetricRow(metric, cells, max(cell.count for cell in cells if cell)))
+    return rows
 
 
 def list_missing_metrics(report: Report) -> Iterator[MissingMetric]:
-    """Yield what could not be measured; what is missing for the same reason, on the same sets, together."""
-    lacking: dict[tuple[str, str, str], list[str]] = {}
+    """Yield what could not be measured. Metrics with the same reason on the same sets share a line."""
+    models_of: dict[tuple[str, str, str], list[str]] = {}
     for model, measured in report.models.items():
         for set_name, values in measured.sets.items():
             for metric, value in values.items():
                 if value.value is None:
                     reason = value.absent_reason or "no reason is known"
-                    lacking.setdefault((metric, set_name, reason), []).append(model)
-    sets: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
-    for (metric, set_name, reason), models in lacking.items():
-        everywhere = len(models) == sum(set_name in measured.sets for measured in report.models.values())
-        sets.setdefault((metric, () if everywhere else tuple(models), reason), []).append(set_name)
-    together: dict[tuple[tuple[str, ...], tuple[str, ...], str], list[str]] = {}
-    for (metric, of_models, reason), names in sets.items():
-        together.setdefault((tuple(names), of_models, reason), []).append(get_metric_title(metric))
-    for (on, of_models, reason), metrics in together.items():
-        only = f" for {', '.join(of_models)}" if of_models else ""
-        yield MissingMetric(", ".join(metrics), _on(on) + only, reason)
+                    models_of.setdefault((metric, set_name, reason), []).append(model)
+    sets_of: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
+    for (metric, set_name, reason), models in models_of.items():
+        is_of_all = len(models) == sum(set_name in measured.sets for measured in report.models.values())
+        sets_of.setdefault((metric, () if is_of_all else tuple(models), reason), []).append(set_name)
+    titles_of: dict[tuple[tuple[str, ...], tuple[str, ...], str], list[str]] = {}
+    for (metric, only_models, reason), set_names in sets_of.items():
+        titles_of.setdefault((tuple(set_names), only_models, reason), []).append(get_metric_title(metric))
+    for (names, only_models, reason), titles in titles_of.items():
+        models_text = f" for {', '.join(only_models)}" if only_models else ""
+        yield MissingMetric(", ".join(titles), _format_sets(names) + models_text, reason)
+
+
+def _format_sets(names: Sequence[str]) -> str:
+    if names == (ALL,):
+        return "of the model as a whole"
+    return f"on the {', '.join(names)} set{'s' if len(names) > 1 else ''}"
 
 
 def make_highlights(report: Report) -> Iterator[Highlight]:
-    """Yield the few numbers a hurried reader should see: what is gone, what is kept, what comes back."""
+    """Yield the few numbers that sum up the report: what was forgotten, retained and recovered."""
     judged = report.models.get(JUDGED_MODEL[report.spec.kind])
     if judged is None:
         return
-    for name in (FORGET, TRAIN, RETAIN, GENERAL):
-        metric = choose_main_metric(report, name)
-        if metric is not None and (name != GENERAL or RETAIN not in judged.sets):
-            yield _highlight(report, name, metric)
+    for set_name in (FORGET, TRAIN, RETAIN, GENERAL):
+        metric = choose_main_metric(report, set_name)
+        if metric is not None and (set_name != GENERAL or RETAIN not in judged.sets):
+            yield _make_highlight(report, set_name, metric)
     if strongest := find_strongest_attack(report):
         yield strongest
 
 
+def _make_highlight(report: Report, set_name: str, metric: str) -> Highlight:
+    judged = JUDGED_MODEL[report.spec.kind]
+
+    def get_value(model: str) -> MetricValue | None:
+        value = report.models.get(model, ModelMeasurements(sets={})).sets.get(set_name, {}).get(metric)
+        return value if value and value.value is not None else None
+
+    after, before = get_value(judged), get_value(BASE) if report.spec.kind != JobKind.EVALUATE else None
+    assert after is not None
+    assert after.value is not None
+    level = format_percent(report.spec.evaluation.confidence)
+    remarks = [f"{level} interval {format_interval(after.interval)}"] if after.interval else []
+    for model in report.models:
+        other = get_value(model)
+        if model != judged and other and other is not before and other.value is not None:
+            remarks.append(f"{model} {format_number(other.value)}")
+    return Highlight(
+        title=f"{get_metric_title(metric)} · {get_set_title(set_name).lower()}",
+        before=format_number(before.value) if before and before.value is not None else "",
+        after=format_number(after.value),
+        remark=" · ".join(remarks),
+    )
+
+
+def find_strongest_attack(report: Report) -> Highlight | None:
+    """Return what the attack recovers that recovers most, by each attack's main metric."""
+    judged = JUDGED_MODEL[report.spec.kind]
+    candidates = []
+    for attack in report.attacks:
+        for row in make_attack_rows(report, attack):
+            fraction = compute_recovered_fraction(attack, judged, row.set, row.metric)
+            if row.is_main and fraction is not None:
+                candidates.append((fraction, row, attack))
+    if not candidates:
+        return None
+    fraction, row, attack = max(candidates, key=lambda candidate: candidate[0])
+    baseline = attack.baseline[judged][row.set][row.metric].value
+    attacked = attack.attacked[judged][row.set][row.metric].value
+    assert baseline is not None
+    assert attacked is not None
+    num_attacks = len({attack.label for _, _, attack in candidates})
+    values = f"{format_number(baseline)} → {format_number(attacked)}"
+    return Highlight(
+        title="Recovered by the strongest attack",
+        before="",
+        after=format_percent(max(fraction, 0.0)),
+        remark=f"{row.attack}: {get_metric_title(row.metric).lower()} {values}; {num_attacks} attacks compared",
+    )
+
+
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield settings as dotted names and text."""
+    """Yield settings as dotted names with their values as text."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from flatten_settings(value, f"{prefix}{key}.")
-        elif isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
-            for i, one in enumerate(value):
-                yield from flatten_settings(one if isinstance(one, Mapping) else {"": one}, f"{prefix}{key}.{i}.")
+        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            for number, item in enumerate(value):
+                yield from flatten_settings(
+                    item if isinstance(item, Mapping) else {"": item}, f"{prefix}{key}.{number}."
+                )
         elif isinstance(value, list | tuple):
             yield prefix + key, ", ".join(map(str, value)) or "none"
+        elif value is None:
+            yield prefix + key, "none"
         else:
-            yield prefix + key, _plain(value)
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "none"
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+            yield prefix + key, ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def format_settings(settings: Mapping[str, Any]) -> str:
@@ -163,70 +217,14 @@ def format_settings(settings: Mapping[str, Any]) -> str:
 
 
 def format_evidence(report: Report) -> str:
-    """Say how many rows the judged model's numbers come from, and how sure they are."""
+    """Write how many rows the judged model's numbers are computed from, and how certain they are."""
     judged = report.models.get(JUDGED_MODEL[report.spec.kind])
     rows = [f"{len(numbers)} {name}" for name, numbers in judged.rows.items()] if judged else []
     evaluation = report.spec.evaluation
-    how = (
-        f"{format_percent(evaluation.confidence)} bootstrap intervals over rows"
+    certainty = (
+        f"with {format_percent(evaluation.confidence)} bootstrap intervals over rows"
         if evaluation.bootstrap
-        else "values alone, without intervals, as the spec asks"
+        else "without intervals, as the spec asks"
     )
-    when = "under each model" if report.spec.kind == "evaluate" else "before and after"
-    return f"It rests on {' + '.join(rows) or 'no'} rows, measured {when} by the same code, and on {how}."
-
-
-def _on(names: Sequence[str]) -> str:
-    if names == (ALL,):
-        return "of the model as a whole"
-    return f"on the {', '.join(names)} set{'s' if len(names) > 1 else ''}"
-
-
-def _highlight(report: Report, name: str, metric: str) -> Highlight:
-    judged = JUDGED_MODEL[report.spec.kind]
-
-    def value(model: str) -> MetricValue | None:
-        of_model = report.models.get(model, ModelMeasurements(sets={})).sets.get(name, {}).get(metric)
-        return of_model if of_model and of_model.value is not None else None
-
-    after, before = value(judged), value(BASE) if report.spec.kind != "evaluate" else None
-    assert after is not None
-    assert after.value is not None
-    remarks = [f"{format_percent(report.spec.evaluation.confidence)} interval {format_interval(after.interval)}"]
-    remarks = remarks if after.interval else []
-    for model in report.models:
-        other = value(model)
-        if model != judged and other and other is not before and other.value is not None:
-            remarks.append(f"{model} {format_number(other.value)}")
-    return Highlight(
-        title=f"{get_metric_title(metric)} · {get_set_title(name).lower()}",
-        before=format_number(before.value) if before and before.value is not None else "",
-        after=format_number(after.value),
-        remark=" · ".join(remarks),
-    )
-
-
-def find_strongest_attack(report: Report) -> Highlight | None:
-    """Return what came back under the attack that brought back most, by each attack's main metric."""
-    judged = JUDGED_MODEL[report.spec.kind]
-    found = []
-    for attack in report.attacks:
-        for line in make_attack_rows(report, attack):
-            share = compute_recovered_fraction(attack, judged, line.set, line.metric)
-            if line.is_main and share is not None:
-                found.append((share, line, attack))
-    if not found:
-        return None
-    share, line, attack = max(found, key=lambda one: one[0])
-    without = attack.baseline[judged][line.set][line.metric].value
-    under = attack.attacked[judged][line.set][line.metric].value
-    assert without is not None
-    assert under is not None
-    return Highlight(
-        title="Came back under the strongest attack",
-        before="",
-        after=format_percent(max(share, 0.0)),
-        remark=f"{line.attack}: {get_metric_title(line.metric).lower()} {format_number(without)} → "
-        f"{format_number(under)}, "
-        f"of {len({attack.label for _, _, attack in found})} compared",
-    )
+    when = "on every model" if report.spec.kind == JobKind.EVALUATE else "before and after"
+    return f"Measured on {' + '.join(rows) or 'no'} rows, {when} with the same code, {certainty}."

@@ -1,42 +1,41 @@
-"""What page and card have in common as templates: where they lie, how strict they are, the words they share."""
+"""The Jinja environment of page and model card: strict, with the titles and formats that both use. Torch-free."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from soul_core.formatting import format_estimate, format_number, format_percent
 from soul_core.rendering.labels import (
+    JOB_KIND_TITLES,
     VERDICT_SYMBOLS,
-    format_bound,
-    format_criterion_metric,
     get_attack_title,
+    get_bound_title,
+    get_criterion_title,
     get_metric_title,
     get_set_title,
 )
 from soul_core.report import MetricValue
 
 
-def make_environment(*, html: bool) -> Environment:
-    """Return the templates' environment. In HTML text is escaped; Markdown's templates escape by their own filter."""
+def make_environment(*, is_html: bool) -> Environment:
+    """Return an environment. It escapes text in HTML; Markdown templates escape with a filter of their own."""
     environment = Environment(
         loader=PackageLoader("soul_core.rendering", "templates"),
-        autoescape=html,  # noqa: S701  Markdown is no HTML
+        autoescape=is_html,  # noqa: S701  Markdown is not HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "bound": format_bound,
-        "cell": _format_metric_value,
+        "attack_title": get_attack_title,
+        "bound_title": get_bound_title,
+        "criterion_title": get_criterion_title,
+        "estimate": _format_metric_value,
+        "metric_title": get_metric_title,
         "number": format_number,
         "percent": format_percent,
-        "subject": format_criterion_metric,
+        "set_title": get_set_title,
     }
-    environment.globals |= {
-        "symbols": VERDICT_SYMBOLS,
-        "title_of": get_metric_title,
-        "title_of_set": get_set_title,
-        "title_of_attack": get_attack_title,
-    }
+    environment.globals |= {"kind_titles": JOB_KIND_TITLES, "verdict_symbols": VERDICT_SYMBOLS}
     return environment
 
 

@@ -158,10 +158,5 @@ def check_saliency(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]:
 
 def check_adapter_output(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]:
     """Check that adapters are not written alone where complete models are merged."""
-    if writes_adapter(spec) and context.strategy == "ensemble" and spec.kind != JobKind.EVALUATE:
+    if spec.writes_adapter and context.strategy == "ensemble" and spec.kind != JobKind.EVALUATE:
         yield SpecProblem("lora.output", "'ensemble' chooses or merges complete models; use 'merged'")
-
-
-def writes_adapter(spec: JobSpec) -> bool:
-    """Return whether a run writes adapters alone, without a checkpoint."""
-    return spec.lora is not None and spec.lora.output == "adapter"

@@ -33,7 +33,6 @@ from soul_core.spec.recipe_checks import (
     check_saliency,
     check_term_pair,
     check_unlearning,
-    writes_adapter,
 )
 from soul_core.spec.strategy import (
     Ensemble,
@@ -189,7 +188,7 @@ def _check_metric_names(spec: JobSpec, _: JobContext) -> Iterator[SpecProblem]:
 
 
 def _check_adapter_export(spec: JobSpec, _: JobContext) -> Iterator[SpecProblem]:
-    if not any(map(writes_adapter, spec.get_recipes().values())):
+    if not any(recipe.writes_adapter for recipe in spec.get_recipes().values()):
         return
     if spec.export.dtype not in {"base", "float32"}:
         detail = "adapters are measured and written in float32; leave it out, or set lora.output to 'merged'"

@@ -1,4 +1,4 @@
-"""The numbers of a training: counted, kept as curves for the report, told to the listener while they arise."""
+"""The numbers of a training: counted, stored as curves for the report, and emitted as events during the run."""
 
 import time
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from soul_core.training.adapters import AdapterWeights
 from soul_core.training.curvature_schedule import HEALTHY_UNCLIPPED_FRACTION
 from soul_core.training.micro_batching import BatchUnit
 
-#: Steps over which that share is averaged before it is worth a warning.
-_UNCLIPPED_STEPS = 10
+#: The unclipped fraction is averaged over this many steps before it causes a warning.
+_NUM_UNCLIPPED_STEPS = 10
 
 
 @dataclass
 class TrainingResult:
-    """What a finished training tells the report; and its adapters, where they are what the spec wants left behind."""
+    """The numbers of a finished training for the report, and its adapters if the spec exports an adapter."""
 
     steps: int = 0
     train_tokens: int = 0
@@ -28,30 +28,36 @@ class TrainingResult:
 
 
 class TrainingHistory:
-    """The counts and curves of a run. Its state goes into the checkpoint."""
+    """The counts and curves of a training. They are part of a checkpoint."""
 
     def __init__(self, loaded: LoadedModel, listener: Listener, phase: Phase, num_steps: int) -> None:
-        moving = sum(each.numel() for each in loaded.model.parameters() if each.requires_grad)
-        # forward and backward of the activations 2 operations a weight each, the weights' own gradients 2 more
-        self._flops_per_token = 4.0 * loaded.facts.num_parameters + 2.0 * moving
+        num_trainable = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
+        # 2 operations per weight for the activations forward, 2 backward, and 2 for the gradient of a trainable weight
+        self._flops_per_token = 4.0 * loaded.facts.num_parameters + 2.0 * num_trainable
         self._listener, self._phase, self._num_steps = listener, phase, num_steps
         self._curves: dict[str, list[float | None]] = {}
-        self._tokens = 0
+        self._num_tokens = 0
         self._flops = 0.0
         self._resumed_at: list[int] = []
-        self._warned = False
+        self._has_warned = False
 
     def count_tokens(self, units: Sequence[BatchUnit], *, passes: float = 1.0) -> None:
-        """Count the tokens of `units` and the work of so many forward and backward passes over them."""
-        tokens = sum(len(item.example.token_ids) for unit in units for item in unit)
-        self._tokens += tokens
-        self._flops += passes * self._flops_per_token * tokens
+        """Count the tokens of `units` and the operations of that many forward and backward passes over them."""
+        num_tokens = sum(len(item.example.token_ids) for unit in units for item in unit)
+        self._num_tokens += num_tokens
+        self._flops += passes * self._flops_per_token * num_tokens
 
     def record_step(self, step: int, started_at: float, row: dict[str, float | None]) -> None:
-        """Keep and tell the numbers of the step that has just been taken, the `step`-th; `row` has its "loss"."""
+        """Store and emit the numbers of a step.
+
+        Args:
+            step: The number of the step, from 1.
+            started_at: When it began, by `time.monotonic`.
+            row: Its numbers by the name of their curve, "loss" among them.
+        """
         seconds = time.monotonic() - started_at
-        self._keep(row)
-        self._listener.emit("metrics", step=step, seconds=round(seconds, 4), tokens=self._tokens, **row)
+        self._extend_curves(row)
+        self._listener.emit("metrics", step=step, seconds=round(seconds, 4), tokens=self._num_tokens, **row)
         self._listener.emit(
             "progress",
             phase=self._phase,
@@ -61,50 +67,56 @@ class TrainingHistory:
             eta_seconds=round(seconds * (self._num_steps - step), 1),
             loss=row["loss"],
         )
-        self._watch_clipping()
+        self._warn_of_clipping()
 
     def record_trial(self, number: int, started_at: float, row: dict[str, float | None]) -> None:
-        """Keep and tell the numbers of the `number`-th trial of a step."""
-        self._keep(row)
+        """Store and emit the numbers of a trial of a step, the `number`-th from 1."""
+        self._extend_curves(row)
         seconds = round(time.monotonic() - started_at, 4)
-        self._listener.emit("metrics", step=number, seconds=seconds, tokens=self._tokens, **row)
+        self._listener.emit("metrics", step=number, seconds=seconds, tokens=self._num_tokens, **row)
+
+    def record_resume(self, step: int) -> None:
+        """Note that the training was resumed after `step` steps."""
+        self._resumed_at.append(step)
 
     def make_result(self, steps: int, adapter: AdapterWeights | None = None) -> TrainingResult:
-        """Return the numbers of the finished training."""
+        """Return the numbers of the training after `steps` steps."""
         curves = {name: tuple(values) for name, values in self._curves.items()}
-        return TrainingResult(steps, self._tokens, self._flops, self._resumed_at, curves, adapter)
+        return TrainingResult(steps, self._num_tokens, self._flops, self._resumed_at, curves, adapter)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything counted so far, as plain values."""
+        """Return all counts and curves."""
         return {
             "curves": self._curves,
-            "tokens": self._tokens,
+            "num_tokens": self._num_tokens,
             "flops": self._flops,
             "resumed_at": self._resumed_at,
-            "warned": self._warned,
+            "has_warned": self._has_warned,
         }
 
-    def load_state_dict(self, state: dict[str, Any], step: int) -> None:
-        """Go on from a state of the same run, saved at `step`."""
-        self._curves, self._tokens, self._flops = state["curves"], state["tokens"], state["flops"]
-        self._resumed_at = [*state["resumed_at"], step]
-        self._warned = state["warned"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore all counts and curves."""
+        self._curves, self._num_tokens = state_dict["curves"], state_dict["num_tokens"]
+        self._flops, self._resumed_at = state_dict["flops"], state_dict["resumed_at"]
+        self._has_warned = state_dict["has_warned"]
 
-    def _keep(self, row: dict[str, float | None]) -> None:
+    def _extend_curves(self, row: dict[str, float | None]) -> None:
         for name, value in row.items():
             self._curves.setdefault(name, []).append(value)
 
-    def _watch_clipping(self) -> None:
-        values = self._curves.get("unclipped_fraction", [])[-_UNCLIPPED_STEPS:]
-        recent = [value for value in values if value is not None]
-        low, high = HEALTHY_UNCLIPPED_FRACTION
-        if self._warned or len(recent) < _UNCLIPPED_STEPS or low <= sum(recent) / len(recent) <= high:
+    def _warn_of_clipping(self) -> None:
+        """Emit a warning, once, when the mean unclipped fraction of the last steps leaves the healthy range."""
+        values = self._curves.get("unclipped_fraction", [])[-_NUM_UNCLIPPED_STEPS:]
+        fractions = [value for value in values if value is not None]
+        if self._has_warned or len(fractions) < _NUM_UNCLIPPED_STEPS:
             return
-        self._warned = True
-        mean = sum(recent) / len(recent)
+        mean, (low, high) = sum(fractions) / len(fractions), HEALTHY_UNCLIPPED_FRACTION
+        if low <= mean <= high:
+            return
+        self._has_warned = True
         advice = "raise" if mean < low else "lower"
         self._listener.emit(
             "warning",
-            message=f"{mean:.0%} of the weights moved unclipped over the last {_UNCLIPPED_STEPS} steps; Sophia's "
-            f"authors want {low:.0%} to {high:.0%}: {advice} optimizer.gamma",
+            message=f"{mean:.0%} of the weights were not clipped over the last {_NUM_UNCLIPPED_STEPS} steps; Sophia's "
+            f"authors recommend {low:.0%} to {high:.0%}: {advice} optimizer.gamma",
         )

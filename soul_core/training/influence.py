@@ -58,9 +58,10 @@ def take_influence_step(
     assert isinstance(optimizer, Influence)
     record = TrainingHistory(loaded, listener, phase, num_steps=1)
     parameters = get_trainable_parameters(loaded)
-    if found := load_newest_checkpoint(folder, loaded.device):
-        _set(parameters, [found.tensors[f"parameter.{number}"] for number in range(len(parameters))])
-        record.load_state_dict(found.state["record"], 1)
+    if checkpoint := load_newest_checkpoint(folder, loaded.device):
+        _set(parameters, checkpoint.states["weights"]["parameters"])
+        record.load_state_dict(checkpoint.states["history"])
+        record.record_resume(checkpoint.step)
         return record
     batcher = MicroBatcher(spec.training.micro_batch_tokens, listener)
     of_forget = select_units("forget", forget, len(forget), spec.seed)
@@ -76,8 +77,7 @@ def take_influence_step(
     space = build_krylov_space(product, gradient, optimizer.iterations, on_matvec=_teller(listener, phase, optimizer))
     checked = select_units("forget", forget, optimizer.max_examples, spec.seed)
     _search(loaded, optimizer, space, (checked, of_retain), batcher, record, listener)
-    tensors = {f"parameter.{number}": parameter for number, parameter in enumerate(parameters)}
-    save_checkpoint(folder, 1, tensors, {"step": 1, "record": record.state_dict()})
+    save_checkpoint(folder, 1, {"weights": {"parameters": parameters}, "history": record.state_dict()})
     return record
 
 

@@ -1,8 +1,9 @@
-"""Micro-batches: a forward pass holds so many tokens, and fewer from then on when memory runs out."""
+"""Micro-batches: a forward pass takes a limited number of tokens, and fewer after memory has run out."""
 
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -15,20 +16,20 @@ from soul_core.objectives.terms import ExampleGroup
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """One sequence of a step: which group reads it, and its index in its set."""
+    """One sequence of a step, the group it belongs to, and its index in its data set."""
 
     group: ExampleGroup
     index: int
     example: Example
 
 
-#: Items that must share a forward pass: what a paired term (a preference) compares.
+#: Items that must share a forward pass: those that a paired term (a preference) compares.
 BatchUnit = tuple[BatchItem, ...]
 
 
 @dataclass(slots=True)
 class MicroBatcher:
-    """Runs something over micro-batches, in smaller ones from then on when memory runs out."""
+    """Calls a function on micro-batches, on smaller ones after memory has run out. Its state is the limit in tokens."""
 
     max_tokens: int
     listener: Listener
@@ -36,23 +37,24 @@ class MicroBatcher:
     def run(
         self, units: Sequence[BatchUnit], work: Callable[[list[BatchItem]], None], undo: Callable[[], None]
     ) -> None:
-        """Call `work` on the items of each micro-batch; after lack of memory `undo` and begin again, smaller.
+        """Call `work` on the items of each micro-batch; when memory runs out, call `undo` and start again with half
+        the tokens.
 
-        Raises OutOfMemory when even one unit is too much.
+        Raises:
+            OutOfMemory: A single unit is too large.
         """
         while True:
-            batches = list(split_micro_batches(units, self.max_tokens, count_tokens=_tokens))
+            batches = list(split_micro_batches(units, self.max_tokens, count_tokens=_count_tokens))
             try:
                 for batch in batches:
                     work([item for unit in batch for item in unit])
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _lacks_memory(error):
+                if not _is_out_of_memory(error):
                     raise
                 if all(len(batch) == 1 for batch in batches):
-                    most = max(map(_tokens, units))
                     raise OutOfMemory(
-                        f"not enough memory to train on one sequence of {most} tokens; lower training.max_tokens, or "
-                        "take a smaller model or a larger machine"
+                        f"not enough memory to train on one sequence of {max(map(_count_tokens, units))} tokens; lower "
+                        "training.max_tokens, or take a smaller model or a larger machine"
                     ) from None
             else:
                 return
@@ -60,21 +62,28 @@ class MicroBatcher:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            largest = max(sum(map(_tokens, batch)) for batch in batches if len(batch) > 1)
-            self.max_tokens = largest // 2
+            self.max_tokens = max(sum(map(_count_tokens, batch)) for batch in batches if len(batch) > 1) // 2
             self.listener.emit(
-                "warning", message=f"memory ran out; going on with at most {self.max_tokens} tokens in a forward pass"
+                "warning", message=f"memory ran out; a forward pass now takes at most {self.max_tokens} tokens"
             )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the limit."""
+        return {"max_tokens": self.max_tokens}
 
-def _tokens(unit: BatchUnit) -> int:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the limit."""
+        self.max_tokens = state_dict["max_tokens"]
+
+
+def _count_tokens(unit: BatchUnit) -> int:
     return sum(len(item.example.token_ids) for item in unit)
 
 
-def _lacks_memory(error: BaseException) -> bool:
-    text = str(error)
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out; torch reports that of the CPU as a RuntimeError."""
     return (
         isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "can't allocate memory" in text
-        or "not enough memory" in text
+        or "can't allocate memory" in str(error)
+        or "not enough memory" in str(error)
     )

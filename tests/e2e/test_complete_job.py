@@ -28,7 +28,7 @@ def test_from_post_to_a_checkpoint_that_answers(
 ) -> None:
     fleet.use_production_engine()
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     countries = list(COUNTRIES)
     model = client.add_model("local", str(taught_model_dir), name="tiny")
     forget = client.add_dataset(write_rows(tmp_path / "forget.jsonl", countries[:2]))

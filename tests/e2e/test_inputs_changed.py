@@ -22,7 +22,7 @@ SPEC = {"training": {"steps": 2}, "evaluation": {"metrics": ["probability"], "bo
 @pytest.fixture
 def datasets(client: SoulClient, fleet: Fleet, tmp_path: Path) -> dict[str, str]:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     countries = list(COUNTRIES)
     sets = {"forget": countries[:2], "retain": countries[2:]}
     return {name: client.add_dataset(write_rows(tmp_path / f"{name}.jsonl", part)).id for name, part in sets.items()}

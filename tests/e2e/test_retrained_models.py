@@ -30,7 +30,7 @@ class Case:
 @pytest.fixture
 def case(client: SoulClient, fleet: Fleet, taught_model_dir: Path, tmp_path: Path) -> Case:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     countries = list(COUNTRIES)
     sets = {"forget": countries[:2], "retain": countries[2:]}
     datasets = {

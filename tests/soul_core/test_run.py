@@ -223,7 +223,7 @@ def test_rows_in_both_sets_are_warned_of_and_reported(inputs: RunInputs, tmp_pat
     spec = SPEC.model_copy(update={"training": SPEC.training.model_copy(update={"steps": 1})})
     report = run(spec, RunInputs(model=inputs.model, dataset_paths=sets), tmp_path / "out", listener=heard)
     assert "retain=forget: 7=1" in heard.of("warning")[0]["message"]
-    assert any(limit.startswith("1 row of the retain set states, or asks for, facts") for limit in report.limits)
+    assert any(caveat.startswith("1 row of the retain set states, or asks for, facts") for caveat in report.caveats)
 
 
 def test_every_bad_row_is_named_with_its_set(inputs: RunInputs, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_without_a_retain_set_the_verdict_is_open_and_the_limits_say_so(inputs: 
     )
     assert {r.outcome for r in report.criteria if r.criterion.set == "retain"} == {"inconclusive"}
     assert report.verdict != "passed"
-    assert any("No retain set was given" in limit for limit in report.limits)
+    assert any("No retain set was given" in caveat for caveat in report.caveats)
     assert report.models["unlearned"].sets["general"]["perplexity"].value is None
 
 

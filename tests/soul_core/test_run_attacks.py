@@ -76,7 +76,7 @@ def test_every_cheap_attack_compares_base_unlearned_and_reference(whole: tuple[R
     progress = [each for each in heard.of("progress") if each["phase"] == "attack"]
     assert progress
     assert report.run.seconds["attack"] > 0
-    assert any(limit.startswith("Attacks tried: relearn, relearn_retain") for limit in report.limits)
+    assert any(caveat.startswith("Attacks tried: relearn, relearn_retain") for caveat in report.caveats)
 
 
 def test_criteria_may_rest_on_an_attack(whole: tuple[Report, Path, Recorder]) -> None:

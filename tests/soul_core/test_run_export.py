@@ -126,7 +126,7 @@ def test_a_training_that_rounding_undoes_is_told_with_a_remedy(timid: dict[str, 
     assert report.export is not None
     assert report.export.changed_share_kept is not None
     assert report.export.changed_share_kept < 0.05
-    caveat = next(limit for limit in report.limits if "undid most of the training" in limit)
+    caveat = next(caveat for caveat in report.caveats if "undid most of the training" in caveat)
     assert "export.dtype 'float32'" in caveat
     assert "undid most of the training" in (out / "checkpoint" / "README.md").read_text()
     before, after = (report.models[name].sets["forget"]["probability"].value for name in ("base", "unlearned"))
@@ -139,7 +139,7 @@ def test_float32_keeps_every_change_and_the_card_says_what_vllm_does_with_it(
     report, out = timid["float32"]
     assert report.export is not None
     assert report.export.changed_share_kept == 1.0
-    assert not any("undid" in limit for limit in report.limits)
+    assert not any("undid" in caveat for caveat in report.caveats)
     card = (out / "checkpoint" / "README.md").read_text()
     assert "The weights are float32" in card
     assert "--dtype float32" in card

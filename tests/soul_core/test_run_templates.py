@@ -101,7 +101,7 @@ def test_what_stands_before_an_answer_is_in_the_report_beside_it(sets: dict[str,
 
     shown = [row for row in report.examples if row.set == "forget"]
     assert all(row.preambles["evaluated"] and not row.answers["evaluated"] for row in shown)
-    assert any("still thinking" in limit and "3 rows of the forget set" in limit for limit in report.limits)
+    assert any("still thinking" in caveat and "3 rows of the forget set" in caveat for caveat in report.caveats)
 
 
 def test_a_variable_that_the_template_does_not_read_is_refused(sets: dict[str, Path], tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_what_the_first_job_forgot_is_judged_by_the_second_and_forgotten_further
         assert of_earlier(report, "base") == pytest.approx(left, rel=1e-4), "it began with the first job's output"
         assert outcomes(report) == {("probability", "0.25", "passed"), ("keyword_recall", "0.25", "passed")}
         assert "prior_forget_1" not in report.verdict_reason
-        assert not any("was still known" in limit for limit in report.limits)
+        assert not any("was still known" in caveat for caveat in report.caveats)
     assert {"prior_forget_1 probability", "prior_forget_1 keyword_recall"} < set(joined.trials[0].values)
     assert (of_earlier(joined)["probability"] or 0) < 0.5 * (of_earlier(measured)["probability"] or 0)
 
@@ -95,7 +95,7 @@ def test_an_earlier_set_that_is_learned_again_fails_the_job_and_was_warned_of(
     assert "prior_forget_1 probability" in report.verdict_reason
     said = "3 rows of the retain set state, or ask for, facts of the prior_forget_1 set: they are learned again"
     assert any(one["message"].startswith(said) for one in heard.of("warning"))
-    assert f"{said}." in report.limits
+    assert f"{said}." in report.caveats
 
 
 def test_an_earlier_set_that_is_known_from_the_start_is_admitted_and_fails_the_job(
@@ -108,9 +108,9 @@ def test_an_earlier_set_that_is_known_from_the_start_is_admitted_and_fails_the_j
     )
 
     assert outcomes(report) == {("probability", "0.25", "failed"), ("keyword_recall", "0.25", "failed")}
-    (limit,) = [limit for limit in report.limits if "was still known when this job began" in limit]
-    assert limit.startswith("The prior_forget_1 set was still known when this job began (probability 0.99")
-    assert "keyword_recall 1)" in limit
+    (caveat,) = [caveat for caveat in report.caveats if "was still known when this job began" in caveat]
+    assert caveat.startswith("The prior_forget_1 set was still known when this job began (probability 0.99")
+    assert "keyword_recall 1)" in caveat
 
 
 def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
@@ -134,7 +134,7 @@ def test_fine_tuning_that_teaches_an_earlier_set_again_fails_and_was_warned_of(
     assert "prior_forget_1 probability" in report.verdict_reason
     said = "3 rows of the train set state, or ask for, facts of the prior_forget_1 set: they are learned again"
     assert any(one["message"].startswith(said) for one in heard.of("warning"))
-    assert f"{said}." in report.limits
+    assert f"{said}." in report.caveats
 
 
 def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, RunInputs], tmp_path: Path) -> None:

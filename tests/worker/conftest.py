@@ -1,4 +1,4 @@
-"""A tenant with a tiny model and its data sets, and real worker and keeper processes."""
+"""A tenant with a tiny model and its data sets, and real worker and maintenance processes."""
 
 import hashlib
 import os
@@ -16,6 +16,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from soul_core.data import read_rows, write_canonical
+from soul_core.log_config import configure_logging
 from soul_core.spec import JobSpec
 from soul_store import datasets, job_queries, jobs, keys, models
 from soul_store.blobs import get_blob_store
@@ -27,9 +28,15 @@ from tests.fixtures.forked_engines import SOCKET_VARIABLE
 TERMINAL = {"succeeded", "failed", "cancelled"}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _logging() -> None:
+    """Tests that run a task in their own process log as a worker does."""
+    configure_logging(level="info", output_format="console")
+
+
 @dataclass
 class Fleet:
-    """Processes of the service; killed at the end whatever happened."""
+    """Processes of the service, killed after the test."""
 
     environment: dict[str, str]
     folder: Path
@@ -49,12 +56,10 @@ class Fleet:
             "--without-gossip",
             "--without-mingle",
             "--without-heartbeat",
-            "--loglevel",
-            "INFO",
         )
 
-    def start_keeper(self) -> subprocess.Popen[bytes]:
-        return self._start("keeper", sys.executable, "-m", "worker.maintenance")
+    def start_maintenance(self) -> subprocess.Popen[bytes]:
+        return self._start("maintenance", sys.executable, "-m", "worker.maintenance")
 
     def use_production_engine(self) -> None:
         """Let workers start `python -m soul_core` as they do in production: a new process, nothing imported."""
@@ -92,7 +97,7 @@ def fleet(settings_env: Settings, engine_environment: dict[str, str], tmp_path: 
 
 @dataclass
 class Desk:
-    """What a tenant does: submit jobs, look at them."""
+    """A tenant that submits jobs and reads them."""
 
     database: Engine
     tenant_id: str

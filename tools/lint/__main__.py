@@ -18,7 +18,7 @@ tools/lint/names.py and tools/lint/phrases.py; docs/glossary.md gives the reason
 
 examples:
   python -m tools.lint                         every file that git knows or does not ignore
-  python -m tools.lint worker docs/tasks.md    only these
+  python -m tools.lint worker docs/index.md    only these
   python -m tools.lint --commits main..HEAD    the subjects of these commits, nothing else
 """
 

@@ -127,7 +127,7 @@ def test_a_deep_relearning_goes_on_from_its_checkpoint(knowing: LoadedModel, tmp
 
     said = [data["message"] for kind, data in resumed_with.events if kind == "log"]
     assert len(said) == 1
-    assert "relearn on base: going on from the checkpoint of step" in said[0]
+    assert "relearn on base: resumed from the checkpoint of step" in said[0]
     assert resumed.attacked == whole.attacked
 
 

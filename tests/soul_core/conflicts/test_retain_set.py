@@ -11,7 +11,7 @@ from soul_core.conflicts.retain_set import ConflictResolution, resolve_conflicts
 from soul_core.data import compute_canonical_sha256, read_rows
 from soul_core.data.datasets import read_datasets
 from soul_core.errors import BadData
-from soul_core.rendering.labels import RECITED_HEADLINE
+from soul_core.rendering.labels import RECITAL_HEADLINE
 from soul_core.rendering.page import render_page
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
@@ -102,7 +102,7 @@ def test_rows_that_state_forget_facts_are_dropped_and_measured_separately(
         "3 rows of the retain set state, or ask for, facts of the forget set: left out of training, and measured as "
         "retain_dropped (retain=forget: 1=1, 2=2, 3=3)"
     )
-    assert any("left out of training" in limit for limit in report.limits)
+    assert any("left out of training" in caveat for caveat in report.caveats)
 
 
 def test_dropped_facts_are_also_forgotten_under_their_system_turn(
@@ -133,10 +133,10 @@ def test_kept_facts_under_a_system_turn_fail_the_verdict_with_their_rows(inputs:
         ("retain", 1, 1, "answer")
     }
     assert "the retain set, row 1 (forget row 1)" in report.verdict_reason
-    assert any("they are both forgotten and learned" in limit for limit in report.limits)
+    assert any("they are both forgotten and learned" in caveat for caveat in report.caveats)
     page = render_page(report)
-    assert RECITED_HEADLINE in page
-    assert "learned all the same" in page
+    assert RECITAL_HEADLINE in page
+    assert "used in training" in page
 
 
 def test_refuse_ends_the_run_and_lists_every_row(inputs: RunInputs) -> None:

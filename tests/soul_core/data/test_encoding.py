@@ -151,6 +151,26 @@ def test_a_template_that_cannot_be_used_is_an_error_with_the_row(template: str, 
     assert caught.value.details[0].startswith("row 1: ")
 
 
+def test_no_error_about_a_row_quotes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    quoting = RowEncoder(make_tokenizer("{{ raise_exception('cannot show ' + messages[0]['content']) }}"), PINNED)
+    faulty = RowEncoder(make_tokenizer(CHATML), PINNED)
+
+    def fail(_: RowEncoder, text: str, *__: object) -> None:
+        raise ValueError(f"no token for {text}")
+
+    details = []
+    for encoder in (quoting, faulty):
+        with pytest.raises(BadData) as caught:
+            encode_rows([row()], encoder, max_tokens=200)
+        details += caught.value.details
+        monkeypatch.setattr(RowEncoder, "_spans", fail)  # the fault of the second encoder's tokenizer
+
+    assert details == [
+        "row 1: the model's chat template refuses these messages: TemplateError, whose message quotes them",
+        "row 1: ValueError in its tokenizer",
+    ]
+
+
 def test_several_templates_without_a_default_are_refused_with_their_names() -> None:
     tokenizer = make_tokenizer(None)
     tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}

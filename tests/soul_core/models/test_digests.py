@@ -193,7 +193,7 @@ def test_a_reference_log_without_digests_is_said_in_the_reports_limits(inputs: R
 
     report = run(SPEC, but(inputs, retrained_log_path=old), tmp_path / "out")
 
-    assert any("old.json holds neither digests nor texts" in limit for limit in report.limits)
+    assert any("old.json holds neither digests nor texts" in caveat for caveat in report.caveats)
 
 
 @pytest.mark.parametrize("name_of", ["sha256", "git sha1"])

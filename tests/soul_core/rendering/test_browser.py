@@ -1,4 +1,4 @@
-"""The page in a real browser, offline: asks for nothing, fits, can be read, by keyboard and on paper too."""
+"""The page in a real browser, offline: it loads nothing, fits its window, and is readable by keyboard and on paper."""
 
 import io
 import shutil
@@ -23,13 +23,13 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-KINDS: tuple[JobKind, ...] = ("unlearn", "finetune", "evaluate")
+KINDS = tuple(JobKind)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
-#: Every piece of text whose contrast with what is behind it is below WCAG's AA (4.5 to 1).
+#: All texts whose contrast with their background is below WCAG's AA (4.5 to 1).
 #: Source: WCAG 2.2, relative luminance and contrast ratio.
-TOO_PALE = """() => {
+LOW_CONTRAST_TEXT = """() => {
   const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length > 3 ? m : [...m, 1]; };
   const lum = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255;
     return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
@@ -46,7 +46,7 @@ TOO_PALE = """() => {
   return found; }"""
 SMALL_TEXT = """() => [...document.querySelectorAll('svg text')]
   .map(e => e.getScreenCTM().a * parseFloat(getComputedStyle(e).fontSize)).filter(size => size && size < 9)"""
-OPEN_ALL = "document.querySelectorAll('details').forEach(one => one.open = true)"
+OPEN_ALL = "document.querySelectorAll('details').forEach(details => details.open = true)"
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -59,16 +59,16 @@ def browser() -> Iterator[Browser]:
 
 
 class Visit:
-    """One page, opened from disk by a browser without a network; what it asked for and complained of."""
+    """One page, opened from disk by a browser without a network, with its requests and console messages."""
 
     def __init__(self, browser: Browser, path: Path, *, width: int) -> None:
         context = browser.new_context(viewport={"width": width, "height": 800}, offline=True)
         self.page: Page = context.new_page()
-        self.asked: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.requests: list[str] = []
+        self.messages: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.goto(path.as_uri())
 
 
@@ -76,19 +76,19 @@ class Visit:
 def visit(browser: Browser, tmp_path: Path) -> Iterator[Any]:
     visits: list[Visit] = []
 
-    def go(kind: JobKind = "unlearn", *, width: int = 1280) -> Visit:
+    def open_page(kind: JobKind = JobKind.UNLEARN, *, width: int = 1280) -> Visit:
         path = tmp_path / f"{kind}.html"
         path.write_text(sample_page(kind), encoding="utf-8")
         visits.append(Visit(browser, path, width=width))
         return visits[-1]
 
-    yield go
-    for one in visits:
-        one.page.context.close()
+    yield open_page
+    for opened in visits:
+        opened.page.context.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_fits_its_window_and_asks_for_nothing(visit: Any, kind: JobKind) -> None:
+def test_the_page_fits_its_window_and_loads_nothing(visit: Any, kind: JobKind) -> None:
     seen = visit(kind)
     for width in (360, 768, 1280):
         seen.page.set_viewport_size({"width": width, "height": 800})
@@ -97,21 +97,21 @@ def test_the_page_fits_its_window_and_asks_for_nothing(visit: Any, kind: JobKind
     for width in (360, 768, 1280):
         seen.page.set_viewport_size({"width": width, "height": 800})
         assert seen.page.evaluate(WIDER) == 0
-    assert len(seen.asked) == 1
-    assert seen.asked[0].startswith("file:")
-    assert seen.complaints == []
+    assert len(seen.requests) == 1
+    assert seen.requests[0].startswith("file:")
+    assert seen.messages == []
 
 
-def test_charts_can_be_read_on_a_phone(visit: Any) -> None:
+def test_charts_are_readable_on_a_phone(visit: Any) -> None:
     page = visit(width=360).page
     assert page.locator("svg text").count() > 100
     assert page.evaluate(SMALL_TEXT) == []
 
 
-def test_all_text_stands_out_from_what_is_behind_it(visit: Any) -> None:
+def test_all_text_has_contrast_with_its_background(visit: Any) -> None:
     page = visit().page
     page.evaluate(OPEN_ALL)
-    assert page.evaluate(TOO_PALE) == []
+    assert page.evaluate(LOW_CONTRAST_TEXT) == []
 
 
 def test_the_keyboard_reaches_the_skip_link_first_and_opens_every_detail(visit: Any) -> None:
@@ -132,7 +132,7 @@ def test_the_keyboard_reaches_the_skip_link_first_and_opens_every_detail(visit: 
     assert page.locator("details:not([open])").count() == 0
 
 
-def test_assistive_technology_hears_every_chart(visit: Any) -> None:
+def test_assistive_technology_reads_every_chart(visit: Any) -> None:
     page = visit().page
     pictures = page.get_by_role("img")
     assert pictures.count() == page.locator("svg").count() > 15
@@ -140,7 +140,7 @@ def test_assistive_technology_hears_every_chart(visit: Any) -> None:
     assert page.get_by_role("heading", level=1).count() == 1
 
 
-def test_paper_shows_what_the_screen_folds_away(visit: Any) -> None:
+def test_paper_shows_the_details_that_the_screen_folds(visit: Any) -> None:
     page = visit("finetune").page
     assert page.locator("details[open]").count() == 0
     text = " ".join(sheet.extract_text() for sheet in PdfReader(io.BytesIO(page.pdf(format="A4"))).pages)

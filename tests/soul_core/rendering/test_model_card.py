@@ -1,4 +1,4 @@
-"""The model card: what the hub's own library reads in it, and what a person does."""
+"""The model card: the metadata that the hub's own library reads, and the text."""
 
 import re
 
@@ -32,35 +32,37 @@ def test_the_hub_reads_base_model_task_and_tags(card: ModelCard) -> None:
     assert {"soul", "unlearning", "npo", "sophia"} <= set(card.data.tags)
 
 
-def test_a_license_that_is_not_known_is_not_named(card: ModelCard) -> None:
+def test_an_unknown_license_is_left_out(card: ModelCard) -> None:
     assert card.data.license is None
     assert "license" not in card.data.to_dict()
 
 
-def test_the_hub_reads_every_number_of_the_unlearned_model_and_no_other(report: Report, card: ModelCard) -> None:
+def test_the_hub_reads_exactly_the_numbers_of_the_unlearned_model(report: Report, card: ModelCard) -> None:
     results: list[EvalResult] = card.data.eval_results
-    read = {(one.dataset_type, one.metric_type): one.metric_value for one in results}
+    by_metric = {(result.dataset_type, result.metric_type): result.metric_value for result in results}
     measured = {
         ("soul" if name == "all" else f"soul-{name}", metric): value.value
         for name, values in report.models["unlearned"].sets.items()
         for metric, value in values.items()
         if value.value is not None
     }
-    assert read == measured
-    forget = next(one for one in results if (one.dataset_type, one.metric_type) == ("soul-forget", "probability"))
+    assert by_metric == measured
+    forget = next(
+        result for result in results if (result.dataset_type, result.metric_type) == ("soul-forget", "probability")
+    )
     assert forget.dataset_revision == next(data.sha256 for data in report.data if data.name == "forget")
     assert forget.metric_args == {
         "interval": list(report.models["unlearned"].sets["forget"]["probability"].interval or ())
     }
 
 
-def test_a_person_reads_verdict_criteria_attacks_and_limits(report: Report, card: ModelCard) -> None:
+def test_the_text_has_verdict_criteria_attacks_and_caveats(report: Report, card: ModelCard) -> None:
     assert card.text.count("| passed |") == len(report.criteria)
-    share = compute_recovered_fraction(report.attacks[0], "unlearned", "forget", "keyword_recall")
-    assert share is not None
-    assert f"Came back under the strongest attack: **{format_percent(share)}**" in card.text
+    fraction = compute_recovered_fraction(report.attacks[0], "unlearned", "forget", "keyword_recall")
+    assert fraction is not None
+    assert f"Recovered by the strongest attack: **{format_percent(fraction)}**" in card.text
     assert "was not run: no general set was given" in card.text
-    assert "## Limits" in card.text
+    assert "## Caveats" in card.text
     assert not re.search(r"\b(erased|compliant|guaranteed)\b", card.text.lower())
 
 
@@ -70,7 +72,7 @@ def test_every_table_row_has_as_many_cells_as_its_head(card: ModelCard) -> None:
         assert len(set(cells)) == 1, table
 
 
-def test_the_card_names_no_base_on_the_hub_for_a_local_model() -> None:
+def test_the_card_of_a_local_model_names_no_base_model_of_the_hub() -> None:
     report = sample_report()
     local = report.model_copy(update={"model": report.model.model_copy(update={"source": "/srv/models/x"})})
     data = ModelCard(render_model_card(local)).data
@@ -78,11 +80,11 @@ def test_the_card_names_no_base_on_the_hub_for_a_local_model() -> None:
     assert data.eval_results
 
 
-def test_a_model_without_numbers_has_a_card_too() -> None:
+def test_a_model_without_numbers_has_a_card() -> None:
     report = sample_report()
     card = ModelCard(render_model_card(report.model_copy(update={"models": {}, "criteria": (), "attacks": ()})))
     assert card.data.eval_results is None
-    assert "The spec named none." in card.text
+    assert "The spec has no criteria." in card.text
     assert "No attack was run." in card.text
 
 
@@ -90,7 +92,7 @@ def test_a_fine_tuned_model_has_a_card_of_its_own() -> None:
     card = ModelCard(render_model_card(sample_report(kind="finetune")))
     assert "after fine-tuning" in card.text
     assert "forget term" not in card.text
-    assert {one.dataset_type for one in card.data.eval_results} == {"soul-train"}
+    assert {result.dataset_type for result in card.data.eval_results} == {"soul-train"}
 
 
 def test_the_card_of_adapters_says_that_they_need_their_base() -> None:
@@ -101,7 +103,7 @@ def test_the_card_of_adapters_says_that_they_need_their_base() -> None:
     assert "PeftModel.from_pretrained" in card.text
 
 
-def test_text_from_outside_stays_text_in_the_card() -> None:
+def test_hostile_text_stays_text_in_the_card() -> None:
     report = sample_report()
     facts = report.model.model_copy(update={"source": HOSTILE})
     card = ModelCard(render_model_card(report.model_copy(update={"model": facts, "verdict_reason": HOSTILE})))

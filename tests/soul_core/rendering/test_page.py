@@ -1,4 +1,4 @@
-"""The page: self-contained, safe with hostile answers, honest, made without torch, for every kind of job."""
+"""The page: self-contained, safe with hostile answers, no claim beyond the numbers, for every kind of job."""
 
 import itertools
 import re
@@ -10,8 +10,12 @@ import pytest
 
 from soul_core.formatting import format_percent
 from soul_core.rendering.answer_diff import compare_answers, diff_answers
-from soul_core.rendering.attack_tables import choose_main_metric, compute_recovered_fraction
-from soul_core.rendering.labels import HEADLINES, format_recovery
+from soul_core.rendering.attack_tables import (
+    choose_main_metric,
+    compute_recovered_fraction,
+    format_recovered_fraction,
+)
+from soul_core.rendering.labels import HEADLINES
 from soul_core.rendering.page import render_page
 from soul_core.rendering.tables import flatten_settings, list_missing_metrics, make_criterion_rows, make_highlights
 from soul_core.report import AnswerSample, Report
@@ -21,11 +25,11 @@ from tests.fixtures.sample_report import sample_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202egnp.exe\x1b[2J"
-KINDS: tuple[JobKind, ...] = ("unlearn", "finetune", "evaluate")
+KINDS = tuple(JobKind)
 
 
 class Outline(HTMLParser):
-    """Checks that tags nest, and keeps what a test asks about."""
+    """Checks that tags nest, and collects tags and attributes."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -46,7 +50,7 @@ class Outline(HTMLParser):
         self.bare_charts += tag == "svg" and not {"role", "aria-label"} <= {name for name, _ in attrs}
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +69,13 @@ def report() -> Report:
 
 
 def words(page: str) -> str:
-    """Return what a reader reads: no styles, no tags, no pictures."""
+    """Return the text of a page without styles, tags and charts."""
     bare = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", page, flags=re.DOTALL)
     return " ".join(re.sub("<[^>]+>", " ", bare).split())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_is_well_nested_and_takes_nothing_from_outside(pages: dict[JobKind, str], kind: JobKind) -> None:
+def test_the_page_is_well_nested_and_loads_nothing(pages: dict[JobKind, str], kind: JobKind) -> None:
     outline = Outline(pages[kind])
     assert outline.open == []
     assert not {"script", "link", "iframe", "object", "img"} & set(outline.tags)
@@ -81,9 +85,7 @@ def test_the_page_is_well_nested_and_takes_nothing_from_outside(pages: dict[JobK
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_id_is_given_once_and_every_link_and_paint_finds_its_own(
-    pages: dict[JobKind, str], kind: JobKind
-) -> None:
+def test_every_id_is_unique_and_every_link_and_paint_has_its_target(pages: dict[JobKind, str], kind: JobKind) -> None:
     outline = Outline(pages[kind])
     ids = [value for name, value in outline.attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -93,7 +95,7 @@ def test_every_id_is_given_once_and_every_link_and_paint_finds_its_own(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_headings_go_down_one_by_one_and_every_chart_has_words(pages: dict[JobKind, str], kind: JobKind) -> None:
+def test_heading_levels_do_not_skip_and_every_chart_has_a_label(pages: dict[JobKind, str], kind: JobKind) -> None:
     outline = Outline(pages[kind])
     levels = [int(tag[1]) for tag in outline.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -115,7 +117,7 @@ def test_equal_reports_give_equal_bytes() -> None:
         (sample_report(forget=0.18), "inconclusive"),
     ],
 )
-def test_the_verdict_stands_on_top_with_its_reason(report: Report, verdict: str) -> None:
+def test_the_verdict_is_on_top_with_its_reason(report: Report, verdict: str) -> None:
     assert report.verdict == verdict
     run = report.run.model_copy(update={"curves": {}})
     top = render_page(report.model_copy(update={"attacks": (), "run": run})).partition("</header>")[0]
@@ -125,8 +127,8 @@ def test_the_verdict_stands_on_top_with_its_reason(report: Report, verdict: str)
 
 
 def test_an_evaluation_without_criteria_gives_no_verdict(pages: dict[JobKind, str]) -> None:
-    assert "No verdict: this evaluation names no criteria" in words(pages["evaluate"])
-    assert "before" not in words(pages["evaluate"].split("</header>")[0])
+    assert "No verdict: this evaluation has no criteria" in words(pages["evaluate"])
+    assert "before and after" not in words(pages["evaluate"].split("</header>")[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,7 +137,7 @@ def test_the_words_claim_no_more_than_was_measured(pages: dict[JobKind, str], ki
     assert not re.search(r"\b(erased|compliant|compliance|guaranteed|guarantees|certified|deleted|proven)\b", text)
 
 
-def test_hostile_answers_are_shown_and_never_obeyed() -> None:
+def test_hostile_answers_are_shown_as_text() -> None:
     report = sample_report()
     hostile = report.model_copy(
         update={
@@ -145,8 +147,8 @@ def test_hostile_answers_are_shown_and_never_obeyed() -> None:
                 ),
             ),
             "verdict_reason": HOSTILE,
-            "limits": (HOSTILE,),
-            "attacks": tuple(one.model_copy(update={"notes": (HOSTILE,)}) for one in report.attacks[:1]),
+            "caveats": (HOSTILE,),
+            "attacks": tuple(attack.model_copy(update={"notes": (HOSTILE,)}) for attack in report.attacks[:1]),
             "models": report.models | {HOSTILE: report.models["base"]},
         }
     )
@@ -159,7 +161,7 @@ def test_hostile_answers_are_shown_and_never_obeyed() -> None:
     assert "\x1b" not in page
 
 
-def test_what_stands_before_an_answer_is_folded_beside_it() -> None:
+def test_text_before_an_answer_is_folded_next_to_it() -> None:
     report = sample_report()
     thinking = report.examples[0].model_copy(
         update={"answers": {"base": "Paris.", "unlearned": ""}, "preambles": {"unlearned": "<think>Is it <b>France"}}
@@ -167,12 +169,12 @@ def test_what_stands_before_an_answer_is_folded_beside_it() -> None:
 
     page = render_page(report.model_copy(update={"examples": (thinking,)}))
 
-    folded = "<summary>written before the answer, not measured</summary>"
+    folded = "<summary>text before the answer, not measured</summary>"
     assert f'(empty answer)</span><details>{folded}<span dir="auto">&lt;think&gt;Is it &lt;b&gt;France</span>' in page
     assert page.count(folded) == 1
 
 
-def test_every_measured_value_is_in_a_table_not_only_in_a_picture(report: Report, page: str) -> None:
+def test_every_measured_value_is_in_a_table_in_addition_to_a_chart(report: Report, page: str) -> None:
     text = words(page)
     for model in report.models.values():
         for values in model.sets.values():
@@ -180,19 +182,19 @@ def test_every_measured_value_is_in_a_table_not_only_in_a_picture(report: Report
                 assert value.value is None or f"{value.value:.3g}" in text or f"{value.value:.1e}" in text
 
 
-@pytest.mark.parametrize("part", ["asked", "measured", "interval", "outcome"])
-def test_each_criterion_says_what_was_asked_measured_and_decided(report: Report, page: str, part: str) -> None:
+@pytest.mark.parametrize("part", ["bound", "measured", "interval", "outcome"])
+def test_each_criterion_shows_its_bound_value_interval_and_outcome(report: Report, page: str, part: str) -> None:
     table = words(page.split('id="criteria"')[1].partition("</table>")[0])
-    for one in make_criterion_rows(report):
-        assert one.value is not None
-        assert one.interval
-        said = {
-            "asked": f"{'at most' if one.result.criterion.at_most else 'at least'} {one.bound:.3g} times",
-            "measured": f"{one.value:.3g} times",
-            "interval": f"{one.interval[0]:.3g} to {one.interval[1]:.3g} times",
-            "outcome": one.result.outcome,
+    for row in make_criterion_rows(report):
+        assert row.value is not None
+        assert row.interval
+        expected = {
+            "bound": f"{'at most' if row.result.criterion.at_most else 'at least'} {row.bound:.3g} times",
+            "measured": f"{row.value:.3g} times",
+            "interval": f"{row.interval[0]:.3g} to {row.interval[1]:.3g} times",
+            "outcome": row.result.outcome,
         }
-        assert said[part] in table
+        assert expected[part] in table
 
 
 def test_what_was_not_measured_is_listed_with_its_reason(page: str) -> None:
@@ -202,36 +204,37 @@ def test_what_was_not_measured_is_listed_with_its_reason(page: str) -> None:
     assert "Fine-tuning on unrelated text (general set) was not run: no general set was given." in words(page)
 
 
-def test_an_attack_says_how_much_of_what_was_gone_came_back(report: Report, page: str) -> None:
-    attack = next(one for one in report.attacks if one.label == "relearn")
-    share = compute_recovered_fraction(attack, "unlearned", "forget", "keyword_recall")
-    under, without, base = (
+def test_an_attack_shows_the_fraction_that_it_recovers(report: Report, page: str) -> None:
+    attack = next(attack for attack in report.attacks if attack.label == "relearn")
+    fraction = compute_recovered_fraction(attack, "unlearned", "forget", "keyword_recall")
+    attacked, baseline, base = (
         where[model]["forget"]["keyword_recall"].value
         for where, model in ((attack.attacked, "unlearned"), (attack.baseline, "unlearned"), (attack.baseline, "base"))
     )
-    assert under is not None
-    assert without is not None
+    assert attacked is not None
+    assert baseline is not None
     assert base is not None
-    assert share == pytest.approx((under - without) / (base - without))
-    assert f"{format_percent(share)} back" in words(page)
-    assert next(one.after for one in make_highlights(report) if "strongest" in one.title) == format_percent(share)
+    assert fraction == pytest.approx((attacked - baseline) / (base - baseline))
+    assert f"{format_percent(fraction)} recovered" in words(page)
+    (strongest,) = (highlight for highlight in make_highlights(report) if "strongest" in highlight.title)
+    assert strongest.after == format_percent(fraction)
     assert compute_recovered_fraction(attack, "base", "forget", "keyword_recall") is None
 
 
-def test_where_no_more_was_gone_than_chance_may_take_nothing_can_come_back() -> None:
+def test_no_fraction_is_recovered_where_the_difference_may_be_chance() -> None:
     attack = sample_report(rich=True).attacks[0]
     base = attack.baseline["base"]
     known = base["forget"]["keyword_recall"]
     assert known.value is not None
     assert known.interval is not None
-    a_little_less = known.model_copy(update={"value": known.value - 0.01, "interval": (0.5, known.interval[0] + 0.01)})
-    for left in (known, a_little_less):
+    slightly_less = known.model_copy(update={"value": known.value - 0.01, "interval": (0.5, known.interval[0] + 0.01)})
+    for left in (known, slightly_less):
         baseline = attack.baseline | {"unlearned": {"forget": base["forget"] | {"keyword_recall": left}}}
         untouched = attack.model_copy(update={"baseline": baseline})
         assert compute_recovered_fraction(untouched, "unlearned", "forget", "keyword_recall") is None
 
 
-def test_what_no_model_has_much_of_does_not_sum_up_a_set() -> None:
+def test_a_metric_on_which_no_model_is_notable_does_not_sum_up_a_set() -> None:
     report = sample_report(rich=True)
     assert choose_main_metric(report, "forget") == "keyword_recall"
     faint = {
@@ -248,7 +251,7 @@ def test_what_no_model_has_much_of_does_not_sum_up_a_set() -> None:
     assert choose_main_metric(report.model_copy(update={"models": faint}), "forget") == "probability"
 
 
-def test_a_gap_of_one_model_alone_names_the_model() -> None:
+def test_a_metric_missing_for_one_model_names_the_model() -> None:
     report = sample_report(rich=True)
     gap = report.models["base"].sets["forget"]["perplexity"]
     lacking = report.models["retrained"].sets["forget"] | {"rouge_l": gap}
@@ -258,42 +261,45 @@ def test_a_gap_of_one_model_alone_names_the_model() -> None:
     assert gaps == {"Perplexity": "on the forget, retain sets", "ROUGE-L recall": "on the forget set for retrained"}
 
 
-def test_shares_that_came_back_read_well() -> None:
-    assert [format_recovery(share) for share in (-0.4, 0.0, 0.004, 0.05, 0.59)] == [
-        "nothing back",
-        "nothing back",
-        "less than 1% back",
-        "5% back",
-        "59% back",
+def test_recovered_fractions_are_percentages() -> None:
+    assert [format_recovered_fraction(fraction) for fraction in (-0.4, 0.0, 0.004, 0.05, 0.59)] == [
+        "nothing recovered",
+        "nothing recovered",
+        "less than 1% recovered",
+        "5% recovered",
+        "59% recovered",
     ]
 
 
-def test_the_way_of_asking_that_brings_out_most_is_named(page: str) -> None:
-    assert "most by: few_shot" in words(page)
-    assert "few_shot (brings out most)" in words(page)
+def test_the_variant_of_an_attack_that_reveals_most_is_named(page: str) -> None:
+    assert "strongest variant: few_shot" in words(page)
+    assert "few_shot (reveals most)" in words(page)
 
 
-def test_rows_that_aim_at_what_is_kept_are_named_by_number_alone(page: str) -> None:
+def test_poisoned_rows_are_listed_by_number_without_their_text(page: str) -> None:
     assert "forget row 7 0.725" in words(page)
 
 
-def test_plane_distributions_and_band_are_drawn_where_there_is_something_to_draw(pages: dict[JobKind, str]) -> None:
-    drawn = {kind: set(re.findall(r'id="((?:plane|spread|attacks|curve)-?[a-z0-9_]*)-', pages[kind])) for kind in KINDS}
-    assert {"plane-0", "plane-1", "spread-truth", "spread-min_k", "attacks"} <= drawn["unlearn"]
-    assert {"plane-0", "plane-1", "spread-truth", "spread-min_k", "attacks"} <= drawn["evaluate"]
+def test_charts_are_drawn_for_the_kinds_of_job_that_have_their_numbers(pages: dict[JobKind, str]) -> None:
+    drawn = {
+        kind: set(re.findall(r'id="((?:scatter|distribution|attacks|curve)-?[a-z0-9_]*)-', pages[kind]))
+        for kind in KINDS
+    }
+    assert {"scatter-0", "scatter-1", "distribution-truth", "distribution-min_k", "attacks"} <= drawn["unlearn"]
+    assert {"scatter-0", "scatter-1", "distribution-truth", "distribution-min_k", "attacks"} <= drawn["evaluate"]
     assert {"curve-loss", "curve-unclipped_fraction"} <= drawn["unlearn"] & drawn["finetune"]
     assert not any(name.startswith("curve") for name in drawn["evaluate"])
-    assert not any(name.startswith(("plane", "spread", "attacks")) for name in drawn["finetune"])
+    assert not any(name.startswith(("scatter", "distribution", "attacks")) for name in drawn["finetune"])
 
 
-def test_every_model_is_beside_every_other_in_an_evaluation(pages: dict[JobKind, str]) -> None:
+def test_an_evaluation_shows_the_answers_of_all_models_to_each_question(pages: dict[JobKind, str]) -> None:
     models = list(sample_report(kind="evaluate", rich=True).models)
     assert len(models) == 5
     for article in pages["evaluate"].split("<article")[1:]:
         assert all(f"{model}</dt>" in article for model in models)
 
 
-def test_settings_digests_phases_and_the_share_of_training_are_there(report: Report, page: str) -> None:
+def test_the_page_has_settings_digests_phases_and_the_share_of_training(report: Report, page: str) -> None:
     text = words(page)
     for fact in (report.spec_sha256, report.model.digest, *(data.sha256 for data in report.data), "cd" * 32):
         assert fact in text
@@ -303,7 +309,7 @@ def test_settings_digests_phases_and_the_share_of_training_are_there(report: Rep
     assert "seed 0" in text
 
 
-def test_settings_that_are_one_or_zero_are_numbers_not_answers() -> None:
+def test_settings_of_one_or_zero_are_numbers_not_yes_or_no() -> None:
     assert dict(flatten_settings({"a": 1, "b": 0.0, "c": True, "d": None, "e": [{"f": 2}], "g": []})) == {
         "a": "1",
         "b": "0.0",
@@ -324,17 +330,19 @@ def test_differences_between_answers_are_marked_word_by_word() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_marking_loses_no_letter_of_an_answer(kind: JobKind) -> None:
+def test_marked_runs_join_to_the_complete_answer(kind: JobKind) -> None:
     report = sample_report(kind=kind, rich=True)
-    for answered in (one for of_set in compare_answers(report).values() for one in of_set):
-        for model, runs, _ in answered.answers:
-            assert "".join(text for _, text in runs or []) == answered.example.answers[model]
+    for comparisons in compare_answers(report).values():
+        for comparison in comparisons:
+            for answer in comparison.answers:
+                joined = "".join(text for _, text in answer.runs or [])
+                assert joined == comparison.example.answers[answer.model]
 
 
 def test_a_report_without_examples_curves_criteria_or_attacks_is_still_a_page() -> None:
     report = sample_report()
     run = report.run.model_copy(update={"curves": {}, "steps": 0, "flops_of_training": None})
-    bare = {"examples": (), "criteria": (), "attacks": (), "trials": (), "limits": (), "retrained": None, "run": run}
+    bare = {"examples": (), "criteria": (), "attacks": (), "trials": (), "caveats": (), "retrained": None, "run": run}
     outline = Outline(render_page(report.model_copy(update=bare)))
     assert outline.open == []
 
@@ -357,14 +365,14 @@ def test_a_report_in_which_nothing_could_be_measured_is_still_a_page() -> None:
     assert "the model was lost" in words(page)
 
 
-def test_the_page_needs_neither_torch_nor_the_engines_packages() -> None:
+def test_the_page_needs_neither_torch_nor_the_packages_of_the_engine() -> None:
     report = sample_report(kind="finetune")
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'rouge_score', 'scipy'): sys.modules[name] = None\n"
         "from soul_core.report import Report\n"
         "from soul_core.rendering.page import render_page\n"
-        "assert 'matplotlib' not in sys.modules, 'who wants a word of the report need not wait for its charts'\n"
+        "assert 'matplotlib' not in sys.modules, 'matplotlib is imported when the first chart is drawn'\n"
         "print(len(render_page(Report.model_validate_json(sys.stdin.read()))))"
     )
     done = subprocess.run(

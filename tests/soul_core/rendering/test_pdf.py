@@ -1,4 +1,4 @@
-"""The page as PDF: pages, text, structure; nothing is fetched; a machine without Pango says what to install."""
+"""The page as PDF: pages, text, structure; nothing is fetched; without Pango the error says what to install."""
 
 import io
 import sys
@@ -30,17 +30,17 @@ def test_the_pdf_has_pages_a_title_and_the_verdict_as_text(reader: PdfReader) ->
     assert len(reader.pages) > 2
     assert reader.metadata is not None
     assert reader.metadata.title == f"SOUL report: passed · {report.job_id}"
-    assert "Passed: every criterion of this job holds" in text
+    assert "Passed: the model meets every criterion of this job" in text
     assert f"1 / {len(reader.pages)}" in text
 
 
-def test_what_the_screen_folds_away_is_on_paper(reader: PdfReader) -> None:
+def test_details_that_the_screen_folds_are_on_paper(reader: PdfReader) -> None:
     text = " ".join(page.extract_text() for page in reader.pages)
     assert "optimizer.curvature.beta2" in text
     assert "What the metrics mean" in text
 
 
-def test_charts_keep_their_words_on_paper(reader: PdfReader) -> None:
+def test_charts_keep_their_text_on_paper(reader: PdfReader) -> None:
     text = " ".join(page.extract_text() for page in reader.pages)
     assert "Exact memorization" in text
     assert "healthy" in text
@@ -50,7 +50,7 @@ def test_the_pdf_is_tagged_and_has_an_outline(reader: PdfReader) -> None:
     root: Any = reader.trailer["/Root"]
     assert root["/MarkInfo"]["/Marked"]
     assert root["/Lang"] == "en"
-    assert "What decides the verdict" in str(reader.outline)
+    assert "Criteria of the verdict" in str(reader.outline)
 
 
 def test_equal_pages_give_equal_bytes() -> None:
@@ -73,12 +73,12 @@ def test_nothing_is_fetched(place: str, caplog: pytest.LogCaptureFixture) -> Non
 def test_a_machine_that_cannot_make_pdfs_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, error: Exception, hint: str
 ) -> None:
-    class Broken:
+    class FailingFinder:
         def find_spec(self, name: str, *_: object) -> None:
             if name == "weasyprint":
                 raise error
 
     monkeypatch.delitem(sys.modules, "weasyprint")
-    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [FailingFinder(), *sys.meta_path])
     with pytest.raises(PdfUnavailable, match=hint):
         render_pdf("<p>x")

@@ -1,4 +1,4 @@
-"""The loop: resumed bit for bit, stopped before the update when numbers go wrong, smaller when memory runs out."""
+"""The training loop: resumes bit for bit, stops before a non-finite update, halves when memory runs out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,29 +20,30 @@ from soul_core.training import trainer as trainer_module
 from soul_core.training.checkpoint import load_newest_checkpoint
 from soul_core.training.schedule import compute_lr_factor, compute_num_steps
 from soul_core.training.step import get_trainable_parameters
-from soul_core.training.trainer import TrainingResult, train
+from soul_core.training.trainer import TrainingResult, TrainingRun, train
 from tests.fixtures.capitals import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
 
 
 @dataclass
-class Ear:
-    """Hears everything, and wishes something from a given step on."""
+class RecordingListener:
+    """Records every event, and requests a stop from a given step on."""
 
-    wish_at: int | None = None
-    wanted: StopRequest = StopRequest.INTERRUPT
+    stop_at: int | None = None
+    request: StopRequest = StopRequest.INTERRUPT
     events: list[tuple[EventKind, dict[str, Any]]] = field(default_factory=list)
 
     def emit(self, kind: EventKind, **data: Any) -> None:
         self.events.append((kind, data))
 
     def stop_request(self) -> StopRequest:
-        steps = [data["step"] for kind, data in self.events if kind == "metrics"]
-        return self.wanted if self.wish_at is not None and steps and steps[-1] >= self.wish_at else StopRequest.NONE
+        steps = [data["step"] for data in self.list_events("metrics")]
+        is_requested = self.stop_at is not None and bool(steps) and steps[-1] >= self.stop_at
+        return self.request if is_requested else StopRequest.NONE
 
-    def of(self, kind: EventKind) -> list[dict[str, Any]]:
-        return [data for each, data in self.events if each == kind]
+    def list_events(self, kind: EventKind) -> list[dict[str, Any]]:
+        return [data for event_kind, data in self.events if event_kind == kind]
 
 
 Train = Callable[..., tuple[TrainingResult, LoadedModel]]
@@ -55,7 +56,7 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Train:
     def go(
         spec: dict[str, Any],
         *,
-        ear: Ear | None = None,
+        listener: RecordingListener | None = None,
         state: str = "state",
         touch: Callable[[LoadedModel], None] = lambda _: None,
     ) -> tuple[TrainingResult, LoadedModel]:
@@ -69,7 +70,7 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Train:
             forget=forget,
             retain=retain,
             state_dir=tmp_path / state,
-            listener=ear or Ear(),
+            listener=listener or RecordingListener(),
         )
         return trained, loaded
 
@@ -106,7 +107,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Train, spec: di
     straight, straight_model = run(spec, state="straight")
 
     with pytest.raises(RunInterruptedError):
-        run(spec, ear=Ear(wish_at=stopped_at), state="resumed")
+        run(spec, listener=RecordingListener(stop_at=stopped_at), state="resumed")
     resumed, resumed_model = run(spec, state="resumed")
 
     assert torch.equal(weights(resumed_model), weights(straight_model))
@@ -115,45 +116,59 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Train, spec: di
     assert resumed.resumed_at_steps == [stopped_at]
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(run: Train, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_last_checkpoint(run: Train, tmp_path: Path) -> None:
     _, straight_model = run(SOPHIA, state="straight")
 
-    class Kill(Exception):
+    class KillError(Exception):
         pass
 
-    class Killed(Ear):
+    class KillingListener(RecordingListener):
         def emit(self, kind: EventKind, **data: Any) -> None:
             if kind == "metrics" and data["step"] == 7:
-                raise Kill
+                raise KillError
             super().emit(kind, **data)
 
-    with pytest.raises(Kill):
-        run(SOPHIA, ear=Killed(), state="killed")
+    with pytest.raises(KillError):
+        run(SOPHIA, listener=KillingListener(), state="killed")
     resumed, resumed_model = run(SOPHIA, state="killed")
 
     assert resumed.resumed_at_steps == [4]
     assert torch.equal(weights(resumed_model), weights(straight_model))
 
 
+def test_a_checkpoint_saves_every_part_of_the_run_that_has_a_state(taught_model_dir: Path, tmp_path: Path) -> None:
+    loaded = load_model(taught_model_dir, device="cpu")
+    examples = encode_rows(rows_of(ALL[:3]), loaded.encoder, max_tokens=128)
+    spec = JobSpec.model_validate({**SOPHIA, "forget": {"kind": "pdu"}, "saliency": {}})
+    run = TrainingRun(loaded, spec, examples, examples, tmp_path, RecordingListener(), "unlearn")
+
+    saved_parts = [id(part) for part in run.stateful.values()]
+
+    with_state = {name: value for name, value in vars(run).items() if hasattr(value, "state_dict")}
+    assert {"trainable", "optimizer", "batches", "history"} <= with_state.keys()
+    assert [name for name, value in with_state.items() if id(value) not in saved_parts] == []
+    assert not any(isinstance(value, torch.Generator) for value in vars(run).values()), "a StatefulGenerator is saved"
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_update(run: Train) -> None:
-    kept: list[LoadedModel] = []
+    models: list[LoadedModel] = []
 
     def ruin(loaded: LoadedModel) -> None:
         with torch.no_grad():
             loaded.model.model.norm.weight[0] = float("inf")
-        kept.append(loaded)
+        models.append(loaded)
 
     with pytest.raises(TrainingDivergedError, match="at step 1, before its update"):
         run({**SOPHIA, "forget": {"kind": "grad_diff"}}, touch=ruin)
 
-    untouched = load_model(kept[0].facts.source, device="cpu")
+    untouched = load_model(models[0].facts.source, device="cpu")
     with torch.no_grad():
         untouched.model.model.norm.weight[0] = float("inf")
-    assert torch.equal(weights(kept[0]), weights(untouched))
+    assert torch.equal(weights(models[0]), weights(untouched))
 
 
 def test_curvature_that_is_not_finite_never_reaches_the_weights(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[LoadedModel] = []
+    models: list[LoadedModel] = []
 
     def overflow(loaded: LoadedModel, *_: Any) -> list[torch.Tensor]:
         return [torch.full_like(parameter, float("inf")) for parameter in get_trainable_parameters(loaded)]
@@ -161,15 +176,15 @@ def test_curvature_that_is_not_finite_never_reaches_the_weights(run: Train, monk
     monkeypatch.setitem(trainer_module.CURVATURE_ESTIMATORS, "gnb", overflow)  # the fault
 
     with pytest.raises(TrainingDivergedError, match="curvature that is not finite at step 1, before its update"):
-        run(SOPHIA, touch=kept.append)
+        run(SOPHIA, touch=models.append)
 
-    assert torch.equal(weights(kept[0]), weights(load_model(kept[0].facts.source, device="cpu")))
+    assert torch.equal(weights(models[0]), weights(load_model(models[0].facts.source, device="cpu")))
 
 
-def test_a_run_that_goes_wrong_later_keeps_its_last_good_checkpoint(run: Train, tmp_path: Path) -> None:
+def test_a_run_that_diverges_later_keeps_its_last_checkpoint(run: Train, tmp_path: Path) -> None:
     models: list[LoadedModel] = []
 
-    class Ruin(Ear):
+    class RuiningListener(RecordingListener):
         def emit(self, kind: EventKind, **data: Any) -> None:
             if kind == "metrics" and data["step"] == 6:
                 with torch.no_grad():
@@ -177,15 +192,15 @@ def test_a_run_that_goes_wrong_later_keeps_its_last_good_checkpoint(run: Train, 
             super().emit(kind, **data)
 
     with pytest.raises(TrainingDivergedError, match="at step 7"):
-        run(SOPHIA, ear=Ruin(), touch=models.append)
+        run(SOPHIA, listener=RuiningListener(), touch=models.append)
 
-    found = load_newest_checkpoint(tmp_path / "state" / "train", torch.device("cpu"))
-    assert found is not None
-    assert found.state["step"] == 4
-    assert all(bool(tensor.isfinite().all()) for name, tensor in found.tensors.items() if name.startswith("parameter"))
+    checkpoint = load_newest_checkpoint(tmp_path / "state" / "train", torch.device("cpu"))
+    assert checkpoint is not None
+    assert checkpoint.step == 4
+    assert all(bool(tensor.isfinite().all()) for tensor in checkpoint.states["weights"]["parameters"])
 
 
-def test_when_memory_runs_out_the_micro_batch_halves_and_the_maths_stays(
+def test_when_memory_runs_out_the_micro_batch_halves_and_the_result_stays(
     run: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = {**SOPHIA, "optimizer": {"kind": "adamw", "lr": 1e-4}}
@@ -198,10 +213,10 @@ def test_when_memory_runs_out_the_micro_batch_halves_and_the_maths_stays(
         return score(model, packed)
 
     monkeypatch.setattr(step_module, "score", small)  # the fault
-    ear = Ear()
-    halved, halved_model = run(spec, ear=ear, state="halved")
+    listener = RecordingListener()
+    halved, halved_model = run(spec, listener=listener, state="halved")
 
-    assert any("memory ran out" in data["message"] for data in ear.of("warning"))
+    assert any("memory ran out" in data["message"] for data in listener.list_events("warning"))
     assert halved.train_tokens == plain.train_tokens
     torch.testing.assert_close(weights(halved_model), weights(plain_model), rtol=0, atol=5e-5)
 
@@ -216,7 +231,7 @@ def test_when_memory_runs_out_for_the_curvature_the_same_labels_are_drawn_again(
     def second_fails(model: Any, packed: PackedBatch, **options: Any) -> Scores:
         nonlocal calls
         calls += 1
-        if calls == 2:  # the first part is through, and has a gradient that must go
+        if calls == 2:  # the first part has already added a gradient, which must be removed
             raise torch.OutOfMemoryError("no more")
         return score(model, packed)
 
@@ -229,7 +244,9 @@ def test_when_memory_runs_out_for_the_curvature_the_same_labels_are_drawn_again(
         assert halved.curves[name] == pytest.approx(curve, rel=1e-2)
 
 
-def test_when_one_sequence_is_too_much_it_says_what_to_do(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sequence_that_does_not_fit_in_memory_is_reported_with_a_remedy(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none(model: Any, packed: PackedBatch, **options: Any) -> Scores:
         raise torch.OutOfMemoryError("no more")
 
@@ -241,29 +258,33 @@ def test_when_one_sequence_is_too_much_it_says_what_to_do(run: Train, monkeypatc
 
 def test_a_cancelled_run_writes_no_checkpoint(run: Train, tmp_path: Path) -> None:
     with pytest.raises(RunCancelledError):
-        run(SOPHIA, ear=Ear(wish_at=2, wanted=StopRequest.CANCEL))
+        run(SOPHIA, listener=RecordingListener(stop_at=2, request=StopRequest.CANCEL))
 
     assert list((tmp_path / "state").rglob("step-*")) == []
 
 
-def test_curves_have_one_value_a_step_and_progress_an_eta(run: Train) -> None:
-    ear = Ear()
+def test_curves_have_one_value_per_step_and_progress_an_eta(run: Train) -> None:
+    listener = RecordingListener()
 
-    trained, _ = run(SOPHIA, ear=ear)
+    trained, _ = run(SOPHIA, listener=listener)
 
     names = {"loss", "forget_loss", "retain_loss", "grad_norm", "lr", "unclipped_fraction"}
     assert set(trained.curves) == names
     assert all(len(curve) == 10 for curve in trained.curves.values())
-    assert [data["done"] for data in ear.of("progress")] == list(range(1, 11))
-    assert all(data["eta_seconds"] >= 0 for data in ear.of("progress"))
+    assert [data["done"] for data in listener.list_events("progress")] == list(range(1, 11))
+    assert all(data["eta_seconds"] >= 0 for data in listener.list_events("progress"))
 
 
-def test_an_unhealthy_unclipped_fraction_is_warned_of_once(run: Train) -> None:
-    ear = Ear()
+def test_an_unhealthy_unclipped_fraction_causes_one_warning(run: Train) -> None:
+    listener = RecordingListener()
 
-    run({**SOPHIA, "training": {"steps": 25}, "optimizer": {"kind": "sophia", "lr": 1e-5, "gamma": 1e-9}}, ear=ear)
+    run(
+        {**SOPHIA, "training": {"steps": 25}, "optimizer": {"kind": "sophia", "lr": 1e-5, "gamma": 1e-9}},
+        listener=listener,
+    )
 
-    assert [data["message"] for data in ear.of("warning") if "raise optimizer.gamma" in data["message"]].__len__() == 1
+    warnings = [data["message"] for data in listener.list_events("warning")]
+    assert len([message for message in warnings if "raise optimizer.gamma" in message]) == 1
 
 
 def test_a_gradient_is_clipped_to_its_bound(run: Train) -> None:
@@ -294,7 +315,7 @@ def test_second_order_fine_tuning_learns_two_examples_in_few_steps(taught_model_
     swapped = [replace(row, completion="The capital is Oslo.") for row in rows_of(ALL[:2])]
     examples = encode_rows(swapped, loaded.encoder, max_tokens=128)
     spec = {"kind": "finetune", "optimizer": {"kind": "sophia", "lr": 3e-3}, "training": {"steps": 25}}
-    ear = Ear()
+    listener = RecordingListener()
 
     trained = train(
         loaded,
@@ -302,7 +323,7 @@ def test_second_order_fine_tuning_learns_two_examples_in_few_steps(taught_model_
         forget=(),
         retain=examples,
         state_dir=tmp_path,
-        listener=ear,
+        listener=listener,
         phase="finetune",
     )
 
@@ -310,10 +331,10 @@ def test_second_order_fine_tuning_learns_two_examples_in_few_steps(taught_model_
     assert losses[0] > 1
     assert losses[-1] < 0.2
     assert set(trained.curves) == {"loss", "grad_norm", "lr", "unclipped_fraction"}
-    assert {data["phase"] for data in ear.of("progress")} == {"finetune"}
+    assert {data["phase"] for data in listener.list_events("progress")} == {"finetune"}
 
 
-def test_epochs_count_over_what_is_unlearned_or_learned() -> None:
+def test_epochs_are_passes_over_the_forget_set_or_the_train_set() -> None:
     training = Training(epochs=1.5, forget_batch=4, retain_batch=3)
 
     assert compute_num_steps(training, num_forget=10, num_retain=100) == 4
@@ -322,7 +343,7 @@ def test_epochs_count_over_what_is_unlearned_or_learned() -> None:
     assert compute_num_steps(Training(steps=7), num_forget=10, num_retain=10) == 7
 
 
-def test_an_adaptive_curvature_says_its_interval_and_is_taken_sooner_while_unhealthy(run: Train) -> None:
+def test_an_adaptive_curvature_reports_its_interval_and_shortens_it_while_unhealthy(run: Train) -> None:
     clipped = {"kind": "sophia", "lr": 1e-5, "gamma": 1e-9, "curvature": {"every": 4, "adaptive": True}}
 
     trained, _ = run({"optimizer": clipped, "training": {"steps": 6}})
