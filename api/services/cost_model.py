@@ -13,8 +13,8 @@ from soul_core.training.schedule import compute_num_steps
 
 #: Operations per parameter and token. A backward pass costs twice a forward pass.
 FORWARD, GRADIENT = 2.0, 6.0
-#: Exact products with second derivatives, in gradients (measured by tests/api/test_cost_model.py).
-HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 2.0, 2.0
+#: Exact products with second derivatives, in gradients (counted by tests/api/test_cost_model.py).
+HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 3.0, 2.5
 #: Dampings that an influence step tries: half of those in its range.
 _DAMPING_TRIALS = 11
 #: Answers are shorter than the maximum, on average.
@@ -83,7 +83,8 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     training, num_steps = spec.training, _count_steps(spec, sets)
     forget_tokens = training.forget_batch * forget.tokens_per_row
     learned_tokens = training.retain_batch * learned.tokens_per_row
-    gradients = num_steps * (forget_tokens + learned_tokens)
+    has_no_retain_term = spec.kind == JobKind.UNLEARN and spec.retain.kind == "none"
+    gradients = num_steps * (forget_tokens + (0.0 if has_no_retain_term else learned_tokens))
     if spec.sharpness is not None:  # a second gradient of the forget batch
         gradients += num_steps * forget_tokens
     if spec.saliency is not None:
