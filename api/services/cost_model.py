@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec import FORGET, JobKind, JobSpec
 from soul_core.spec.attacks import Attack
-from soul_core.spec.optimizers import Influence, Sophia
-from soul_core.spec.strategy import Ensemble, Search, get_metric_inputs, select_search_criteria
+from soul_core.spec.optimizers import Sophia
+from soul_core.spec.strategy import Ensemble, Influence, Search, get_metric_inputs, select_search_criteria
 from soul_core.training.schedule import compute_num_steps
 
 #: Operations per parameter and token. A backward pass costs twice a forward pass.
@@ -78,8 +78,8 @@ def count_operations(
 def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     """Return the operations per parameter of one training by the spec's own recipe."""
     forget, learned = _get_training_sets(spec, sets)
-    if isinstance(spec.optimizer, Influence):
-        return Operations(_count_influence(spec.optimizer, forget, learned))
+    if isinstance(spec.strategy, Influence):
+        return Operations(_count_influence(spec.strategy, forget, learned))
     training, num_steps = spec.training, _count_steps(spec, sets)
     forget_tokens = training.forget_batch * forget.tokens_per_row
     learned_tokens = training.retain_batch * learned.tokens_per_row
@@ -100,12 +100,12 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     return Operations(GRADIENT * gradients)
 
 
-def _count_influence(optimizer: Influence, forget: SetSize, retain: SetSize) -> float:
+def _count_influence(strategy: Influence, forget: SetSize, retain: SetSize) -> float:
     """Return the operations of one influence step: a gradient, products with the retain set's matrix, a search."""
-    retained = retain.limit(optimizer.max_examples).num_tokens
-    checked = forget.limit(optimizer.max_examples).num_tokens + retained
-    num_checks = 1 + (1 if optimizer.damping is not None else _DAMPING_TRIALS)
-    gradients = forget.num_tokens + optimizer.iterations * GAUSS_NEWTON_PRODUCT * retained
+    retained = retain.limit(strategy.max_examples).num_tokens
+    checked = forget.limit(strategy.max_examples).num_tokens + retained
+    num_checks = 1 + (1 if strategy.damping is not None else _DAMPING_TRIALS)
+    gradients = forget.num_tokens + strategy.iterations * GAUSS_NEWTON_PRODUCT * retained
     return GRADIENT * gradients + FORWARD * num_checks * checked
 
 
@@ -129,7 +129,7 @@ def _count_strategy(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
 
 
 def _count_steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
-    if isinstance(spec.optimizer, Influence):
+    if isinstance(spec.strategy, Influence):
         return 1
     forget, learned = _get_training_sets(spec, sets)
     return compute_num_steps(spec.training, num_forget=forget.num_rows, num_retain=learned.num_rows)

@@ -19,8 +19,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "every step": {"optimizer": {"kind": "sophia", "curvature": {"kind": "gnb", "every": 1, "data": "both"}}},
     "hutchinson": {"optimizer": {"kind": "sophia", "curvature": {"kind": "hutchinson", "every": 2}}},
     "warm start": {"optimizer": {"kind": "sophia", "curvature": {"kind": "gnb", "warm_start": 3, "data": "forget"}}},
-    "influence is one step": {"optimizer": {"kind": "influence", "damping": 1.0}},
-    "few products": {"optimizer": {"kind": "influence", "damping": 1.0, "iterations": 2, "max_examples": 4}},
+    "influence is one step": {"strategy": {"kind": "influence", "damping": 1.0}},
+    "few products": {"strategy": {"kind": "influence", "damping": 1.0, "iterations": 2, "max_examples": 4}},
     "sharpness": {**FIRST_ORDER, "sharpness": {}},
     "saliency": {**FIRST_ORDER, "saliency": {"score": "wagle"}},
     "no retain term": {**FIRST_ORDER, "retain": {"kind": "none"}},
@@ -85,7 +85,7 @@ def test_the_estimate_of_a_training_is_within_a_factor_of_two(
 
 def test_influence_costs_one_step_whatever_the_spec_says_of_steps(sizes: dict[str, SetSize]) -> None:
     def count(steps: int) -> float:
-        spec = JobSpec.model_validate({"training": {"steps": steps}, "optimizer": {"kind": "influence"}})
+        spec = JobSpec.model_validate({"training": {"steps": steps}, "strategy": {"kind": "influence"}})
         return count_operations(spec, sizes, 1000, num_compared_models=0).total
 
     assert count(1) == count(500)

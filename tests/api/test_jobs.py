@@ -421,7 +421,7 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: ApiClient) -> N
     assert kinds["forget_terms"] >= {"grad_diff", "npo", "refusal"}
     assert kinds["optimizers"] >= {"adamw", "sophia"}
     assert kinds["attacks"] >= {"quantize", "relearn"}
-    assert kinds["strategies"] == {"single", "search", "ensemble"}
+    assert kinds["strategies"] == {"single", "search", "ensemble", "influence"}
     assert kinds["wrappers"] == {"parameters", "saliency", "sharpness", "lora"}
     assert kinds["wrappers"] <= set(methods["spec"]["defaults"])
     assert "probability" in {metric["name"] for metric in methods["metrics"]}

@@ -143,7 +143,7 @@ def test_rows_cannot_be_unlearned_again_and_kept(first: tuple[Report, RunInputs]
     error, _ = refused(first[1], tmp_path, spec(prior_forget_sets="unlearn"), dataset_paths=sets)
 
     assert isinstance(error, BadData)
-    assert error.message.startswith("the prior_forget_1 set and the retain set hold the same rows: nothing can be both")
+    assert error.message.startswith("the prior_forget_1 set and the retain set hold the same rows, which cannot")
 
 
 def test_criteria_on_earlier_sets_are_asked_of_each_there_is() -> None:

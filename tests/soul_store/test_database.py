@@ -35,10 +35,14 @@ def test_a_transaction_is_committed_at_its_end(settings_env: Settings) -> None:
 
 
 def test_a_transaction_that_raises_leaves_no_row(settings_env: Settings) -> None:
-    with pytest.raises(IntegrityError), database.transaction() as session:
-        session.add(Tenant(id="prj_1", name="p"))
-        session.flush()
-        session.add(Tenant(id="prj_2", name="p"))
+    def insert_twice() -> None:
+        with database.transaction() as session:
+            session.add(Tenant(id="prj_1", name="p"))
+            session.flush()
+            session.add(Tenant(id="prj_2", name="p"))
+
+    with pytest.raises(IntegrityError):
+        insert_twice()
 
     with database.transaction() as session:
         assert session.scalars(select(Tenant.name)).all() == []
