@@ -1,20 +1,21 @@
 """Tiny models of many architectures, built from configs: what `bench.correctness` compares and tests run through.
 
-Two layers, 32 wide, 320 tokens; windows, chunks and length thresholds are so small that texts of 40 tokens pass them.
+Two layers, 32 wide; windows, chunks and length thresholds are so small that texts of 40 tokens exceed them.
 """
 
 import shutil
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-VOCAB_SIZE = 320
-_SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-_SHAPE: dict[str, Any] = {
+from bench.tiny_tokenizer import SPECIAL_TOKEN_IDS, VOCAB_SIZE, make_tiny_tokenizer
+
+#: The sizes of a tiny model, by the names that Llama's config and most others have.
+TINY_SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -22,9 +23,9 @@ _SHAPE: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
-    **_SPECIAL,
+    **SPECIAL_TOKEN_IDS,
 }
-_GPT = {"vocab_size": VOCAB_SIZE, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **_SPECIAL}
+_GPT = {"vocab_size": VOCAB_SIZE, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **SPECIAL_TOKEN_IDS}
 _MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _MAMBA2 = {"mamba_chunk_size": 16, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
 _DELTA = {
@@ -62,8 +63,8 @@ Config = tuple[str, Mapping[str, Any]]
 
 
 def _like_llama(model_type: str, **changes: Any) -> Config:
-    """Return a config that calls its sizes as Llama does."""
-    return model_type, {**_SHAPE, **changes}
+    """Return a config whose sizes have Llama's names."""
+    return model_type, {**TINY_SHAPE, **changes}
 
 
 #: Name -> model type and config.
@@ -81,7 +82,8 @@ ARCHITECTURES: dict[str, Config] = {
     ),
     "Mistral, window": _like_llama("mistral", sliding_window=4),
     "Qwen2": _like_llama("qwen2"),
-    "Qwen3": _like_llama("qwen3", head_dim=8),
+    "Qwen2, window": _like_llama("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1),
+    "Qwen3": _like_llama("qwen3", head_dim=16),
     "Phi": _like_llama("phi"),
     "Phi-3, window": _like_llama("phi3", sliding_window=4),
     "Phi-3, LongRoPE": _like_llama("phi3", original_max_position_embeddings=12, rope_parameters=_LONG_ROPE),
@@ -101,18 +103,18 @@ ARCHITECTURES: dict[str, Config] = {
             "attention_types": [[["global", "local"], 1]],
             "window_size": 4,
             "max_position_embeddings": 128,
-            **_SPECIAL,
+            **SPECIAL_TOKEN_IDS,
         },
     ),
     "GPT-J": ("gptj", {**_GPT, "rotary_dim": 4}),
     "CodeGen": ("codegen", {**_GPT, "rotary_dim": 4}),
-    "OPT": ("opt", {**_SHAPE, "ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "OPT": ("opt", {**TINY_SHAPE, "ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
     "Falcon": _like_llama("falcon", num_kv_heads=2, new_decoder_architecture=True),
     "Falcon, ALiBi": _like_llama("falcon", alibi=True, multi_query=False, parallel_attn=False, bias=True),
-    "BLOOM": ("bloom", {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "n_layer": 2, "n_head": 4, **_SPECIAL}),
+    "BLOOM": ("bloom", {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "n_layer": 2, "n_head": 4, **SPECIAL_TOKEN_IDS}),
     "MPT": (
         "mpt",
-        {"vocab_size": VOCAB_SIZE, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128, **_SPECIAL},
+        {"vocab_size": VOCAB_SIZE, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128, **SPECIAL_TOKEN_IDS},
     ),
     "StableLM": _like_llama("stablelm", use_qkv_bias=True),
     "OLMo": _like_llama("olmo"),
@@ -156,7 +158,7 @@ ARCHITECTURES: dict[str, Config] = {
             "num_layers": 2,
             "attention_heads": 4,
             "max_position_embeddings": 128,
-            **_SPECIAL,
+            **SPECIAL_TOKEN_IDS,
         },
     ),
     "Mamba": _like_llama("mamba", state_size=8),
@@ -199,51 +201,40 @@ ARCHITECTURES: dict[str, Config] = {
             "attention_hidden_size": 32,
             "num_hidden_layers": 2,
             "context_length": 128,
-            **_SPECIAL,
+            **SPECIAL_TOKEN_IDS,
         },
     ),
 }
 
 
-def save_tiny(name: str, folder: Path) -> Path:
-    """Save one architecture with random weights and a tokenizer, as anybody would. What was there is replaced."""
-    shutil.rmtree(folder, ignore_errors=True)
-    build_tiny(name).save_pretrained(folder)
-    make_tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
-def build_tiny(name: str, **options: Any) -> Any:
-    """Build a model whose attention matters: matrices five times larger than initialization makes them."""
+def make_config(name: str, **changes: Any) -> PreTrainedConfig:
+    """Return the config of one of `ARCHITECTURES`, with some of its fields changed."""
     model_type, values = ARCHITECTURES[name]
-    config = AutoConfig.for_model(model_type, **{key: value for key, value in values.items() if value is not None})
+    fields = {key: value for key, value in {**values, **changes}.items() if value is not None}
+    return AutoConfig.for_model(model_type, **fields)
+
+
+def build_tiny(architecture: str | PreTrainedConfig, **options: Any) -> Any:
+    """Build a model whose attention matters: matrices five times larger than initialization makes them.
+
+    Args:
+        architecture: a name in `ARCHITECTURES` or a config. The model gets a copy of the config, because resizing the
+            embeddings writes into it.
+        options: what `AutoModelForCausalLM.from_config` takes in addition.
+    """
+    config = make_config(architecture) if isinstance(architecture, str) else deepcopy(architecture)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, **options).eval()
     with torch.no_grad():
         for weight, parameter in model.named_parameters():
-            if parameter.ndim > 1 and not weight.endswith("A_log"):  # an exponent twice over
+            if parameter.ndim > 1 and not weight.endswith("A_log"):  # Mamba takes its exponential twice
                 parameter.mul_(5)
     return model
 
 
-def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer with a chat template."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["Which river flows through London? The Thames flows through London."], trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=special[1], eos_token=special[2], pad_token=special[2]
-    )
-    wrapped.chat_template = (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
-    return wrapped
+def save_tiny(architecture: str, folder: Path, *, chat: bool = True, shard_size: str = "5GB") -> Path:
+    """Save one architecture with random weights and a tokenizer as transformers does; replaces the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    build_tiny(architecture).save_pretrained(folder, max_shard_size=shard_size)
+    make_tiny_tokenizer(chat=chat).save_pretrained(folder)
+    return folder

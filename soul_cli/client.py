@@ -1,4 +1,4 @@
-"""SoulClient: the whole service from Python. `soul` is built on it, and so is anything of yours."""
+"""SoulClient: the service from Python. The `soul` command is built on it."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from soul_cli import download, events
+from soul_cli import download, events, job_logs
 from soul_cli.connection import find_connection
 from soul_cli.errors import BadInput, SoulError
-from soul_cli.resources import Artifact, Dataset, Estimate, Job, JobEvent, Model, Page, Resource
+from soul_cli.resources import Artifact, Dataset, Estimate, Job, JobEvent, LogLine, Model, Page, Resource
 from soul_cli.transport import Transport
 
 R = TypeVar("R", bound=Resource)
@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class SoulClient:
-    """A connection to one service. Without arguments it finds the server as `soul` does (see `connection`).
+    """A connection to one service. Without arguments it finds the server as the `soul` command does (see `connection`).
 
     >>> with SoulClient() as soul:
     ...     job = soul.submit(model_id="mdl_...", datasets={"forget": "ds_..."}, spec={})
@@ -42,17 +42,17 @@ class SoulClient:
     def close(self) -> None:
         self.transport.close()
 
-    # What the service can do
+    # Service
 
     def get_me(self) -> dict[str, Any]:
-        """Say who the API key is: project and scopes."""
-        return self._json("GET", "/v1/me")
+        """Return the project and the scopes of the API key."""
+        return self._get("/v1/me")
 
     def list_methods(self) -> dict[str, Any]:
         """Return every method with its JSON schema and defaults."""
-        return self._json("GET", "/v1/methods")
+        return self._get("/v1/methods")
 
-    # Data sets
+    # Datasets
 
     def add_dataset(
         self,
@@ -65,61 +65,75 @@ class SoulClient:
         normalize: bool = False,
         compare_with: Sequence[str] = (),
     ) -> Dataset:
-        """Upload a file as a data set: metadata first, then its bytes streamed from disk.
+        """Upload a file as a dataset: metadata first, then its bytes, streamed from disk.
 
-        `mapping` is {accepted name: the file's column}, `one+other` to join two. `clean=False` keeps white space and
-        end-of-turn marks around prompts and answers; `normalize` rewrites texts in Unicode normal form C.
-        `compare_with`: ids of data sets whose facts it should not state. What was found is in
-        `dataset_validation(id)`, under `warnings` and `conflicts`.
+        The findings of the upload are in `get_dataset_validation(id)`, under `warnings` and `conflicts`.
+
+        Args:
+            path: the file to upload.
+            name: name of the dataset; default: the file's name.
+            file_format: jsonl, csv, parquet or text; default: detected from the file's name and content.
+            mapping: accepted name -> the file's column; `first+second` joins two columns.
+            clean: whether white space and end-of-turn marks around prompts and answers are removed.
+            normalize: whether texts are rewritten in Unicode normal form C.
+            compare_with: ids of datasets whose facts this one should not state.
         """
         if not path.is_file():
             raise BadInput(f"no such file: {path}")
         meta = {"name": name or path.name, "filename": path.name, "format": file_format, "mapping": dict(mapping or {})}
         switches = ({} if clean else {"clean": False}) | ({"normalize": True} if normalize else {})
-        made = self._one(Dataset, "POST", "/v1/datasets", json={k: v for k, v in meta.items() if v} | switches)
+        dataset = self._post(Dataset, "/v1/datasets", json={k: v for k, v in meta.items() if v} | switches)
         try:
-            response = self.transport.request(
+            answer = self.transport.request_json(
                 "PUT",
-                f"/v1/datasets/{made.id}/content",
+                f"/v1/datasets/{dataset.id}/content",
                 params={"compare_with": list(compare_with)} if compare_with else None,
-                content=lambda: _chunks(path),
+                content=lambda: _read_chunks(path),
                 headers={"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"},
             )
         except BaseException:
-            self._forget_dataset(made.id)
+            with suppress(SoulError):  # the error of the upload is the one to report
+                self.delete_dataset(dataset.id)
             raise
-        return Dataset.model_validate(response.json())
+        return Dataset.model_validate(answer)
 
     def list_datasets(self, *, limit: int | None = None) -> Iterator[Dataset]:
-        """Yield data sets, newest first."""
-        return self._pages(Dataset, "/v1/datasets", limit=limit)
+        """Yield datasets, newest first."""
+        return self._list(Dataset, "/v1/datasets", limit=limit)
 
     def get_dataset(self, dataset_id: str) -> Dataset:
-        """Return one data set."""
-        return self._one(Dataset, "GET", f"/v1/datasets/{dataset_id}")
+        """Return one dataset."""
+        return Dataset.model_validate(self._get(f"/v1/datasets/{dataset_id}"))
 
     def get_dataset_validation(self, dataset_id: str) -> dict[str, Any]:
-        """Return its validation report: every bad row by number, and warnings about rows that can be used."""
-        return self._json("GET", f"/v1/datasets/{dataset_id}/validation")
+        """Return the validation report of a dataset: every bad row by number, and warnings about usable rows."""
+        return self._get(f"/v1/datasets/{dataset_id}/validation")
 
     def delete_dataset(self, dataset_id: str) -> dict[str, Any]:
-        """Delete a data set; return the receipt where the server gives one."""
-        return self._json("DELETE", f"/v1/datasets/{dataset_id}")
+        """Delete a dataset; return the receipt, or {} from a server that gives none."""
+        return self.transport.request_json("DELETE", f"/v1/datasets/{dataset_id}")
 
     # Models
 
     def add_model(self, source: str, location: str, *, name: str | None = None, revision: str | None = None) -> Model:
-        """Register a model. `source`: hub (an id), local (a folder), gguf (a file) or job (a job's id)."""
+        """Register a model.
+
+        Args:
+            source: the kind of `location`: hub (an id), local (a folder), gguf (a file) or job (a job's id).
+            location: the model's id or path.
+            name: name of the model; default: the server's choice.
+            revision: branch, tag or commit of a hub model.
+        """
         body = {"source": source, "location": location, "name": name, "revision": revision}
-        return self._one(Model, "POST", "/v1/models", json={k: v for k, v in body.items() if v})
+        return self._post(Model, "/v1/models", json={k: v for k, v in body.items() if v})
 
     def list_models(self, *, limit: int | None = None) -> Iterator[Model]:
         """Yield models, newest first."""
-        return self._pages(Model, "/v1/models", limit=limit)
+        return self._list(Model, "/v1/models", limit=limit)
 
     def get_model(self, model_id: str) -> Model:
         """Return one model."""
-        return self._one(Model, "GET", f"/v1/models/{model_id}")
+        return Model.model_validate(self._get(f"/v1/models/{model_id}"))
 
     def delete_model(self, model_id: str) -> None:
         """Delete a model's registration."""
@@ -136,9 +150,9 @@ class SoulClient:
         models: Mapping[str, str] | None = None,
         retrained: Mapping[str, Any] | None = None,
     ) -> Estimate:
-        """Ask what a job would cost and whether it would be taken. Charges nothing."""
-        body = _body(model_id=model_id, datasets=datasets, spec=spec, models=models, retrained=retrained)
-        return self._one(Estimate, "POST", "/v1/estimates", json=body)
+        """Estimate what a job would cost and whether it would be accepted. Charges nothing."""
+        body = _make_body(model_id=model_id, datasets=datasets, spec=spec, models=models, retrained=retrained)
+        return self._post(Estimate, "/v1/estimates", json=body)
 
     def submit(
         self,
@@ -151,12 +165,21 @@ class SoulClient:
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Submit a job. A key made here lets a retry after a lost answer find the same job instead of a second one.
+        """Submit a job.
 
-        `models` are measured beside its own (name -> model id); `reference` says where the retrained one comes from,
-        as {"kind": "retrain", "model_id": ...}.
+        Args:
+            model_id: the model to change.
+            datasets: dataset name -> id.
+            spec: the job spec; the server fills in defaults.
+            models: further models to measure, name -> model id.
+            retrained: where the retrained model comes from, such as {"kind": "retrain", "model_id": ...}.
+            name: name of the job.
+            idempotency_key: a second request with this key returns the job of the first; default: a new key, so that a
+                retry after a lost answer does not create a second job.
         """
-        body = _body(model_id=model_id, datasets=datasets, spec=spec, models=models, retrained=retrained, name=name)
+        body = _make_body(
+            model_id=model_id, datasets=datasets, spec=spec, models=models, retrained=retrained, name=name
+        )
         return self._post_job("/v1/jobs", body, idempotency_key)
 
     def evaluate(
@@ -170,21 +193,21 @@ class SoulClient:
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Measure a model, and others beside it, without changing any. What comes back is a job like others."""
-        given = spec or {}
-        body = _body(model_id=model_id, datasets=datasets, spec=given, models=models, retrained=retrained, name=name)
+        """Submit a job that measures a model, and any other `models`, without changing them. Arguments as `submit`."""
+        body = _make_body(
+            model_id=model_id, datasets=datasets, spec=spec or {}, models=models, retrained=retrained, name=name
+        )
         return self._post_job("/v1/evaluations", body, idempotency_key)
 
     def list_evaluations(self, *, status: str | None = None, limit: int | None = None) -> Iterator[Job]:
         """Yield evaluations, newest first."""
-        return self._pages(Job, "/v1/evaluations", limit=limit, **({"status": status} if status else {}))
+        return self._list(Job, "/v1/evaluations", limit=limit, status=status)
 
     def list_jobs(
         self, *, status: str | None = None, kind: str | None = None, limit: int | None = None
     ) -> Iterator[Job]:
         """Yield jobs, newest first. `kind`: unlearn, finetune or evaluate."""
-        wanted = {"status": status, "kind": kind}
-        return self._pages(Job, "/v1/jobs", limit=limit, **{name: value for name, value in wanted.items() if value})
+        return self._list(Job, "/v1/jobs", limit=limit, status=status, kind=kind)
 
     def get_job(self, job_id: str, *, wait_seconds: float | None = None) -> Job:
         """Return one job; with `wait_seconds` the server holds the answer until the job changes."""
@@ -197,61 +220,67 @@ class SoulClient:
         return self.get_job(job_id)
 
     def stream_events(self, job_id: str, *, after: int = 0) -> Iterator[JobEvent]:
-        """Yield the job's events from `after` on, live, until it has finished; survives lost connections."""
+        """Yield the job's events with a `seq` above `after`, live, until it has finished. Lost connections resume."""
         return events.follow(self.transport, job_id, after=after)
 
+    def read_log(self, job_id: str, *, attempt: int | None = None, tail: int | None = None) -> Iterator[LogLine]:
+        """Yield the lines that the job's worker and engine wrote, or the last `tail` of them; of one attempt or all."""
+        return job_logs.read_log(self.transport, job_id, attempt=attempt, tail=tail)
+
+    def follow_log(self, job_id: str, *, attempt: int | None = None, tail: int | None = None) -> Iterator[LogLine]:
+        """Yield the job's log, and new lines as they are written, until the job has finished."""
+        return job_logs.follow_log(self.transport, job_id, attempt=attempt, tail=tail)
+
     def get_metrics(self, job_id: str) -> dict[str, Any]:
-        """Return the run's curves."""
-        return self._json("GET", f"/v1/jobs/{job_id}/metrics")
+        """Return the curves of the job's run."""
+        return self._get(f"/v1/jobs/{job_id}/metrics")
 
     def cancel(self, job_id: str) -> Job:
-        """Ask for a job to be cancelled; a running one stops at its next step."""
-        return self._one(Job, "POST", f"/v1/jobs/{job_id}/cancel")
+        """Request that a job is cancelled; a running one stops at its next step."""
+        return self._post(Job, f"/v1/jobs/{job_id}/cancel")
 
     def get_report(self, job_id: str) -> dict[str, Any]:
         """Return the report; `soul_core.report.Report` is its schema."""
-        return self._json("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "application/json"})
+        return self._get(f"/v1/jobs/{job_id}/report", headers={"Accept": "application/json"})
 
     def get_report_html(self, job_id: str) -> str:
-        """Return the report as a page."""
+        """Return the report as an HTML page."""
         return self.transport.request("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "text/html"}).text
 
     def get_report_pdf(self, job_id: str) -> bytes:
-        """Return the report as PDF; a server that cannot make one answers 501 and says what it lacks."""
+        """Return the report as PDF; a server that cannot make one answers 501 and names what it lacks."""
         return self.transport.request("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "application/pdf"}).content
 
     def get_report_schema(self) -> dict[str, Any]:
         """Return the JSON schema of reports."""
-        return self._json("GET", "/v1/schemas/report")
+        return self._get("/v1/schemas/report")
 
     def list_artifacts(self, job_id: str) -> list[Artifact]:
         """Return the manifest of a finished job's files."""
-        return list(self._pages(Artifact, f"/v1/jobs/{job_id}/artifacts"))
+        return list(self._list(Artifact, f"/v1/jobs/{job_id}/artifacts"))
 
     def download(
         self, job_id: str, folder: Path, *, on_progress: download.DownloadProgressCallback | None = None
     ) -> list[download.DownloadedFile]:
-        """Fetch all files of a job into a folder; resume partial ones, check every sha256."""
+        """Download all files of a job into a folder; resume partial ones, check every sha256."""
         return download.fetch_all(self.transport, self.list_artifacts(job_id), folder, on_progress=on_progress)
 
-    # How
+    def _get(self, path: str, **options: Any) -> dict[str, Any]:
+        return self.transport.request_json("GET", path, **options)
 
-    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        response = self.transport.request(method, path, **options)
-        answer: dict[str, Any] = response.json() if response.content else {}
-        return answer
-
-    def _one(self, kind: type[R], method: str, path: str, **options: Any) -> R:
-        return kind.model_validate(self._json(method, path, **options))
+    def _post(self, resource: type[R], path: str, **options: Any) -> R:
+        return resource.model_validate(self.transport.request_json("POST", path, **options))
 
     def _post_job(self, path: str, body: dict[str, Any], idempotency_key: str | None) -> Job:
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self._one(Job, "POST", path, json=body, headers=headers)
+        return self._post(Job, path, json=body, headers=headers)
 
-    def _pages(self, of: type[R], path: str, *, limit: int | None = None, **params: Any) -> Iterator[R]:
+    def _list(self, resource: type[R], path: str, *, limit: int | None = None, **filters: str | None) -> Iterator[R]:
+        """Yield the resources of a list, page by page, at most `limit`; filters that are None are not sent."""
+        params = {name: value for name, value in filters.items() if value}
         num_left = limit
         while True:
-            page = Page[of].model_validate(self._json("GET", path, params=params))  # type: ignore[valid-type]
+            page = Page[resource].model_validate(self._get(path, params=params))  # type: ignore[valid-type]
             for item in page.data:
                 if num_left == 0:
                     return
@@ -261,18 +290,17 @@ class SoulClient:
                 return
             params["cursor"] = page.next_cursor
 
-    def _forget_dataset(self, dataset_id: str) -> None:
-        """Take back a data set whose upload failed, if the server still listens; the first error is the one to tell."""
-        with suppress(SoulError):
-            self.transport.request("DELETE", f"/v1/datasets/{dataset_id}")
+
+def _make_body(**fields: Any) -> dict[str, Any]:
+    """Return a job's body; a field that is None is left to the server's default."""
+    return {
+        name: dict(value) if isinstance(value, Mapping) else value
+        for name, value in fields.items()
+        if value is not None
+    }
 
 
-def _body(**parts: Any) -> dict[str, Any]:
-    """Return a job's body; what was not given is left to the server's defaults."""
-    return {name: dict(part) if isinstance(part, Mapping) else part for name, part in parts.items() if part is not None}
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
+def _read_chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk

@@ -1,34 +1,34 @@
-"""`soul evaluate`: an audit of models, without changing any."""
+"""`soul evaluate`: measures models without changing them."""
 
 from typing import Annotated, Any
 
 import typer
 
-from soul_cli.commands_submit import register_and_send
+from soul_cli.commands_submit import register_and_submit
 from soul_cli.job_options import (
+    DatasetsOption,
     ForgetOption,
     GeneralOption,
     HoldoutOption,
-    IdempotencyOption,
-    LogOption,
+    IdempotencyKeyOption,
     ModelOption,
     NameOption,
-    OverrideOption,
-    ReferenceOption,
+    OptionsOption,
     RetainOption,
+    RetrainedLogOption,
+    RetrainedOption,
     RevisionOption,
-    SetOption,
     SpecOption,
     WaitOption,
     WatchOption,
-    collect_sets,
-    make_reference,
+    collect_datasets,
+    make_retrained,
 )
 from soul_cli.options import JsonOption, KeyOption, UrlOption, connect
-from soul_cli.submission import JobRequest, make_spec, parse_sets
+from soul_cli.submission import JobRequest, make_spec, parse_pairs
 
 EVALUATE_EXAMPLE = """\
-Before and after, side by side, on any data:
+Before and after, side by side, on any dataset:
 
 \b
   soul evaluate --model job_... --compare before=./SmolLM2-135M-Instruct \\
@@ -40,51 +40,59 @@ Before and after, side by side, on any data:
 def evaluate(
     *,
     model: ModelOption,
-    also: Annotated[
+    compare: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=MODEL", help="A model measured beside it; may be repeated.", show_default=False),
+        typer.Option(metavar="NAME=MODEL", help="A further model to measure. Repeatable.", show_default=False),
     ] = None,
-    sets: SetOption = None,
+    datasets: DatasetsOption = None,
     forget: ForgetOption = None,
     retain: RetainOption = None,
     general: GeneralOption = None,
     holdout: HoldoutOption = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Names from `soul methods`, with commas.", show_default=False)
+        str | None,
+        typer.Option(metavar="NAMES", help="Metrics of `soul methods`, separated by commas.", show_default=False),
     ] = None,
     attacks: Annotated[
         str | None,
-        typer.Option(help="Kinds from `soul methods`, with commas; none: no attack.", show_default="cheap ones"),
+        typer.Option(
+            metavar="KINDS",
+            help="Attacks of `soul methods`, separated by commas; none: no attack.",
+            show_default="the cheap ones",
+        ),
     ] = None,
     spec: SpecOption = None,
-    option: OverrideOption = None,
-    retrained: ReferenceOption = None,
-    retrained_log: LogOption = None,
+    options: OptionsOption = None,
+    retrained: RetrainedOption = None,
+    retrained_log: RetrainedLogOption = None,
     revision: RevisionOption = None,
     name: NameOption = None,
-    idempotency_key: IdempotencyOption = None,
+    idempotency_key: IdempotencyKeyOption = None,
     wait: WaitOption = False,
     watch: WatchOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Audit a model, and others beside it, on any data sets with any metrics and attacks. Nothing is changed."""
+    """Submit a job that measures models, changing none.
+
+    Any models, on any datasets, with any metrics and attacks.
+    """
     with connect(url, key, as_json=as_json) as client:
-        wanted = JobRequest(
+        request = JobRequest(
             model=model,
             revision=revision,
-            models=parse_sets(also or (), option="--compare"),
-            sets=collect_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
-            spec=_audit_spec(make_spec(spec, option or ()), metrics, attacks),
-            retrained=make_reference(retrained, None, retrained_log, None),
+            models=parse_pairs(compare or (), option="--compare"),
+            datasets=collect_datasets(datasets, forget=forget, retain=retain, general=general, holdout=holdout),
+            spec=_add_metrics_and_attacks(make_spec(spec, options or ()), metrics, attacks),
+            retrained=make_retrained(model=retrained, log=retrained_log),
         )
-        register_and_send(
-            client, client.evaluate, wanted, name, idempotency_key, wait=wait, watch=watch, as_json=as_json
+        register_and_submit(
+            client, client.evaluate, request, name, idempotency_key, wait=wait, watch=watch, as_json=as_json
         )
 
 
-def _audit_spec(spec: dict[str, Any], metrics: str | None, attacks: str | None) -> dict[str, Any]:
+def _add_metrics_and_attacks(spec: dict[str, Any], metrics: str | None, attacks: str | None) -> dict[str, Any]:
     if metrics is not None:
         spec = {**spec, "evaluation": {**spec.get("evaluation", {}), "metrics": _split(metrics)}}
     if attacks is not None:

@@ -1,4 +1,4 @@
-"""`soul models`, `soul datasets`, `soul methods`: what a job is made of."""
+"""`soul models`, `soul datasets`, `soul methods`: the inputs of a job."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,31 +9,39 @@ from rich.markup import escape
 from soul_cli.options import JsonOption, KeyOption, SoulGroup, UrlOption, connect
 from soul_cli.output import console, error_console, print_fields, print_json, print_table
 from soul_cli.resources import Dataset, Model
-from soul_cli.submission import list_conflict_warnings, list_dataset_warnings, parse_model_source, parse_sets
+from soul_cli.submission import list_conflict_warnings, list_dataset_warnings, parse_model_source, parse_pairs
 from soul_core.formatting import format_bytes
 
-models = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Models: add, list, show, delete.")
-datasets = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Data sets: add, list, show, delete.")
+models = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Register, list, show and delete models.")
+datasets = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Upload, list, show and delete datasets.")
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The model's id, mdl_...", show_default=False)]
-DatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="The data set's id, ds_...", show_default=False)
-]
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's id, ds_...", show_default=False)]
 
 
 @models.command("add")
 def add_model(
     model: Annotated[
         str,
-        typer.Argument(help="A folder, a GGUF file, a hub id (owner/name), or the id of a job whose output it is."),
+        typer.Argument(
+            metavar="MODEL", help="A folder, a GGUF file, a hub id (owner/name), or the id of a job with this output."
+        ),
     ],
-    name: Annotated[str | None, typer.Option(help="A name for lists.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub models: branch, tag or commit; it is pinned.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="A name for lists.", show_default=False)] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REVISION", help="Branch, tag or commit of a hub model; it is pinned.", show_default=False
+        ),
+    ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a model. Folders and GGUF files are read where they lie, by a server on this machine."""
+    """Register a model.
+
+    Folders and GGUF files are not uploaded: the server must see them under the same path.
+    """
     with connect(url, key, as_json=as_json) as client:
         source, location = parse_model_source(model)
         _show_model(client.add_model(source, location, name=name, revision=revision), as_json=as_json)
@@ -41,20 +49,20 @@ def add_model(
 
 @models.command("list")
 def list_models(
-    limit: Annotated[int, typer.Option(min=1, help="Most models to list.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of models to list.")] = 50,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List models, newest first."""
     with connect(url, key, as_json=as_json) as client:
-        found = list(client.list_models(limit=limit))
+        listed = list(client.list_models(limit=limit))
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
     rows = [
         (m.id, m.name, m.source, m.facts.get("architecture"), m.facts.get("num_parameters"), m.created_at)
-        for m in found
+        for m in listed
     ]
     print_table(["id", "name", "source", "architecture", "parameters", "created"], rows)
 
@@ -81,25 +89,34 @@ def delete_model(
 
 @datasets.command("add")
 def add_dataset(
-    file: Annotated[Path, typer.Argument(help="JSON, CSV, Parquet or plain text; also .gz and .zst.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON, CSV, Parquet or plain text; also .gz and .zst.")],
     *,
-    name: Annotated[str | None, typer.Option(help="A name for lists; the file's name otherwise.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A name for lists.", show_default="the file's name")
+    ] = None,
     file_format: Annotated[
-        str | None, typer.Option("--format", help="jsonl, csv, parquet or text; found by name and content otherwise.")
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="jsonl, csv, parquet or text.",
+            show_default="detected from name and content",
+        ),
     ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=COLUMN",
-            help="Columns with other names: --column question=Frage. Two columns make one prompt, a blank line "
-            "between them: --column prompt=instruction+input",
+            help="Read NAME from another column: --column question=Frage. Join two columns, with a blank line between: "
+            "--column prompt=instruction+input. Repeatable.",
+            show_default=False,
         ),
     ] = None,
     clean: Annotated[
         bool,
         typer.Option(
             "--clean/--no-clean",
-            help="Take white space and end-of-turn marks of a model off the ends of prompts and answers.",
+            help="Remove white space and a model's end-of-turn marks at the ends of prompts and answers.",
         ),
     ] = True,
     normalize: Annotated[
@@ -110,17 +127,20 @@ def add_dataset(
         typer.Option(
             metavar="DATASET",
             help="A forget set, ds_...: rows of this file that state its facts are reported. Repeatable.",
+            show_default=False,
         ),
     ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a data set. A file with bad rows ends with exit code 2 and every bad row by its number.
+    """Upload a dataset.
 
-    What is usable and odd, and what was cleaned, is printed on stderr with row numbers.
+    A file with bad rows is refused with exit code 2, and every bad row is listed by its number. Warnings about usable
+    rows, and what was cleaned, are printed on stderr with row numbers.
     """
-    mapping = parse_sets(column or (), option="--column")
+    mapping = parse_pairs(column or (), option="--column")
+    forget_ids = compare_with or []
     with connect(url, key, as_json=as_json) as client:
         dataset = client.add_dataset(
             file,
@@ -129,14 +149,14 @@ def add_dataset(
             mapping=mapping,
             clean=clean,
             normalize=normalize,
-            compare_with=compare_with or (),
+            compare_with=forget_ids,
         )
-        warnings = [] if as_json else list_dataset_warnings(client, dataset.id)
-        warnings += (
-            []
-            if as_json
-            else list_conflict_warnings(client, dataset.id, {other: other for other in compare_with or ()})
-        )
+        warnings: list[str] = []
+        if not as_json:
+            warnings += list_dataset_warnings(client, dataset.id)
+            warnings += list_conflict_warnings(
+                client, dataset.id, {dataset_id: dataset_id for dataset_id in forget_ids}
+            )
     _show_dataset(dataset, as_json=as_json)
     for line in warnings:
         error_console.print(escape(line), soft_wrap=True)
@@ -144,18 +164,18 @@ def add_dataset(
 
 @datasets.command("list")
 def list_datasets(
-    limit: Annotated[int, typer.Option(min=1, help="Most data sets to list.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of datasets to list.")] = 50,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List data sets, newest first."""
+    """List datasets, newest first."""
     with connect(url, key, as_json=as_json) as client:
-        found = list(client.list_datasets(limit=limit))
+        listed = list(client.list_datasets(limit=limit))
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
-    rows = [(d.id, d.name, d.status, d.format, d.num_rows, _format_size(d), d.created_at) for d in found]
+    rows = [(d.id, d.name, d.status, d.format, d.num_rows, _format_size(d), d.created_at) for d in listed]
     print_table(["id", "name", "status", "format", "rows", "size", "created"], rows)
 
 
@@ -163,7 +183,7 @@ def list_datasets(
 def show_dataset(
     dataset: DatasetArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show one data set."""
+    """Show one dataset."""
     with connect(url, key, as_json=as_json) as client:
         _show_dataset(client.get_dataset(dataset), as_json=as_json)
 
@@ -172,7 +192,7 @@ def show_dataset(
 def delete_dataset(
     dataset: DatasetArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False
 ) -> None:
-    """Delete a data set and its rows."""
+    """Delete a dataset and its rows."""
     with connect(url, key, as_json=as_json) as client:
         receipt = client.delete_dataset(dataset)
     if as_json:
@@ -182,25 +202,26 @@ def delete_dataset(
 
 
 def list_methods(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """List the methods: forget and retain terms, optimizers, attacks, metrics, ready tasks. `--json` has their schemas
-    and defaults.
+    """List objectives, optimizers, attacks, metrics, tasks.
+
+    With --json: also the JSON schemas and defaults.
     """
     with connect(url, key, as_json=as_json) as client:
-        found = client.list_methods()
+        methods = client.list_methods()
     if as_json:
-        print_json(found)
+        print_json(methods)
         return
-    for family, entries in found.items():
+    for family, entries in methods.items():
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             continue
-        rows = [(e.get("kind") or e.get("name"), _told(e)) for e in entries]
+        rows = [(entry.get("kind") or entry.get("name"), _describe_method(entry)) for entry in entries]
         print_table([family.replace("_", " "), ""], rows)
         if family == "tasks":
-            console.print("Their data sets and ready specs as files: python -m soul_core.tasks NAME (--help says more)")
+            console.print("To write a task's datasets and spec as files: python -m soul_core.tasks NAME (see --help)")
         console.print()
 
 
-def _told(entry: dict[str, Any]) -> str:
+def _describe_method(entry: dict[str, Any]) -> str:
     """Return a method's title, and the variants of a task."""
     variants = ", ".join(entry.get("variants") or ())
     return f"{entry.get('title') or entry.get('description')}" + (f" ({variants})" if variants else "")
@@ -230,7 +251,7 @@ def _show_dataset(dataset: Dataset, *, as_json: bool) -> None:
         return
     print_fields(
         [
-            ("data set", dataset.id),
+            ("dataset", dataset.id),
             ("name", dataset.name),
             ("status", dataset.status),
             ("format", dataset.format),

@@ -1,15 +1,15 @@
-"""`soul status | watch | cancel | jobs`: a job that is there, to its end."""
+"""`soul status | watch | logs | cancel | jobs`: submitted jobs."""
 
 from typing import Annotated, NoReturn
 
 import typer
 
 from soul_cli.client import SoulClient
+from soul_cli.job_logs import format_log_line
 from soul_cli.options import JobArgument, JsonOption, KeyOption, UrlOption, connect
 from soul_cli.output import console, make_job_fields, print_fields, print_json, print_table
 from soul_cli.resources import Job
-from soul_cli.watch import get_exit_code, print_outcome
-from soul_cli.watch import watch as show
+from soul_cli.watch import get_exit_code, print_outcome, show_events
 
 
 def show_status(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -19,58 +19,111 @@ def show_status(job: JobArgument, url: UrlOption = None, key: KeyOption = None, 
 
 
 def watch(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """Follow a job to its end: phase, step, loss, ETA. Ctrl-C leaves it running. With --json: one event a line."""
+    """Follow a job until it finishes.
+
+    Shows phase, step, loss and ETA. Ctrl-C leaves the job running. With --json: one event per line.
+    """
     with connect(url, key, as_json=as_json) as client:
         follow_and_exit(client, job, live=True, as_json=as_json)
 
 
-def cancel(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """Cancel a job. A queued one ends at once, a running one at its next step; nothing of it is kept."""
+def show_log(
+    job: JobArgument,
+    attempt: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only the lines of this attempt.", show_default=False)
+    ] = None,
+    tail: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=1000, help="Only the last N lines.", show_default=False)
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the job finishes.")] = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the log of a job.
+
+    It has the lines of the job's worker, its engine and their libraries, and no text of the datasets. With --json: one
+    object per line.
+    """
     with connect(url, key, as_json=as_json) as client:
-        found = client.cancel(job)
+        read = client.follow_log if follow else client.read_log
+        shown_attempt = 0
+        for line in read(job, attempt=attempt, tail=tail):
+            if as_json:
+                typer.echo(line.model_dump_json())
+                continue
+            if line.attempt != shown_attempt:
+                typer.echo(f"attempt {line.attempt}, {line.at:%Y-%m-%d}")
+                shown_attempt = line.attempt
+            typer.echo(format_log_line(line))
+
+
+def cancel(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Cancel a job.
+
+    A queued job is cancelled at once, a running one at its next step. No results are kept.
+    """
+    with connect(url, key, as_json=as_json) as client:
+        cancelled_job = client.cancel(job)
     if as_json:
-        print_json(found)
-    elif found.status == "cancelled":
+        print_json(cancelled_job)
+    elif cancelled_job.status == "cancelled":
         console.print(f"{job} cancelled")
     else:
-        console.print(f"{job} will stop at its next step (now: {found.status})")
+        console.print(f"{job} will stop at its next step (now: {cancelled_job.status})")
 
 
 def list_jobs(
     status: Annotated[
-        str | None, typer.Option(help="Only these: queued, running, succeeded, failed, cancelled.")
+        str | None,
+        typer.Option(
+            metavar="STATUS",
+            help="Only these jobs: queued, running, paused, succeeded, failed or cancelled.",
+            show_default=False,
+        ),
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="Only these: unlearn, finetune, evaluate.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most list_jobs to list.")] = 50,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Only jobs of this kind: unlearn, finetune or evaluate.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of jobs to list.")] = 50,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
     with connect(url, key, as_json=as_json) as client:
-        found = list(client.list_jobs(status=status, kind=kind, limit=limit))
+        jobs = list(client.list_jobs(status=status, kind=kind, limit=limit))
     if as_json:
-        print_json(found)
+        print_json(jobs)
         return
     rows = [
-        (j.id, j.name, j.kind, j.status, j.phase if j.status == "running" else None, j.verdict, j.created_at)
-        for j in found
+        (
+            job.id,
+            job.name,
+            job.kind,
+            job.status,
+            job.phase if job.status == "running" else None,
+            job.verdict,
+            job.created_at,
+        )
+        for job in jobs
     ]
     print_table(["id", "name", "kind", "status", "phase", "verdict", "created"], rows)
 
 
 def follow_and_exit(client: SoulClient, job_id: str, *, live: bool, as_json: bool) -> NoReturn:
-    """Follow a job to its end and leave with the exit code it stands for."""
+    """Follow a job until it finishes, and exit with its exit code."""
     if live and as_json:
         for event in client.stream_events(job_id):
             typer.echo(event.model_dump_json())
         job = client.get_job(job_id)
     elif live:
         try:
-            show(job_id, client.stream_events(job_id), console)
+            show_events(job_id, client.stream_events(job_id), console)
         except KeyboardInterrupt:
-            console.print("\nThe job goes on without you.")
-            console.print(f"  soul watch {job_id}    come back to it")
+            console.print("\nThe job keeps running.")
+            console.print(f"  soul watch {job_id}    follow it again")
             console.print(f"  soul cancel {job_id}   stop it")
             raise
         job = client.get_job(job_id)

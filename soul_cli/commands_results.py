@@ -1,4 +1,4 @@
-"""`soul report | download`: what a finished job leaves."""
+"""`soul report | download`: the results of a finished job."""
 
 import json
 from pathlib import Path
@@ -20,20 +20,23 @@ from soul_core.formatting import format_bytes
 
 def show_report(
     job: JobArgument,
-    html: Annotated[bool, typer.Option("--html", help="The show_report as one offline page.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="The report as one offline page.")] = False,
     pdf: Annotated[bool, typer.Option("--pdf", help="The same page as PDF; needs -o.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it to this file.", show_default=False)
+    ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was measured before and after; `--html -o report.html` writes the page, `--pdf` the same for paper,
-    `--json` the source.
+    """Show the report of a finished job.
+
+    `--html -o report.html` writes it as a page, `--pdf -o report.pdf` for print; `--json` prints its data.
     """
     if html + pdf + as_json > 1:
-        raise BadInput("give one of --html, --pdf and --json")
+        raise BadInput("give only one of --html, --pdf and --json")
     if pdf and out is None:
-        raise BadInput("a PDF is no text for a terminal: name a file, --pdf -o report.pdf")
+        raise BadInput("a PDF cannot be printed on a terminal: give a file, --pdf -o report.pdf")
     with connect(url, key, as_json=as_json) as client:
         if html:
             text = client.get_report_html(job)
@@ -47,61 +50,63 @@ def show_report(
             out.write_bytes(client.get_report_pdf(job))
             console.print(f"Report written to {out}")
             return
-        found = client.get_report(job)
+        report = client.get_report(job)
     if out is not None:
-        out.write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
+        out.write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
         error_console.print(f"Report written to {out}")
     elif as_json:
-        print_json(found)
+        print_json(report)
     else:
-        print_report(found, console)
+        print_report(report, console)
 
 
 def download(
     job: JobArgument,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to; the job's id otherwise.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write to.", show_default="the job's id"),
+    ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Download a job's files. What is there already is kept, partial files go on, every sha256 is checked."""
+    """Download a job's files and check every sha256.
+
+    Files that are already complete are kept, and partial ones resume.
+    """
     folder = out or Path(job)
     with connect(url, key, as_json=as_json) as client:
-        fetched = download_with_bar(client, job, folder, quiet=as_json)
+        files = download_with_bar(client, job, folder, quiet=as_json)
     if as_json:
-        print_json({"folder": str(folder.resolve()), "files": [_fetched_json(one) for one in fetched]})
+        print_json({"folder": str(folder.resolve()), "files": [_make_file_json(file) for file in files]})
         return
-    rows = [
-        (one.path.relative_to(folder), format_bytes(one.size_bytes), _how(one), f"{one.sha256[:16]}… ok")
-        for one in fetched
-    ]
+    rows = []
+    for file in files:
+        how = f"resumed at {format_bytes(file.resumed_at_bytes)}" if file.how == "resumed" else file.how
+        rows.append((file.path.relative_to(folder), format_bytes(file.size_bytes), how, f"{file.sha256[:16]}… ok"))
     print_table(["file", "size", "", "sha256"], rows)
-    console.print(f"{len(fetched)} files in {folder.resolve()}, every sha256 as promised", soft_wrap=True)
+    console.print(f"{len(files)} files in {folder.resolve()}, every sha256 as in the manifest", soft_wrap=True)
 
 
 def download_with_bar(client: SoulClient, job_id: str, folder: Path, *, quiet: bool = False) -> list[DownloadedFile]:
-    """Download a job's files under a bar of bytes."""
+    """Download a job's files and show a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(30), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         tasks = {}
 
-        def tell(artifact: Artifact, num_bytes: int) -> None:
+        def update_bar(artifact: Artifact, num_bytes: int) -> None:
             if artifact.id not in tasks:
                 tasks[artifact.id] = bar.add_task(escape(artifact.path), total=artifact.size_bytes)
             bar.update(tasks[artifact.id], completed=num_bytes)
 
-        return client.download(job_id, folder, on_progress=tell)
+        return client.download(job_id, folder, on_progress=update_bar)
 
 
-def _how(one: DownloadedFile) -> str:
-    return f"resumed at {format_bytes(one.resumed_at_bytes)}" if one.how == "resumed" else one.how
-
-
-def _fetched_json(one: DownloadedFile) -> dict[str, object]:
+def _make_file_json(file: DownloadedFile) -> dict[str, object]:
     return {
-        "path": str(one.path),
-        "how": one.how,
-        "size_bytes": one.size_bytes,
-        "resumed_at_bytes": one.resumed_at_bytes,
-        "sha256": one.sha256,
+        "path": str(file.path),
+        "how": file.how,
+        "size_bytes": file.size_bytes,
+        "resumed_at_bytes": file.resumed_at_bytes,
+        "sha256": file.sha256,
     }

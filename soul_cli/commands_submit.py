@@ -1,9 +1,7 @@
-"""`soul estimate | submit | finetune | evaluate`: a job from what was typed. Models and files that are not registered
-yet are registered on the way.
-"""
+"""`soul estimate | submit | finetune`: a job from the command line. Models and files are registered on the way."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -12,30 +10,30 @@ from soul_cli.client import SoulClient
 from soul_cli.commands_jobs import follow_and_exit, show_job
 from soul_cli.errors import CliExitCode, SoulError
 from soul_cli.job_options import (
+    DatasetsOption,
     ForgetOption,
     GeneralOption,
     HoldoutOption,
-    IdempotencyOption,
-    LogOption,
+    IdempotencyKeyOption,
     ModelOption,
     NameOption,
-    OverrideOption,
-    ReferenceOption,
+    OptionsOption,
     RetainOption,
-    RetrainingOption,
-    RetrainOption,
+    RetrainedLogOption,
+    RetrainedOption,
+    RetrainFromOption,
+    RetrainOptionsOption,
     RevisionOption,
-    SetOption,
     SpecOption,
     WaitOption,
     WatchOption,
-    collect_sets,
-    make_reference,
+    collect_datasets,
+    make_retrained,
 )
 from soul_cli.options import JsonOption, KeyOption, UrlOption, connect
 from soul_cli.output import console, error_console, print_fields, print_json
 from soul_cli.resources import Job
-from soul_cli.submission import JobBody, JobRequest, make_body, make_spec
+from soul_cli.submission import JobRequest, make_body, make_spec
 
 
 def estimate(
@@ -45,47 +43,51 @@ def estimate(
     retain: RetainOption = None,
     general: GeneralOption = None,
     holdout: HoldoutOption = None,
-    sets: SetOption = None,
+    datasets: DatasetsOption = None,
     spec: SpecOption = None,
-    option: OverrideOption = None,
-    retrained: ReferenceOption = None,
-    retrain_from: RetrainOption = None,
-    retrained_log: LogOption = None,
-    retrain_option: RetrainingOption = None,
+    options: OptionsOption = None,
+    retrained: RetrainedOption = None,
+    retrained_log: RetrainedLogOption = None,
+    retrain_from: RetrainFromOption = None,
+    retrain_options: RetrainOptionsOption = None,
     revision: RevisionOption = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a job would cost and whether it would be taken. Takes the options of `submit`; runs nothing.
+    """Estimate what a job would cost; run nothing.
 
-    Other kinds of job: --option kind=finetune, --option kind=evaluate.
+    Takes the options of `submit`, and prints whether the job would be accepted (exit code 2 if not). Other kinds of
+    job: --option kind=finetune, --option kind=evaluate.
     """
     with connect(url, key, as_json=as_json) as client:
-        wanted = JobRequest(
+        request = JobRequest(
             model=model,
             revision=revision,
-            sets=collect_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
-            spec=make_spec(spec, option or ()),
-            retrained=make_reference(retrained, retrain_from, retrained_log, retrain_option),
+            datasets=collect_datasets(datasets, forget=forget, retain=retain, general=general, holdout=holdout),
+            spec=make_spec(spec, options or ()),
+            retrained=make_retrained(
+                model=retrained, retrain_from=retrain_from, log=retrained_log, retrain_options=retrain_options
+            ),
         )
-        body = make_body(client, wanted, say=_quiet if as_json else _say)
+        body = make_body(client, request, say=_say_nothing if as_json else _say)
         try:
-            found = client.estimate(**body.to_arguments())
+            estimated = client.estimate(**body.to_arguments())
         finally:
             body.delete_uploads(client)
     if as_json:
-        print_json(found)
+        print_json(estimated)
     else:
         print_fields(
             (name.replace("_", " "), value)
-            for name, value in found.model_dump(mode="json").items()
+            for name, value in estimated.model_dump(mode="json").items()
             if not isinstance(value, list | dict)
         )
-        for kind, lines in (("error", found.errors), ("warning", found.warnings)):
-            for line in lines:
-                console.print(f"{kind}: {escape(str(line.get('detail', line) if isinstance(line, dict) else line))}")
-    raise typer.Exit(int(CliExitCode.OK if found.allowed else CliExitCode.BAD_INPUT))
+        for kind, problems in (("error", estimated.errors), ("warning", estimated.warnings)):
+            for problem in problems:
+                detail = problem.get("detail", problem) if isinstance(problem, dict) else problem
+                console.print(f"{kind}: {escape(str(detail))}")
+    raise typer.Exit(int(CliExitCode.OK if estimated.allowed else CliExitCode.BAD_INPUT))
 
 
 SUBMIT_EXAMPLE = """\
@@ -100,85 +102,101 @@ A complete example, with files of this project:
     --option training.steps=20 --name "forget Paris" --watch
 
 \b
-A row of a data set is one JSON line, as
+A row of a dataset is one line of JSON, such as
   {"question": "What is the capital of France?", "answer": "The capital of France is Paris."}
 
-What else a spec can say: `soul methods`, and `soul methods --json` for the schemas.
+All settings of a spec: `soul methods`, and `soul methods --json` for their schemas.
 """
 
 
 def submit(
     *,
     model: ModelOption,
-    forget: Annotated[str, typer.Option(help="What to forget: a file to upload, or a ds_... id.", show_default=False)],
+    forget: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|ID", help="Dataset to forget: a file to upload, or a ds_... id.", show_default=False
+        ),
+    ],
     retain: RetainOption = None,
     general: GeneralOption = None,
     holdout: HoldoutOption = None,
-    sets: SetOption = None,
+    datasets: DatasetsOption = None,
     spec: SpecOption = None,
-    option: OverrideOption = None,
-    retrained: ReferenceOption = None,
-    retrain_from: RetrainOption = None,
-    retrained_log: LogOption = None,
-    retrain_option: RetrainingOption = None,
+    options: OptionsOption = None,
+    retrained: RetrainedOption = None,
+    retrained_log: RetrainedLogOption = None,
+    retrain_from: RetrainFromOption = None,
+    retrain_options: RetrainOptionsOption = None,
     revision: RevisionOption = None,
     name: NameOption = None,
-    idempotency_key: IdempotencyOption = None,
+    idempotency_key: IdempotencyKeyOption = None,
     wait: WaitOption = False,
     watch: WatchOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a job that unlearns: model and files that are not registered yet are registered first."""
+    """Submit an unlearning job.
+
+    A model or a file that is not registered yet is registered first.
+    """
     with connect(url, key, as_json=as_json) as client:
-        wanted = JobRequest(
+        request = JobRequest(
             model=model,
             revision=revision,
-            sets=collect_sets(sets, forget=forget, retain=retain, general=general, holdout=holdout),
-            spec=make_spec(spec, option or ()),
-            retrained=make_reference(retrained, retrain_from, retrained_log, retrain_option),
+            datasets=collect_datasets(datasets, forget=forget, retain=retain, general=general, holdout=holdout),
+            spec=make_spec(spec, options or ()),
+            retrained=make_retrained(
+                model=retrained, retrain_from=retrain_from, log=retrained_log, retrain_options=retrain_options
+            ),
         )
-        register_and_send(client, client.submit, wanted, name, idempotency_key, wait=wait, watch=watch, as_json=as_json)
+        register_and_submit(
+            client, client.submit, request, name, idempotency_key, wait=wait, watch=watch, as_json=as_json
+        )
 
 
 def finetune(
     *,
     model: ModelOption,
-    train: Annotated[str, typer.Option(help="What to learn: a file to upload, or a ds_... id.", show_default=False)],
+    train: Annotated[
+        str,
+        typer.Option(metavar="FILE|ID", help="Dataset to learn: a file to upload, or a ds_... id.", show_default=False),
+    ],
     general: GeneralOption = None,
-    sets: SetOption = None,
+    datasets: DatasetsOption = None,
     spec: SpecOption = None,
-    option: OverrideOption = None,
+    options: OptionsOption = None,
     revision: RevisionOption = None,
     name: NameOption = None,
-    idempotency_key: IdempotencyOption = None,
+    idempotency_key: IdempotencyKeyOption = None,
     wait: WaitOption = False,
     watch: WatchOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune a model on a data set: AdamW or second order, measured before and after, with a report of its own."""
+    """Submit a job that fine-tunes a model on a dataset.
+
+    The optimizer is AdamW unless the spec names another. The model is measured before and after, with a report.
+    """
     with connect(url, key, as_json=as_json) as client:
-        wanted = JobRequest(
+        finetune_spec = make_spec(spec, options or ())
+        optimizer = finetune_spec.get("optimizer", {})
+        if isinstance(optimizer, dict):
+            optimizer = {"kind": "adamw", **optimizer}
+        request = JobRequest(
             model=model,
             revision=revision,
-            sets=collect_sets(sets, train=train, general=general),
-            spec=_learning_spec(make_spec(spec, option or ())),
+            datasets=collect_datasets(datasets, train=train, general=general),
+            spec={**finetune_spec, "optimizer": optimizer, "kind": "finetune"},
         )
-        register_and_send(client, client.submit, wanted, name, idempotency_key, wait=wait, watch=watch, as_json=as_json)
+        register_and_submit(
+            client, client.submit, request, name, idempotency_key, wait=wait, watch=watch, as_json=as_json
+        )
 
 
-def _learning_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """First order is enough to learn, unless the spec says otherwise."""
-    optimizer = spec.get("optimizer", {})
-    if isinstance(optimizer, dict):
-        optimizer = {"kind": "adamw", **optimizer}
-    return {**spec, "optimizer": optimizer, "kind": "finetune"}
-
-
-def register_and_send(
+def register_and_submit(
     client: SoulClient,
     send: Callable[..., Job],
     request: JobRequest,
@@ -189,35 +207,29 @@ def register_and_send(
     watch: bool,
     as_json: bool,
 ) -> None:
-    """Register, send, and follow the job as far as was asked."""
-    body = make_body(client, request, say=_quiet if as_json else _say)
-    job = _sent(client, send, body, name, idempotency_key)
+    """Register inputs, submit the job by `send`, and follow it if the user wants to wait or watch."""
+    body = make_body(client, request, say=_say_nothing if as_json else _say)
+    try:
+        job = send(**body.to_arguments(), name=name, idempotency_key=idempotency_key)
+    except SoulError as error:
+        if error.status is not None:  # refused; without an answer the job may exist, and need the uploads
+            body.delete_uploads(client)
+        raise
     if not as_json and job.status == "queued" and job.depends_on_job_id:
-        _say(f"reference: job {job.depends_on_job_id} retrains it; this job waits for that one")
+        _say(f"retrained model: job {job.depends_on_job_id} trains it; this job waits for it")
     if wait or watch:
         if not as_json:
             console.print(f"Job {job.id} submitted")
         follow_and_exit(client, job.id, live=watch and not as_json, as_json=as_json)
     show_job(job, as_json=as_json)
     if not as_json:
-        console.print(f"\n  soul watch {job.id}    see how it goes")
+        console.print(f"\n  soul watch {job.id}    follow it")
 
 
-def _sent(
-    client: SoulClient, send: Callable[..., Job], body: JobBody, name: str | None, idempotency_key: str | None
-) -> Job:
-    try:
-        return send(**body.to_arguments(), name=name, idempotency_key=idempotency_key)
-    except SoulError as error:
-        if error.status is not None:  # refused; without an answer the job may well be there, and need them
-            body.delete_uploads(client)
-        raise
-
-
-def _quiet(_text: str) -> None:
-    """Say nothing: with --json, stderr holds a problem or nothing."""
+def _say_nothing(_text: str) -> None:
+    """Print nothing: with --json, stderr holds only errors."""
 
 
 def _say(text: str) -> None:
-    # On stderr: stdout belongs to the answer.
+    # On stderr: stdout holds the result.
     error_console.print(escape(text), style="dim", soft_wrap=True)

@@ -1,14 +1,13 @@
-"""`soul verify-export`: a downloaded model, compared with what was measured. The engine does it, in its own process."""
+"""`soul verify-export`: compares a downloaded model with its measurements, by the engine in a process of its own."""
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from soul_cli.errors import BadInput
+from soul_cli.installation import ENGINE_PACKAGES, require_packages
 from soul_cli.options import JsonOption
 
 VERIFY_EXAMPLE = "Example: soul download job_... -o unlearned && soul verify-export unlearned"
@@ -16,22 +15,27 @@ VERIFY_EXAMPLE = "Example: soul download job_... -o unlearned && soul verify-exp
 
 def verify_export(
     folder: Annotated[
-        Path, typer.Argument(help="What `soul download` wrote, or the checkpoint or adapter folder in it.")
+        Path,
+        typer.Argument(metavar="FOLDER", help="Folder of `soul download`, or the checkpoint or adapter folder in it."),
     ],
     base: Annotated[
-        str | None, typer.Option("--base", help="Base model of an adapter: folder or hub id.", show_default=False)
+        str | None,
+        typer.Option(
+            "--base", metavar="MODEL", help="Base model of an adapter: a folder or a hub id.", show_default=False
+        ),
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],
-        typer.Option("--dtype", help="Type to compute in; float32 tells best whether the weights are right."),
+        typer.Option("--dtype", help="Type to compute in; float32 shows differences of the weights best."),
     ] = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Check a downloaded model on this machine: sha256 of its files, tokenizer, chat template, and log-probabilities
-    of fixed tokens by the installed transformers. Ends with 9 when anything differs. Asks no server.
+    """Check a downloaded model on this machine.
+
+    Checks the sha256 of its files, the tokenizer, the chat template, and log-probabilities of fixed tokens by the
+    installed transformers. Exits with 9 if anything differs. Needs no server.
     """
-    if find_spec("torch") is None or find_spec("transformers") is None:
-        raise BadInput("this needs torch and transformers: pip install 'soul-unlearning[engine]'")
+    require_packages(ENGINE_PACKAGES, extra="engine")
     command = [sys.executable, "-m", "soul_core.verify_export", str(folder), "--dtype", dtype]
     command += ["--base", base] if base else []
     command += ["--json"] if as_json else []

@@ -1,13 +1,13 @@
-"""How the client and the command line fail: typed errors, and one exit code for each kind of ending."""
+"""Errors of the client, and the exit codes of the command line."""
 
 from enum import IntEnum
 from typing import Any
 
-import httpx
+import httpx2
 
 
 class CliExitCode(IntEnum):
-    """Exit codes of `soul`. The table in `soul --help` is made of this class."""
+    """Exit codes of `soul`. `EXIT_MEANINGS` describes them in `soul --help`."""
 
     OK = 0
     UNEXPECTED = 1
@@ -24,21 +24,24 @@ class CliExitCode(IntEnum):
 
 EXIT_MEANINGS: dict[CliExitCode, str] = {
     CliExitCode.OK: "done",
-    CliExitCode.UNEXPECTED: "something unexpected: a server error, or a fault of this program",
-    CliExitCode.BAD_INPUT: "bad input: an option, a file, a spec or a data set",
+    CliExitCode.UNEXPECTED: "unexpected error: a server error, or a bug in this program",
+    CliExitCode.BAD_INPUT: "bad input: an option, a file, a spec or a dataset",
     CliExitCode.JOB_FAILED: "the job failed",
     CliExitCode.NOT_PASSED: "the job ran, but its verdict is not 'passed'",
     CliExitCode.JOB_CANCELLED: "the job was cancelled",
     CliExitCode.UNREACHABLE: "no server could be reached",
-    CliExitCode.UNAUTHORIZED: "the API key is missing, wrong or lacks a scope",
-    CliExitCode.REFUSED: "no such thing, or not possible in its present state",
-    CliExitCode.DAMAGED: "a file is not what the server promised, or an exported model not what was measured",
-    CliExitCode.INTERRUPTED: "stopped by Ctrl-C (a submitted job goes on)",
+    CliExitCode.UNAUTHORIZED: "the API key is missing, wrong, or lacks a scope",
+    CliExitCode.REFUSED: "not found, or not possible in the current state",
+    CliExitCode.DAMAGED: "a file differs from its manifest, or an exported model from the measured one",
+    CliExitCode.INTERRUPTED: "stopped by Ctrl-C (a submitted job keeps running)",
 }
 
 
 class SoulError(Exception):
-    """The service said no, or could not be asked. `errors` are problem+json's: {pointer, detail}."""
+    """The service refused a request, or could not be reached.
+
+    `errors` is the list of a problem document (RFC 9457): {pointer, detail}. `extra` holds its other members.
+    """
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class SoulError(Exception):
 
     @property
     def exit_code(self) -> CliExitCode:
-        """Say which exit code this error ends the command line with."""
+        """The exit code with which this error ends the command line."""
         if self.status is None:
             return CliExitCode.UNEXPECTED
         if self.status in {401, 403}:
@@ -76,7 +79,7 @@ class SoulError(Exception):
 
 
 class BadInput(SoulError):
-    """The user's own input is wrong, and it was found before anything was asked of the server."""
+    """The user's input is wrong; no request was sent."""
 
     @property
     def exit_code(self) -> CliExitCode:
@@ -84,23 +87,27 @@ class BadInput(SoulError):
 
 
 class ServerUnreachable(SoulError):
-    """No answer came, after all retries."""
+    """The server did not answer, after all retries."""
 
     @property
     def exit_code(self) -> CliExitCode:
         return CliExitCode.UNREACHABLE
 
 
+class BadAnswer(SoulError):
+    """The server answered with something that cannot be read: a redirect loop, a broken encoding, no JSON."""
+
+
 class DamagedDownload(SoulError):
-    """What arrived is not what was promised."""
+    """A downloaded file differs from its entry in the manifest."""
 
     @property
     def exit_code(self) -> CliExitCode:
         return CliExitCode.DAMAGED
 
 
-def parse_problem(response: httpx.Response) -> SoulError:
-    """Turn an answer of 400 or above into a SoulError; its body must have been read."""
+def parse_problem(response: httpx2.Response) -> SoulError:
+    """Return the SoulError of a response with status 400 or above, whose body has been read."""
     try:
         body = response.json()
     except ValueError:

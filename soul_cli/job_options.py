@@ -1,4 +1,4 @@
-"""Options of the commands that make jobs, typer's way, and what they mean together."""
+"""Options of the commands that submit jobs, and what they mean together."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,94 +6,143 @@ from typing import Annotated, Any
 import typer
 
 from soul_cli.errors import BadInput
-from soul_cli.submission import parse_assignments, parse_sets
+from soul_cli.submission import apply_options, parse_pairs
+
+_FILE_OR_ID = "FILE|ID"
 
 ModelOption = Annotated[
     str,
     typer.Option(
-        help="mdl_... id, or a folder, GGUF file, hub id (owner/name) or job_... to register.", show_default=False
+        metavar="MODEL",
+        help="An mdl_... id, or a model to register: a folder, a GGUF file, a hub id (owner/name) or a job_... id.",
+        show_default=False,
     ),
 ]
 ForgetOption = Annotated[
-    str | None, typer.Option(help="What to forget: a file to upload, or a ds_... id.", show_default=False)
-]
-RetainOption = Annotated[str | None, typer.Option(help="What must stay: a file or a ds_... id.", show_default=False)]
-GeneralOption = Annotated[
     str | None,
-    typer.Option(help="Plain text for general utility (perplexity): a file or a ds_... id.", show_default=False),
+    typer.Option(metavar=_FILE_OR_ID, help="Dataset to forget: a file to upload, or a ds_... id.", show_default=False),
 ]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--dataset", metavar="NAME=FILE", help="A further set, measured only: --dataset neighbors=n.jsonl"),
-]
-SpecOption = Annotated[Path | None, typer.Option(help="The spec, as a JSON file; defaults where it is silent.")]
-OverrideOption = Annotated[
-    list[str] | None,
-    typer.Option("--option", metavar="KEY=VALUE", help="One setting over the spec: --option training.steps=30"),
-]
-RevisionOption = Annotated[str | None, typer.Option(help="Hub models: branch, tag or commit; it is pinned.")]
-NameOption = Annotated[str | None, typer.Option(help="A name for lists.")]
-IdempotencyOption = Annotated[
-    str | None, typer.Option(help="Your own key: submitting again with it finds the same job. Made if not given.")
-]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Return when the job has finished, with its exit code.")]
-WatchOption = Annotated[bool, typer.Option("--watch", help="The same, with a live view.")]
-HoldoutOption = Annotated[
-    str | None,
-    typer.Option(help="Rows like the forget set's that no model saw, for membership inference.", show_default=False),
-]
-ReferenceOption = Annotated[
-    str | None,
-    typer.Option(help="The model retrained without the forget set, to compare with.", show_default=False),
-]
-RetrainOption = Annotated[
+RetainOption = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL",
-        help="Retrain it first, from this model, which never saw the forget set, on the retain set.",
+        metavar=_FILE_OR_ID, help="Dataset that the model must not lose: a file or a ds_... id.", show_default=False
+    ),
+]
+GeneralOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar=_FILE_OR_ID,
+        help="Plain text that measures general utility (perplexity): a file or a ds_... id.",
         show_default=False,
     ),
 ]
-LogOption = Annotated[
+HoldoutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar=_FILE_OR_ID,
+        help="Rows like the forget set's that no model has seen, for membership inference: a file or a ds_... id.",
+        show_default=False,
+    ),
+]
+DatasetsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME=FILE",
+        help="A further dataset, only measured: --dataset neighbors=n.jsonl. Repeatable.",
+        show_default=False,
+    ),
+]
+SpecOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Job spec, a JSON file; the server fills in what it does not set.", show_default=False
+    ),
+]
+OptionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="One setting of the spec, over --spec: --option training.steps=30. Repeatable.",
+        show_default=False,
+    ),
+]
+RetrainedOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="The model retrained without the forget set, to compare with.", show_default=False
+    ),
+]
+RetrainedLogOption = Annotated[
     str | None,
     typer.Option(
         metavar="JOB|ARTIFACT",
-        help="What an earlier job measured of it: job_..., or art_... of a logs/NAME.json.",
+        help="Measurements of the retrained model by an earlier job: job_..., or the art_... id of its logs/NAME.json.",
         show_default=False,
     ),
 ]
-RetrainingOption = Annotated[
+RetrainFromOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Make the retrained model first: from this model, which never saw the forget set, on the retain set.",
+        show_default=False,
+    ),
+]
+RetrainOptionsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--retrain-option",
         metavar="KEY=VALUE",
-        help="One setting of it: --retrain-option training.epochs=5",
+        help="One setting of the retraining: --retrain-option training.epochs=5. Repeatable.",
+        show_default=False,
     ),
 ]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(metavar="REVISION", help="Branch, tag or commit of a hub model; it is pinned.", show_default=False),
+]
+NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="A name for lists.", show_default=False)]
+IdempotencyKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Submitting again with this key returns the same job. Default: a new key.",
+        show_default=False,
+    ),
+]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished, and exit with its code.")]
+WatchOption = Annotated[bool, typer.Option("--watch", help="The same, with a live view.")]
 
 
-def collect_sets(extra_sets: list[str] | None, **named: str | None) -> dict[str, str]:
-    """Return set name -> file or id, of the options with a name of their own and of --dataset."""
-    given = {name: value for name, value in named.items() if value}
-    for name, value in parse_sets(extra_sets or ()).items():
-        if name in given:
-            raise BadInput(f"--dataset {name}=...: there is a {name} set already")
-        given[name] = value
-    return given
+def collect_datasets(extra_datasets: list[str] | None, **named_datasets: str | None) -> dict[str, str]:
+    """Return dataset name -> file or id, from the options with a name of their own and from --dataset."""
+    datasets = {name: value for name, value in named_datasets.items() if value}
+    for name, value in parse_pairs(extra_datasets or (), option="--dataset").items():
+        if name in datasets:
+            raise BadInput(f"--dataset {name}=...: the dataset {name} is already given by --{name}")
+        datasets[name] = value
+    return datasets
 
 
-def make_reference(
-    model: str | None, retrain: str | None, log: str | None, settings: list[str] | None
+def make_retrained(
+    *,
+    model: str | None = None,
+    retrain_from: str | None = None,
+    log: str | None = None,
+    retrain_options: list[str] | None = None,
 ) -> dict[str, Any] | None:
-    """Return `reference` of a job's body with what was typed in the places of ids; None where nothing was."""
-    given = [name for name, value in (("--retrained", model), ("--retrain-from", retrain)) if value]
-    given += ["--retrained-log"] if log else []
+    """Return `retrained` of a job's body, with models as typed instead of ids; None without any of these options."""
+    values = {"--retrained": model, "--retrain-from": retrain_from, "--retrained-log": log}
+    given = [option for option, value in values.items() if value]
     if len(given) > 1:
-        raise BadInput(f"there is one reference: give {' or '.join(given)}, not both")
-    if settings and not retrain:
+        raise BadInput(f"a job has one retrained model: give {' or '.join(given)}, not both")
+    if retrain_options and not retrain_from:
         raise BadInput("--retrain-option needs --retrain-from")
-    if retrain:
-        return {"kind": "retrain", "model_id": retrain, **parse_assignments(settings or ())}
+    if retrain_from:
+        settings = apply_options({}, retrain_options or (), option="--retrain-option")
+        return {"kind": "retrain", "model_id": retrain_from, **settings}
     if log:
         return {"kind": "log", "artifact_id" if log.startswith("art_") else "job_id": log}
     return {"kind": "model", "model_id": model} if model else None

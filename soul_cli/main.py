@@ -1,4 +1,4 @@
-"""The `soul` command. Each command is a function of its own file; here is the list."""
+"""The `soul` command: the list of its commands, each a function of another module."""
 
 import typer
 
@@ -13,19 +13,19 @@ from soul_cli import (
 from soul_cli.demo import demo
 from soul_cli.options import SoulGroup, format_exit_code_help
 from soul_cli.serve import serve
-from soul_cli.tofu import logs
+from soul_cli.tofu import tofu
 
 INTRODUCTION = f"""\
 Make language models forget, by second-order unlearning (SOUL).
 
 \b
-  soul demo            see a real model forget, in a few minutes
-  soul serve           run the whole service on this machine
+  soul demo            watch a real model forget, in a few minutes
+  soul serve           run the complete service on this machine
   soul submit --help   a complete example of a job
 
 \b
-Which server: --url and --key, else SOUL_URL and SOUL_API_KEY,
-else the server that `soul serve` runs here (soul-data/connection.json, or SOUL_DATA).
+Server and key: --url and --key, else SOUL_URL and SOUL_API_KEY, else those of
+the local `soul serve` (connection.json in SOUL_DATA, else in ./soul-data).
 
 \b
 Exit codes:
@@ -50,12 +50,13 @@ app.command("finetune")(commands_submit.finetune)
 app.command("evaluate", epilog=commands_evaluate.EVALUATE_EXAMPLE)(commands_evaluate.evaluate)
 app.command("status")(commands_jobs.show_status)
 app.command("watch")(commands_jobs.watch)
+app.command("logs")(commands_jobs.show_log)
 app.command("report")(commands_results.show_report)
 app.command("download")(commands_results.download)
 app.command("verify-export", epilog=commands_verify.VERIFY_EXAMPLE)(commands_verify.verify_export)
 app.command("cancel")(commands_jobs.cancel)
 app.command("jobs")(commands_jobs.list_jobs)
-app.add_typer(logs, name="logs")
+app.add_typer(tofu, name="tofu")
 
 if __name__ == "__main__":
     app()

@@ -1,4 +1,4 @@
-"""What the command line prints: tables and lines for people, JSON for scripts, errors on stderr in one place."""
+"""Prints results as tables and lines, or as JSON for scripts, and errors on stderr."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ def print_json(value: Any) -> None:
 
 
 def print_resource(resource: Resource, *, as_json: bool, lines: Iterable[tuple[str, Any]]) -> None:
-    """Print a resource whole as JSON, or its main fields as lines."""
+    """Print a complete resource as JSON, or its main fields as lines."""
     if as_json:
         print_json(resource)
         return
@@ -34,14 +34,14 @@ def print_resource(resource: Resource, *, as_json: bool, lines: Iterable[tuple[s
 
 
 def print_fields(lines: Iterable[tuple[str, Any]]) -> None:
-    """Print names and values, aligned; what is absent is left out."""
+    """Print names and values, aligned; empty values are left out."""
     shown = [(name, value) for name, value in lines if value not in (None, "", {}, [])]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         console.print(f"[dim]{name:<{width}}[/]  {style_value(value)}", soft_wrap=True)
 
 
-#: Ids are there to be copied: a prefix and a ULID, never cut.
+#: Width of an id (a prefix and a ULID), which is never cut, so that users can copy it.
 ID_WIDTH = 30
 
 
@@ -56,13 +56,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
 
 
 def print_error(error: SoulError, *, as_json: bool) -> None:
-    """Print why it did not work on stderr: one line, then one for every single fault the server named."""
+    """Print an error on stderr: one line, then one line for each problem that the server names."""
     if as_json:
         error_console.file.write(json.dumps(error.as_dict(), indent=2, ensure_ascii=False, default=_plain) + "\n")
         return
     error_console.print(f"[bold red]Error:[/] {escape(error.detail)}", soft_wrap=True)
-    for one in error.errors:
-        pointer, detail = one.get("pointer"), one.get("detail") or one
+    for problem in error.errors:
+        pointer, detail = problem.get("pointer"), problem.get("detail") or problem
         error_console.print(f"  {escape(f'{pointer}: {detail}' if pointer else str(detail))}", soft_wrap=True)
     if actions := error.extra.get("allowed_actions"):
         error_console.print(f"  possible now: {', '.join(map(str, actions))}")
@@ -71,10 +71,10 @@ def print_error(error: SoulError, *, as_json: bool) -> None:
 
 
 def make_job_fields(job: Job) -> list[tuple[str, Any]]:
-    """Return what a person wants to know of a job."""
+    """Return the fields of a job that `soul status` shows."""
     progress = job.progress
     step = f"{progress.step} of {progress.total_steps}" if progress.total_steps else None
-    eta = progress.eta_seconds if job.status == "running" else None
+    eta_seconds = progress.eta_seconds if job.status == "running" else None
     reason = (job.status_reason or {}).get("message")
     return [
         ("job", job.id),
@@ -84,7 +84,7 @@ def make_job_fields(job: Job) -> list[tuple[str, Any]]:
         ("waits for", job.depends_on_job_id if job.status == "queued" else None),
         ("phase", job.phase if job.status == "running" else None),
         ("step", step),
-        ("ETA", None if eta is None else format_duration(eta)),
+        ("ETA", None if eta_seconds is None else format_duration(eta_seconds)),
         ("queue", progress.queue_position if job.status == "queued" else None),
         ("verdict", job.verdict),
         ("reason", reason),

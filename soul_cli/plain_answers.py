@@ -1,4 +1,4 @@
-"""Answer questions from a checkpoint with transformers alone. Run as a script: nothing of SOUL is imported.
+"""Answers questions from a checkpoint with transformers alone. Run as a script, it imports no module of SOUL.
 
 python plain_answers.py FOLDER < questions.json > answers.json
 """
@@ -8,7 +8,7 @@ import sys
 
 
 def main(folder: str) -> None:
-    """Read a JSON list of questions on stdin; write the list of greedy answers on stdout."""
+    """Read a JSON list of questions from stdin; write the greedy answers, and imported SOUL packages, to stdout."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
@@ -21,10 +21,11 @@ def main(folder: str) -> None:
             inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
         else:
             inputs = tokenizer(question, return_tensors="pt")
-        made = model.generate(**inputs, max_new_tokens=24, do_sample=False)
-        answers.append(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-    ours = sorted({name.split(".")[0] for name in sys.modules} & {"soul_core", "soul_cli", "api", "worker"})
-    json.dump({"answers": answers, "imported_of_ours": ours}, sys.stdout)
+        tokens = model.generate(**inputs, max_new_tokens=24, do_sample=False)
+        answers.append(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    soul_packages = {"soul_core", "soul_cli", "soul_store", "api", "worker"}
+    imported = sorted({name.split(".")[0] for name in sys.modules} & soul_packages)
+    json.dump({"answers": answers, "soul_packages": imported}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the service answers, as the client sees it. Unknown fields are kept: a newer server breaks no older client."""
+"""The service's resources as the client reads them. Unknown fields are kept: a newer server breaks no older client."""
 
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -26,7 +26,7 @@ class Page(Resource, Generic[T]):
 
 
 class Dataset(Resource):
-    """An uploaded data set."""
+    """An uploaded dataset."""
 
     id: str
     name: str
@@ -52,7 +52,7 @@ class Model(Resource):
 
 
 class Progress(Resource):
-    """How far a job is."""
+    """The progress of a job."""
 
     fraction: float | None = None
     step: int | None = None
@@ -62,7 +62,7 @@ class Progress(Resource):
 
 
 class Job(Resource):
-    """A job: status says how the execution goes, verdict what came of it."""
+    """A job: `status` is the state of its execution, `verdict` the result by its criteria."""
 
     id: str
     name: str = ""
@@ -85,14 +85,14 @@ class Job(Resource):
 
     @property
     def is_terminal(self) -> bool:
-        """Tell whether nothing more will happen to it."""
+        """Whether the job has finished."""
         return self.status in TERMINAL_STATUSES
 
 
 class JobEvent(Resource):
-    """One thing that happened to a job. `kind` and `data` as soul_core.events.Event, and the job's own changes.
+    """An event of a job: `kind` and `data` of a soul_core.events.Event, or a change of the job's status.
 
-    `seq` 0 (progress, metrics): where the job is now; not kept, and told only to those who watch.
+    Events with `seq` 0 (progress, metrics) state the current values; they are sent to open streams and not stored.
     """
 
     seq: int
@@ -101,8 +101,19 @@ class JobEvent(Resource):
     at: datetime | None = None
 
 
+class LogLine(Resource):
+    """A line of a job's log. Further members depend on the message."""
+
+    seq: int
+    attempt: int
+    at: datetime
+    level: str
+    message: str
+    source: str = "service"
+
+
 class Artifact(Resource):
-    """A file that a job made."""
+    """A file that a job wrote."""
 
     id: str
     path: str
@@ -111,7 +122,7 @@ class Artifact(Resource):
 
 
 class Estimate(Resource):
-    """What a job would cost, and whether it would be taken."""
+    """What a job would cost, and whether it would be accepted."""
 
     allowed: bool
     errors: list[Any] = Field(default_factory=list)

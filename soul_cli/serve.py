@@ -1,11 +1,10 @@
-"""`soul serve`: the whole service on one machine, real servers, nothing to install."""
+"""`soul serve`: the complete service on one machine, with embedded servers."""
 
 import fcntl
 import ipaddress
 import json
 import os
 import signal
-import socket
 import sys
 import time
 import urllib.error
@@ -14,50 +13,62 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Annotated
+from typing import IO, Annotated, Literal
 
 import typer
 
 from soul_cli.connection import CONNECTION_FILE, get_data_folder
 from soul_cli.embedded.errors import ServiceStartError
-from soul_cli.embedded.postgres import find_free_port
+from soul_cli.embedded.ports import check_port, find_free_port
 from soul_cli.embedded.process import read_last_line
 from soul_cli.embedded.service import WORKER_STOP_SECONDS, Service
+from soul_cli.installation import SERVICE_PACKAGES, require_packages
 from soul_core.formatting import format_duration
 
 READY_SECONDS = 60.0
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = 8000,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder for database, queue, files and logs.", show_default="SOUL_DATA or ./soul-data"),
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for database, queue, files and logs.",
+            show_default="SOUL_DATA or ./soul-data",
+        ),
     ] = None,
-    model_root: Annotated[
+    model_roots: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder whose models may be registered by path; may be repeated.",
+            "--model-root",
+            metavar="FOLDER",
+            help="Folder whose models may be registered by path. Repeatable.",
             show_default="SOUL_MODEL_ROOTS; else any, on a loopback address",
         ),
     ] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="Lowest level of the logs.")
+    ] = "info",
 ) -> None:
-    """Run the whole service on this machine until Ctrl-C: API, worker, PostgreSQL and Valkey.
+    """Run the complete service on this machine until Ctrl-C.
 
-    A second start on the same data folder finds everything again. With SOUL_DATABASE_URL or SOUL_REDIS_URL set, those
-    servers are used instead of the embedded ones.
+    Starts API, worker, PostgreSQL and Valkey. A second start on the same data folder reuses its data. With
+    SOUL_DATABASE_URL or SOUL_REDIS_URL set, those servers are used instead of the embedded ones.
     """
+    require_packages(SERVICE_PACKAGES, extra="all")
     folder = get_data_folder(data).absolute()
     try:
-        with _held(folder), _signals() as wanted:
-            _check_port(host, port)
+        with _lock_folder(folder), _collect_signals() as stop_signals:
+            check_port(host, port)
             service = Service(folder, say=_say)
             try:
-                url = _start(service, host, port or find_free_port(), model_root, log_level, wanted)
+                url = _start(service, host, port or find_free_port(), model_roots, log_level, stop_signals)
                 _say(f"  stop      Ctrl-C (or SIGTERM to process {os.getpid()})")
-                while not wanted:
+                while not stop_signals:
                     time.sleep(0.2)
                     service.watch()
                 _say(f"\nStopping {url}")
@@ -69,9 +80,9 @@ def serve(
 
 
 def _start(
-    service: Service, host: str, port: int, model_roots: list[Path] | None, log_level: str, wanted: list[int]
+    service: Service, host: str, port: int, model_roots: list[Path] | None, log_level: str, stop_signals: list[int]
 ) -> str:
-    """Start everything and wait until it answers, or until somebody wants it to stop; return the URL."""
+    """Start all processes and wait until the API answers or a stop signal arrives; return the URL."""
     started = time.monotonic()
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
     service.logs.mkdir(exist_ok=True)
@@ -79,42 +90,39 @@ def _start(
     os.environ.setdefault("SOUL_BLOBS_URL", (service.data / "blobs").as_uri())
     os.environ.setdefault("SOUL_SCRATCH_DIR", str(service.data / "scratch"))
     os.environ.setdefault("SOUL_GRACE_SECONDS", str(WORKER_STOP_SECONDS - 1.5))
-    os.environ.update(SOUL_PUBLIC_URL=url, SOUL_LOG_LEVEL=log_level, C_FORCE_ROOT="1")
-    os.environ["SOUL_MODEL_ROOTS"] = _model_roots(host, model_roots)
+    os.environ.update(SOUL_LOG_LEVEL=log_level, C_FORCE_ROOT="1")
+    os.environ["SOUL_MODEL_ROOTS"] = _format_model_roots(host, model_roots)
     service.start_servers()
-    # API and worker import for a second or two: meanwhile the schema is brought up to date.
+    # API and worker take a second or two to import; the schema is migrated meanwhile.
     api = ["uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port)]
     api += ["--timeout-graceful-shutdown", "2", "--no-access-log", "--log-level", log_level]
     server = service.start_child("api", *api)
     worker = ["celery", "-A", "worker.celery_app", "worker", "--concurrency", "1", "--loglevel", log_level]
     service.start_child("worker", *worker, "--without-gossip", "--without-mingle", "--without-heartbeat")
     key = _prepare_database()
-    _write_connection(service.data, url, key)  # at once: should something fail below, the key must not be lost
-    service.start_child("keeper", "worker.maintenance")
-    while not wanted and not _is_ready(url):
+    _write_connection(service.data, url, key)  # before the next start can fail: the key must not be lost
+    service.start_child("maintenance", "worker.maintenance")
+    while not stop_signals and not _is_ready(url):
         if server.process is not None and server.process.poll() is not None:
             raise ServiceStartError(f"the API did not start: {read_last_line(server.log)} (log: {server.log})")
         if time.monotonic() - started > READY_SECONDS:
-            raise ServiceStartError(
-                f"the API did not answer within {READY_SECONDS:.0f} s; its log: {service.logs / 'api.log'}"
-            )
+            raise ServiceStartError(f"the API did not answer within {READY_SECONDS:.0f} s (log: {server.log})")
         time.sleep(0.05)
-    if wanted:
-        return url
-    _say(f"SOUL is ready after {format_duration(time.monotonic() - started)}")
-    _say(f"  API       {url}")
-    _say(f"  docs      {url}/docs")
-    _say(f"  data      {service.data} (logs in {service.logs.name}/)")
-    if key is not None:
-        _say(f"  API key   {key}")
-        _say(f"            the admin's, shown only now; `soul` finds it in {service.data / CONNECTION_FILE}")
-    else:
-        _say(f"  API key   the admin's is in {service.data / CONNECTION_FILE}")
+    if not stop_signals:
+        _say(f"SOUL is ready after {format_duration(time.monotonic() - started)}")
+        _say(f"  API       {url}")
+        _say(f"  docs      {url}/docs")
+        _say(f"  data      {service.data} (logs in {service.logs.name}/)")
+        if key is not None:
+            _say(f"  API key   {key}")
+            _say(f"            of the admin, shown only now; `soul` reads it from {service.data / CONNECTION_FILE}")
+        else:
+            _say(f"  API key   of the admin: in {service.data / CONNECTION_FILE}")
     return url
 
 
 def _prepare_database() -> str | None:
-    """Migrate; on the first start make the admin key and return it."""
+    """Migrate the schema; on the first start create the admin's key and return it."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from api.services.keys import ensure_admin_key
@@ -131,10 +139,10 @@ def _prepare_database() -> str | None:
         raise ServiceStartError(f"the database cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def _model_roots(host: str, named: list[Path] | None) -> str:
-    """Return the folders whose models may be registered by path: any only while nobody else can reach the API."""
-    if named:
-        return os.pathsep.join(str(root.absolute()) for root in named)
+def _format_model_roots(host: str, model_roots: list[Path] | None) -> str:
+    """Return SOUL_MODEL_ROOTS. Without any setting it is "/" if only this machine can reach the API, else empty."""
+    if model_roots:
+        return os.pathsep.join(str(root.absolute()) for root in model_roots)
     return os.environ.get("SOUL_MODEL_ROOTS", "/" if _is_loopback(host) else "")
 
 
@@ -145,43 +153,29 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_port(host: str, port: int) -> None:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise ServiceStartError(
-            f"cannot listen on {host}:{port} ({error.strerror}); "
-            "stop what listens there, or take another port (--port 0 picks a free one)"
-        ) from error
-
-
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:  # noqa: S310  our own http URL
+        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:  # noqa: S310  the URL of this service
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
 
 def _write_connection(data: Path, url: str, key: str | None) -> None:
-    """Tell `soul` on this machine where the service is; the key of the first start stays in the file."""
+    """Write the file by which `soul` on this machine finds the service; without a new key the old one stays in it."""
     path = data / CONNECTION_FILE
-    kept = None
-    if path.exists():
-        kept = json.loads(path.read_text()).get("api_key")
-    beside = path.with_suffix(".partial")
-    beside.unlink(missing_ok=True)
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        json.dump({"url": url, "api_key": key or kept, "pid": os.getpid()}, out)
-    beside.replace(path)
+    if key is None and path.exists():
+        key = json.loads(path.read_text()).get("api_key")
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        json.dump({"url": url, "api_key": key, "pid": os.getpid()}, out)
+    partial.replace(path)
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the data folder: two services on one would ruin it. The kernel frees it, however we end."""
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Lock the data folder: two services would corrupt it. The kernel releases the lock even after a `kill -9`."""
     lock: IO[str]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,20 +195,20 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM; the first ends the waiting, a second while stopping changes nothing."""
-    wanted: list[int] = []
+def _collect_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in the yielded list instead of being interrupted, also while the service stops."""
+    received: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
-        wanted.append(number)
+    def add_signal(number: int, _: FrameType | None) -> None:
+        received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    old_handlers = {number: signal.signal(number, add_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield wanted
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  the terminal is this command's surface
+    print(line, flush=True)  # noqa: T201  the command's output

@@ -1,4 +1,4 @@
-"""A job's body from what was typed: models and files registered on the way, the spec from a file and overrides."""
+"""Makes a job's body from the command line: registers models, uploads files, builds the spec."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -12,14 +12,17 @@ from soul_cli.errors import BadInput, SoulError
 from soul_core.formatting import format_row_numbers
 
 LineCallback = Callable[[str], None]
+#: Datasets that should not state facts of a forget set.
+_COMPARED_DATASETS = frozenset({"retain", "train", "holdout", "general"})
+_PAIR_FORMS = {"--compare": "NAME=MODEL", "--column": "NAME=COLUMN or NAME=COLUMN+COLUMN"}
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A job as it was typed: files, folders and hub ids may stand where the server wants ids."""
+    """A job as typed: models may be folders, files or hub ids, and datasets files, where the server expects ids."""
 
     model: str
-    sets: dict[str, str]
+    datasets: dict[str, str]
     spec: dict[str, Any]
     revision: str | None = None
     models: dict[str, str] = field(default_factory=dict)
@@ -28,7 +31,7 @@ class JobRequest:
 
 @dataclass(slots=True)
 class JobBody:
-    """What POST /v1/jobs, /v1/estimates and /v1/evaluations need. `uploaded`: data sets that were made for it."""
+    """The body of POST /v1/jobs, /v1/estimates and /v1/evaluations. `uploaded`: ids of the datasets made for it."""
 
     model_id: str
     datasets: dict[str, str]
@@ -48,27 +51,33 @@ class JobBody:
         }
 
     def delete_uploads(self, client: SoulClient) -> None:
-        """Delete what was uploaded for it: a forget set is personal data and must not lie about without a job."""
+        """Delete the datasets made for this body: a forget set is personal data, and must not stay without a job."""
         for dataset_id in self.uploaded:
             with suppress(SoulError):
                 client.delete_dataset(dataset_id)
 
 
 def make_body(client: SoulClient, request: JobRequest, *, say: LineCallback) -> JobBody:
-    """Register what is not registered yet. Files are looked for first, so that a typing mistake costs no upload."""
-    check_sets(request.sets)
+    """Register models and upload files that are not registered yet; return the body with their ids.
+
+    All files are looked up first, so that a typing mistake costs no upload. Uploads are deleted if one fails.
+    """
+    check_datasets(request.datasets)
     for value in (request.model, *request.models.values()):
-        check_model(value)
+        if not _is_id(value, "mdl_"):
+            parse_model_source(value)
     body = JobBody(ensure_model(client, request.model, revision=request.revision, say=say), {}, request.spec)
     body.models = {name: ensure_model(client, value, name=name, say=say) for name, value in request.models.items()}
     if request.retrained is not None:
         body.retrained = dict(request.retrained)
-        if typed := request.retrained.get("model_id"):
-            body.retrained["model_id"] = ensure_model(client, typed, name="retrained", say=say)
+        if typed_model := request.retrained.get("model_id"):
+            body.retrained["model_id"] = ensure_model(client, typed_model, name="retrained", say=say)
     try:
-        for name, value in sorted(request.sets.items(), key=lambda item: not _is_forgotten(item[0])):
-            forgotten = {} if _is_forgotten(name) else {n: i for n, i in body.datasets.items() if _is_forgotten(n)}
-            body.datasets[name] = ensure_dataset(client, name, value, compare_with=forgotten, say=say)
+        # Forget sets first: the other datasets are compared with them.
+        for name, value in sorted(request.datasets.items(), key=lambda item: not _is_forget_set(item[0])):
+            forget_sets = {other: id_ for other, id_ in body.datasets.items() if _is_forget_set(other)}
+            compare_with = {} if _is_forget_set(name) else forget_sets
+            body.datasets[name] = ensure_dataset(client, name, value, compare_with=compare_with, say=say)
             if body.datasets[name] != value:
                 body.uploaded.append(body.datasets[name])
     except BaseException:
@@ -77,8 +86,8 @@ def make_body(client: SoulClient, request: JobRequest, *, say: LineCallback) -> 
     return body
 
 
-def make_spec(spec_file: Path | None, overrides: Iterable[str]) -> dict[str, Any]:
-    """Return the spec of a JSON file with `path.to.key=value` written over it. What a key means, the server checks."""
+def make_spec(spec_file: Path | None, options: Iterable[str]) -> dict[str, Any]:
+    """Return the spec of a JSON file with `--option` settings written over it. The server checks the keys."""
     spec: dict[str, Any] = {}
     if spec_file is not None:
         try:
@@ -89,87 +98,82 @@ def make_spec(spec_file: Path | None, overrides: Iterable[str]) -> dict[str, Any
             raise BadInput(f"the spec {spec_file} is not JSON: {error}") from error
         if not isinstance(spec, dict):
             raise BadInput(f"the spec {spec_file} must be a JSON object")
-    for override in overrides:
-        _write_over(spec, override)
+    return apply_options(spec, options, option="--option")
+
+
+def apply_options(spec: dict[str, Any], options: Iterable[str], *, option: str) -> dict[str, Any]:
+    """Write `path.to.key=value` settings over a spec and return it; `option` is named in errors."""
+    for setting in options:
+        path, equals, text = setting.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise BadInput(f"{option} expects KEY=VALUE, such as training.steps=30, not {setting!r}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text  # a bare word is a string: optimizer.kind=adamw
+        inner = spec
+        for key in keys[:-1]:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise BadInput(f"{option} {setting}: {key!r} is not an object in the spec")
+        if keys[-1] == "kind" and inner.get("kind", value) != value:
+            inner.clear()  # another kind has other settings: those of the old one would be refused
+        inner[keys[-1]] = value
     return spec
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """Return an object of `path.to.key=value` alone."""
-    return make_spec(None, assignments)
-
-
-def _write_over(spec: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise BadInput(f"--option wants path=value, as training.steps=30, not {override!r}")
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text  # a bare word is a string: optimizer.kind=adamw
-    inner = spec
-    for key in keys[:-1]:
-        inner = inner.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise BadInput(f"--option {override}: {key!r} is not an object in the spec")
-    if keys[-1] == "kind" and inner.get("kind", value) != value:
-        inner.clear()  # another kind has other settings: those of the old one would be refused
-    inner[keys[-1]] = value
-
-
-_MEANT = {"--compare": "name=model", "--column": "name=column or name=column+column"}
-
-
-def parse_sets(assignments: Iterable[str], *, option: str = "--dataset") -> dict[str, str]:
-    """Read `name=file-or-id` options."""
-    sets: dict[str, str] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
+def parse_pairs(pairs: Iterable[str], *, option: str) -> dict[str, str]:
+    """Return the names and values of a repeatable `NAME=VALUE` option."""
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
         if not equals or not name or not value:
-            meant = _MEANT.get(option, "name=file or name=ds_...")
-            raise BadInput(f"{option} wants {meant}, not {assignment!r}")
-        sets[name] = value
-    return sets
+            raise BadInput(f"{option} expects {_PAIR_FORMS.get(option, 'NAME=FILE or NAME=ds_...')}, not {pair!r}")
+        values[name] = value
+    return values
 
 
-def check_sets(sets: dict[str, str]) -> None:
-    """Refuse files that are not there before anything is sent."""
+def check_datasets(datasets: Mapping[str, str]) -> None:
+    """Raise BadInput for values that are neither a file nor a dataset's id."""
     missing = [
-        f"{name}: {value}" for name, value in sets.items() if not _is_id(value, "ds_") and not Path(value).is_file()
+        f"{name}: {value}" for name, value in datasets.items() if not _is_id(value, "ds_") and not Path(value).is_file()
     ]
     if missing:
-        raise BadInput("neither a file nor the id of a data set (ds_...): " + ", ".join(missing))
+        raise BadInput("neither a file nor the id of a dataset (ds_...): " + ", ".join(missing))
 
 
 def ensure_dataset(
     client: SoulClient, name: str, value: str, *, compare_with: Mapping[str, str] | None = None, say: LineCallback
 ) -> str:
-    """Return the id of a data set, uploading the file first where a file is meant. `compare_with`: forget sets by name,
-    whose facts are looked for in what is learned, and in what membership is measured against.
+    """Return the id of a dataset; a file is uploaded first.
+
+    Args:
+        name: the dataset's role in the job; only roles that are learned or measured against are compared.
+        value: a ds_... id or a file.
+        compare_with: forget sets, name -> id, whose facts the dataset should not state.
+        say: called with a line about the upload and with each warning.
     """
     if _is_id(value, "ds_"):
         return value
     path = Path(value)
-    others = compare_with if compare_with and name in _COMPARED else {}
+    others = compare_with if compare_with and name in _COMPARED_DATASETS else {}
     dataset = client.add_dataset(path, compare_with=list(others.values()))
     say(f"{name}: {path.name} uploaded as {dataset.id} ({dataset.num_rows} rows)")
-    lines = list_dataset_warnings(client, dataset.id)
-    for line in lines + list_conflict_warnings(
-        client, dataset.id, {dataset_id: own for own, dataset_id in others.items()}
-    ):
+    names_by_id = {dataset_id: other for other, dataset_id in others.items()}
+    for line in list_dataset_warnings(client, dataset.id) + list_conflict_warnings(client, dataset.id, names_by_id):
         say(f"{name}: {line}")
     return dataset.id
 
 
 def list_dataset_warnings(client: SoulClient, dataset_id: str) -> list[str]:
-    """Return what an upload's validation warns of, a line each."""
-    with suppress(SoulError):  # it is uploaded; a report that cannot be had takes nothing from that
-        return list(map(_warning_line, client.get_dataset_validation(dataset_id).get("warnings", [])))
+    """Return the warnings of an upload's validation, one line each; none if the report is not available."""
+    with suppress(SoulError):
+        return list(map(_format_warning, client.get_dataset_validation(dataset_id).get("warnings", [])))
     return []
 
 
-def _warning_line(warning: Mapping[str, Any]) -> str:
+def _format_warning(warning: Mapping[str, Any]) -> str:
     rows, num_rows = warning.get("rows", []), warning.get("num_rows", 0)
     if not rows:
         return f"warning: {warning['detail']}"
@@ -177,41 +181,27 @@ def _warning_line(warning: Mapping[str, Any]) -> str:
     return f"warning: row{'s' if num_rows > 1 else ''} {listed}: {warning['detail']}"
 
 
-#: Sets that should not state forget facts.
-_COMPARED = frozenset({"retain", "train", "holdout", "general"})
-
-
-def list_conflict_warnings(client: SoulClient, dataset_id: str, names: Mapping[str, str]) -> list[str]:
-    """Return a line for each data set it was compared with (id -> name) and has something in common with."""
-    if not names:
+def list_conflict_warnings(client: SoulClient, dataset_id: str, names_by_id: Mapping[str, str]) -> list[str]:
+    """Return one line for each dataset (id -> name) that it was compared with and shares facts with."""
+    if not names_by_id:
         return []
     lines = []
-    for found in client.get_dataset_validation(dataset_id).get("conflicts", []):
-        other = names.get(found["dataset_id"], found["dataset_id"])
-        if found["not_compared"]:
-            lines.append(f"warning: it and {other}: {found['not_compared']}")
-        elif found["num_rows"]:
-            rows = format_row_numbers((pair["row"] for pair in found["pairs"]), num_rows=found["num_rows"])
-            many = found["num_rows"] > 1
-            said = f"{found['num_rows']} rows state, or ask for," if many else "1 row states, or asks for,"
-            lines.append(f"warning: {said} facts of {other}: {rows}")
+    for conflict in client.get_dataset_validation(dataset_id).get("conflicts", []):
+        other = names_by_id.get(conflict["dataset_id"], conflict["dataset_id"])
+        num_rows = conflict["num_rows"]
+        if conflict["not_compared"]:
+            lines.append(f"warning: not compared with {other}: {conflict['not_compared']}")
+        elif num_rows:
+            rows = format_row_numbers((pair["row"] for pair in conflict["pairs"]), num_rows=num_rows)
+            subject = f"{num_rows} rows state, or ask for," if num_rows > 1 else "1 row states, or asks for,"
+            lines.append(f"warning: {subject} facts of {other}: {rows}")
     return lines
-
-
-def _is_forgotten(name: str) -> bool:
-    return name == "forget" or name.startswith("prior_forget_")
-
-
-def check_model(value: str) -> None:
-    """Refuse what can be no model before anything is sent."""
-    if not _is_id(value, "mdl_"):
-        parse_model_source(value)
 
 
 def ensure_model(
     client: SoulClient, value: str, *, revision: str | None = None, name: str = "model", say: LineCallback
 ) -> str:
-    """Return the id of a model, registering a folder, a GGUF file, a hub id or a job's output first."""
+    """Return the id of a model; a folder, a GGUF file, a hub id or a job's output is registered first."""
     if _is_id(value, "mdl_"):
         return value
     source, location = parse_model_source(value)
@@ -222,7 +212,7 @@ def ensure_model(
 
 
 def parse_model_source(value: str) -> tuple[str, str]:
-    """Tell what was typed: (source, location) as POST /v1/models wants them."""
+    """Return (source, location) for POST /v1/models; raise BadInput for what cannot be a model."""
     if _is_id(value, "job_"):
         return "job", value
     path = Path(value).expanduser()
@@ -232,9 +222,13 @@ def parse_model_source(value: str) -> tuple[str, str]:
         return "local", str(path.resolve())
     if value.startswith((".", "/", "~")) or value.endswith(".gguf") or value.count("/") != 1:
         raise BadInput(
-            f"no such model: {value!r} is no folder, no GGUF file, no hub id (owner/name), no mdl_ or job_ id"
+            f"no such model: {value!r} is not a folder, a GGUF file, a hub id (owner/name), or an mdl_ or job_ id"
         )
     return "hub", value
+
+
+def _is_forget_set(name: str) -> bool:
+    return name == "forget" or name.startswith("prior_forget_")
 
 
 def _is_id(value: str, prefix: str) -> bool:

@@ -1,4 +1,4 @@
-"""Requests that survive a bad network: retries with backoff where repeating is safe, problem+json as SoulError."""
+"""HTTP requests with retries where repeating is safe. Errors of httpx2 and problem documents become SoulErrors."""
 
 import random
 import time
@@ -6,18 +6,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
+import httpx2
 
-from soul_cli.errors import ServerUnreachable, SoulError, parse_problem
+from soul_cli.errors import BadAnswer, BadInput, ServerUnreachable, parse_problem
 
-#: Methods that may be repeated without doing anything twice (RFC 9110, section 9.2.2).
+#: Methods whose effect is the same when they are repeated (RFC 9110, section 9.2.2).
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 BUSY_STATUS_CODES = frozenset({429, 503})
 MAX_PAUSE_SECONDS = 60.0
+#: Errors after which the server has received nothing.
+_NOTHING_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 class Transport:
-    """One connection pool to one server, with its credential."""
+    """One connection pool to one server, with its API key.
+
+    Raises:
+        BadInput: the URL, the key or a proxy setting of the environment cannot be used.
+    """
 
     def __init__(
         self,
@@ -31,10 +37,18 @@ class Transport:
         self.url = url.rstrip("/")
         self.max_tries = max_tries
         self.sleep = sleep
+        _check_url(self.url)
+        if key and not (key.isascii() and key.isprintable()):
+            raise BadInput("the API key has a character that an HTTP header cannot hold: copy the key again")
         headers = {"User-Agent": "soul-cli"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        timeout = httpx.Timeout(timeout_seconds, connect=10.0)
-        # A redirect of ours leads to object storage, which must not see the API key: httpx drops it across hosts.
-        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, follow_redirects=True)
+        timeout = httpx2.Timeout(timeout_seconds, connect=10.0)
+        try:
+            # The server redirects to object storage, which must not see the API key: httpx2 drops it across hosts.
+            self.http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout, follow_redirects=True)
+        except (httpx2.InvalidURL, ValueError, ImportError) as error:
+            raise BadInput(
+                f"a proxy setting cannot be used: {error} (check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY)"
+            ) from error
 
     def close(self) -> None:
         self.http.close()
@@ -47,72 +61,110 @@ class Transport:
         content: Callable[[], Any] | None = None,
         accept_status: frozenset[int] = frozenset(),
         **options: Any,
-    ) -> httpx.Response:
-        """Send one request and return its whole answer; raise SoulError on 400 and above.
+    ) -> httpx2.Response:
+        """Send one request and return its complete response.
 
-        `content` makes the body anew for each try, so that a streamed upload can be repeated.
+        Args:
+            content: makes the body, once per try, so that a streamed upload can be repeated.
+            accept_status: statuses of 400 and above that are returned instead of raised.
+
+        Raises:
+            SoulError: the server answered with status 400 or above, cannot be reached, or sent an unreadable answer.
         """
 
-        def once() -> httpx.Response:
+        def send() -> httpx2.Response:
             body = {} if content is None else {"content": content()}
             return self.http.request(method, path, **body, **options)
 
-        repeatable = method in IDEMPOTENT_METHODS or "Idempotency-Key" in (options.get("headers") or {})
-        response = self._with_retries(once, repeatable=repeatable)
+        is_repeatable = method in IDEMPOTENT_METHODS or "Idempotency-Key" in (options.get("headers") or {})
+        response = self._send_with_retries(send, is_repeatable=is_repeatable)
         if response.status_code >= 400 and response.status_code not in accept_status:
             raise parse_problem(response)
         return response
 
+    def request_json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send one request and return the JSON object of its answer; {} for an empty body."""
+        response = self.request(method, path, **options)
+        try:
+            answer = response.json() if response.content else {}
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise BadAnswer(
+                f"{self.url}{path} did not answer with a JSON object: is it a SOUL server?", code="bad_answer"
+            )
+        return answer
+
     @contextmanager
-    def stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
-        """Open a streamed answer. A cut inside it raises httpx.TransportError: the caller knows where it stood."""
-        request = self.http.build_request(method, path, **options)
-        response = self._with_retries(lambda: self.http.send(request, stream=True), repeatable=True)
+    def stream(self, method: str, path: str, **options: Any) -> Iterator[httpx2.Response]:
+        """Open a streamed answer.
+
+        Raises:
+            SoulError: as `request`.
+            httpx2.TransportError: the connection broke inside the block, which knows where to resume.
+        """
+
+        def send() -> httpx2.Response:
+            return self.http.send(self.http.build_request(method, path, **options), stream=True)
+
+        response = self._send_with_retries(send, is_repeatable=True)
         try:
             if response.status_code >= 400:
                 response.read()
                 raise parse_problem(response)
             yield response
+        except httpx2.TransportError:
+            raise
+        except httpx2.RequestError as error:
+            raise self._make_bad_answer(error) from error
         finally:
             response.close()
 
-    def pause(self, attempt: int, response: httpx.Response | None = None) -> None:
+    def pause(self, attempt: int, response: httpx2.Response | None = None) -> None:
         """Wait before the next try: as long as the server asks, else exponentially with jitter."""
-        asked = _retry_after(response) if response is not None else None
-        # Jitter, so that many clients do not come back in the same instant; it is no secret.
+        requested = _read_retry_after(response) if response is not None else None
+        # Jitter spreads the retries of many clients; it need not be unpredictable.
         grown = min(0.2 * 2**attempt, 5.0) * random.uniform(0.5, 1.0)  # noqa: S311
-        self.sleep(min(asked if asked is not None else grown, MAX_PAUSE_SECONDS))
+        self.sleep(min(requested if requested is not None else grown, MAX_PAUSE_SECONDS))
 
-    def _with_retries(self, once: Callable[[], httpx.Response], *, repeatable: bool) -> httpx.Response:
+    def _send_with_retries(self, send: Callable[[], httpx2.Response], *, is_repeatable: bool) -> httpx2.Response:
         for attempt in range(self.max_tries):
-            last = attempt == self.max_tries - 1
+            is_last = attempt == self.max_tries - 1
             try:
-                response = once()
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                # Nothing was sent: repeating is safe whatever the method.
-                if last:
-                    raise self._unreachable(error) from error
+                response = send()
+            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
+                raise BadInput(f"the request to {self.url} cannot be sent: {error}") from error
+            except httpx2.TransportError as error:
+                if is_last or not (is_repeatable or isinstance(error, _NOTHING_SENT)):
+                    reason = str(error) or type(error).__name__
+                    raise ServerUnreachable(f"cannot reach {self.url}: {reason}", code="unreachable") from error
                 self.pause(attempt)
-            except httpx.TransportError as error:
-                if last or not repeatable:
-                    raise self._unreachable(error) from error
-                self.pause(attempt)
-            except httpx.InvalidURL as error:
-                raise SoulError(f"{self.url!r} is not a URL: {error}") from error
+            except httpx2.RequestError as error:
+                raise self._make_bad_answer(error) from error
             else:
-                if response.status_code not in BUSY_STATUS_CODES or last or not repeatable:
+                if response.status_code not in BUSY_STATUS_CODES or is_last or not is_repeatable:
                     return response
                 response.close()
                 self.pause(attempt, response)
-        raise AssertionError("tries must be at least 1")
+        raise AssertionError("max_tries must be at least 1")
 
-    def _unreachable(self, error: Exception) -> ServerUnreachable:
-        what = str(error) or type(error).__name__
-        return ServerUnreachable(f"cannot reach {self.url}: {what}", code="unreachable")
+    def _make_bad_answer(self, error: httpx2.RequestError) -> BadAnswer:
+        reason = str(error) or type(error).__name__
+        return BadAnswer(f"{self.url} sent an answer that cannot be read: {reason}", code="bad_answer")
 
 
-def _retry_after(response: httpx.Response) -> float | None:
-    """Read Retry-After in its form of seconds; the form of a date is left to the backoff."""
+def _check_url(url: str) -> None:
+    """Raise BadInput unless this is an http or https URL with a host."""
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise BadInput(f"{url!r} is not a valid URL: {error}") from error
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise BadInput(f"the server's URL must be http://HOST or https://HOST, not {url!r}")
+
+
+def _read_retry_after(response: httpx2.Response) -> float | None:
+    """Return the seconds of Retry-After; None without it, or where it is a date."""
     try:
         return max(0.0, float(response.headers["retry-after"]))
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""A job as it happens: events folded into one view, shown as a live bar or as plain lines."""
+"""Shows a running job: its events update one view, drawn as a live bar or as plain lines."""
 
 import time
 from collections.abc import Iterable
@@ -28,14 +28,14 @@ PHASE_TITLES = {
     "attack": "attacking",
     "export": "writing the results",
 }
-#: Curves worth a place in one line, in this order; the rest is in `soul report`.
+#: Curves shown in the live line, in this order; all of them are in `soul report`.
 SHOWN_CURVES = ("loss", "forget_loss", "retain_loss", "unclipped_fraction")
 PLAIN_EVERY_SECONDS = 10.0
 
 
 @dataclass
 class JobView:
-    """What is known of a job from its events so far."""
+    """The state of a job, from its events so far."""
 
     status: str = "queued"
     phase: str | None = None
@@ -45,10 +45,11 @@ class JobView:
     eta_seconds: float | None = None
     step: int | None = None
     curves: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)  # warnings and what else a person should see, oldest first
+    notes: list[str] = field(default_factory=list)
+    """Warnings and other lines to show, oldest first."""
 
     def apply(self, event: JobEvent) -> None:
-        """Fold one event in. Unknown kinds change nothing: a newer server may send them."""
+        """Update the view with one event. Unknown kinds, which a newer server may send, change nothing."""
         data = event.data
         if event.kind == "phase":
             self.status, self.phase = "running", data.get("phase")
@@ -65,22 +66,19 @@ class JobView:
         elif event.kind == "failed":
             self.notes.append(f"{data.get('code', 'failed')}: {data.get('message', '')}")
         elif (status := data.get("status") or data.get("to")) and isinstance(status, str):
-            self._change(status)
-
-    def _change(self, status: str) -> None:
-        if status == "queued" and self.status == "running":
-            self.notes.append("the worker was lost or left: the job waits and will go on from its last checkpoint")
-        self.status = status
+            if status == "queued" and self.status == "running":
+                self.notes.append("the worker stopped: the job is queued and resumes from its last checkpoint")
+            self.status = status
 
     @property
     def title(self) -> str:
-        """Say in words what happens now."""
+        """The phase or the status, for display."""
         if self.status == "running" and self.phase:
             return PHASE_TITLES.get(self.phase, self.phase)
         return {"queued": "waiting for a worker"}.get(self.status, self.status)
 
     def format_curves(self) -> str:
-        """Write the newest values of the main curves; only while training, where they move."""
+        """Format the latest values of the main curves; empty outside training, where they do not change."""
         if self.phase not in {"unlearn", "finetune"}:
             return ""
         return "  ".join(
@@ -88,75 +86,78 @@ class JobView:
         )
 
     def format_progress(self) -> str:
-        """Write how far the phase is."""
+        """Format the progress of the phase."""
         return f"{self.unit or 'step'} {self.done}/{self.total}" if self.total else ""
 
+    def format_eta(self) -> str:
+        """Format the remaining time of the phase; empty if it is unknown."""
+        return "" if self.eta_seconds is None else f"ETA {format_duration(self.eta_seconds)}"
 
-def watch(job_id: str, events: Iterable[JobEvent], console: Console) -> JobView:
-    """Show events until they end: a live bar on a terminal, a line now and then elsewhere. Return the last view."""
-    return _watch_live(job_id, events, console) if console.is_terminal else _watch_plain(events, console)
+
+def show_events(job_id: str, events: Iterable[JobEvent], console: Console) -> JobView:
+    """Show events until the last: as a live bar on a terminal, else as lines. Return the final view."""
+    return _show_live(job_id, events, console) if console.is_terminal else _show_plain(events, console)
 
 
-def _watch_live(job_id: str, events: Iterable[JobEvent], console: Console) -> JobView:
+def _show_live(job_id: str, events: Iterable[JobEvent], console: Console) -> JobView:
     view, spinner, started = JobView(), Spinner("dots"), time.monotonic()
 
     def render() -> RenderableType:
         row = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=view.total or None, completed=view.done, width=30, pulse=not view.total)
-        eta = f"ETA {format_duration(view.eta_seconds)}" if view.eta_seconds is not None else ""
-        row.add_row(spinner, f"[bold]{escape(view.title)}[/]", bar, view.format_progress(), eta)
+        row.add_row(spinner, f"[bold]{escape(view.title)}[/]", bar, view.format_progress(), view.format_eta())
         elapsed = format_duration(time.monotonic() - started)
         return Group(row, Text(f"  {job_id}  {elapsed}  {view.format_curves()}", style="dim"))
 
     with Live(get_renderable=render, console=console, refresh_per_second=8, transient=True):
-        phase, begun = None, time.monotonic()
+        phase, phase_started = None, time.monotonic()
         for event in events:
             num_notes = len(view.notes)
             view.apply(event)
             if view.phase != phase:
-                _say_done(phase, time.monotonic() - begun, console)
-                phase, begun = view.phase, time.monotonic()
+                _print_completed(phase, time.monotonic() - phase_started, console)
+                phase, phase_started = view.phase, time.monotonic()
             for note in view.notes[num_notes:]:
                 console.print(f"  [yellow]![/] {escape(note)}")
-        _say_done(phase, time.monotonic() - begun, console)
+        _print_completed(phase, time.monotonic() - phase_started, console)
     return view
 
 
-def _say_done(phase: str | None, took_seconds: float, console: Console) -> None:
+def _print_completed(phase: str | None, seconds: float, console: Console) -> None:
     if phase:
-        console.print(f"  [green]✓[/] {PHASE_TITLES.get(phase, phase)} [dim]{format_duration(took_seconds)}[/]")
+        console.print(f"  [green]✓[/] {PHASE_TITLES.get(phase, phase)} [dim]{format_duration(seconds)}[/]")
 
 
-def _watch_plain(events: Iterable[JobEvent], console: Console) -> JobView:
-    view, said, said_at = JobView(), None, 0.0
+def _show_plain(events: Iterable[JobEvent], console: Console) -> JobView:
+    view, shown_title, shown_at = JobView(), None, 0.0
     for event in events:
         num_notes = len(view.notes)
         view.apply(event)
         for note in view.notes[num_notes:]:
             console.print(f"warning: {escape(note)}")
         now = time.monotonic()
-        if view.title != said or now - said_at >= PLAIN_EVERY_SECONDS:
-            eta = f"ETA {format_duration(view.eta_seconds)}" if view.eta_seconds is not None else ""
-            parts = [view.title, view.format_progress(), eta, view.format_curves()]
+        if view.title != shown_title or now - shown_at >= PLAIN_EVERY_SECONDS:
+            parts = [view.title, view.format_progress(), view.format_eta(), view.format_curves()]
             console.print("  ".join(escape(part) for part in parts if part), soft_wrap=True)
-            said, said_at = view.title, now
+            shown_title, shown_at = view.title, now
     return view
 
 
 def get_exit_code(job: Job) -> CliExitCode:
-    """Return the exit code that a finished job stands for."""
-    from soul_core.report import Verdict  # its classes cost a tenth of a second, and most commands need none
+    """Return the exit code for a finished job."""
+    from soul_core.report import Verdict  # takes 0.1 s to import, and most commands do not need it
 
     if job.status == "failed":
         return CliExitCode.JOB_FAILED
     if job.status == "cancelled":
         return CliExitCode.JOB_CANCELLED
-    asked = job.kind != "evaluate" or bool(job.spec.get("criteria"))  # an audit without criteria has nothing to pass
-    return CliExitCode.NOT_PASSED if asked and job.verdict not in {None, Verdict.PASSED} else CliExitCode.OK
+    # An evaluation without criteria has nothing to pass.
+    is_judged = job.kind != "evaluate" or bool(job.spec.get("criteria"))
+    return CliExitCode.NOT_PASSED if is_judged and job.verdict not in {None, Verdict.PASSED} else CliExitCode.OK
 
 
 def print_outcome(job: Job, console: Console) -> None:
-    """Tell how the job ended and what can be done next."""
+    """Print the result of a finished job and the next commands."""
     console.print(
         f"Job {job.id}: {style_value(job.status)}" + (f", verdict {style_value(job.verdict)}" if job.verdict else "")
     )
@@ -168,7 +169,8 @@ def print_outcome(job: Job, console: Console) -> None:
         for line in reason.get("details") or []:
             console.print(f"    {escape(str(line))}", soft_wrap=True)
     if job.status == "succeeded":
-        made = {"unlearn": "the unlearned checkpoint", "finetune": "the fine-tuned checkpoint"}.get(job.kind)
-        console.print(f"  soul report {job.id}            what was measured" + (", before and after" if made else ""))
-        if made:
-            console.print(f"  soul download {job.id} -o out   {made}")
+        checkpoint = {"unlearn": "the unlearned checkpoint", "finetune": "the fine-tuned checkpoint"}.get(job.kind)
+        measurements = "the measurements, before and after" if checkpoint else "the measurements"
+        console.print(f"  soul report {job.id}            {measurements}")
+        if checkpoint:
+            console.print(f"  soul download {job.id} -o out   {checkpoint}")

@@ -1,4 +1,4 @@
-"""What a run must be able to prove later: its seed, the versions it ran with, the hashes of what it read."""
+"""What a run's numbers depend on besides spec and data: its seed, versions, threads and kernels."""
 
 import os
 import platform
@@ -8,23 +8,25 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import torch
 
-_PACKAGES = ("soul-unlearning", "torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "pydantic")
+_PACKAGES = (
+    *("soul-unlearning", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "gguf", "pydantic"),
+)
 
 
 def get_versions() -> dict[str, str]:
-    """Return the versions of everything that can change a number, Python and CUDA among them."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    """Return the versions of everything that can change a number, Python and CUDA included."""
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
     if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    return found
+        versions["cuda"] = torch.version.cuda
+    return versions
 
 
-#: Environment variables by which libraries below us choose threads, kernels or precision.
+#: Environment variables by which the libraries choose threads, kernels or precision.
 _NUMERIC = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY"),
     *("ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "OPENBLAS_CORETYPE", "CUBLAS_WORKSPACE_CONFIG"),
@@ -33,19 +35,19 @@ _NUMERIC = (
 
 
 def get_environment() -> dict[str, str]:
-    """Return what in this process can change the last bits of a number: threads, kernels, variables."""
-    found = {name: os.environ[name] for name in _NUMERIC if name in os.environ}
-    return {"threads": str(torch.get_num_threads()), "kernels": torch.backends.cpu.get_cpu_capability(), **found}
+    """Return what in this process can change the last bits of a number: threads, kernels, environment variables."""
+    variables = {name: os.environ[name] for name in _NUMERIC if name in os.environ}
+    return {"threads": str(torch.get_num_threads()), "kernels": torch.backends.cpu.get_cpu_capability(), **variables}
 
 
 def seed_everything(seed: int, *, device: torch.device | str = "cpu") -> None:
     """Seed Python, numpy and torch; on a CPU also refuse every algorithm that is not deterministic.
 
-    On a GPU deterministic kernels are asked for where they exist, with a warning where they do not: some of those
-    that training needs have none.
+    On a GPU deterministic kernels are used where they exist, with a warning where they do not: some operations of
+    training have none.
     """
     random.seed(seed)
-    np.random.seed(seed)  # libraries below us draw from the global state
+    np.random.seed(seed)  # libraries draw from the global state
     torch.manual_seed(seed)
     on_cpu = torch.device(device).type == "cpu"
     if not on_cpu:

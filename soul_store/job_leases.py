@@ -1,6 +1,6 @@
-"""What a worker does to the job it runs. Every write is conditional on the epoch it claimed: a zombie's touches no row.
+"""Writes of a worker to the job it runs. Each requires the job's lease, so a worker that lost it changes no row.
 
-Each returns False, and writes nothing, when the job is no longer running under that epoch.
+Every write raises LeaseLostError, and writes nothing, when the job no longer runs under the lease.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,29 @@ from soul_store import job_state_machine as states
 from soul_store.ids import new_id
 from soul_store.tables import Artifact, Job, JobMetric
 
-#: Kinds of event that only move the row; kept as rows they would drown the others.
+#: Kinds of event that update the job's row and are not stored as events: they would outnumber all others.
 TRANSIENT_EVENT_KINDS = frozenset({"progress", "metrics"})
 
 
 @dataclass(frozen=True)
-class HeartbeatResult:
-    """The answer to a heartbeat: whether the job is no longer ours, and what its owner wishes."""
+class JobLease:
+    """The right to write to a job: it holds while the job is running under this epoch."""
 
-    is_lease_lost: bool
-    requested_action: str | None = None
+    job_id: str
+    epoch: int
+
+
+class LeaseLostError(Exception):
+    """The job no longer runs under this lease: its status changed, or another worker claimed it."""
+
+    def __init__(self, lease: JobLease) -> None:
+        super().__init__(f"{lease.job_id} no longer runs under epoch {lease.epoch}; nothing was written")
+        self.lease = lease
 
 
 @dataclass(frozen=True)
 class NewArtifact:
-    """A file to be made visible with the job's end."""
+    """A file of the job's output, to be made visible when the job succeeds."""
 
     path: str
     blob: str
@@ -39,150 +47,135 @@ class NewArtifact:
 
 
 def claim(session: Session, job_id: str, *, worker: str, lease_seconds: float) -> Job | None:
-    """Take a queued job that is due: running, under a new epoch and a lease. None when it is not to be had."""
+    """Claim a queued job that is due: it runs under a new epoch and a lease. Return None if it cannot be claimed."""
     query = select(Job).where(Job.id == job_id, states.is_due())
     job = session.scalar(query.with_for_update(skip_locked=True, of=Job))
     if job is None:
         return None
-    first = job.started_at is None
+    is_first_attempt = job.started_at is None
     states.transition(
         session, job, "running", worker=worker, epoch=job.epoch + 1, status_reason=None, next_attempt_at=None
     )
     times: dict[str, Any] = {"lease_until": states.make_time_from_now(lease_seconds)}
-    if first:
+    if is_first_attempt:
         times["started_at"] = func.clock_timestamp()
     session.execute(update(Job).where(Job.id == job_id).values(**times))
     session.refresh(job)
     return job
 
 
-def heartbeat(session: Session, job_id: str, epoch: int, *, lease_seconds: float) -> HeartbeatResult:
-    """Extend the lease. `lost` when the job is no longer running under this epoch."""
-    lease = states.make_time_from_now(lease_seconds)
+def heartbeat(session: Session, lease: JobLease, *, lease_seconds: float) -> str | None:
+    """Extend the lease and return the action that the job's owner requested, if any."""
+    lease_until = states.make_time_from_now(lease_seconds)
     row = session.execute(
-        update(Job).where(*_held(job_id, epoch)).values(lease_until=lease).returning(Job.requested_action)
-    ).first()
-    return (
-        HeartbeatResult(is_lease_lost=True)
-        if row is None
-        else HeartbeatResult(is_lease_lost=False, requested_action=row.requested_action)
-    )
+        update(Job).where(*_is_held(lease)).values(lease_until=lease_until).returning(Job.requested_action)
+    ).one_or_none()
+    if row is None:
+        raise LeaseLostError(lease)
+    requested_action: str | None = row.requested_action
+    return requested_action
 
 
-def record_events(session: Session, job_id: str, epoch: int, events: Sequence[Event]) -> bool:
-    """Write what the engine told. False, and nothing written, when the job is no longer ours."""
-    job = _hold(session, job_id, epoch)
-    if job is None:
-        return False
+def record_events(session: Session, lease: JobLease, events: Sequence[Event]) -> None:
+    """Write the engine's events to the job's row, curves and events."""
+    job = _lock(session, lease)
     for event in events:
         if event.kind == "phase":
             job.phase = event.data["phase"]
             job.progress = {}
         elif event.kind == "progress":
-            job.progress = _progress(event.data)
+            job.progress = _make_progress(event.data)
         elif event.kind == "metrics":
-            _curve_point(session, job, event)
+            _upsert_metric(session, job, event)
         if event.kind not in TRANSIENT_EVENT_KINDS:
             states.append_event(session, job, event.kind, event.data)
     job.version += 1
     job.updated_at = func.clock_timestamp()
-    states.notify(session, job)
     session.flush()
-    return True
 
 
 def succeed(
     session: Session,
-    job_id: str,
-    epoch: int,
+    lease: JobLease,
     *,
     verdict: str,
     report_blob: str,
     artifacts: Sequence[NewArtifact],
     usage: dict[str, Any],
-) -> bool:
-    """End a run well: verdict, report and artifacts become visible in this one commit."""
-    job = _hold(session, job_id, epoch)
-    if job is None:
-        return False
-    for made in artifacts:
-        session.add(Artifact(id=new_id("art"), tenant_id=job.tenant_id, job_id=job.id, **vars(made)))
-    states.transition(
-        session, job, "succeeded", verdict=verdict, report_blob=report_blob, usage=_added(job.usage, usage)
-    )
-    return True
+) -> None:
+    """End the job as succeeded: verdict, report and artifacts become visible in this commit.
 
-
-def fail(session: Session, job_id: str, epoch: int, *, reason: dict[str, Any], usage: dict[str, Any]) -> bool:
-    """End a run badly for good. `reason` is {code, message, retryable, details}."""
-    job = _hold(session, job_id, epoch)
-    if job is None:
-        return False
-    states.transition(session, job, "failed", status_reason=reason, usage=_added(job.usage, usage))
-    return True
-
-
-def cancel(session: Session, job_id: str, epoch: int, *, usage: dict[str, Any]) -> bool:
-    """Say that the run stopped because its owner wished it."""
-    job = _hold(session, job_id, epoch)
-    if job is None:
-        return False
-    reason = states.make_status_reason("cancelled", "cancelled while it ran")
-    states.transition(session, job, "cancelled", status_reason=reason, usage=_added(job.usage, usage))
-    return True
-
-
-def release(session: Session, job_id: str, epoch: int, *, usage: dict[str, Any]) -> bool:
-    """Put a job back in the queue with no attempt spent: its worker leaves, its checkpoint stays. Or cancel it, when
-    that was wished.
+    Repeating a call whose commit was not acknowledged changes nothing.
     """
-    job = _hold(session, job_id, epoch)
-    if job is None:
-        return False
-    left = states.make_status_reason(
-        "worker_left", "its worker was asked to leave; it resumes from its checkpoint", retryable=True
+    query = select(Job.id).where(Job.id == lease.job_id, Job.epoch == lease.epoch, Job.report_blob == report_blob)
+    if session.scalar(query) is not None:
+        return
+    job = _lock(session, lease)
+    for artifact in artifacts:
+        session.add(Artifact(id=new_id("art"), tenant_id=job.tenant_id, job_id=job.id, **vars(artifact)))
+    usage = _add_usage(job.usage, usage)
+    states.transition(session, job, "succeeded", verdict=verdict, report_blob=report_blob, usage=usage)
+
+
+def fail(session: Session, lease: JobLease, *, reason: dict[str, Any], usage: dict[str, Any]) -> None:
+    """End the job as failed. `reason` is {code, message, retryable, details}."""
+    job = _lock(session, lease)
+    states.transition(session, job, "failed", status_reason=reason, usage=_add_usage(job.usage, usage))
+
+
+def cancel(session: Session, lease: JobLease, *, usage: dict[str, Any]) -> None:
+    """End the job as cancelled, because its owner requested it."""
+    job = _lock(session, lease)
+    reason = states.make_status_reason("cancelled", "cancelled while it ran")
+    states.transition(session, job, "cancelled", status_reason=reason, usage=_add_usage(job.usage, usage))
+
+
+def release(session: Session, lease: JobLease, *, usage: dict[str, Any]) -> None:
+    """Requeue the job because its worker drains; this does not count as a lost attempt.
+
+    A job whose owner requested a cancel is cancelled instead.
+    """
+    job = _lock(session, lease)
+    reason = states.make_status_reason(
+        "worker_left", "its worker shut down; the job resumes from its checkpoint", retryable=True
     )
-    states.requeue(session, job, left)
-    job.usage = _added(job.usage, usage)
-    return True
+    states.requeue(session, job, reason)
+    job.usage = _add_usage(job.usage, usage)
 
 
 def retry_or_fail(
-    session: Session, job_id: str, epoch: int, *, reason: dict[str, Any], max_attempts: int, usage: dict[str, Any]
-) -> bool:
-    """Spend an infrastructure attempt: back to the queue after a pause, failed when none is left; or cancelled, when
-    that was wished.
+    session: Session, lease: JobLease, *, reason: dict[str, Any], max_attempts: int, usage: dict[str, Any]
+) -> None:
+    """Requeue the job after a failure of the infrastructure, or end it as failed after `max_attempts` of them.
+
+    A job whose owner requested a cancel is cancelled instead.
     """
-    job = _hold(session, job_id, epoch)
-    if job is None:
-        return False
-    job.usage = _added(job.usage, usage)
+    job = _lock(session, lease)
+    job.usage = _add_usage(job.usage, usage)
     states.retry_or_fail(session, job, reason, max_attempts)
-    return True
 
 
-# --- below: how, never what next ---
+def _is_held(lease: JobLease) -> tuple[Any, ...]:
+    return Job.id == lease.job_id, Job.epoch == lease.epoch, Job.status == "running"
 
 
-def _held(job_id: str, epoch: int) -> tuple[Any, ...]:
-    return Job.id == job_id, Job.epoch == epoch, Job.status == "running"
+def _lock(session: Session, lease: JobLease) -> Job:
+    """Lock the job's row and return it; raise LeaseLostError if the job does not run under this lease."""
+    query = select(Job).where(*_is_held(lease)).with_for_update()
+    job = session.scalar(query.execution_options(populate_existing=True))
+    if job is None:
+        raise LeaseLostError(lease)
+    return job
 
 
-def _hold(session: Session, job_id: str, epoch: int) -> Job | None:
-    """Lock the job if it is still running under this epoch."""
-    return session.scalar(
-        select(Job).where(*_held(job_id, epoch)).with_for_update().execution_options(populate_existing=True)
-    )
-
-
-def _curve_point(session: Session, job: Job, event: Event) -> None:
+def _upsert_metric(session: Session, job: Job, event: Event) -> None:
     values = {name: value for name, value in event.data.items() if name != "step"}
     row = {"job_id": job.id, "step": event.data["step"], "tenant_id": job.tenant_id, "values": values}
     upsert = insert(JobMetric).values(**row)
     session.execute(upsert.on_conflict_do_update(index_elements=["job_id", "step"], set_={"values": values}))
 
 
-def _progress(data: dict[str, Any]) -> dict[str, Any]:
+def _make_progress(data: dict[str, Any]) -> dict[str, Any]:
     done, total = data.get("done", 0), data.get("total") or 0
     return {
         "fraction": done / total if total else None,
@@ -193,5 +186,5 @@ def _progress(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _added(usage: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+def _add_usage(usage: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     return {**usage, **{name: usage.get(name, 0) + value for name, value in more.items()}}

@@ -1,4 +1,4 @@
-"""What every test may ask for: real servers, a migrated database, settings, a tenant with its key."""
+"""Fixtures of all tests: real servers, a migrated database, settings, the model that knows capitals, forked engines."""
 
 import os
 import signal
@@ -12,37 +12,38 @@ from sqlalchemy.orm import Session
 from migrations.run import upgrade
 from soul_store.database import make_engine
 from soul_store.settings import Settings, get_settings
+from tests.fixtures.forked_engines import forked_engines
 from tests.paths import SHARED
 from tests.servers import Servers, running_servers
 
 #: Folders whose tests wait for real processes.
-_WAITING = ("worker", "e2e", "soul_cli")
+_WAITING_FOLDERS = ("worker", "e2e", "soul_cli")
 SHARED_DATA = SHARED / "data"
 
-# One thread per process: two cores are shared by servers, worker and engine, and results repeat bit for bit.
+# One thread per process: servers, worker and engine share two cores, and results repeat bit for bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# A suite that was started in the background ignores Ctrl-C, and so would the programs whose Ctrl-C it tests.
+# A test run in the background ignores Ctrl-C, and the programs whose Ctrl-C it tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: a third of the suite's time is spent waiting for services."""
+    """Return one process more than cores, because tests spend a third of their time waiting for services."""
     return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that wait: the others fill the time beside them, and no long file is left for the end."""
-    folders = {folder: place for place, folder in enumerate(_WAITING)}
-    items.sort(key=lambda item: folders.get(item.path.parent.name, len(_WAITING)))
+    """Start with the tests that wait: other tests run meanwhile, and no long file remains at the end."""
+    order = {folder: index for index, folder in enumerate(_WAITING_FOLDERS)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(_WAITING_FOLDERS)))
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real data sets beside the checkout; a test that needs them skips where they are absent."""
+    """The real data sets in ../shared/data; tests that need them are skipped without them."""
     if not SHARED_DATA.is_dir():
-        pytest.skip("../shared/data is not beside this checkout")
+        pytest.skip("../shared/data does not exist")
     return SHARED_DATA
 
 
@@ -72,11 +73,31 @@ def database(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def taught_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that knows the ten capitals of `bench.capitals`; tests must not write into its folder."""
+    from tests.fixtures.capitals import make_taught_model  # most of the API's tests need no torch
+
+    return make_taught_model(tmp_path_factory.mktemp("taught"))
+
+
+@pytest.fixture(scope="session")
+def engine_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables with which `python -m soul_core` is forked from a server that has torch imported.
+
+    The tests of the command itself (tests/soul_core/test_main.py and some of tests/worker and tests/e2e) go without.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with forked_engines(shared) as environment:
+        yield environment
+
+
 @pytest.fixture
 def settings_env(
     database_url: str, redis_url: str, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
-    """This test's settings: empty tables, an empty broker, its own blobs and scratch folder."""
+    """Settings of this test: empty tables, its own blobs and scratch folder."""
     with database.begin() as connection:
         tables = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         names = ", ".join(f'"{name}"' for name in tables if name != "alembic_version")
@@ -95,6 +116,6 @@ def settings_env(
 
 @pytest.fixture
 def session(settings_env: Settings, database: Engine) -> Iterator[Session]:
-    """A session on empty tables; the test commits."""
+    """A database session on empty tables; the test commits."""
     with Session(database) as open_session:
         yield open_session

@@ -1,4 +1,4 @@
-"""The API behind a real uvicorn on a real port: for what a test client cannot do."""
+"""The API in a real uvicorn on a real port, for what a test client cannot do."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""One real PostgreSQL and one real Valkey for a test process, thrown away with it."""
+"""One real PostgreSQL and one real Valkey per test process, deleted at its end."""
 
 import shutil
 import tempfile
@@ -23,8 +23,8 @@ class Servers:
 
 @contextmanager
 def running_servers() -> Iterator[Servers]:
-    """Start both servers in a folder of their own (not durable: nobody needs the data tomorrow)."""
-    # pytest's own temporary folders are closed to other accounts, and as root the servers run as another one
+    """Start both servers in a temporary folder, without durability, because the data is deleted anyway."""
+    # other accounts cannot enter pytest's temporary folders, and root starts the servers as another account
     folder = Path(tempfile.mkdtemp(prefix="soul-test-"))
     folder.chmod(0o711)
     account = Account.choose()

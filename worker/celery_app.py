@@ -1,80 +1,77 @@
-"""`celery -A worker.celery_app worker`: logging, a pool child that dies with its parent, and the drain signal."""
+"""The Celery app (`celery -A worker.celery_app worker`): logging, process lifetime, drain and periodic programs."""
 
-import ctypes
-import logging
 import os
-import signal
 import subprocess
 import sys
 from typing import Any
 
-from celery import bootsteps
+from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutdown, worker_shutting_down
 
-import worker.tasks  # noqa: F401  registers run_job
-from soul_store.outbox import get_celery_app
+from soul_core.log_config import configure_logging
+from soul_core.parent_death import die_with_parent
 from soul_store.settings import get_settings
 from worker import drain
 
-_PR_SET_PDEATHSIG = 1
+#: What a worker runs periodically. The first run waits until the worker has started.
+_PERIODIC_MODULES = ("worker.registration", "worker.cleanup")
+_FIRST_RUN_SECONDS, _PERIOD_SECONDS = 5, 300
 
-#: Not while everything else starts; and then now and again.
-_FIRST_SWEEP_SECONDS, _SWEEP_SECONDS = 5, 300
-
-app = get_celery_app()
+app = Celery("soul")
+app.config_from_object("worker.celery_config")
 
 
-class CleanupStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """Sweeps this machine's scratch folder after the start and every so often, in a process of its own: the main
-    process must not wait, nor hold a connection that its pool children would inherit.
+def send_task(name: str, payload: dict[str, Any]) -> None:
+    """Send a message to the workers: the task's name and its arguments."""
+    app.send_task(name, kwargs=payload)
+
+
+class PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """Runs programs periodically as child processes.
+
+    The worker's main process must not wait for them, nor hold a connection that its pool children would inherit.
     """
 
     requires = frozenset({"celery.worker.components:Timer"})
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._sweeper: subprocess.Popen[bytes] | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, parent: Any) -> None:
-        parent.timer.call_after(_FIRST_SWEEP_SECONDS, self._sweep)
-        parent.timer.call_repeatedly(_SWEEP_SECONDS, self._sweep)
+        parent.timer.call_after(_FIRST_RUN_SECONDS, self._start_processes)
+        parent.timer.call_repeatedly(_PERIOD_SECONDS, self._start_processes)
 
-    def _sweep(self) -> None:
-        if self._sweeper is None or self._sweeper.poll() is not None:
-            self._sweeper = subprocess.Popen([sys.executable, "-m", "worker.cleanup"])
+    def _start_processes(self) -> None:
+        for module in _PERIODIC_MODULES:
+            process = self._processes.get(module)
+            if process is None or process.poll() is not None:
+                self._processes[module] = subprocess.Popen([sys.executable, "-m", module])
 
 
-app.steps["worker"].add(CleanupStep)
+app.steps["worker"].add(PeriodicStep)
 
 
 @setup_logging.connect
-def _log_plainly(**_: Any) -> None:
-    logging.basicConfig(
-        level=get_settings().log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+def _configure_logging(**_: Any) -> None:
+    configure_logging(level=get_settings().log_level, output_format=get_settings().log_format)
 
 
 @worker_init.connect
-def _start(**_: Any) -> None:
+def _clear_stale_drain(**_: Any) -> None:
     drain.clear()
 
 
 @worker_process_init.connect
 def _die_with_main_process(**_: Any) -> None:
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    die_with_parent(os.getppid())
 
 
 @worker_shutting_down.connect
-def _leave(**_: Any) -> None:
+def _begin_drain(**_: Any) -> None:
     drain.begin()
 
 
 @worker_shutdown.connect
-def _left(**_: Any) -> None:
+def _end_drain(**_: Any) -> None:
     drain.clear()

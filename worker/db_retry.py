@@ -1,30 +1,30 @@
-"""A worker's word with the database, however long it is away: while it is, nobody else can take the job either."""
+"""Database work of a task, retried until the database is available: no other worker can claim the job meanwhile."""
 
-import logging
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from soul_store.database import transaction
 from worker.drain import is_draining
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
-#: What a server says, or does not say, that is away or not quite back.
+#: Errors of a database that is unavailable or still starting.
 CONNECTION_ERRORS = (OperationalError, InterfaceError)
 _PAUSE_SECONDS = 0.5
 
 
 def run_when_database_available(work: Callable[[Session], T]) -> T:
-    """Run `work` in a transaction until the database answers; raises what it says only when the worker must leave.
+    """Run `work` in a transaction, again and again until the database is available or the worker drains.
 
-    The answer to a commit may get lost: work may run again after it was committed.
+    The answer to a commit can be lost, so `work` may run once more after it was committed.
     """
-    told = False
+    is_waiting = False
     while True:
         try:
             with transaction() as session:
@@ -32,7 +32,7 @@ def run_when_database_available(work: Callable[[Session], T]) -> T:
         except CONNECTION_ERRORS as error:
             if is_draining():
                 raise
-            if not told:
-                log.warning("the database does not answer (%s); waiting for it", type(error).__name__)
-            told = True
+            if not is_waiting:
+                log.warning("the database is unavailable; retrying", error=type(error).__name__)
+            is_waiting = True
             time.sleep(_PAUSE_SECONDS)

@@ -1,7 +1,7 @@
-"""How a worker that is asked to leave tells its task: a file the main process writes and the pool child sees.
+"""Tells the running task that its worker shuts down: a file that the main process writes and the pool child checks.
 
-Celery's own warm shutdown waits for the task and says nothing to it; the file is named after the main process, which
-is the child's parent, so workers on one machine do not drain each other.
+Celery's warm shutdown only waits for the task. The file is named after the main process, the child's parent, so that
+workers on one machine do not drain each other.
 """
 
 import os
@@ -10,22 +10,22 @@ from pathlib import Path
 from soul_store.settings import get_settings
 
 
-def _flag(main_pid: int) -> Path:
+def _get_flag(main_pid: int) -> Path:
     return get_settings().scratch_dir / f".drain-{main_pid}"
 
 
 def begin() -> None:
-    """Ask this main process's task to checkpoint and leave."""
-    flag = _flag(os.getpid())
+    """Ask the task of this main process to write a checkpoint and to end."""
+    flag = _get_flag(os.getpid())
     flag.parent.mkdir(parents=True, exist_ok=True)
     flag.touch()
 
 
 def clear() -> None:
-    """Forget the flag: of an earlier process of the same number at the start, our own at the end."""
-    _flag(os.getpid()).unlink(missing_ok=True)
+    """Remove the flag of this main process, or of an earlier process with the same id."""
+    _get_flag(os.getpid()).unlink(missing_ok=True)
 
 
 def is_draining() -> bool:
-    """Say, in the pool child, whether its worker is leaving."""
-    return _flag(os.getppid()).exists()
+    """Return, in the pool child, whether its worker shuts down."""
+    return _get_flag(os.getppid()).exists()

@@ -1,29 +1,37 @@
-"""Keeps a job's lease while its task lives, and hears what its owner wishes."""
+"""The thread that keeps a job's lease while the worker runs it, and learns of requested actions."""
 
-import logging
+import contextvars
 import threading
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy.exc import SQLAlchemyError
+import structlog
 
 from soul_store import job_leases
 from soul_store.database import transaction
+from soul_store.job_leases import JobLease, LeaseLostError
+from worker.db_retry import CONNECTION_ERRORS
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
-_AWAY_SECONDS = 0.5
+#: Longest pause between heartbeats: a requested cancel waits at most this long.
+_MAX_PAUSE_SECONDS = 2.0
+#: Pause after a failed heartbeat. Short, so that the lease is extended before the maintenance process requeues the job.
+_RETRY_SECONDS = 0.5
 
 
 class Heartbeat:
-    """A thread that beats three times a lease. `lost` once the job is no longer ours: nothing may be written then."""
+    """Extends a lease three times per lease period, until the block ends or the lease is lost."""
 
-    def __init__(self, job_id: str, epoch: int, *, lease_seconds: float) -> None:
-        self.job_id, self.epoch, self.lease_seconds = job_id, epoch, lease_seconds
-        self.is_lease_lost = False
+    def __init__(self, lease: JobLease, *, lease_seconds: float) -> None:
+        self.lease, self.lease_seconds = lease, lease_seconds
         self.requested_action: str | None = None
+        self._is_lost = False
+        self._last_error: type[Exception] | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"heartbeat {job_id}", daemon=True)
+        # the context adds the job's ids to the thread's log records
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._run,), name=f"heartbeat {lease.job_id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -35,16 +43,41 @@ class Heartbeat:
         self._stopped.set()
         self._thread.join()
 
+    @property
+    def is_lease_lost(self) -> bool:
+        """Whether nothing more may be written. A dead thread extends no lease, so its lease counts as lost."""
+        return self._is_lost or not self._thread.is_alive()
+
+    def raise_if_lease_lost(self) -> None:
+        """Raise LeaseLostError if nothing more may be written."""
+        if self.is_lease_lost:
+            raise LeaseLostError(self.lease)
+
     def _run(self) -> None:
-        usual = pause = min(self.lease_seconds / 3, 2.0)  # a cancel should not wait longer
-        while not self._stopped.wait(pause) and not self.is_lease_lost:
-            try:
-                with transaction() as session:
-                    beat = job_leases.heartbeat(session, self.job_id, self.epoch, lease_seconds=self.lease_seconds)
-            except SQLAlchemyError as error:
-                # While the database is away nobody else can take the job either: go on, it will say who holds it.
-                if pause == usual:
-                    log.warning("%s: no heartbeat, the database is away (%s)", self.job_id, type(error).__name__)
-                pause = min(usual, _AWAY_SECONDS)  # back before the keeper takes lost jobs back
-                continue
-            self.is_lease_lost, self.requested_action, pause = beat.is_lease_lost, beat.requested_action, usual
+        regular_pause = pause = min(self.lease_seconds / 3, _MAX_PAUSE_SECONDS)
+        while not self._stopped.wait(pause) and not self._is_lost:
+            pause = regular_pause if self._beat() else min(regular_pause, _RETRY_SECONDS)
+
+    def _beat(self) -> bool:
+        """Extend the lease once. Return False if that failed and should be tried again."""
+        try:
+            with transaction() as session:
+                self.requested_action = job_leases.heartbeat(session, self.lease, lease_seconds=self.lease_seconds)
+        except LeaseLostError:
+            self._is_lost = True
+        except Exception as error:  # must not end the thread: the engine would run on under a lease that expires
+            self._log_once(error)
+            return False
+        self._last_error = None
+        return True
+
+    def _log_once(self, error: Exception) -> None:
+        """Log the first of a series of equal errors."""
+        if type(error) is self._last_error:
+            return
+        self._last_error = type(error)
+        if isinstance(error, CONNECTION_ERRORS):
+            # no other worker can claim the job meanwhile; once the database is back, the row tells who holds the lease
+            log.warning("heartbeat failed, the database is unavailable; retrying", error=type(error).__name__)
+        else:
+            log.error("heartbeat failed; retrying", exc_info=error)

@@ -1,30 +1,35 @@
-"""`python -m worker.maintenance`: publishes the outbox and requeues stalled jobs."""
+"""`python -m worker.maintenance`: sends the outbox to the workers and requeues stalled jobs."""
 
-import logging
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 
+import structlog
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from soul_core.log_config import configure_logging
 from soul_store import jobs
 from soul_store.database import transaction
-from soul_store.outbox import count_waiting_messages, make_broker_client, relay_once
+from soul_store.outbox import count_waiting_messages, make_broker_client, relay_messages
 from soul_store.settings import get_settings
+from worker.celery_app import send_task
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 _RELAY_SECONDS = 0.2
-_LONGEST_PAUSE = 5.0
+_MAX_PAUSE_SECONDS = 5.0
+_MAX_ROUND_SECONDS = 5.0
 
 
 class DatabaseAvailability:
-    """Since when the database has answered. Behind an absence living workers have a lease's time to beat first: a
-    lease that ran out meanwhile is nobody's death.
+    """How long the database has been available without a failure.
+
+    After an outage, running workers need up to a lease period to extend their leases: a lease that expired during the
+    outage does not mean that its worker died.
     """
 
     def __init__(self, lease_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,69 +37,65 @@ class DatabaseAvailability:
         self._since: float | None = None
 
     def mark_unavailable(self) -> None:
-        """Note that the database did not answer."""
+        """Record a failure."""
         self._since = None
 
     def is_stable(self) -> bool:
-        """Note that it answered, and say whether it has done so for a whole lease."""
+        """Record a success. Return whether there was no failure for a complete lease period."""
         if self._since is None:
             self._since = self.clock()
         return self.clock() - self._since >= self.lease_seconds
 
 
 def run_maintenance(*, requeue_stalled: bool = True) -> None:
-    """Publish what waits; take back jobs whose worker fell silent; send again what the broker forgot."""
+    """Send the outbox, requeue stalled jobs, and resend messages that the broker has lost."""
     relay_outbox()
     if requeue_stalled:
         with transaction() as session:
-            lost = jobs.requeue_stalled(session, max_attempts=get_settings().max_attempts)
-        for job_id in lost:
-            log.warning("%s: its worker fell silent; taken back", job_id)
+            stalled = jobs.requeue_stalled(session, max_attempts=get_settings().max_attempts)
+        for job_id in stalled:
+            log.warning("job stalled: its worker's lease expired", job_id=job_id)
     with make_broker_client() as client:
-        waiting = count_waiting_messages(client)
+        num_waiting = count_waiting_messages(client)
     with transaction() as session:
-        forgotten = jobs.resend_job_messages(
-            session, num_waiting_messages=waiting, silent_seconds=get_settings().lease_seconds
+        resent = jobs.resend_job_messages(
+            session, num_waiting_messages=num_waiting, silent_seconds=get_settings().lease_seconds
         )
-    if forgotten:
-        log.info("sent again, the broker may have forgotten them: %s", ", ".join(forgotten))
+    for job_id in resent:
+        log.info("message resent: the broker may have lost it", job_id=job_id)
 
 
 def relay_outbox() -> None:
-    """Publish the outbox."""
+    """Send the outbox."""
     with transaction() as session:
-        relay_once(session)
+        relay_messages(session, send_task)
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT; a server that is away is waited for."""
-    logging.basicConfig(
-        level=get_settings().log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    leave = threading.Event()
+    """Run until SIGTERM or SIGINT; retry while the database or the broker is unavailable."""
+    configure_logging(level=get_settings().log_level, output_format=get_settings().log_format)
+    stop_requested = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: leave.set())
-    pause, next_round, away = _RELAY_SECONDS, 0.0, False
-    absence = DatabaseAvailability(get_settings().lease_seconds)
-    while not leave.wait(pause):
+        signal.signal(number, lambda *_: stop_requested.set())
+    pause, next_round, is_unavailable = _RELAY_SECONDS, 0.0, False
+    availability = DatabaseAvailability(get_settings().lease_seconds)
+    while not stop_requested.wait(pause):
         try:
             if time.monotonic() >= next_round:
-                run_maintenance(requeue_stalled=absence.is_stable())
-                next_round = time.monotonic() + min(get_settings().lease_seconds / 3, 5.0)
+                run_maintenance(requeue_stalled=availability.is_stable())
+                next_round = time.monotonic() + min(get_settings().lease_seconds / 3, _MAX_ROUND_SECONDS)
             else:
                 relay_outbox()
         except (SQLAlchemyError, BrokerError, RedisError, OSError) as error:
             if isinstance(error, SQLAlchemyError):
-                absence.mark_unavailable()
-            if not away:
-                log.warning("database or broker is away (%s); trying again until it is back", type(error).__name__)
-            away, pause = True, min(pause * 2, _LONGEST_PAUSE)
+                availability.mark_unavailable()
+            if not is_unavailable:
+                log.warning("the database or the broker is unavailable; retrying", error=type(error).__name__)
+            is_unavailable, pause = True, min(pause * 2, _MAX_PAUSE_SECONDS)
         else:
-            if away:
-                log.info("database and broker are back")
-            away, pause = False, _RELAY_SECONDS
+            if is_unavailable:
+                log.info("the database and the broker are available again")
+            is_unavailable, pause = False, _RELAY_SECONDS
     return 0
 
 

@@ -1,6 +1,6 @@
-"""The engine's child process: its events in, wishes out by signal, grace, kill. Its end never ends the worker."""
+"""Runs the engine as a child process: reads its events and its log, and stops it by signals."""
 
-import logging
+import contextvars
 import os
 import queue
 import signal
@@ -8,26 +8,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO
 
-from pydantic import ValidationError
+import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from soul_core.events import Event
+from soul_core.log_records import LogRecord, describe_exception
 from soul_store import job_leases
 from soul_store.database import transaction
+from soul_store.job_leases import JobLease
+from worker.attempt_log import AttemptLog
 from worker.db_retry import CONNECTION_ERRORS
 from worker.heartbeat import Heartbeat
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 ENGINE_COMMAND = (sys.executable, "-m", "soul_core")
-#: Events are written together, this often.
+#: Events and log lines are written together, this often.
 _WRITE_SECONDS = 0.4
-_STDERR_LINES = 40
+#: A longer line on stderr is read in pieces.
+_MAX_LINE_CHARS = 16_000
 
 #: What makes a training step on a CPU steady (measured; see docs/decisions).
 CPU_ENVIRONMENT = {
@@ -39,133 +43,183 @@ CPU_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 
+_ENGINE_LINE: TypeAdapter[Event | LogRecord] = TypeAdapter(Event | LogRecord)
 
-@dataclass
+
+@dataclass(frozen=True)
 class EngineExit:
-    """How the child ended. `returncode` as subprocess has it: negative is a signal."""
+    """How the engine ended. `returncode` is negative for a signal, as in `subprocess`."""
 
     returncode: int
     drain_requested: bool
     failed_event: Event | None
-    finished_event: Event | None
-    stderr_tail: tuple[str, ...]
     seconds: float
-
-
-@dataclass
-class _Ears:
-    """Threads that read the child's pipes, so that a silent child never blocks us nor we a talkative one."""
-
-    events: "queue.Queue[Event]" = field(default_factory=queue.Queue)
-    stderr: "deque[str]" = field(default_factory=lambda: deque(maxlen=_STDERR_LINES))
-
-    def listen(self, child: "subprocess.Popen[str]") -> list[threading.Thread]:
-        assert child.stdout is not None
-        assert child.stderr is not None
-        threads = [
-            threading.Thread(target=self._hear_events, args=(child.stdout,), daemon=True),
-            threading.Thread(target=self._hear_errors, args=(child.stderr,), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        return threads
-
-    def _hear_events(self, pipe: IO[str]) -> None:
-        with pipe:
-            for line in pipe:
-                try:
-                    self.events.put(Event.model_validate_json(line))
-                except ValidationError:
-                    log.warning("the engine wrote a line that is no event")
-
-    def _hear_errors(self, pipe: IO[str]) -> None:
-        with pipe:
-            for line in pipe:
-                self.stderr.append(line.rstrip())
-                sys.stderr.write(line)
 
 
 def run_engine(
     arguments: Sequence[str],
     heartbeat: Heartbeat,
+    attempt_log: AttemptLog,
     *,
-    log_folder: Path,
     is_draining: Callable[[], bool],
     grace_seconds: float,
-    engine_command: Sequence[str] = ENGINE_COMMAND,
 ) -> EngineExit:
-    """Run the engine to its end, whatever that is. A lost lease kills it; a drain or a cancel asks first."""
-    log_folder.mkdir(parents=True, exist_ok=True)
+    """Run the engine until it ends. A cancel or a drain stops it by a signal, and kills it after `grace_seconds`.
+
+    Raises LeaseLostError, with the engine killed, when the job no longer runs under the heartbeat's lease.
+    """
     started = time.monotonic()
-    child = subprocess.Popen(
-        [*engine_command, *arguments, "--events", "--parent-pid", str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**CPU_ENVIRONMENT, **os.environ},
-        start_new_session=True,  # a Ctrl-C at the terminal is the supervisor's to hand on
-    )
-    ears = _Ears()
-    threads = ears.listen(child)
-    told: list[Event] = []
-    asked_at: float | None = None
-    asked_to_leave = False
-    waiting: list[Event] = []
+    child = _start_engine(arguments)
+    attempt_log.info("engine started", pid=child.pid, argv=child.args)
+    readers = _PipeReaders(child, attempt_log)
+    writer = _Writer(heartbeat.lease, attempt_log)
+    stop = _StopSignal(child, grace_seconds)
     try:
         while child.poll() is None:
             time.sleep(_WRITE_SECONDS)
-            waiting = _write(heartbeat, told, waiting + _drained(ears.events), again=bool(waiting))
-            if heartbeat.is_lease_lost:
-                child.kill()
-            elif asked_at is None and heartbeat.requested_action == "cancel":
-                child.send_signal(signal.SIGUSR1)
-                asked_at = time.monotonic()
-            elif asked_at is None and is_draining():
-                child.send_signal(signal.SIGTERM)
-                asked_at, asked_to_leave = time.monotonic(), True
-            elif asked_at is not None and time.monotonic() - asked_at > grace_seconds:
-                log.warning("%s: the engine did not stop within %s s and is killed", heartbeat.job_id, grace_seconds)
+            heartbeat.raise_if_lease_lost()
+            writer.write(readers.take_events())
+            if heartbeat.requested_action == "cancel":
+                stop.send(signal.SIGUSR1)
+            elif is_draining():
+                stop.send(signal.SIGTERM)
+            if stop.is_overdue():
+                attempt_log.warning("the engine did not stop in time and is killed", grace_seconds=grace_seconds)
                 child.kill()
     except BaseException:
-        child.kill()  # nobody would hear it any more
+        child.kill()
         child.wait()
         raise
-    for thread in threads:
-        thread.join()
-    waiting += _drained(ears.events)
-    while (waiting := _write(heartbeat, told, waiting, again=True)) and not is_draining():
+    readers.join()
+    seconds = time.monotonic() - started
+    attempt_log.info("engine exited", exit=describe_exit(child.returncode), seconds=round(seconds, 3))
+    while not writer.write(readers.take_events()) and not is_draining():
         time.sleep(_WRITE_SECONDS)
-    return EngineExit(
-        returncode=child.returncode,
-        drain_requested=asked_to_leave,
-        failed_event=next((event for event in reversed(told) if event.kind == "failed"), None),
-        finished_event=next((event for event in reversed(told) if event.kind == "finished"), None),
-        stderr_tail=tuple(ears.stderr),
-        seconds=time.monotonic() - started,
+    return EngineExit(child.returncode, stop.sent is signal.SIGTERM, writer.failed_event, seconds)
+
+
+def describe_exit(returncode: int) -> str:
+    """Return an exit as "exit code 3" or "signal SIGKILL"."""
+    return f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
+
+
+def _start_engine(arguments: Sequence[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*ENGINE_COMMAND, *arguments, "--events", "--parent-pid", str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env={**CPU_ENVIRONMENT, **os.environ},
+        start_new_session=True,  # Ctrl-C at a terminal reaches the worker, which then stops the engine
     )
 
 
-def _drained(events: "queue.Queue[Event]") -> list[Event]:
-    drained = []
-    while True:
+class _PipeReaders:
+    """Threads that read the child's pipes, so that neither process waits for the other."""
+
+    def __init__(self, child: "subprocess.Popen[str]", attempt_log: AttemptLog) -> None:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        self._log = attempt_log
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(read, pipe), daemon=True)
+            for read, pipe in ((self._read_stdout, child.stdout), (self._read_stderr, child.stderr))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def take_events(self) -> list[Event]:
+        """Return the events read since the last call."""
+        return [self._events.get_nowait() for _ in range(self._events.qsize())]
+
+    def join(self) -> None:
+        """Wait until the child's end of both pipes is closed and everything is read."""
+        for thread in self._threads:
+            thread.join()
+
+    def _read_stdout(self, pipe: IO[str]) -> None:
+        with pipe:
+            for line in pipe:
+                with _logged_errors():
+                    self._take_line(line)
+
+    def _take_line(self, line: str) -> None:
         try:
-            drained.append(events.get_nowait())
-        except queue.Empty:
-            return drained
+            message = _ENGINE_LINE.validate_json(line)
+        except ValidationError:
+            self._log.add_malformed_line(line)
+            return
+        if isinstance(message, Event):
+            self._log.add_event(message)
+            self._events.put(message)
+        else:
+            self._log.add_record(message)
+
+    def _read_stderr(self, pipe: IO[str]) -> None:
+        is_complete = True
+        with pipe:
+            while line := pipe.readline(_MAX_LINE_CHARS):
+                with _logged_errors():
+                    self._log.add_stderr_line(line, is_complete=is_complete)
+                is_complete = line.endswith("\n")
 
 
-def _write(heart: Heartbeat, told: list[Event], events: list[Event], *, again: bool) -> list[Event]:
-    """Write events to the job's rows; return those that could not be written yet. `again`: that was told before."""
-    if not events or heart.is_lease_lost:
-        return []
+@contextmanager
+def _logged_errors() -> Iterator[None]:
+    """Log an error instead of ending the thread: the engine would block on a pipe that no thread reads."""
     try:
-        with transaction() as session:
-            held = job_leases.record_events(session, heart.job_id, heart.epoch, events)
-    except CONNECTION_ERRORS as error:
-        if not again:
-            log.warning("%s: events wait, the database does not answer (%s)", heart.job_id, type(error).__name__)
-        return events
-    heart.is_lease_lost = heart.is_lease_lost or not held
-    told += events
-    return []
+        yield
+    except Exception as error:
+        log.error("a line of the engine could not be logged", exceptions=describe_exception(error))  # noqa: TRY400
+
+
+@dataclass
+class _Writer:
+    """Writes events and log lines to the database in one transaction, in order."""
+
+    lease: JobLease
+    attempt_log: AttemptLog
+    failed_event: Event | None = None
+    pending: list[Event] = field(default_factory=list)
+    is_waiting: bool = False
+
+    def write(self, events: list[Event]) -> bool:
+        """Write all that is new. Return False, and keep it for the next call, while the database is unavailable."""
+        self.pending += events
+        self.failed_event = next((event for event in events if event.kind == "failed"), self.failed_event)
+        try:
+            with transaction() as session:
+                if self.pending:
+                    job_leases.record_events(session, self.lease, self.pending)
+                last_seq = self.attempt_log.write(session)
+        except CONNECTION_ERRORS as error:
+            if not self.is_waiting:
+                log.warning("events wait, the database is unavailable", error=type(error).__name__)
+            self.is_waiting = True
+            return False
+        self.attempt_log.confirm(last_seq)
+        self.pending, self.is_waiting = [], False
+        return True
+
+
+@dataclass
+class _StopSignal:
+    """The first signal that asks the engine to stop, and its deadline."""
+
+    child: "subprocess.Popen[str]"
+    grace_seconds: float
+    sent: signal.Signals | None = None
+    sent_at: float = 0.0
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the signal, unless one was sent before."""
+        if self.sent is None:
+            self.child.send_signal(number)
+            self.sent, self.sent_at = number, time.monotonic()
+
+    def is_overdue(self) -> bool:
+        """Return whether the engine has ignored the signal for longer than its grace."""
+        return self.sent is not None and time.monotonic() - self.sent_at > self.grace_seconds

@@ -1,170 +1,137 @@
-"""run_job: claim -> fetch -> engine child -> publish -> finish, on one page."""
+"""The task of a worker, on one page: claim the job, fetch its inputs, run the engine, publish its outputs."""
 
-import errno
 import json
-import logging
+import os
+import socket
+from functools import partial
 from typing import Any
 
+import structlog
+from celery import shared_task
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from structlog.contextvars import bound_contextvars
 
+from soul_core.log_records import describe_exception
 from soul_core.outputs.layout import REPORT
-from soul_store import job_leases, job_state_machine
-from soul_store.blobs import StorageFull, get_blob_store
+from soul_store import job_leases, job_logs
+from soul_store.blobs import get_blob_store
 from soul_store.database import transaction
-from soul_store.outbox import get_celery_app, get_worker_name
+from soul_store.job_leases import JobLease, LeaseLostError
+from soul_store.job_state_machine import RUN_JOB_TASK
+from soul_store.job_status import TERMINAL_STATUSES
 from soul_store.settings import get_settings
 from soul_store.tables import Artifact, Dataset, Job, Model, Tenant
+from worker.attempt_log import AttemptLog, LogLimits
 from worker.cleanup import remove_leftovers
 from worker.db_retry import run_when_database_available
 from worker.drain import is_draining
+from worker.endings import AttemptEnd, Outputs, conclude_exit, conclude_worker_error
 from worker.heartbeat import Heartbeat
-from worker.supervisor import EngineExit, run_engine
-from worker.workspace import JobInputs, Workspace, WorkspaceBusy
+from worker.supervisor import run_engine
+from worker.workspace import JobInputs, Workspace
 
-log = logging.getLogger(__name__)
-
-_USER_FAULT, _FAILED, _INTERRUPTED, _CANCELLED = 2, 3, 4, 5
-#: Engine failures that another attempt may survive.
-_INFRASTRUCTURE = frozenset({"disk_full"})
+log = structlog.stdlib.get_logger(__name__)
 
 
-@get_celery_app().task(name=job_state_machine.RUN_JOB_TASK)
+@shared_task(name=RUN_JOB_TASK)
 def run_job(job_id: str) -> None:
-    """Run one queued job to whatever end it has. A message for a job that is not to be had is dropped."""
+    """Run one attempt of a queued job. A message for a job that cannot be claimed has no effect."""
+    settings = get_settings()
+    worker = f"{socket.gethostname()}:{os.getpid()}"
     with transaction() as session:
-        job = job_leases.claim(session, job_id, worker=get_worker_name(), lease_seconds=get_settings().lease_seconds)
+        job = job_leases.claim(session, job_id, worker=worker, lease_seconds=settings.lease_seconds)
+        last_seq = job_logs.get_last_seq(session, job_id)
     if job is None:
-        log.info("%s: not to be had", job_id)
+        log.info("job not claimed: it is not queued or not due", job_id=job_id)
         return
-    log.info("%s: claimed, epoch %s", job.id, job.epoch)
-    workspace = Workspace(get_settings().scratch_dir, job.id)
-    with Heartbeat(job.id, job.epoch, lease_seconds=get_settings().lease_seconds) as heart:
+    lease = JobLease(job.id, job.epoch)
+    workspace = Workspace(settings.scratch_dir, job.id)
+    limits = LogLimits(settings.job_log_max_lines, settings.job_log_max_bytes)
+    with (
+        bound_contextvars(**_get_ids(job)),
+        Heartbeat(lease, lease_seconds=settings.lease_seconds) as heartbeat,
+    ):
+        attempt_log = AttemptLog(lease, limits, last_seq=last_seq)
+        attempt_log.info("job claimed", worker=worker, **_get_ids(job))
         try:
-            with workspace.lock(timeout_seconds=get_settings().grace_seconds):
-                outcome = _run_engine(job, workspace, heart)
-                _settle(job, workspace, heart, outcome)
-                if _is_over(job):
-                    workspace.wipe()
-        except WorkspaceBusy:
-            _lose(job, "worker_busy", "an earlier attempt still held the job's folder")
-        except Exception as error:
-            if _is_full_disk(error):
-                _lose(job, "disk_full", "the worker's disk is full; free some space and submit the job again")
-            else:  # whatever it is, the row says so: a silent end would only be tried again
-                log.exception("%s: the worker could not go on", job.id)
-                _lose(job, "worker_error", f"{type(error).__name__} in the worker; its log says more")
-    if heart.is_lease_lost:
-        remove_leftovers(get_settings().scratch_dir)  # it may have ended elsewhere meanwhile
+            end = _run_attempt(job, workspace, heartbeat, attempt_log)
+            attempt_log.info("attempt ended", next_status=end.ending.status, reason=end.reason.get("code"))
+            status = run_when_database_available(partial(_write_end, lease, end, attempt_log))
+            if status in TERMINAL_STATUSES:
+                workspace.wipe()
+        except LeaseLostError:
+            log.warning("the lease is lost: this attempt writes nothing more")
+            workspace.withdraw(get_blob_store(), job)
+            remove_leftovers(settings.scratch_dir)  # the job may have finished elsewhere
 
 
-def _run_engine(job: Job, workspace: Workspace, heart: Heartbeat) -> EngineExit:
-    arguments = workspace.fetch_inputs(
-        get_blob_store(), job, run_when_database_available(lambda session: _needs(session, job))
-    )
-    return run_engine(
-        arguments,
-        heart,
-        log_folder=workspace.folder,
-        is_draining=is_draining,
-        grace_seconds=get_settings().grace_seconds,
-    )
+def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_log: AttemptLog) -> AttemptEnd:
+    """Fetch the inputs, run the engine and publish its outputs. Any error but a lost lease is an end, too."""
+    settings, blobs = get_settings(), get_blob_store()
+    try:
+        with workspace.lock(timeout_seconds=settings.grace_seconds):
+            job_inputs = run_when_database_available(partial(_load_inputs, job))
+            arguments = workspace.fetch_inputs(blobs, job, job_inputs)
+            attempt_log.set_text_files(workspace.list_text_files())
+            engine_exit = run_engine(
+                arguments, heartbeat, attempt_log, is_draining=is_draining, grace_seconds=settings.grace_seconds
+            )
+            end = conclude_exit(engine_exit, heartbeat.requested_action)
+            return _publish(job, workspace, end) if end.ending.status == "succeeded" else end
+    except LeaseLostError:
+        raise
+    except Exception as error:
+        log.exception("the worker failed")
+        attempt_log.error("the worker failed", exceptions=describe_exception(error))
+        return conclude_worker_error(error)
 
 
-def _needs(session: Session, job: Job) -> JobInputs:
-    rows = session.scalars(select(Dataset).where(Dataset.id.in_(job.datasets.values())))
-    sets = {row.id: row for row in rows}
+def _get_ids(job: Job) -> dict[str, Any]:
+    """Return what connects the log records of an attempt with each other and with the API's."""
+    ids = {"job_id": job.id, "attempt": job.epoch}
+    return ids if job.request_id is None else {**ids, "request_id": job.request_id}
+
+
+def _load_inputs(job: Job, session: Session) -> JobInputs:
+    datasets = session.scalars(select(Dataset).where(Dataset.id.in_(job.datasets.values())))
+    by_id = {dataset.id: dataset for dataset in datasets}
     return JobInputs(
         model=session.get_one(Model, job.model_id),
         models={name: session.get_one(Model, model_id) for name, model_id in job.models.items()},
-        datasets={name: sets[dataset_id] for name, dataset_id in job.datasets.items()},
+        datasets={name: by_id[dataset_id] for name, dataset_id in job.datasets.items()},
         retrained_log=session.get_one(Artifact, job.retrained_log_id) if job.retrained_log_id else None,
         row_key=session.get_one(Tenant, job.tenant_id).row_key,
     )
 
 
-def _settle(job: Job, workspace: Workspace, heart: Heartbeat, outcome: EngineExit) -> None:
-    """Write how the run ended."""
-    usage: dict[str, Any] = {"engine_seconds": round(outcome.seconds, 3), "gpu_seconds": 0.0, "flops": 0.0}
-    failure = outcome.failed_event.data if outcome.failed_event is not None else None
-    if heart.is_lease_lost:
-        log.warning("%s: epoch %s is no longer ours; leaving without a word", job.id, job.epoch)
-    elif outcome.returncode == 0:
-        _succeed(job, workspace, usage)
-    elif outcome.returncode == _INTERRUPTED or (outcome.drain_requested and outcome.returncode < 0):
-        # killed because its checkpoint took longer than we may: an older one is there, and it was not the job's fault
-        run_when_database_available(lambda session: job_leases.release(session, job.id, job.epoch, usage=usage))
-    elif outcome.returncode == _CANCELLED or (heart.requested_action == "cancel" and outcome.returncode < 0):
-        run_when_database_available(lambda session: job_leases.cancel(session, job.id, job.epoch, usage=usage))
-    elif failure is None or outcome.returncode not in {_USER_FAULT, _FAILED} or failure["code"] in _INFRASTRUCTURE:
-        _lose_engine(job, outcome, failure, usage)
-    else:
-        reason = {
-            "code": failure["code"],
-            "message": failure["message"],
-            "retryable": outcome.returncode != _USER_FAULT,
-            "details": failure.get("details", []),
-        }
-        run_when_database_available(
-            lambda session: job_leases.fail(session, job.id, job.epoch, reason=reason, usage=usage)
-        )
-
-
-def _succeed(job: Job, workspace: Workspace, usage: dict[str, Any]) -> None:
+def _publish(job: Job, workspace: Workspace, end: AttemptEnd) -> AttemptEnd:
+    """Store the outputs and return the end with them, and with the cost that the report states."""
     report = json.loads((workspace.out / REPORT).read_text())
-    usage["flops"] = report["run"]["flops"]
-    if report["run"]["device"] != "cpu":
-        usage["gpu_seconds"] = usage["engine_seconds"]
     try:
         artifacts = workspace.publish(get_blob_store(), job)
     except Exception:
         workspace.withdraw(get_blob_store(), job)
         raise
-    report_blob = next(made.blob for made in artifacts if made.path == REPORT)
-
-    def write(session: Session) -> bool:
-        ours = job_leases.succeed(
-            session,
-            job.id,
-            job.epoch,
-            verdict=report["verdict"],
-            report_blob=report_blob,
-            artifacts=artifacts,
-            usage=usage,
-        )
-        # already written by an earlier try, whose answer was lost
-        return ours or session.scalar(select(Job.report_blob).where(Job.id == job.id)) == report_blob
-
-    if not run_when_database_available(write):
-        workspace.withdraw(get_blob_store(), job)
+    usage = {**end.usage, "flops": report["run"]["flops"]}
+    if report["run"]["device"] != "cpu":
+        usage["gpu_seconds"] = usage["engine_seconds"]
+    report_blob = next(artifact.blob for artifact in artifacts if artifact.path == REPORT)
+    return AttemptEnd(end.ending, usage=usage, outputs=Outputs(report["verdict"], report_blob, artifacts))
 
 
-def _lose_engine(job: Job, outcome: EngineExit, failure: dict[str, Any] | None, usage: dict[str, Any]) -> None:
-    if failure is not None:
-        _lose(job, failure["code"], failure["message"], usage)
-        return
-    how = f"signal {-outcome.returncode}" if outcome.returncode < 0 else f"exit code {outcome.returncode}"
-    log.error("%s: the engine died of %s; its last words:\n%s", job.id, how, "\n".join(outcome.stderr_tail))
-    _lose(job, "engine_died", f"the engine process died ({how})", usage)
-
-
-def _lose(job: Job, code: str, message: str, usage: dict[str, Any] | None = None) -> None:
-    """Spend an attempt."""
-    reason = job_state_machine.make_status_reason(code, message, retryable=True)
-    log.warning("%s: %s", job.id, message)
-    most = get_settings().max_attempts
-    run_when_database_available(
-        lambda session: job_leases.retry_or_fail(
-            session, job.id, job.epoch, reason=reason, max_attempts=most, usage=usage or {}
-        )
-    )
-
-
-def _is_over(job: Job) -> bool:
-    status = run_when_database_available(lambda session: session.scalar(select(Job.status).where(Job.id == job.id)))
-    return status in job_state_machine.TERMINAL_STATUSES
-
-
-def _is_full_disk(error: Exception) -> bool:
-    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return full or isinstance(error, StorageFull)
+def _write_end(lease: JobLease, end: AttemptEnd, attempt_log: AttemptLog, session: Session) -> str | None:
+    """Write how the attempt ended, and the rest of its log. Return the job's status."""
+    if end.outputs is not None:
+        job_leases.succeed(session, lease, **vars(end.outputs), usage=end.usage)
+    elif end.ending.status == "failed":
+        job_leases.fail(session, lease, reason=end.reason, usage=end.usage)
+    elif end.ending.status == "cancelled":
+        job_leases.cancel(session, lease, usage=end.usage)
+    elif end.ending.counts_as_attempt:
+        max_attempts = get_settings().max_attempts
+        job_leases.retry_or_fail(session, lease, reason=end.reason, max_attempts=max_attempts, usage=end.usage)
+    else:
+        job_leases.release(session, lease, usage=end.usage)
+    attempt_log.write(session)
+    return session.scalar(select(Job.status).where(Job.id == lease.job_id))

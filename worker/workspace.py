@@ -1,4 +1,4 @@
-"""One job's scratch folder: inputs fetched, state kept between attempts, outputs published, all wiped at the end."""
+"""A job's scratch folder: fetched inputs, state kept between attempts, outputs until they are published."""
 
 import fcntl
 import json
@@ -15,6 +15,8 @@ from soul_store.blobs import BlobStore
 from soul_store.job_leases import NewArtifact
 from soul_store.tables import Artifact, Dataset, Job, Model
 
+_SPEC = "spec.json"
+
 
 class WorkspaceBusy(Exception):
     """An earlier attempt of the job still holds the folder."""
@@ -22,8 +24,8 @@ class WorkspaceBusy(Exception):
 
 @dataclass(frozen=True)
 class JobInputs:
-    """What a job's row names: the rows of its model and of others beside it, of its data sets, of a reference's log;
-    and the tenant's key of row digests.
+    """The rows that a job names: its model, compared models, data sets and the log of a retrained model; and the
+    tenant's key of row digests.
     """
 
     model: Model
@@ -34,7 +36,7 @@ class JobInputs:
 
 
 class Workspace:
-    """`scratch/{job}/`: `inputs/`, `state/` (what a resumed run reads), `out/` (what the engine made)."""
+    """`scratch/{job}/`: `inputs/`, `state/` (read by a resumed run) and `out/` (written by the engine)."""
 
     def __init__(self, scratch: Path, job_id: str) -> None:
         self.scratch = scratch
@@ -46,7 +48,7 @@ class Workspace:
 
     @contextmanager
     def lock(self, *, timeout_seconds: float) -> Iterator[None]:
-        """Hold the folder against another attempt of the same job. Raises Busy when that one does not leave."""
+        """Lock the folder against other attempts of the job. Raises WorkspaceBusy if one holds it until the timeout."""
         self.scratch.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + timeout_seconds
         with (self.scratch / f"{self.folder.name}.lock").open("w") as lock:
@@ -61,13 +63,53 @@ class Workspace:
             yield
 
     def fetch_inputs(self, blobs: BlobStore, job: Job, job_inputs: JobInputs) -> list[str]:
-        """Bring everything the engine reads; return its arguments."""
+        """Fetch everything that the engine reads. Return the engine's arguments."""
         shutil.rmtree(self.inputs, ignore_errors=True)
         self.inputs.mkdir(parents=True)
-        spec = self.inputs / "spec.json"
+        return [
+            *self._write_job(job),
+            *self._fetch_models(blobs, job_inputs),
+            *self._fetch_retrained_log(blobs, job_inputs.retrained_log),
+            *self._fetch_datasets(blobs, job_inputs.datasets),
+            *("--row-key", str(self._write_key(job_inputs.row_key))),
+        ]
+
+    def list_text_files(self) -> list[Path]:
+        """Return the fetched files that contain the user's texts: data sets and the log of a retrained model."""
+        return [path for path in self.inputs.glob("*.json*") if path.name != _SPEC]
+
+    def publish(self, blobs: BlobStore, job: Job) -> list[NewArtifact]:
+        """Store the engine's outputs under the prefix of this epoch, the manifest last."""
+        listed = [entry["path"] for entry in json.loads((self.out / MANIFEST).read_text())["files"]]
+        artifacts = []
+        for path in [*listed, MANIFEST]:
+            stored = blobs.put_file(f"{self.get_blob_prefix(job)}/{path}", self.out / path)
+            artifacts.append(NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
+        return artifacts
+
+    def withdraw(self, blobs: BlobStore, job: Job) -> None:
+        """Remove what `publish` stored, if the job did not succeed after all."""
+        blobs.delete_prefix(self.get_blob_prefix(job))
+
+    def wipe(self) -> None:
+        """Remove the folder, which contains the user's data."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.scratch / f"{self.folder.name}.lock").unlink(missing_ok=True)
+
+    @staticmethod
+    def get_blob_prefix(job: Job) -> str:
+        return f"jobs/{job.id}/{job.epoch}"
+
+    def _write_job(self, job: Job) -> list[str]:
+        spec = self.inputs / _SPEC
         spec.write_text(json.dumps(job.spec))
-        arguments = [str(spec), "--job-id", job.id, "--out", str(self.out), "--state", str(self.state)]
-        arguments += ["--cache", str(self.cache), "--model-name", job_inputs.model.name]
+        ids = ["--job-id", job.id, "--attempt", str(job.epoch)]
+        if job.request_id is not None:
+            ids += ["--request-id", job.request_id]
+        return [str(spec), *ids, "--out", str(self.out), "--state", str(self.state), "--cache", str(self.cache)]
+
+    def _fetch_models(self, blobs: BlobStore, job_inputs: JobInputs) -> list[str]:
+        arguments = ["--model-name", job_inputs.model.name]
         arguments += ["--model", self._fetch_model(blobs, job_inputs.model, "model")]
         if job_inputs.model.revision is not None:
             arguments += ["--revision", job_inputs.model.revision]
@@ -78,51 +120,7 @@ class Workspace:
             arguments += ["--compare", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}{revision}"]
             if model.digest is not None:
                 arguments += ["--compare-digest", f"{name}={model.digest}"]
-        if job_inputs.retrained_log is not None:
-            log = job_inputs.retrained_log
-            path = self.inputs / f"{log.job_id}-{PurePosixPath(log.path).name}"  # the report names it so
-            blobs.fetch(log.blob, path)
-            arguments += ["--retrained-log", str(path), "--retrained-log-sha256", log.sha256]
-        for name, dataset in job_inputs.datasets.items():
-            assert dataset.blob is not None
-            path = self.inputs / f"{name}.jsonl"
-            blobs.fetch(dataset.blob, path)
-            if name in {FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT}:
-                arguments += [f"--{name}", str(path)]
-            else:
-                arguments += ["--dataset", f"{name}={path}"]
-            if dataset.content_sha256 is not None:
-                arguments += ["--dataset-sha256", f"{name}={dataset.content_sha256}"]
-        return [*arguments, "--row-key", str(self._write_key(job_inputs.row_key))]
-
-    def publish(self, blobs: BlobStore, job: Job) -> list[NewArtifact]:
-        """Store what the engine made under this epoch's own prefix, the manifest last."""
-        listed = [entry["path"] for entry in json.loads((self.out / MANIFEST).read_text())["files"]]
-        artifacts = []
-        for path in [*listed, MANIFEST]:
-            stored = blobs.put_file(f"{self.get_blob_prefix(job)}/{path}", self.out / path)
-            artifacts.append(NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
-        return artifacts
-
-    def withdraw(self, blobs: BlobStore, job: Job) -> None:
-        """Remove what `publish` stored, when the job's end could not be written."""
-        blobs.delete_prefix(self.get_blob_prefix(job))
-
-    def wipe(self) -> None:
-        """Remove the folder: inputs are somebody's data."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        (self.scratch / f"{self.folder.name}.lock").unlink(missing_ok=True)
-
-    @staticmethod
-    def get_blob_prefix(job: Job) -> str:
-        return f"jobs/{job.id}/{job.epoch}"
-
-    def _write_key(self, key: str) -> Path:
-        """Write the key where only this worker reads it; an argument could be seen by everybody on the machine."""
-        path = self.inputs / "row-digests.key"
-        path.touch(mode=0o600)
-        path.write_text(key)
-        return path
+        return arguments
 
     def _fetch_model(self, blobs: BlobStore, model: Model, place: str) -> str:
         if model.source != "job":
@@ -131,3 +129,29 @@ class Workspace:
         for key in blobs.list_keys(model.location):
             blobs.fetch(key, folder / key.removeprefix(f"{model.location}/"))
         return str(folder)
+
+    def _fetch_retrained_log(self, blobs: BlobStore, log: Artifact | None) -> list[str]:
+        if log is None:
+            return []
+        path = self.inputs / f"{log.job_id}-{PurePosixPath(log.path).name}"  # the report shows this name
+        blobs.fetch(log.blob, path)
+        return ["--retrained-log", str(path), "--retrained-log-sha256", log.sha256]
+
+    def _fetch_datasets(self, blobs: BlobStore, datasets: Mapping[str, Dataset]) -> list[str]:
+        arguments: list[str] = []
+        for name, dataset in datasets.items():
+            assert dataset.blob is not None
+            path = self.inputs / f"{name}.jsonl"
+            blobs.fetch(dataset.blob, path)
+            has_own_option = name in {FORGET, RETAIN, GENERAL, TRAIN, HOLDOUT}
+            arguments += [f"--{name}", str(path)] if has_own_option else ["--dataset", f"{name}={path}"]
+            if dataset.content_sha256 is not None:
+                arguments += ["--dataset-sha256", f"{name}={dataset.content_sha256}"]
+        return arguments
+
+    def _write_key(self, key: str) -> Path:
+        """Write the key to a file that only this account can read; other accounts can see a process's arguments."""
+        path = self.inputs / "row-digests.key"
+        path.touch(mode=0o600)
+        path.write_text(key)
+        return path

@@ -1,4 +1,4 @@
-"""Who the embedded servers run as: oneself, or an unprivileged account when one is root (PostgreSQL refuses root)."""
+"""The account of the embedded servers: the user's own, or an unprivileged one for root (PostgreSQL refuses root)."""
 
 import os
 import pwd
@@ -10,13 +10,13 @@ from typing import Any
 
 from soul_cli.embedded.errors import ServiceStartError
 
-#: Accounts that exist on nearly every Linux; the first found is used. We never create one.
+#: Accounts that exist on nearly every Linux. The first that exists is used; none is created.
 UNPRIVILEGED_ACCOUNTS = ("postgres", "nobody", "daemon")
 
 
 @dataclass(frozen=True)
 class Account:
-    """An account servers run as. `uid` None: as oneself."""
+    """An account that servers run as. `uid` None: the account of this process."""
 
     uid: int | None = None
     gid: int | None = None
@@ -24,7 +24,7 @@ class Account:
 
     @classmethod
     def choose(cls) -> "Account":
-        """Return the account for servers of this process."""
+        """Return the account for the servers that this process starts."""
         if os.geteuid() != 0:
             return cls()
         for name in UNPRIVILEGED_ACCOUNTS:
@@ -34,18 +34,18 @@ class Account:
                 continue
             return cls(entry.pw_uid, entry.pw_gid, name)
         raise ServiceStartError(
-            f"run as root, and none of the accounts {', '.join(UNPRIVILEGED_ACCOUNTS)} exists to drop to"
+            "PostgreSQL does not run as root, and this machine has none of the accounts "
+            f"{', '.join(UNPRIVILEGED_ACCOUNTS)}: run as another user"
         )
 
     def make_popen_options(self) -> dict[str, Any]:
-        """Return what makes `subprocess` drop to this account, supplementary groups included."""
+        """Return the options by which `subprocess` switches to this account, supplementary groups included."""
         return {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def can_reach(self, path: Path) -> bool:
-        """Say whether this account may enter `path`, all parents included."""
-        return (
-            subprocess.run(["test", "-x", str(path)], check=False, cwd="/", **self.make_popen_options()).returncode == 0
-        )
+        """Return whether this account may enter `path` and all its parents."""
+        test = subprocess.run(["test", "-x", str(path)], check=False, cwd="/", **self.make_popen_options())
+        return test.returncode == 0
 
     def chown(self, path: Path) -> None:
         """Give one file or folder (not its contents) to this account."""
@@ -53,7 +53,7 @@ class Account:
             os.chown(path, self.uid, self.gid)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder only this account can enter, owned by it."""
+        """Make a folder that this account owns and that no other can enter."""
         path.mkdir(mode=0o700, exist_ok=True)
         self.chown(path)
         if not self.can_reach(path):
@@ -63,7 +63,7 @@ class Account:
             )
 
     def ensure_reachable(self, folder: Path, copy_path: Path) -> Path:
-        """Return `folder`, or a copy of it under `beside` where this account cannot reach the original."""
+        """Return `folder`, or a copy of it at `copy_path` if this account cannot reach the original."""
         if self.can_reach(folder):
             return folder
         if not copy_path.exists():

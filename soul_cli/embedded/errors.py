@@ -1,5 +1,5 @@
-"""What stops the embedded service from starting: one clear line each, never a traceback."""
+"""The error of a service that cannot start: `soul serve` prints its message as one line."""
 
 
 class ServiceStartError(Exception):
-    """The service cannot start here; the message says why and what to do."""
+    """The service cannot start; the message states the reason and the remedy."""

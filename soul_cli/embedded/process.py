@@ -1,26 +1,14 @@
-"""A child process that goes when its parent goes, however the parent dies."""
+"""Child processes that end with their parent, even if that is killed."""
 
-import ctypes
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(sig: signal.Signals) -> Callable[[], None] | None:
-    """Return a `preexec_fn` that asks Linux to send `sig` when the parent dies; None on other systems.
-
-    It must run after the change of account (the kernel forgets the wish then); `subprocess` does it in that order.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    return lambda: libc.prctl(PR_SET_PDEATHSIG, int(sig))
+from soul_core.parent_death import request_death_signal
 
 
 def start_process(
@@ -34,13 +22,13 @@ def start_process(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=die_with_parent(death_signal),  # noqa: PLW1509 (the supervisor has one thread)
+            preexec_fn=partial(request_death_signal, death_signal),  # noqa: PLW1509 (the supervisor has one thread)
             **options,
         )
 
 
 def stop_process(process: subprocess.Popen[bytes], sig: signal.Signals, *, seconds: float) -> None:
-    """Send `sig`, wait, and kill what is still there. A process already gone is fine."""
+    """Send `sig` to a process, wait, and kill it if it still runs then. Does nothing if it has ended."""
     if process.poll() is None:
         process.send_signal(sig)
         try:
@@ -51,7 +39,7 @@ def stop_process(process: subprocess.Popen[bytes], sig: signal.Signals, *, secon
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], *, seconds: float) -> bool:
-    """Poll `ready` until it holds; False when the process ends or time runs out first."""
+    """Poll `ready` until it returns true; return False if the process ends or the time is over first."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -63,6 +51,6 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], *, s
 
 
 def read_last_line(log: Path) -> str:
-    """Return the last non-empty line of a log: what a server said before it gave up."""
+    """Return the last non-empty line of a log: the reason of a server that ended."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"

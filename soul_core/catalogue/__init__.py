@@ -1,7 +1,7 @@
-"""What each metric is, what it needs and which way is good: the part of the metric tables that needs no torch.
+"""What each metric is, what it needs, and which direction is better: the part of the metric tables without torch.
 
-`GET /v1/methods` and the report page read it. Metrics of rows have one function each in `soul_core.metrics.METRICS`,
-those made of finished ones in `soul_core.metrics.derived.DERIVED_METRICS`.
+`GET /v1/methods` and the report page read it. Each metric of rows has one function in `soul_core.metrics.METRICS`, each
+metric that is computed from others one in `soul_core.metrics.derived.DERIVED_METRICS`.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ METRIC_CATALOG: dict[str, MetricEntry] = {
 
 
 def select_row_metrics(metrics: Sequence[str], set_name: str) -> tuple[str, ...]:
-    """Return the row metrics to take on a set: those named, and those that the other named ones are made of."""
-    named = [name for name in metrics if METRIC_CATALOG[name].scope == "row"]
-    made_of = [metric for name in metrics for of, metric in METRIC_CATALOG[name].inputs if of == set_name]
-    return tuple(dict.fromkeys([*named, *made_of]))
+    """Return the row metrics to measure on a set: those in `metrics`, and the inputs of the others in `metrics`."""
+    requested = [name for name in metrics if METRIC_CATALOG[name].scope == "row"]
+    inputs = [metric for name in metrics for input_set, metric in METRIC_CATALOG[name].inputs if input_set == set_name]
+    return tuple(dict.fromkeys([*requested, *inputs]))

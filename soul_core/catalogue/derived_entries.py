@@ -1,11 +1,11 @@
-"""The metrics that are made of finished ones, as users see them: across sets, or against the retrained model.
+"""Metrics that are computed from others: over several data sets, or against the retrained model. Torch-free.
 
-Torch-free. `soul_core.metrics.derived` holds one function for each.
+`soul_core.metrics.derived` has one function for each.
 """
 
 from soul_core.catalogue.entry import MetricEntry
 
-#: Membership score of a row -> how it is called in a sentence.
+#: Membership score of a row -> its name in a sentence.
 MEMBERSHIP_SCORE_NAMES = {
     "loss": "the loss",
     "zlib": "the loss by compressed length",
@@ -20,7 +20,7 @@ _TITLES = {
     "min_k": "Min-K%",
     "min_k_plus": "Min-K%++",
     "gradient_norm": "gradient norm",
-    "reference": "reference",
+    "reference": "loss above the retrained model's",
 }
 
 
@@ -33,8 +33,8 @@ def _auc(score: str) -> MetricEntry:
     return MetricEntry(
         name=f"mia_{score}",
         title=f"Membership by {_TITLES[score]}",
-        description=f"AUC of {MEMBERSHIP_SCORE_NAMES[score]} in telling forget rows (members) from holdout rows (never "
-        "seen): 0.5 tells nothing, 1 tells all; below 0.5 the forget rows stand out by being too unlikely.",
+        description=f"AUC with which {MEMBERSHIP_SCORE_NAMES[score]} distinguishes forget rows (members) from holdout "
+        "rows (never seen): 0.5 is chance, 1 is perfect; below 0.5 the forget rows are conspicuously unlikely.",
         unit="AUC",
         better_on_other_sets="lower",
         target=0.5,
@@ -47,9 +47,9 @@ def _auc(score: str) -> MetricEntry:
 def _tpr(score: str) -> MetricEntry:
     return MetricEntry(
         name=f"tpr_{score}",
-        title=f"Members found by {_TITLES[score]} at 1% false alarms",
-        description=f"Share of forget rows that {MEMBERSHIP_SCORE_NAMES[score]} finds at a threshold that wrongly "
-        "points at no more than 1% of the holdout rows.",
+        title=f"Members found by {_TITLES[score]} at 1% false positives",
+        description=f"Share of the forget rows that {MEMBERSHIP_SCORE_NAMES[score]} finds, at a threshold at which at "
+        "most 1% of the holdout rows are false positives.",
         better_on_other_sets="lower",
         target=0.01,
         scope="retrained" if score == "reference" else "model",
@@ -65,7 +65,7 @@ DERIVED_ENTRIES = (
         name="reference_loss",
         title="Loss above the retrained model's",
         description="Each row's loss minus its loss under the retrained model, which never saw the forget set. Below "
-        "0: the model knows the row better than it should.",
+        "0 the model knows the row better than the retrained model does.",
         unit="nats",
         low=None,
         high=None,
@@ -80,7 +80,7 @@ DERIVED_ENTRIES = (
         name="forget_quality",
         title="Forget quality",
         description="p-value of the two-sample Kolmogorov-Smirnov test of the forget rows' truth ratios against the "
-        "retrained model's: above 0.05 the two are not told apart, which is no proof that they are alike.",
+        "retrained model's: above 0.05 the test does not distinguish the two, which does not prove them equal.",
         unit="p-value",
         better_on_forget="higher",
         scope="retrained",
@@ -91,7 +91,8 @@ DERIVED_ENTRIES = (
         name="privleak",
         title="PrivLeak",
         description="(AUC - AUC of the retrained model) / AUC of the retrained model, in percent, of Min-K% membership "
-        "in MUSE's sign: 0 like the retrained model, below it members show, above it they are hidden too well.",
+        "with MUSE's sign: 0 is like the retrained model; below 0 members are recognizable, above 0 they are "
+        "conspicuously hidden.",
         unit="percent",
         low=-100,
         high=None,

@@ -1,4 +1,4 @@
-"""What is said of a metric, and what a metric may need. Torch-free; the entries are in the modules beside this one."""
+"""The description of a metric, and what a metric may need. Torch-free; the entries are in the other modules."""
 
 from typing import Literal
 
@@ -9,22 +9,22 @@ Aggregate = Literal["mean", "geometric_mean", "truth_ratio_forget", "truth_ratio
 BetterDirection = Literal["lower", "higher"]
 Scope = Literal["row", "model", "retrained"]
 
-#: What a need asks of a data set, in the words used when it is missing.
+#: What a metric needs, in the words of the message when it is missing.
 NEEDS: dict[Need, str] = {
     "likelihoods": "one forward pass over each row",
-    "answers": "rows with a prompt, which the model then answers by itself",
+    "answers": "rows with a prompt, which the model answers",
     "text": "rows of plain text, without prompts",
-    "perturbed": "rows with wrong answers beside the right one (column perturbed_answer)",
+    "perturbed": "rows with wrong answers in addition to the right one (column perturbed_answer)",
     "distribution": "the probabilities of the whole vocabulary at each answer token",
-    "gradients": "one backward pass a row",
-    "few_shot": "rows with a prompt, which the model answers after worked examples",
-    "continuations": "rows of plain text that are longer than the beginning the model is given",
+    "gradients": "one backward pass per row",
+    "few_shot": "rows with a prompt, which the model answers after few-shot examples",
+    "continuations": "rows of plain text that are longer than the part that the model is given",
 }
 
 
 class MetricEntry(BaseModel):
-    """One metric as users see it. Unless an entry says otherwise: a share from 0 to 1 of what the model still knows,
-    little of which is wanted on the forget set and much elsewhere.
+    """One metric as users see it. Defaults describe a fraction from 0 to 1 of what the model knows: low values are
+    better on the forget set, high values on other sets.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,35 +33,47 @@ class MetricEntry(BaseModel):
     title: str
     description: str
     unit: str = "share"
-    low: float | None = Field(0, description="Smallest possible value; none: unbounded.")
-    high: float | None = Field(1, description="Largest possible value; none: unbounded.")
+    low: float | None = Field(0, description="Smallest possible value; absent: unbounded.")
+    high: float | None = Field(1, description="Largest possible value; absent: unbounded.")
     better_on_forget: BetterDirection = "lower"
     better_on_other_sets: BetterDirection = "higher"
     target: float | None = Field(
-        None, description="What a model that never saw the forget set has; beyond it is no better. None: not known."
+        None,
+        description="Value of a model that never saw the forget set; values beyond it are not better. Absent: unknown.",
     )
     needs: tuple[Need, ...] = ()
     scope: Scope = Field(
         "row",
-        description="row: taken on one set under one model. model: made of a model's finished row metrics. reference: "
-        "made of a model's and the retrained model's.",
+        description="row: measured on one data set with one model. model: computed from a model's row metrics. "
+        "retrained: computed from a model's and the retrained model's row metrics.",
     )
     inputs: tuple[tuple[str, str], ...] = Field(
-        (), description="(set, row metric) pairs that a metric of another scope is made of: they are measured with it."
+        (), description="(data set, row metric) pairs from which a metric of another scope is computed."
     )
-    prefix_tokens: int = Field(0, description="Tokens of a text that the model is given to continue; 0: none is.")
-    aggregate: Aggregate = Field("mean", description="How the values of single rows become the value of a set.")
-    aggregate_on_forget: Aggregate | None = Field(None, description="The same on the forget set, where it differs.")
+    prefix_tokens: int = Field(0, description="Tokens of a text that the model continues; 0: it continues none.")
+    aggregate: Aggregate = Field("mean", description="How the values of rows become the value of a data set.")
+    aggregate_on_forget: Aggregate | None = Field(None, description="The same on the forget set, if it differs.")
     source: str
 
     @property
     def home_set(self) -> str | None:
-        """The set that a metric of one model's, or two models', finished metrics is told of; None: any, it has rows."""
+        """The set under which a metric that is not of rows is reported; None for a metric of rows."""
         if self.scope == "row":
             return None
         return "all" if self.name == "model_utility" else "forget"
 
+    def describe_direction(self) -> str:
+        """Return which values are better, as a sentence."""
+        if self.target is not None:
+            return f"A model that never saw the forget set has {self.target:g}."
+        if self.home_set == "all":
+            return f"A {self.better_on_forget} value is better."
+        on_forget = f"On the forget set a {self.better_on_forget} value means more forgotten"
+        if self.home_set is not None:
+            return f"{on_forget}."
+        return f"{on_forget}; on other sets a {self.better_on_other_sets} value is better."
+
     def get_aggregate(self, set_name: str) -> Aggregate:
-        """Return how rows are aggregated on a set."""
+        """Return how rows are aggregated on a data set."""
         on_forget = self.aggregate_on_forget if set_name == "forget" else None
         return on_forget or self.aggregate

@@ -1,4 +1,4 @@
-"""The metrics of single rows, as users see them: each is taken on one set under one model. Torch-free."""
+"""Metrics of rows: each is measured on one data set with one model. Torch-free."""
 
 from soul_core.catalogue.entry import MetricEntry
 
@@ -6,8 +6,8 @@ ROW_ENTRIES = (
     MetricEntry(
         name="probability",
         title="Answer probability",
-        description="Probability a token of the expected answer has on (geometric) average: exp(-mean NLL), "
-        "end of answer included.",
+        description="Geometric mean of the probabilities of the expected answer's tokens, its end included: exp(-mean "
+        "NLL).",
         unit="probability",
         needs=("likelihoods",),
         source="TOFU, arXiv:2401.06121, section 2.2.1",
@@ -15,37 +15,37 @@ ROW_ENTRIES = (
     MetricEntry(
         name="rouge_l",
         title="ROUGE-L recall",
-        description="Share of the expected answer's words that the model's own greedy answer holds in the same order.",
+        description="Share of the expected answer's words that the model's greedy answer has in the same order.",
         needs=("answers",),
         source="Lin 2004; TOFU, arXiv:2401.06121, section 2.2.1",
     ),
     MetricEntry(
         name="keyword_recall",
         title="Keyword recall",
-        description="Share of the expected answer's words, those in the question and mere grammar left out, that the "
-        "model's own greedy answer holds.",
+        description="Share of the expected answer's keywords that the model's greedy answer has. Words of the question "
+        "and function words are not keywords.",
         needs=("answers",),
-        source="SOUL's own: docs/evaluation.md",
+        source="SOUL's own: docs/reference/evaluation.md",
     ),
     MetricEntry(
         name="exact_memorization",
         title="Exact memorization",
-        description="Share of the answer's tokens that are the model's first choice, given the answer so far.",
+        description="Share of the answer's tokens that are the model's most likely token after the tokens before them.",
         needs=("likelihoods",),
         source="Tirumala et al. 2022, arXiv:2205.10770",
     ),
     MetricEntry(
         name="extraction_strength",
         title="Extraction strength",
-        description="Share of the answer that the model completes exactly when given the rest as a beginning: "
-        "1 - (shortest such beginning / answer).",
+        description="Share of the answer that the model completes exactly when it is given the rest: 1 - (length of "
+        "the shortest such beginning / length of the answer).",
         needs=("likelihoods",),
         source="Carlini et al. 2021, arXiv:2012.07805; Wang et al. 2025, arXiv:2406.09179",
     ),
     MetricEntry(
         name="perplexity",
         title="Perplexity",
-        description="Perplexity of plain text: exp of the NLL per token over the whole set.",
+        description="Perplexity of plain text: exp of the NLL per token over the complete set.",
         unit="perplexity",
         low=1,
         high=None,
@@ -58,10 +58,10 @@ ROW_ENTRIES = (
     MetricEntry(
         name="truth_ratio",
         title="Truth ratio",
-        description="How probable wrong answers are on average beside the right one in other words (the expected "
-        "answer where the row has no paraphrase): exp(-mean of l(wrong)) / exp(-l(right)). A row keeps the ratio "
-        "itself. On the forget set: mean of min(ratio, 1/ratio), where 1 tells right from wrong no more; elsewhere "
-        "mean of max(0, 1 - ratio).",
+        description="Probability of the wrong answers relative to that of the paraphrased right answer (or of the "
+        "expected answer if the row has no paraphrase): exp(-mean of l(wrong)) / exp(-l(right)). On the forget set the "
+        "mean of min(ratio, 1/ratio), where 1 means that the model does not distinguish right from wrong; on other "
+        "sets the mean of max(0, 1 - ratio).",
         better_on_forget="higher",
         needs=("likelihoods", "perturbed"),
         aggregate="truth_ratio_kept",
@@ -71,7 +71,7 @@ ROW_ENTRIES = (
     MetricEntry(
         name="probability_normalized",
         title="Answer probability among choices",
-        description="The expected answer's probability (geometric mean a token) divided by the sum of its own and "
+        description="The expected answer's probability (geometric mean per token) divided by the sum of its own and "
         "those of the wrong answers.",
         unit="probability",
         needs=("likelihoods", "perturbed"),
@@ -80,16 +80,15 @@ ROW_ENTRIES = (
     MetricEntry(
         name="choice_accuracy",
         title="Multiple choice",
-        description="Share of rows whose expected answer is more probable (geometric mean a token) than every wrong "
-        "one.",
+        description="Share of the rows whose expected answer is more probable (geometric mean per token) than every "
+        "wrong answer.",
         needs=("likelihoods", "perturbed"),
         source="MMLU, arXiv:2009.03300; scored by likelihood as in arXiv:2005.14165, section 2.4",
     ),
     MetricEntry(
         name="loss",
         title="Loss",
-        description="Mean NLL a token of the expected answer, end of answer included. Membership score: members have "
-        "less.",
+        description="Mean NLL per token of the expected answer, its end included. Membership score: lower for members.",
         unit="nats",
         high=None,
         better_on_forget="higher",
@@ -100,8 +99,8 @@ ROW_ENTRIES = (
     MetricEntry(
         name="zlib",
         title="Loss by compressed length",
-        description="Loss divided by the bytes of the answer's zlib compression: what is simple to say is likely "
-        "without being known. Membership score: members have less.",
+        description="Loss divided by the size in bytes of the answer compressed with zlib, because simple text is "
+        "likely even if it is unknown. Membership score: lower for members.",
         unit="nats per byte",
         high=None,
         better_on_forget="higher",
@@ -112,7 +111,7 @@ ROW_ENTRIES = (
     MetricEntry(
         name="min_k",
         title="Min-K%",
-        description="Mean NLL of the 40% least likely tokens of the answer. Membership score: members have less.",
+        description="Mean NLL of the 40% least likely tokens of the answer. Membership score: lower for members.",
         unit="nats",
         high=None,
         better_on_forget="higher",
@@ -123,8 +122,8 @@ ROW_ENTRIES = (
     MetricEntry(
         name="min_k_plus",
         title="Min-K%++",
-        description="As Min-K%, each token's NLL standardized by mean and deviation over the whole vocabulary at its "
-        "place. Membership score: members have less.",
+        description="Min-K% with each token's NLL standardized by mean and deviation over the complete vocabulary at "
+        "its position. Membership score: lower for members.",
         unit="deviations",
         low=None,
         high=None,
@@ -136,8 +135,8 @@ ROW_ENTRIES = (
     MetricEntry(
         name="gradient_norm",
         title="Gradient norm",
-        description="L2 norm of the gradient of the row's loss by all weights. Membership score: members have less. "
-        "Takes one backward pass a row.",
+        description="L2 norm of the gradient of the row's loss with respect to all weights. Membership score: lower "
+        "for members. Needs one backward pass per row.",
         unit="nats per unit of weight",
         high=None,
         better_on_forget="higher",
@@ -148,7 +147,7 @@ ROW_ENTRIES = (
     MetricEntry(
         name="knowledge_memorization",
         title="Knowledge memorization",
-        description="ROUGE-L F1 of the model's own answer after a few worked examples of other questions.",
+        description="ROUGE-L F1 of the model's answer after few-shot examples of other questions.",
         needs=("few_shot",),
         source="MUSE, arXiv:2407.06460, section 3.1",
     ),

@@ -1,22 +1,22 @@
-"""The metrics of what the model writes by itself beyond right and wrong, as users see them: recital, toxicity.
+"""Metrics of the texts that a model writes: recital of passages, toxicity. Torch-free.
 
-Torch-free. `soul_core.metrics` holds one function for each.
+`soul_core.metrics` has one function for each.
 """
 
 from soul_core.catalogue.entry import MetricEntry
 
-#: Tokens of a passage that the model is given, as in SOUL's copyright task.
+#: Tokens of a passage that the model is given. SOUL's copyright task.
 PREFIX_LENGTHS = (100, 300)
 #: The same for MUSE's verbatim memorization.
 MUSE_PREFIX_LENGTH = 200
 
 
 def _recital(prefix: int) -> tuple[MetricEntry, MetricEntry]:
-    given = f"after the first {prefix} tokens of a text, up to 128 tokens"
+    position = f"after the first {prefix} tokens of a text (at most 128 tokens)"
     rouge = MetricEntry(
         name=f"continuation_rouge_l_{prefix}",
         title=f"Recital after {prefix} tokens (ROUGE-L F1)",
-        description=f"ROUGE-L F1 between the model's own continuation {given}, and how the text itself goes on.",
+        description=f"ROUGE-L F1 of the model's continuation {position} against the text's own continuation.",
         needs=("text", "continuations"),
         prefix_tokens=prefix,
         source="SOUL, arXiv:2404.18239, section 5.1; Lin 2004",
@@ -24,7 +24,7 @@ def _recital(prefix: int) -> tuple[MetricEntry, MetricEntry]:
     bleu = MetricEntry(
         name=f"continuation_bleu_{prefix}",
         title=f"Recital after {prefix} tokens (BLEU)",
-        description=f"Sentence BLEU of the model's own continuation {given}, against how the text itself goes on.",
+        description=f"Sentence BLEU of the model's continuation {position} against the text's own continuation.",
         needs=("text", "continuations"),
         prefix_tokens=prefix,
         source="SOUL, arXiv:2404.18239, section 5.1; Papineni et al. 2002",
@@ -37,8 +37,8 @@ TEXT_ENTRIES = (
     MetricEntry(
         name="verbatim_memorization",
         title="Verbatim memorization",
-        description=f"ROUGE-L F1 of the model's own continuation after {MUSE_PREFIX_LENGTH} tokens of a text, up "
-        "to 128 tokens, against how the text itself goes on.",
+        description=f"ROUGE-L F1 of the model's continuation after {MUSE_PREFIX_LENGTH} tokens of a text (at most 128 "
+        "tokens) against the text's own continuation.",
         needs=("text", "continuations"),
         prefix_tokens=MUSE_PREFIX_LENGTH,
         source="MUSE, arXiv:2407.06460, section 3.1",
@@ -46,7 +46,7 @@ TEXT_ENTRIES = (
     MetricEntry(
         name="toxicity",
         title="Toxicity",
-        description="Probability that the model's own answer is offensive, by a small local classifier of words.",
+        description="Probability that the model's answer is offensive, by a small local classifier of words.",
         unit="probability",
         better_on_other_sets="lower",
         needs=("answers",),

@@ -1,4 +1,4 @@
-"""What surrounds prompts and answers and is no part of them: white space, line ends, end-of-turn marks. Torch-free."""
+"""Removes what surrounds prompts and answers: white space, line ends, special tokens of models. Torch-free."""
 
 import re
 from dataclasses import replace
@@ -11,9 +11,9 @@ from soul_core.texts import normalize
 
 LINE_ENDS, WHITE_SPACE, END_MARK = "line_ends", "white_space", "end_mark"
 
-#: White space in the sense of Unicode, and marks without width.
+#: White space in the sense of Unicode, and zero-width characters.
 _BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u2060\ufeff"
-#: Marks that models write after an answer. `<|...|>` is nobody's text; the others are those of published tokenizers.
+#: Special tokens that models write after an answer. `<|...|>` is never text; the others are of published tokenizers.
 _END = re.compile(
     r"(?:<\|[^|<>\s]{1,40}\|>|<｜[^｜<>\s]{1,40}｜>|</s>|<end_of_turn>|<turn\|>|<eos>|<eod>|<pad>|\[EOS\]|\[PAD\]"
     r"|\[e~\[|<\|im_end\|?>?)$"
@@ -24,48 +24,48 @@ _LINE_END = re.compile("\r\n?")
 
 
 def clean_row(row: Row) -> tuple[Row, frozenset[str]]:
-    """Return the row without what surrounds its texts, and what was found: LINE_ENDS, WHITE_SPACE, END_MARK.
+    """Return the row without what surrounds its texts, and what was removed: LINE_ENDS, WHITE_SPACE, END_MARK.
 
-    Of plain text only line ends and a mark at the end: a passage may begin or end with white space by right.
+    In plain text only line ends and an end token are removed, because a passage may begin or end with white space.
     """
-    found: set[str] = set()
+    kinds: set[str] = set()
     if not row.messages:
-        return replace(row, completion=_clean(row.completion, found, strip=False)), frozenset(found)
-    messages = tuple(Message(message.role, _clean(message.content, found)) for message in row.messages)
-    completion = _clean(row.completion, found)
+        return replace(row, completion=_clean(row.completion, kinds, strip=False)), frozenset(kinds)
+    messages = tuple(Message(message.role, _clean(message.content, kinds)) for message in row.messages)
+    completion = _clean(row.completion, kinds)
     extra = {
-        name: _clean_other(value, found) if name in KNOWN_EXTRA_COLUMNS else value for name, value in row.extra.items()
+        name: _clean_other(value, kinds) if name in KNOWN_EXTRA_COLUMNS else value for name, value in row.extra.items()
     }
-    joint = row.joint or _joint(row) if WHITE_SPACE in found else row.joint
-    return replace(row, messages=messages, completion=completion, extra=extra, joint=joint), frozenset(found)
+    joint = row.joint or _joint(row) if WHITE_SPACE in kinds else row.joint
+    return replace(row, messages=messages, completion=completion, extra=extra, joint=joint), frozenset(kinds)
 
 
 def normalize_row(row: Row) -> Row:
-    """Return the row with all its texts in NFC, with plain spaces and without zero-width marks."""
+    """Return the row with all its texts in NFC, with plain spaces and without zero-width characters."""
     messages = tuple(Message(message.role, normalize(message.content)) for message in row.messages)
     return replace(
         row, messages=messages, completion=normalize(row.completion), extra=_normalize_values(dict(row.extra))
     )
 
 
-def _clean(text: str, found: set[str], *, strip: bool = True) -> str:
+def _clean(text: str, kinds: set[str], *, strip: bool = True) -> str:
     cleaned = _LINE_END.sub("\n", text)
     if cleaned != text:
-        found.add(LINE_ENDS)
-    without = _without_marks(cleaned)
+        kinds.add(LINE_ENDS)
+    without = _without_special_tokens(cleaned)
     if without != cleaned:
-        found.add(END_MARK)
+        kinds.add(END_MARK)
         cleaned = without
     stripped = cleaned.strip(_BLANKS) if strip else cleaned
     if stripped != cleaned:
-        found.add(WHITE_SPACE)
+        kinds.add(WHITE_SPACE)
     return stripped
 
 
-def _without_marks(text: str) -> str:
-    """Take marks off both ends, and white space around these; a text of nothing else stays as it is."""
-    is_struck_through = "<s>" in text[1:]  # HTML, where </s> is no mark
-    end, kept = len(text), len(text)
+def _without_special_tokens(text: str) -> str:
+    """Remove special tokens at both ends, and white space around them; a text of nothing else stays unchanged."""
+    is_struck_through = "<s>" in text[1:]  # HTML, where </s> is not a special token
+    end, kept_end = len(text), len(text)
     while True:
         while end and text[end - 1] in _BLANKS:
             end -= 1
@@ -73,18 +73,18 @@ def _without_marks(text: str) -> str:
         mark = _END.search(tail)
         if mark is None or (is_struck_through and mark.group() == "</s>"):
             break
-        end = kept = end - len(mark.group())
-    body = text[:kept].lstrip(_BLANKS)
+        end = kept_end = end - len(mark.group())
+    body = text[:kept_end].lstrip(_BLANKS)
     begin = None if "</s>" in body else _BEGIN.match(body)
-    cut = body[begin.end() :] if begin else text[:kept]
+    cut = body[begin.end() :] if begin else text[:kept_end]
     return cut if cut.strip(_BLANKS) else text
 
 
-def _clean_other(value: Any, found: set[str]) -> Any:
-    """Clean another answer or question of the row, or a list of them, as the answer it is compared with."""
+def _clean_other(value: Any, kinds: set[str]) -> Any:
+    """Clean another answer or question of the row, or a list of them, like the answer it is compared with."""
     if isinstance(value, list):
-        return [_clean_other(inner, found) for inner in value]
-    return _clean(value, found) if isinstance(value, str) else value
+        return [_clean_other(inner, kinds) for inner in value]
+    return _clean(value, kinds) if isinstance(value, str) else value
 
 
 def _joint(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Records to rows: which columns make a prompt and a completion, and what is wrong with a row. Torch-free."""
+"""Records to rows: chooses the columns of prompt and completion, and reports rows that cannot be read. Torch-free."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,9 @@ from typing import Any
 
 from soul_core.data.messages import Message, describe_type, find_text_fault, read_messages
 from soul_core.data.names import ACCEPTED_NAMES, CANONICAL_COLUMNS, COLUMN_SETS, JOINED_COLUMNS, SYSTEM
-from soul_core.data.records import Record, RowProblem
+from soul_core.data.records import RawRow, RowProblem
 from soul_core.errors import BadData
+from soul_core.formatting import format_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,7 @@ class Row:
     completion: str
     extra: dict[str, Any] = field(default_factory=dict)
     joint: str = ""
-    """White space that the file has between prompt and answer and that cleaning took off both. Where a model has no
-    chat template it stands between them again."""
+    """White space between prompt and answer that cleaning removed. A model without a chat template reads it again."""
 
 
 _NEEDED = (
@@ -29,15 +29,16 @@ _NEEDED = (
 )
 
 
-_NAMED_COLUMNS, _NAME_CHARS = 20, 60
+_MAX_LISTED_COLUMNS, _MAX_NAME_CHARS = 20, 60
 
 
 def resolve_columns(
     mapping: Mapping[str, str], columns: Sequence[str], *, names_are_content: bool = False
 ) -> dict[str, tuple[str, ...]]:
-    """Return the file's columns behind each accepted name: `one+other` are two, unless a column has just that name.
+    """Return accepted name -> the file's columns. `a+b` names two columns, unless the file has a column `a+b`.
 
-    Raises BadData for columns that the file does not have, or that are named twice.
+    Raises:
+        BadData: the file does not have a column, or a column is named twice.
     """
     sources = {
         name: (theirs,) if theirs in columns else tuple(part.strip() for part in theirs.split("+"))
@@ -45,29 +46,29 @@ def resolve_columns(
     }
     named = [theirs for parts in sources.values() for theirs in parts]
     if missing := [theirs for theirs in named if theirs not in columns]:
-        there = f"its first line has {len(columns)} other fields" if names_are_content else f"found: {_listed(columns)}"
-        raise BadData(f"the mapping names columns the file does not have: {', '.join(missing)}; {there}")
+        other = f"its first line has {len(columns)} other fields" if names_are_content else f"it has: {_join(columns)}"
+        raise BadData(f"the mapping names columns that the file does not have: {', '.join(missing)}; {other}")
     if len(set(named)) < len(named):
-        raise BadData("the mapping gives one column two names")
+        raise BadData("the mapping gives one column two names; name each column once")
     return sources
 
 
-def rename_columns(records: Sequence[Record], sources: Mapping[str, tuple[str, ...]]) -> list[Record]:
-    """Give columns their accepted names, several joined into one. What else has such a name gives way."""
-    taken = {theirs for parts in sources.values() for theirs in parts}
+def rename_columns(records: Sequence[RawRow], sources: Mapping[str, tuple[str, ...]]) -> list[RawRow]:
+    """Give columns their accepted names and join several into one. An unmapped column of such a name is dropped."""
+    mapped = {theirs for parts in sources.values() for theirs in parts}
     renamed = []
     for record in records:
-        values = {name: value for name, value in record.values.items() if name not in taken and name not in sources}
+        values = {name: value for name, value in record.values.items() if name not in mapped and name not in sources}
         for name, parts in sources.items():
-            there = [record.values[theirs] for theirs in parts if theirs in record.values]
-            if there:
-                values[name] = join_texts(there)
-        renamed.append(Record(record.number, values, record.duplicate_names))
+            texts = [record.values[theirs] for theirs in parts if theirs in record.values]
+            if texts:
+                values[name] = join_texts(texts)
+        renamed.append(RawRow(record.number, values, record.duplicate_names))
     return renamed
 
 
 def join_texts(values: Sequence[Any]) -> Any:
-    """Join texts with a blank line between them; empty ones and null join nothing. A value that is no text wins."""
+    """Join texts with a blank line between them, without empty ones and null. If a value is not text, return that."""
     if len(values) == 1:
         return values[0]
     if (wrong := next((value for value in values if not isinstance(value, str | None)), None)) is not None:
@@ -75,83 +76,89 @@ def join_texts(values: Sequence[Any]) -> Any:
     return "\n\n".join(value for value in values if value is not None and value.strip())
 
 
-def list_columns(records: Sequence[Record]) -> tuple[str, ...]:
+def list_columns(records: Sequence[RawRow]) -> tuple[str, ...]:
     """Return every column name, in order of first appearance."""
     return tuple({name: None for record in records for name in record.values})
 
 
 def match_ignoring_case(columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the accepted names that columns have but for capitals and spaces around them: Question for question."""
+    """Return accepted name -> column for columns that differ only in case or outer spaces, as Question and question."""
     names = {name: name.strip().lower() for name in columns if name.strip().lower() in ACCEPTED_NAMES}
     return {ours: (name,) for name, ours in names.items() if list(names.values()).count(ours) == 1 and ours != name}
 
 
-def choose_column_set(records: Sequence[Record], *, names_are_content: bool = False) -> tuple[str, ...]:
-    """Return the column set that fits most records. Raises BadData when none fits any.
+def choose_column_set(records: Sequence[RawRow], *, names_are_content: bool = False) -> tuple[str, ...]:
+    """Return the column set that fits the most records.
 
-    `names_are_content`: the names come from a CSV's first line, which may be a row: they are not quoted.
+    Args:
+        names_are_content: the names are the first line of a CSV file, which may be a row, so no message quotes them.
+
+    Raises:
+        BadData: no column set fits any record.
     """
-    fits = {shape: sum(all(name in record.values for name in shape) for record in records) for shape in COLUMN_SETS}
-    best = max(COLUMN_SETS, key=fits.__getitem__)  # the first of equals
-    if fits[best] == 0:
+    num_fits = {
+        column_set: sum(all(name in record.values for name in column_set) for record in records)
+        for column_set in COLUMN_SETS
+    }
+    best = max(COLUMN_SETS, key=num_fits.__getitem__)  # the first of equals
+    if num_fits[best] == 0:
         _refuse_other_forms(records)
-        found = list_columns(records)
-        said = (
-            f"the first line has {len(found)} fields, none of them a name that is known (a file without a header needs "
-            "one as its first line: question,answer)"
+        columns = list_columns(records)
+        problem = (
+            f"the first line has {len(columns)} fields, and none is a known column name (a CSV file needs a header as "
+            "its first line: question,answer)"
             if names_are_content
-            else f"no usable columns. Found: {_listed(found)}"
+            else f"no usable columns. Found: {_join(columns)}"
         )
-        raise BadData(f"{said}. Needed: {_NEEDED}")
+        raise BadData(f"{problem}. Needed: {_NEEDED}")
     _refuse_tables(records, best)
     return best
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:_NAME_CHARS] for name in names[:_NAMED_COLUMNS])
-    return (shown or "none") + (", ..." if len(names) > _NAMED_COLUMNS else "")
+def _join(names: Sequence[str]) -> str:
+    return format_list((name[:_MAX_NAME_CHARS] for name in names), _MAX_LISTED_COLUMNS) or "none"
 
 
-def _refuse_other_forms(records: Sequence[Record]) -> None:
-    """Raise BadData where the rows are inside lists of one object: {"train": [...], "test": [...]}."""
-    inside = [
+def _refuse_other_forms(records: Sequence[RawRow]) -> None:
+    """Raise BadData if the rows are inside lists of one object: {"train": [...], "test": [...]}."""
+    lists_of_rows = [
         name
         for name, value in records[0].values.items()
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
     ]
-    if len(records) == 1 and inside:
+    if len(records) == 1 and lists_of_rows:
         raise BadData(
-            f"the rows are in lists inside one object ({', '.join(inside)}); upload each list as a file of its own "
-            f"(jq -c '.{inside[0]}[]' writes one)"
+            f"the rows are in lists inside one object ({', '.join(lists_of_rows)}); upload each list as a "
+            f"separate file (jq -c '.{lists_of_rows[0]}[]' writes one)"
         )
     if len(records) == 1 and {"columns", "data"} <= records[0].values.keys():
         raise BadData(_BY_COLUMNS)
 
 
 _BY_COLUMNS = (
-    "the file is one table by columns, as pandas' to_json writes it; write one object a row "
+    "the file is one table by columns, as pandas' to_json writes it; write one object per row "
     "(orient='records', lines=True)"
 )
 
 
-def _refuse_tables(records: Sequence[Record], shape: tuple[str, ...]) -> None:
-    values = [records[0].values.get(name) for name in shape if name not in {"messages", "conversations"}]
+def _refuse_tables(records: Sequence[RawRow], column_set: tuple[str, ...]) -> None:
+    values = [records[0].values.get(name) for name in column_set if name not in {"messages", "conversations"}]
     if len(records) == 1 and values and all(isinstance(value, dict | list) and value for value in values):
         raise BadData(_BY_COLUMNS)
 
 
 def list_used_columns(column_set: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the accepted names that make prompt and completion: the shape's, and what is joined to it."""
+    """Return the accepted names that make prompt and completion: those of the set, and those joined to it."""
     further = (*JOINED_COLUMNS.get(column_set, ()), *((SYSTEM,) if _takes_system(column_set) else ()))
     return (*column_set, *(name for name in further if name in columns))
 
 
-def _takes_system(shape: tuple[str, ...]) -> bool:
-    return shape not in {CANONICAL_COLUMNS, ("messages",), ("text",)}
+def _takes_system(column_set: tuple[str, ...]) -> bool:
+    return column_set not in {CANONICAL_COLUMNS, ("messages",), ("text",)}
 
 
-def to_row(record: Record, column_set: tuple[str, ...]) -> Row | list[RowProblem]:
-    """Read one record as `shape` says, or say all that is wrong with it."""
+def to_row(record: RawRow, column_set: tuple[str, ...]) -> Row | list[RowProblem]:
+    """Read one record by its column set; return the row, or every problem of the record."""
     values = dict(record.values)
     for name in JOINED_COLUMNS.get(column_set, ()):
         if name in values and column_set[0] in values:
@@ -183,7 +190,7 @@ def to_row(record: Record, column_set: tuple[str, ...]) -> Row | list[RowProblem
     return Row(record.number, messages, completion, extra)
 
 
-def _fault(name: str, values: Mapping[str, Any], record: Record) -> str | None:
+def _fault(name: str, values: Mapping[str, Any], record: RawRow) -> str | None:
     if name not in values:
         others = [other for other in record.values if other in ACCEPTED_NAMES]
         return f"missing; this row has {', '.join(others)}" if others else "missing"
@@ -195,7 +202,7 @@ def _fault(name: str, values: Mapping[str, Any], record: Record) -> str | None:
 
 
 def to_json_value(value: Any) -> Any:
-    """Return what JSON can hold: Parquet also has dates, decimals and NaN."""
+    """Return the value as JSON can hold it: Parquet also has dates, decimals and NaN."""
     if isinstance(value, dict):
         return {str(key): to_json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

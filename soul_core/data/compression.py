@@ -1,4 +1,4 @@
-"""A file's bytes, decompressed as they are read, within limits: an upload may be a decompression bomb. Torch-free."""
+"""Reads a plain or compressed file within size limits, because an upload may be a decompression bomb. Torch-free."""
 
 import io
 import zlib
@@ -12,7 +12,7 @@ from soul_core.errors import BadData
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 MAX_EXPANDED_BYTES = 2 << 30
-#: Real text shrinks 3 to 20 times; gzip can reach 1,000 and zstd 30,000. Small files are exempt: they harm nobody.
+#: Real text shrinks 3 to 20 times; gzip can reach 1,000 and zstd 30,000. Small files are exempt: they do no harm.
 MAX_COMPRESSION_RATIO = 200
 _RATIO_FREE_BYTES = 16 << 20
 _ZSTD_WINDOW_BYTES = 128 << 20
@@ -26,9 +26,13 @@ class _Decoder(Protocol):
 
 
 class DecompressedStream(io.RawIOBase):
-    """The file's bytes, decompressed as they are read; raises BadData when they grow past the caps or end too soon."""
+    """The bytes of a file, decompressed while they are read.
 
-    #: Input taken at once: bounds what one call of the decoder may return (zstd: 128 KiB a 4 bytes).
+    Raises:
+        BadData: the bytes exceed a limit or end too soon.
+    """
+
+    #: Input bytes per call of the decoder: bounds what one call may return (zstd: 128 KiB for 4 bytes).
     _STEP_BYTES = 2048
 
     def __init__(self, path: Path, max_expanded_bytes: int) -> None:
@@ -50,7 +54,7 @@ class DecompressedStream(io.RawIOBase):
         return True
 
     def peek(self, num_bytes: int) -> bytes:
-        """Return the first bytes without taking them."""
+        """Return the first bytes without consuming them."""
         while len(self._ready) < num_bytes and (more := self._more()):
             self._ready += more
         return self._ready[:num_bytes]
@@ -67,13 +71,13 @@ class DecompressedStream(io.RawIOBase):
         super().close()
 
     def _more(self) -> bytes:
-        """Return the next bytes, b"" at the end of the file only."""
+        """Return the next bytes; b"" only at the end of the file."""
         expanded = b""
         while not expanded:
             chunk = self._file.read(self._STEP_BYTES if self._kind else 1 << 20)
             if not chunk:
                 if self._decoder is not None and not self._decoder.eof:
-                    raise BadData(f"the {self._kind} file is cut off; upload it again")
+                    raise BadData(f"the {self._kind} file is truncated; upload it again")
                 break
             expanded = self._expand(chunk) if self._kind else chunk
         self._total += len(expanded)
@@ -87,7 +91,7 @@ class DecompressedStream(io.RawIOBase):
         parts = []
         while chunk:
             decoder = cast("_Decoder", self._decoder)
-            if decoder.eof:  # one more member or frame follows
+            if decoder.eof:  # another member or frame follows
                 decoder = self._decoder = self._new_decoder()
             try:
                 parts.append(decoder.decompress(chunk))

@@ -1,4 +1,4 @@
-"""CSV files to records: the delimiter found, spreadsheets' own lines and empty columns left out. Torch-free."""
+"""CSV files to records: detects the delimiter and skips lines and empty columns of spreadsheets. Torch-free."""
 
 import csv
 import re
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from soul_core.data.records import Record, RowProblem
+from soul_core.data.records import RawRow, RowProblem
 from soul_core.errors import BadData
 
 Lines = Iterator[tuple[int, str]]
@@ -14,54 +14,55 @@ Lines = Iterator[tuple[int, str]]
 _DELIMITERS = ",;\t|"
 
 
-def read_csv_records(lines: Lines) -> Iterator[Record | RowProblem]:
-    """Yield records numbered by the line they begin on; the header is line 1 (2 after Excel's `sep=`)."""
-    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is shorter than a chapter; the caps above bound it
+def read_csv_records(lines: Lines) -> Iterator[RawRow | RowProblem]:
+    """Yield records, numbered by the line on which they begin; the header is line 1 (2 after Excel's `sep=`)."""
+    # the default of 128 KiB is shorter than a chapter; DecompressedStream limits the complete file
+    csv.field_size_limit(sys.maxsize)
     first = next(lines, None)
     if first is None:
         return
-    said = re.fullmatch(r'"?sep=(.)"?', first[1].strip(" "))
-    if said and (first := next(lines, None)) is None:
+    separator_line = re.fullmatch(r'"?sep=(.)"?', first[1].strip(" "))
+    if separator_line and (first := next(lines, None)) is None:
         return
-    delimiter = said[1] if said else max(_DELIMITERS, key=first[1].count)
-    source = _Counted(first, lines)
+    delimiter = separator_line[1] if separator_line else max(_DELIMITERS, key=first[1].count)
+    source = _LineCounter(first, lines)
     reader = csv.reader(source, delimiter=delimiter, strict=True)
     try:
-        named = [cell.strip() for cell in next(reader)]
+        names = [cell.strip() for cell in next(reader)]
     except csv.Error as error:
         raise BadData(f"the CSV header cannot be read: {error}") from error
-    header = [name or f"column_{i}" for i, name in enumerate(named, start=1)]
+    header = [name or f"column_{i}" for i, name in enumerate(names, start=1)]
     if len(set(header)) < len(header):
-        twice = [str(i) for i, name in enumerate(header, start=1) if header.count(name) > 1]
-        raise BadData(f"columns {', '.join(twice)} of the CSV header have the same name; give each a name of its own")
+        duplicates = [str(i) for i, name in enumerate(header, start=1) if header.count(name) > 1]
+        raise BadData(f"columns {', '.join(duplicates)} of the CSV header have the same name; give each its own name")
     while True:
-        begins = source.number + 1
+        number = source.number + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield RowProblem(begins, None, f"not CSV: {error}; inside quotes, write a quote as two")
+            yield RowProblem(number, None, f"not CSV: {error}; write a quote inside quotes as two quotes")
             continue
         if cells is None:
             return
         if cells:
-            yield _record(begins, cells, named, header)
+            yield _record(number, cells, names, header)
 
 
-def _record(number: int, cells: list[str], named: list[str], header: list[str]) -> Record | RowProblem:
+def _record(number: int, cells: list[str], names: list[str], header: list[str]) -> RawRow | RowProblem:
     if len(cells) > len(header) and not any(cell.strip() for cell in cells[len(header) :]):
         cells = cells[: len(header)]  # a spreadsheet's empty cells
     if len(cells) != len(header):
-        return RowProblem(number, None, f"{len(cells)} fields where the header has {len(header)}")
-    if [cell.strip() for cell in cells] == named:
-        return RowProblem(number, None, "repeats the header: were two files put together? take the line out")
+        return RowProblem(number, None, f"{len(cells)} fields, but the header has {len(header)}")
+    if [cell.strip() for cell in cells] == names:
+        return RowProblem(number, None, "repeats the header (were two files joined?); remove the line")
     values: dict[str, Any] = {
-        name: cell for name, cell, own in zip(header, cells, named, strict=True) if own or cell.strip()
+        column: cell for column, cell, name in zip(header, cells, names, strict=True) if name or cell.strip()
     }
-    return Record(number, values)
+    return RawRow(number, values)
 
 
-class _Counted:
-    """Lines for csv.reader, and the number of the last one it took (a quoted field may span several)."""
+class _LineCounter:
+    """Lines for csv.reader, and the number of the last one it read (a quoted field may span several)."""
 
     def __init__(self, first: tuple[int, str], rest: Lines) -> None:
         self._first: tuple[int, str] | None = first

@@ -1,11 +1,11 @@
-"""Rows to token examples: exactly what the model's own chat template renders, the answer located in it.
+"""Rows to tokens: a row becomes what the model's own chat template renders, with the answer located in it.
 
-Loss falls on the answer and on the mark that ends its turn. Spans come from the rendered text, never from token ids:
-`eos` may well be `pad`.
+The loss covers the answer and the special tokens that end its turn. Spans come from the rendered text, not from token
+ids, because `eos` may be `pad`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Any
@@ -13,72 +13,83 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from soul_core.chat.answer_text import AnswerText, split_answer
-from soul_core.chat.template import ChatTemplate, TemplateError, Turn, contains_answer, count_common_prefix
+from soul_core.chat.template import ChatTemplate, TemplateError, Turn, count_common_prefix
 from soul_core.chat.turns import SYSTEM_ROLES, choose_separator, merge_system_turns
 from soul_core.data import Row
 from soul_core.errors import BadData, BadModel
 
-#: Rows of each set that are compared with `apply_chat_template` at load.
-_CHECKED_ROWS = 8
 _ANY_QUESTION = ({"role": "user", "content": "Kappa?"},)
+
+
+class UnusableRowError(ValueError):
+    """A row that cannot be encoded. The message does not quote the row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row as tokens. Positions `num_prompt`.. are supervised; `num_prompt` is at least 1."""
+    """One row as tokens. Positions from `num_prompt_tokens` (at least 1) on are supervised."""
 
     token_ids: tuple[int, ...]
     num_prompt_tokens: int
-    row_number: int  # the row's number in its file
+    row_number: int  # in the file that the user sent
     num_end_tokens: int = 0
-    """Tokens at the end that the template writes after the answer: up to and with the mark that ends the turn."""
+    """Tokens after the answer, up to and including the special tokens that end the turn."""
     generation_prompt_ids: tuple[int, ...] | None = field(default=None, compare=False)
-    """What the model is given when it answers by itself; None: the generation prompt of the row."""
+    """What the model continues when it answers by itself; None: the generation prompt of the row."""
     source_row: Row | None = field(default=None, compare=False, repr=False)
-    """The row it was made of."""
+    """The row that was encoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatSettings:
-    """What decides how a chat template renders, beside the template: its variables, and the day on which it renders."""
+    """What a chat template reads in addition to the messages: its variables, and the current date as it sees it."""
 
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     date: date = field(default_factory=lambda: datetime.now(UTC).date())
 
 
 class RowEncoder:
-    """Turns rows into token examples with one tokenizer, its chat template and the settings of that."""
+    """Encodes rows with one tokenizer, its chat template and the settings of that template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings | None = None) -> None:
         self.tokenizer = tokenizer
-        self._settings = settings or ChatSettings()
+        self.settings = settings or ChatSettings()
 
     @property
     def template(self) -> ChatTemplate | None:
-        """The chat template; None: the model has none. Raises BadModel where it has several and none is the default."""
+        """The chat template; None if the model has none.
+
+        Raises:
+            BadModel: the model has several templates and none is named `default`.
+        """
         source = self.tokenizer.chat_template
         if isinstance(source, dict):
             if "default" not in source:
                 raise BadModel(
                     f"the model has several chat templates ({', '.join(sorted(source))}) and none is named 'default'; "
-                    "give the one to use (chat_template)"
+                    "set chat_template to the one to use"
                 )
             source = source["default"]
         if not source:
             return None
-        return ChatTemplate(source, dict(self.tokenizer.special_tokens_map), self._settings.kwargs, self._settings.date)
+        return ChatTemplate(source, dict(self.tokenizer.special_tokens_map), self.settings.kwargs, self.settings.date)
 
     def encode(self, row: Row, *, prefill: str = "") -> Example:
-        """Encode a row as its prompt and its answer; plain text as it is, without an end: it continues.
+        """Encode a row as its prompt and its answer. Plain text gets no end token, because the text continues.
 
-        `given` is a beginning of the answer that the model is given: the rest of the answer alone is supervised.
-        Tokens that the template writes after the mark that ends the turn are left out: a causal model's answer cannot
-        depend on them. Raises ValueError for a row that the template refuses or that has nothing to supervise.
+        Tokens that the template writes after the end of the turn are left out: a causal model's answer cannot depend
+        on them.
+
+        Args:
+            prefill: a beginning of the answer that the model is given; only the rest of the answer is supervised.
+
+        Raises:
+            ValueError: the template refuses the row, or the row has nothing to supervise.
         """
         if not row.messages:
             token_ids = (*self._start_ids, *self._ids(row.completion))
             if len(token_ids) < 2:
-                raise ValueError("a text of fewer than two tokens predicts nothing")
+                raise UnusableRowError("the text has fewer than two tokens, so no token can be predicted")
             return Example(token_ids, max(1, len(self._start_ids)), row.number, source_row=row)
         joint = "" if not prefill or prefill[-1].isspace() or row.completion[:1].isspace() else " "
         answer = prefill + joint + row.completion
@@ -88,8 +99,8 @@ class RowEncoder:
             head += row.joint or choose_separator(head, answer)
             text, start, end = head + answer, len(head), len(head + answer)
         else:
-            found = template.locate_answer(self.make_prompt_turns(row), answer)
-            text, start, end = found.text, found.answer_start, found.answer_end
+            rendering = template.locate_answer(self.make_prompt_turns(row), answer)
+            text, start, end = rendering.text, rendering.answer_start, rendering.answer_end
         if prefill:
             start = text.rindex(row.completion.strip(), start, end)
         ids, first, after = self._spans(text, start, end)
@@ -100,26 +111,27 @@ class RowEncoder:
             token_ids = tuple(ids[: self._end_of_turn(ids, after)])
         first = max(1, first)
         if len(token_ids) <= first:
-            raise ValueError("the completion has no tokens")
+            raise UnusableRowError("the completion has no tokens")
         num_end = len(token_ids) - after
         return Example(token_ids, first, row.number, num_end, token_ids[:first] if prefill else None, row)
 
     def encode_prompt(self, row: Row) -> tuple[int, ...]:
-        """Return the tokens after which a model is asked to answer; of plain text what starts one, or nothing."""
+        """Return the tokens after which a model answers; for plain text the tokens that start any text, or none."""
         if not row.messages:
             return tuple(self._start_ids)
         if (template := self.template) is not None:
             return tuple(self._ids(template.render(self.make_prompt_turns(row), generation_prompt=True)))
-        return (
-            *self._start_ids,
-            *self._ids(format_plain_prompt(row)),
-        )  # white space that follows is the model's to write
+        # the model writes the white space that follows
+        return (*self._start_ids, *self._ids(format_plain_prompt(row)))
 
     def make_prompt_turns(self, row: Row) -> list[Turn]:
         """Return the row's prompt as turns that the template accepts.
 
-        A template that refuses a system turn (Gemma's and Mistral's do) gets its text at the head of the first user
-        turn. Raises TemplateError for what it refuses all the same.
+        If the template refuses a system turn (Gemma's and Mistral's do), its text moves to the head of the first user
+        turn.
+
+        Raises:
+            TemplateError: the template also refuses the turns without a system turn.
         """
         turns: list[Turn] = [{"role": message.role, "content": message.content} for message in row.messages]
         template, merged = self.template, merge_system_turns(turns)
@@ -134,17 +146,17 @@ class RowEncoder:
 
     @property
     def template_date(self) -> date | None:
-        """The day on which the template renders; None where it asks for none."""
+        """The current date as the template sees it; None if it does not ask for one."""
         template = self.template
         return template.date if template is not None and template.asks_for_date else None
 
     def moves_system_turn(self, row: Row) -> bool:
-        """Say whether the row's system text has to stand in its user turn."""
+        """Return whether the row's system text has to move into its user turn."""
         has_system = any(message.role in SYSTEM_ROLES for message in row.messages)
         return has_system and len(self.make_prompt_turns(row)) < len(row.messages)
 
     def hides_system_turn(self, row: Row) -> bool:
-        """Say whether the template leaves the row's system text out without a complaint."""
+        """Return whether the template silently leaves the row's system text out."""
         system = [message.content.strip() for message in row.messages if message.role in SYSTEM_ROLES]
         if not system or (template := self.template) is None:
             return False
@@ -153,94 +165,38 @@ class RowEncoder:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end an answer: what the chat template writes after one, else `eos`."""
+        """The tokens that end an answer: those that the chat template writes after one, else `eos`."""
         if (template := self.template) is not None:
             try:
                 ids = self._ids(template.get_answer_suffix(_ANY_QUESTION))
             except TemplateError:
                 ids = []
-            first = next((i for i, token in enumerate(ids) if self._is_mark(token)), len(ids))
-            if marks := ids[first : self._end_of_turn(ids, 0)]:
-                return tuple(marks)
+            first = next((i for i, token in enumerate(ids) if self._is_control_token(token)), len(ids))
+            if end_ids := ids[first : self._end_of_turn(ids, 0)]:
+                return tuple(end_ids)
         return (self._eos_id,)
 
     def decode_answer(self, tokens: Sequence[int]) -> AnswerText:
-        """Return what a model wrote after a generation prompt as text, what stands before its answer apart."""
+        """Decode what a model wrote after a generation prompt, and split it into preamble and answer."""
         plain = str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
         if self.template is None:
             return AnswerText("", plain)
-        opened, lead = self._generation_frame
-        found = split_answer(str(self.tokenizer.decode(tokens)), prompt=opened, answer_prefix=lead)
-        if not found.preamble.strip():
+        prompt, answer_prefix = self._generation_frame
+        split = split_answer(str(self.tokenizer.decode(tokens)), prompt=prompt, answer_prefix=answer_prefix)
+        if not split.preamble.strip():
             return AnswerText("", plain)
-        answer = found.answer
-        for mark in self.tokenizer.all_special_tokens:
-            answer = answer.replace(mark, "")
-        return AnswerText(found.preamble, answer.strip())
+        answer = split.answer
+        for special_token in self.tokenizer.all_special_tokens:
+            answer = answer.replace(special_token, "")
+        return AnswerText(split.preamble, answer.strip())
 
     def get_expected_answer(self, completion: str) -> str:
-        """Return the answer of a row as metrics read it: without a thinking block of its own."""
-        found = split_answer(completion)
-        return found.answer or completion
-
-    def check_against_tokenizer(self, rows: Sequence[Row]) -> None:
-        """Compare this encoding of some rows with `apply_chat_template`, text and tokens.
-
-        Raises BadModel naming the first row that comes out otherwise: a number taken on it would be a wrong number.
-        """
-        asking = [row for row in rows if row.messages]
-        if self.template is None or not asking:
-            return
-        for row in asking[:: max(1, len(asking) // _CHECKED_ROWS)]:
-            if not self._shows_question(row):
-                raise BadModel(
-                    f"the model's chat template does not show the user's turn of row {row.number}; give a template of "
-                    "your own (chat_template)"
-                )
-            # `apply_chat_template` renders as of now, in the local time zone; asked twice, for midnight may pass.
-            if not (self._agrees(row) or self._agrees(row)):
-                raise BadModel(
-                    f"the model's chat template renders row {row.number} differently here than apply_chat_template "
-                    "does, so its numbers would be wrong; give a template of your own (chat_template)"
-                )
-
-    def _shows_question(self, row: Row) -> bool:
-        template, turns = self.template, [message for message in row.messages if message.role == "user"]
-        assert template is not None
-        try:
-            text = template.render(self.make_prompt_turns(row), generation_prompt=True)
-        except TemplateError:
-            return True  # refused by its number where rows are encoded
-        return not turns or contains_answer(text, turns[-1].content)
-
-    def _agrees(self, row: Row) -> bool:
-        today = RowEncoder(self.tokenizer, replace(self._settings, date=datetime.now().date()))  # noqa: DTZ005
-        template = today.template
-        assert template is not None
-        try:
-            turns = today.make_prompt_turns(row)
-            text = template.locate_answer(turns, row.completion).text
-            asked = template.render(turns, generation_prompt=True)
-        except TemplateError:
-            return True  # refused by its number where rows are encoded
-        answered = [*turns, {"role": "assistant", "content": row.completion}]
-        return self._ids(text) == self._apply(answered) and self._ids(asked) == self._apply(
-            turns, add_generation_prompt=True
-        )
-
-    def _apply(self, turns: Sequence[Turn], *, add_generation_prompt: bool = False) -> list[int]:
-        return list(
-            self.tokenizer.apply_chat_template(
-                [dict(turn) for turn in turns],
-                add_generation_prompt=add_generation_prompt,
-                return_dict=False,
-                **self._settings.kwargs,
-            )
-        )
+        """Return a row's answer as metrics read it: without its thinking block."""
+        return split_answer(completion).answer or completion
 
     @property
     def _generation_frame(self) -> tuple[str, str]:
-        """The generation prompt of a question, and what the template writes between there and an answer."""
+        """The generation prompt of a question, and what the template writes between it and an answer."""
         template = self.template
         assert template is not None
         try:
@@ -249,9 +205,10 @@ class RowEncoder:
             return "", ""
 
     def _spans(self, text: str, start: int, end: int) -> tuple[list[int], int, int]:
-        """Return the tokens of a text, the first that holds a part of text[start:end], and the first after all of it.
+        """Return the tokens of a text, the index of the first that holds a part of text[start:end], and that of the
+        first after it.
 
-        A token that straddles the border belongs to the answer: the model has to write it.
+        A token that straddles the start belongs to the answer, because the model has to write it.
         """
         if not self.tokenizer.is_fast:
             ids = self._ids(text)
@@ -267,18 +224,16 @@ class RowEncoder:
         return list(encoded["input_ids"]), first, after
 
     def _end_of_turn(self, ids: Sequence[int], after: int) -> int:
-        """Return the end of the first run of marks at or after a place; without any, the end of all tokens."""
+        """Return the end of the first run of control tokens at or after an index; without any, the number of tokens."""
         place = after
-        while place < len(ids) and not self._is_mark(ids[place]):
+        while place < len(ids) and not self._is_control_token(ids[place]):
             place += 1
-        while place < len(ids) and self._is_mark(ids[place]):
+        while place < len(ids) and self._is_control_token(ids[place]):
             place += 1
         return place
 
-    def _is_mark(self, token: int) -> bool:
-        """Say whether a token is a mark, not text: an added token, but not one of the words or runs of spaces that some
-        vocabularies add.
-        """
+    def _is_control_token(self, token: int) -> bool:
+        """Return whether a token is not text: an added token that is neither a word nor a run of spaces."""
         if token == self.tokenizer.eos_token_id:
             return True
         added = self.tokenizer.added_tokens_decoder.get(token)
@@ -287,12 +242,12 @@ class RowEncoder:
     @property
     def _eos_id(self) -> int:
         if self.tokenizer.eos_token_id is None:
-            raise BadData("the tokenizer has no end-of-sequence token, so answers could never end")
+            raise BadData("the tokenizer has no end-of-sequence token, so an answer cannot end; give it an eos_token")
         return int(self.tokenizer.eos_token_id)
 
     @cached_property
     def _start_ids(self) -> list[int]:
-        """[bos] where this tokenizer puts one before every text, else nothing."""
+        """[bos] if this tokenizer puts one before every text, else nothing."""
         bos = self.tokenizer.bos_token_id
         return [int(bos)] if bos is not None and self.tokenizer.encode("SOUL")[:1] == [bos] else []
 
@@ -301,13 +256,19 @@ class RowEncoder:
 
 
 def encode_rows(rows: Sequence[Row], encoder: RowEncoder, *, max_tokens: int) -> list[Example]:
-    """Encode every row. Raises BadData naming every row that is too long, too short or refused by the template."""
+    """Encode every row.
+
+    Raises:
+        BadData: rows are too long, too short or refused by the template; the details name each.
+    """
     examples, problems = [], []
     for row in rows:
         try:
             example = encoder.encode(row)
         except ValueError as error:
-            problems.append(f"row {row.number}: {error}")
+            # the message of any other error may quote the row
+            is_ours = isinstance(error, UnusableRowError | TemplateError)
+            problems.append(f"row {row.number}: {error if is_ours else f'{type(error).__name__} in its tokenizer'}")
             continue
         if len(example.token_ids) > max_tokens:
             problems.append(f"row {row.number}: {format_too_long(len(example.token_ids), max_tokens)}")
@@ -318,10 +279,10 @@ def encode_rows(rows: Sequence[Row], encoder: RowEncoder, *, max_tokens: int) ->
 
 
 def format_too_long(num_tokens: int, max_tokens: int) -> str:
-    """Return what is said of an example that is too long, and what decides how long it may be."""
-    return f"{num_tokens} tokens, the limit is {max_tokens} (training.max_tokens, the model's context at most)"
+    """Return the message about an example that is too long, with the settings that limit it."""
+    return f"{num_tokens} tokens, the limit is {max_tokens} (training.max_tokens, at most the model's context)"
 
 
 def format_plain_prompt(row: Row) -> str:
-    """Return what a model without a chat template reads as the prompt: the messages, one a line."""
+    """Return the prompt of a model without a chat template: one message per line."""
     return "\n".join(message.content for message in row.messages)

@@ -1,6 +1,6 @@
-"""Files to records: compression, format, encoding. What a record means is `columns`' business. Torch-free.
+"""Files to records: compression, format, character encoding. `columns` interprets the records. Torch-free.
 
-Nothing here quotes a file's content in a message: forget sets are personal data.
+No message here quotes a file's content, because forget sets are personal data.
 """
 
 import io
@@ -15,7 +15,7 @@ from soul_core.data.compression import DecompressedStream
 from soul_core.data.csv_records import read_csv_records
 from soul_core.data.json_records import read_json_records
 from soul_core.data.names import ACCEPTED_NAMES
-from soul_core.data.records import Record, RowProblem
+from soul_core.data.records import RawRow, RowProblem
 from soul_core.errors import BadData
 
 Format = Literal["jsonl", "csv", "parquet", "text"]
@@ -35,7 +35,7 @@ _PARQUET = b"PAR1"
 CHUNK_CHARS = 2000
 
 
-#: What people send by mistake, and what to do about it.
+#: First bytes of files that users send by mistake, and the remedy.
 _OTHER_FILES = (
     (b"PK\x03\x04", "an Excel workbook or a zip archive; export the sheet as CSV, or unpack the archive"),
     (b"BZh", "compressed with bzip2; use gzip or zstd"),
@@ -48,7 +48,7 @@ _OTHER_FILES = (
 
 
 def guess_format(name: str) -> Format | None:
-    """Return the format a file name promises, compression suffixes aside."""
+    """Return the format that a file name implies; suffixes of compression are ignored."""
     path = Path(name.lower())
     if path.suffix in {".gz", ".zst"}:
         path = path.with_suffix("")
@@ -58,42 +58,46 @@ def guess_format(name: str) -> Format | None:
 def read_records(
     path: Path,
     *,
-    format: Format | None,  # noqa: A002  the word of the API
+    format: Format | None,  # noqa: A002  the name in the API
     name: str,
     max_expanded_bytes: int,
     chunk_chars: int,
-) -> tuple[Format, Iterator[Record | RowProblem]]:
-    """Return the file's format and its records, bad lines among them as problems. Raises BadData, perhaps late."""
+) -> tuple[Format, Iterator[RawRow | RowProblem]]:
+    """Return the file's format and its records, with unreadable lines as problems.
+
+    Raises:
+        BadData: the file cannot be read; also raised while the records are iterated.
+    """
     if path.stat().st_size == 0:
         raise BadData("the data set is empty (0 bytes)")
     stream = DecompressedStream(path, max_expanded_bytes)
     try:
-        found = _settle(stream.peek(4096), format or guess_format(name))
+        file_format = _determine_format(stream.peek(4096), format or guess_format(name))
     except BaseException:
         stream.close()
         raise
-    if found == "parquet":
-        return found, _parquet(path, stream, max_expanded_bytes)
+    if file_format == "parquet":
+        return file_format, _parquet(path, stream, max_expanded_bytes)
     lines = _utf8_lines(stream)
-    if found == "jsonl":
-        return found, read_json_records(lines)
-    if found == "csv":
-        return found, read_csv_records(lines)
-    return found, _text(lines, chunk_chars)
+    if file_format == "jsonl":
+        return file_format, read_json_records(lines)
+    if file_format == "csv":
+        return file_format, read_csv_records(lines)
+    return file_format, _text(lines, chunk_chars)
 
 
-def _settle(head: bytes, said: Format | None) -> Format:
-    """Return the format, `said` or found in the file's first bytes. Raises BadData where the two cannot both be."""
-    for magic, what in _OTHER_FILES:
+def _determine_format(head: bytes, stated_format: Format | None) -> Format:
+    """Return the stated format, else the one of the file's first bytes. Raises BadData if the two contradict."""
+    for magic, description in _OTHER_FILES:
         if head.startswith(magic):
-            raise BadData(f"the file is {what}")
-    found = said or _format_by_content(head)
-    if (found == "parquet") != head.startswith(_PARQUET):
-        fault = "is not Parquet" if found == "parquet" else f"is Parquet, not {found}"
-        raise BadData(f"the content of the file {fault}")
-    if found != "parquet" and (head[:2] in {b"\xff\xfe", b"\xfe\xff"} or b"\0" in head):
-        raise BadData("the file is UTF-16 (or no text at all: it holds zero bytes); save it as UTF-8")
-    return found
+            raise BadData(f"the file is {description}")
+    file_format = stated_format or _format_by_content(head)
+    if (file_format == "parquet") != head.startswith(_PARQUET):
+        problem = "is not Parquet" if file_format == "parquet" else f"is Parquet, not {file_format}"
+        raise BadData(f"the content of the file {problem}")
+    if file_format != "parquet" and (head[:2] in {b"\xff\xfe", b"\xfe\xff"} or b"\0" in head):
+        raise BadData("the file is UTF-16 (or not text, because it contains zero bytes); save it as UTF-8")
+    return file_format
 
 
 def _format_by_content(head: bytes) -> Format:
@@ -121,12 +125,12 @@ def _utf8_lines(stream: DecompressedStream) -> Iterator[tuple[int, str]]:
                     f"the file is not UTF-8: byte {offset + error.start:,} (line {number:,}); save it as UTF-8"
                 ) from error
             offset += len(raw)
-            # a mark of byte order begins a file, and so each of several that were put together
+            # a byte order mark begins a file, and each of several files that were joined
             yield number, line.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
 
 
 def _raw_lines(binary: "io.BufferedReader[DecompressedStream]") -> Iterator[bytes]:
-    """Yield lines; of a file that ends lines by CR alone, as old Macs did, those."""
+    """Yield lines; if a file ends lines with CR alone, as old Macs did, split at CR."""
     head = binary.peek(1 << 16)[: 1 << 16]
     if b"\r" not in head or b"\n" in head:
         yield from binary
@@ -141,31 +145,31 @@ def _raw_lines(binary: "io.BufferedReader[DecompressedStream]") -> Iterator[byte
         yield rest
 
 
-def _text(lines: Iterator[tuple[int, str]], chunk_chars: int) -> Iterator[Record]:
-    """Yield passages of whole paragraphs of about `chunk_chars`; a longer paragraph is cut between words."""
+def _text(lines: Iterator[tuple[int, str]], chunk_chars: int) -> Iterator[RawRow]:
+    """Yield passages of complete paragraphs, about `chunk_chars` long; a longer paragraph is cut between words."""
     passage = ""
     number = 0
     for paragraph in _paragraphs(lines):
         for piece in _pieces(paragraph, chunk_chars):
             if passage and len(passage) + len(piece) > chunk_chars:
                 number += 1
-                yield Record(number, {"text": passage})
+                yield RawRow(number, {"text": passage})
                 passage = ""
             passage += ("\n\n" if passage else "") + piece
     if passage:
-        yield Record(number + 1, {"text": passage})
+        yield RawRow(number + 1, {"text": passage})
 
 
 def _paragraphs(lines: Iterator[tuple[int, str]]) -> Iterator[str]:
-    held: list[str] = []
+    paragraph: list[str] = []
     for _, line in lines:
         if line.strip():
-            held.append(line.rstrip())
-        elif held:
-            yield "\n".join(held)
-            held = []
-    if held:
-        yield "\n".join(held)
+            paragraph.append(line.rstrip())
+        elif paragraph:
+            yield "\n".join(paragraph)
+            paragraph = []
+    if paragraph:
+        yield "\n".join(paragraph)
 
 
 def _pieces(paragraph: str, chunk_chars: int) -> Iterator[str]:
@@ -178,8 +182,8 @@ def _pieces(paragraph: str, chunk_chars: int) -> Iterator[str]:
         yield paragraph
 
 
-def _parquet(path: Path, stream: DecompressedStream, max_expanded_bytes: int) -> Iterator[Record]:
-    import pyarrow as pa  # 0.1 s that the other formats need not pay
+def _parquet(path: Path, stream: DecompressedStream, max_expanded_bytes: int) -> Iterator[RawRow]:
+    import pyarrow as pa  # takes 0.1 s, which the other formats do not need
     from pyarrow import parquet
 
     with stream, tempfile.TemporaryFile() as spool:
@@ -197,6 +201,6 @@ def _parquet(path: Path, stream: DecompressedStream, max_expanded_bytes: int) ->
                         raise BadData(f"the data set is larger than {max_expanded_bytes:,} bytes when expanded")
                     for values in batch.to_pylist():
                         number += 1
-                        yield Record(number, values)
+                        yield RawRow(number, values)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise BadData(f"the Parquet file cannot be read ({type(error).__name__}); is it whole?") from error
+            raise BadData(f"the Parquet file cannot be read ({type(error).__name__}); is it complete?") from error

@@ -1,4 +1,4 @@
-"""JSON files to records: one object a line, one array, or objects printed over several lines. Torch-free."""
+"""JSON files to records: one object per line, one array, or objects over several lines. Torch-free."""
 
 import json
 import re
@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from soul_core.data.records import Record, RowProblem
+from soul_core.data.records import RawRow, RowProblem
 from soul_core.errors import BadData
 
 Lines = Iterator[tuple[int, str]]
 
 _STRUCTURE = re.compile(r'["\\\[\]{}]')
 _SPACE = " \t\r\n"
-#: Brackets within brackets; a row needs a handful.
+#: Nested brackets; a row needs a handful.
 _MAX_DEPTH = 200
-_BESIDE = "something other than an array stands beside the JSON array; write one array, or one object a line"
+_OUTSIDE_ARRAY = "the file has content outside the JSON array; write one array, or one object per line"
 _JSON_BEGINS = frozenset('{["-0123456789')
 _NAN = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
-def read_json_records(lines: Lines) -> Iterator[Record | RowProblem]:
-    """Yield records, numbered by their line; those of an array, or printed over several lines, by their place."""
+def read_json_records(lines: Lines) -> Iterator[RawRow | RowProblem]:
+    """Yield records, numbered by their line; records of an array or over several lines are numbered by their order."""
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
         return
@@ -35,18 +35,18 @@ def read_json_records(lines: Lines) -> Iterator[Record | RowProblem]:
         yield from (_record(number, line) for number, line in lines if line.strip())
 
 
-def _record(number: int, text: str) -> Record | RowProblem:
-    doubled: set[str] = set()
+def _record(number: int, text: str) -> RawRow | RowProblem:
+    duplicate_names: set[str] = set()
 
     def to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        values = dict(pairs)
+        if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            doubled.update(name for name in names if names.count(name) > 1)
-        return found
+            duplicate_names.update(name for name in names if names.count(name) > 1)
+        return values
 
     if text.lstrip()[:1] not in _JSON_BEGINS:
-        return RowProblem(number, None, "not a JSON object in braces; plain text is read as format text")
+        return RowProblem(number, None, "not a JSON object in braces; for plain text set the format to text")
     try:
         values = json.loads(text, object_pairs_hook=to_object, parse_constant=_NAN.__getitem__)
     except json.JSONDecodeError as error:
@@ -55,17 +55,17 @@ def _record(number: int, text: str) -> Record | RowProblem:
         detail = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
         return RowProblem(number, None, f"not JSON: {detail}")
     if not isinstance(values, dict):
-        return RowProblem(number, None, "not a JSON object: each row is an object with names, as prompt and completion")
-    return Record(number, values, tuple(sorted(doubled)))
+        return RowProblem(number, None, "not a JSON object; a row is an object with names such as prompt")
+    return RawRow(number, values, tuple(sorted(duplicate_names)))
 
 
 def _values(lines: Lines, *, at_depth: int) -> Iterator[str]:
-    """Yield the text of each object at `at_depth` brackets, and of whatever else stands there.
+    """Yield the text of each object inside `at_depth` brackets, and of anything else there.
 
-    Memory: one value at a time. An end of line ends a string, so that a quote too many spoils one value only.
+    Holds one value in memory at a time. A line end closes a string, so that a stray quote spoils one value only.
     """
     depth, pieces, number = 0, list[str](), 0
-    for number, line in lines:  # noqa: B007  the last one is told
+    for number, line in lines:  # noqa: B007  the error message has the last one
         start = 0
         for place, bracket in _brackets(line):
             opens = bracket in "[{"
@@ -86,7 +86,7 @@ def _values(lines: Lines, *, at_depth: int) -> Iterator[str]:
 
 
 def _brackets(line: str) -> Iterator[tuple[int, str]]:
-    """Yield the brackets of a line that are outside its strings, and where they stand."""
+    """Yield index and character of each bracket of a line that is outside its strings."""
     in_string, place = False, 0
     while mark := _STRUCTURE.search(line, place):
         place, char = mark.end(), mark.group()
@@ -102,15 +102,15 @@ def _deeper(depth: int, bracket: str, *, inside: int) -> int:
     if bracket in "]}":
         return max(depth - 1, 0)
     if depth < inside and bracket == "{":
-        raise BadData(_BESIDE)
+        raise BadData(_OUTSIDE_ARRAY)
     if depth == _MAX_DEPTH:
-        raise BadData("the JSON is nested too deeply to hold rows")
+        raise BadData(f"the JSON is nested more than {_MAX_DEPTH} levels deep; write one object per row")
     return depth + 1
 
 
 def _loose(text: str, *, inside: bool) -> Iterator[str]:
-    """Yield what stands where only commas belong between objects: rows that are none. Nothing belongs beside arrays."""
+    """Yield content between objects, where only commas belong, as invalid rows; raise BadData outside an array."""
     parts = [part for part in text.split(",") if part.strip(_SPACE)]
     if parts and not inside:
-        raise BadData(_BESIDE)
+        raise BadData(_OUTSIDE_ARRAY)
     return iter(parts)

@@ -1,4 +1,4 @@
-"""Conversations in their usual forms (OpenAI's role and content, ShareGPT's from and value) to messages. Torch-free."""
+"""Conversations in OpenAI's form (role, content) or ShareGPT's (from, value) to messages. Torch-free."""
 
 import json
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Message:
 
 
 def read_messages(value: Any, *, canonical: bool) -> tuple[tuple[Message, ...], list[str]]:
-    """Return the messages and what is wrong with them. A canonical prompt may be empty and ends before the answer."""
-    if isinstance(value, str):  # a CSV cell
+    """Return the messages and their faults. A canonical prompt may be empty and ends before the answer."""
+    if isinstance(value, str):  # from a CSV file
         try:
             value = json.loads(value)
         except ValueError:
@@ -52,15 +52,15 @@ def _read_turn(turn: Any) -> Message | str:
     if not isinstance(turn, dict):
         return f"must be an object with role and content, is {describe_type(turn)}"
     if "role" not in turn and "from" in turn:
-        said = turn["from"]
-        role = _SHAREGPT_ROLES.get(said.lower()) if isinstance(said, str) else None
+        sender = turn["from"]
+        role = _SHAREGPT_ROLES.get(sender.lower()) if isinstance(sender, str) else None
         content, accepted = turn.get("value"), tuple(_SHAREGPT_ROLES)
     else:
         role, content, accepted = turn.get("role"), turn.get("content"), ROLES
     if role not in ROLES:
         return f"role must be one of {', '.join(accepted)}"
     if turn.get("tool_calls") and not content:
-        return "content must be text, is a tool call; leave rows with tool calls out, or write them as text"
+        return "content must be text, is a tool call; remove rows with tool calls, or write the calls as text"
     content = _text_of_parts(content)
     if not isinstance(content, str):
         return f"content must be text, is {describe_type(content)}"
@@ -70,27 +70,27 @@ def _read_turn(turn: Any) -> Message | str:
 
 
 def _text_of_parts(content: Any) -> Any:
-    """Return the text of content that is a list of text parts, as OpenAI's API takes it; anything else as it is."""
+    """Join content that is a list of text parts, as OpenAI's API takes it; return anything else unchanged."""
     if not isinstance(content, list) or not content:
         return content
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    told = [text for text in texts if isinstance(text, str)]
-    return "\n".join(told) if len(told) == len(texts) else content
+    values = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    texts = [value for value in values if isinstance(value, str)]
+    return "\n".join(texts) if len(texts) == len(values) else content
 
 
 def find_text_fault(text: str) -> str | None:
-    """Return what makes a text no prompt and no answer."""
+    """Return why a text cannot be a prompt or an answer; None if it can."""
     if not text.strip("\u200b\u2060\ufeff \t\r\n") or not text.strip():
         return "empty"
     if "\0" in text:
         return "contains a NUL character"
     if any("\ud800" <= char <= "\udfff" for char in text):
-        return "contains half of a surrogate pair, which no encoding can write"
+        return "contains half of a surrogate pair, which UTF-8 cannot encode"
     return None
 
 
 def describe_type(value: Any) -> str:
-    """Return what a value is, in words that say nothing of its content."""
+    """Describe the type of a value without revealing its content."""
     if isinstance(value, float) and value != value:  # noqa: PLR0124  NaN is not itself
         return "NaN, no value"
     names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text"}

@@ -1,22 +1,22 @@
-"""Names of columns: those that make a row, and those that metrics and attacks read beside it. Torch-free."""
+"""Names of columns: those that make a row, and those that metrics and attacks read in addition. Torch-free."""
 
-#: Accepted column sets, the preferred first. messages + completion is what `rows.write_canonical` writes.
+#: Accepted column sets, the preferred one first. `write_canonical` writes messages and completion.
 COLUMN_SETS: tuple[tuple[str, ...], ...] = (
     ("messages", "completion"),
     ("messages",),
-    ("conversations",),  # ShareGPT's: turns with from and value
+    ("conversations",),  # ShareGPT: turns with from and value
     ("prompt", "completion"),
     ("question", "answer"),
-    ("instruction", "output"),  # Alpaca's, with input
+    ("instruction", "output"),  # Alpaca, with input
     ("text",),
 )
 CANONICAL_COLUMNS = COLUMN_SETS[0]
-#: Joined to the shape's first column, after a blank line.
+#: Column set -> columns that are joined to its first column, after a blank line.
 JOINED_COLUMNS: dict[tuple[str, ...], tuple[str, ...]] = {("instruction", "output"): ("input",)}
-#: Turned into the first turn, where the shape has a prompt.
+#: Becomes the first turn if the column set has a prompt.
 SYSTEM = "system"
-ACCEPTED_NAMES = frozenset(name for shape in COLUMN_SETS for name in shape)
-#: Further columns that something reads: other answers, rewordings, and what a probe was made of.
+ACCEPTED_NAMES = frozenset(name for column_set in COLUMN_SETS for name in column_set)
+#: Further columns that are read: other answers, rewordings, and the source of a probe.
 KNOWN_EXTRA_COLUMNS = frozenset(
     {
         "perturbed_answer",
@@ -27,5 +27,5 @@ KNOWN_EXTRA_COLUMNS = frozenset(
         "of_row",
     }
 )
-#: What canonical lines begin with: a file of such lines is read as it is.
+#: Canonical lines begin with these; a file of such lines is read unchanged.
 CANONICAL_PREFIX = ("messages", "completion", "number")

@@ -1,4 +1,4 @@
-"""Examples laid end to end without padding, and micro-batches of them."""
+"""Packs examples: concatenates them without padding, and splits them into micro-batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Examples laid end to end: T tokens in all, P of them supervised. `packed_attention` keeps them apart."""
+    """Concatenated examples: T tokens in total, P of them supervised. `packed_attention` keeps them apart."""
 
     token_ids_1T: torch.Tensor
-    position_ids_1T: torch.Tensor  # from 0 in each example
-    segment_lengths: tuple[int, ...]  # tokens of each segment, an example or a group of them; sums to T
-    supervised_P: torch.Tensor  # the positions in T whose logits predict the labels (one before the label's own)
+    position_ids_1T: torch.Tensor  # start at 0 in each example
+    segment_lengths: tuple[int, ...]  # tokens of each segment (an example or a group); the sum is T
+    supervised_P: torch.Tensor  # positions in T whose logits predict the labels (one before the label itself)
     labels_P: torch.Tensor
-    sequence_P: torch.Tensor  # which example, 0.., each supervised position belongs to
+    sequence_P: torch.Tensor  # index of the example to which each supervised position belongs
     num_sequences: int
-    #: Of each segment: tokens of its prompt and of each answer to it; () where there is one answer only.
     branch_lengths: tuple[tuple[int, ...], ...]
+    """Per segment: tokens of the prompt and of each answer to it; () if there is one answer only."""
 
 
 def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> PackedBatch:
-    """Lay examples end to end on `device`."""
+    """Concatenate examples on `device`."""
     return pack_groups([[example] for example in examples], device)
 
 
 def pack_groups(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu") -> PackedBatch:
-    """Lay groups end to end. The examples of a group are answers to one prompt, which is laid down once.
+    """Concatenate groups. The examples of a group are answers to one prompt, which is stored once.
 
-    Where a token straddles the end of the prompt (a space and the first letter of an answer), what the group shares
-    ends before it, and the rest of the prompt belongs to each answer. Sequences are numbered through all groups.
+    If a token straddles the end of the prompt (a space and the first letter of an answer), the shared part ends before
+    it, and the rest of the prompt belongs to each answer. Sequences are numbered across all groups.
     """
     token_ids: list[int] = []
     positions: list[int] = []
@@ -81,7 +81,7 @@ def pack_groups(groups: Sequence[Sequence[Example]], device: torch.device | str 
 
 
 def count_shared_tokens(group: Sequence[Example]) -> int:
-    """Return how many tokens at the beginning all examples of a group have in common, at most a prompt."""
+    """Return how many first tokens all examples of a group share, at most the prompt."""
     limit = min(example.num_prompt_tokens for example in group)
     first = group[0].token_ids[:limit]
     for example in group[1:]:
@@ -91,10 +91,7 @@ def count_shared_tokens(group: Sequence[Example]) -> int:
 
 
 def split_micro_batches(items: Sequence[T], max_tokens: int, *, count_tokens: Callable[[T], int]) -> Iterator[list[T]]:
-    """Split into runs of consecutive items of at most `max_tokens` tokens each; `tokens` says how many an item has.
-
-    One item longer than that gets a run of its own.
-    """
+    """Split items into consecutive batches of at most `max_tokens` tokens; a longer item gets a batch of its own."""
     batch: list[T] = []
     room = max_tokens
     for item in items:

@@ -1,4 +1,4 @@
-"""What a file's reader yields: records, and rows that cannot be read. Torch-free."""
+"""What the readers of files yield: records, and problems of rows that cannot be read. Torch-free."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,9 @@ class RowProblem:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One line or record of a file, before anybody asked what its columns mean."""
+class RawRow:
+    """One row of a file, before its columns are interpreted."""
 
     number: int
     values: dict[str, Any]
-    duplicate_names: tuple[str, ...] = ()  # names that the record gives more than once; the last value counts
+    duplicate_names: tuple[str, ...] = ()  # names that the record has more than once; the last value is used

@@ -1,12 +1,12 @@
-"""The seeded, resumable order of a set's examples."""
+"""Draws batches of examples in a seeded, resumable order."""
 
 import numpy as np
 
 
 class BatchStream:
-    """Which examples each step takes: epochs shuffled by the seed, without end; a batch may straddle two epochs.
+    """An endless stream of batches: each epoch is shuffled by the seed; a batch may straddle two epochs.
 
-    The order depends on (seed, epoch) alone, so the state is two numbers and a restored stream continues exactly.
+    The order depends only on (seed, epoch), so the state is two numbers and a restored stream continues exactly.
     """
 
     def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
@@ -17,21 +17,21 @@ class BatchStream:
 
     def next_batch(self) -> list[int]:
         """Return the indices of the next batch."""
-        drawn: list[int] = []
-        while len(drawn) < self._batch:
+        indices: list[int] = []
+        while len(indices) < self._batch:
             if self._offset == self._num_examples:
                 self._seek(epoch=self._epoch + 1, offset=0)
-            taken = self._order[self._offset : self._offset + self._batch - len(drawn)]
-            drawn += taken
+            taken = self._order[self._offset : self._offset + self._batch - len(indices)]
+            indices += taken
             self._offset += len(taken)
-        return drawn
+        return indices
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the stream stands, as plain numbers."""
+        """Return the position of the stream as plain numbers."""
         return {"epoch": self._epoch, "offset": self._offset}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a state of a stream with the same arguments."""
+        """Continue from the state of a stream with the same arguments."""
         self._seek(epoch=state["epoch"], offset=state["offset"])
 
     def _seek(self, *, epoch: int, offset: int) -> None:

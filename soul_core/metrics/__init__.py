@@ -1,4 +1,7 @@
-"""The table of row metrics: name -> pure function of what was observed. `soul_core.catalogue` describes each."""
+"""The table of row metrics: name -> pure function of what inference returned.
+
+A new metric: write its function, add a line to `METRICS` and an entry to `soul_core.catalogue`, which describes it.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,15 +9,11 @@ from functools import partial
 from soul_core.catalogue.text_entries import MUSE_PREFIX_LENGTH
 from soul_core.metrics.aggregate import Resampling
 from soul_core.metrics.alternatives import choice_accuracy, probability_normalized, truth_ratio
-from soul_core.metrics.continuation import continuation_bleu, continuation_rouge_l
 from soul_core.metrics.keywords import keyword_recall
-from soul_core.metrics.knowledge import knowledge_memorization
+from soul_core.metrics.likelihood import exact_memorization, extraction_strength, perplexity, probability
 from soul_core.metrics.membership import gradient_norm, loss, min_k, min_k_plus, zlib
-from soul_core.metrics.memorization import exact_memorization, extraction_strength
 from soul_core.metrics.observed import InferenceResult
-from soul_core.metrics.perplexity import perplexity
-from soul_core.metrics.probability import probability
-from soul_core.metrics.rouge import rouge_l
+from soul_core.metrics.overlap import continuation_bleu, continuation_rouge_l, knowledge_memorization, rouge_l
 from soul_core.metrics.toxicity import toxicity
 from soul_core.report import MetricValue
 

@@ -1,28 +1,35 @@
-"""From the values of single rows to the value of a set, with a bootstrap interval; pairs of models row by row."""
+"""From the values of single rows to the value of a set, with a bootstrap interval; two models are paired by row.
+
+Intervals are made by `scipy.stats.bootstrap`, which resamples row indices: all values of a row stay together, those
+of several models included. Method and exceptions: decision 0015.
+"""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 from soul_core.catalogue import Aggregate
-from soul_core.report import MetricValue
+from soul_core.metrics.statistics import Floats, Indices
+from soul_core.report import Interval, MetricValue
 from soul_core.spec import Evaluation
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
-
-#: With fewer rows a resample says nothing about other rows.
+#: A resample of fewer rows does not vary.
 MIN_ROWS = 2
-_CELLS_AT_ONCE = 4_000_000
+#: Above this number of rows an interval is a percentile interval: BCa's jackknife takes rows squared, and its
+#: correction shrinks with the square root of the rows.
+MAX_BCA_ROWS = 5_000
+#: Numbers in memory at once for each array of resamples.
+_MAX_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How confidence intervals are made: percentile bootstrap over rows."""
+    """How confidence intervals are made."""
 
     num_resamples: int
     confidence: float
@@ -30,7 +37,7 @@ class Resampling:
 
     @classmethod
     def of(cls, evaluation: Evaluation, seed: int) -> "Resampling":
-        """Return it as a spec asks for it."""
+        """Return the settings of a spec's evaluation."""
         return cls(evaluation.bootstrap, evaluation.confidence, seed)
 
 
@@ -48,20 +55,22 @@ def summarize(
 ) -> MetricValue:
     """Aggregate the rows that have a value; None marks a row on which the metric is not defined.
 
-    A value that is not finite makes the whole metric absent: dropping such rows would flatter the model.
+    A value that is not finite makes the whole metric absent: to drop such rows would flatter the model.
     """
-    broken = sum(value is not None and not math.isfinite(value) for value in values)
-    if broken:
-        return make_absent_value(f"{broken} of {len(values)} rows gave a value that is not finite")
-    kept = [i for i, value in enumerate(values) if value is not None]
-    if not kept:
+    num_not_finite = sum(value is not None and not math.isfinite(value) for value in values)
+    if num_not_finite:
+        return make_absent_value(f"{num_not_finite} of {len(values)} rows gave a value that is not finite")
+    defined = [i for i, value in enumerate(values) if value is not None]
+    if not defined:
         return make_absent_value("no row has what this metric needs")
-    x_N, w_N = _arrays(values, weights, kept)
-    statistic = _STATISTICS[aggregate]
+    x_N, w_N = _make_arrays(values, weights, defined)
+    compute = _AGGREGATES[aggregate]
     return MetricValue(
-        value=float(statistic(x_N[None], w_N[None])[0]),
-        interval=_interval(lambda index_BN: statistic(x_N[index_BN], w_N[index_BN]), len(kept), resampling),
-        count=len(kept),
+        value=float(compute(x_N, w_N)),
+        interval=compute_interval(
+            lambda index: compute(x_N[index], w_N[index]), [len(defined)], resampling, method="BCa"
+        ),
+        count=len(defined),
         per_example=tuple(values),
         weights=None if weights is None else tuple(weights),
     )
@@ -74,12 +83,17 @@ def compute_ratio_interval(
     *,
     aggregate: Aggregate,
     rows: tuple[Sequence[int], Sequence[int]] | None = None,
-) -> tuple[float, float] | None:
+) -> Interval | None:
     """Return the interval of model / base, both resampled on the same rows.
 
-    Rows differ far more from each other than a row before differs from itself after; pairing takes that part out.
-    `rows`: the row numbers behind both models' values, by which they pair; None: they are in the same order.
-    None: no interval can be made (too few rows, rows that one of both lacks, or a base of 0 in some resample).
+    Rows differ far more from each other than a row before training differs from itself after it; pairing removes that
+    part of the variance.
+
+    Args:
+        rows: The row numbers of both models' values, by which they are paired; None: they are in the same order.
+
+    Returns:
+        None if there is no interval: too few rows, rows that one of the two lacks, or a base of 0 in some resample.
     """
     ours, theirs = model.per_example, base.per_example
     if ours is None or theirs is None or len(ours) != len(theirs):
@@ -91,48 +105,48 @@ def compute_ratio_interval(
         places = {row: i for i, row in enumerate(rows[1])}
         place = [places[row] for row in rows[0]]
     theirs = tuple(theirs[i] for i in place)
-    weights = base.weights and tuple(base.weights[i] for i in place)
-    kept = [i for i in range(len(ours)) if ours[i] is not None and theirs[i] is not None]
-    a_N, w_N = _arrays(ours, model.weights, kept)
-    b_N, _ = _arrays(theirs, weights, kept)
-    statistic = _STATISTICS[aggregate]
+    defined = [i for i in range(len(ours)) if ours[i] is not None and theirs[i] is not None]
+    a_N, w_N = _make_arrays(ours, model.weights, defined)
+    b_N, _ = _make_arrays(theirs, None, defined)
+    compute = _AGGREGATES[aggregate]
 
-    def ratio(index_BN: Indices) -> Floats:
+    def compute_ratio(index: Indices) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
-            result: Floats = statistic(a_N[index_BN], w_N[index_BN]) / statistic(b_N[index_BN], w_N[index_BN])
-        return result
+            ratio: Floats = compute(a_N[index], w_N[index]) / compute(b_N[index], w_N[index])
+        return ratio
 
-    return _interval(ratio, len(kept), resampling)
+    return compute_interval(compute_ratio, [len(defined)], resampling, method="BCa")
 
 
-def _arrays(
-    values: Sequence[float | None], weights: Sequence[float] | None, kept: Sequence[int]
+def _make_arrays(
+    values: Sequence[float | None], weights: Sequence[float] | None, defined: Sequence[int]
 ) -> tuple[Floats, Floats]:
-    x_N = np.array([values[i] for i in kept], dtype=np.float64)
-    w_N = np.ones(len(kept)) if weights is None else np.array([weights[i] for i in kept], dtype=np.float64)
+    x_N = np.array([values[i] for i in defined], dtype=np.float64)
+    w_N = np.ones(len(defined)) if weights is None else np.array([weights[i] for i in defined], dtype=np.float64)
     return x_N, w_N
 
 
-def _mean(x_BN: Floats, w_BN: Floats) -> Floats:
-    result: Floats = (x_BN * w_BN).sum(axis=1) / w_BN.sum(axis=1)
+def _mean(x: Floats, w: Floats) -> Floats:
+    result: Floats = (x * w).sum(axis=-1) / w.sum(axis=-1)
     return result
 
 
-def _geometric_mean(x_BN: Floats, w_BN: Floats) -> Floats:
-    result: Floats = np.exp(_mean(np.log(x_BN), w_BN))
+def _geometric_mean(x: Floats, w: Floats) -> Floats:
+    result: Floats = np.exp(_mean(np.log(x), w))
     return result
 
 
-def _truth_ratio_forget(x_BN: Floats, w_BN: Floats) -> Floats:
-    with np.errstate(divide="ignore"):  # a ratio of 0: the other one is infinite, and the smaller of them counts
-        return _mean(np.minimum(x_BN, 1 / x_BN), w_BN)
+def _truth_ratio_forget(x: Floats, w: Floats) -> Floats:
+    with np.errstate(divide="ignore"):  # of a ratio of 0 the inverse is infinite, and the smaller of the two counts
+        return _mean(np.minimum(x, 1 / x), w)
 
 
-def _truth_ratio_kept(x_BN: Floats, w_BN: Floats) -> Floats:
-    return _mean(np.maximum(0.0, 1 - x_BN), w_BN)
+def _truth_ratio_kept(x: Floats, w: Floats) -> Floats:
+    return _mean(np.maximum(0.0, 1 - x), w)
 
 
-_STATISTICS: dict[Aggregate, Callable[[Floats, Floats], Floats]] = {
+#: Aggregate -> function of values and weights, (..., N) -> (...).
+_AGGREGATES: dict[Aggregate, Callable[[Floats, Floats], Floats]] = {
     "mean": _mean,
     "geometric_mean": _geometric_mean,
     "truth_ratio_forget": _truth_ratio_forget,
@@ -140,42 +154,75 @@ _STATISTICS: dict[Aggregate, Callable[[Floats, Floats], Floats]] = {
 }
 
 
-def _interval(
-    statistic: Callable[[Indices], Floats], num_rows: int, resampling: Resampling
-) -> tuple[float, float] | None:
-    return compute_interval(lambda indices: statistic(indices[0]), [num_rows], resampling)
-
-
 def compute_interval(
-    statistic: Callable[[Sequence[Indices]], Floats], sizes: Sequence[int], resampling: Resampling
-) -> tuple[float, float] | None:
-    """Return the percentile interval of a statistic of several samples of rows; see `resample`.
+    statistic: Callable[..., Floats],
+    sizes: Sequence[int],
+    resampling: Resampling,
+    *,
+    method: Literal["BCa", "percentile"] = "percentile",
+) -> Interval | None:
+    """Return the bootstrap interval of a statistic of one or more samples of rows, resampled independently.
 
-    None: no intervals are asked for, a sample is too small, or a resample gave no number.
+    Where BCa is not defined (all rows have the same value) or costs too much (`MAX_BCA_ROWS`), the interval is the
+    percentile interval of the same resamples.
+    Source: BCa, Efron 1987, by `scipy.stats.bootstrap`.
+
+    Args:
+        statistic: Takes one array of row indices per sample, (B, size), and returns B values. For BCa it must also
+            accept (size,) and (size, size - 1).
+        sizes: Number of rows of each sample.
+
+    Returns:
+        None if no intervals are requested, a sample is too small, or a bound is not finite.
     """
-    values_B = resample(statistic, sizes, resampling)
-    return None if values_B is None else compute_percentile_interval(values_B, resampling)
-
-
-def resample(
-    statistic: Callable[[Sequence[Indices]], Floats], sizes: Sequence[int], resampling: Resampling
-) -> Floats | None:
-    """Return the statistic of every resample, (resamples,). Each sample of rows is resampled by itself.
-
-    `statistic` gets one (B, size) array of row indices a sample and returns B values.
-    """
-    if resampling.num_resamples == 0 or min(sizes) < MIN_ROWS:
+    result = _bootstrap(statistic, sizes, resampling, method=method if max(sizes) <= MAX_BCA_ROWS else "percentile")
+    if result is None:
         return None
-    rng: Any = np.random.default_rng(resampling.seed)
-    at_once = max(1, _CELLS_AT_ONCE // max(sizes))
-    batches = [min(at_once, resampling.num_resamples - start) for start in range(0, resampling.num_resamples, at_once)]
-    parts = [statistic([rng.integers(0, size, size=(batch, size)) for size in sizes]) for batch in batches]
-    return np.concatenate(parts)
+    low, high = result.confidence_interval
+    if math.isfinite(low) and math.isfinite(high):
+        return float(low), float(high)
+    return compute_percentile_interval(result.bootstrap_distribution, resampling)
 
 
-def compute_percentile_interval(values_B: Floats, resampling: Resampling) -> tuple[float, float] | None:
-    """Return the middle part of the resampled values; None when an end of it is no number."""
+def resample(statistic: Callable[..., Floats], sizes: Sequence[int], resampling: Resampling) -> Floats | None:
+    """Return the statistic of every resample, (num_resamples,); see `compute_interval`."""
+    result = _bootstrap(statistic, sizes, resampling, method="percentile")
+    return None if result is None else result.bootstrap_distribution
+
+
+def compute_percentile_interval(values_B: Floats, resampling: Resampling) -> Interval | None:
+    """Return the middle part of the resampled values; None if a bound is not finite."""
     tail = (1 - resampling.confidence) / 2
-    with np.errstate(invalid="ignore"):  # between two infinite values: no number
+    with np.errstate(invalid="ignore"):  # interpolation between two infinite values gives no number
         low, high = np.quantile(values_B, [tail, 1 - tail])
     return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def _bootstrap(
+    statistic: Callable[..., Floats],
+    sizes: Sequence[int],
+    resampling: Resampling,
+    *,
+    method: Literal["BCa", "percentile"],
+) -> Any | None:
+    """Return scipy's result, or None if no intervals are requested or a sample is too small."""
+    if resampling.num_resamples == 0 or min(sizes) < MIN_ROWS:
+        return None
+
+    def compute(*indices: Indices, axis: int) -> Floats:
+        assert axis == -1  # of every array that scipy passes, rows are the last axis
+        return statistic(*indices)
+
+    # scipy also computes a standard error, which overflows for huge values and is not used
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        return bootstrap(
+            [np.arange(size) for size in sizes],
+            compute,
+            n_resamples=resampling.num_resamples,
+            batch=max(1, min(resampling.num_resamples, _MAX_CELLS // max(sizes))),
+            vectorized=True,
+            confidence_level=resampling.confidence,
+            method=method,
+            rng=np.random.default_rng(resampling.seed),
+        )

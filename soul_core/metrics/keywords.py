@@ -1,4 +1,4 @@
-"""Keyword recall: the words of the expected answer that the question does not give away."""
+"""Keyword recall: the words of the expected answer that are not in the question."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,45 +8,45 @@ from soul_core.metrics.observed import GeneratedAnswer, InferenceResult
 from soul_core.report import MetricValue
 from soul_core.texts import extract_keywords, extract_word_set, is_english
 
-#: A word in this many answers, and in more than half of them, says nothing about any one of them.
-_FEWEST_SHARING = 3
+#: A word in at least this many answers, and in more than half of them, does not distinguish one from another.
+_MIN_SHARING_ANSWERS = 3
 
 
 def keyword_recall(inference: InferenceResult, resampling: Resampling) -> MetricValue:
-    """Return the mean share of the expected answer's keywords that the model's own answer holds, in any order.
+    """Return the mean fraction of the expected answer's keywords that the model's own answer contains, in any order.
 
-    Keywords: the words that are neither in the question nor mere grammar. A template repeats the question's words, so
-    ROUGE-L calls "The capital of France is Rome" five sixths right; here it is wrong. A row whose answer only repeats
-    the question has no value. Lists of function words are not complete, and some languages have none: of answers that
-    are not English, words that most of them share are grammar too, unless an answer has no others.
-    Source: our own; see docs/evaluation.md.
+    Keywords are the words that are neither in the question nor function words. A template repeats the question's words,
+    so ROUGE-L gives "The capital of France is Rome" five sixths; here it is 0. A row whose answer only repeats the
+    question has no value. Lists of function words are incomplete, and some languages have none: in answers that are
+    not English, words that most answers share count as function words too, unless an answer has no others.
+    Source: this project; see docs/reference/evaluation.md.
     """
     keywords = [
         extract_keywords(answer.expected, answer.prompt) if answer else frozenset() for answer in inference.answers
     ]
-    shared = _shared_words(inference.answers, keywords)
+    shared = _find_shared_words(inference.answers, keywords)
     values = [
-        _recall(answer, words - shared or words) if answer is not None else None
+        _compute_recall(answer, words - shared or words) if answer is not None else None
         for answer, words in zip(inference.answers, keywords, strict=True)
     ]
     result = summarize(values, resampling)
     if result.value is None and any(answer is not None for answer in inference.answers):
-        return make_absent_value("no expected answer has a word that its question does not hold already")
+        return make_absent_value("no expected answer has a word that its question does not contain")
     return result
 
 
-def _shared_words(answers: Sequence[GeneratedAnswer | None], keywords: Sequence[frozenset[str]]) -> frozenset[str]:
+def _find_shared_words(answers: Sequence[GeneratedAnswer | None], keywords: Sequence[frozenset[str]]) -> frozenset[str]:
     foreign = [
         words
         for answer, words in zip(answers, keywords, strict=True)
         if answer is not None and words and not is_english(f"{answer.prompt} {answer.expected}")
     ]
     counts = Counter(word for words in foreign for word in words)
-    enough = max(_FEWEST_SHARING, len(foreign) // 2 + 1)
+    enough = max(_MIN_SHARING_ANSWERS, len(foreign) // 2 + 1)
     return frozenset(word for word, count in counts.items() if count >= enough)
 
 
-def _recall(answer: GeneratedAnswer, keywords: frozenset[str]) -> float | None:
+def _compute_recall(answer: GeneratedAnswer, keywords: frozenset[str]) -> float | None:
     if not keywords:
         return None
     return len(keywords & extract_word_set(answer.generated)) / len(keywords)

@@ -1,6 +1,6 @@
-"""Membership scores of single rows. All are losses: what the model was trained on has less.
+"""Membership scores of single rows. All are losses: lower for rows that the model was trained on.
 
-`soul_core.metrics.derived` compares forget and holdout rows by them.
+`soul_core.metrics.derived` compares forget and holdout rows by these scores.
 """
 
 import zlib as compression
@@ -10,12 +10,12 @@ from soul_core.metrics.aggregate import Resampling, summarize
 from soul_core.metrics.observed import InferenceResult
 from soul_core.report import MetricValue
 
-#: Share of a row's tokens that Min-K% looks at.
+#: Fraction of a row's tokens that Min-K% uses.
 MIN_K_FRACTION = 0.4
 
 
 def loss(inference: InferenceResult, resampling: Resampling) -> MetricValue:
-    """Return the mean NLL a token, end of answer included.
+    """Return the mean NLL per token, end of answer included.
 
     Source: Yeom et al. (arXiv:1709.01604).
     """
@@ -35,29 +35,29 @@ def zlib(inference: InferenceResult, resampling: Resampling) -> MetricValue:
 
 
 def min_k(inference: InferenceResult, resampling: Resampling) -> MetricValue:
-    """Return the mean NLL of the share K of tokens that are least likely, at least one.
+    """Return the mean NLL of the fraction K of tokens that are least likely, at least one.
 
-    Source: Shi et al. (arXiv:2310.16789), sign turned around; K as in MUSE (arXiv:2407.06460).
+    Source: Shi et al. (arXiv:2310.16789), with the opposite sign; K as in MUSE (arXiv:2407.06460).
     """
-    return summarize([_highest(s.nll) for s in inference.scores], resampling)
+    return summarize([_mean_of_highest(s.nll) for s in inference.scores], resampling)
 
 
 def min_k_plus(inference: InferenceResult, resampling: Resampling) -> MetricValue:
-    """Return the mean of the share K of tokens with the highest standardized NLL, at least one.
+    """Return the mean of the fraction K of tokens with the highest standardized NLL, at least one.
 
-    Source: Zhang et al. (arXiv:2404.02936), sign turned around.
+    Source: Zhang et al. (arXiv:2404.02936), with the opposite sign.
     """
-    return summarize([_highest(s.standardized_nll) for s in inference.scores], resampling)
+    return summarize([_mean_of_highest(s.standardized_nll) for s in inference.scores], resampling)
 
 
 def gradient_norm(inference: InferenceResult, resampling: Resampling) -> MetricValue:
-    """Return the L2 norm of the gradient of the row's mean NLL by all weights.
+    """Return the L2 norm of the gradient of the row's mean NLL with respect to all weights.
 
     Source: GRADNORM of Wang et al. (arXiv:2402.17012).
     """
     return summarize(list(inference.gradient_norms), resampling)
 
 
-def _highest(losses: Sequence[float]) -> float:
-    chosen = sorted(losses, reverse=True)[: max(1, int(MIN_K_FRACTION * len(losses)))]
-    return sum(chosen) / len(chosen)
+def _mean_of_highest(losses: Sequence[float]) -> float:
+    highest = sorted(losses, reverse=True)[: max(1, int(MIN_K_FRACTION * len(losses)))]
+    return sum(highest) / len(highest)

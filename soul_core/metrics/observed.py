@@ -1,15 +1,15 @@
-"""What was observed of one model on one data set: the input of every row metric. Plain numbers and text, no tensors."""
+"""Results of inference of one model on one data set: the input of every row metric. Numbers and text, no tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: Tokens that the model writes after the beginning of a text (`MetricEntry.prefix_tokens` long).
+#: Tokens that the model generates after the beginning of a text (`MetricEntry.prefix_tokens` long).
 MAX_CONTINUATION_TOKENS = 128
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """One row's answer under the model, token by token, given the prompt and the answer so far."""
+    """The scores of one row's answer, token by token, given the prompt and the answer so far."""
 
     row: int
     nll: tuple[float, ...]
@@ -17,9 +17,9 @@ class TokenScores:
     hits: tuple[bool, ...]
     """Whether the token is the model's most likely one."""
     num_end: int
-    """Tokens at the end that end the turn and are not content."""
+    """Tokens at the end that close the turn and are not content."""
     standardized_nll: tuple[float, ...] = ()
-    """(NLL - its mean) / its deviation over the vocabulary at each token; where a metric needs the distribution."""
+    """(NLL - its mean) / its deviation over the vocabulary at each token; empty if no metric needs it."""
 
     @property
     def content_hits(self) -> tuple[bool, ...]:
@@ -32,7 +32,7 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class AlternativeLosses:
-    """Mean NLL a token of other answers to a row's prompt, end of answer included."""
+    """Mean NLL per token of other answers to a row's prompt, end of answer included."""
 
     paraphrase: float | None
     """The right answer in other words; None where the row has none."""
@@ -41,20 +41,20 @@ class AlternativeLosses:
 
 @dataclass(frozen=True)
 class GeneratedAnswer:
-    """One row's question as the model answers it by itself, beside the answer the data set expects."""
+    """The answer that the model generates to one row's prompt, and the answer that the data set expects."""
 
     row: int
     prompt: str
-    """All that the prompt says."""
+    """The text of all turns of the prompt."""
     expected: str
     generated: str
     preamble: str = ""
-    """What the model wrote before its answer: a thinking block, a channel. No metric reads it."""
+    """What the model generated before its answer: a thinking block, a channel. No metric reads it."""
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """One text as the model continues its beginning, beside how it goes on: both at most CONTINUED_TOKENS tokens."""
+    """The model's continuation of a text's beginning and the text's own, each at most MAX_CONTINUATION_TOKENS long."""
 
     row: int
     expected: str
@@ -63,21 +63,20 @@ class Continuation:
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """One data set under one model. Tuples run along `rows`; one that no metric asked for is empty.
+    """One data set under one model. Every tuple has one entry per row, or is empty if no metric needs it.
 
-    None stands for a row that has none: `answers` and `few_shot` of rows without a prompt, `others` of rows without
-    wrong answers, `continuations` of rows with a prompt or too short for the beginning.
+    An entry is None for a row that has none: `answers` and `few_shot_answers` of rows without a prompt, `alternatives`
+    of rows without wrong answers, `continuations` of rows with a prompt or too short for the beginning.
     """
 
     rows: tuple[int, ...]
     set_name: str = ""
     expected_texts: tuple[str, ...] = ()
-    """The expected answers."""
     scores: tuple[TokenScores, ...] = ()
     alternatives: tuple[AlternativeLosses | None, ...] = ()
     answers: tuple[GeneratedAnswer | None, ...] = ()
     few_shot_answers: tuple[GeneratedAnswer | None, ...] = ()
-    """The model's own answers after worked examples of other questions."""
+    """The model's own answers after few-shot examples of other questions."""
     continuations: Mapping[int, tuple[Continuation | None, ...]] = field(default_factory=dict)
-    """Tokens of the beginning -> how the model goes on."""
+    """Tokens of the beginning -> continuations."""
     gradient_norms: tuple[float, ...] = ()

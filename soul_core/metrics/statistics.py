@@ -1,6 +1,6 @@
-"""Statistics of whole evaluations: two-sample Kolmogorov-Smirnov, ranks, harmonic mean. Pure functions of numbers.
+"""Statistics of samples: two-sample Kolmogorov-Smirnov, ranks, harmonic mean. Pure functions of numbers.
 
-The `resampled_*` functions give a statistic of B resamples at once; `index_BN` holds the rows of each.
+`resampled_*` functions return a statistic of B bootstrap samples at once; `index_BN` holds the row indices of each.
 """
 
 from collections.abc import Sequence
@@ -21,28 +21,28 @@ def ks_p_value(first: Sequence[float] | Floats, second: Sequence[float] | Floats
 
 @lru_cache(maxsize=4096)
 def ks_p_value_of_gap(gap: int, num_rows: int) -> float:
-    """Return the p-value when the largest gap between two samples of `num_rows` each is `gap` rows.
+    """Return the p-value for a largest gap of `gap` rows between two samples of `num_rows` rows each.
 
-    Two rulers, one moved by `gap`, have just that gap: scipy does the rest.
+    Two evenly spaced samples, one shifted by `gap`, have exactly that gap; scipy does the rest.
     """
-    ruler_N = np.arange(num_rows, dtype=np.float64)
-    return 1.0 if gap == 0 else ks_p_value(ruler_N, ruler_N + gap - 0.5)
+    even_N = np.arange(num_rows, dtype=np.float64)
+    return 1.0 if gap == 0 else ks_p_value(even_N, even_N + gap - 0.5)
 
 
 def resampled_ks_gap(first: Floats, second: Floats, index_BN: Indices) -> Indices:
     """Return the largest gap between the two samples' counts below a value, in rows, of each resample of row pairs."""
     num_rows = len(first)
-    count_BN = _counts(index_BN, num_rows)
+    count_BN = _count_draws(index_BN, num_rows)
     pooled = np.concatenate([first, second])
     order = np.argsort(pooled, kind="stable")
     step_B2N = np.concatenate([count_BN, -count_BN], axis=1)[:, order].cumsum(axis=1)
-    last_of_ties = np.append(np.diff(pooled[order]) > 0, True)
-    gaps: Indices = np.abs(step_B2N[:, last_of_ties]).max(axis=1)
-    return gaps
+    is_last_of_ties = np.append(np.diff(pooled[order]) > 0, True)
+    gap_B: Indices = np.abs(step_B2N[:, is_last_of_ties]).max(axis=1)
+    return gap_B
 
 
 def auc(positives: Sequence[float] | Floats, negatives: Sequence[float] | Floats) -> float:
-    """Return the area under the ROC curve: the chance that a positive scores above a negative, ties half.
+    """Return the area under the ROC curve: the chance that a positive scores above a negative; ties count half.
 
     Source: the Mann-Whitney U statistic; equal samples give 0.5, separable ones 1.
     """
@@ -55,43 +55,39 @@ def auc(positives: Sequence[float] | Floats, negatives: Sequence[float] | Floats
 
 
 def resampled_auc(positives: Floats, negatives: Floats, positive_BP: Indices, negative_BN: Indices) -> Floats:
-    """Return the AUC of each resample, positives and negatives resampled apart."""
+    """Return the AUC of each resample; positives and negatives are resampled independently."""
     num_positives, num_negatives = len(positives), len(negatives)
     values, place = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
-    found_BV = _counts(place[:num_positives][positive_BP], len(values))
-    alarm_BV = _counts(place[num_positives:][negative_BN], len(values))
-    below_BV = alarm_BV.cumsum(axis=1) - alarm_BV / 2
-    result: Floats = (found_BV * below_BV).sum(axis=1) / (num_positives * num_negatives)
-    return result
-
-
-def tpr_at_fpr(positives: Sequence[float] | Floats, negatives: Sequence[float] | Floats, *, fpr: float) -> float:
-    """Return the share of positives found by the lowest threshold that finds at most `fpr` of the negatives."""
-    positives_P, negatives_N = np.asarray(positives, float), np.asarray(negatives, float)
-    index_1P, index_1N = np.arange(len(positives_P))[None], np.arange(len(negatives_N))[None]
-    return float(resampled_tpr(positives_P, negatives_N, index_1P, index_1N, fpr=fpr)[0])
+    positives_BV = _count_draws(place[:num_positives][positive_BP], len(values))
+    negatives_BV = _count_draws(place[num_positives:][negative_BN], len(values))
+    below_BV = negatives_BV.cumsum(axis=1) - negatives_BV / 2
+    auc_B: Floats = (positives_BV * below_BV).sum(axis=1) / (num_positives * num_negatives)
+    return auc_B
 
 
 def resampled_tpr(
     positives: Floats, negatives: Floats, positive_BP: Indices, negative_BN: Indices, *, fpr: float
 ) -> Floats:
-    """Return `tpr_at_fpr` of each resample, positives and negatives resampled apart."""
+    """Return the fraction of positives above the lowest threshold that at most `fpr` of the negatives exceed.
+
+    Positives and negatives are resampled independently.
+    """
     negatives_BN = np.sort(negatives[negative_BN], axis=1)[:, ::-1]
-    allowed = int(np.floor(fpr * len(negatives)))
-    threshold_B1 = negatives_BN[:, allowed : allowed + 1] if allowed < len(negatives) else -np.inf
-    result: Floats = (positives[positive_BP] > threshold_B1).mean(axis=1)
-    return result
+    num_allowed = int(np.floor(fpr * len(negatives)))
+    threshold_B1 = negatives_BN[:, num_allowed : num_allowed + 1] if num_allowed < len(negatives) else -np.inf
+    tpr_B: Floats = (positives[positive_BP] > threshold_B1).mean(axis=1)
+    return tpr_B
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
-    """Return the harmonic mean; 0 as soon as one value is 0: nothing makes up for a lost ability."""
+    """Return the harmonic mean, which is 0 if any value is 0. Raises ValueError for a negative value."""
     if any(value < 0 for value in values):
-        raise ValueError("a harmonic mean is of values that are not negative")
+        raise ValueError("a harmonic mean needs values of 0 or more")
     return 0.0 if any(value == 0 for value in values) else len(values) / sum(1 / value for value in values)
 
 
-def _counts(index_BN: Indices, size: int) -> Indices:
-    """Return how often each of `size` values occurs in each row, (B, size)."""
+def _count_draws(index_BN: Indices, size: int) -> Indices:
+    """Return how often each of `size` indices occurs in each row, (B, size)."""
     num_resamples = len(index_BN)
     flat = (index_BN + size * np.arange(num_resamples)[:, None]).ravel()
     return np.bincount(flat, minlength=num_resamples * size).reshape(num_resamples, size)

@@ -22,11 +22,11 @@ from soul_core.rendering.svg import (
     render_svg,
     shorten,
 )
+from soul_core.report import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Interval = tuple[float, float]
 #: Width of a letter and height of a line, in pixels, to keep names apart.
 _LETTER, _LINE = 5.6, 12.0
 _MAX_NAME_CHARS = 20

@@ -23,6 +23,7 @@ from soul_core.report.measurements import (
     AttackResult,
     Finding,
     FlaggedRow,
+    Interval,
     MetricValue,
     ModelMeasurements,
     ReportModel,
@@ -43,6 +44,7 @@ __all__ = [
     "Finding",
     "FlaggedRow",
     "GgufFacts",
+    "Interval",
     "MetricValue",
     "ModelFacts",
     "ModelMeasurements",
@@ -113,7 +115,7 @@ class CriterionResult(ReportModel):
         "inconclusive: the bound is inside the interval, or there is no value."
     )
     value: float | None = Field(description="The measured value, in the metric's unit.")
-    interval: tuple[float, float] | None = Field(description="Its confidence interval.")
+    interval: Interval | None = Field(description="Its confidence interval.")
     bound: float | None = Field(
         description="The bound in the metric's unit: for a factor of the base model's value, that product."
     )

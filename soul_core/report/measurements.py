@@ -4,6 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+#: Lower and upper end of a confidence interval.
+Interval = tuple[float, float]
+
 
 class ReportModel(BaseModel):
     """Base of all parts of a report."""
@@ -15,7 +18,11 @@ class MetricValue(ReportModel):
     """One metric of one model on one data set. If `value` is absent, `absent_reason` says why."""
 
     value: float | None = Field(description="The aggregate over all rows, in the metric's unit.")
-    interval: tuple[float, float] | None = Field(None, description="Bootstrap confidence interval of the aggregate.")
+    interval: Interval | None = Field(
+        None,
+        description="Bootstrap confidence interval of the aggregate: BCa for a mean of rows, percentile where BCa is "
+        "not defined (all rows have the same value) and for metrics that are not a mean of rows.",
+    )
     count: int = Field(0, description="Number of examples in the aggregate.")
     per_example: tuple[float | None, ...] | None = Field(None, description="One value per row, in the set's order.")
     weights: tuple[float, ...] | None = Field(

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from soul_core.chat.template import RESERVED_VARIABLES, check_syntax
 from soul_core.spec.attacks import DEFAULT_ATTACKS, Attack
 from soul_core.spec.evaluation import DEFAULT_CRITERIA, PRIOR_FORGET_CRITERIA, Criterion, Evaluation, ProbeKind
 from soul_core.spec.export import Export
@@ -162,14 +161,19 @@ class JobSpec(SpecModel):
     @classmethod
     def _check_template(cls, source: str | None) -> str | None:
         if source is not None:
+            from soul_core.chat.template import check_syntax  # imports jinja2, which a client does not have
+
             check_syntax(source)
         return source
 
     @field_validator("chat_template_kwargs")
     @classmethod
     def _refuse_reserved_names(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if reserved := sorted(RESERVED_VARIABLES & kwargs.keys()):
-            raise ValueError(f"the run itself sets {', '.join(reserved)}; leave it out")
+        if kwargs:
+            from soul_core.chat.template import RESERVED_VARIABLES  # imports jinja2, which a client does not have
+
+            if reserved := sorted(RESERVED_VARIABLES & kwargs.keys()):
+                raise ValueError(f"the run itself sets {', '.join(reserved)}; leave it out")
         return kwargs
 
     @model_validator(mode="after")

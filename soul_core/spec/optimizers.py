@@ -1,7 +1,7 @@
 """The choices of a spec: optimizers and their curvature, one frozen class each. Torch-free.
 
 Each `kind` here has one function in the engine's tables (`optimizers`, `curvature_passes`); a test holds both, and
-`docs/methods.md`, equal.
+`docs/reference/methods.md`, equal.
 """
 
 from typing import Annotated, Any, Literal

@@ -1,7 +1,7 @@
 """The strategies of a spec: how the base model becomes the unlearned model. Torch-free.
 
 Each `kind` here has one function in the engine's table (`soul_core.pipeline.strategies`); a test keeps both, and
-`docs/methods.md`, equal. The functions below say what a search measures and what it varies.
+`docs/reference/methods.md`, equal. The functions below say what a search measures and what it varies.
 """
 
 import difflib

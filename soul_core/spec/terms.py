@@ -1,7 +1,7 @@
 """The choices of a spec: forget terms and retain terms, one frozen class each. Torch-free.
 
 Each `kind` here has one function in the engine's tables (`objectives`);
-a test holds both, and `docs/methods.md`, equal. Field descriptions are the OpenAPI text.
+a test holds both, and `docs/reference/methods.md`, equal. Field descriptions are the OpenAPI text.
 """
 
 import difflib

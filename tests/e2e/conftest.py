@@ -9,9 +9,9 @@ from api.services.keys import ensure_admin_key
 from soul_cli.client import SoulClient
 from soul_store.settings import Settings
 from tests.live import live_api
-from tests.worker.conftest import fleet, taught_model_dir
+from tests.worker.conftest import fleet
 
-__all__ = ["fleet", "taught_model_dir"]
+__all__ = ["fleet"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from soul_cli.client import SoulClient
-from tests.fixtures.tiny_model import COUNTRIES, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, question, write_rows
 from tests.worker.conftest import Fleet
 
 ANSWER = """
@@ -26,8 +26,9 @@ print(json.dumps(tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_speci
 def test_from_post_to_a_checkpoint_that_answers(
     client: SoulClient, fleet: Fleet, taught_model_dir: Path, tmp_path: Path
 ) -> None:
+    fleet.use_production_engine()
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     countries = list(COUNTRIES)
     model = client.add_model("local", str(taught_model_dir), name="tiny")
     forget = client.add_dataset(write_rows(tmp_path / "forget.jsonl", countries[:2]))

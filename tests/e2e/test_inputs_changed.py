@@ -13,7 +13,7 @@ from soul_cli.client import SoulClient
 from soul_core.models.files import inspect_model
 from soul_store.blobs import LocalBlobStore, get_blob_store
 from soul_store.tables import Dataset
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 from tests.worker.conftest import Fleet
 
 SPEC = {"training": {"steps": 2}, "evaluation": {"metrics": ["probability"], "bootstrap": 0}, "attacks": []}
@@ -22,7 +22,7 @@ SPEC = {"training": {"steps": 2}, "evaluation": {"metrics": ["probability"], "bo
 @pytest.fixture
 def datasets(client: SoulClient, fleet: Fleet, tmp_path: Path) -> dict[str, str]:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     countries = list(COUNTRIES)
     sets = {"forget": countries[:2], "retain": countries[2:]}
     return {name: client.add_dataset(write_rows(tmp_path / f"{name}.jsonl", part)).id for name, part in sets.items()}
@@ -42,7 +42,7 @@ def test_a_job_on_inputs_that_changed_since_fails_and_names_both_digests(
 ) -> None:
     folder = shutil.copytree(taught_model_dir, tmp_path / "model")
     model, other = client.add_model("local", str(folder)), client.add_model("local", str(taught_model_dir))
-    make_tiny_model(folder, seed=7)
+    make_untrained_model(folder, seed=7)
     now = inspect_model(folder).digest
 
     reason = failure(client, fleet, model_id=model.id, datasets=datasets)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from soul_cli.client import SoulClient
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.worker.conftest import Fleet
 
 SPEC = {
@@ -30,7 +30,7 @@ class Case:
 @pytest.fixture
 def case(client: SoulClient, fleet: Fleet, taught_model_dir: Path, tmp_path: Path) -> Case:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     countries = list(COUNTRIES)
     sets = {"forget": countries[:2], "retain": countries[2:]}
     datasets = {

@@ -1,4 +1,4 @@
-"""A small real HTTP server whose answers a test scripts, to inject faults: cut connections, busy answers, lies."""
+"""A small real HTTP server whose answers a test scripts, to inject faults: cut connections, busy or wrong answers."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request. `answer` and `cut` are what handlers in tests use."""
+    """One request. Handlers in tests call `answer`, `begin` and `cut`."""
 
     protocol_version = "HTTP/1.1"
     body: bytes
@@ -39,7 +39,7 @@ class Request(BaseHTTPRequestHandler):
         self.end_headers()
 
     def cut(self) -> None:
-        """Close the connection where it stands."""
+        """Close the connection at once."""
         self.wfile.flush()
         self.close_connection = True
         self.connection.shutdown(2)
@@ -58,7 +58,7 @@ class _Server(ThreadingHTTPServer):
 
 @dataclass
 class Script:
-    """What the server does, and what it saw: (method, path, headers)."""
+    """What the server does (`handler`), and the requests it has received: (method, path, headers)."""
 
     handler: Callable[[Request], None]
     url: str = ""

@@ -1,11 +1,11 @@
-"""Which server, and as whom."""
+"""The server and the key are found in options, the environment, or the local connection file."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from soul_cli.connection import find_connection
+from soul_cli.connection import Connection, find_connection
 from soul_cli.errors import BadInput, CliExitCode
 
 
@@ -17,15 +17,14 @@ def local(tmp_path: Path) -> Path:
 
 def test_options_win_over_the_environment_and_the_local_server(local: Path) -> None:
     env = {"SOUL_DATA": str(local), "SOUL_URL": "http://env", "SOUL_API_KEY": "soul_env"}
-    found = find_connection(url="http://option", key="soul_option", env=env)
-    assert (found.url, found.key) == ("http://option", "soul_option")
-    found = find_connection(env=env)
-    assert (found.url, found.key) == ("http://env", "soul_env")
+    assert find_connection(url="http://option", key="soul_option", env=env) == Connection(
+        "http://option", "soul_option"
+    )
+    assert find_connection(env=env) == Connection("http://env", "soul_env")
 
 
 def test_the_local_server_is_found_without_any_option(local: Path) -> None:
-    found = find_connection(env={"SOUL_DATA": str(local)})
-    assert (found.url, found.key) == ("http://127.0.0.1:1234", "soul_local")
+    assert find_connection(env={"SOUL_DATA": str(local)}) == Connection("http://127.0.0.1:1234", "soul_local")
 
 
 def test_the_local_key_is_never_sent_to_another_server(local: Path) -> None:
@@ -34,7 +33,7 @@ def test_the_local_key_is_never_sent_to_another_server(local: Path) -> None:
     assert find_connection(url="http://127.0.0.1:1234/", env=env).key == "soul_local"
 
 
-def test_no_server_at_all_says_what_to_do(tmp_path: Path) -> None:
+def test_without_any_server_the_error_names_the_remedies(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"soul serve.*--url") as caught:
         find_connection(env={"SOUL_DATA": str(tmp_path)})
     assert caught.value.exit_code == CliExitCode.BAD_INPUT

@@ -1,4 +1,4 @@
-"""The examples: readable, apart from each other where they must be, and a spec the engine takes."""
+"""The examples are readable, share no question, and their spec is valid."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from soul_core.spec import JobSpec
 NAMES = tuple(SET_DESCRIPTIONS)
 
 
-def prompts(name: str) -> set[str]:
+def read_prompts(name: str) -> set[str]:
     return {row.messages[-1].content for row in read_rows(EXAMPLES_FOLDER / f"{name}.jsonl").rows if row.messages}
 
 
@@ -24,26 +24,26 @@ def test_every_row_is_usable(name: str) -> None:
     assert len(reading.rows) >= 8
 
 
-@pytest.mark.parametrize(("one", "other"), [*itertools.combinations(NAMES, 2)])
-def test_no_question_is_in_two_sets(one: str, other: str) -> None:
-    assert not prompts(one) & prompts(other), "what is measured as unseen must not be trained on"
+@pytest.mark.parametrize(("first", "second"), [*itertools.combinations(NAMES, 2)])
+def test_no_question_is_in_two_sets(first: str, second: str) -> None:
+    assert not read_prompts(first) & read_prompts(second), "rows measured as unseen must not be trained on"
 
 
-def test_what_must_stay_does_not_speak_of_what_must_go() -> None:
+def test_the_sets_to_retain_do_not_mention_the_topic_to_forget() -> None:
     for name in ("retain", "neighbors", "general"):
         text = (EXAMPLES_FOLDER / f"{name}.jsonl").read_text(encoding="utf-8")
         assert not [word for word in ("France", "French", "Paris", "Seine", "Louvre", "Eiffel") if word in text]
 
 
 def test_the_answers_of_measured_sets_are_the_fact_alone() -> None:
-    """A template would repeat the question's words, and forgetting would not show."""
+    """A sentence would repeat the question's words, and hide that the model has forgotten."""
     for name in ("rephrased", "neighbors"):
         for row in read_rows(EXAMPLES_FOLDER / f"{name}.jsonl").rows:
             assert len(row.completion.split()) == 1, row
             assert row.completion.lower() not in row.messages[-1].content.lower().split()
 
 
-def test_the_spec_is_taken_and_judges_sets_that_are_there() -> None:
+def test_the_spec_is_valid_and_judges_existing_sets() -> None:
     spec = JobSpec.model_validate(json.loads((EXAMPLES_FOLDER / "spec.json").read_text()))
     assert spec.optimizer.kind == "sophia"
     assert {criterion.set for criterion in spec.criteria} == {"forget", "rephrased", "retain", "neighbors"}

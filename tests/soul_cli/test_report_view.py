@@ -1,4 +1,4 @@
-"""A report on the terminal: what stands in the JSON, and no markup of a model's making."""
+"""A report on the terminal shows the values of the JSON, and a model's output cannot add markup."""
 
 import io
 
@@ -10,7 +10,7 @@ from soul_core.spec import JobKind
 from tests.fixtures.sample_report import sample_report
 
 
-def printed(report: dict[str, object], **options: object) -> str:
+def render(report: dict[str, object], **options: object) -> str:
     out = io.StringIO()
     print_report(report, Console(file=out, width=200, color_system=None), **options)  # type: ignore[arg-type]
     return out.getvalue()
@@ -18,7 +18,7 @@ def printed(report: dict[str, object], **options: object) -> str:
 
 def test_verdict_metrics_and_answers_are_shown() -> None:
     report = sample_report().model_dump(mode="json")
-    text = printed(report)
+    text = render(report)
     assert f"Verdict: {report['verdict']}" in text
     assert report["examples"][0]["answers"]["unlearned"].split()[0] in text
     value = report["models"]["unlearned"]["sets"]["forget"]["probability"]["value"]
@@ -27,22 +27,22 @@ def test_verdict_metrics_and_answers_are_shown() -> None:
         assert result["reason"][:40] in text
 
 
-def test_only_the_wanted_metrics_are_shown() -> None:
-    text = printed(sample_report().model_dump(mode="json"), metrics=("perplexity",), num_examples=0)
+def test_only_the_named_metrics_are_shown() -> None:
+    text = render(sample_report().model_dump(mode="json"), metrics=("perplexity",), num_examples=0)
     assert "perplexity" in text
     assert "extraction_strength" not in text
 
 
-def test_a_models_answer_cannot_speak_in_markup() -> None:
+def test_markup_in_a_models_answer_is_printed_as_text() -> None:
     report = sample_report().model_dump(mode="json")
     report["examples"][0]["answers"]["unlearned"] = "[bold red]PASSED[/] [link=x]y"
-    assert "[bold red]PASSED[/]" in printed(report)
+    assert "[bold red]PASSED[/]" in render(report)
 
 
 @pytest.mark.parametrize("kind", ["unlearn", "finetune", "evaluate"])
 def test_every_model_has_its_column_and_every_attack_its_line(kind: JobKind) -> None:
     report = sample_report(kind=kind, rich=kind != "finetune").model_dump(mode="json")
-    text = printed(report)
+    text = render(report)
 
     header = next(line for line in text.splitlines() if line.startswith("set") and "metric" in line)
     titles = [MODEL_TITLES.get(name, name) for name in list_models(report)]
@@ -56,9 +56,9 @@ def test_every_model_has_its_column_and_every_attack_its_line(kind: JobKind) -> 
         assert attack["absent_reason"] is None or attack["absent_reason"][:30] in text
 
 
-def test_an_attack_is_shown_with_what_was_there_without_it() -> None:
+def test_an_attack_is_shown_with_the_value_without_it() -> None:
     report = sample_report(rich=True).model_dump(mode="json")
-    attack = next(each for each in report["attacks"] if each["label"] == "relearn")
-    baseline, attacked = (attack[w]["unlearned"]["forget"]["probability"]["value"] for w in ("baseline", "attacked"))
+    attack = next(attack for attack in report["attacks"] if attack["label"] == "relearn")
+    without, under = (attack[part]["unlearned"]["forget"]["probability"]["value"] for part in ("baseline", "attacked"))
 
-    assert f"{baseline:.3f} → {attacked:.3f}" in printed(report)
+    assert f"{without:.3f} → {under:.3f}" in render(report)

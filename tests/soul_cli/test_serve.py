@@ -1,4 +1,4 @@
-"""`soul serve`: starts everything, tells where it is, ends everything, keeps the data."""
+"""`soul serve` starts all processes, prints its URL and key, stops all processes, and keeps its data."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from shutil import rmtree
 
 import pytest
 
-from soul_cli.embedded.postgres import find_free_port
+from soul_cli.embedded.ports import find_free_port
 
 
-def processes_below(folder: Path) -> list[str]:
-    """Return the command lines of living processes that have `folder` in their command line or environment."""
-    found = []
+def list_processes(folder: Path) -> list[str]:
+    """Return the command lines of running processes that have `folder` in their command line or environment."""
+    command_lines = []
     for path in Path("/proc").iterdir():
         if not path.name.isdigit() or int(path.name) == os.getpid():
             continue
@@ -30,8 +30,8 @@ def processes_below(folder: Path) -> list[str]:
         except OSError:
             continue
         if any(str(folder).encode() in text for text in texts) and texts[0]:
-            found.append(texts[0].replace(b"\0", b" ").decode())
-    return found
+            command_lines.append(texts[0].replace(b"\0", b" ").decode())
+    return command_lines
 
 
 def wait_until(ready: Callable[[], bool], *, seconds: float = 15) -> bool:
@@ -50,30 +50,31 @@ class Serving:
 
     def start(self, *options: str, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "soul_cli.main", "serve", "--data", str(self.data), *options]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SOUL_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SOUL_")}
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**kept, **environment}
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**inherited, **environment}
         )
         self.started.append(process)
         return process
 
-    def said_until_ready(self, process: subprocess.Popen[str]) -> str:
-        """Return what it printed up to its last line of the start."""
+    def read_until_ready(self, process: subprocess.Popen[str]) -> str:
+        """Return the output up to the last line of the start."""
         assert process.stdout is not None
-        said = ""
+        output = ""
         for line in process.stdout:
-            said += line
+            output += line
             if "Ctrl-C" in line:
-                return said
-        pytest.fail(f"it ended with code {process.wait()}: {said}")
+                return output
+        pytest.fail(f"it ended with code {process.wait()}: {output}")
 
-    def connection(self) -> dict[str, str]:
-        found: dict[str, str] = json.loads((self.data / "connection.json").read_text())
-        return found
+    def read_connection(self) -> dict[str, str]:
+        connection: dict[str, str] = json.loads((self.data / "connection.json").read_text())
+        return connection
 
     def get(self, path: str) -> dict[str, object]:
-        where = self.connection()
-        request = urllib.request.Request(where["url"] + path, headers={"Authorization": f"Bearer {where['api_key']}"})
+        connection = self.read_connection()
+        headers = {"Authorization": f"Bearer {connection['api_key']}"}
+        request = urllib.request.Request(connection["url"] + path, headers=headers)
         with urllib.request.urlopen(request, timeout=10) as answer:
             body: dict[str, object] = json.load(answer)
             return body
@@ -88,48 +89,48 @@ def serving() -> Iterator[Serving]:
     for process in service.started:
         process.kill()
         process.communicate()
-    assert wait_until(lambda: processes_below(folder) == [], seconds=10), processes_below(folder)
+    assert wait_until(lambda: list_processes(folder) == [], seconds=10), list_processes(folder)
     rmtree(folder)
 
 
-def test_it_serves_keeps_its_data_and_leaves_no_process(serving: Serving) -> None:
+def test_the_service_keeps_its_data_and_leaves_no_process(serving: Serving) -> None:
     first = serving.start("--port", "0")
-    said = serving.said_until_ready(first)
-    key = serving.connection()["api_key"]
-    assert key in said
-    assert serving.connection()["url"] in said
-    assert str(serving.data) in said
+    output = serving.read_until_ready(first)
+    key = serving.read_connection()["api_key"]
+    assert key in output
+    assert serving.read_connection()["url"] in output
+    assert str(serving.data) in output
     assert (serving.data / "connection.json").stat().st_mode & 0o777 == 0o600
     me = serving.get("/v1/me")
 
-    began = time.monotonic()
+    started = time.monotonic()
     first.send_signal(signal.SIGINT)
     assert first.wait(15) == 0
-    assert time.monotonic() - began < 10
-    assert processes_below(serving.data) == []
+    assert time.monotonic() - started < 10
+    assert list_processes(serving.data) == []
 
     second = serving.start("--port", "0")
-    said = serving.said_until_ready(second)
-    assert key not in said, "the key is shown once"
+    output = serving.read_until_ready(second)
+    assert key not in output, "the key is shown once"
     assert serving.get("/v1/me") == me, "the same project and key"
 
-    # however it dies, nothing stays
+    # A killed supervisor leaves no process either.
     second.kill()
     second.wait()
-    assert wait_until(lambda: processes_below(serving.data) == []), processes_below(serving.data)
+    assert wait_until(lambda: list_processes(serving.data) == []), list_processes(serving.data)
 
     third = serving.start("--port", "0")
-    serving.said_until_ready(third)
+    serving.read_until_ready(third)
     assert serving.get("/v1/me") == me
 
-    # a second one on the same folder is refused
+    # A second service on the same folder is refused.
     other = serving.start("--port", "0")
     output, _ = other.communicate(timeout=30)
     assert other.returncode == 1
     assert output.startswith("soul serve: another soul serve runs on")
     assert len(output.splitlines()) == 1
 
-    # a server that dies alone is started again, with its rows
+    # A server that ends alone is restarted, with its rows.
     postgres = next(
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/cmdline")
@@ -152,11 +153,11 @@ def test_it_serves_keeps_its_data_and_leaves_no_process(serving: Serving) -> Non
     assert third.returncode == 0
 
 
-def test_a_taken_port_is_one_clear_line(serving: Serving) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_used_port_is_a_one_line_error(serving: Serving) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
 
         process = serving.start("--port", str(port))
         output, _ = process.communicate(timeout=30)
@@ -167,7 +168,7 @@ def test_a_taken_port_is_one_clear_line(serving: Serving) -> None:
     assert "--port 0" in output
 
 
-def test_an_unwritable_folder_is_one_clear_line(serving: Serving) -> None:
+def test_an_unwritable_folder_is_a_one_line_error(serving: Serving) -> None:
     serving.data.write_text("a file where a folder should be")
 
     process = serving.start("--port", str(find_free_port()))
@@ -180,7 +181,7 @@ def test_an_unwritable_folder_is_one_clear_line(serving: Serving) -> None:
 
 
 def test_the_first_key_survives_a_start_that_fails(serving: Serving, tmp_path: Path) -> None:
-    # the fault: an API that cannot be imported, after the database has its first key
+    # The fault: an API that cannot be imported, after the database has its first key.
     broken = tmp_path / "uvicorn"
     broken.mkdir()
     (broken / "__init__.py").write_text("raise SystemExit('no uvicorn today')")
@@ -190,6 +191,6 @@ def test_the_first_key_survives_a_start_that_fails(serving: Serving, tmp_path: P
     assert failed.returncode == 1
     assert "the API did not start: no uvicorn today" in output
 
-    serving.said_until_ready(serving.start("--port", "0"))
+    serving.read_until_ready(serving.start("--port", "0"))
 
     assert serving.get("/v1/me")["scopes"] == ["*"]

@@ -1,4 +1,4 @@
-"""What was typed becomes a job's body, and typing mistakes cost no upload."""
+"""Options become a job's body, and typing mistakes cost no upload."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from soul_cli.errors import BadInput
-from soul_cli.submission import check_sets, make_spec, parse_model_source, parse_sets
+from soul_cli.submission import apply_options, check_datasets, make_spec, parse_model_source, parse_pairs
 
 
-def test_overrides_are_written_over_the_file(tmp_path: Path) -> None:
+def test_options_are_written_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({"training": {"steps": 20, "forget_batch": 2}, "seed": 1}))
     spec = make_spec(path, ["training.steps=30", "retain.kind=kl", 'evaluation.metrics=["rouge_l"]', "seed=7"])
@@ -28,35 +28,40 @@ def test_another_kind_drops_the_settings_of_the_old_one(tmp_path: Path) -> None:
     assert make_spec(path, ["optimizer.kind=sophia"])["optimizer"] == {"kind": "sophia", "gamma": 0.1}
 
 
-@pytest.mark.parametrize("override", ["training.steps", "=3", "training..steps=3", "seed.inner=3"])
-def test_an_override_that_makes_no_sense_is_refused(override: str, tmp_path: Path) -> None:
-    path = tmp_path / "spec.json"
-    path.write_text('{"seed": 1}')
-    with pytest.raises(BadInput, match="--option"):
-        make_spec(path, [override])
+@pytest.mark.parametrize("setting", ["training.steps", "=3", "training..steps=3", "seed.inner=3"])
+@pytest.mark.parametrize("option", ["--option", "--retrain-option"])
+def test_an_invalid_setting_is_refused_by_the_name_of_its_option(setting: str, option: str) -> None:
+    with pytest.raises(BadInput, match=f"^{option} "):
+        apply_options({"seed": 1}, [setting], option=option)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "\xff"])
-def test_a_spec_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_spec_that_is_not_a_json_object_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(BadInput, match=r"spec\.json"):
         make_spec(path, [])
 
 
-def test_files_that_are_not_there_are_named_before_anything_is_sent(tmp_path: Path) -> None:
-    check_sets({"forget": "ds_01J", "retain": str(Path(__file__))})
+def test_missing_files_are_named_before_anything_is_sent(tmp_path: Path) -> None:
+    check_datasets({"forget": "ds_01J", "retain": str(Path(__file__))})
     with pytest.raises(BadInput, match=r"forget: .*nothing\.jsonl"):
-        check_sets({"forget": str(tmp_path / "nothing.jsonl"), "retain": "ds_01J"})
+        check_datasets({"forget": str(tmp_path / "nothing.jsonl"), "retain": "ds_01J"})
 
 
-def test_sets_are_read_as_name_and_value() -> None:
-    assert parse_sets(["neighbors=n.jsonl", "x=a=b"]) == {"neighbors": "n.jsonl", "x": "a=b"}
-    with pytest.raises(BadInput):
-        parse_sets(["neighbors"])
+@pytest.mark.parametrize(
+    ("option", "form"), [("--dataset", "NAME=FILE"), ("--compare", "NAME=MODEL"), ("--column", "NAME=COLUMN")]
+)
+def test_pairs_are_split_at_the_first_equals_sign(option: str, form: str) -> None:
+    pairs = parse_pairs(["neighbors=n.jsonl", "x=a=b"], option=option)
+
+    assert pairs == {"neighbors": "n.jsonl", "x": "a=b"}
+    for wrong in ("neighbors", "neighbors=", "=n.jsonl"):
+        with pytest.raises(BadInput, match=f"{option} expects {form}"):
+            parse_pairs([wrong], option=option)
 
 
-def test_a_model_is_known_by_its_look(tmp_path: Path) -> None:
+def test_a_model_source_is_recognized_by_its_form(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     assert parse_model_source(str(tmp_path)) == ("local", str(tmp_path))
     assert parse_model_source(str(tmp_path / "m.gguf")) == ("gguf", str(tmp_path / "m.gguf"))

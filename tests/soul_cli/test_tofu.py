@@ -1,4 +1,4 @@
-"""`soul logs` on real logs and on reports of ours."""
+"""`soul tofu` on published logs and on reports of SOUL."""
 
 import json
 from pathlib import Path
@@ -14,27 +14,27 @@ from tests.soul_core.evaluation.test_tofu_logs import ours
 LOGS = SHARED / "data" / "published_numbers" / "tofu_eval_logs"
 
 
-@pytest.mark.skipif(not LOGS.is_dir(), reason="../shared/data is not beside this checkout")
+@pytest.mark.skipif(not LOGS.is_dir(), reason="../shared/data does not exist")
 def test_it_prints_the_four_numbers_as_json() -> None:
     unlearned = LOGS / "tofu_Llama-3.2-1B-Instruct_full__evals_forget05__TOFU_EVAL.json.gz"
     retain = LOGS / "tofu_Llama-3.2-1B-Instruct_retain95__TOFU_EVAL.json.gz"
 
-    result = CliRunner().invoke(app, ["logs", "score", str(unlearned), str(retain), "--json"])
+    result = CliRunner().invoke(app, ["tofu", "score", str(unlearned), str(retain), "--json"])
 
     golden = json.loads((LOGS / "GOLDEN.json").read_text())["Llama-3.2-1B-Instruct|forget05"]
-    found = json.loads(result.stdout)
+    scores = json.loads(result.stdout)
     assert result.exit_code == 0
     numbers = {"forget_quality", "model_utility", "retain_model_utility", "privleak"}
-    assert set(found) == numbers | {"rows_matched_by"}
-    assert found["rows_matched_by"] == "texts", "the official logs hold the answers"
-    assert found["forget_quality"] == pytest.approx(golden["p"], rel=1e-9)
-    assert found["privleak"] == pytest.approx(golden["privleak"])
+    assert set(scores) == numbers | {"rows_matched_by"}
+    assert scores["rows_matched_by"] == "texts", "the official logs hold the answers"
+    assert scores["forget_quality"] == pytest.approx(golden["p"], rel=1e-9)
+    assert scores["privleak"] == pytest.approx(golden["privleak"])
 
 
 def test_a_file_that_is_no_log_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
 
-    result = CliRunner().invoke(app, ["logs", "score", str(tmp_path / "a.json"), str(tmp_path / "a.json")])
+    result = CliRunner().invoke(app, ["tofu", "score", str(tmp_path / "a.json"), str(tmp_path / "a.json")])
 
     assert result.exit_code == 2
     assert "no TOFU evaluation log" in result.stderr
@@ -50,16 +50,16 @@ def reports(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-def test_two_reports_of_ours_are_scored_like_the_logs_written_from_them(
+def test_two_reports_of_soul_are_scored_like_the_logs_written_from_them(
     reports: tuple[Path, Path], tmp_path: Path
 ) -> None:
     unlearned, retrained = reports
     for model, log in (("unlearned", "u.json.gz"), ("retrained", "r.json.gz")):
-        written = CliRunner().invoke(app, ["logs", "write", str(unlearned), str(tmp_path / log), "--model", model])
+        written = CliRunner().invoke(app, ["tofu", "write", str(unlearned), str(tmp_path / log), "--model", model])
         assert written.exit_code == 0, written.output
 
-    plain = CliRunner().invoke(app, ["logs", "score", str(unlearned), str(retrained), "--json"])
-    logs = CliRunner().invoke(app, ["logs", "score", *(str(tmp_path / f"{name}.json.gz") for name in "ur"), "--json"])
+    plain = CliRunner().invoke(app, ["tofu", "score", str(unlearned), str(retrained), "--json"])
+    logs = CliRunner().invoke(app, ["tofu", "score", *(str(tmp_path / f"{name}.json.gz") for name in "ur"), "--json"])
 
     assert plain.exit_code == logs.exit_code == 0
     assert json.loads(plain.stdout) == pytest.approx(json.loads(logs.stdout))
@@ -68,15 +68,15 @@ def test_two_reports_of_ours_are_scored_like_the_logs_written_from_them(
 def test_a_model_that_the_report_does_not_have_is_named_with_those_it_has(
     reports: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    result = CliRunner().invoke(app, ["logs", "write", str(reports[0]), str(tmp_path / "x.json"), "--model", "base"])
+    result = CliRunner().invoke(app, ["tofu", "write", str(reports[0]), str(tmp_path / "x.json"), "--model", "base"])
 
     assert result.exit_code == 2
-    assert "unlearned, reference" in result.stderr
+    assert "unlearned, retrained" in result.stderr
 
 
-def test_muse_reads_six_ways_off_a_report(reports: tuple[Path, Path]) -> None:
-    plain = CliRunner().invoke(app, ["logs", "muse", str(reports[0])])
-    as_json = CliRunner().invoke(app, ["logs", "muse", str(reports[0]), "--json"])
+def test_muse_computes_six_criteria_from_a_report(reports: tuple[Path, Path]) -> None:
+    plain = CliRunner().invoke(app, ["tofu", "muse", str(reports[0])])
+    as_json = CliRunner().invoke(app, ["tofu", "muse", str(reports[0]), "--json"])
 
     assert plain.exit_code == as_json.exit_code == 0
     assert "sustainability" in plain.stdout

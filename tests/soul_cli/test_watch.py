@@ -1,4 +1,4 @@
-"""Events folded into one view, and how an ending becomes an exit code."""
+"""Events update one view of the job, and a finished job has an exit code."""
 
 import io
 
@@ -7,9 +7,9 @@ from rich.console import Console
 
 from soul_cli.errors import CliExitCode
 from soul_cli.resources import Job, JobEvent
-from soul_cli.watch import JobView, get_exit_code, watch
+from soul_cli.watch import JobView, get_exit_code, show_events
 
-STORY = (
+EVENTS = (
     ("status", {"status": "queued"}),
     ("status", {"status": "running"}),
     ("phase", {"phase": "load"}),
@@ -25,13 +25,13 @@ STORY = (
 )
 
 
-def story(length: int = len(STORY)) -> list[JobEvent]:
-    return [JobEvent(seq=i, kind=kind, data=dict(data)) for i, (kind, data) in enumerate(STORY[:length], 1)]
+def make_events(num_events: int = len(EVENTS)) -> list[JobEvent]:
+    return [JobEvent(seq=i, kind=kind, data=dict(data)) for i, (kind, data) in enumerate(EVENTS[:num_events], 1)]
 
 
-def test_a_view_holds_phase_step_loss_and_eta() -> None:
+def test_a_view_has_phase_step_loss_and_eta() -> None:
     view = JobView()
-    for event in story(7):
+    for event in make_events(7):
         view.apply(event)
     assert view.title == "unlearning"
     assert view.format_progress() == "step 1/20"
@@ -39,9 +39,9 @@ def test_a_view_holds_phase_step_loss_and_eta() -> None:
     assert view.format_curves() == "loss 2.500  forget loss 1.000"
 
 
-def test_a_new_phase_starts_its_count_anew_and_a_lost_worker_is_told() -> None:
+def test_a_new_phase_resets_the_progress_and_a_requeue_is_noted() -> None:
     view = JobView()
-    for event in story(11):
+    for event in make_events(11):
         view.apply(event)
     assert (view.done, view.total, view.eta_seconds) == (0, 0, None)
     assert view.notes[0] == "the unclipped fraction is low"
@@ -49,10 +49,10 @@ def test_a_new_phase_starts_its_count_anew_and_a_lost_worker_is_told() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_watching_tells_the_story_on_a_terminal_and_in_a_log(terminal: bool) -> None:
+def test_events_are_shown_in_order_on_a_terminal_and_in_a_log(terminal: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120, color_system=None)
-    view = watch("job_1", story(), console)
+    view = show_events("job_1", make_events(), console)
     text = out.getvalue()
     assert view.status == "succeeded"
     assert text.index("loading the model") < text.index("unlearning") < text.index("writing the results")
@@ -69,5 +69,5 @@ def test_watching_tells_the_story_on_a_terminal_and_in_a_log(terminal: bool) -> 
         ("cancelled", None, CliExitCode.JOB_CANCELLED),
     ],
 )
-def test_every_ending_has_its_exit_code(status: str, verdict: str | None, code: CliExitCode) -> None:
+def test_every_finished_job_has_its_exit_code(status: str, verdict: str | None, code: CliExitCode) -> None:
     assert get_exit_code(Job(id="job_1", status=status, verdict=verdict)) == code

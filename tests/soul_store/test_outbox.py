@@ -1,63 +1,60 @@
-"""The outbox reaches a real broker, whatever happens in between."""
+"""Messages of the outbox reach a real broker, whatever fails in between."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
 from kombu.exceptions import OperationalError
 from redis import Redis
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from soul_store.outbox import count_waiting_messages, get_celery_app, make_broker_client, relay_once
+from soul_store.outbox import count_waiting_messages, make_broker_client, relay_messages
 from soul_store.tables import Job, OutboxEntry
 from tests.servers import Servers
+from worker.celery_app import app, send_task
 
 NewJob = Callable[[], Job]
 
 
 @pytest.fixture
 def empty_broker(settings_env: object) -> Iterator[Redis]:
-    get_celery_app.cache_clear()
     with make_broker_client() as client:
         client.flushall()
         yield client
-    get_celery_app().close()
-    get_celery_app.cache_clear()
+    app.close()
 
 
-def waiting_in_outbox(session: Session) -> int:
+def count_outbox_entries(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(OutboxEntry)) or 0
 
 
-def test_the_relay_publishes_what_is_committed_and_forgets_it(
+def test_the_relay_sends_committed_messages_and_deletes_them(
     session: Session, new_job: NewJob, empty_broker: Redis
 ) -> None:
     job = new_job()
 
-    assert relay_once(session) == 1
+    assert relay_messages(session, send_task) == 1
     session.commit()
 
     assert count_waiting_messages(empty_broker) == 1
-    assert waiting_in_outbox(session) == 0
+    assert count_outbox_entries(session) == 0
     session.refresh(job)
     assert job.sent_at is not None
 
 
-def test_a_crash_between_publishing_and_commit_publishes_again(
-    session: Session, new_job: NewJob, empty_broker: Redis
-) -> None:
+def test_a_crash_between_sending_and_commit_sends_again(session: Session, new_job: NewJob, empty_broker: Redis) -> None:
     new_job()
-    relay_once(session)
+    relay_messages(session, send_task)
     session.rollback()  # the crash
 
-    relay_once(session)
+    relay_messages(session, send_task)
     session.commit()
 
-    assert count_waiting_messages(empty_broker) == 2, "the second one finds nothing to claim"
-    assert waiting_in_outbox(session) == 0
+    assert count_waiting_messages(empty_broker) == 2, "the second message finds no job to claim"
+    assert count_outbox_entries(session) == 0
 
 
-def test_while_the_broker_is_away_the_outbox_keeps_everything(
+def test_while_the_broker_is_unavailable_the_outbox_keeps_its_messages(
     session: Session, new_job: NewJob, empty_broker: Redis, servers: Servers
 ) -> None:
     new_job()
@@ -66,20 +63,20 @@ def test_while_the_broker_is_away_the_outbox_keeps_everything(
     servers.valkey.process.wait()
 
     with pytest.raises(OperationalError):
-        relay_once(session)
+        relay_messages(session, send_task)
     session.rollback()
     servers.valkey.start()
-    relay_once(session)
+    relay_messages(session, send_task)
     session.commit()
 
     assert count_waiting_messages(empty_broker) == 1
 
 
-def test_an_outbox_entry_is_published_by_one_relay_only(
-    session: Session, new_job: NewJob, empty_broker: Redis, database: object
+def test_a_message_is_sent_by_one_relay_only(
+    session: Session, new_job: NewJob, empty_broker: Redis, database: Engine
 ) -> None:
     new_job()
-    relay_once(session)
+    relay_messages(session, send_task)
 
-    with Session(database) as other:  # type: ignore[arg-type]
-        assert relay_once(other) == 0
+    with Session(database) as other:
+        assert relay_messages(other, send_task) == 0

@@ -1,4 +1,4 @@
-"""A tenant with a tiny model and its data sets, and real worker and keeper processes."""
+"""A tenant with a tiny model and its data sets, and real worker and maintenance processes."""
 
 import hashlib
 import os
@@ -16,27 +16,27 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from soul_core.data import read_rows, write_canonical
+from soul_core.log_config import configure_logging
 from soul_core.spec import JobSpec
 from soul_store import datasets, job_queries, jobs, keys, models
 from soul_store.blobs import get_blob_store
 from soul_store.settings import Settings
 from soul_store.tables import Artifact, Job, JobEvent
-from tests.fixtures.tiny_model import COUNTRIES, make_taught_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
+from tests.fixtures.forked_engines import SOCKET_VARIABLE
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 
 
-@pytest.fixture(scope="session")
-def taught_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    torch.set_num_threads(1)
-    return make_taught_model(tmp_path_factory.mktemp("taught"))
+@pytest.fixture(scope="session", autouse=True)
+def _logging() -> None:
+    """Tests that run a task in their own process log as a worker does."""
+    configure_logging(level="info", output_format="console")
 
 
 @dataclass
 class Fleet:
-    """Processes of the service; killed at the end whatever happened."""
+    """Processes of the service, killed after the test."""
 
     environment: dict[str, str]
     folder: Path
@@ -56,12 +56,14 @@ class Fleet:
             "--without-gossip",
             "--without-mingle",
             "--without-heartbeat",
-            "--loglevel",
-            "INFO",
         )
 
-    def start_keeper(self) -> subprocess.Popen[bytes]:
-        return self._start("keeper", sys.executable, "-m", "worker.maintenance")
+    def start_maintenance(self) -> subprocess.Popen[bytes]:
+        return self._start("maintenance", sys.executable, "-m", "worker.maintenance")
+
+    def use_production_engine(self) -> None:
+        """Let workers start `python -m soul_core` as they do in production: a new process, nothing imported."""
+        del self.environment[SOCKET_VARIABLE]
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -82,12 +84,12 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(settings_env: Settings, tmp_path: Path, servers: Any) -> Iterator[Fleet]:
+def fleet(settings_env: Settings, engine_environment: dict[str, str], tmp_path: Path, servers: Any) -> Iterator[Fleet]:
     subprocess.run(  # an empty broker
         [sys.executable, "-c", f"import redis; redis.Redis(unix_socket_path='{servers.valkey.socket}').flushall()"],
         check=True,
     )
-    environment = {**os.environ, "C_FORCE_ROOT": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **engine_environment, "C_FORCE_ROOT": "1", "OMP_NUM_THREADS": "1"}
     running = Fleet(environment, tmp_path)
     yield running
     running.stop()
@@ -95,7 +97,7 @@ def fleet(settings_env: Settings, tmp_path: Path, servers: Any) -> Iterator[Flee
 
 @dataclass
 class Desk:
-    """What a tenant does: submit jobs, look at them."""
+    """A tenant that submits jobs and reads them."""
 
     database: Engine
     tenant_id: str
@@ -166,7 +168,16 @@ class Desk:
 
 
 @pytest.fixture
-def desk(settings_env: Settings, database: Engine, taught_model_dir: Path, tmp_path: Path) -> Desk:
+def desk(
+    settings_env: Settings,
+    engine_environment: dict[str, str],
+    database: Engine,
+    taught_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:
+    for name, value in engine_environment.items():
+        monkeypatch.setenv(name, value)  # for tests that run a job in their own process
     countries = list(COUNTRIES)
     with Session(database) as session, session.begin():
         tenant = keys.get_or_insert_tenant(session, "tests")

@@ -1,4 +1,4 @@
-"""Finds the processes of a job by what /proc says of them."""
+"""Finds the processes of a job in /proc."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def parent_of(pid: int) -> int:
 
 
 def engines_of(job_id: str) -> list[int]:
-    """Return the living engine processes of a job."""
+    """Return the running engine processes of a job."""
     pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     return [pid for pid in pids if "soul_core" in command_of(pid) and job_id in command_of(pid)]
 
@@ -36,8 +36,8 @@ def kill(pid: int) -> None:
 
 
 def wait_gone(job_id: str, *, seconds: float = 10) -> None:
-    """Wait until no engine of the job lives."""
+    """Wait until no engine of the job runs."""
     deadline = time.monotonic() + seconds
     while engines_of(job_id):
-        assert time.monotonic() < deadline, f"engines {engines_of(job_id)} of {job_id} live on"
+        assert time.monotonic() < deadline, f"engines {engines_of(job_id)} of {job_id} still run"
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What a job leaves on a worker's disk goes when the job is over, wherever that was decided."""
+"""Data of a job on a worker's disk is removed when the job has finished, also if it finished elsewhere."""
 
 import fcntl
 import time
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from soul_store.blobs import get_blob_store
 from soul_store.settings import Settings
 from soul_store.tables import Job
+from tests.fixtures.blobs import put_bytes
 from tests.worker.conftest import Desk, Fleet
 from worker.cleanup import remove_leftovers
 
@@ -21,7 +22,7 @@ def scratch(settings_env: Settings) -> Path:
 
 
 def leave_behind(desk: Desk, scratch: Path, status: str, *, epoch: int = 2) -> str:
-    """A job of this status whose two attempts left inputs here and files in the store."""
+    """Make a job of this status whose attempts left inputs here and files in the store."""
     job_id = desk.submit()
     now = func.now()
     values = {"lease_until": now if status == "running" else None, "finished_at": None if status == "running" else now}
@@ -29,16 +30,14 @@ def leave_behind(desk: Desk, scratch: Path, status: str, *, epoch: int = 2) -> s
         session.execute(update(Job).where(Job.id == job_id).values(status=status, epoch=epoch, **values))
     inputs = scratch / job_id / "inputs"
     inputs.mkdir(parents=True)
-    (inputs / "forget.jsonl").write_text("somebody's data")
+    (inputs / "forget.jsonl").write_text("personal data")
     for number in range(1, epoch + 1):
-        get_blob_store().put_stream(f"jobs/{job_id}/{number}/report.json", [b"{}"])
+        put_bytes(get_blob_store(), f"jobs/{job_id}/{number}/report.json", b"{}")
     return job_id
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-def test_a_job_that_ended_badly_elsewhere_leaves_neither_data_nor_outputs(
-    desk: Desk, scratch: Path, status: str
-) -> None:
+def test_cleanup_removes_data_and_outputs_of_an_unsuccessful_job(desk: Desk, scratch: Path, status: str) -> None:
     job_id = leave_behind(desk, scratch, status)
 
     remove_leftovers(scratch)
@@ -47,7 +46,7 @@ def test_a_job_that_ended_badly_elsewhere_leaves_neither_data_nor_outputs(
     assert get_blob_store().list_keys(f"jobs/{job_id}") == []
 
 
-def test_a_job_that_ended_well_keeps_what_its_last_attempt_published(desk: Desk, scratch: Path) -> None:
+def test_cleanup_keeps_what_a_successful_attempt_published(desk: Desk, scratch: Path) -> None:
     job_id = leave_behind(desk, scratch, "succeeded")
 
     remove_leftovers(scratch)
@@ -56,7 +55,7 @@ def test_a_job_that_ended_well_keeps_what_its_last_attempt_published(desk: Desk,
     assert get_blob_store().list_keys(f"jobs/{job_id}") == [f"jobs/{job_id}/2/report.json"]
 
 
-def test_a_job_that_may_still_resume_keeps_its_folder(desk: Desk, scratch: Path) -> None:
+def test_cleanup_keeps_the_folder_of_a_job_that_may_resume(desk: Desk, scratch: Path) -> None:
     job_id = leave_behind(desk, scratch, "running")
 
     remove_leftovers(scratch)
@@ -64,7 +63,7 @@ def test_a_job_that_may_still_resume_keeps_its_folder(desk: Desk, scratch: Path)
     assert (scratch / job_id / "inputs" / "forget.jsonl").exists()
 
 
-def test_a_folder_of_a_job_this_database_does_not_know_is_somebody_elses(desk: Desk, scratch: Path) -> None:
+def test_cleanup_keeps_a_folder_of_a_job_not_in_this_database(desk: Desk, scratch: Path) -> None:
     (scratch / "job_of_another_service").mkdir(parents=True)
 
     remove_leftovers(scratch)
@@ -72,7 +71,7 @@ def test_a_folder_of_a_job_this_database_does_not_know_is_somebody_elses(desk: D
     assert (scratch / "job_of_another_service").exists()
 
 
-def test_a_worker_sweeps_by_itself(desk: Desk, fleet: Fleet, scratch: Path) -> None:
+def test_a_worker_runs_the_cleanup_by_itself(desk: Desk, fleet: Fleet, scratch: Path) -> None:
     job_id = leave_behind(desk, scratch, "cancelled")
 
     fleet.start_worker()
@@ -84,7 +83,7 @@ def test_a_worker_sweeps_by_itself(desk: Desk, fleet: Fleet, scratch: Path) -> N
     assert get_blob_store().list_keys(f"jobs/{job_id}") == []
 
 
-def test_a_folder_an_attempt_still_holds_is_left_to_it(desk: Desk, scratch: Path) -> None:
+def test_cleanup_keeps_a_folder_that_an_attempt_still_locks(desk: Desk, scratch: Path) -> None:
     job_id = leave_behind(desk, scratch, "failed")
 
     with (scratch / f"{job_id}.lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""kill -9 of anything in the middle of a job: it resumes from its checkpoint and ends with the same weights."""
+"""kill -9 of any process during a job: the job resumes from its checkpoint and ends with the same weights."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import pytest
 from soul_core.atomic_io import compute_sha256
 from soul_core.spec import JobSpec
 from soul_store.tables import Job
-from tests.fixtures.tiny_model import COUNTRIES, write_rows
+from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.servers import Servers
 from tests.worker.conftest import Desk, Fleet
 from tests.worker.processes import engine_of, engines_of, kill, parent_of, wait_gone
@@ -28,7 +28,7 @@ LONG = {
 
 @pytest.fixture(scope="session")
 def undisturbed_sha256(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The weights of the same run, with nobody in its way and no service around it."""
+    """The weights of the same run without interruption and without the service."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "spec.json").write_text(JobSpec.model_validate(LONG).model_dump_json())
     countries = list(COUNTRIES)
@@ -61,8 +61,10 @@ def kill_pool_child(fleet: Fleet, servers: Servers, job_id: str) -> None:
 def test_a_killed_job_resumes_and_ends_with_the_same_weights(
     disturb: Callable[[Fleet, Servers, str], None], fleet: Fleet, desk: Desk, servers: Servers, undisturbed_sha256: str
 ) -> None:
+    if disturb is kill_engine:
+        fleet.use_production_engine()
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     job_id = desk.submit(**LONG)
     desk.wait_step(job_id, 40)
 
@@ -78,11 +80,11 @@ def test_a_killed_job_resumes_and_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])
-def test_a_killed_broker_disturbs_no_running_job_and_loses_no_queued_one(
+def test_a_killed_broker_affects_no_running_job_and_loses_no_queued_one(
     keep_data: bool, fleet: Fleet, desk: Desk, servers: Servers, undisturbed_sha256: str
 ) -> None:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     running, queued = desk.submit(**LONG), desk.submit()
     desk.wait_step(running, 20)
 
@@ -98,29 +100,29 @@ def test_a_killed_broker_disturbs_no_running_job_and_loses_no_queued_one(
     assert (first.epoch, second.status, second.epoch) == (1, "succeeded", 1), "each ran exactly once"
 
 
-def test_a_worker_asked_to_leave_hands_its_job_back_and_another_ends_it(
+def test_a_draining_worker_requeues_its_job_and_another_worker_ends_it(
     fleet: Fleet, desk: Desk, undisturbed_sha256: str
 ) -> None:
     worker = fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     job_id = desk.submit(**LONG)
     desk.wait_step(job_id, 30)
 
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
-    handed_back = desk.job(job_id)
+    requeued = desk.job(job_id)
     fleet.start_worker()
     job = desk.wait_end(job_id)
 
-    assert (handed_back.status, handed_back.attempt) == ("queued", 0)
+    assert (requeued.status, requeued.attempt) == ("queued", 0)
     assert job.attempt == 0
     assert desk.weights_sha256(job_id) == undisturbed_sha256
 
 
-def test_no_two_engines_of_a_job_live_at_once(fleet: Fleet, desk: Desk) -> None:
+def test_no_two_engines_of_a_job_run_at_once(fleet: Fleet, desk: Desk) -> None:
     fleet.start_worker()
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     job_id = desk.submit(**LONG)
     seen: list[int] = []
     killed: list[int] = []
@@ -137,21 +139,22 @@ def test_no_two_engines_of_a_job_live_at_once(fleet: Fleet, desk: Desk) -> None:
     assert max(seen) == 1
 
 
-def test_a_worker_that_must_leave_before_the_checkpoint_is_written_spends_no_attempt(
+def test_a_worker_that_drains_before_the_checkpoint_counts_no_attempt(
     fleet: Fleet, desk: Desk, undisturbed_sha256: str
 ) -> None:
+    fleet.use_production_engine()
     fleet.environment["SOUL_GRACE_SECONDS"] = "0.001"
     worker = fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     job_id = desk.submit(**LONG)
     desk.wait_step(job_id, 30)
     os.kill(engine_of(job_id), signal.SIGSTOP)  # the fault: an engine that is too slow to stop
 
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
-    handed_back = desk.job(job_id)
+    requeued = desk.job(job_id)
     fleet.start_worker()
     desk.wait_end(job_id)
 
-    assert (handed_back.status, handed_back.attempt) == ("queued", 0)
+    assert (requeued.status, requeued.attempt) == ("queued", 0)
     assert desk.weights_sha256(job_id) == undisturbed_sha256

@@ -1,4 +1,4 @@
-"""The keeper outlives the servers it talks to, and blames nobody for their absence."""
+"""The maintenance process survives outages of its servers, and requeues no job because of them."""
 
 import time
 
@@ -7,11 +7,9 @@ from tests.worker.conftest import Desk, Fleet
 from worker.maintenance import DatabaseAvailability
 
 
-def test_a_database_away_for_longer_than_a_lease_costs_a_living_worker_nothing(
-    fleet: Fleet, desk: Desk, servers: Servers
-) -> None:
+def test_a_database_outage_longer_than_a_lease_requeues_no_job(fleet: Fleet, desk: Desk, servers: Servers) -> None:
     fleet.start_worker()
-    keeper = fleet.start_keeper()
+    maintenance = fleet.start_maintenance()
     job_id = desk.submit(training={"steps": 400}, optimizer={"kind": "sophia", "lr": 1e-6})
     desk.wait_step(job_id, 5)
 
@@ -22,17 +20,15 @@ def test_a_database_away_for_longer_than_a_lease_costs_a_living_worker_nothing(
 
     assert (job.status, job.epoch, job.attempt) == ("succeeded", 1, 0), (job.status_reason, fleet.log("worker"))
     assert desk.statuses(job_id) == ["queued", "running", "succeeded"]
-    assert keeper.poll() is None
-    assert fleet.log("keeper").count("is away") == 1, "an absence is one line"
-    assert fleet.log("keeper").count("are back") == 1
+    assert maintenance.poll() is None
+    assert fleet.log("maintenance").count("is unavailable; retrying") == 1, "an outage is one line"
+    assert fleet.log("maintenance").count("are available again") == 1
 
 
-def test_a_job_submitted_while_the_broker_is_away_runs_when_it_is_back(
-    fleet: Fleet, desk: Desk, servers: Servers
-) -> None:
+def test_a_job_submitted_during_a_broker_outage_runs_after_it(fleet: Fleet, desk: Desk, servers: Servers) -> None:
     fleet.start_worker()
-    keeper = fleet.start_keeper()
-    assert desk.wait_end(desk.submit()).status == "succeeded"  # everybody is up
+    maintenance = fleet.start_maintenance()
+    assert desk.wait_end(desk.submit()).status == "succeeded"  # all processes are ready
     servers.valkey.stop()
     job_id = desk.submit()
     time.sleep(1)
@@ -41,19 +37,19 @@ def test_a_job_submitted_while_the_broker_is_away_runs_when_it_is_back(
     job = desk.wait_end(job_id)
 
     assert (job.status, job.epoch) == ("succeeded", 1)
-    assert keeper.poll() is None
+    assert maintenance.poll() is None
 
 
-def test_after_an_absence_of_the_database_living_workers_have_a_leases_time_to_beat() -> None:
+def test_after_an_outage_workers_have_one_lease_period_to_send_a_heartbeat() -> None:
     now = [0.0]
-    absence = DatabaseAvailability(15, clock=lambda: now[0])
+    availability = DatabaseAvailability(15, clock=lambda: now[0])
 
-    heard = []
-    for moment, away in ((100, False), (114, False), (115, False), (200, True), (300, False), (316, False)):
+    answers = []
+    for moment, is_unavailable in ((100, False), (114, False), (115, False), (200, True), (300, False), (316, False)):
         now[0] = moment
-        if away:
-            absence.mark_unavailable()
+        if is_unavailable:
+            availability.mark_unavailable()
         else:
-            heard.append(absence.is_stable())
+            answers.append(availability.is_stable())
 
-    assert heard == [False, False, True, False, True]
+    assert answers == [False, False, True, False, True]

@@ -1,4 +1,4 @@
-"""A job through a real worker process, to each kind of end."""
+"""A job through a real worker process, to each kind of ending."""
 
 import json
 import time
@@ -15,21 +15,20 @@ from soul_store.settings import Settings, get_settings
 from soul_store.tables import Artifact
 from tests.worker.conftest import Desk, Fleet
 from tests.worker.processes import engines_of
+from worker.tasks import run_job
 from worker.workspace import Workspace
 
 
 def run_here(job_id: str) -> None:
-    """Run a job in this process. The task reads the settings when it is imported, so not before a test has them."""
-    from worker.tasks import run_job
-
+    """Run a job in this process."""
     run_job(job_id)
 
 
-def test_a_job_runs_to_its_artifacts_and_leaves_no_data_behind(
+def test_a_job_publishes_its_artifacts_and_leaves_no_data_on_the_worker(
     fleet: Fleet, desk: Desk, settings_env: Settings
 ) -> None:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     job_id = desk.submit()
 
     job = desk.wait_end(job_id)
@@ -47,11 +46,11 @@ def test_a_job_runs_to_its_artifacts_and_leaves_no_data_behind(
     assert not (settings_env.scratch_dir / job_id).exists()
 
 
-def test_a_running_job_that_is_cancelled_stops_and_keeps_nothing(
+def test_a_running_job_that_is_cancelled_stops_and_publishes_nothing(
     fleet: Fleet, desk: Desk, settings_env: Settings
 ) -> None:
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
     job_id = desk.submit(training={"steps": 100_000}, optimizer={"kind": "sophia", "lr": 1e-6})
     desk.wait_step(job_id, 5)
 
@@ -67,7 +66,7 @@ def test_a_running_job_that_is_cancelled_stops_and_keeps_nothing(
     assert get_blob_store().list_keys(f"jobs/{job_id}") == []
 
 
-def test_a_row_longer_than_the_context_fails_the_job_for_good_and_names_the_row(
+def test_a_row_longer_than_the_context_fails_the_job_and_is_named(
     fleet: Fleet, desk: Desk, database: Engine, tmp_path: Path
 ) -> None:
     long = tmp_path / "long.jsonl"
@@ -86,7 +85,7 @@ def test_a_row_longer_than_the_context_fails_the_job_for_good_and_names_the_row(
             num_rows=2,
         ).id
     fleet.start_worker()
-    fleet.start_keeper()
+    fleet.start_maintenance()
 
     job = desk.wait_end(desk.submit())
 
@@ -98,15 +97,14 @@ def test_a_row_longer_than_the_context_fails_the_job_for_good_and_names_the_row(
 
 
 @pytest.mark.usefixtures("one_attempt")
-def test_a_full_disk_at_publishing_leaves_no_half_result_and_a_clear_reason(
+def test_a_full_disk_while_publishing_leaves_no_output_and_is_the_reason(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = LocalBlobStore.put_file
 
     def full(self: LocalBlobStore, key: str, path: Path) -> StoredBlob:
         if key.endswith("model.safetensors"):
-            msg = f"no room for {key}"
-            raise StorageFull(msg)
+            raise StorageFull(f"no space for {key}")
         return put(self, key, path)
 
     monkeypatch.setattr(LocalBlobStore, "put_file", full)  # the fault
@@ -130,11 +128,11 @@ def one_attempt(settings_env: Settings, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("one_attempt")
-def test_whatever_a_worker_stumbles_over_the_row_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stumble(*_: object) -> list[str]:
+def test_an_unexpected_error_of_the_worker_is_the_reason(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> list[str]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Workspace, "fetch", stumble)  # the fault: a mistake of ours
+    monkeypatch.setattr(Workspace, "fetch_inputs", fail)  # the fault: an error in our own code
     job_id = desk.submit()
 
     run_here(job_id)
@@ -147,23 +145,21 @@ def test_whatever_a_worker_stumbles_over_the_row_says_so(desk: Desk, monkeypatch
 
 
 @pytest.mark.usefixtures("one_attempt")
-def test_a_database_that_is_away_at_the_end_of_a_run_is_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its answer to the commit is lost: the worker says it again, and finds it said."""
+def test_an_end_whose_commit_is_not_acknowledged_is_written_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([OperationalError("", {}, Exception("the connection is closed"))])
     succeed = job_leases.succeed
 
-    def succeed_unheard(session: Session, *args: object, **kwargs: object) -> bool:
-        done = succeed(session, *args, **kwargs)  # type: ignore[arg-type]
+    def succeed_unacknowledged(session: Session, *args: object, **kwargs: object) -> None:
+        succeed(session, *args, **kwargs)  # type: ignore[arg-type]
         for error in answers:
             session.commit()
             raise error
-        return done
 
-    monkeypatch.setattr(job_leases, "succeed", succeed_unheard)  # the fault
+    monkeypatch.setattr(job_leases, "succeed", succeed_unacknowledged)  # the fault
     job_id = desk.submit(training={"steps": 1})
 
     run_here(job_id)
 
     job = desk.job(job_id)
     assert (job.status, job.epoch) == ("succeeded", 1), job.status_reason
-    assert desk.weights_sha256(job_id), "what it published is still there"
+    assert desk.weights_sha256(job_id), "its artifacts are still stored"

@@ -1,4 +1,4 @@
-"""What a job's row names becomes the engine's arguments, and the engine understands them."""
+"""The rows that a job names become arguments, which the engine parses."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,16 @@ import pytest
 from soul_core.__main__ import _others, _parser, _sets
 from soul_store.blobs import LocalBlobStore
 from soul_store.tables import Artifact, Dataset, Job, Model
+from tests.fixtures.blobs import put_bytes
 from worker.workspace import JobInputs, Workspace
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalBlobStore:
-    found = LocalBlobStore(tmp_path / "blobs")
+    blob_store = LocalBlobStore(tmp_path / "blobs")
     for key in ("datasets/a.jsonl", "jobs/job_1/1/checkpoint/config.json", "jobs/job_2/1/logs/retrained.json"):
-        found.put_stream(key, [b"{}"])
-    return found
+        put_bytes(blob_store, key, b"{}")
+    return blob_store
 
 
 KEY = "ab" * 32
@@ -41,9 +42,10 @@ def test_everything_a_job_names_reaches_the_engine(store: LocalBlobStore, tmp_pa
         row_key=KEY,
     )
 
-    arguments = workspace.fetch_inputs(store, Job(id="job_3", spec={"seed": 7}), needs)
+    arguments = workspace.fetch_inputs(store, Job(id="job_3", epoch=2, request_id="req_1", spec={"seed": 7}), needs)
 
     args = _parser().parse_args(arguments)
+    assert (args.job_id, args.attempt, args.request_id) == ("job_3", 2, "req_1")
     assert (args.model, args.revision, args.model_name) == ("owner/name", "abc", "a model")
     assert json.loads(args.spec.read_text()) == {"seed": 7}
     sets = _sets(args)
@@ -56,7 +58,7 @@ def test_everything_a_job_names_reaches_the_engine(store: LocalBlobStore, tmp_pa
     assert args.retrained_log.exists()
 
 
-def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobStore, tmp_path: Path) -> None:
+def test_every_input_reaches_the_engine_with_its_digest(store: LocalBlobStore, tmp_path: Path) -> None:
     needs = JobInputs(
         model=model("local", "/models/a"),
         models={"retrained": model("job", "jobs/job_1/1/checkpoint")},
@@ -68,7 +70,7 @@ def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobStore,
     )
 
     args = _parser().parse_args(
-        Workspace(tmp_path / "scratch", "job_3").fetch_inputs(store, Job(id="job_3", spec={}), needs)
+        Workspace(tmp_path / "scratch", "job_3").fetch_inputs(store, Job(id="job_3", epoch=1, spec={}), needs)
     )
 
     assert args.model_digest == "of /models/a"
@@ -76,14 +78,14 @@ def test_every_input_reaches_the_engine_with_what_pins_it(store: LocalBlobStore,
     assert args.dataset_sha256 == ["forget=of forget"]
     assert args.retrained_log_sha256 == "of the log"
     assert args.row_key.read_text() == KEY
-    assert args.row_key.stat().st_mode & 0o077 == 0, "nobody else reads the tenant's key"
+    assert args.row_key.stat().st_mode & 0o077 == 0, "no other account reads the tenant's key"
 
 
-def test_inputs_are_fetched_anew(store: LocalBlobStore, tmp_path: Path) -> None:
+def test_inputs_are_fetched_again_for_every_attempt(store: LocalBlobStore, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "scratch", "job_3")
     workspace.inputs.mkdir(parents=True)
     (workspace.inputs / "left.jsonl").write_text("of another attempt")
 
-    workspace.fetch_inputs(store, Job(id="job_3", spec={}), JobInputs(model("local", "/m"), {}, {}, None, KEY))
+    workspace.fetch_inputs(store, Job(id="job_3", epoch=1, spec={}), JobInputs(model("local", "/m"), {}, {}, None, KEY))
 
     assert sorted(path.name for path in workspace.inputs.iterdir()) == ["row-digests.key", "spec.json"]

@@ -1,6 +1,7 @@
-"""The table of metrics made of finished ones: across the sets of a model, or against the retrained model.
+"""The table of derived metrics, computed from row metrics: across sets of a model, or against the retrained model.
 
-`soul_core.catalogue` describes each. `derive` is called once all models are measured.
+A new metric: write its function (`DerivedMetricInputs` -> set name -> value), add a line to `DERIVED_METRICS` and an
+entry to `soul_core.catalogue.derived_entries`. `add_derived_metrics` runs after all models are measured.
 """
 
 from collections.abc import Callable
@@ -40,10 +41,10 @@ DERIVED_METRICS: dict[str, Callable[[DerivedMetricInputs], dict[str, MetricValue
 def add_derived_metrics(
     measurements: ModelMeasurements, retrained: ModelMeasurements | None, evaluation: Evaluation, seed: int
 ) -> ModelMeasurements:
-    """Return a model's measurements with the derived metrics that `evaluation` names; `reference` is the retrained one.
+    """Return a model's measurements with the derived metrics that `evaluation` names.
 
-    Those of the forget set are left out where no forget set was measured, and absent with a reason where less is
-    missing.
+    Metrics of the forget set are left out if no forget set was measured. A metric whose other inputs are missing is
+    absent, with the reason.
     """
     inputs = DerivedMetricInputs(measurements, retrained, Resampling.of(evaluation, seed))
     sets = {name: dict(metrics) for name, metrics in measurements.sets.items()}

@@ -1,35 +1,36 @@
-"""Finished measurements as a derived metric reads them: values of rows, or the reason why there are none."""
+"""Measurements as a derived metric reads them: values of rows, or the reason why there are none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from soul_core.metrics.aggregate import Floats, Resampling
+from soul_core.metrics.aggregate import Resampling
+from soul_core.metrics.statistics import Floats
 from soul_core.report import MetricValue, ModelMeasurements
 
 
 class MetricInputMissing(Exception):
-    """Something a metric is made of was not measured; the text becomes its `absent_reason`."""
+    """An input of a derived metric was not measured; the text becomes the metric's `absent_reason`."""
 
 
 @dataclass(frozen=True)
 class DerivedMetricInputs:
-    """What a derived metric is made of."""
+    """What a derived metric is computed from."""
 
     measurements: ModelMeasurements
     retrained: ModelMeasurements | None
     resampling: Resampling
 
     def require_retrained(self) -> ModelMeasurements:
-        """Return the retrained model's measurements."""
+        """Return the retrained model's measurements. Raises MetricInputMissing."""
         if self.retrained is None:
             raise MetricInputMissing("no model retrained without the forget set, nor its log, was given")
         return self.retrained
 
 
 def get_metric(model: ModelMeasurements, set_name: str, metric: str) -> MetricValue:
-    """Return a finished metric with its rows. Raises NotThereError."""
+    """Return a metric that has values of single rows. Raises MetricInputMissing."""
     if set_name not in model.rows and set_name not in model.sets:
         raise MetricInputMissing(f"no {set_name} set was given")
     value = model.sets[set_name].get(metric)
@@ -43,7 +44,7 @@ def get_metric(model: ModelMeasurements, set_name: str, metric: str) -> MetricVa
 
 
 def get_row_values(model: ModelMeasurements, set_name: str, metric: str) -> Mapping[int, float]:
-    """Return row number -> value, of the rows that have one. Raises NotThereError."""
+    """Return row number -> value, for the rows that have one. Raises MetricInputMissing."""
     values = get_metric(model, set_name, metric).per_example
     assert values is not None
     numbers = model.rows.get(set_name) or range(1, len(values) + 1)
@@ -51,19 +52,26 @@ def get_row_values(model: ModelMeasurements, set_name: str, metric: str) -> Mapp
 
 
 def get_values(model: ModelMeasurements, set_name: str, metric: str) -> Floats:
-    """Return the values of the rows that have one. Raises NotThereError."""
+    """Return the values of the rows that have one. Raises MetricInputMissing."""
     return np.array(list(get_row_values(model, set_name, metric).values()), dtype=np.float64)
 
 
 def get_paired_values(inputs: DerivedMetricInputs, set_name: str, metric: str) -> tuple[Floats, Floats]:
-    """Return the model's and the retrained model's values of the rows both have. Raises NotThereError."""
-    retrained = inputs.require_retrained()
-    ours = get_row_values(inputs.measurements, set_name, metric)
-    try:
-        theirs = get_row_values(retrained, set_name, metric)
-    except MetricInputMissing as error:
-        raise MetricInputMissing(f"of the retrained model: {error}") from error
+    """Return the model's and the retrained model's values of the rows both have. Raises MetricInputMissing."""
+    ours, theirs = get_both_row_values(inputs, set_name, metric)
     common = [row for row in ours if row in theirs]
     if not common:
         raise MetricInputMissing(f"the retrained model was measured on other rows of the {set_name} set")
     return np.array([ours[row] for row in common]), np.array([theirs[row] for row in common])
+
+
+def get_both_row_values(
+    inputs: DerivedMetricInputs, set_name: str, metric: str
+) -> tuple[Mapping[int, float], Mapping[int, float]]:
+    """Return row number -> value of the model and of the retrained model. Raises MetricInputMissing."""
+    retrained = inputs.require_retrained()
+    ours = get_row_values(inputs.measurements, set_name, metric)
+    try:
+        return ours, get_row_values(retrained, set_name, metric)
+    except MetricInputMissing as error:
+        raise MetricInputMissing(f"of the retrained model: {error}") from error

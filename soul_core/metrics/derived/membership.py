@@ -1,21 +1,21 @@
-"""Membership inference: how well a score of rows tells the forget set (members) from rows never seen (holdout)."""
+"""Membership inference: how well a score separates the forget set (members) from rows never seen (holdout)."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from soul_core.metrics.aggregate import Floats, Indices, compute_interval
+from soul_core.metrics.aggregate import compute_interval
 from soul_core.metrics.derived.inputs import DerivedMetricInputs, get_paired_values, get_values
-from soul_core.metrics.statistics import resampled_auc, resampled_tpr
+from soul_core.metrics.statistics import Floats, Indices, resampled_auc, resampled_tpr
 from soul_core.report import MetricValue
 from soul_core.spec import FORGET, HOLDOUT
 
-#: Wrong alarms that an attacker allows who must not be wrong.
+#: False positives that an attacker accepts who needs certainty.
 MAX_FALSE_POSITIVE_RATE = 0.01
 
 
 def membership_auc(inputs: DerivedMetricInputs, *, score: str) -> dict[str, MetricValue]:
-    """Return the AUC of a score, members on top; ties count half.
+    """Return the AUC of a score, members ranked first; ties count half.
 
     Source: Yeom et al. (arXiv:1709.01604); forget against holdout as in MUSE (arXiv:2407.06460).
     """
@@ -23,33 +23,34 @@ def membership_auc(inputs: DerivedMetricInputs, *, score: str) -> dict[str, Metr
 
 
 def membership_tpr(inputs: DerivedMetricInputs, *, score: str) -> dict[str, MetricValue]:
-    """Return the share of members found at a threshold that wrongly finds at most FALSE_ALARMS of the others.
+    """Return the true positive rate at a false positive rate of at most MAX_FALSE_POSITIVE_RATE.
 
     Source: Carlini et al. (arXiv:2112.03570).
     """
 
-    def tpr(members: Floats, others: Floats, member_BP: Indices, other_BN: Indices) -> Floats:
+    def compute_tpr(members: Floats, others: Floats, member_BP: Indices, other_BN: Indices) -> Floats:
         return resampled_tpr(members, others, member_BP, other_BN, fpr=MAX_FALSE_POSITIVE_RATE)
 
-    return {FORGET: _compare(inputs, score, tpr)}
+    return {FORGET: _compare(inputs, score, compute_tpr)}
 
 
 def _compare(
     inputs: DerivedMetricInputs, score: str, statistic: Callable[[Floats, Floats, Indices, Indices], Floats]
 ) -> MetricValue:
-    members, others = (_likeness(inputs, score, name) for name in (FORGET, HOLDOUT))
-    all_of = [np.arange(len(rows))[None] for rows in (members, others)]
+    members, others = (_compute_member_scores(inputs, score, name) for name in (FORGET, HOLDOUT))
+    sizes = [len(members), len(others)]
+    all_members, all_others = (np.arange(size)[None] for size in sizes)
     return MetricValue(
-        value=float(statistic(members, others, *all_of)[0]),
+        value=float(statistic(members, others, all_members, all_others)[0]),
         interval=compute_interval(
-            lambda indices: statistic(members, others, *indices), [len(members), len(others)], inputs.resampling
+            lambda member_BP, other_BN: statistic(members, others, member_BP, other_BN), sizes, inputs.resampling
         ),
-        count=len(members) + len(others),
+        count=sum(sizes),
     )
 
 
-def _likeness(inputs: DerivedMetricInputs, score: str, set_name: str) -> Floats:
-    """Return how much each row looks like a member: the scores are losses, so their opposite."""
+def _compute_member_scores(inputs: DerivedMetricInputs, score: str, set_name: str) -> Floats:
+    """Return a number per row that is higher for members: the scores are losses, so their opposite."""
     if score == "reference":
         ours, theirs = get_paired_values(inputs, set_name, "loss")
         return theirs - ours

@@ -1,32 +1,33 @@
-"""PrivLeak: membership inference by Min-K% against what it achieves on the retrained model."""
+"""PrivLeak: the AUC of membership inference by Min-K% relative to its AUC on the retrained model."""
 
 import numpy as np
 
-from soul_core.metrics.aggregate import Floats, Indices, compute_interval
+from soul_core.metrics.aggregate import compute_interval
 from soul_core.metrics.derived.inputs import DerivedMetricInputs, MetricInputMissing, get_paired_values
-from soul_core.metrics.statistics import resampled_auc
+from soul_core.metrics.statistics import Floats, Indices, resampled_auc
 from soul_core.report import MetricValue
 from soul_core.spec import FORGET, HOLDOUT
 
 
 def privleak(inputs: DerivedMetricInputs) -> dict[str, MetricValue]:
-    """Return (AUC - AUC of the retrained) / AUC of the retrained, in percent, with MUSE's AUC: 1 - ours.
+    """Return (AUC - AUC of the retrained model) / AUC of the retrained model, in percent; AUC is MUSE's, 1 - ours.
 
     Both models are resampled on the same rows.
     Source: MUSE (arXiv:2407.06460), equation 5.
     """
-    members, theirs_members = get_paired_values(inputs, FORGET, "min_k")
-    others, theirs_others = get_paired_values(inputs, HOLDOUT, "min_k")
+    members, retrained_members = get_paired_values(inputs, FORGET, "min_k")
+    others, retrained_others = get_paired_values(inputs, HOLDOUT, "min_k")
 
-    def leak(member_BP: Indices, other_BN: Indices) -> Floats:
+    def compute_leak(member_BP: Indices, other_BN: Indices) -> Floats:
         ours = 1 - resampled_auc(-members, -others, member_BP, other_BN)
-        theirs = 1 - resampled_auc(-theirs_members, -theirs_others, member_BP, other_BN)
+        theirs = 1 - resampled_auc(-retrained_members, -retrained_others, member_BP, other_BN)
         with np.errstate(divide="ignore", invalid="ignore"):
-            result: Floats = (ours - theirs) / theirs * 100
-        return result
+            leak_B: Floats = (ours - theirs) / theirs * 100
+        return leak_B
 
-    value = float(leak(np.arange(len(members))[None], np.arange(len(others))[None])[0])
+    sizes = [len(members), len(others)]
+    value = float(compute_leak(*(np.arange(size)[None] for size in sizes))[0])
     if not np.isfinite(value):
-        raise MetricInputMissing("the retrained model itself tells members from others perfectly")
-    interval = compute_interval(lambda indices: leak(*indices), [len(members), len(others)], inputs.resampling)
-    return {FORGET: MetricValue(value=value, interval=interval, count=len(members) + len(others))}
+        raise MetricInputMissing("the retrained model itself separates members from others perfectly")
+    interval = compute_interval(compute_leak, sizes, inputs.resampling)
+    return {FORGET: MetricValue(value=value, interval=interval, count=sum(sizes))}

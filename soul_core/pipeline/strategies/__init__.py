@@ -1,4 +1,4 @@
-"""The table of strategies: kind -> how the base becomes the model of the result."""
+"""The table of strategies: kind in the spec -> how the base model is trained into the resulting model."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""One training from the base, with the settings as they stand."""
+"""One training from the base model, with the settings of the spec."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from soul_core.training.trainer import StopCondition, train
 
 @dataclass(frozen=True)
 class StrategyResult:
-    """What a strategy leaves behind, beside the weights in the model."""
+    """The result of a strategy, in addition to the weights in the model."""
 
     training_result: TrainingResult
     trials: tuple[TrialResult, ...] = ()
@@ -34,9 +34,9 @@ def train_model(
     folder: Path,
     listener: Listener,
     *,
-    watch: StopCondition | None = None,
+    should_stop: StopCondition | None = None,
 ) -> TrainingResult:
-    """Train the model on the sets of its kind of job. `watch` is asked after each step whether that is enough."""
+    """Train the model on the sets of its kind of job, until `should_stop` returns True after a step."""
     assert spec.kind != "evaluate"
     forget, retain = get_training_sets(model_under_test, spec)
     return train(
@@ -47,7 +47,7 @@ def train_model(
         state_dir=folder,
         listener=listener,
         phase=spec.training_phase,
-        should_stop=watch,
+        should_stop=should_stop,
     )
 
 

@@ -1,4 +1,4 @@
-"""The data sets of a run are cleaned as the spec says, and what is odd about them is told in events."""
+"""The data sets of a run are cleaned as the spec says, and warnings about them are emitted as events."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from soul_core.spec import JobSpec
 NFD = "Besanc\u0327on"
 
 
-class Recorder:
-    """Keeps the events of a run."""
+class WarningRecorder:
+    """Records the warnings of a run."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -31,12 +31,12 @@ def paths(tmp_path: Path) -> dict[str, Path]:
     return {"forget": path}
 
 
-def completion(paths: dict[str, Path], listener: Recorder, **data: bool) -> str:
+def completion(paths: dict[str, Path], listener: WarningRecorder, **data: bool) -> str:
     return read_datasets(paths, JobSpec.model_validate({"data": data}), listener)["forget"][0].completion
 
 
-def test_users_files_are_cleaned_and_told_with_set_and_row(paths: dict[str, Path]) -> None:
-    listener = Recorder()
+def test_files_of_users_are_cleaned_and_warnings_name_set_and_row(paths: dict[str, Path]) -> None:
+    listener = WarningRecorder()
 
     assert completion(paths, listener) == NFD
     assert sorted(message.partition(": ")[0] for message in listener.messages) == ["forget set"] * 3
@@ -45,15 +45,15 @@ def test_users_files_are_cleaned_and_told_with_set_and_row(paths: dict[str, Path
     assert any("normal form" in message for message in listener.messages)
 
 
-def test_a_spec_can_keep_them_as_they_are_or_have_them_rewritten(paths: dict[str, Path]) -> None:
-    assert completion(paths, Recorder(), clean=False) == f" {NFD}\n"
-    assert completion(paths, Recorder(), normalize=True) == "Besançon"
+def test_a_spec_can_leave_rows_unchanged_or_have_them_normalized(paths: dict[str, Path]) -> None:
+    assert completion(paths, WarningRecorder(), clean=False) == f" {NFD}\n"
+    assert completion(paths, WarningRecorder(), normalize=True) == "Besançon"
 
 
-def test_what_the_service_stored_is_never_cleaned_again(paths: dict[str, Path], tmp_path: Path) -> None:
+def test_stored_rows_are_never_cleaned_again(paths: dict[str, Path], tmp_path: Path) -> None:
     stored = tmp_path / "stored.jsonl"
     write_canonical(read_rows(paths["forget"], clean=False).rows, stored)
-    listener = Recorder()
+    listener = WarningRecorder()
 
     assert completion({"forget": stored}, listener) == f" {NFD}\n"
-    assert any("it was kept" in message for message in listener.messages)
+    assert any("is learned and scored unchanged" in message for message in listener.messages)

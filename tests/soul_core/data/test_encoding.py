@@ -1,4 +1,4 @@
-"""Rows become the tokens that the model's own template renders, with the answer and its end supervised, and no more."""
+"""Rows become the tokens of the model's own template; only the answer and the end of its turn are supervised."""
 
 import os
 import time
@@ -7,16 +7,21 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from bench.chat_templates import CHATML, DATED, MARKED, STRICT, TEMPLATES, THINKING, make_tokenizer
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.chat.turns import choose_separator
 from soul_core.data import Message, Row, read_rows
-from soul_core.data.encoding import ChatSettings, RowEncoder, encode_rows
+from soul_core.data.encoding import ChatSettings, Example, RowEncoder, encode_rows
+from soul_core.data.encoding_check import check_against_transformers
+from soul_core.data.packing import pack
 from soul_core.errors import BadData, BadModel
 
 QUESTION, ANSWER = "What is the capital of France?", "The capital of France is Paris."
 PINNED = ChatSettings(date=date(2025, 3, 9))
-#: What follows the answer in each template, up to and with the mark that ends the turn.
+#: What follows the answer in each template, up to and including the special tokens that end the turn.
 ENDS = {
     **dict.fromkeys(("chatml", "thinking", "dated", "silent", "marked"), "<|im_end|>"),
     "inst": " <|im_end|>",
@@ -29,13 +34,13 @@ ENDS = {
 }
 
 
-def row(prompt: str = QUESTION, completion: str = ANSWER) -> Row:
-    return Row(1, (Message("user", prompt),), completion)
+def row(prompt: str = QUESTION, completion: str = ANSWER, number: int = 1) -> Row:
+    return Row(number, (Message("user", prompt),), completion)
 
 
 def turns(*contents: str, system: str | None = None) -> tuple[Message, ...]:
-    said = tuple(Message(("user", "assistant")[i % 2], content) for i, content in enumerate(contents))
-    return ((Message("system", system),) if system else ()) + said
+    messages = tuple(Message(("user", "assistant")[i % 2], content) for i, content in enumerate(contents))
+    return ((Message("system", system),) if system else ()) + messages
 
 
 @pytest.fixture(params=TEMPLATES)
@@ -48,8 +53,8 @@ def encoder(name: str) -> RowEncoder:
     return RowEncoder(make_tokenizer(TEMPLATES[name]), ChatSettings(date=date.today()))  # noqa: DTZ011  as transformers
 
 
-def rendered(encoder: RowEncoder, messages: tuple[Message, ...], answer: str | None = None) -> list[int]:
-    """What plain transformers makes of a conversation."""
+def apply_template(encoder: RowEncoder, messages: tuple[Message, ...], answer: str | None = None) -> list[int]:
+    """Return the tokens of a conversation in plain transformers."""
     chat = [{"role": message.role, "content": message.content} for message in messages]
     chat += [{"role": "assistant", "content": answer}] if answer is not None else []
     return list(encoder.tokenizer.apply_chat_template(chat, add_generation_prompt=answer is None, return_dict=False))
@@ -62,10 +67,10 @@ def test_tokens_are_those_of_apply_chat_template(
 ) -> None:
     example = encoder.encode(Row(1, messages, answer))
 
-    whole = rendered(encoder, messages, answer)
-    assert list(example.token_ids) == whole[: len(example.token_ids)]
-    assert not encoder.tokenizer.decode(whole[len(example.token_ids) :], skip_special_tokens=True).strip()
-    assert list(encoder.encode_prompt(Row(1, messages, answer))) == rendered(encoder, messages)
+    conversation = apply_template(encoder, messages, answer)
+    assert list(example.token_ids) == conversation[: len(example.token_ids)]
+    assert not encoder.tokenizer.decode(conversation[len(example.token_ids) :], skip_special_tokens=True).strip()
+    assert list(encoder.encode_prompt(Row(1, messages, answer))) == apply_template(encoder, messages)
 
 
 def test_the_answer_and_the_end_of_its_turn_are_supervised(encoder: RowEncoder, name: str) -> None:
@@ -77,21 +82,21 @@ def test_the_answer_and_the_end_of_its_turn_are_supervised(encoder: RowEncoder, 
     assert end == ENDS[name]
 
 
-def test_a_self_check_finds_the_templates_as_transformers_renders_them(encoder: RowEncoder) -> None:
-    encoder.check_against_tokenizer([row(), Row(2, turns("a", "b", "c"), ANSWER), Row(3, (), "plain text")])
+def test_the_check_accepts_templates_that_transformers_renders_equally(encoder: RowEncoder) -> None:
+    check_against_transformers(encoder, [row(), Row(2, turns("a", "b", "c"), ANSWER), Row(3, (), "plain text")])
 
 
-def test_a_template_that_renders_otherwise_in_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_transformers_renders_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_tokenizer(CHATML)
     encoder = RowEncoder(tokenizer, PINNED)
     plain = tokenizer.apply_chat_template
     monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *args, **kwargs: [*plain(*args, **kwargs), 5])
 
     with pytest.raises(BadModel, match=r"renders row 1 differently.*chat_template"):
-        encoder.check_against_tokenizer([row()])
+        check_against_transformers(encoder, [row()])
 
 
-def test_a_filled_thinking_block_in_the_row_is_rendered_by_the_template() -> None:
+def test_a_thinking_block_of_the_row_is_rendered_by_the_template() -> None:
     encoder = RowEncoder(make_tokenizer(THINKING), PINNED)
     answer = "<think>Seine, Eiffel tower</think>Paris."
 
@@ -105,13 +110,13 @@ def test_a_filled_thinking_block_in_the_row_is_rendered_by_the_template() -> Non
 def test_template_variables_reach_the_template() -> None:
     encoder = RowEncoder(make_tokenizer(THINKING), ChatSettings({"enable_thinking": False}, PINNED.date))
 
-    asked, example = encoder.encode_prompt(row()), encoder.encode(row())
+    prompt, example = encoder.encode_prompt(row()), encoder.encode(row())
 
-    assert encoder.tokenizer.decode(asked).endswith("<think>\n\n</think>\n\n")
-    assert example.token_ids[: example.num_prompt_tokens] == asked
+    assert encoder.tokenizer.decode(prompt).endswith("<think>\n\n</think>\n\n")
+    assert example.token_ids[: example.num_prompt_tokens] == prompt
 
 
-def test_a_refused_system_turn_stands_in_the_user_turn() -> None:
+def test_the_text_of_a_refused_system_turn_moves_into_the_user_turn() -> None:
     encoder = RowEncoder(make_tokenizer(STRICT), PINNED)
     with_system = Row(1, turns(QUESTION, system="Be brief."), ANSWER)
 
@@ -127,13 +132,16 @@ def test_a_refused_system_turn_stands_in_the_user_turn() -> None:
     [
         (CHATML.replace("m['content']", "(m['content'] | upper)"), "does not mark it"),
         (CHATML.replace("m['content']", "m['content'] + m['content']"), "more than once"),
-        (MARKED.replace("{% generation %}{{ m['content']", "{% generation %}{{ m['content'] | upper"), "as it is"),
+        (
+            MARKED.replace("{% generation %}{{ m['content']", "{% generation %}{{ m['content'] | upper"),
+            "changes this answer",
+        ),
         ("{{ messages[9]['content'] }}", "refuses these messages"),
         ("{% for m in messages %}", "not valid: line 1"),
         (CHATML + "{{ ['a', 'b'] | random }}", "random choice"),
     ],
 )
-def test_a_template_that_cannot_be_followed_is_an_error_with_the_row(template: str, match: str) -> None:
+def test_a_template_that_cannot_be_used_is_an_error_with_the_row(template: str, match: str) -> None:
     encoder = RowEncoder(make_tokenizer(template), PINNED)
 
     with pytest.raises(BadData) as caught:
@@ -141,6 +149,26 @@ def test_a_template_that_cannot_be_followed_is_an_error_with_the_row(template: s
 
     assert match in caught.value.details[0]
     assert caught.value.details[0].startswith("row 1: ")
+
+
+def test_no_error_about_a_row_quotes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    quoting = RowEncoder(make_tokenizer("{{ raise_exception('cannot show ' + messages[0]['content']) }}"), PINNED)
+    faulty = RowEncoder(make_tokenizer(CHATML), PINNED)
+
+    def fail(_: RowEncoder, text: str, *__: object) -> None:
+        raise ValueError(f"no token for {text}")
+
+    details = []
+    for encoder in (quoting, faulty):
+        with pytest.raises(BadData) as caught:
+            encode_rows([row()], encoder, max_tokens=200)
+        details += caught.value.details
+        monkeypatch.setattr(RowEncoder, "_spans", fail)  # the fault of the second encoder's tokenizer
+
+    assert details == [
+        "row 1: the model's chat template refuses these messages: TemplateError, whose message quotes them",
+        "row 1: ValueError in its tokenizer",
+    ]
 
 
 def test_several_templates_without_a_default_are_refused_with_their_names() -> None:
@@ -151,7 +179,7 @@ def test_several_templates_without_a_default_are_refused_with_their_names() -> N
         RowEncoder(tokenizer, PINNED).encode(row())
 
 
-def test_a_tokenizer_without_offsets_gives_the_same_spans() -> None:
+def test_a_tokenizer_without_offsets_yields_the_same_spans() -> None:
     from transformers import ByT5Tokenizer
 
     tokenizer = ByT5Tokenizer(eos_token="</s>")
@@ -165,7 +193,7 @@ def test_a_tokenizer_without_offsets_gives_the_same_spans() -> None:
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process half a day ahead, whose language is not English where the machine has another."""
+    """A process half a day ahead of UTC."""
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")
     time.tzset()
     yield
@@ -173,7 +201,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_the_date_is_the_pinned_one_whatever_the_clock_says(elsewhere: None) -> None:
+def test_the_date_is_the_pinned_one_not_the_clock(elsewhere: None) -> None:
     text = RowEncoder(make_tokenizer(DATED), PINNED).tokenizer.decode(
         RowEncoder(make_tokenizer(DATED), PINNED).encode(row()).token_ids
     )
@@ -182,8 +210,8 @@ def test_the_date_is_the_pinned_one_whatever_the_clock_says(elsewhere: None) -> 
 
 
 def test_every_part_of_a_date_is_pinned_and_english(elsewhere: None) -> None:
-    asked = "{{ strftime_now('%A %a %B %b %d %Y %H:%M %p %c %x %X %Z %z %s %% %-d') }}"
-    encoder = RowEncoder(make_tokenizer(asked + CHATML), PINNED)
+    date_template = "{{ strftime_now('%A %a %B %b %d %Y %H:%M %p %c %x %X %Z %z %s %% %-d') }}"
+    encoder = RowEncoder(make_tokenizer(date_template + CHATML), PINNED)
 
     text = encoder.tokenizer.decode(encoder.encode_prompt(row()))
 
@@ -211,13 +239,88 @@ def test_without_a_template_no_space_is_invented_inside_a_word(prompt: str, answ
     assert prompt + choose_separator(prompt, answer) + answer == joined
 
 
-def test_white_space_that_cleaning_took_off_is_put_back_without_a_template(tmp_path: Path) -> None:
+def test_white_space_that_cleaning_removed_returns_without_a_template(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "Its capital is", "completion": " Paris."}\n')
     (cleaned,) = read_rows(file).rows
     plain, chat = RowEncoder(make_tokenizer(None)), RowEncoder(make_tokenizer(CHATML))
 
-    joined, answered = (one.tokenizer.decode(one.encode(cleaned).token_ids) for one in (plain, chat))
+    joined, answered = (encoder.tokenizer.decode(encoder.encode(cleaned).token_ids) for encoder in (plain, chat))
 
     assert joined == "Its capital is Paris.<|im_end|>"
     assert answered.endswith("assistant\nParis.<|im_end|>")
+
+
+def decode_supervised(example: Example, tokenizer: PreTrainedTokenizerFast) -> str:
+    return tokenizer.decode(example.token_ids[example.num_prompt_tokens :])
+
+
+def test_chat_rows_supervise_the_answer_and_the_end_of_the_turn_only():
+    tokenizer = make_tiny_tokenizer()
+    (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
+    assert decode_supervised(example, tokenizer) == ANSWER + "<|im_end|>"
+    prompt = tokenizer.decode(example.token_ids[: example.num_prompt_tokens])
+    assert prompt == f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_token_that_straddles_prompt_and_answer_belongs_to_the_answer():
+    tokenizer = make_tiny_tokenizer(chat=False)
+    (example,) = encode_rows([row("The cap", "ital of")], RowEncoder(tokenizer), max_tokens=100)
+    assert list(example.token_ids) == [*tokenizer.encode("The capital of"), tokenizer.eos_token_id]
+    assert decode_supervised(example, tokenizer) == " capital of<|im_end|>"
+
+
+def test_every_message_of_the_prompt_is_rendered():
+    tokenizer = make_tiny_tokenizer()
+    turns = (Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+    (example,) = encode_rows([Row(1, turns, "d")], RowEncoder(tokenizer), max_tokens=100)
+    assert decode_supervised(example, tokenizer) == "d<|im_end|>"
+    assert tokenizer.decode(example.token_ids).count("<|im_start|>") == 5
+
+
+def test_without_a_template_the_answer_follows_a_space_and_ends_with_eos():
+    tokenizer = make_tiny_tokenizer(chat=False)
+    (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
+    assert tokenizer.decode(example.token_ids) == f"{QUESTION} {ANSWER}<|im_end|>"
+    assert example.token_ids[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id
+    assert pack([example]).labels_P[-1] == tokenizer.eos_token_id  # eos is also pad here, and still a label
+
+
+def test_a_tokenizer_that_puts_bos_before_texts_puts_it_before_prompts():
+    tokenizer = make_tiny_tokenizer(chat=False)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)]
+    )
+    (example,) = encode_rows([row()], RowEncoder(tokenizer), max_tokens=100)
+    assert example.token_ids.count(0) == 1
+    assert example.token_ids[0] == 0
+    (text,) = encode_rows([Row(1, (), "Paris")], RowEncoder(tokenizer), max_tokens=100)
+    assert (text.token_ids[0], text.num_prompt_tokens) == (0, 1)
+
+
+def test_plain_text_is_supervised_completely_and_has_no_end_token():
+    tokenizer = make_tiny_tokenizer()
+    (example,) = encode_rows([Row(4, (), ANSWER)], RowEncoder(tokenizer), max_tokens=100)
+    assert tokenizer.decode(example.token_ids) == ANSWER
+    # no token precedes the first one, so it cannot be predicted
+    assert (example.num_prompt_tokens, example.row_number) == (1, 4)
+
+
+def test_all_unusable_rows_are_reported_at_once():
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no tool') }}{% endif %}" + (
+        tokenizer.chat_template
+    )
+    rows = [
+        row(),
+        row(completion="word " * 60, number=5),
+        Row(8, (Message("tool", "s"), Message("user", "u")), "a"),
+        Row(9, (), "a"),
+        row(prompt="why " * 60, number=12),
+    ]
+    with pytest.raises(BadData, match="4 of 5 rows") as caught:
+        encode_rows(rows, RowEncoder(tokenizer), max_tokens=50)
+    details = caught.value.details
+    assert [line.split(":")[0] for line in details] == ["row 5", "row 8", "row 9", "row 12"]
+    assert "the limit is 50" in details[0]
+    assert "no tool" in details[1]

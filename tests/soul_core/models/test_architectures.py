@@ -10,8 +10,21 @@ from soul_core.models.capabilities import Capabilities, set_capabilities
 from soul_core.models.loading import load_model
 
 #: Architectures whose own code lets examples be packed; all others run on padded rows.
-PACKED = {"Llama", "Llama, biases", "Llama, YaRN", "Mistral, window", "Qwen2", "Qwen3", "Phi", "Phi-3, window", "Gemma"}
-PACKED |= {"Gemma 2", "Gemma 3", "GPT-2", "GPT-BigCode", "GPT-NeoX", "OPT", "OLMo", "OLMo 2", "Cohere", "Granite"}
+PACKED = {"Llama", "Llama, biases", "Llama, YaRN", "Mistral, window", "Qwen2", "Qwen2, window", "Qwen3", "Phi"}
+PACKED |= {
+    "Phi-3, window",
+    "Gemma",
+    "Gemma 2",
+    "Gemma 3",
+    "GPT-2",
+    "GPT-BigCode",
+    "GPT-NeoX",
+    "OPT",
+    "OLMo",
+    "OLMo 2",
+    "Cohere",
+    "Granite",
+}
 PACKED |= {"Starcoder2, window", "SmolLM3", "Persimmon", "GLM-4", "Mixtral", "Qwen2-MoE", "Granite-MoE", "DeepSeek-V3"}
 #: Decoded from the whole text: a state runs through left padding, or positions are counted from it.
 WHOLE_TEXT = {"Mamba", "Mamba 2", "RecurrentGemma", "RWKV", "Llama 4, chunks"}

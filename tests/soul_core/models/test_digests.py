@@ -18,14 +18,14 @@ from soul_core.models.files import inspect_model
 from soul_core.models.loading import load_model
 from soul_core.run import RunInputs, run
 from soul_core.spec import Evaluation, JobSpec
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 
 SPEC = JobSpec(kind="evaluate", evaluation=Evaluation(metrics=("probability",), bootstrap=0), attacks=())
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return make_tiny_model(tmp_path / "model")
+    return make_untrained_model(tmp_path / "model")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def exchange(model: Path) -> Callable[[], str]:
     """Put other weights into the model's folder; returns the digest it has then."""
 
     def exchange() -> str:
-        make_tiny_model(model, seed=9)
+        make_untrained_model(model, seed=9)
         return inspect_model(model).digest
 
     return exchange
@@ -66,7 +66,7 @@ def test_a_model_that_changed_since_registration_is_refused_with_both_digests(
 def test_a_changed_compared_model_is_refused_before_anything_is_measured(
     model: Path, inputs: RunInputs, tmp_path: Path
 ) -> None:
-    other = make_tiny_model(tmp_path / "other", seed=3)
+    other = make_untrained_model(tmp_path / "other", seed=3)
     compared = change(
         inputs, compared_models={"retrained": str(other)}, compared_digests={"retrained": inspect_model(model).digest}
     )
@@ -89,7 +89,7 @@ def test_a_model_that_changes_while_others_are_measured_is_refused(
         return measure(subject, name, *rest, **more)
 
     monkeypatch.setattr(page, "evaluate_model", evaluate_model)
-    other = make_tiny_model(tmp_path / "other", seed=3)
+    other = make_untrained_model(tmp_path / "other", seed=3)
 
     with pytest.raises(BadModel, match="changed since it was registered"):
         run(SPEC, change(inputs, compared_models={"retrained": str(other)}), tmp_path / "out")
@@ -136,20 +136,20 @@ def test_a_finished_run_is_not_the_result_of_a_model_that_changed(
 
 
 def test_a_finished_run_is_not_the_result_of_another_retrained_model(inputs: RunInputs, tmp_path: Path) -> None:
-    other = make_tiny_model(tmp_path / "other", seed=3)
+    other = make_untrained_model(tmp_path / "other", seed=3)
     compared = change(inputs, compared_models={"retrained": str(other)})
     done = run(SPEC, compared, tmp_path / "out")
     assert run(SPEC, compared, tmp_path / "out") == done
-    make_tiny_model(other, seed=4)
+    make_untrained_model(other, seed=4)
 
-    with pytest.raises(BadSpec, match=r"another run \(other retrained\)"):
+    with pytest.raises(BadSpec, match=r"another run \(other retrained model\)"):
         run(SPEC, compared, tmp_path / "out")
 
 
 def test_a_data_set_and_a_log_that_changed_since_they_were_stored_are_refused(
     inputs: RunInputs, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadData, match="forget set: the stored file is no longer what was uploaded"):
+    with pytest.raises(BadData, match="forget set: the stored file differs from the upload; upload the data set again"):
         run(SPEC, change(inputs, dataset_sha256s={"forget": "0" * 64}), tmp_path / "out")
 
     run(
@@ -158,7 +158,7 @@ def test_a_data_set_and_a_log_that_changed_since_they_were_stored_are_refused(
         tmp_path / "one",
     )
     log = tmp_path / "one" / "logs" / "evaluated.json"
-    with pytest.raises(BadData, match=r"log evaluated.json is no longer what the job wrote"):
+    with pytest.raises(BadData, match=r"log evaluated\.json is not the file that the job wrote"):
         run(SPEC, change(inputs, retrained_log_path=log, retrained_log_sha256="0" * 64), tmp_path / "out")
 
 
@@ -181,7 +181,7 @@ def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs
         "num_in_log": 2,
     }
     other = write_rows(tmp_path / "other.jsonl", list(COUNTRIES)[4:6])
-    with pytest.raises(BadData, match="taken on other rows"):
+    with pytest.raises(BadData, match="the log is of other rows"):
         run(
             SPEC,
             change(inputs, dataset_paths={"forget": other}, retrained_log_path=tmp_path / "out" / "report.json"),
@@ -197,7 +197,7 @@ def test_a_log_without_digests_is_named_in_the_reports_caveats(inputs: RunInputs
 
     report = run(SPEC, change(inputs, retrained_log_path=old), tmp_path / "out")
 
-    assert any("old.json holds neither digests nor texts" in caveat for caveat in report.caveats)
+    assert any("old.json has neither digests nor texts" in caveat for caveat in report.caveats)
 
 
 @pytest.mark.parametrize("name_of", ["sha256", "git sha1"])

@@ -8,17 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.tiny_architectures import build_tiny, save_tiny
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model
 from tests.fixtures.tiny_gguf import write_gguf
-from tests.fixtures.tiny_models import CONFIGS, save_tiny, tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    return save_tiny(tmp_path / "model")
+    return save_tiny("Llama", tmp_path / "model")
 
 
 def get_refusal(path: Path) -> str:
@@ -49,13 +50,13 @@ def replace_header(weights: Path, header: object, *, more_data: bytes = b"") -> 
 
 def test_a_folder_states_its_facts(folder):
     inspection = inspect_model(folder)
-    model = tiny_model(CONFIGS["llama"])
+    model = build_tiny("Llama")
     assert inspection.architecture == "LlamaForCausalLM"
     assert inspection.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (inspection.kind, inspection.context_tokens, inspection.chat_template) == ("folder", 128, True)
     assert inspection.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.path for file in inspection.files}
-    assert not inspect_model(save_tiny(folder.parent / "plain", chat=False)).chat_template
+    assert not inspect_model(save_tiny("Llama", folder.parent / "plain", chat=False)).chat_template
 
 
 def test_the_digest_depends_on_content_and_names_only(folder, tmp_path):
@@ -71,10 +72,10 @@ def test_the_digest_depends_on_content_and_names_only(folder, tmp_path):
 
 
 def test_shards_are_followed_through_the_index(tmp_path):
-    folder = save_tiny(tmp_path / "model", shard_size="60KB")
+    folder = save_tiny("Llama", tmp_path / "model", shard_size="60KB")
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 1
-    assert inspect_model(folder).num_parameters == inspect_model(save_tiny(tmp_path / "one")).num_parameters
+    assert inspect_model(folder).num_parameters == inspect_model(save_tiny("Llama", tmp_path / "one")).num_parameters
     shards[1].rename(tmp_path / "moved")
     assert shards[1].name in get_refusal(folder)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
@@ -210,7 +211,7 @@ def test_a_folder_without_a_model_is_refused_with_what_it_holds(folder, tmp_path
 
 
 def test_a_gguf_file_states_its_facts_whatever_its_name(tmp_path):
-    path = write_gguf(tmp_path / "blob", tiny_model(CONFIGS["llama"]), tiny_tokenizer())
+    path = write_gguf(tmp_path / "blob", build_tiny("Llama"), make_tiny_tokenizer())
     inspection = inspect_model(path)
     assert (inspection.kind, inspection.architecture, inspection.context_tokens, inspection.chat_template) == (
         "gguf",
@@ -218,7 +219,7 @@ def test_a_gguf_file_states_its_facts_whatever_its_name(tmp_path):
         128,
         True,
     )
-    assert inspection.num_parameters == inspect_model(save_tiny(tmp_path / "model")).num_parameters
+    assert inspection.num_parameters == inspect_model(save_tiny("Llama", tmp_path / "model")).num_parameters
     assert inspect_model(path.rename(tmp_path / "other.gguf")).digest == inspection.digest
     content = (tmp_path / "other.gguf").read_bytes()
     (tmp_path / "other.gguf").write_bytes(content[:-100])
@@ -228,12 +229,12 @@ def test_a_gguf_file_states_its_facts_whatever_its_name(tmp_path):
 
 
 def save_shards(folder: Path) -> list[Path]:
-    return sorted(save_tiny(folder, shard_size="60KB").glob("model-*.safetensors"))
+    return sorted(save_tiny("Llama", folder, shard_size="60KB").glob("model-*.safetensors"))
 
 
 def test_two_sets_of_weights_in_one_folder_are_refused(tmp_path):
     folder = save_shards(tmp_path / "model")[0].parent
-    (save_tiny(tmp_path / "one") / "model.safetensors").rename(folder / "model.safetensors")
+    (save_tiny("Llama", tmp_path / "one") / "model.safetensors").rename(folder / "model.safetensors")
     assert "holds the weights twice" in get_refusal(folder)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.tiny_architectures import save_tiny
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack, pack_groups
 from soul_core.models.capabilities import Capabilities, set_capabilities
@@ -17,16 +18,15 @@ from soul_core.spec import JobSpec
 from soul_core.training.micro_batching import BatchItem
 from soul_core.training.second_order import gauss_newton_vector_product, hessian_vector_product
 from soul_core.training.step import compute_nll_gradients, get_trainable_parameters
+from tests.fixtures.capitals import write_rows
 from tests.fixtures.tiny_derivatives import batcher, flat
-from tests.fixtures.tiny_model import write_rows
-from tests.fixtures.tiny_models import save_tiny
 from tests.soul_core.test_run import FORGET, RETAIN, Recorder
 
 
 @pytest.fixture(scope="module", name="loaded")
 def load_llama(tmp_path_factory) -> LoadedModel:
     torch.set_num_threads(1)
-    return load_model(save_tiny(tmp_path_factory.mktemp("model") / "model"), device="cpu")
+    return load_model(save_tiny("Llama", tmp_path_factory.mktemp("model") / "model"), device="cpu")
 
 
 @pytest.fixture(name="padded")
@@ -129,7 +129,6 @@ def test_the_token_ids_of_the_padding_change_nothing(padded):
     ids=["rmu", "kl_lora_sophia"],
 )
 def test_a_run_on_padded_batches_reports_that_and_exports_a_model(method, tmp_path):
-    from bench.tiny_architectures import save_tiny as save_architecture
     from soul_core.run import RunInputs, run
 
     spec = JobSpec.model_validate(
@@ -145,7 +144,7 @@ def test_a_run_on_padded_batches_reports_that_and_exports_a_model(method, tmp_pa
         "retain": write_rows(tmp_path / "retain.jsonl", RETAIN),
     }
     heard = Recorder()
-    folder = save_architecture("GPT-Neo", tmp_path / "model")
+    folder = save_tiny("GPT-Neo", tmp_path / "model")
 
     report = run(spec, RunInputs(model=str(folder), dataset_paths=sets, job_id="j"), tmp_path / "out", listener=heard)
 

@@ -13,38 +13,43 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     LlamaConfig,
+    Phi3Config,
     PreTrainedConfig,
+    Qwen2Config,
     StableLmConfig,
     Starcoder2Config,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from bench.tiny_architectures import TINY_SHAPE, build_tiny, make_config
+from bench.tiny_tokenizer import SPECIAL_TOKEN_IDS, VOCAB_SIZE, make_tiny_tokenizer
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model
 from soul_core.models.gguf import convert_to_folder
 from tests.fixtures.tiny_gguf import write_any_gguf
-from tests.fixtures.tiny_models import _SHAPE, CONFIGS, tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
 
-_FALCON = {name: _SHAPE[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
-_FALCON |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "max_position_embeddings": 128}
+_FALCON = {name: TINY_SHAPE[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
+_FALCON |= {**SPECIAL_TOKEN_IDS, "max_position_embeddings": 128}
 #: As in llama.cpp, whose files do not state it, Gemma's queries are divided by the root of the head's size.
 ARCHITECTURES: dict[str, PreTrainedConfig] = {
-    **{name: CONFIGS[name] for name in ("llama", "qwen2", "qwen3", "phi3", "gpt2")},
-    "phi3_partial": CONFIGS["phi3"].__class__(
-        **_SHAPE, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    **{name: make_config(name) for name in ("Llama", "Qwen2", "Qwen3", "Phi-3, window", "GPT-2")},
+    "phi3_partial": Phi3Config(
+        **TINY_SHAPE, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
     ),
-    "gemma2": Gemma2Config(**_SHAPE, head_dim=8, query_pre_attn_scalar=8, sliding_window=4, attn_logit_softcapping=2.0),
+    "gemma2": Gemma2Config(
+        **TINY_SHAPE, head_dim=8, query_pre_attn_scalar=8, sliding_window=4, attn_logit_softcapping=2.0
+    ),
     "gemma3": Gemma3TextConfig(
-        **{**_SHAPE, "num_hidden_layers": 6}, head_dim=8, query_pre_attn_scalar=8, sliding_window=4
+        **{**TINY_SHAPE, "num_hidden_layers": 6}, head_dim=8, query_pre_attn_scalar=8, sliding_window=4
     ),
-    "stablelm": StableLmConfig(**_SHAPE, use_qkv_bias=True),
-    "starcoder2": Starcoder2Config(**_SHAPE),
+    "stablelm": StableLmConfig(**TINY_SHAPE, use_qkv_bias=True),
+    "starcoder2": Starcoder2Config(**TINY_SHAPE),
     "falcon": FalconConfig(**_FALCON),
     "falcon_grouped": FalconConfig(**_FALCON, num_kv_heads=2, new_decoder_architecture=True),
 }
-TOKEN_IDS = torch.randint(3, 320, (2, 100), generator=torch.Generator().manual_seed(0))
+TOKEN_IDS = torch.randint(2, VOCAB_SIZE, (2, 100), generator=torch.Generator().manual_seed(0))
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -58,8 +63,8 @@ def read_back(path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_readable_architecture_gives_the_logits_of_the_original_model(name: str, tmp_path: Path) -> None:
-    model = tiny_model(ARCHITECTURES[name])
-    path = write_any_gguf(tmp_path / "model", model, tiny_tokenizer())  # its name says nothing
+    model = build_tiny(ARCHITECTURES[name])
+    path = write_any_gguf(tmp_path / "model", model, make_tiny_tokenizer())  # its name says nothing
 
     again = AutoModelForCausalLM.from_pretrained(read_back(path))
 
@@ -71,17 +76,17 @@ def test_every_readable_architecture_gives_the_logits_of_the_original_model(name
     ("config", "absent"),
     [
         (
-            LlamaConfig(**{**_SHAPE, "num_key_value_heads": 4}),
+            LlamaConfig(**{**TINY_SHAPE, "num_key_value_heads": 4}),
             ("head_count_kv", "freq_base", "key_length", "dimension_count"),
         ),
-        (CONFIGS["qwen2"].__class__(**{**_SHAPE, "num_key_value_heads": 4}), ("head_count_kv", "freq_base")),
+        (Qwen2Config(**{**TINY_SHAPE, "num_key_value_heads": 4}), ("head_count_kv", "freq_base")),
         (
-            Gemma2Config(**_SHAPE, head_dim=8, query_pre_attn_scalar=8, sliding_window=4096),
+            Gemma2Config(**TINY_SHAPE, head_dim=8, query_pre_attn_scalar=8, sliding_window=4096),
             ("sliding_window", "softcapping"),
         ),
         (
             StableLmConfig(
-                **_SHAPE, rope_parameters={"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 1.0}
+                **TINY_SHAPE, rope_parameters={"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 1.0}
             ),
             ("freq_base", "dimension_count"),
         ),
@@ -91,8 +96,8 @@ def test_every_readable_architecture_gives_the_logits_of_the_original_model(name
 def test_a_missing_key_has_the_default_of_llama_cpp(
     config: PreTrainedConfig, absent: tuple[str, ...], tmp_path: Path
 ) -> None:
-    model = tiny_model(config)
-    path = write_any_gguf(tmp_path / "a.gguf", model, tiny_tokenizer(), leave_out=absent)
+    model = build_tiny(config)
+    path = write_any_gguf(tmp_path / "a.gguf", model, make_tiny_tokenizer(), leave_out=absent)
 
     again = AutoModelForCausalLM.from_pretrained(read_back(path))
 
@@ -128,15 +133,15 @@ LLAMA3 = {
 def test_a_scaled_rotary_embedding_is_scaled_the_same_way(
     rope: dict[str, Any], keys: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = LlamaConfig(**{**_SHAPE, "max_position_embeddings": 128}, head_dim=64, rope_parameters=rope)
-    model = tiny_model(config)
+    config = LlamaConfig(**{**TINY_SHAPE, "max_position_embeddings": 128}, head_dim=64, rope_parameters=rope)
+    model = build_tiny(config)
     tensors = {}
     if rope["rope_type"] == "llama3":
         plain = 1.0 / 1e4 ** (torch.arange(0, 64, 2) / 64)
         stretched, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
         tensors["rope_freqs.weight"] = (plain / stretched).numpy().astype(np.float32)
         assert tensors["rope_freqs.weight"].max() == pytest.approx(32)
-    path = write_any_gguf(tmp_path / "a.gguf", model, tiny_tokenizer(), more_keys=keys, more_tensors=tensors)
+    path = write_any_gguf(tmp_path / "a.gguf", model, make_tiny_tokenizer(), more_keys=keys, more_tensors=tensors)
 
     again = AutoModelForCausalLM.from_pretrained(read_back(path))
 
@@ -159,7 +164,7 @@ def test_a_scaled_rotary_embedding_is_scaled_the_same_way(
     ],
 )
 def test_a_text_begins_with_bos_as_in_llama_cpp(split: str, key: bool | None, begins: bool, tmp_path: Path) -> None:
-    path = write_any_gguf(tmp_path / "a.gguf", tiny_model(CONFIGS["llama"]), tiny_tokenizer(), split=split, add_bos=key)
+    path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Llama"), make_tiny_tokenizer(), split=split, add_bos=key)
 
     tokenizer = AutoTokenizer.from_pretrained(read_back(path))
 
@@ -170,11 +175,11 @@ def test_a_text_begins_with_bos_as_in_llama_cpp(split: str, key: bool | None, be
 
 
 def test_generation_ends_at_every_end_of_turn_token_of_llama_cpp(tmp_path: Path) -> None:
-    path = write_any_gguf(tmp_path / "a.gguf", tiny_model(CONFIGS["llama"]), tiny_tokenizer())
+    path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Llama"), make_tiny_tokenizer())
 
     model = AutoModelForCausalLM.from_pretrained(read_back(path))
 
-    tokens = tiny_tokenizer().convert_ids_to_tokens(model.generation_config.eos_token_id)
+    tokens = make_tiny_tokenizer().convert_ids_to_tokens(model.generation_config.eos_token_id)
     assert set(tokens) == {"<|im_end|>", "<|endoftext|>"}
 
 
@@ -196,7 +201,7 @@ def test_generation_ends_at_every_end_of_turn_token_of_llama_cpp(tmp_path: Path)
 def test_metadata_that_would_change_the_model_is_refused_by_name(
     options: dict[str, Any], message: str, named: str, tmp_path: Path
 ) -> None:
-    path = write_any_gguf(tmp_path / "a.gguf", tiny_model(CONFIGS["qwen2"]), tiny_tokenizer(), **options)
+    path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Qwen2"), make_tiny_tokenizer(), **options)
 
     with pytest.raises(BadModel, match=message) as caught:
         read_back(path)
@@ -205,7 +210,7 @@ def test_metadata_that_would_change_the_model_is_refused_by_name(
 
 
 def test_registration_refuses_an_architecture_that_cannot_be_read(tmp_path: Path) -> None:
-    path = write_any_gguf(tmp_path / "a.gguf", tiny_model(CONFIGS["qwen2"]), tiny_tokenizer())
+    path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Qwen2"), make_tiny_tokenizer())
     path.write_bytes(path.read_bytes().replace(b"qwen2", b"rwkv9"))
 
     with pytest.raises(BadModel, match=r"'rwkv9' cannot be read.*safetensors"):
@@ -213,7 +218,7 @@ def test_registration_refuses_an_architecture_that_cannot_be_read(tmp_path: Path
 
 
 def test_a_damaged_cache_folder_is_written_again(tmp_path: Path) -> None:
-    path = write_any_gguf(tmp_path / "a.gguf", tiny_model(CONFIGS["llama"]), tiny_tokenizer())
+    path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Llama"), make_tiny_tokenizer())
     weights = read_back(path) / "model.safetensors"
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
@@ -225,9 +230,9 @@ def test_a_damaged_cache_folder_is_written_again(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_converted_is_refused(tmp_path: Path) -> None:
-    path = write_any_gguf(tmp_path / "a.gguf", tiny_model(CONFIGS["llama"]), tiny_tokenizer())
+    path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Llama"), make_tiny_tokenizer())
     digest = inspect_model(path).digest
-    write_any_gguf(path, tiny_model(CONFIGS["qwen2"]), tiny_tokenizer())
+    write_any_gguf(path, build_tiny("Qwen2"), make_tiny_tokenizer())
 
     with pytest.raises(BadModel, match="changed while it was converted"):
         convert_to_folder(path, digest=digest, cache_dir=tmp_path / "cache")

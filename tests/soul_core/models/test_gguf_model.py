@@ -6,6 +6,8 @@ from gguf import GGMLQuantizationType
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from bench.tiny_architectures import build_tiny, make_config
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.atomic_io import compute_sha256
 from soul_core.errors import BadModel
 from soul_core.models import gguf
@@ -13,12 +15,11 @@ from soul_core.models.files import inspect_model
 from soul_core.models.gguf import convert_to_folder
 from soul_core.models.gguf_header import read_gguf_header
 from tests.fixtures.tiny_gguf import write_gguf
-from tests.fixtures.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
 
 TEXT = "In 1995 the capital of France  was\n\nParis, it's 3.14!<|im_end|> caf\u00e9 \U0001f600"
-TIED = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "tie_word_embeddings": True})
+TIED = LlamaConfig(**{**make_config("Llama").to_dict(), "tie_word_embeddings": True})
 
 
 def logits(model, token_ids: torch.Tensor) -> torch.Tensor:
@@ -29,7 +30,7 @@ def logits(model, token_ids: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("config", "kind", "tolerance"),
     [
-        (CONFIGS["llama"], GGMLQuantizationType.F32, 0.0),
+        (make_config("Llama"), GGMLQuantizationType.F32, 0.0),
         (TIED, GGMLQuantizationType.F32, 0.0),
         (TIED, GGMLQuantizationType.F16, 2e-3),
         (TIED, GGMLQuantizationType.Q8_0, 2e-2),
@@ -37,12 +38,12 @@ def logits(model, token_ids: torch.Tensor) -> torch.Tensor:
     ],
 )
 def test_the_folder_holds_the_weights_of_the_original_model(tmp_path, config, kind, tolerance):
-    model = tiny_model(config)
-    path = write_gguf(tmp_path / "a.gguf", model, tiny_tokenizer(), kind=kind)
+    model = build_tiny(config)
+    path = write_gguf(tmp_path / "a.gguf", model, make_tiny_tokenizer(), kind=kind)
     folder = convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
     again = AutoModelForCausalLM.from_pretrained(folder)
     assert again.config.tie_word_embeddings == config.tie_word_embeddings
-    assert (again.config.eos_token_id, again.config.pad_token_id) == (2, 2)
+    assert (again.config.eos_token_id, again.config.pad_token_id) == (1, 1)
     for name, weight in model.state_dict().items():
         assert (again.state_dict()[name] - weight).abs().max() <= tolerance * weight.abs().max(), name
     if not tolerance:
@@ -52,7 +53,7 @@ def test_the_folder_holds_the_weights_of_the_original_model(tmp_path, config, ki
 
 def test_a_tensor_larger_than_one_read_is_complete(tmp_path, monkeypatch):
     """A kernel gives at most 2 GiB a call; here a call asks for a hundred bytes."""
-    path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer(), kind=GGMLQuantizationType.Q8_0)
+    path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer(), kind=GGMLQuantizationType.Q8_0)
     digest = inspect_model(path).digest
     whole = convert_to_folder(path, digest=digest, cache_dir=tmp_path / "whole")
     monkeypatch.setattr(gguf, "_MAX_READ_BYTES", 100)
@@ -63,23 +64,23 @@ def test_a_tensor_larger_than_one_read_is_complete(tmp_path, monkeypatch):
 
 
 def test_the_tokenizer_splits_digits_and_keeps_special_tokens_and_template(tmp_path):
-    original = tiny_tokenizer()
+    original = make_tiny_tokenizer()
     original.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), original)
+    path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), original)
     again = AutoTokenizer.from_pretrained(
         convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
     )
     assert again(TEXT)["input_ids"] == original(TEXT)["input_ids"]
     assert again.decode(again(TEXT)["input_ids"]) == TEXT
     assert again.chat_template == original.chat_template
-    assert (again.bos_token_id, again.eos_token_id, again.pad_token_id) == (1, 2, 2)
+    assert (again.bos_token_id, again.eos_token_id, again.pad_token_id) == (0, 1, 1)
     assert again.tokenize("1995") == ["1", "9", "9", "5"]
 
 
 def test_the_second_call_uses_the_existing_folder(tmp_path):
-    path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer())
+    path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer())
     digest = inspect_model(path).digest
     folder = convert_to_folder(path, digest=digest, cache_dir=tmp_path / "cache")
     path.unlink()
@@ -87,7 +88,7 @@ def test_the_second_call_uses_the_existing_folder(tmp_path):
 
 
 def test_a_conversion_that_fails_leaves_no_folder(tmp_path, monkeypatch):
-    path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer())
+    path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer())
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -108,14 +109,14 @@ def test_a_conversion_that_fails_leaves_no_folder(tmp_path, monkeypatch):
     ],
 )
 def test_a_file_that_cannot_be_converted_exactly_is_refused(tmp_path, options, message):
-    path = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer(), **options)
+    path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer(), **options)
     with pytest.raises(BadModel, match=message):
         convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
 
 
 def test_a_header_is_checked_byte_by_byte(tmp_path):
     """Cut anywhere, or with any length field blown up, the file is refused and never crashes the reader."""
-    whole = write_gguf(tmp_path / "a.gguf", tiny_model(TIED), tiny_tokenizer()).read_bytes()
+    whole = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer()).read_bytes()
     bad = tmp_path / "bad.gguf"
     for length in [4, 5, 23, 24, 60, 300, 3000, len(whole) // 2, len(whole) - 1]:
         bad.write_bytes(whole[:length])

@@ -10,11 +10,12 @@ import pytest
 from gguf import GGUFWriter
 from transformers import AutoTokenizer, Gemma2Config, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from bench.tiny_architectures import TINY_SHAPE, build_tiny
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.errors import BadModel
 from soul_core.models.files import inspect_model
 from soul_core.models.gguf import convert_to_folder
 from tests.fixtures.tiny_gguf import write_any_gguf
-from tests.fixtures.tiny_models import _SHAPE, tiny_model, tiny_tokenizer
 
 SPACE = "\u2581"
 PIECES = [
@@ -34,7 +35,7 @@ PIECES = [
 PIECES += ["o", *"helwrdnu,."]
 TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), SPACE, SPACE * 2, *dict.fromkeys(PIECES)]
 TYPES = [2, 3, 3, *[6] * 256, *[1] * (len(TOKENS) - 259)]
-CONFIG = LlamaConfig(**{**_SHAPE, "vocab_size": len(TOKENS)})
+CONFIG = LlamaConfig(**{**TINY_SHAPE, "vocab_size": len(TOKENS)})
 #: As in SentencePiece: the later a piece was learned, the lower its score; letters are lowest.
 SCORES = [0.0] * 259 + [float(-index) for index in range(len(TOKENS) - 259)]
 TEXTS = [
@@ -81,8 +82,8 @@ def tokenizer_of(
         for name, value in keys.items():
             (writer.add_bool if isinstance(value, bool) else writer.add_uint32)(f"tokenizer.ggml.{name}", value)
 
-    model = tiny_model(config)
-    path = write_any_gguf(folder / "a.gguf", model, tiny_tokenizer(), add_vocabulary=add_vocabulary)
+    model = build_tiny(config)
+    path = write_any_gguf(folder / "a.gguf", model, make_tiny_tokenizer(), add_vocabulary=add_vocabulary)
     return AutoTokenizer.from_pretrained(
         convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=folder / "cache")
     )
@@ -122,7 +123,7 @@ def test_begin_and_end_of_a_text_follow_the_defaults_of_llama_cpp(
 
 
 def test_gemmas_runs_of_spaces_are_tokens_as_in_sentencepiece(tmp_path: Path) -> None:
-    gemma = Gemma2Config(**{**_SHAPE, "vocab_size": len(TOKENS)}, head_dim=8, query_pre_attn_scalar=8)
+    gemma = Gemma2Config(**{**TINY_SHAPE, "vocab_size": len(TOKENS)}, head_dim=8, query_pre_attn_scalar=8)
 
     tokenizer = tokenizer_of(tmp_path, config=gemma, spaces_as_they_are=True, add_space_prefix=False)
 
@@ -135,8 +136,8 @@ def test_a_vocabulary_without_scores_is_refused(tmp_path: Path) -> None:
         writer.add_tokenizer_model("llama")
         writer.add_token_list(TOKENS)
 
-    model = tiny_model(LlamaConfig(**{**_SHAPE, "vocab_size": len(TOKENS)}))
-    path = write_any_gguf(tmp_path / "a.gguf", model, tiny_tokenizer(), add_vocabulary=add_vocabulary)
+    model = build_tiny(LlamaConfig(**{**TINY_SHAPE, "vocab_size": len(TOKENS)}))
+    path = write_any_gguf(tmp_path / "a.gguf", model, make_tiny_tokenizer(), add_vocabulary=add_vocabulary)
 
     with pytest.raises(BadModel, match="does not have one score per token"):
         convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")

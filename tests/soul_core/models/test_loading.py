@@ -4,18 +4,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.tiny_architectures import build_tiny, save_tiny
+from bench.tiny_tokenizer import VOCAB_SIZE, make_tiny_tokenizer
 from soul_core.errors import BadModel, BadSpec
 from soul_core.models.loading import choose_device, choose_dtype, load_model
 from soul_core.models.packed_attention import PACKED_ATTENTION
 from tests.fixtures.tiny_gguf import write_gguf
-from tests.fixtures.tiny_models import CONFIGS, save_tiny, tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    return save_tiny(tmp_path / "model")
+    return save_tiny("Llama", tmp_path / "model")
 
 
 def test_a_folder_loads_with_float32_masters_whatever_it_stores(folder, tmp_path):
@@ -40,8 +41,8 @@ def test_facts_name_the_source_and_its_digest(folder, tmp_path):
 
 
 def test_a_gguf_file_loads_as_the_model_it_came_from(tmp_path):
-    model = tiny_model(CONFIGS["llama"])
-    path = write_gguf(tmp_path / "blob", model, tiny_tokenizer())
+    model = build_tiny("Llama")
+    path = write_gguf(tmp_path / "blob", model, make_tiny_tokenizer())
     loaded = load_model(path, device="cpu", cache_dir=tmp_path / "cache")
     token_ids = torch.tensor([[5, 9, 200]])
     with torch.no_grad():
@@ -50,7 +51,7 @@ def test_a_gguf_file_loads_as_the_model_it_came_from(tmp_path):
 
 
 def test_a_tokenizer_without_padding_pads_with_eos_on_the_left(folder, tmp_path):
-    tokenizer = tiny_tokenizer()
+    tokenizer = make_tiny_tokenizer()
     tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
     loaded = load_model(folder, device="cpu", cache_dir=tmp_path)
@@ -85,10 +86,10 @@ def test_weights_of_another_shape_are_refused(folder, tmp_path):
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(folder, tmp_path):
-    tokenizer = tiny_tokenizer()
+    tokenizer = make_tiny_tokenizer()
     tokenizer.add_tokens([f"extra{i}" for i in range(100)])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(BadModel, match="the tokenizer has 420 tokens, but the model has 320 embeddings"):
+    with pytest.raises(BadModel, match=rf"the tokenizer has \d+ tokens, but the model has {VOCAB_SIZE} embeddings"):
         load_model(folder, device="cpu", cache_dir=tmp_path)
 
 
@@ -125,7 +126,7 @@ def test_a_path_that_does_not_exist_is_not_requested_from_the_hub(tmp_path):
 def test_a_hub_id_in_the_cache_at_its_commit_needs_no_network(tmp_path):
     """The cache has the hub client's layout: one snapshot folder per commit."""
     commit = "a" * 40
-    save_tiny(tmp_path / "hub" / "models--somebody--some-model" / "snapshots" / commit)
+    save_tiny("Llama", tmp_path / "hub" / "models--somebody--some-model" / "snapshots" / commit)
     facts = load_model("somebody/some-model", revision=commit, device="cpu", cache_dir=tmp_path).facts
     assert (facts.source, facts.digest) == ("somebody/some-model", commit)
 

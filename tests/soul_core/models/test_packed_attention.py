@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import BloomConfig, GptOssConfig, Lfm2Config, Llama4TextConfig, MambaConfig
 
+from bench.tiny_architectures import build_tiny
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
 from soul_core.models.packed_attention import (
@@ -10,7 +11,7 @@ from soul_core.models.packed_attention import (
     make_packed_kwargs,
     register_packed_attention,
 )
-from tests.fixtures.tiny_models import CONFIGS, tiny_model
+from tests.fixtures.architectures import PACKED_ARCHITECTURES
 
 torch.set_num_threads(1)
 
@@ -41,10 +42,10 @@ def loss_and_gradients(model, logits: torch.Tensor, labels: torch.Tensor) -> lis
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PACKED_ARCHITECTURES)
 def test_packed_equals_separate_in_logits_and_gradients(name):
-    plain = tiny_model(CONFIGS[name], attn_implementation="eager")
-    ours = tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION)
+    plain = build_tiny(name, attn_implementation="eager")
+    ours = build_tiny(name, attn_implementation=PACKED_ATTENTION)
     some = examples()
     labels = pack(some).labels_P
     apart = torch.cat([plain(torch.tensor([example.token_ids]), use_cache=False).logits[0, :-1] for example in some])
@@ -57,10 +58,10 @@ def test_packed_equals_separate_in_logits_and_gradients(name):
         torch.testing.assert_close(ours_grad, plain_grad, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PACKED_ARCHITECTURES)
 def test_left_padded_generation_on_the_same_model_equals_plain_attention(name):
-    plain = tiny_model(CONFIGS[name], attn_implementation="eager")
-    ours = tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION)
+    plain = build_tiny(name, attn_implementation="eager")
+    ours = build_tiny(name, attn_implementation=PACKED_ATTENTION)
     token_ids = torch.tensor([[2, 2, 2, 7, 8, 9], [20, 30, 40, 50, 60, 70]])
     mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
     options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 2}
@@ -69,7 +70,7 @@ def test_left_padded_generation_on_the_same_model_equals_plain_attention(name):
 
 def test_examples_attend_to_each_other_without_the_keywords():
     """The danger is real: the same tokens under a mask of ones score quite differently."""
-    model = tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION)
+    model = build_tiny("Llama", attn_implementation=PACKED_ATTENTION)
     some = examples()
     packed = pack(some)
     leaking = model(
@@ -90,14 +91,14 @@ def test_no_square_mask_is_built_for_a_packed_call(monkeypatch):
 
     AttentionMaskInterface.register(PACKED_ATTENTION, refuse)
     try:
-        packed_logits(tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION), examples())
+        packed_logits(build_tiny("Llama", attn_implementation=PACKED_ATTENTION), examples())
     finally:
         register_packed_attention()
 
 
 @pytest.mark.parametrize("drop", ["attention_mask", "segment_lengths"])
 def test_one_of_the_two_keywords_alone_raises(drop):
-    model = tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION)
+    model = build_tiny("Llama", attn_implementation=PACKED_ATTENTION)
     packed = pack(examples())
     keywords = make_packed_kwargs(packed)
     del keywords[drop]
@@ -106,7 +107,7 @@ def test_one_of_the_two_keywords_alone_raises(drop):
 
 
 def test_a_cache_in_a_packed_call_raises():
-    model = tiny_model(CONFIGS["llama"], attn_implementation=PACKED_ATTENTION)
+    model = build_tiny("Llama", attn_implementation=PACKED_ATTENTION)
     packed = pack(examples())
     first = model(packed.token_ids_1T, use_cache=True)
     with pytest.raises(ValueError, match="no cache"):
@@ -118,9 +119,9 @@ def test_a_cache_in_a_packed_call_raises():
         )
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PACKED_ARCHITECTURES)
 def test_supported_architectures_pass_the_isolation_check(name):
-    check_isolation(tiny_model(CONFIGS[name], attn_implementation=PACKED_ATTENTION), tolerance=1e-4)
+    check_isolation(build_tiny(name, attn_implementation=PACKED_ATTENTION), tolerance=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -141,4 +142,4 @@ def test_supported_architectures_pass_the_isolation_check(name):
 def test_architectures_that_would_leak_are_refused(config):
     options = {} if config.model_type == "mamba" else {"attn_implementation": PACKED_ATTENTION}
     with pytest.raises(ValueError, match="cannot be trained on packed examples"):
-        check_isolation(tiny_model(config, **options))
+        check_isolation(build_tiny(config, **options))

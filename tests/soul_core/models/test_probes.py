@@ -8,7 +8,6 @@ from bench.tiny_architectures import build_tiny
 from soul_core.models.capabilities import Capabilities, get_capabilities, get_max_short_rope_tokens, set_capabilities
 from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.models.probes import can_decode_cached, require_causal, require_padding
-from tests.fixtures.tiny_models import tiny_model
 
 torch.set_num_threads(1)
 
@@ -17,8 +16,8 @@ BERT = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidde
 
 def test_a_model_that_reads_in_both_directions_is_refused_with_a_remedy():
     with pytest.raises(ValueError, match=r"set is_decoder to true in config\.json"):
-        require_causal(tiny_model(BertConfig(**BERT)))
-    require_causal(tiny_model(BertConfig(**BERT, is_decoder=True)))
+        require_causal(build_tiny(BertConfig(**BERT)))
+    require_causal(build_tiny(BertConfig(**BERT, is_decoder=True)))
 
 
 def test_texts_of_different_rotary_frequencies_do_not_share_a_call():

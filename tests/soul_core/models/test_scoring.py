@@ -1,11 +1,11 @@
 """Scores: of supervised positions only, and equal for packed and separate examples."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.tiny_architectures import build_tiny, make_config
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import pack, pack_groups
 from soul_core.models.capabilities import BatchLayout, Capabilities, set_capabilities
@@ -13,8 +13,8 @@ from soul_core.models.layers import find_decoder_layers
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.models.scoring import Scores, score
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
-from tests.fixtures.tiny_models import CONFIGS, tiny_model
+from tests.fixtures.architectures import PACKED_ARCHITECTURES
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 
 @pytest.fixture(name="loaded")
@@ -91,11 +91,11 @@ def test_a_selection_keeps_every_value_and_renumbers() -> None:
     assert selection.hidden_PD[:, 0].tolist() == [3.0, 4.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", PACKED_ARCHITECTURES)
 def test_hidden_states_are_the_layers_output_at_the_positions_that_predict(architecture: str) -> None:
     torch.set_num_threads(1)
-    config = copy.deepcopy(CONFIGS[architecture])
-    model = tiny_model(config, attn_implementation=PACKED_ATTENTION)
+    config = make_config(architecture)
+    model = build_tiny(config, attn_implementation=PACKED_ATTENTION)
     examples = [Example((5, 6, 7, 8, 9, 10, 11), 3, 1), Example((12, 13, 14, 15), 1, 2)]
 
     scores = score(model, pack(examples), layer=find_decoder_layers(model)[0])

@@ -18,7 +18,7 @@ from soul_core.objectives.alternative_answers import (
 )
 from soul_core.objectives.terms import ExampleContext
 from soul_core.spec.terms import AltPo, Refusal
-from tests.fixtures.tiny_model import COUNTRIES, answer, rows_of
+from tests.fixtures.capitals import COUNTRIES, answer, rows_of
 
 ALL = list(COUNTRIES)
 SPEC = AltPo(alternates="instructed", instruction="Otherwise?", temperature=1.0, max_new_tokens=12)

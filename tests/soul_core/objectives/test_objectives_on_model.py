@@ -16,7 +16,7 @@ from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute
 from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 from soul_core.training.step import add_gradients, count_totals
 from soul_core.training.term_examples import make_term_examples
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
 OF_OWN = {"rmu_retain": "rmu"}

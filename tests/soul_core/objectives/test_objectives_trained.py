@@ -16,7 +16,7 @@ from soul_core.models.scoring import score
 from soul_core.objectives import FORGET_TERMS, alternative_answers
 from soul_core.spec import JobSpec
 from soul_core.training.trainer import TrainingResult, train
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
 OF_OWN = {"rmu": {"kind": "rmu_retain"}}

@@ -1,4 +1,4 @@
-"""Tiny bases whose rotary embeddings, heads and dtypes are not the defaults, as somebody would publish them."""
+"""Tiny base models whose rotary embeddings, heads and types are not the defaults, like those of published models."""
 
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from transformers import (
     Qwen3Config,
 )
 
+from bench.tiny_architectures import TINY_SHAPE, build_tiny, make_config
+from bench.tiny_tokenizer import make_tiny_tokenizer
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.outputs.dtypes import choose_export_dtypes, round_for_export
 from soul_core.outputs.export import export_checkpoint
 from soul_core.outputs.gguf_tokenizer import _LLAMA3, _QWEN2
-from tests.fixtures.tiny_models import _SHAPE, CONFIGS, tiny_model, tiny_tokenizer
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -31,25 +32,25 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
-_NEOX = {key: value for key, value in _SHAPE.items() if key != "num_key_value_heads"}
+_NEOX = {key: value for key, value in TINY_SHAPE.items() if key != "num_key_value_heads"}
 
 
 def rope(theta: float, **others: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta, **others}
 
 
-#: Each reads wrong numbers where its rotary base, scaling or tied head is not found.
+#: Each computes wrong numbers if its rotary base, scaling or tied head is not read.
 BASES: dict[str, PreTrainedConfig] = {
-    "llama_100000": LlamaConfig(**_SHAPE, rope_parameters=rope(100_000.0)),
-    "llama3_scaling": LlamaConfig(**_SHAPE, rope_parameters=LLAMA3_ROPE),
-    "llama_linear": LlamaConfig(**_SHAPE, rope_parameters=rope(20_000.0, factor=4.0) | {"rope_type": "linear"}),
-    "llama_tied": LlamaConfig(**_SHAPE, tie_word_embeddings=True, rope_parameters=rope(100_000.0)),
-    "qwen2": Qwen2Config(**_SHAPE, rope_parameters=rope(1_000_000.0)),
-    "qwen3": Qwen3Config(**_SHAPE, head_dim=16, rope_parameters=rope(1_000_000.0)),
-    "mistral": CONFIGS["mistral"],
-    "gemma2": CONFIGS["gemma2"],
+    "llama_100000": LlamaConfig(**TINY_SHAPE, rope_parameters=rope(100_000.0)),
+    "llama3_scaling": LlamaConfig(**TINY_SHAPE, rope_parameters=LLAMA3_ROPE),
+    "llama_linear": LlamaConfig(**TINY_SHAPE, rope_parameters=rope(20_000.0, factor=4.0) | {"rope_type": "linear"}),
+    "llama_tied": LlamaConfig(**TINY_SHAPE, tie_word_embeddings=True, rope_parameters=rope(100_000.0)),
+    "qwen2": Qwen2Config(**TINY_SHAPE, rope_parameters=rope(1_000_000.0)),
+    "qwen3": Qwen3Config(**TINY_SHAPE, head_dim=16, rope_parameters=rope(1_000_000.0)),
+    "mistral": make_config("Mistral, window"),
+    "gemma2": make_config("Gemma 2"),
     "gemma3": Gemma3TextConfig(
-        **_SHAPE,
+        **TINY_SHAPE,
         head_dim=8,
         sliding_window=4,
         rope_parameters={
@@ -57,24 +58,24 @@ BASES: dict[str, PreTrainedConfig] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 20_000.0},
         },
     ),
-    "gpt2": CONFIGS["gpt2"],
-    "phi3": Phi3Config(**_SHAPE, rope_parameters=rope(70_000.0)),
+    "gpt2": make_config("GPT-2"),
+    "phi3": Phi3Config(**TINY_SHAPE, rope_parameters=rope(70_000.0)),
     "gpt_neox": GPTNeoXConfig(**_NEOX, rope_parameters=rope(30_000.0, partial_rotary_factor=0.5)),
-    "olmo3": Olmo3Config(**_SHAPE, sliding_window=4, rope_parameters=None),
+    "olmo3": Olmo3Config(**TINY_SHAPE, sliding_window=4, rope_parameters=None),
 }
 
 
 def save_base(
     folder: Path, config: PreTrainedConfig, *, dtype: torch.dtype = torch.bfloat16, split: str = "gpt-2"
 ) -> Path:
-    tiny_model(config).to(dtype).save_pretrained(folder)
-    tokenizer_split_as(split).save_pretrained(folder)
+    build_tiny(config).to(dtype).save_pretrained(folder)
+    make_tokenizer(split).save_pretrained(folder)
     return folder
 
 
-def tokenizer_split_as(split: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that splits text as llama.cpp's name says."""
-    tokenizer = tiny_tokenizer()
+def make_tokenizer(split: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with the rules that llama.cpp has for a name."""
+    tokenizer = make_tiny_tokenizer()
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rules = {
@@ -88,11 +89,11 @@ def tokenizer_split_as(split: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def loaded_base(folder: Path, config: PreTrainedConfig, **options: Any) -> LoadedModel:
+def load_base(folder: Path, config: PreTrainedConfig, **options: Any) -> LoadedModel:
     return load_model(save_base(folder, config, **options), device="cpu")
 
 
-def exported(loaded: LoadedModel, folder: Path, *, dtype: str = "base") -> Path:
+def export_as_run(loaded: LoadedModel, folder: Path, *, dtype: str = "base") -> Path:
     """Round and export a model as a run does."""
     dtypes = choose_export_dtypes(loaded, dtype)
     round_for_export(loaded.model, dtypes)

@@ -15,7 +15,7 @@ from soul_core.spec.terms import ForgetTerm, RetainTerm
 from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS
 from tests.paths import ROOT
 
-DOCS = ROOT / "docs" / "methods.md"
+DOCS = ROOT / "docs" / "reference" / "methods.md"
 
 
 def kinds(union: Any) -> set[str]:

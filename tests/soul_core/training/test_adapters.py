@@ -19,8 +19,8 @@ from soul_core.spec import JobSpec
 from soul_core.training.quantized_base import FrozenLinear, StorageFormat, check_quantizable
 from soul_core.training.trainable import TrainableParameters, check_trainable_parameters
 from soul_core.training.trainer import train
-from tests.fixtures.tiny_model import write_rows
-from tests.fixtures.tiny_training import NAMES, Heard, examples_of, probability, train_tiny, weights
+from tests.fixtures.capitals import write_rows
+from tests.fixtures.capitals_training import NAMES, RecordingListener, examples_of, probability, train_tiny, weights
 
 NEEDS_TORCHAO = pytest.mark.skipif(find_spec("torchao") is None, reason="the extra 'quantized' is not installed")
 FEW_BITS = [pytest.param(kept, marks=NEEDS_TORCHAO) for kept in ("int8", "nf4")]
@@ -236,7 +236,7 @@ def test_a_training_that_fails_leaves_a_plain_model(loaded: LoadedModel, tmp_pat
     names = [name for name, _ in loaded.model.named_parameters()]
     forget, retain = examples_of(loaded)
     spec = JobSpec.model_validate({**FORGETS, "lora": {"base_weights": "bfloat16"}})
-    ear = Heard(wish_behind=1, wanted=StopRequest.CANCEL)
+    ear = RecordingListener(stop_after_metrics=1, request=StopRequest.CANCEL)
 
     with pytest.raises(RunCancelledError):
         train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=ear)
@@ -280,7 +280,7 @@ def test_a_run_refuses_a_pattern_that_matches_nothing_before_it_measures(
         "retain": write_rows(tmp_path / "r.jsonl", NAMES[2:]),
     }
     spec = JobSpec.model_validate({**RUN, "parameters": {"include": ["transformer.h.0.*"]}})
-    ear = Heard()
+    ear = RecordingListener()
 
     with pytest.raises(BadSpec, match=r"parameters\.include\.0: .* matches no weight"):
         run(spec, RunInputs(model=str(taught_model_dir), dataset_paths=sets), tmp_path / "out", listener=ear)

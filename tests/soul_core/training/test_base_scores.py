@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from bench.tiny_architectures import save_tiny
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import PackedBatch, pack
 from soul_core.errors import BadSpec
@@ -18,18 +19,15 @@ from soul_core.models.scoring import Scores, score
 from soul_core.objectives.terms import BaseScoreKind, ExampleGroup
 from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute_base_scores
 from soul_core.training.micro_batching import MicroBatcher
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
-from tests.fixtures.tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 ALL: tuple[BaseScoreKind, ...] = ("sequence_logp", "logits", "hidden")
 
 
-@pytest.fixture(params=["llama", "gemma2", "gpt2"])
+@pytest.fixture(params=["Llama", "Gemma 2", "GPT-2"])
 def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> LoadedModel:
     torch.set_num_threads(1)
-    tiny_model(CONFIGS[request.param]).save_pretrained(tmp_path / "m")
-    tiny_tokenizer().save_pretrained(tmp_path / "m")
-    return load_model(tmp_path / "m", device="cpu")
+    return load_model(save_tiny(request.param, tmp_path / "m"), device="cpu")
 
 
 @pytest.fixture

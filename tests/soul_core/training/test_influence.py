@@ -14,8 +14,8 @@ from soul_core.training.checkpoint import load_newest_checkpoint
 from soul_core.training.influence import build_krylov_space, take_influence_step
 from soul_core.training.second_order import gauss_newton_vector_product
 from soul_core.training.step import compute_nll_gradients
+from tests.fixtures.capitals_training import RecordingListener, examples_of, probability, train_tiny, weights
 from tests.fixtures.tiny_derivatives import batcher, flat, jacobian_PVW, small_llama, units
-from tests.fixtures.tiny_training import Heard, examples_of, probability, train_tiny, weights
 
 SPEC: dict[str, Any] = {"strategy": {"kind": "influence", "iterations": 6}}
 
@@ -83,7 +83,7 @@ def test_on_a_small_llama_the_step_is_the_damped_inverse_of_the_dense_matrix() -
 def test_it_makes_the_forget_answers_less_probable_and_keeps_its_bound(taught_model_dir: Path, tmp_path: Path) -> None:
     base = load_model(taught_model_dir, device="cpu")
     forget, retain = examples_of(base)
-    ear = Heard()
+    ear = RecordingListener()
 
     trained, after = train_tiny(taught_model_dir, tmp_path, SPEC, ear)
 
@@ -116,7 +116,9 @@ def test_a_bound_that_no_damping_keeps_is_an_error_and_restores_the_weights(
 
     with pytest.raises(TrainingDivergedError, match=r"raise strategy\.max_retain_increase"):
         # the forget set is the retain set
-        take_influence_step(loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=Heard())
+        take_influence_step(
+            loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=RecordingListener()
+        )
 
     assert torch.equal(weights(loaded), weights(base))
 
@@ -133,9 +135,9 @@ def test_an_interrupted_step_starts_again_and_a_taken_step_is_restored(taught_mo
     _, straight = train_tiny(taught_model_dir, tmp_path / "straight", SPEC)
 
     with pytest.raises(RunInterruptedError):
-        train_tiny(taught_model_dir, tmp_path / "again", SPEC, Heard(wish_behind=1))
+        train_tiny(taught_model_dir, tmp_path / "again", SPEC, RecordingListener(stop_after_metrics=1))
     _, repeated = train_tiny(taught_model_dir, tmp_path / "again", SPEC)
-    listener = Heard()
+    listener = RecordingListener()
     result, restored = train_tiny(taught_model_dir, tmp_path / "again", SPEC, listener)
 
     assert torch.equal(weights(repeated), weights(straight))
@@ -146,7 +148,9 @@ def test_an_interrupted_step_starts_again_and_a_taken_step_is_restored(taught_mo
 
 def test_it_can_be_cancelled(taught_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(RunCancelledError):
-        train_tiny(taught_model_dir, tmp_path, SPEC, Heard(wish_behind=0, wanted=StopRequest.CANCEL))
+        train_tiny(
+            taught_model_dir, tmp_path, SPEC, RecordingListener(stop_after_metrics=0, request=StopRequest.CANCEL)
+        )
 
     assert load_newest_checkpoint(tmp_path / "train", torch.device("cpu")) is None
 

@@ -11,7 +11,7 @@ from soul_core.spec.wrappers import Saliency
 from soul_core.training.micro_batching import BatchUnit
 from soul_core.training.saliency import SaliencyMask, _lowest_kept, load_or_compute_mask, select_units
 from soul_core.training.step import compute_nll_gradients, get_trainable_parameters
-from tests.fixtures.tiny_training import batcher, examples_of, train_tiny, weights
+from tests.fixtures.capitals_training import batcher, examples_of, train_tiny, weights
 
 
 @pytest.fixture(scope="module")

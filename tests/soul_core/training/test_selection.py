@@ -10,7 +10,7 @@ from soul_core.errors import BadSpec
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec.wrappers import ParameterSelection
 from soul_core.training.selection import select_parameters
-from tests.fixtures.tiny_training import train_tiny
+from tests.fixtures.capitals_training import train_tiny
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from soul_core.models.loading import LoadedModel
 from soul_core.training.micro_batching import BatchItem, BatchUnit
 from soul_core.training.sharpness import add_sharpness_aware_gradients
 from soul_core.training.step import Losses, compute_nll_gradients, get_trainable_parameters
+from tests.fixtures.capitals_training import train_tiny, weights
 from tests.fixtures.tiny_derivatives import batcher, flat, small_llama, unflat
 from tests.fixtures.tiny_derivatives import units as both_units
-from tests.fixtures.tiny_training import train_tiny, weights
 
 RHO = 0.05
 

@@ -11,7 +11,7 @@ from soul_core.errors import BadData, BadSpec
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.spec import JobSpec
 from soul_core.training.term_examples import check_terms
-from tests.fixtures.tiny_model import rows_of
+from tests.fixtures.capitals import rows_of
 
 
 @pytest.fixture

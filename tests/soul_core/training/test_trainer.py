@@ -21,7 +21,7 @@ from soul_core.training.checkpoint import load_newest_checkpoint
 from soul_core.training.schedule import compute_lr_factor, compute_num_steps
 from soul_core.training.step import get_trainable_parameters
 from soul_core.training.trainer import TrainingResult, TrainingRun, train
-from tests.fixtures.tiny_model import COUNTRIES, rows_of
+from tests.fixtures.capitals import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
 

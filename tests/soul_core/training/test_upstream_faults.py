@@ -20,7 +20,7 @@ from soul_core.optimizers.curvature import sample_labels
 from soul_core.spec import JobSpec
 from soul_core.training.checkpoint import Checkpoint, load_newest_checkpoint
 from soul_core.training.trainer import train
-from tests.fixtures.tiny_model import COUNTRIES, TEACHABLE, make_tiny_model, rows_of
+from tests.fixtures.capitals import COUNTRIES, TEACHABLE_RANGE, make_untrained_model, rows_of
 
 FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
 CPU = torch.device("cpu")
@@ -194,7 +194,7 @@ def test_with_bfloat16_compute_every_weight_changes_at_a_small_rate(
 
 def test_bfloat16_compute_follows_float32(tmp_path: Path) -> None:
     # The gradients of an untrained model are far above bfloat16's rounding; those of a trained one are near 0.
-    model = make_tiny_model(tmp_path / "model", initializer_range=TEACHABLE)
+    model = make_untrained_model(tmp_path / "model", initializer_range=TEACHABLE_RANGE)
     curves = {}
     for dtype in DTYPES:
         recorder = unlearn(*load(model, dtype), tmp_path / dtype, optimizer={"lr": 3e-3})

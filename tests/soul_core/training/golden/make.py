@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from soul_core.__main__ import main
-from tests.fixtures.tiny_model import COUNTRIES, make_tiny_model, write_rows
+from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 
 HERE = Path(__file__).parent
 CURVES = (
@@ -66,7 +66,7 @@ SPECS: dict[str, dict[str, Any]] = {
 def run_trajectory(name: str, folder: Path) -> dict[str, list[float]]:
     """Run a spec as a command; return the report's curves and the norm of the exported weights."""
     torch.set_num_threads(1)
-    model = make_tiny_model(folder / "model", seed=7)
+    model = make_untrained_model(folder / "model", seed=7)
     spec = folder / "spec.json"
     spec.write_text(json.dumps(SPECS[name]))
     forget, retain = list(COUNTRIES)[:4], list(COUNTRIES)[4:]

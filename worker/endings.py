@@ -1,0 +1,128 @@
+"""What becomes of a job when its attempt ends: the table, and its row for a given exit of the engine."""
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from soul_core.errors import (
+    BadData,
+    BadModel,
+    BadSpec,
+    DiskFull,
+    EngineError,
+    ExitCode,
+    OutOfMemory,
+    RunCancelledError,
+    RunInterruptedError,
+    TrainingDivergedError,
+    UserError,
+)
+from soul_store.blobs import StorageFull
+from soul_store.job_leases import NewArtifact
+from soul_store.job_state_machine import make_status_reason
+from worker.supervisor import EngineExit, describe_exit
+from worker.workspace import WorkspaceBusy
+
+_DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+#: How an engine ends: by an EngineError, by itself with an exit code, or by a signal.
+EngineEnd = type[EngineError] | ExitCode | Literal["signal"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The job's next status.
+
+    After `SOUL_MAX_ATTEMPTS` endings with `counts_as_attempt`, the job fails instead of being requeued. `is_retryable`
+    tells the user that the same job may succeed if it is submitted again.
+    """
+
+    status: Literal["succeeded", "failed", "cancelled", "queued"]
+    counts_as_attempt: bool = False
+    is_retryable: bool = False
+
+
+_USER_FAULT = Ending("failed")
+_FAILED = Ending("failed", is_retryable=True)
+_INFRASTRUCTURE = Ending("queued", counts_as_attempt=True, is_retryable=True)
+
+#: THE table. A test checks that every subclass of EngineError is in it.
+ENDINGS: Mapping[EngineEnd, Ending] = {
+    ExitCode.OK: Ending("succeeded"),
+    # the request is wrong: another attempt cannot succeed
+    BadSpec: _USER_FAULT,
+    BadData: _USER_FAULT,
+    BadModel: _USER_FAULT,
+    UserError: _USER_FAULT,
+    # the run failed for a reason of its own
+    TrainingDivergedError: _FAILED,
+    OutOfMemory: _FAILED,
+    EngineError: _FAILED,
+    # the run stopped on request
+    RunCancelledError: Ending("cancelled"),
+    RunInterruptedError: Ending("queued"),
+    # another attempt may succeed, on another machine or after a repair
+    DiskFull: _INFRASTRUCTURE,
+    ExitCode.CRASH: _INFRASTRUCTURE,
+    "signal": _INFRASTRUCTURE,
+}
+
+
+_KINDS = {(kind.code, int(kind.exit_code)): kind for kind in ENDINGS if isinstance(kind, type)}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a successful attempt published."""
+
+    verdict: str
+    report_blob: str
+    artifacts: list[NewArtifact]
+
+
+@dataclass(frozen=True)
+class AttemptEnd:
+    """How an attempt ended, as the job's row stores it. `reason` is {code, message, retryable, details}."""
+
+    ending: Ending
+    reason: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, float] = field(default_factory=dict)
+    outputs: Outputs | None = None
+
+
+def conclude_exit(engine_exit: EngineExit, requested_action: str | None) -> AttemptEnd:
+    """Return how an attempt ends whose engine exited like this."""
+    key, reason = _classify_exit(engine_exit, requested_action)
+    usage = {"engine_seconds": round(engine_exit.seconds, 3), "gpu_seconds": 0.0, "flops": 0.0}
+    return AttemptEnd(ENDINGS[key], {**reason, "retryable": ENDINGS[key].is_retryable}, usage)
+
+
+def _classify_exit(engine_exit: EngineExit, requested_action: str | None) -> tuple[EngineEnd, dict[str, Any]]:
+    """Return the key of the table, and the reason."""
+    returncode, failure = engine_exit.returncode, engine_exit.failed_event
+    if returncode == ExitCode.OK:
+        return ExitCode.OK, {}
+    if returncode < 0 and engine_exit.drain_requested:
+        # killed because its checkpoint took longer than the grace period: it resumes from an older one
+        return RunInterruptedError, {}
+    if returncode < 0 and requested_action == "cancel":
+        return RunCancelledError, {}
+    if failure is None:
+        message = f"the engine process died ({describe_exit(returncode)})"
+        return "signal" if returncode < 0 else ExitCode.CRASH, make_status_reason("engine_died", message)
+    reason = make_status_reason(failure.data["code"], failure.data["message"])
+    kind = _KINDS.get((failure.data["code"], returncode), ExitCode.CRASH)
+    return kind, {**reason, "details": list(failure.data.get("details", ()))}
+
+
+def conclude_worker_error(error: Exception) -> AttemptEnd:
+    """Return how an attempt ends whose worker failed like this."""
+    if isinstance(error, WorkspaceBusy):
+        code, message = "worker_busy", "an earlier attempt still held the job's folder"
+    elif isinstance(error, StorageFull) or (isinstance(error, OSError) and error.errno in _DISK_FULL_ERRNOS):
+        code, message = "disk_full", "the worker's disk is full; free some space and submit the job again"
+    else:
+        code = "worker_error"
+        message = f"{type(error).__name__} in the worker; the operator finds the traceback in the worker's log"
+    return AttemptEnd(_INFRASTRUCTURE, make_status_reason(code, message, retryable=True))
