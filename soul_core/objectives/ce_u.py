@@ -1,7 +1,7 @@
 """Cross-entropy unlearning: learn the model's own distribution with the label taken out.
 
 Source: Yang 2025, arXiv:2503.01224: targets are the softmax of the logits with the label's at minus infinity, without
-gradient. The first token of an answer is left out, as the paper's training settings say.
+gradient. The first token of an answer is left out, as in the paper's training settings.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Stay near the base model on the retain set.
 
 Source: the KL term of TOFU (arXiv:2401.06121, section 4) and NPO+KL (arXiv:2404.05868).
-Differs from the released SOUL code: there the base's entropy is missing, so it is a cross-entropy, never zero.
+Differs from the released SOUL code, which leaves out the base model's entropy: that is a cross-entropy, never zero.
 """
 
 import torch

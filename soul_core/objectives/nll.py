@@ -1,4 +1,4 @@
-"""Keep learning what must be kept.
+"""Keep learning the retain set.
 
 Source: the retain term of GradDiff in TOFU (arXiv:2401.06121, section 4).
 """
@@ -10,5 +10,5 @@ from soul_core.spec.terms import Nll
 
 
 def nll(inputs: TermInputs, spec: Nll) -> torch.Tensor:
-    """Return the mean NLL of the retain answers."""
+    """Return the mean NLL of the retain answers, in nats per token."""
     return -token_mean(inputs.scores["retain"].logp_P, inputs.totals["retain"])

@@ -11,9 +11,9 @@ from soul_core.spec.terms import Npo
 
 
 def npo(inputs: TermInputs, spec: Npo) -> torch.Tensor:
-    """Return the mean over sequences; the ratio is of whole answers (sums, not token means)."""
-    reference_B = inputs.base_scores["forget"].sequence_logp_B
-    assert reference_B is not None
-    log_ratio_B = inputs.scores["forget"].sequence_logp_B - reference_B
+    """Return the mean over sequences. The ratio is of complete answers (sums, not token means)."""
+    base_logp_B = inputs.base_scores["forget"].sequence_logp_B
+    assert base_logp_B is not None
+    log_ratio_B = inputs.scores["forget"].sequence_logp_B - base_logp_B
     loss_B = -(2 / spec.beta) * logsigmoid(-spec.beta * log_ratio_B)
     return sequence_mean(loss_B, inputs.totals["forget"])

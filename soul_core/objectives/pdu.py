@@ -2,8 +2,8 @@
 
 Source: Entesari et al. 2025, arXiv:2506.05314: the logit-margin flattening loss, and the primal-dual updates by which
 the retain term's weight, a dual variable, grows while the retain loss is over its bound.
-Differs from it: the bound is the base model's loss on the same examples plus a slack, instead of one number for all;
-margins count where answers are predicted, while the authors' code averages over the prompt and its padding too.
+Differs from it: the bound is the base model's loss on the same examples plus a slack, instead of one number for all
+examples; margins are averaged over answer positions, while the authors' code includes prompt and padding.
 """
 
 import torch
@@ -13,7 +13,7 @@ from soul_core.spec.terms import Pdu
 
 
 def pdu(inputs: TermInputs, spec: Pdu) -> torch.Tensor:
-    """Return the mean squared margin of the largest logit over the mean logit. Zero where all logits are equal."""
+    """Return the mean over answer tokens of (largest logit - mean logit)^2; zero if all logits are equal."""
     logits_PV = inputs.scores["forget"].logits_PV
     margin_P = logits_PV.amax(dim=-1) - logits_PV.mean(dim=-1)
     return token_mean(margin_P.square(), inputs.totals["forget"])

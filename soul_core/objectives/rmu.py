@@ -1,8 +1,8 @@
-"""Representation misdirection: hidden states of one layer steered to noise on the forget set.
+"""Representation misdirection: steer the hidden states of one layer in a random direction on the forget set.
 
 Source: Li et al. 2024 (WMDP), arXiv:2403.03218, section 4; the squared distance is divided by the width D, as in the
 authors' code.
-Differs from it: hidden states count at the positions that predict the answer, not over the whole text.
+Differs from it: the mean is over the positions that predict the answer, not over the complete text.
 """
 
 import torch
@@ -25,6 +25,6 @@ def choose_layer(spec: Rmu, num_layers: int) -> int:
 
 
 def make_control_vector_D(seed: int, hidden_size: int) -> torch.Tensor:
-    """Return the direction of all forget states: uniform numbers in [0, 1), normalized, as the authors draw it."""
-    drawn_D = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return drawn_D / drawn_D.norm()
+    """Return the unit vector u (D), from uniform numbers in [0, 1) as in the authors' code."""
+    uniform_D = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return uniform_D / uniform_D.norm()

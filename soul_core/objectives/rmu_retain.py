@@ -1,7 +1,7 @@
-"""Hold the hidden states that `rmu` steers near the base model's on the retain set.
+"""Keep the hidden states that `rmu` steers near the base model's on the retain set.
 
 Source: Li et al. 2024 (WMDP), arXiv:2403.03218, section 4; divided by the width D, as in the authors' code.
-Differs from it: hidden states count at the positions that predict the answer, not over the whole text.
+Differs from it: the mean is over the positions that predict the answer, not over the complete text.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Gradient ascent by saturation and importance of each token.
 
-Source: Yang et al. 2025, arXiv:2505.11953, section 5: p^beta1 holds back tokens that are forgotten already
-(saturation), (1-p)^beta2 those that are certain in any text and hold little (importance). Weights have no gradient.
+Source: Yang et al. 2025, arXiv:2505.11953, section 5: p^beta1 lowers the weight of tokens that are forgotten already
+(saturation), (1-p)^beta2 that of tokens that are certain in any text (importance). Weights have no gradient.
 """
 
 import torch
@@ -13,6 +13,6 @@ from soul_core.spec.terms import SatImp
 def satimp(inputs: TermInputs, spec: SatImp) -> torch.Tensor:
     """Return minus the mean of p^beta1 * (1-p)^beta2 * NLL over the answer tokens."""
     logp_P = inputs.scores["forget"].logp_P
-    now_P = logp_P.detach()
-    weight_P = (spec.beta1 * now_P).exp() * (-torch.expm1(now_P)).clamp(min=0) ** spec.beta2
+    detached_P = logp_P.detach()
+    weight_P = (spec.beta1 * detached_P).exp() * (-torch.expm1(detached_P)).clamp(min=0) ** spec.beta2
     return token_mean(weight_P * logp_P, inputs.totals["forget"])

@@ -1,7 +1,7 @@
 """Simple negative preference optimization: NPO by the mean log-probability, without a base model.
 
 Source: Fan et al. 2024, arXiv:2410.07163, equation 4; delta is its reward margin gamma.
-Differs from the paper: beta multiplies the margin too, as in the released code (with delta 0 they are the same).
+Differs from the paper: beta multiplies the margin too, as in the released code (with delta 0 they are equal).
 """
 
 import torch
@@ -12,7 +12,7 @@ from soul_core.spec.terms import SimNpo
 
 
 def simnpo(inputs: TermInputs, spec: SimNpo) -> torch.Tensor:
-    """Return the mean over sequences; each counts by its NLL per token, so length does not matter."""
+    """Return the mean over sequences. Each enters by its NLL per token, so its length does not matter."""
     scores = inputs.scores["forget"]
     mean_nll_B = -scores.sequence_logp_B / scores.length_B
     loss_B = -(2 / spec.beta) * logsigmoid(spec.beta * (mean_nll_B - spec.delta))

@@ -1,7 +1,7 @@
-"""Weighted gradient ascent: each token by a power of its probability now.
+"""Weighted gradient ascent: each token by a power of its present probability.
 
 Source: Wang et al. 2025, arXiv:2502.19301 (WGA): the gradient of log p grows as 1/p while p falls; the weight p^alpha,
-itself without gradient, undoes that, so ascent ends by itself.
+itself without gradient, cancels that, so ascent ends by itself.
 """
 
 import torch

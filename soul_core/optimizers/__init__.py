@@ -1,4 +1,4 @@
-"""The table of optimizers: kind -> what builds it. `influence`, which is one static step, is not among them."""
+"""The table of optimizers: kind -> the function that builds it from its spec."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,18 +14,18 @@ from soul_core.spec import optimizers as spec_optimizers
 Parameters = Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]
 
 
-def _adamw(parameters: Parameters, spec: spec_optimizers.AdamW, _: torch.dtype) -> Optimizer:
+def _make_adamw(parameters: Parameters, spec: spec_optimizers.AdamW, _: torch.dtype) -> Optimizer:
     return AdamW(
         parameters,
         lr=spec.lr,
         betas=(spec.beta1, spec.beta2),
         eps=spec.eps,
         weight_decay=spec.weight_decay,
-        fused=True,  # a third of the plain loop's time on a CPU, fewer launches on a GPU
+        fused=True,  # a third of the time on a CPU, fewer kernel launches on a GPU
     )
 
 
-def _sophia(parameters: Parameters, spec: spec_optimizers.Sophia, _: torch.dtype) -> Optimizer:
+def _make_sophia(parameters: Parameters, spec: spec_optimizers.Sophia, _: torch.dtype) -> Optimizer:
     return Sophia(
         parameters,
         lr=spec.lr,
@@ -37,7 +37,7 @@ def _sophia(parameters: Parameters, spec: spec_optimizers.Sophia, _: torch.dtype
     )
 
 
-def _upstream_compat(
+def _make_upstream_compat(
     parameters: Parameters, spec: spec_optimizers.UpstreamCompat, compute_dtype: torch.dtype
 ) -> Optimizer:
     return UpstreamCompat(
@@ -51,9 +51,9 @@ def _upstream_compat(
     )
 
 
-#: kind -> function of the parameters, the spec and the compute type.
+#: kind -> (parameters, the optimizer's spec, compute type) -> optimizer.
 OPTIMIZERS: dict[str, Callable[[Parameters, Any, torch.dtype], Optimizer]] = {
-    "adamw": _adamw,
-    "sophia": _sophia,
-    "upstream_compat": _upstream_compat,
+    "adamw": _make_adamw,
+    "sophia": _make_sophia,
+    "upstream_compat": _make_upstream_compat,
 }

@@ -1,1 +1,1 @@
-"""Training: from rows as tokens to changed weights."""
+"""Training: examples in, changed weights out."""

@@ -1,7 +1,7 @@
-"""Low-rank adapters: put beside frozen weights for a training, merged into the weights after it.
+"""Low-rank adapters: added to frozen layers for a training, and merged into the weights after it.
 
-What comes behind a training (measuring, attacks, export) sees a plain model of the same layers as before.
-Source: LoRA (Hu et al. 2021, arXiv:2106.09685), by peft: W + alpha / rank * B A, B zero at first.
+Evaluation, attacks and export after the training get a model with its original layers.
+Source: LoRA (Hu et al. 2021, arXiv:2106.09685), by peft: W + alpha / rank * B A, with B initially zero.
 Differs from it: no dropout, because the model stays in eval mode.
 """
 
@@ -26,20 +26,20 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class AdapterWeights:
-    """Trained adapters in peft's own form: what `output: adapter` leaves behind."""
+    """Trained adapters in peft's format: the result of `output: adapter`."""
 
     config: Any  # peft.LoraConfig
     tensors: Mapping[str, torch.Tensor]
 
     def save(self, folder: Path) -> None:
-        """Write what `PeftModel.from_pretrained(base, folder)` loads."""
+        """Write the files that `PeftModel.from_pretrained(base, folder)` loads."""
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(str(folder))
         save_file(dict(self.tensors), folder / _TENSORS)
 
     @classmethod
     def load(cls, folder: Path) -> "AdapterWeights | None":
-        """Undo `save`; None where nothing was saved."""
+        """Return the adapters that `save` wrote, or None if there are none."""
         if not (folder / _TENSORS).exists():
             return None
         from peft import LoraConfig
@@ -48,10 +48,10 @@ class AdapterWeights:
 
 
 class Adapters:
-    """Adapters inside a model, from their birth to their merging."""
+    """The adapters inside a model, until they are merged."""
 
     def __init__(self, model: PreTrainedModel, spec: Lora, targets: list[str], *, base_name: str, seed: int) -> None:
-        """Put an adapter on each of `targets`; only they require gradients then. B is zero: the model says the same."""
+        """Add an adapter to each of `targets`. Only adapters require gradients then; outputs stay the same."""
         from peft import LoraConfig
         from peft.tuners.lora import LoraModel
 
@@ -59,7 +59,7 @@ class Adapters:
         self._targets = targets
         if spec.base_weights != "float32":
             for name in targets:
-                _replace(model, name, FrozenLinear(_linear(model, name, spec), spec.base_weights))
+                _replace_layer(model, name, FrozenLinear(_get_linear(model, name, spec), spec.base_weights))
         config = LoraConfig(
             r=spec.rank,
             lora_alpha=spec.alpha,
@@ -71,12 +71,12 @@ class Adapters:
             fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
         )
         with torch.random.fork_rng():
-            torch.manual_seed(seed)  # A is drawn
+            torch.manual_seed(seed)  # A is random
             self._tuner = LoraModel(model, {_NAME: config}, _NAME)
         self._config = config
 
     def copy_weights(self) -> AdapterWeights:
-        """Return a copy of the adapters as they are."""
+        """Return a copy of the adapters."""
         tensors = {
             f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter.detach().cpu().clone().contiguous()
             for name, parameter in self._model.named_parameters()
@@ -86,8 +86,8 @@ class Adapters:
 
     @torch.no_grad()
     def compute_merged_weights(self) -> dict[str, torch.Tensor]:
-        """Return the parameters that `merge` would leave behind, under their plain names; the adapters stay."""
-        plain = {
+        """Return the parameters that the model would have after `merge`, by name. The adapters stay."""
+        merged = {
             name.replace(".base_layer.", "."): parameter.detach()
             for name, parameter in self._model.named_parameters()
             if ".lora_" not in name
@@ -95,60 +95,63 @@ class Adapters:
         for name in self._targets:
             adapter: Any = self._model.get_submodule(name)
             layer = adapter.base_layer
-            whole = layer.original_weight if isinstance(layer, FrozenLinear) else layer.weight
-            plain[f"{name}.weight"] = whole.detach() + adapter.get_delta_weight(_NAME).to(whole)
-        return plain
+            weight = layer.original_weight if isinstance(layer, FrozenLinear) else layer.weight
+            merged[f"{name}.weight"] = weight.detach() + adapter.get_delta_weight(_NAME).to(weight)
+        return merged
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the adapters to the original weights and take them out."""
-        adapted: dict[str, Any] = {name: self._model.get_submodule(name) for name in self._targets}
+        """Add the adapters to the original weights and remove them."""
+        adapters: dict[str, Any] = {name: self._model.get_submodule(name) for name in self._targets}
         self._tuner.unload()
-        for name, adapter in adapted.items():
+        for name, adapter in adapters.items():
             layer: Any = self._model.get_submodule(name)
             if isinstance(layer, FrozenLinear):
                 layer = layer.restore_original()
-                _replace(self._model, name, layer)
+                _replace_layer(self._model, name, layer)
             layer.weight.add_(adapter.get_delta_weight(_NAME).to(layer.weight))
 
 
 def find_adapter_targets(model: PreTrainedModel, spec: Lora, trainable_names: set[str]) -> list[str]:
-    """Return the names of the linear layers that get an adapter, of those whose weight is in `movable`.
+    """Return the names of the linear layers that get an adapter, among those whose weight is in `trainable_names`.
 
-    Raises BadSpec for a target that no layer is called by, with the near name.
+    Raises:
+        BadSpec: No linear layer has the name of a target; or there is no layer to adapt.
     """
-    last = model.get_output_embeddings()
+    head = model.get_output_embeddings()
     linear = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not last
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
     }
     known = sorted({name.rpartition(".")[2] for name in linear})
     for number, target in enumerate(spec.targets):
         if target not in {ALL_LINEAR, *known}:
             near = difflib.get_close_matches(target, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"they are called {', '.join(known)}"
-            raise BadSpec(f"lora.targets.{number}: no linear layer is called '{target}'; {hint}")
-    wanted = set(known) if ALL_LINEAR in spec.targets else set(spec.targets)
-    targets = [name for name in linear if name.rpartition(".")[2] in wanted and f"{name}.weight" in trainable_names]
+            hint = f"did you mean '{near[0]}'?" if near else f"the model has {', '.join(known)}"
+            raise BadSpec(f"lora.targets.{number}: no linear layer has the name '{target}'; {hint}")
+    selected = set(known) if ALL_LINEAR in spec.targets else set(spec.targets)
+    targets = [name for name in linear if name.rpartition(".")[2] in selected and f"{name}.weight" in trainable_names]
     if not targets:
-        raise BadSpec("parameters: none of the weights they choose is a target of LoRA; choose others, or more targets")
+        raise BadSpec(
+            "parameters: none of the selected weights is a target of LoRA; select others, or add to lora.targets"
+        )
     if spec.base_weights != "float32":
         for name in targets:
-            check_quantizable(_linear(model, name, spec), spec.base_weights)
+            check_quantizable(_get_linear(model, name, spec), spec.base_weights)
     return targets
 
 
-def _linear(model: PreTrainedModel, name: str, spec: Lora) -> torch.nn.Linear:
+def _get_linear(model: PreTrainedModel, name: str, spec: Lora) -> torch.nn.Linear:
     layer = model.get_submodule(name)
     if not isinstance(layer, torch.nn.Linear):
         raise BadSpec(
-            f"lora.base_weights: {type(model).__name__} has {type(layer).__name__} layers, which '{spec.base_weights}' "
-            "does not know; take 'float32'"
+            f"lora.base_weights: '{spec.base_weights}' does not support the {type(layer).__name__} layers of "
+            f"{type(model).__name__}; use 'float32'"
         )
     return layer
 
 
-def _replace(model: PreTrainedModel, name: str, layer: torch.nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, layer)
+def _replace_layer(model: PreTrainedModel, name: str, layer: torch.nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)

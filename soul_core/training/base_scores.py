@@ -1,9 +1,11 @@
-"""The base model's numbers, taken once before training: no second model in memory, no second forward a step.
+"""Base scores: the base model's numbers for the training examples, computed once before training.
 
-NPO needs one number a forget answer. KL needs a distribution a retain position: P x V of them would be gigabytes, so
-the hidden states in front of the vocabulary projection are kept (P x D, in the host's memory) with one frozen copy of
-the projection on the device, both in the compute type: as the model itself projects. RMU's retain term needs the
-hidden states of one layer, kept in the same way.
+So training needs neither a second model in memory nor a second forward pass per step. NPO reads one number per forget
+answer. KL reads a distribution per retain position; P x V numbers would be gigabytes, so the inputs of the vocabulary
+projection are stored (P x D, in the host's memory) with one frozen copy of the projection on the device, both in the
+compute type, as the model itself projects. RMU's retain term reads the hidden states of one layer, stored likewise.
+
+Shapes: B sequences, P supervised positions, D hidden size, V vocabulary size.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -26,13 +28,13 @@ from soul_core.objectives.terms import BaseScoreKind, ExampleGroup, GroupBaseSco
 from soul_core.training.checkpoint import save_tensors
 from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 
-_FILE = "reference.safetensors"
+_FILE = "base_scores.safetensors"
 
-#: Most memory for kept hidden states: 2 million positions of a model 2,048 wide in bfloat16.
+#: Maximum memory of hidden states per group: 2 million positions of a model of width 2,048 in bfloat16.
 MAX_HIDDEN_STATE_BYTES = 8 << 30
 
-#: Needs that keep P x D numbers a sequence.
-_WIDE: tuple[BaseScoreKind, ...] = ("logits", "hidden")
+#: Kinds of which P x D numbers per sequence are stored.
+_HIDDEN_KINDS: tuple[BaseScoreKind, ...] = ("logits", "hidden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class BaseScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class VocabularyProjection:
-    """A frozen copy of the model's last layer, and what the architecture does to its output."""
+    """A frozen copy of the model's vocabulary projection, and the changes that the architecture makes to its output."""
 
     weight_VD: torch.Tensor
     bias_V: torch.Tensor | None
@@ -55,7 +57,7 @@ class VocabularyProjection:
 
     @classmethod
     def from_model(cls, loaded: LoadedModel) -> "VocabularyProjection":
-        """Copy the base model's projection in the compute type."""
+        """Copy the model's projection in the compute type."""
         head, config, dtype = loaded.model.get_output_embeddings(), loaded.model.config, loaded.compute_dtype
         bias = getattr(head, "bias", None)
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
@@ -74,27 +76,27 @@ class VocabularyProjection:
 
 
 class BaseScores:
-    """What the base model said of the examples that training will use; looked up by group, need and index."""
+    """The base model's numbers for the examples that training uses, by group, kind and index."""
 
     def __init__(self, device: torch.device) -> None:
-        # sequence_logp: a scalar, on the device; logits (as what goes into the projection) and hidden: (P, D), on the
-        # host, in the compute type
+        # sequence_logp: a scalar, on the device; logits (stored as inputs of the projection) and hidden: (P, D), on
+        # the host, in the compute type
         self.tensors: dict[tuple[ExampleGroup, BaseScoreKind], dict[int, torch.Tensor]] = {}
         self.projection: VocabularyProjection | None = None
         self._device = device
 
     def get(self, group: ExampleGroup, indices: Sequence[int]) -> GroupBaseScores:
-        """Return the reference of some sequences of a group, in their order: whatever was kept of it."""
+        """Return all scores that are stored for some sequences of a group, in the order of `indices`."""
 
-        def found(need: BaseScoreKind) -> list[torch.Tensor] | None:
-            by_index = self.tensors.get((group, need))
+        def select(kind: BaseScoreKind) -> list[torch.Tensor] | None:
+            by_index = self.tensors.get((group, kind))
             return None if by_index is None else [by_index[index] for index in indices]
 
-        logp, last, hidden = found("sequence_logp"), found("logits"), found("hidden")
+        logp, head_inputs, hidden = select("sequence_logp"), select("logits"), select("hidden")
         logits_PV = None
-        if last is not None:
+        if head_inputs is not None:
             assert self.projection is not None
-            logits_PV = self.projection(torch.cat(last))
+            logits_PV = self.projection(torch.cat(head_inputs))
         return GroupBaseScores(
             sequence_logp_B=None if logp is None else torch.stack(logp),
             logits_PV=logits_PV,
@@ -102,32 +104,32 @@ class BaseScores:
         )
 
     def mean_nll(self, group: ExampleGroup, indices: Sequence[int], num_tokens: int) -> float:
-        """Return the base model's mean NLL a token over some sequences that have so many tokens together."""
+        """Return the base model's mean NLL per token over some sequences, which have `num_tokens` tokens in total."""
         by_index = self.tensors[group, "sequence_logp"]
         return -sum(float(by_index[index]) for index in indices) / num_tokens
 
     def save(self, folder: Path) -> None:
-        """Keep the numbers for a resumed run. The projection is the base model's own and is not kept."""
+        """Store the numbers for a resumed run. The projection is not stored, because the base model has it."""
         tensors = {
-            f"{need}.{group}.{index}": value
-            for (group, need), by_index in self.tensors.items()
+            f"{kind}.{group}.{index}": value
+            for (group, kind), by_index in self.tensors.items()
             for index, value in by_index.items()
         }
-        save_tensors(folder / _FILE, tensors, "the reference scores")
+        save_tensors(folder / _FILE, tensors, "the base scores")
 
     @classmethod
     def load(cls, folder: Path, loaded: LoadedModel) -> "BaseScores | None":
-        """Return what an earlier attempt kept, if it did. The model must still be the base."""
+        """Return the numbers that an earlier attempt stored, or None. The model must still be the base model."""
         if not (folder / _FILE).exists():
             return None
-        reference = cls(loaded.device)
+        scores = cls(loaded.device)
         for name, tensor in load_file(folder / _FILE).items():
-            need, group, index = cast("tuple[BaseScoreKind, ExampleGroup, str]", name.split("."))
-            by_index = reference.tensors.setdefault((group, need), {})
-            by_index[int(index)] = tensor if need in _WIDE else tensor.to(loaded.device)
-        if any(need == "logits" for _, need in reference.tensors):
-            reference.projection = VocabularyProjection.from_model(loaded)
-        return reference
+            kind, group, index = cast("tuple[BaseScoreKind, ExampleGroup, str]", name.split("."))
+            by_index = scores.tensors.setdefault((group, kind), {})
+            by_index[int(index)] = tensor if kind in _HIDDEN_KINDS else tensor.to(loaded.device)
+        if any(kind == "logits" for _, kind in scores.tensors):
+            scores.projection = VocabularyProjection.from_model(loaded)
+        return scores
 
 
 @torch.no_grad()
@@ -139,74 +141,82 @@ def compute_base_scores(
     listener: Listener,
     layer: torch.nn.Module | None = None,
 ) -> BaseScores:
-    """Score what is wanted of each group with the base model, all needs of a group in one pass.
+    """Score the requested examples with the base model, all kinds of a group in one pass.
 
-    `layer` is the one whose hidden states are wanted. Raises BadSpec when they would take more than MOST_KEPT_BYTES.
+    Args:
+        layer: The layer whose hidden states are stored.
+
+    Raises:
+        BadSpec: They would take more than MAX_HIDDEN_STATE_BYTES, or the model's logits cannot be reproduced.
     """
-    _check_room(loaded, requests)
-    reference = BaseScores(loaded.device)
-    if any("logits" in one.kinds for one in requests.values()):
-        reference.projection = VocabularyProjection.from_model(loaded)
-    for group, one in requests.items():
-        kept: dict[BaseScoreKind, dict[int, torch.Tensor]] = {
-            need: reference.tensors.setdefault((group, need), {}) for need in one.kinds
-        }
+    _check_memory(loaded, requests)
+    base_scores = BaseScores(loaded.device)
+    if any("logits" in request.kinds for request in requests.values()):
+        base_scores.projection = VocabularyProjection.from_model(loaded)
+    for group, request in requests.items():
+        units: list[BatchUnit] = [(BatchItem(group, index, request.examples[index]),) for index in request.indices]
+        stores = {kind: base_scores.tensors.setdefault((group, kind), {}) for kind in request.kinds}
 
-        def work(items: list[BatchItem], kept: dict[BaseScoreKind, dict[int, torch.Tensor]] = kept) -> None:
+        def work(items: list[BatchItem], stores: _Stores = stores) -> None:
             raise_if_stop_requested(listener)
             with loaded.autocast():
                 packed = pack([item.example for item in items], loaded.device)
-                scores = score(loaded.model, packed, layer=layer, with_head_input=reference.projection is not None)
-            if "sequence_logp" in kept:
-                pairs = zip(items, scores.sequence_logp_B, strict=True)
-                kept["sequence_logp"].update((item.index, value) for item, value in pairs)
-            if "logits" in kept:
-                assert reference.projection is not None
-                assert scores.head_input_PD is not None
-                last_PD = scores.head_input_PD.to(loaded.compute_dtype)
-                _check_projection(reference.projection(last_PD), scores.logits_PV, loaded.model)
-                _keep_rows(kept["logits"], items, scores, last_PD)
-            if "hidden" in kept:
-                assert scores.hidden_PD is not None
-                _keep_rows(kept["hidden"], items, scores, scores.hidden_PD.to(loaded.compute_dtype))
+                with_head_input = base_scores.projection is not None
+                scores = score(loaded.model, packed, layer=layer, with_head_input=with_head_input)
+            _store_scores(stores, items, scores, base_scores.projection, loaded)
 
-        units: list[BatchUnit] = [(BatchItem(group, index, one.examples[index]),) for index in one.indices]
         batcher.run(units, work, undo=lambda: None)
-    return reference
+    return base_scores
 
 
-def _keep_rows(kept: dict[int, torch.Tensor], items: list[BatchItem], scores: Scores, rows_PD: torch.Tensor) -> None:
-    for place, item in enumerate(items):
-        kept[item.index] = rows_PD[scores.sequence_P == place].cpu()
+#: Kind -> index of an example -> its numbers.
+_Stores = dict[BaseScoreKind, dict[int, torch.Tensor]]
 
 
-def _check_room(loaded: LoadedModel, wanted: Mapping[ExampleGroup, BaseScoreRequest]) -> None:
+def _store_scores(
+    stores: _Stores,
+    items: list[BatchItem],
+    scores: Scores,
+    projection: VocabularyProjection | None,
+    loaded: LoadedModel,
+) -> None:
+    if "sequence_logp" in stores:
+        pairs = zip(items, scores.sequence_logp_B, strict=True)
+        stores["sequence_logp"].update((item.index, value) for item, value in pairs)
+    rows: dict[BaseScoreKind, torch.Tensor] = {}
+    if "logits" in stores:
+        assert projection is not None
+        assert scores.head_input_PD is not None
+        rows["logits"] = scores.head_input_PD.to(loaded.compute_dtype)
+        _check_projection(projection(rows["logits"]), scores.logits_PV, loaded.model)
+    if "hidden" in stores:
+        assert scores.hidden_PD is not None
+        rows["hidden"] = scores.hidden_PD.to(loaded.compute_dtype)
+    for kind, rows_PD in rows.items():
+        for place, item in enumerate(items):
+            stores[kind][item.index] = rows_PD[scores.sequence_P == place].cpu()
+
+
+def _check_memory(loaded: LoadedModel, requests: Mapping[ExampleGroup, BaseScoreRequest]) -> None:
     position_bytes = loaded.model.get_output_embeddings().weight.shape[1] * loaded.compute_dtype.itemsize
-    for group, one in wanted.items():
-        wide = [need for need in one.kinds if need in _WIDE]
-        examples = [one.examples[index] for index in one.indices]
+    for group, request in requests.items():
+        examples = [request.examples[index] for index in request.indices]
         num_positions = sum(len(example.token_ids) - example.num_prompt_tokens for example in examples)
-        needed = num_positions * position_bytes * len(wide)
-        if needed > MAX_HIDDEN_STATE_BYTES:
+        num_bytes = num_positions * position_bytes * len([kind for kind in request.kinds if kind in _HIDDEN_KINDS])
+        if num_bytes > MAX_HIDDEN_STATE_BYTES:
+            place, alternative = ("retain.kind", "'nll'") if group == "retain" else ("forget.kind", "'npo'")
             raise BadSpec(
-                f"{_place(group)} would keep {format_bytes(needed)} of the base's hidden states for {len(examples)} "
-                f"{group} rows; the limit is {format_bytes(MAX_HIDDEN_STATE_BYTES)}: take fewer {group} rows, or "
-                f"{_alternative(group)}"
+                f"{place} would store {format_bytes(num_bytes)} of the base model's hidden states for {len(examples)} "
+                f"{group} rows; the limit is {format_bytes(MAX_HIDDEN_STATE_BYTES)}: use fewer {group} rows, or "
+                f"{alternative}"
             )
 
 
-def _place(group: ExampleGroup) -> str:
-    return "retain.kind" if group == "retain" else "forget.kind"
-
-
-def _alternative(group: ExampleGroup) -> str:
-    return "'nll'" if group == "retain" else "'npo'"
-
-
-def _check_projection(ours_PV: torch.Tensor, logits_PV: torch.Tensor, model: PreTrainedModel) -> None:
-    tolerance = 0.02 * float(logits_PV.abs().amax().clamp(min=1))  # bfloat16 rounds; a forgotten scale is far off
-    if not float((ours_PV - logits_PV).abs().amax()) <= tolerance:
+def _check_projection(projected_PV: torch.Tensor, logits_PV: torch.Tensor, model: PreTrainedModel) -> None:
+    """Raise BadSpec unless the projection gives the model's own logits."""
+    tolerance = 0.02 * float(logits_PV.abs().amax().clamp(min=1))  # bfloat16 rounds; a missing scale differs far more
+    if not float((projected_PV - logits_PV).abs().amax()) <= tolerance:
         raise BadSpec(
-            f"retain.kind 'kl' and forget.kind 'undial' do not know how {type(model).__name__} makes its logits; use "
+            f"retain.kind 'kl' and forget.kind 'undial' cannot reproduce the logits of {type(model).__name__}; use "
             "'nll' and 'npo'"
         )

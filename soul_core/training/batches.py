@@ -1,4 +1,4 @@
-"""What each step reads: the examples of each group, drawn by the seed, and those whose curvature is taken."""
+"""Draws the examples of each step, and those whose curvature is estimated, by the seed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,62 +12,62 @@ from soul_core.training.micro_batching import BatchItem, BatchUnit
 
 
 class TrainingBatches:
-    """The forget and the retain stream of a run. Its state is where they stand."""
+    """The forget and the retain stream of a run. Its state is their positions."""
 
     def __init__(self, spec: JobSpec, groups: Mapping[ExampleGroup, Sequence[Example]]) -> None:
         self._spec, self.groups = spec, groups
-        self._forget = self._stream("forget")
-        self._retain = self._stream("retain")
+        self._forget = self._make_stream("forget")
+        self._retain = self._make_stream("retain")
 
     def next_batch(self) -> list[BatchUnit]:
-        """Draw the step's examples, forget and retain together."""
+        """Return the examples of the next step, forget and retain."""
         terms = get_terms(self._spec)
         units: list[BatchUnit] = []
         if self._forget and "forget" in terms:
-            units += [self._unit(terms["forget"].term.groups, index) for index in self._forget.next_batch()]
+            units += [self._make_unit(terms["forget"].term.groups, index) for index in self._forget.next_batch()]
         if self._retain and "retain" in terms:
-            units += [self._unit(terms["retain"].term.groups, index) for index in self._retain.next_batch()]
+            units += [self._make_unit(terms["retain"].term.groups, index) for index in self._retain.next_batch()]
         return units
 
     def draw_curvature_batches(
         self, units: Sequence[BatchUnit], data: str, *, num_batches: int = 1
     ) -> Iterator[list[BatchUnit]]:
-        """Yield the examples of so many estimates: this step's of the wanted kind, then others (a warm start)."""
+        """Yield the examples of each estimate: those of this step that `data` names, then others (a warm start)."""
         if num_batches:
-            yield self._of_kind(units, data)
+            yield self._select_units(units, data)
         if num_batches <= 1:
             return
         others = TrainingBatches(self._spec.model_copy(update={"seed": self._spec.seed + 2}), self.groups)
         for _ in range(num_batches - 1):
-            yield others._of_kind(others.next_batch(), data)
+            yield others._select_units(others.next_batch(), data)
 
     def list_used_indices(self, group: ExampleGroup, num_steps: int) -> list[int]:
-        """Return the indices of a group's examples that so many steps will take, in order."""
-        stream = self._stream("retain" if group == "retain" else "forget")
+        """Return the indices of the examples of a group that `num_steps` steps use, in ascending order."""
+        stream = self._make_stream("retain" if group == "retain" else "forget")
         return sorted({index for _ in range(num_steps) for index in stream.next_batch()}) if stream else []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the streams stand, as plain values."""
+        """Return the positions of both streams."""
         return {
             "forget_stream": self._forget.state_dict() if self._forget else None,
             "retain_stream": self._retain.state_dict() if self._retain else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of the same run."""
+        """Continue both streams."""
         if self._forget:
             self._forget.load_state_dict(state["forget_stream"])
         if self._retain:
             self._retain.load_state_dict(state["retain_stream"])
 
-    def _of_kind(self, units: Sequence[BatchUnit], data: str) -> list[BatchUnit]:
-        """Return the examples of the wanted kind; drawn anew when the loss has none (no retain term)."""
-        chosen = [unit for unit in units if data in {"both", "retain" if is_retain(unit) else "forget"}]
+    def _select_units(self, units: Sequence[BatchUnit], data: str) -> list[BatchUnit]:
+        """Return the units that `data` names; retain examples are drawn here if the step has none (no retain term)."""
+        selected = [unit for unit in units if data in {"both", "retain" if is_retain(unit) else "forget"}]
         if not any(map(is_retain, units)) and data != "forget" and self._retain:
-            chosen += [self._unit(("retain",), index) for index in self._retain.next_batch()]
-        return chosen
+            selected += [self._make_unit(("retain",), index) for index in self._retain.next_batch()]
+        return selected
 
-    def _stream(self, group: ExampleGroup) -> BatchStream | None:
+    def _make_stream(self, group: ExampleGroup) -> BatchStream | None:
         training, seed, examples = self._spec.training, self._spec.seed, self.groups[group]
         if not examples:
             return None
@@ -75,10 +75,10 @@ class TrainingBatches:
             return BatchStream(len(examples), training.forget_batch, seed)
         return BatchStream(len(examples), training.retain_batch, seed + 1)
 
-    def _unit(self, groups: Sequence[ExampleGroup], index: int) -> BatchUnit:
+    def _make_unit(self, groups: Sequence[ExampleGroup], index: int) -> BatchUnit:
         return tuple(BatchItem(group, index, self.groups[group][index]) for group in groups)
 
 
 def is_retain(unit: BatchUnit) -> bool:
-    """Say whether a unit belongs to the retain term."""
+    """Return whether a unit belongs to the retain term."""
     return unit[0].group == "retain"

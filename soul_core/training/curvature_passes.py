@@ -1,4 +1,4 @@
-"""The table of curvature estimates: kind -> what passes over the examples and returns one tensor a weight."""
+"""The table of curvature estimates: kind -> the passes over the examples that compute it."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,6 +10,7 @@ from soul_core.training.micro_batching import BatchUnit, MicroBatcher
 from soul_core.training.second_order import hessian_vector_product
 from soul_core.training.step import compute_nll_gradients, get_trainable_parameters
 
+#: (model, examples, batcher, random numbers) -> one tensor per trainable parameter, in their order.
 CurvatureEstimator = Callable[[LoadedModel, Sequence[BatchUnit], MicroBatcher, torch.Generator], list[torch.Tensor]]
 
 
@@ -30,7 +31,9 @@ def _hutchinson(
 ) -> list[torch.Tensor]:
     probes = [
         probe.to(loaded.device)
-        for probe in curvature.sample_rademacher([each.shape for each in get_trainable_parameters(loaded)], generator)
+        for probe in curvature.sample_rademacher(
+            [parameter.shape for parameter in get_trainable_parameters(loaded)], generator
+        )
     ]
     return curvature.hutchinson(probes, hessian_vector_product(loaded, units, batcher, probes))
 
@@ -41,5 +44,5 @@ CURVATURE_ESTIMATORS: dict[str, CurvatureEstimator] = {
     "empirical_fisher": _empirical_fisher,
 }
 
-#: What a kind costs, in forward and backward passes.
+#: The cost of each kind, in forward and backward passes.
 PASSES_PER_ESTIMATE: dict[str, float] = {"gnb": 1.0, "hutchinson": 2.0, "empirical_fisher": 1.0}

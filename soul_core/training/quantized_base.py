@@ -1,8 +1,9 @@
-"""Linear layers whose frozen weights are kept in few bits while adapters beside them train, as in QLoRA.
+"""Linear layers with quantized frozen weights, for training adapters as in QLoRA.
 
-Source: Dettmers et al. 2023, arXiv:2305.14314 (4-bit NormalFloat with double quantization; weights made whole for each
-product). Differs from it: int8 and plain bfloat16 are choices too, and the original weights are kept in the host's
-memory: adapters are merged into them, not into the rounded ones.
+Source: Dettmers et al. 2023, arXiv:2305.14314 (4-bit NormalFloat with double quantization; weights are dequantized for
+each product).
+Differs from it: int8 and bfloat16 are available too, and the original weights stay in the host's memory: adapters are
+merged into them, not into the rounded ones.
 """
 
 from collections.abc import Callable
@@ -15,41 +16,41 @@ from soul_core.errors import BadSpec
 
 StorageFormat = Literal["bfloat16", "int8", "nf4"]
 
-#: Weights that share a scale in nf4, and scales that share one themselves.
+#: Weights that share a scale in nf4, and scales that share a scale of their own.
 _BLOCK, _SCALE_BLOCK = 64, 256
 
 
 def check_quantizable(layer: torch.nn.Linear, storage_format: StorageFormat) -> None:
-    """Raise BadSpec where this platform, or the layer's shape, does not allow it."""
+    """Raise BadSpec unless this machine and the layer's shape support the format."""
     if storage_format != "bfloat16":
-        _torchao(storage_format)
+        _import_torchao(storage_format)
     if storage_format == "nf4" and layer.weight.numel() % _BLOCK:
         raise BadSpec(
-            f"lora.base_weights: 'nf4' packs {_BLOCK} weights, and a layer has {layer.weight.numel()}; take 'int8'"
+            f"lora.base_weights: 'nf4' packs {_BLOCK} weights, and a layer has {layer.weight.numel()}; use 'int8'"
         )
 
 
 class FrozenLinear(torch.nn.Linear):
-    """A linear layer that gives what the original would, but for the rounding of its weights."""
+    """A linear layer with the original's output, except for the rounding of its weights."""
 
     def __init__(self, original: torch.nn.Linear, storage_format: StorageFormat) -> None:
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = original.in_features, original.out_features, original.bias
         weight = original.weight.detach()
-        self._whole = _KEEPERS[storage_format](weight)
+        self._dequantize = _QUANTIZERS[storage_format](weight)
         self._device = weight.device
-        # empty: what peft asks for the device and the type of its adapters
+        # empty: peft reads the device and the type of its adapters from it
         self.register_buffer("weight", torch.empty(0, device=weight.device, dtype=weight.dtype), persistent=False)
-        original.to("cpu")  # the accelerator is what this saves
-        self._original = (original,)  # a tuple: no submodule, so no parameter of the model in training
+        original.to("cpu")  # saves memory of the accelerator
+        self._original = (original,)  # in a tuple it is not a submodule, so its weight is not a parameter
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  torch's own name
-        product: torch.Tensor = _Product.apply(input, self._whole)
+        product: torch.Tensor = _Product.apply(input, self._dequantize)
         return product if self.bias is None else product + self.bias
 
     @property
     def original_weight(self) -> torch.Tensor:
-        """What the weight was before its rounding, in the host's memory."""
+        """The weight before rounding, in the host's memory."""
         return self._original[0].weight
 
     def restore_original(self) -> torch.nn.Linear:
@@ -57,58 +58,58 @@ class FrozenLinear(torch.nn.Linear):
         return self._original[0].to(self._device)
 
 
-#: Makes the weights whole, in some type.
+#: Type -> the weight dequantized to it.
 Dequantizer = Callable[[torch.dtype], torch.Tensor]
 
 
 class _Product(torch.autograd.Function):
-    """x W^T with a frozen W that is made whole anew for the backward pass instead of being kept for it."""
+    """x W^T with a frozen W that is dequantized again for the backward pass instead of being stored for it."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, whole: Dequantizer) -> torch.Tensor:
-        ctx.whole = whole
-        return functional.linear(x, whole(x.dtype))
+    def forward(ctx: Any, x: torch.Tensor, dequantize: Dequantizer) -> torch.Tensor:
+        ctx.dequantize = dequantize
+        return functional.linear(x, dequantize(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         (gradient,) = gradients
-        return gradient @ ctx.whole(gradient.dtype), None
+        return gradient @ ctx.dequantize(gradient.dtype), None
 
 
-def _bfloat16(weight: torch.Tensor) -> Dequantizer:
+def _round_to_bfloat16(weight: torch.Tensor) -> Dequantizer:
     return weight.to(torch.bfloat16).to
 
 
-def _int8(weight: torch.Tensor) -> Dequantizer:
-    torchao = _torchao("int8")
+def _quantize_to_int8(weight: torch.Tensor) -> Dequantizer:
+    torchao = _import_torchao("int8")
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype)
     layer.weight.data.copy_(weight)
     torchao.quantize_(layer, torchao.Int8WeightOnlyConfig())
-    kept: Any = layer.weight.detach()
-    return lambda dtype: kept.dequantize().to(dtype)
+    quantized: Any = layer.weight.detach()
+    return lambda dtype: quantized.dequantize().to(dtype)
 
 
-def _nf4(weight: torch.Tensor) -> Dequantizer:
-    torchao = _torchao("nf4")
+def _quantize_to_nf4(weight: torch.Tensor) -> Dequantizer:
+    torchao = _import_torchao("nf4")
     num_blocks = weight.numel() // _BLOCK
     scale_block = next(size for size in range(min(_SCALE_BLOCK, num_blocks), 0, -1) if num_blocks % size == 0)
-    kept = torchao.to_nf4(weight.contiguous(), block_size=_BLOCK, scaler_block_size=scale_block)
-    return lambda dtype: kept.get_original_weight().to(dtype)
+    quantized = torchao.to_nf4(weight.contiguous(), block_size=_BLOCK, scaler_block_size=scale_block)
+    return lambda dtype: quantized.get_original_weight().to(dtype)
 
 
-def _torchao(kept: str) -> Any:
+def _import_torchao(storage_format: str) -> Any:
     try:
         import torchao.quantization
-    except (ImportError, OSError, AttributeError) as error:  # not there, or built for another torch
+    except (ImportError, OSError, AttributeError) as error:  # not installed, or built for another torch
         raise BadSpec(
-            f"lora.base_weights: '{kept}' needs torchao on the worker (pip install 'soul-unlearning[quantized]'), "
-            f"which cannot be used here: {type(error).__name__}; take 'bfloat16'"
+            f"lora.base_weights: '{storage_format}' needs torchao on the worker (pip install "
+            f"'soul-unlearning[quantized]'), which cannot be imported: {type(error).__name__}; use 'bfloat16'"
         ) from error
     return torchao.quantization
 
 
-_KEEPERS: dict[StorageFormat, Callable[[torch.Tensor], Dequantizer]] = {
-    "bfloat16": _bfloat16,
-    "int8": _int8,
-    "nf4": _nf4,
+_QUANTIZERS: dict[StorageFormat, Callable[[torch.Tensor], Dequantizer]] = {
+    "bfloat16": _round_to_bfloat16,
+    "int8": _quantize_to_int8,
+    "nf4": _quantize_to_nf4,
 }

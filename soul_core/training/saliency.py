@@ -1,8 +1,9 @@
-"""The weights that matter most for the forget set, chosen once on the base model; the others are held still.
+"""Selects the weights that matter most for the forget set, once, on the base model; the others are frozen.
 
 Source: SalUn (Fan et al. 2023, arXiv:2310.12508, equation 5): a mask of the largest |gradient of the forget loss|;
 WAGLE (Jia et al. 2024, arXiv:2410.17509): |w g_f - g_r g_f / gamma|.
-Differs from them: the gradients are of the answers' NLL whatever the forget term, and a share is kept, not a threshold.
+Differs from them: the gradients are of the answers' NLL whatever the forget term, and a fraction of the weights is
+selected, not those above a threshold.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,31 +27,33 @@ _TINY = 1e-12
 
 
 class SaliencyMask:
-    """One boolean a trainable weight: whether it may move."""
+    """One boolean per trainable weight: whether it is trained."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._tensors = list(tensors)
-        self.trainable_fraction = sum(int(one.sum()) for one in tensors) / sum(one.numel() for one in tensors)
-        """Share of the trainable weights that may move."""
+        self.trainable_fraction = sum(int(mask.sum()) for mask in tensors) / sum(mask.numel() for mask in tensors)
+        """Fraction of the trainable weights that the mask selects."""
 
     def apply(self, values: Sequence[torch.Tensor | None]) -> None:
-        """Set to zero what belongs to weights held still: gradients, curvature."""
+        """Set the values (gradients, curvature) of frozen weights to zero."""
         for value, mask in zip(values, self._tensors, strict=True):
             if value is not None:
                 value.mul_(mask)
 
     @contextmanager
     def hold_frozen(self, parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-        """Put back the weights held still after a step that may move them: weight decay does."""
-        held = [parameter.detach()[~mask] for parameter, mask in zip(parameters, self._tensors, strict=True)]
+        """Restore the frozen weights after a step that may change them, as weight decay does."""
+        frozen = [parameter.detach()[~mask] for parameter, mask in zip(parameters, self._tensors, strict=True)]
         yield
         with torch.no_grad():
-            for parameter, mask, values in zip(parameters, self._tensors, held, strict=True):
+            for parameter, mask, values in zip(parameters, self._tensors, frozen, strict=True):
                 parameter[~mask] = values
 
     def save(self, folder: Path) -> None:
-        """Keep the mask for a resumed run, whose model is no longer the base."""
-        save_tensors(folder / _FILE, {str(i): mask for i, mask in enumerate(self._tensors)}, "the saliency mask")
+        """Store the mask for a resumed run, whose model is no longer the base model."""
+        save_tensors(
+            folder / _FILE, {str(number): mask for number, mask in enumerate(self._tensors)}, "the saliency mask"
+        )
 
 
 def load_or_compute_mask(
@@ -62,37 +65,36 @@ def load_or_compute_mask(
     batcher: MicroBatcher,
     folder: Path,
 ) -> SaliencyMask:
-    """Return the mask an earlier attempt kept in `folder`, or choose it: the model must still be the base then."""
+    """Return the mask that an earlier attempt stored in `folder`, or compute it on the base model."""
     if (folder / _FILE).exists():
-        kept = load_file(folder / _FILE, device=str(loaded.device))
-        return SaliencyMask([kept[str(number)] for number in range(len(kept))])
-    forget = compute_nll_gradients(loaded, select_units("forget", groups["forget"], spec.max_examples, seed), batcher)[
-        0
-    ]
-    retain = forget
+        stored = load_file(folder / _FILE, device=str(loaded.device))
+        return SaliencyMask([stored[str(number)] for number in range(len(stored))])
+    units = select_units("forget", groups["forget"], spec.max_examples, seed)
+    forget_gradients, _ = compute_nll_gradients(loaded, units, batcher)
+    retain_gradients = forget_gradients
     if spec.score != "gradient":
-        retain = compute_nll_gradients(
-            loaded, select_units("retain", groups["retain"], spec.max_examples, seed), batcher
-        )[0]
+        units = select_units("retain", groups["retain"], spec.max_examples, seed)
+        retain_gradients, _ = compute_nll_gradients(loaded, units, batcher)
+    parameters = get_trainable_parameters(loaded)
     scores = [
-        _score(spec, parameter.detach(), of_forget, of_retain)
-        for parameter, of_forget, of_retain in zip(get_trainable_parameters(loaded), forget, retain, strict=True)
+        _compute_scores(spec, parameter.detach(), forget, retain)
+        for parameter, forget, retain in zip(parameters, forget_gradients, retain_gradients, strict=True)
     ]
-    lowest = _lowest_kept(scores, spec.keep_fraction)
-    mask = SaliencyMask([score >= lowest for score in scores])
+    threshold = _find_threshold(scores, spec.keep_fraction)
+    mask = SaliencyMask([score >= threshold for score in scores])
     mask.save(folder)
     return mask
 
 
 def select_units(group: ExampleGroup, examples: Sequence[Example], max_units: int, seed: int) -> list[BatchUnit]:
-    """Return a unit for each example of a set; of a larger set `most`, drawn by the seed, in the set's order."""
-    chosen: Sequence[int] = range(len(examples))
+    """Return a unit for each example of a set; of a larger set `max_units`, drawn by the seed, in the set's order."""
+    indices: Sequence[int] = range(len(examples))
     if len(examples) > max_units:
-        chosen = sorted(np.random.default_rng(seed).permutation(len(examples))[:max_units].tolist())
-    return [(BatchItem(group, index, examples[index]),) for index in chosen]
+        indices = sorted(np.random.default_rng(seed).permutation(len(examples))[:max_units].tolist())
+    return [(BatchItem(group, index, examples[index]),) for index in indices]
 
 
-def _score(spec: Saliency, weight: torch.Tensor, forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:
+def _compute_scores(spec: Saliency, weight: torch.Tensor, forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:
     if spec.score == "relative":
         return forget.abs() / (retain.abs() + _TINY)
     if spec.score == "wagle":
@@ -100,17 +102,17 @@ def _score(spec: Saliency, weight: torch.Tensor, forget: torch.Tensor, retain: t
     return forget.abs()
 
 
-def _lowest_kept(scores: Sequence[torch.Tensor], share: float) -> float:
-    """Return the score that `share` of all weights reach, never zero: a weight without any does not matter.
+def _find_threshold(scores: Sequence[torch.Tensor], fraction: float) -> float:
+    """Return the score that `fraction` of all weights reach; never zero, because a weight with score 0 does not matter.
 
-    Bisection over the 31 bits of a float32, which are ordered as the numbers are: no copy of all scores is needed.
+    Bisection over the 31 bits of a non-negative float32, which sort as the numbers do; it needs no copy of all scores.
     """
-    wanted = share * sum(score.numel() for score in scores)
+    num_selected = fraction * sum(score.numel() for score in scores)
     bits = [score.float().contiguous().view(torch.int32) for score in scores]
-    low, high = 1, int(torch.tensor(float("inf")).view(torch.int32))  # low is reached by enough, or is the smallest
+    low, high = 1, int(torch.tensor(float("inf")).view(torch.int32))  # enough scores reach low, or it is the smallest
     while high - low > 1:
         middle = (low + high) // 2
-        if sum(int((one >= middle).sum()) for one in bits) >= wanted:
+        if sum(int((part >= middle).sum()) for part in bits) >= num_selected:
             low = middle
         else:
             high = middle

@@ -1,4 +1,4 @@
-"""How long a run is, and the learning rate over it. Torch-free."""
+"""The number of steps of a run, and its learning rate over the steps. Torch-free."""
 
 import math
 
@@ -6,22 +6,26 @@ from soul_core.spec import JobSpec, Training
 
 
 def compute_num_steps(training: Training, *, num_forget: int, num_retain: int) -> int:
-    """Return the optimizer steps of a run over so many forget and retain rows (`train` rows of a fine-tuning).
+    """Return the number of optimizer steps of a run.
 
-    Epochs are counted over what is learned or unlearned: the forget set, or without one the train set.
+    Epochs are passes over the forget set, or in a fine-tuning over the train set.
+
+    Args:
+        num_forget: Rows of the forget set; 0 in a fine-tuning.
+        num_retain: Rows of the retain set, or of the train set.
     """
     if training.epochs is None:
         return training.steps
-    rows, batch = (num_forget, training.forget_batch) if num_forget else (num_retain, training.retain_batch)
-    return max(1, math.ceil(training.epochs * rows / batch))
+    num_rows, batch_size = (num_forget, training.forget_batch) if num_forget else (num_retain, training.retain_batch)
+    return max(1, math.ceil(training.epochs * num_rows / batch_size))
 
 
 def compute_lr_factor(spec: JobSpec, step: int, num_steps: int) -> float:
-    """Return the factor of the learning rate at `step` (from 0) of `total`."""
+    """Return the factor of the learning rate at `step` (from 0) of `num_steps`."""
     training = spec.training
     if step < training.warmup_steps:
         return (step + 1) / (training.warmup_steps + 1)
-    passed = (step - training.warmup_steps) / max(1, num_steps - training.warmup_steps)
+    progress = (step - training.warmup_steps) / max(1, num_steps - training.warmup_steps)
     if training.schedule == "linear":
-        return 1 - passed
-    return (1 + math.cos(math.pi * passed)) / 2 if training.schedule == "cosine" else 1.0
+        return 1 - progress
+    return (1 + math.cos(math.pi * progress)) / 2 if training.schedule == "cosine" else 1.0

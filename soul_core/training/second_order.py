@@ -1,7 +1,9 @@
-"""Products with second derivatives of the mean NLL, exact, in float32: of the Hessian, and of its Gauss-Newton part.
+"""Exact products with second derivatives of the mean NLL, in float32: with the Hessian and with its Gauss-Newton part.
 
-Attention takes its plain path here, because the fused kernels have no second derivative; memory grows with the square
-of an example's length, and a micro-batch costs about three times a gradient's.
+Attention is not fused here, because the fused kernels have no second derivative; memory grows with the square of an
+example's length, and a micro-batch takes about three times the time of a gradient.
+
+Shapes: P supervised positions, V vocabulary size. A vector v has one tensor per trainable parameter.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +25,7 @@ Tensors = list[torch.Tensor]
 def hessian_vector_product(
     loaded: LoadedModel, units: Sequence[BatchUnit], batcher: MicroBatcher, vector: Sequence[torch.Tensor]
 ) -> Tensors:
-    """Return H v for the Hessian of the mean NLL over `units`; `vector` has one tensor a trainable parameter.
+    """Return H v for the Hessian of the mean NLL over `units`; `vector` has one tensor per trainable parameter.
 
     Reverse over reverse: the gradient of (gradient . v). Source: Pearlmutter 1994, "Fast exact multiplication by the
     Hessian", neco.1994.6.1.147.
@@ -32,17 +34,17 @@ def hessian_vector_product(
     def product(scores: Scores, parameters: Tensors, num_positions: int) -> Tensors:
         loss = cross_entropy(scores.logits_PV, scores.labels_P, reduction="sum") / num_positions
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
-        dot = torch.stack([(one * other).sum() for one, other in zip(gradients, vector, strict=True)]).sum()
+        dot = torch.stack([(gradient * part).sum() for gradient, part in zip(gradients, vector, strict=True)]).sum()
         return list(torch.autograd.grad(dot, parameters, materialize_grads=True))
 
-    return _over(loaded, units, batcher, product)
+    return _sum_over_batches(loaded, units, batcher, product)
 
 
 def gauss_newton_vector_product(
     loaded: LoadedModel, units: Sequence[BatchUnit], batcher: MicroBatcher, vector: Sequence[torch.Tensor]
 ) -> Tensors:
     """Return G v, G = mean over positions of J^T (diag(p) - p p^T) J with J the Jacobian of the logits: symmetric and
-    never negative.
+    positive semi-definite.
 
     J v is the derivative of J^T u by u. Source: Schraudolph 2002, "Fast curvature matrix-vector products",
     neco.2002.14.7.1723.
@@ -57,37 +59,37 @@ def gauss_newton_vector_product(
         bent_PV = p_PV * (moved_PV - (p_PV * moved_PV).sum(dim=-1, keepdim=True)) / num_positions
         return list(torch.autograd.grad(logits_PV, parameters, bent_PV, materialize_grads=True))
 
-    return _over(loaded, units, batcher, product)
+    return _sum_over_batches(loaded, units, batcher, product)
 
 
-def _over(
+def _sum_over_batches(
     loaded: LoadedModel,
     units: Sequence[BatchUnit],
     batcher: MicroBatcher,
     product: Callable[[Scores, Tensors, int], Tensors],
 ) -> Tensors:
-    """Add up the products of the micro-batches."""
+    """Return the sum of the products of all micro-batches."""
     parameters: Tensors = [*get_trainable_parameters(loaded)]
-    num_positions = sum(one.num_tokens for one in count_totals(units).values())
-    total = [torch.zeros_like(parameter) for parameter in parameters]
+    num_positions = sum(totals.num_tokens for totals in count_totals(units).values())
+    sums = [torch.zeros_like(parameter) for parameter in parameters]
 
     def work(items: list[BatchItem]) -> None:
         with use_twice_differentiable_attention():
             scores = score(loaded.model, pack([item.example for item in items], loaded.device))
-            part = product(scores, parameters, num_positions)
-        for whole, one in zip(total, part, strict=True):
-            whole.add_(one)
+            parts = product(scores, parameters, num_positions)
+        for total, part in zip(sums, parts, strict=True):
+            total.add_(part)
 
     def undo() -> None:
-        for whole in total:
-            whole.zero_()
+        for total in sums:
+            total.zero_()
 
     batcher.run(units, work, undo)
-    return total
+    return sums
 
 
 @contextmanager
 def use_twice_differentiable_attention() -> Iterator[None]:
-    """Take the attention whose derivative has one itself."""
+    """Use an attention whose gradient can be differentiated again."""
     with sdpa_kernel(SDPBackend.MATH):
         yield

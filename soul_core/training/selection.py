@@ -1,4 +1,4 @@
-"""Which of the model's weights a spec lets move, by patterns over their names."""
+"""Selects the weights of a model that a spec trains, by patterns over their names."""
 
 import difflib
 import re
@@ -10,37 +10,40 @@ from torch.nn import Module
 from soul_core.errors import BadSpec
 from soul_core.spec.wrappers import ParameterSelection
 
-_NEAR = 3
+_NUM_NEAR_NAMES = 3
 
 
 def select_parameters(model: Module, selection: ParameterSelection) -> set[str]:
-    """Return the names of the parameters that may move; a tied weight may be meant by any of its names.
+    """Return the names of the parameters to train. A pattern may match any name of a tied weight.
 
-    Raises BadSpec for a pattern that matches nothing, with names that look like it, and when nothing is left.
+    Raises:
+        BadSpec: A pattern matches nothing, or all included weights are excluded.
     """
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    included = set(_matched(names, selection.include, "parameters.include"))
-    excluded = set(_matched(names, selection.exclude, "parameters.exclude"))
-    by_tensor = {id(parameter): name for name, parameter in model.named_parameters()}
-    first = {name: by_tensor[id(each)] for name, each in model.named_parameters(remove_duplicate=False)}
-    chosen = {first[name] for name in included} - {first[name] for name in excluded}
-    if not chosen:
-        raise BadSpec("parameters: every weight that is included is excluded too; nothing could move")
-    return chosen
+    included = set(_match_names(names, selection.include, "parameters.include"))
+    excluded = set(_match_names(names, selection.exclude, "parameters.exclude"))
+    first_name_by_id = {id(parameter): name for name, parameter in model.named_parameters()}
+    first_names = {
+        name: first_name_by_id[id(parameter)] for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+    selected = {first_names[name] for name in included} - {first_names[name] for name in excluded}
+    if not selected:
+        raise BadSpec("parameters: every included weight is excluded too, so none is trained; exclude fewer")
+    return selected
 
 
-def _matched(names: list[str], patterns: tuple[str, ...], place: str) -> Iterator[str]:
+def _match_names(names: list[str], patterns: tuple[str, ...], place: str) -> Iterator[str]:
     for number, pattern in enumerate(patterns):
-        expression = _compiled(pattern, f"{place}.{number}")
-        found = [name for name in names if expression.fullmatch(name)]
-        if not found:
-            near = difflib.get_close_matches(pattern, names, n=_NEAR, cutoff=0) or names[:_NEAR]
-            raise BadSpec(f"{place}.{number}: '{pattern}' matches no weight; near: {', '.join(near)}")
-        yield from found
+        expression = _compile_pattern(pattern, f"{place}.{number}")
+        matches = [name for name in names if expression.fullmatch(name)]
+        if not matches:
+            near = difflib.get_close_matches(pattern, names, n=_NUM_NEAR_NAMES, cutoff=0) or names[:_NUM_NEAR_NAMES]
+            raise BadSpec(f"{place}.{number}: '{pattern}' matches no weight; similar names: {', '.join(near)}")
+        yield from matches
 
 
-def _compiled(pattern: str, place: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str, place: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else translate(pattern))
     except re.error as error:
-        raise BadSpec(f"{place}: '{pattern}' is no regular expression: {error}") from error
+        raise BadSpec(f"{place}: '{pattern}' is not a valid regular expression ({error}); correct it") from error

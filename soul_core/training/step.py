@@ -1,4 +1,7 @@
-"""One step's gradients: of the total loss, and of the plain NLL against true or sampled labels."""
+"""The gradients of a step: of the total loss, and of the NLL against true or sampled labels.
+
+Shapes: P supervised positions of a micro-batch, V vocabulary size.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +22,14 @@ from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 
 @dataclass(slots=True)
 class Losses:
-    """A step's loss and its parts, summed over the micro-batches."""
+    """The loss of a step and its parts, summed over the micro-batches."""
 
     total: float = 0.0
     forget: float = 0.0
     retain: float = 0.0
 
     def get_term_losses(self, kind: JobKind) -> dict[str, float]:
-        """Return the losses that have a curve of their own: fine-tuning has no parts."""
+        """Return the parts as points of their curves; a fine-tuning has no parts."""
         return {} if kind == "finetune" else {"forget_loss": self.forget, "retain_loss": self.retain}
 
 
@@ -41,7 +44,7 @@ def add_gradients(
 ) -> Losses:
     """Accumulate the gradient of the total loss over `units` into the parameters; return the losses.
 
-    `retain_weight` takes the place of the spec's own (see `dual`).
+    `retain_weight` replaces the spec's own (see `retain_weight.py`).
     """
     totals = count_totals(units)
     losses = Losses()
@@ -50,7 +53,7 @@ def add_gradients(
     def work(items: list[BatchItem]) -> None:
         with loaded.autocast():
             scores = score(loaded.model, pack([item.example for item in items], loaded.device), layer=layer)
-        total = _total_loss(spec, items, scores, base_scores, totals, losses, retain_weight)
+        total = _compute_total_loss(spec, items, scores, base_scores, totals, losses, retain_weight)
         total.backward()
 
     def undo() -> None:
@@ -68,30 +71,32 @@ def compute_nll_gradients(
     *,
     label_generator: torch.Generator | None = None,
 ) -> tuple[list[torch.Tensor], int]:
-    """Return the gradient of the mean cross-entropy over `units` (one tensor a trainable parameter), and the number
-    of positions it is the mean of.
+    """Return the gradient of the mean cross-entropy over `units`, one tensor per trainable parameter, and the number of
+    positions.
 
-    Against the true labels; with `sampled_by` against labels sampled from the model, whose draws come from it alone.
+    Args:
+        label_generator: If given, labels are sampled from the model with its random numbers; else they are the true
+            ones.
     """
-    num_positions = sum(one.num_tokens for one in count_totals(units).values())
-    uniform = torch.empty(0)
+    num_positions = sum(totals.num_tokens for totals in count_totals(units).values())
+    uniform_P = torch.empty(0)
     if label_generator is not None:
-        uniform = torch.rand(num_positions, generator=label_generator, dtype=torch.float64).to(loaded.device)
-    done = 0
+        uniform_P = torch.rand(num_positions, generator=label_generator, dtype=torch.float64).to(loaded.device)
+    num_done = 0
 
     def work(items: list[BatchItem]) -> None:
-        nonlocal done
+        nonlocal num_done
         with loaded.autocast():
             scores = score(loaded.model, pack([item.example for item in items], loaded.device))
         labels_P = scores.labels_P
         if label_generator is not None:
-            labels_P = sample_labels(scores.logits_PV, uniform[done : done + len(labels_P)])
-        done += len(labels_P)
+            labels_P = sample_labels(scores.logits_PV, uniform_P[num_done : num_done + len(labels_P)])
+        num_done += len(labels_P)
         (cross_entropy(scores.logits_PV, labels_P, reduction="sum") / num_positions).backward()
 
     def undo() -> None:
-        nonlocal done
-        done = 0
+        nonlocal num_done
+        num_done = 0
         loaded.model.zero_grad(set_to_none=True)
 
     batcher.run(units, work, undo)
@@ -99,30 +104,31 @@ def compute_nll_gradients(
 
 
 def pop_gradients(loaded: LoadedModel) -> list[torch.Tensor]:
-    """Return the gradients that stand in the trainable parameters, zeros where there is none, and clear them."""
+    """Return the gradients of the trainable parameters, zeros if there is none, and clear them."""
     gradients = [
-        torch.zeros_like(each) if each.grad is None else each.grad for each in get_trainable_parameters(loaded)
+        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for parameter in get_trainable_parameters(loaded)
     ]
     loaded.model.zero_grad(set_to_none=True)
     return gradients
 
 
 def get_trainable_parameters(loaded: LoadedModel) -> list[torch.nn.Parameter]:
-    """Return the parameters that may move, in the model's order."""
+    """Return the trainable parameters in the model's order."""
     return [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
 
 
 def count_totals(units: Sequence[BatchUnit]) -> dict[ExampleGroup, Totals]:
-    """Count sequences and supervised tokens of each group over the whole step."""
-    counted: dict[ExampleGroup, Totals] = {}
+    """Count the sequences and supervised tokens of each group in a step."""
+    totals: dict[ExampleGroup, Totals] = {}
     for item in (item for unit in units for item in unit):
-        before = counted.get(item.group, Totals(0, 0))
-        answer_tokens = len(item.example.token_ids) - item.example.num_prompt_tokens
-        counted[item.group] = Totals(before.num_sequences + 1, before.num_tokens + answer_tokens)
-    return counted
+        before = totals.get(item.group, Totals(0, 0))
+        num_answer_tokens = len(item.example.token_ids) - item.example.num_prompt_tokens
+        totals[item.group] = Totals(before.num_sequences + 1, before.num_tokens + num_answer_tokens)
+    return totals
 
 
-def _total_loss(
+def _compute_total_loss(
     spec: JobSpec,
     items: list[BatchItem],
     scores: Scores,
