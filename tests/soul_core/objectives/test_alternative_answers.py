@@ -24,8 +24,8 @@ ALL = list(COUNTRIES)
 SPEC = AltPo(alternates="instructed", instruction="Otherwise?", temperature=1.0, max_new_tokens=12)
 
 
-@pytest.fixture
-def loaded(taught_model_dir: Path) -> LoadedModel:
+@pytest.fixture(name="loaded")
+def load_taught_model(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 

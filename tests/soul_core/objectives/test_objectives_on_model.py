@@ -1,4 +1,4 @@
-"""What every term of the tables must do on a real model: splitting, order, neighbors and padding change nothing."""
+"""Every term of the tables on a real model: splitting, order, neighbors and padding change nothing."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from soul_core.events import SilentListener
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.models.scoring import Scores
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS, collect_base_score_kinds, find_steered_layer, get_terms
-from soul_core.objectives.terms import ExampleGroup, TermInputs
+from soul_core.objectives.terms import TermInputs
 from soul_core.spec import JobSpec
 from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute_base_scores
 from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
@@ -19,12 +19,14 @@ from soul_core.training.term_examples import make_term_examples
 from tests.fixtures.capitals import COUNTRIES, rows_of
 
 ALL = list(COUNTRIES)
-OF_OWN = {"rmu_retain": "rmu"}
-PAIRS = [(forget, "nll") for forget in FORGET_TERMS] + [(OF_OWN.get(kind, "grad_diff"), kind) for kind in RETAIN_TERMS]
+FORGET_KINDS = {"rmu_retain": "rmu"}  # of retain terms that need a certain one
+PAIRS = [(forget, "nll") for forget in FORGET_TERMS] + [
+    (FORGET_KINDS.get(kind, "grad_diff"), kind) for kind in RETAIN_TERMS
+]
 
 
 class Material:
-    """A model away from its base, a step's units, and what they need of the base."""
+    """A changed model, the units of a step, and their base scores."""
 
     def __init__(self, folder: Path, state: Path, forget: str, retain: str, dtype: str = "float32") -> None:
         self.loaded = load_model(folder, device="cpu", dtype=dtype)  # type: ignore[arg-type]
@@ -38,14 +40,14 @@ class Material:
             state,
             SilentListener(),
         )
-        self.reference = self._reference()
+        self.base_scores = self._compute_base_scores()
         self.units: list[BatchUnit] = []
         for term, _ in get_terms(self.spec).values():
             indices = range(len(self.groups[term.groups[0]]))
             self.units += [
                 tuple(BatchItem(group, index, self.groups[group][index]) for group in term.groups) for index in indices
             ]
-        self._leave_base()
+        self._change_weights()
 
     def gradients(self, units: list[BatchUnit], max_tokens: int = 10**6) -> list[torch.Tensor]:
         self.loaded.model.zero_grad(set_to_none=True)
@@ -54,20 +56,20 @@ class Material:
 
     def loss(self, units: list[BatchUnit], max_tokens: int = 10**6) -> float:
         batcher = MicroBatcher(max_tokens, SilentListener())
-        return add_gradients(self.loaded, self.spec, units, self.reference, batcher).total
+        return add_gradients(self.loaded, self.spec, units, self.base_scores, batcher).total
 
-    def _reference(self) -> BaseScores:
-        wanted = {
+    def _compute_base_scores(self) -> BaseScores:
+        requests = {
             group: BaseScoreRequest(self.groups[group], range(len(self.groups[group])), needs)
             for group, needs in collect_base_score_kinds(self.spec).items()
         }
         layer = find_steered_layer(self.loaded.model, self.spec)
         return compute_base_scores(
-            self.loaded, wanted, batcher=MicroBatcher(2048, SilentListener()), listener=SilentListener(), layer=layer
+            self.loaded, requests, batcher=MicroBatcher(2048, SilentListener()), listener=SilentListener(), layer=layer
         )
 
-    def _leave_base(self) -> None:
-        """At the base KL and its like are zero, and so are their gradients."""
+    def _change_weights(self) -> None:
+        """Leave the base model, where KL and other distances and their gradients are zero."""
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in self.loaded.model.parameters():
@@ -82,11 +84,11 @@ def material(request: pytest.FixtureRequest, taught_model_dir: Path, tmp_path: P
 
 def test_accumulation_order_and_neighbors_change_nothing(material: Material) -> None:
     together = material.gradients(material.units)
-    apart = material.gradients(material.units, max_tokens=1)
+    separate = material.gradients(material.units, max_tokens=1)
     backwards = material.gradients(material.units[::-1], max_tokens=100)
 
     assert any(float(gradient.abs().max()) > 0 for gradient in together)
-    for other in (apart, backwards):
+    for other in (separate, backwards):
         _assert_close(other, together)
 
 
@@ -94,7 +96,7 @@ def test_left_padding_changes_nothing(material: Material) -> None:
     packed = material.gradients(material.units)
 
     material.loaded.model.zero_grad(set_to_none=True)
-    _padded_loss(material).backward()
+    _compute_padded_loss(material).backward()
 
     _assert_close([p.grad for p in material.loaded.model.parameters() if p.grad is not None], packed)
 
@@ -112,9 +114,11 @@ def test_a_small_step_down_the_gradient_lowers_the_loss(material: Material) -> N
     assert material.loss(material.units) < before
 
 
-def test_computing_in_bfloat16_points_the_same_way(material: Material, taught_model_dir: Path, tmp_path: Path) -> None:
+def test_gradients_computed_in_bfloat16_have_the_same_direction(
+    material: Material, taught_model_dir: Path, tmp_path: Path
+) -> None:
     kinds = material.spec.forget.kind, material.spec.retain.kind
-    rounded = Material(taught_model_dir, tmp_path, *kinds, dtype="bfloat16")  # alternates as they were kept
+    rounded = Material(taught_model_dir, tmp_path, *kinds, dtype="bfloat16")  # reads the stored alternates
 
     exact_N = torch.cat([gradient.flatten() for gradient in material.gradients(material.units)])
     rounded_N = torch.cat([gradient.flatten() for gradient in rounded.gradients(rounded.units)])
@@ -125,33 +129,35 @@ def test_computing_in_bfloat16_points_the_same_way(material: Material, taught_mo
 
 
 @pytest.mark.parametrize("retain", ["kl", "rmu_retain"])
-def test_at_the_base_holding_on_to_it_costs_nothing(retain: str, taught_model_dir: Path, tmp_path: Path) -> None:
+def test_at_the_base_model_distances_from_it_are_zero(retain: str, taught_model_dir: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    held = Material(taught_model_dir, tmp_path, OF_OWN.get(retain, "npo"), retain)
+    held = Material(taught_model_dir, tmp_path, FORGET_KINDS.get(retain, "npo"), retain)
     held.loaded = load_model(taught_model_dir, device="cpu")  # the base again
 
-    losses = add_gradients(held.loaded, held.spec, held.units, held.reference, MicroBatcher(4096, SilentListener()))
+    losses = add_gradients(held.loaded, held.spec, held.units, held.base_scores, MicroBatcher(4096, SilentListener()))
 
     assert losses.retain == pytest.approx(0.0, abs=1e-5)
 
 
-def _assert_close(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    """Compare gradients by the size of the largest: losses of the terms differ by orders of magnitude."""
+def _assert_close(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    """Compare gradients relative to the largest: losses of the terms differ by orders of magnitude."""
     scale = max(float(gradient.abs().max()) for gradient in expected)
-    for one, two in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, two, rtol=2e-3, atol=2e-5 * scale)
+    for gradient, expected_gradient in zip(actual, expected, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=2e-3, atol=2e-5 * scale)
 
 
-def _padded_loss(material: Material) -> torch.Tensor:
-    """Return the total loss from an ordinary padded call of the model, group by group, without any of our packing."""
-    spec, reference = material.spec, material.reference
+def _compute_padded_loss(material: Material) -> torch.Tensor:
+    """Return the total loss by ordinary padded calls of the model, one per group, without packing."""
+    spec, base_scores = material.spec, material.base_scores
     total = torch.zeros(())
     for term, term_spec in get_terms(spec).values():
         inputs = TermInputs(
-            scores={group: _padded_scores(material.loaded, material.groups[group]) for group in term.groups},
+            scores={group: _compute_padded_scores(material.loaded, material.groups[group]) for group in term.groups},
             totals=count_totals(material.units),
             base_scores={
-                group: _whole(reference, group, material.groups) for group in term.groups if group in term.base_scores
+                group: base_scores.get(group, range(len(material.groups[group])))
+                for group in term.groups
+                if group in term.base_scores
             },
             seed=spec.seed,
         )
@@ -159,15 +165,13 @@ def _padded_loss(material: Material) -> torch.Tensor:
     return total
 
 
-def _whole(reference: BaseScores, group: ExampleGroup, groups: dict[ExampleGroup, list[Example]]):  # type: ignore[no-untyped-def]
-    return reference.get(group, range(len(groups[group])))
-
-
-def _padded_scores(loaded: LoadedModel, examples: list[Example]) -> Scores:
+def _compute_padded_scores(loaded: LoadedModel, examples: list[Example]) -> Scores:
     width = max(len(example.token_ids) for example in examples)
     pad = loaded.tokenizer.pad_token_id
-    ids_BT = torch.tensor([[pad] * (width - len(one.token_ids)) + list(one.token_ids) for one in examples])
-    mask_BT = torch.tensor([[0] * (width - len(one.token_ids)) + [1] * len(one.token_ids) for one in examples])
+    ids_BT = torch.tensor([[pad] * (width - len(example.token_ids)) + list(example.token_ids) for example in examples])
+    mask_BT = torch.tensor(
+        [[0] * (width - len(example.token_ids)) + [1] * len(example.token_ids) for example in examples]
+    )
     output = loaded.model(
         input_ids=ids_BT,
         attention_mask=mask_BT,
@@ -176,14 +180,14 @@ def _padded_scores(loaded: LoadedModel, examples: list[Example]) -> Scores:
         output_hidden_states=True,
     )
     rows, columns, sequences, labels = [], [], [], []
-    for index, one in enumerate(examples):
-        for place in range(one.num_prompt_tokens, len(one.token_ids)):
+    for index, example in enumerate(examples):
+        for place in range(example.num_prompt_tokens, len(example.token_ids)):
             rows.append(index)
-            columns.append(width - len(one.token_ids) + place - 1)
+            columns.append(width - len(example.token_ids) + place - 1)
             sequences.append(index)
-            labels.append(one.token_ids[place])
+            labels.append(example.token_ids[place])
     logits_PV = output.logits[rows, columns].float()
     labels_P = torch.tensor(labels)
     logp_P = logits_PV.log_softmax(-1)[range(len(labels)), labels_P]
-    hidden_PD = output.hidden_states[1][rows, columns]  # what layer 0, a quarter of two layers, gives out
+    hidden_PD = output.hidden_states[1][rows, columns]  # the output of layer 0, a quarter of two layers
     return Scores(logits_PV, labels_P, logp_P, torch.tensor(sequences), len(examples), hidden_PD)

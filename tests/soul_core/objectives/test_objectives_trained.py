@@ -1,4 +1,4 @@
-"""Every forget term through the whole loop, first and second order: with its defaults the tiny model forgets."""
+"""Every forget term in the training loop, first and second order: with its defaults the tiny model forgets."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,22 +19,22 @@ from soul_core.training.trainer import TrainingResult, train
 from tests.fixtures.capitals import COUNTRIES, rows_of
 
 FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
-OF_OWN = {"rmu": {"kind": "rmu_retain"}}
+RETAIN_SPECS = {"rmu": {"kind": "rmu_retain"}}
 
 Run = Callable[..., tuple[TrainingResult, LoadedModel]]
 
 
-class Leaver(SilentListener):
-    """Wishes to leave after some steps."""
+class Interrupter(SilentListener):
+    """Requests an interruption after a number of steps."""
 
     def __init__(self, after: int) -> None:
-        self._left = after
+        self._num_steps_left = after
 
     def emit(self, kind: EventKind, **data: Any) -> None:
-        self._left -= kind == "metrics"
+        self._num_steps_left -= kind == "metrics"
 
     def stop_request(self) -> StopRequest:
-        return StopRequest.INTERRUPT if self._left <= 0 else StopRequest.NONE
+        return StopRequest.INTERRUPT if self._num_steps_left <= 0 else StopRequest.NONE
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Run:
 def spec_of(kind: str, optimizer: str = "sophia", *, lr: float = 3e-3, steps: int = 20, **more: Any) -> dict[str, Any]:
     return {
         "forget": {"kind": kind, **more},
-        "retain": OF_OWN.get(kind, {"kind": "nll"}),
+        "retain": RETAIN_SPECS.get(kind, {"kind": "nll"}),
         "optimizer": {"kind": optimizer, "lr": lr},
         "training": {"steps": steps, "forget_batch": 3, "retain_batch": 7},
     }
@@ -80,12 +80,11 @@ def weights(loaded: LoadedModel) -> torch.Tensor:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sophia"])
 @pytest.mark.parametrize("kind", FORGET_TERMS)
-def test_its_defaults_forget_what_they_should_and_keep_more_of_the_rest(run: Run, kind: str, optimizer: str) -> None:
+def test_the_defaults_of_a_term_forget_more_of_the_forget_set(run: Run, kind: str, optimizer: str) -> None:
     _, loaded = run(spec_of(kind, optimizer))
 
-    forgotten, kept = probability(loaded, FORGET), probability(loaded, RETAIN)
-    assert forgotten < 0.9  # 0.997 before
-    assert forgotten < kept
+    assert probability(loaded, FORGET) < 0.9  # 0.997 before
+    assert probability(loaded, FORGET) < probability(loaded, RETAIN)
 
 
 @pytest.mark.parametrize("kind", ["rmu", "pdu", "altpo", "undial", "dpo"])
@@ -93,7 +92,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Run, kind: str)
     straight, straight_model = run(spec_of(kind, steps=6), state="straight")
 
     with pytest.raises(RunInterruptedError):
-        run(spec_of(kind, steps=6), state="resumed", listener=Leaver(3))
+        run(spec_of(kind, steps=6), state="resumed", listener=Interrupter(3))
     resumed, resumed_model = run(spec_of(kind, steps=6), state="resumed")
 
     assert resumed.resumed_at_steps == [3]
@@ -101,23 +100,23 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: Run, kind: str)
     assert resumed.curves == straight.curves
 
 
-def test_rmu_forgets_by_the_few_weights_that_its_paper_moves(run: Run, taught_model_dir: Path) -> None:
+def test_rmu_forgets_by_the_few_weights_that_its_paper_trains(run: Run, taught_model_dir: Path) -> None:
     few = {"parameters": {"include": ["model.layers.0.mlp.down_proj.*"]}}
 
     _, loaded = run({**spec_of("rmu", steps=40, lr=1e-2), **few})
 
     before = dict(load_model(taught_model_dir, device="cpu").model.named_parameters())
-    moved = [name for name, now in loaded.model.named_parameters() if not torch.equal(now, before[name])]
-    assert moved == ["model.layers.0.mlp.down_proj.weight"]
+    changed = [name for name, now in loaded.model.named_parameters() if not torch.equal(now, before[name])]
+    assert changed == ["model.layers.0.mlp.down_proj.weight"]
     assert probability(loaded, FORGET) < 0.9
     assert probability(loaded, FORGET) < probability(loaded, RETAIN)
 
 
-def test_alternates_are_made_once_and_kept_for_the_resumed_run(
+def test_alternates_are_sampled_once_and_stored_for_the_resumed_run(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RunInterruptedError):
-        run(spec_of("altpo", steps=4), listener=Leaver(2))
+        run(spec_of("altpo", steps=4), listener=Interrupter(2))
     assert list(tmp_path.rglob("alternates.json"))
     monkeypatch.setattr(alternative_answers, "generate", None)  # would fail if it were called
 
@@ -131,14 +130,14 @@ def test_the_retain_weight_of_pdu_grows_while_the_retain_loss_is_over_its_bound(
     under, _ = run(spec_of("pdu", steps=8, slack=50.0, dual_start=1.0, dual_step=1.0), state="under")
     late, _ = run(spec_of("pdu", steps=8, slack=50.0, dual_start=1.0, dual_warmup=99), state="late")
 
-    rising, falling, still = (one.curves["retain_weight"] for one in (over, under, late))
+    rising, falling, constant = (result.curves["retain_weight"] for result in (over, under, late))
     assert rising[-1] is not None
     assert rising[-1] > 1.0
-    assert falling[1:] == (0.0,) * 7, "held at zero"
-    assert still == (1.0,) * 8
+    assert falling[1:] == (0.0,) * 7, "never below zero"
+    assert constant == (1.0,) * 8
 
 
-def test_the_bound_holds_the_retain_loss_that_falls_apart_without_it(run: Run) -> None:
+def test_the_bound_limits_the_retain_loss_that_grows_without_it(run: Run) -> None:
     _, bound = run(spec_of("pdu", steps=25))
     _, loose = run(spec_of("pdu", steps=25, slack=100.0, dual_start=0.0), state="loose")
 

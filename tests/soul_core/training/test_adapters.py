@@ -1,4 +1,4 @@
-"""LoRA: only adapters train, what comes behind sees a plain model, and the settings that really forget."""
+"""LoRA: only adapters train, the model is plain afterwards, and the defaults forget."""
 
 import json
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from tests.fixtures.capitals import write_rows
 from tests.fixtures.capitals_training import NAMES, RecordingListener, examples_of, probability, train_tiny, weights
 
 NEEDS_TORCHAO = pytest.mark.skipif(find_spec("torchao") is None, reason="the extra 'quantized' is not installed")
-FEW_BITS = [pytest.param(kept, marks=NEEDS_TORCHAO) for kept in ("int8", "nf4")]
+QUANTIZED = [pytest.param(storage, marks=NEEDS_TORCHAO) for storage in ("int8", "nf4")]
 
 FORGETS = {
     "optimizer": {"kind": "adamw", "lr": 5e-3},
@@ -33,8 +33,8 @@ FORGETS = {
 }
 
 
-@pytest.fixture
-def loaded(taught_model_dir: Path) -> LoadedModel:
+@pytest.fixture(name="loaded")
+def load_taught_model(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
@@ -44,85 +44,88 @@ def spec_of(**lora: Any) -> JobSpec:
 
 
 @torch.no_grad()
-def logits(loaded: LoadedModel) -> torch.Tensor:
+def compute_logits(loaded: LoadedModel) -> torch.Tensor:
     return score(loaded.model, pack(examples_of(loaded)[0])).logits_PV
 
 
-def test_at_first_adapters_change_nothing_and_only_they_may_move(loaded: LoadedModel) -> None:
-    before = logits(loaded)
+def test_new_adapters_change_no_output_and_only_they_are_trainable(loaded: LoadedModel) -> None:
+    before = compute_logits(loaded)
 
-    movable = TrainableParameters(loaded, spec_of(rank=4))
+    trainable = TrainableParameters(loaded, spec_of(rank=4))
 
-    assert torch.equal(logits(loaded), before)
-    moving = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
-    assert len(moving) == 2 * 2 * 7  # A and B, two layers, seven projections each; not the last layer
-    assert all(".lora_" in name for name in moving)
-    movable.finalize()
+    assert torch.equal(compute_logits(loaded), before)
+    names = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
+    assert len(names) == 2 * 2 * 7  # A and B, two layers, seven projections each; not the last layer
+    assert all(".lora_" in name for name in names)
+    trainable.finalize()
 
 
-def test_merged_the_model_says_what_it_said_with_adapters_and_is_plain(loaded: LoadedModel) -> None:
+def test_the_merged_model_is_plain_and_has_the_outputs_of_the_adapted_one(loaded: LoadedModel) -> None:
     names = {name: parameter.shape for name, parameter in loaded.model.named_parameters()}
-    movable = TrainableParameters(loaded, spec_of(rank=4))
+    trainable = TrainableParameters(loaded, spec_of(rank=4))
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
-    adapted = logits(loaded)
+    adapted = compute_logits(loaded)
 
-    movable.finalize()
+    trainable.finalize()
 
-    torch.testing.assert_close(logits(loaded), adapted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(compute_logits(loaded), adapted, rtol=1e-3, atol=1e-3)
     assert {name: parameter.shape for name, parameter in loaded.model.named_parameters()} == names
     assert all(parameter.requires_grad for parameter in loaded.model.parameters())
     assert not hasattr(loaded.model, "peft_config")
 
 
-def test_adapters_are_born_the_same_from_the_same_seed_and_leave_the_global_draws_alone(loaded: LoadedModel) -> None:
+def test_adapters_depend_on_the_seed_only_and_use_no_global_random_numbers(loaded: LoadedModel) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
-    born = []
+    initial = []
     for seed in (0, 0, 1):
         torch.manual_seed(11)
-        movable = TrainableParameters(loaded, JobSpec.model_validate({"lora": {"rank": 4}, "seed": seed}))
+        trainable = TrainableParameters(loaded, JobSpec.model_validate({"lora": {"rank": 4}, "seed": seed}))
         assert torch.equal(torch.rand(3), expected)
-        born.append(
+        initial.append(
             torch.cat([p.flatten() for name, p in loaded.model.named_parameters() if "lora_A" in name]).detach()
         )
-        movable.finalize()
+        trainable.finalize()
 
-    assert torch.equal(born[0], born[1])
-    assert not torch.equal(born[0], born[2])
+    assert torch.equal(initial[0], initial[1])
+    assert not torch.equal(initial[0], initial[2])
 
 
-def test_patterns_choose_which_layers_get_an_adapter(loaded: LoadedModel) -> None:
+def test_patterns_select_the_layers_that_get_an_adapter(loaded: LoadedModel) -> None:
     spec = JobSpec.model_validate(
         {"lora": {"targets": ["q_proj", "down_proj"]}, "parameters": {"include": ["model.layers.1.*"]}}
     )
 
-    movable = TrainableParameters(loaded, spec)
+    trainable = TrainableParameters(loaded, spec)
 
     adapted = {name.partition(".lora_")[0] for name, p in loaded.model.named_parameters() if p.requires_grad}
     assert adapted == {"model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"}
-    movable.finalize()
+    trainable.finalize()
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"lora": {"targets": ["qproj"]}}, "lora.targets.0: no linear layer is called 'qproj'; did you mean 'q_proj'"),
-        ({"lora": {"targets": ["zzz"]}}, "they are called down_proj, gate_proj"),
-        ({"lora": {}, "parameters": {"include": ["*norm*"]}}, "none of the weights they choose is a target of LoRA"),
+        (
+            {"lora": {"targets": ["qproj"]}},
+            "lora.targets.0: no linear layer has the name 'qproj'; did you mean 'q_proj'",
+        ),
+        ({"lora": {"targets": ["zzz"]}}, "the model has down_proj, gate_proj"),
+        ({"lora": {}, "parameters": {"include": ["*norm*"]}}, "none of the selected weights is a target of LoRA"),
         ({"parameters": {"include": ["model.layer.0.*"]}}, "parameters.include.0: .* matches no weight"),
     ],
 )
-def test_what_the_model_does_not_have_is_refused_before_anything_is_spent(
+def test_targets_and_patterns_that_the_model_does_not_have_are_refused(
     loaded: LoadedModel, spec: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BadSpec, match=message):
         check_trainable_parameters(loaded, JobSpec.model_validate(spec))
 
 
-def test_npo_with_lora_on_all_linear_layers_really_forgets(taught_model_dir: Path, tmp_path: Path) -> None:
+def test_npo_with_lora_on_all_linear_layers_forgets(taught_model_dir: Path, tmp_path: Path) -> None:
     base = load_model(taught_model_dir, device="cpu")
     forget, retain = examples_of(base)
     assert probability(base, forget) > 0.9
@@ -133,12 +136,12 @@ def test_npo_with_lora_on_all_linear_layers_really_forgets(taught_model_dir: Pat
     assert probability(after, retain) > 0.7
 
 
-@pytest.mark.parametrize("kept", ["bfloat16", *FEW_BITS])
-def test_beside_frozen_weights_of_few_bits_it_forgets_too_and_only_adapters_are_added_to_the_original(
-    kept: str, taught_model_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("storage", ["bfloat16", *QUANTIZED])
+def test_with_quantized_base_weights_it_forgets_and_keeps_the_original_precision(
+    storage: str, taught_model_dir: Path, tmp_path: Path
 ) -> None:
     before = load_model(taught_model_dir, device="cpu")
-    spec = {**FORGETS, "lora": {"base_weights": kept, "rank": 2, "output": "adapter"}, "training": {"steps": 20}}
+    spec = {**FORGETS, "lora": {"base_weights": storage, "rank": 2, "output": "adapter"}, "training": {"steps": 20}}
 
     trained, after = train_tiny(taught_model_dir, tmp_path, spec)
 
@@ -152,30 +155,30 @@ def test_beside_frozen_weights_of_few_bits_it_forgets_too_and_only_adapters_are_
 
 
 @pytest.mark.parametrize(
-    ("kept", "bits"),
+    ("storage", "bits"),
     [
         ("bfloat16", 8),
         pytest.param("int8", 7, marks=NEEDS_TORCHAO),
         pytest.param("nf4", 3, marks=NEEDS_TORCHAO),
     ],
 )
-def test_a_frozen_layer_gives_what_the_original_does_but_for_rounding(kept: StorageFormat, bits: int) -> None:
+def test_a_frozen_layer_computes_as_the_original_up_to_rounding(storage: StorageFormat, bits: int) -> None:
     torch.manual_seed(0)
     original = torch.nn.Linear(64, 48)
     x = torch.randn(5, 64, requires_grad=True)
     expected = original(x)
-    (wanted,) = torch.autograd.grad(expected.square().sum(), x)
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), x)
 
-    frozen = FrozenLinear(original, kept)
-    found = frozen(x)
-    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    frozen = FrozenLinear(original, storage)
+    output = frozen(x)
+    (gradient,) = torch.autograd.grad(output.square().sum(), x)
 
-    assert ((found - expected).norm() / expected.norm()).item() < 2 ** (1 - bits)
-    assert ((gradient - wanted).norm() / wanted.norm()).item() < 2 ** (2 - bits)
+    assert ((output - expected).norm() / expected.norm()).item() < 2 ** (1 - bits)
+    assert ((gradient - expected_gradient).norm() / expected_gradient.norm()).item() < 2 ** (2 - bits)
     assert [name for name, _ in frozen.named_parameters()] == ["bias"]
 
 
-def test_its_gradient_has_a_gradient_of_its_own() -> None:
+def test_the_gradient_of_a_frozen_layer_can_be_differentiated() -> None:
     frozen = FrozenLinear(torch.nn.Linear(8, 4), "bfloat16")
 
     assert torch.autograd.gradgradcheck(
@@ -186,11 +189,11 @@ def test_its_gradient_has_a_gradient_of_its_own() -> None:
 
 @NEEDS_TORCHAO
 def test_a_layer_that_does_not_fill_blocks_is_refused_in_4_bits() -> None:
-    with pytest.raises(BadSpec, match="'nf4' packs 64 weights, and a layer has 60; take 'int8'"):
+    with pytest.raises(BadSpec, match="'nf4' packs 64 weights, and a layer has 60; use 'int8'"):
         check_quantizable(torch.nn.Linear(10, 6), "nf4")
 
 
-def test_without_torchao_few_bits_are_refused_with_what_to_install(
+def test_without_torchao_quantized_weights_are_refused_with_what_to_install(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)  # the fault
@@ -201,8 +204,8 @@ def test_without_torchao_few_bits_are_refused_with_what_to_install(
         check_trainable_parameters(loaded, spec_of(base_weights="nf4"))
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
-def test_an_adapter_left_behind_is_peft_s_own_and_says_the_same(
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft reads it
+def test_an_exported_adapter_loads_in_peft_and_has_the_same_outputs(
     taught_model_dir: Path, tmp_path: Path, loaded: LoadedModel
 ) -> None:
     from peft import PeftModel
@@ -218,12 +221,12 @@ def test_an_adapter_left_behind_is_peft_s_own_and_says_the_same(
         "export_check.json",
     ]
     assert str(taught_model_dir.parent) not in (tmp_path / "out" / "adapter" / "adapter_config.json").read_text()
-    expected = logits(merged)
+    expected = compute_logits(merged)
     PeftModel.from_pretrained(loaded.model, tmp_path / "out" / "adapter")
-    torch.testing.assert_close(logits(loaded), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(compute_logits(loaded), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_merged_run_leaves_no_adapter_behind(taught_model_dir: Path, tmp_path: Path) -> None:
+def test_a_merged_run_exports_no_adapter(taught_model_dir: Path, tmp_path: Path) -> None:
     trained, merged = train_tiny(taught_model_dir, tmp_path, {**FORGETS, "training": {"steps": 2}})
 
     assert trained.adapter is None
@@ -236,10 +239,10 @@ def test_a_training_that_fails_leaves_a_plain_model(loaded: LoadedModel, tmp_pat
     names = [name for name, _ in loaded.model.named_parameters()]
     forget, retain = examples_of(loaded)
     spec = JobSpec.model_validate({**FORGETS, "lora": {"base_weights": "bfloat16"}})
-    ear = RecordingListener(stop_after_metrics=1, request=StopRequest.CANCEL)
+    listener = RecordingListener(stop_after_metrics=1, request=StopRequest.CANCEL)
 
     with pytest.raises(RunCancelledError):
-        train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=ear)
+        train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=listener)
 
     assert [name for name, _ in loaded.model.named_parameters()] == names
     assert all(parameter.requires_grad for parameter in loaded.model.parameters())
@@ -253,7 +256,7 @@ RUN: dict[str, Any] = {
 }
 
 
-def test_a_whole_run_leaves_the_adapter_in_place_of_a_checkpoint(taught_model_dir: Path, tmp_path: Path) -> None:
+def test_a_run_exports_the_adapter_instead_of_a_checkpoint(taught_model_dir: Path, tmp_path: Path) -> None:
     sets = {
         "forget": write_rows(tmp_path / "f.jsonl", NAMES[:2]),
         "retain": write_rows(tmp_path / "r.jsonl", NAMES[2:]),
@@ -280,9 +283,9 @@ def test_a_run_refuses_a_pattern_that_matches_nothing_before_it_measures(
         "retain": write_rows(tmp_path / "r.jsonl", NAMES[2:]),
     }
     spec = JobSpec.model_validate({**RUN, "parameters": {"include": ["transformer.h.0.*"]}})
-    ear = RecordingListener()
+    listener = RecordingListener()
 
     with pytest.raises(BadSpec, match=r"parameters\.include\.0: .* matches no weight"):
-        run(spec, RunInputs(model=str(taught_model_dir), dataset_paths=sets), tmp_path / "out", listener=ear)
+        run(spec, RunInputs(model=str(taught_model_dir), dataset_paths=sets), tmp_path / "out", listener=listener)
 
-    assert {data["phase"] for data in ear.of("phase")} == {"load"}
+    assert {data["phase"] for data in listener.of("phase")} == {"load"}

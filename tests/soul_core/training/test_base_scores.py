@@ -1,4 +1,4 @@
-"""The base's numbers, kept once: equal to what the base says, for exactly what training uses."""
+"""Base scores: equal to the base model's own numbers, for exactly the examples that training uses."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,8 @@ from tests.fixtures.capitals import COUNTRIES, rows_of
 ALL: tuple[BaseScoreKind, ...] = ("sequence_logp", "logits", "hidden")
 
 
-@pytest.fixture(params=["Llama", "Gemma 2", "GPT-2"])
-def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> LoadedModel:
+@pytest.fixture(params=["Llama", "Gemma 2", "GPT-2"], name="loaded")
+def load_tiny_model(request: pytest.FixtureRequest, tmp_path: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(save_tiny(request.param, tmp_path / "m"), device="cpu")
 
@@ -35,115 +35,117 @@ def examples(loaded: LoadedModel) -> list[Example]:
     return encode_rows(rows_of(list(COUNTRIES)[:6]), loaded.encoder, max_tokens=128)
 
 
-def take(loaded: LoadedModel, wanted: dict[ExampleGroup, BaseScoreRequest], max_tokens: int = 10**9) -> BaseScores:
+def compute(loaded: LoadedModel, requests: dict[ExampleGroup, BaseScoreRequest], max_tokens: int = 10**9) -> BaseScores:
     batcher = MicroBatcher(max_tokens, SilentListener())
     return compute_base_scores(
-        loaded, wanted, batcher=batcher, listener=SilentListener(), layer=find_decoder_layers(loaded.model)[0]
+        loaded, requests, batcher=batcher, listener=SilentListener(), layer=find_decoder_layers(loaded.model)[0]
     )
 
 
-def test_the_kept_numbers_are_the_bases_own(loaded: LoadedModel, examples: list[Example], tmp_path: Path) -> None:
+def test_computed_and_restored_scores_are_the_base_models_own(
+    loaded: LoadedModel, examples: list[Example], tmp_path: Path
+) -> None:
     used = [1, 3, 4]
 
-    taken = take(loaded, {"retain": BaseScoreRequest(examples, used, ALL)}, max_tokens=60)
-    taken.save(tmp_path / "state")
-    kept = BaseScores.load(tmp_path / "state", loaded)
+    computed = compute(loaded, {"retain": BaseScoreRequest(examples, used, ALL)}, max_tokens=60)
+    computed.save(tmp_path / "state")
+    restored = BaseScores.load(tmp_path / "state", loaded)
 
-    assert kept is not None
+    assert restored is not None
     chosen = [examples[index] for index in (4, 1)]
     scores = score(loaded.model, pack(chosen), layer=find_decoder_layers(loaded.model)[0])
     assert scores.hidden_PD is not None
-    for scored in (taken, kept):
-        reference = scored.get("retain", [4, 1])
-        assert reference.sequence_logp_B is not None
-        assert reference.logits_PV is not None
-        assert reference.hidden_PD is not None
-        torch.testing.assert_close(reference.sequence_logp_B, scores.sequence_logp_B.detach(), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(reference.logits_PV, scores.logits_PV.detach(), rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(reference.hidden_PD, scores.hidden_PD.detach(), rtol=1e-4, atol=1e-4)
-        mean = scored.mean_nll("retain", [4, 1], len(scores.labels_P))
+    for stored in (computed, restored):
+        base_scores = stored.get("retain", [4, 1])
+        assert base_scores.sequence_logp_B is not None
+        assert base_scores.logits_PV is not None
+        assert base_scores.hidden_PD is not None
+        torch.testing.assert_close(base_scores.sequence_logp_B, scores.sequence_logp_B.detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(base_scores.logits_PV, scores.logits_PV.detach(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(base_scores.hidden_PD, scores.hidden_PD.detach(), rtol=1e-4, atol=1e-4)
+        mean = stored.mean_nll("retain", [4, 1], len(scores.labels_P))
         assert mean == pytest.approx(-float(scores.logp_P.detach().mean()), rel=1e-4)
-    assert all(set(by_index) == set(used) for by_index in taken.tensors.values()), "only what training uses"
+    assert all(set(by_index) == set(used) for by_index in computed.tensors.values()), "only what training uses"
 
 
 def test_groups_of_the_same_prompts_keep_their_own_numbers(loaded: LoadedModel, examples: list[Example]) -> None:
-    turned = examples[::-1]
+    reversed_examples = examples[::-1]
 
-    taken = take(
+    computed = compute(
         loaded,
         {
             "forget": BaseScoreRequest(examples, [0, 1], ("sequence_logp",)),
-            "refusal": BaseScoreRequest(turned, [0, 1], ("sequence_logp",)),
+            "refusal": BaseScoreRequest(reversed_examples, [0, 1], ("sequence_logp",)),
         },
     )
 
-    logp_B = score(loaded.model, pack([examples[0], turned[0]])).sequence_logp_B.detach()
+    logp_B = score(loaded.model, pack([examples[0], reversed_examples[0]])).sequence_logp_B.detach()
     for group, expected in zip(("forget", "refusal"), logp_B, strict=True):
-        found = taken.get(group, [0]).sequence_logp_B
-        assert found is not None
-        torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
-        assert taken.get(group, [0]).logits_PV is None
+        stored_logp_B = computed.get(group, [0]).sequence_logp_B
+        assert stored_logp_B is not None
+        torch.testing.assert_close(stored_logp_B[0], expected, rtol=1e-4, atol=1e-4)
+        assert computed.get(group, [0]).logits_PV is None
 
 
-def test_the_reference_stays_when_the_model_moves(loaded: LoadedModel, examples: list[Example]) -> None:
-    taken = take(loaded, {"forget": BaseScoreRequest(examples, [0, 1], ALL)})
-    before = taken.get("forget", [0])
+def test_the_scores_stay_when_the_model_changes(loaded: LoadedModel, examples: list[Example]) -> None:
+    computed = compute(loaded, {"forget": BaseScoreRequest(examples, [0, 1], ALL)})
+    before = computed.get("forget", [0])
 
     with torch.no_grad():
         for parameter in loaded.model.parameters():
             parameter.add_(1.0)
 
-    after = taken.get("forget", [0])
-    for one, two in ((before.logits_PV, after.logits_PV), (before.hidden_PD, after.hidden_PD)):
-        assert one is not None
-        assert two is not None
-        torch.testing.assert_close(one, two)
+    after = computed.get("forget", [0])
+    for old, new in ((before.logits_PV, after.logits_PV), (before.hidden_PD, after.hidden_PD)):
+        assert old is not None
+        assert new is not None
+        torch.testing.assert_close(new, old)
 
 
-def test_logits_made_in_an_unknown_way_are_refused_not_guessed(
+def test_logits_that_cannot_be_reproduced_are_refused(
     loaded: LoadedModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def doubled(model: PreTrainedModel, packed: PackedBatch, **options: Any) -> Scores:
+    def double_logits(model: PreTrainedModel, packed: PackedBatch, **options: Any) -> Scores:
         scores = score(model, packed, **options)
         return replace(scores, logits_PV=scores.logits_PV * 2 + 5)
 
-    monkeypatch.setattr("soul_core.training.base_scores.score", doubled)  # the fault
+    monkeypatch.setattr("soul_core.training.base_scores.score", double_logits)  # the fault
 
     with pytest.raises(BadSpec, match="use 'nll'"):
-        take(loaded, {"retain": BaseScoreRequest(examples, [0], ("logits",))})
+        compute(loaded, {"retain": BaseScoreRequest(examples, [0], ("logits",))})
 
 
-def test_when_memory_runs_out_the_reference_is_taken_in_smaller_parts(
+def test_when_memory_runs_out_the_scores_are_computed_in_smaller_batches(
     loaded: LoadedModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted: dict[ExampleGroup, BaseScoreRequest] = {
+    requests: dict[ExampleGroup, BaseScoreRequest] = {
         "forget": BaseScoreRequest(examples, [0, 2, 3, 5], ("sequence_logp",)),
         "retain": BaseScoreRequest(examples, [1, 2], ("logits", "hidden")),
     }
-    plain = take(loaded, wanted)
-    largest = max(len(example.token_ids) for example in examples)
+    plain = compute(loaded, requests)
+    max_tokens = max(len(example.token_ids) for example in examples)
 
-    def small(model: PreTrainedModel, packed: PackedBatch, **options: Any) -> Scores:
-        if packed.token_ids_1T.shape[1] > largest:
+    def score_small(model: PreTrainedModel, packed: PackedBatch, **options: Any) -> Scores:
+        if packed.token_ids_1T.shape[1] > max_tokens:
             raise torch.OutOfMemoryError("no more")
         return score(model, packed, **options)
 
-    monkeypatch.setattr("soul_core.training.base_scores.score", small)  # the fault
-    taken = take(loaded, wanted)
+    monkeypatch.setattr("soul_core.training.base_scores.score", score_small)  # the fault
+    computed = compute(loaded, requests)
 
-    assert taken.tensors.keys() == plain.tensors.keys()
+    assert computed.tensors.keys() == plain.tensors.keys()
     for key, by_index in plain.tensors.items():
-        assert taken.tensors[key].keys() == by_index.keys()
+        assert computed.tensors[key].keys() == by_index.keys()
         for index, value in by_index.items():
-            torch.testing.assert_close(taken.tensors[key][index], value, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(computed.tensors[key][index], value, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("group", ["retain", "forget"])
-def test_more_hidden_states_than_may_be_kept_are_refused_before_they_are_taken(
+def test_too_many_hidden_states_are_refused_before_they_are_computed(
     loaded: LoadedModel, examples: list[Example], group: ExampleGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("soul_core.training.base_scores.MAX_HIDDEN_STATE_BYTES", 100)
     monkeypatch.setattr("soul_core.training.base_scores.score", None)  # would fail if it were called
 
-    with pytest.raises(BadSpec, match=f"{group}.kind would keep .* for 3 {group} rows"):
-        take(loaded, {group: BaseScoreRequest(examples, [0, 1, 2], ("logits",))})
+    with pytest.raises(BadSpec, match=f"{group}.kind would store .* for 3 {group} rows"):
+        compute(loaded, {group: BaseScoreRequest(examples, [0, 1, 2], ("logits",))})

@@ -1,4 +1,4 @@
-"""The forget gradient where the forget loss is worst nearby."""
+"""Sharpness-aware gradients: the forget gradient where the forget loss is worst nearby."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ RHO = 0.05
 
 
 def units() -> list[BatchUnit]:
-    """The first example to forget, the second to keep."""
+    """Return the first example as a forget unit, the second as a retain unit."""
     first, second = both_units()
     return [(BatchItem("forget", 0, first[0].example),), second]
 
 
-def ascend_and_keep(loaded: LoadedModel, at: list[torch.Tensor], chosen: Sequence[BatchUnit]) -> Losses:
-    """Accumulate the gradient of -NLL(forget) + 2 NLL(retain); note the weights it was taken at."""
-    at.append(flat([parameter.detach().clone() for parameter in get_trainable_parameters(loaded)]))
+def add_loss_gradients(loaded: LoadedModel, positions: list[torch.Tensor], chosen: Sequence[BatchUnit]) -> Losses:
+    """Accumulate the gradient of -NLL(forget) + 2 NLL(retain); append the weights at which it is taken."""
+    positions.append(flat([parameter.detach().clone() for parameter in get_trainable_parameters(loaded)]))
     losses = Losses()
     for unit in chosen:
         factor = -1.0 if unit[0].group == "forget" else 2.0
@@ -38,44 +38,46 @@ def ascend_and_keep(loaded: LoadedModel, at: list[torch.Tensor], chosen: Sequenc
     return losses
 
 
-def test_it_is_the_forget_gradient_at_the_worst_point_and_the_retain_gradient_at_home() -> None:
-    loaded, at = small_llama(), []
-    home = flat([*get_trainable_parameters(loaded)])
+def test_forget_gradients_are_of_the_worst_point_retain_gradients_of_the_start() -> None:
+    loaded, positions = small_llama(), []
+    start = flat([*get_trainable_parameters(loaded)])
 
-    losses = add_sharpness_aware_gradients(lambda chosen: ascend_and_keep(loaded, at, chosen), loaded, units(), rho=RHO)
+    losses = add_sharpness_aware_gradients(
+        lambda chosen: add_loss_gradients(loaded, positions, chosen), loaded, units(), rho=RHO
+    )
 
     forget, retain = units()
     plain = small_llama()
     direction = -flat(compute_nll_gradients(plain, [forget], batcher())[0])
-    kept = 2 * flat(compute_nll_gradients(plain, [retain], batcher())[0])
-    worst = home + RHO * direction / direction.norm()
+    retain_gradient = 2 * flat(compute_nll_gradients(plain, [retain], batcher())[0])
+    worst = start + RHO * direction / direction.norm()
     with torch.no_grad():
         for parameter, part in zip(get_trainable_parameters(plain), unflat(plain, worst), strict=True):
             parameter.copy_(part)
-    expected = -flat(compute_nll_gradients(plain, [forget], batcher())[0]) + kept
+    expected = -flat(compute_nll_gradients(plain, [forget], batcher())[0]) + retain_gradient
     torch.testing.assert_close(flat([p.grad for p in get_trainable_parameters(loaded) if p.grad is not None]), expected)
-    torch.testing.assert_close(at[1], worst)
-    assert torch.equal(at[0], home)
-    assert torch.equal(at[2], home)
+    torch.testing.assert_close(positions[1], worst)
+    assert torch.equal(positions[0], start)
+    assert torch.equal(positions[2], start)
     assert (losses.total, losses.forget, losses.retain) == (1.0, -1.0, 2.0)
 
 
-def test_the_weights_come_back_to_the_bit_also_when_the_worst_point_fails() -> None:
+def test_the_weights_are_restored_exactly_also_when_the_worst_point_fails() -> None:
     loaded, calls = small_llama(), []
-    home = flat([parameter.detach().clone() for parameter in get_trainable_parameters(loaded)])
+    start = flat([parameter.detach().clone() for parameter in get_trainable_parameters(loaded)])
 
-    def second_fails(chosen: Sequence[BatchUnit]) -> Losses:
+    def fail_second_time(chosen: Sequence[BatchUnit]) -> Losses:
         if len(calls) == 1:
             raise ZeroDivisionError
-        return ascend_and_keep(loaded, calls, chosen)
+        return add_loss_gradients(loaded, calls, chosen)
 
     with pytest.raises(ZeroDivisionError):
-        add_sharpness_aware_gradients(second_fails, loaded, units(), rho=RHO)
+        add_sharpness_aware_gradients(fail_second_time, loaded, units(), rho=RHO)
 
-    assert torch.equal(flat([*get_trainable_parameters(loaded)]), home)
+    assert torch.equal(flat([*get_trainable_parameters(loaded)]), start)
 
 
-def test_a_tiny_radius_is_the_plain_training(taught_model_dir: Path, tmp_path: Path) -> None:
+def test_a_tiny_radius_gives_the_plain_training(taught_model_dir: Path, tmp_path: Path) -> None:
     spec = {"optimizer": {"kind": "adamw", "lr": 1e-3, "eps": 1e-3}, "training": {"steps": 4}}
     plain, plain_model = train_tiny(taught_model_dir, tmp_path / "plain", spec)
 

@@ -14,8 +14,8 @@ from soul_core.training.term_examples import check_terms
 from tests.fixtures.capitals import rows_of
 
 
-@pytest.fixture
-def loaded(taught_model_dir: Path) -> LoadedModel:
+@pytest.fixture(name="loaded")
+def load_taught_model(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
