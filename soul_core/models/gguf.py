@@ -32,7 +32,7 @@ _MAX_READ_BYTES = 1 << 30
 #: The name under which scripts that write GGUF files import it.
 _LLAMA3_SPLIT = LLAMA3_SPLIT_PATTERN
 
-#: File of a converted folder with the sha256 of the others.
+#: File of a converted folder with the sha256 of the others, in the format of sha256sum.
 _CHECKSUMS = "SHA256SUMS"
 
 _NORMAL_NAMES = {
@@ -75,7 +75,8 @@ def convert_to_folder(path: Path, *, digest: str, cache_dir: Path) -> Path:
         _write(header, path, partial)
         if inspect_model(path).digest != digest:
             raise BadModel(f"{path.name} changed while it was converted; run again when no other process writes to it")
-        _write_checksums(partial)
+        lines = [f"{compute_sha256(file)}  {file.name}\n" for file in sorted(partial.iterdir())]
+        (partial / _CHECKSUMS).write_text("".join(lines))
         _replace(folder, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -94,12 +95,6 @@ def _replace(folder: Path, partial: Path) -> None:
             raise
     finally:
         shutil.rmtree(damaged, ignore_errors=True)
-
-
-def _write_checksums(folder: Path) -> None:
-    """Write the sha256 of every file, in the format of sha256sum."""
-    lines = [f"{compute_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
-    (folder / _CHECKSUMS).write_text("".join(lines))
 
 
 def _is_intact(folder: Path) -> bool:

@@ -69,21 +69,7 @@ def read_tokenizer_settings(header: GgufHeader) -> GgufTokenizerSettings:
             f"the GGUF file has {len(tokens)} tokens, but {len(types)} token types (tokenizer.ggml.token_type); "
             "convert the model again"
         )
-    bos, eos, unknown = _SPECIAL.get(kind, (None, None, None))
-    if kind == "gpt2":
-        # Falcon's id 11 is a letter in other vocabularies: the default applies only if it is a control token
-        bos = eos = 11 if len(types) > 11 and types[11] == CONTROL else None
-    ids = {
-        name: _get_token_id(metadata, name, len(tokens), default)
-        for name, default in (
-            ("bos", bos),
-            ("eos", eos),
-            ("unknown", unknown),
-            ("padding", None),
-            ("eot", None),
-            ("eom", None),
-        )
-    }
+    ids = _read_special_ids(metadata, kind, types)
     add_bos = bool(metadata.get("add_bos_token", kind == "llama" or pre_tokenizer in _BPE_WITH_BOS))
     if add_bos and ids["bos"] is None:
         raise BadModel(
@@ -92,10 +78,11 @@ def read_tokenizer_settings(header: GgufHeader) -> GgufTokenizerSettings:
         )
     by_text = [
         index
-        for index, (token, type_) in enumerate(zip(tokens, types, strict=True))
-        if token in _END_OF_TURN and type_ == CONTROL
+        for index, (token, token_type) in enumerate(zip(tokens, types, strict=True))
+        if token in _END_OF_TURN and token_type == CONTROL
     ]
-    end_ids = dict.fromkeys(i for i in (ids["eos"], ids["eot"], ids["eom"], *by_text) if i is not None)
+    by_key = [token_id for token_id in (ids["eos"], ids["eot"], ids["eom"]) if token_id is not None]
+    end_ids = dict.fromkeys([*by_key, *by_text])
     return GgufTokenizerSettings(
         kind=kind,
         pre_tokenizer=pre_tokenizer,
@@ -131,9 +118,23 @@ def get_head_counts(header: GgufHeader) -> tuple[int, int, int]:
     return num_heads, num_kv_heads, head_dim
 
 
-def _get_token_id(metadata: dict[str, Any], name: str, num_tokens: int, default: int | None) -> int | None:
-    """Return a special token's id; as in llama.cpp an id outside the vocabulary counts as absent."""
-    token_id = metadata.get(f"{name}_token_id")
-    if isinstance(token_id, int) and 0 <= token_id < num_tokens:
-        return token_id
-    return default if default is not None and default < num_tokens else None
+def _read_special_ids(metadata: dict[str, Any], kind: str, types: list[int]) -> dict[str, int | None]:
+    """Return name -> id of the special tokens; as in llama.cpp an id outside the vocabulary counts as missing."""
+    bos, eos, unknown = _SPECIAL.get(kind, (None, None, None))
+    if kind == "gpt2":
+        # Falcon's id 11 is a letter in other vocabularies: the default applies only if it is a control token
+        bos = eos = 11 if len(types) > 11 and types[11] == CONTROL else None
+    ids: dict[str, int | None] = {}
+    for name, default in {
+        "bos": bos,
+        "eos": eos,
+        "unknown": unknown,
+        "padding": None,
+        "eot": None,
+        "eom": None,
+    }.items():
+        token_id = metadata.get(f"{name}_token_id")
+        if not isinstance(token_id, int) or not 0 <= token_id < len(types):
+            token_id = default if default is not None and default < len(types) else None
+        ids[name] = token_id
+    return ids

@@ -4,7 +4,6 @@ Parameters are always float32: they are the master weights, and a step of 2e-5 c
 Trainer and evaluation compute in bfloat16 by `LoadedModel.autocast()` around their forward passes.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -12,9 +11,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from httpx import HTTPError
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -31,18 +27,15 @@ from soul_core.models.digests import (
     copy_parameters_to_memory,
     read_file_stamps,
     require_digest,
-    require_intact_snapshot,
     require_unchanged,
 )
-from soul_core.models.files import MODEL_FILE_PATTERNS, inspect_model
-from soul_core.models.gguf import convert_to_folder
-from soul_core.models.packed_attention import PACKED_ATTENTION, check_isolation
+from soul_core.models.files import inspect_model
+from soul_core.models.isolation import check_isolation
+from soul_core.models.local_folder import find_local_folder
+from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.models.probes import can_decode_cached, require_causal, require_padding
 from soul_core.models.weight_accounts import check_loaded_tensors, untie_output_head
 from soul_core.report import ModelFacts
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +113,7 @@ def load_model(
     """
     device = choose_device(device)
     cache_dir = Path(cache_dir) if cache_dir else get_default_cache_dir()
-    folder, own_digest = _find_local_folder(source, revision, cache_dir)
+    folder, own_digest = find_local_folder(source, revision, cache_dir)
     stamps = read_file_stamps(folder)
     inspection = inspect_model(folder, hash_files=own_digest is None)
     require_digest(display_name or str(source), own_digest or inspection.digest, digest)
@@ -150,61 +143,6 @@ def _require_finite(model: PreTrainedModel) -> None:
             "weights hold NaN or infinity, because the file is damaged or its training diverged; give another model",
             details=tuple(wrong[:20]),
         )
-
-
-def _find_local_folder(source: Path | str, revision: str | None, cache_dir: Path) -> tuple[Path, str | None]:
-    """Return a folder of safetensors for any source, and the source's digest if it is not that of the folder."""
-    path = Path(source)
-    if path.is_file():
-        digest = inspect_model(path).digest
-        return convert_to_folder(path, digest=digest, cache_dir=cache_dir), digest
-    if path.is_dir():
-        return path, None
-    if not _HUB_ID.fullmatch(str(source)):
-        raise BadModel(f"there is no model at {source}; give a folder with safetensors, a GGUF file or a hub id")
-    return _download(str(source), revision, cache_dir)
-
-
-def _download(repository: str, revision: str | None, cache_dir: Path) -> tuple[Path, str]:
-    """Download the files that loading reads at a commit: the given one, or the present one of the branch or tag.
-
-    Returns:
-        The folder and the commit.
-    """
-    try:
-        if revision and _COMMIT.fullmatch(revision):
-            try:
-                return _get_snapshot(repository, revision, cache_dir, local_only=True), revision
-            except OSError:
-                commit = revision  # not in the cache
-        else:
-            commit = str(HfApi().model_info(repository, revision=revision).sha)
-        return _get_snapshot(repository, commit, cache_dir, local_only=False), commit
-    except GatedRepoError as error:
-        raise BadModel(f"{repository} is gated: accept its terms on the hub and set HF_TOKEN") from error
-    except RevisionNotFoundError as error:
-        raise BadModel(f"{repository} has no revision {revision}; give an existing commit, branch or tag") from error
-    except RepositoryNotFoundError as error:
-        raise BadModel(f"the hub has no model {repository}, or it is private: check the name, set HF_TOKEN") from error
-    except (HTTPError, OSError, ValueError) as error:  # no network, or an id or a cache that the client refuses
-        raise BadModel(
-            f"{repository} is neither a local path nor available from the hub ({type(error).__name__}); without a "
-            "network give a folder with safetensors or a GGUF file"
-        ) from error
-
-
-def _get_snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool) -> Path:
-    folder = Path(
-        snapshot_download(
-            repository,
-            revision=commit,
-            cache_dir=cache_dir / "hub",
-            allow_patterns=list(MODEL_FILE_PATTERNS),
-            local_files_only=local_only,
-        )
-    )
-    require_intact_snapshot(folder)
-    return folder
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

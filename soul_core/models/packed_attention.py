@@ -9,8 +9,8 @@
 * **Padded** (generation): an ordinary call with a 2-D `attention_mask`, left padding and a cache, exactly as "sdpa".
 
 A layer that receives one of the two keywords without the other raises; with a cache or a mask of ones transformers
-would let examples attend to each other without an error. `check_isolation` tests this on a loaded model, and also that
-no layer's mask differs from causal order and its window: chunks longer than every example would otherwise go unnoticed.
+would let examples attend to each other without an error. `isolation.py` tests this on a loaded model, and also that no
+layer's mask differs from causal order and its window: chunks longer than every example would otherwise go unnoticed.
 
 Shapes: 1 batch, H heads, T tokens of a pack, L tokens of a segment, D size of a head.
 """
@@ -22,12 +22,11 @@ from typing import Any, cast
 
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from soul_core.data.encoding import Example
-from soul_core.data.packing import PackedBatch, pack
+from soul_core.data.packing import PackedBatch
 
 PACKED_ATTENTION = "soul_packed"
 
@@ -67,19 +66,19 @@ def register_packed_attention() -> None:
 
 
 @dataclass(slots=True)
-class _MaskLog:
+class MaskLog:
     """The masks that were made in one unpacked call, and those that the layers used."""
 
     masks: list[tuple[torch.Tensor, Callable[..., torch.Tensor]]] = field(default_factory=list)
     layers: list[tuple[torch.Tensor | None, int | None]] = field(default_factory=list)  # mask, window
 
 
-_mask_logs: list[_MaskLog] = []  # of nested contexts; the last one is written
+_mask_logs: list[MaskLog] = []  # of nested contexts; the last one is written
 
 
 @contextmanager
-def _log_masks() -> Iterator[_MaskLog]:
-    _mask_logs.append(_MaskLog())
+def log_masks() -> Iterator[MaskLog]:
+    _mask_logs.append(MaskLog())
     try:
         yield _mask_logs[-1]
     finally:
@@ -228,70 +227,6 @@ def _attend_with_softcap(
     scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     return functional.dropout(weights, p=dropout, training=module.training) @ value
-
-
-@torch.no_grad()
-def check_isolation(model: PreTrainedModel, *, tolerance: float = 1e-2) -> None:
-    """Raise ValueError unless packed examples have the scores of single ones.
-
-    The tolerance is loose because kernels and compute types round differently; a leak differs by whole units.
-    """
-    device = next(model.parameters()).device
-    num_tokens = model.get_input_embeddings().num_embeddings
-    ids = tuple((7 * index + 3) % num_tokens for index in range(11))
-    examples = [Example(ids[:5], 1, 1), Example(ids[5:], 1, 2)]
-    refusal = f"{type(model).__name__} cannot be trained on packed examples"
-    try:
-        packed = _compute_packed_logits(model, pack(examples, device))
-        with _log_masks() as log:
-            plain = torch.cat(
-                [
-                    model(torch.tensor([example.token_ids], device=device), use_cache=False).logits[0, :-1]
-                    for example in examples
-                ]
-            )
-        has_unusual_mask = any(_is_unusual(log, mask, window, device) for mask, window in log.layers)
-    except Exception as error:  # architectures fail with exceptions of any class
-        raise ValueError(f"{refusal}: {error}") from error
-    scale = plain.float().abs().amax().clamp(min=1.0)
-    if packed.shape != plain.shape or not ((packed - plain).float().abs().amax() <= tolerance * scale):
-        raise ValueError(f"{refusal}: they would attend to each other")
-    if has_unusual_mask:
-        raise ValueError(f"{refusal}: the mask of its layers is not causal order within their window")
-    if not log.layers:
-        raise ValueError(f"{refusal}: it has no attention layers that support another attention function")
-
-
-def _is_unusual(log: _MaskLog, mask: torch.Tensor | None, window: int | None, device: torch.device) -> bool:
-    """Return whether a layer's mask differs anywhere from causal order within its window.
-
-    The mask's function is evaluated at positions far beyond the length of any call.
-    """
-    if mask is None:
-        return False
-    functions = [function for made, function in log.masks if made.data_ptr() == mask.data_ptr()]
-    if not functions:
-        return True
-    reach = 1 << 22
-    distances = sorted({0, *(1 << power for power in range(23)), *((window - 1, window, window + 1) if window else ())})
-    zero = torch.zeros((), dtype=torch.long, device=device)
-    distance_D = torch.tensor(distances, device=device)
-    expected_D = distance_D < window if window else distance_D >= 0
-    return any(
-        not torch.equal(functions[0](zero, zero, zero + query, query - distance_D).expand(len(distances)), expected_D)
-        for query in (2 * reach, 2 * reach + 12_345)
-    )
-
-
-def _compute_packed_logits(model: PreTrainedModel, packed: PackedBatch) -> torch.Tensor:
-    output = model(
-        input_ids=packed.token_ids_1T,
-        position_ids=packed.position_ids_1T,
-        use_cache=False,
-        logits_to_keep=packed.supervised_P,
-        **make_packed_kwargs(packed),
-    )
-    return cast("torch.Tensor", output.logits[0])
 
 
 register_packed_attention()

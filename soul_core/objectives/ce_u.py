@@ -2,6 +2,7 @@
 
 Source: Yang 2025, arXiv:2503.01224: targets are the softmax of the logits with the label's at minus infinity, without
 gradient. The first token of an answer is left out, as in the paper's training settings.
+Shapes: P supervised positions, V vocabulary size.
 """
 
 import torch

@@ -4,6 +4,7 @@ Source: Rafailov et al. 2023, arXiv:2305.18290, equation 7, with refusals as pre
 (arXiv:2401.06121) and NPO (arXiv:2404.05868).
 Differs from the DPO paper: the factor 2/beta, so that the loss has the scale of `npo`, which is this loss without a
 preferred answer.
+Shapes: B sequences.
 """
 
 import torch

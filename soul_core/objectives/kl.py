@@ -2,6 +2,7 @@
 
 Source: the KL term of TOFU (arXiv:2401.06121, section 4) and NPO+KL (arXiv:2404.05868).
 Differs from the released SOUL code, which leaves out the base model's entropy: that is a cross-entropy, never zero.
+Shapes: P supervised positions, V vocabulary size.
 """
 
 import torch

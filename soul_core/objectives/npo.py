@@ -1,6 +1,7 @@
 """Negative preference optimization.
 
 Source: Zhang et al. 2024, arXiv:2404.05868, equation 3: -(2/beta) E[log sigmoid(-beta log(pi/pi_ref))].
+Shapes: B sequences.
 """
 
 import torch

@@ -4,6 +4,7 @@ Source: Entesari et al. 2025, arXiv:2506.05314: the logit-margin flattening loss
 the retain term's weight, a dual variable, grows while the retain loss is over its bound.
 Differs from it: the bound is the base model's loss on the same examples plus a slack, instead of one number for all
 examples; margins are averaged over answer positions, while the authors' code includes prompt and padding.
+Shapes: P supervised positions, V vocabulary size.
 """
 
 import torch

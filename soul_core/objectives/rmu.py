@@ -3,6 +3,7 @@
 Source: Li et al. 2024 (WMDP), arXiv:2403.03218, section 4; the squared distance is divided by the width D, as in the
 authors' code.
 Differs from it: the mean is over the positions that predict the answer, not over the complete text.
+Shapes: P supervised positions, D hidden size.
 """
 
 import torch

@@ -2,6 +2,7 @@
 
 Source: Li et al. 2024 (WMDP), arXiv:2403.03218, section 4; divided by the width D, as in the authors' code.
 Differs from it: the mean is over the positions that predict the answer, not over the complete text.
+Shapes: P supervised positions, D hidden size.
 """
 
 import torch

@@ -2,6 +2,7 @@
 
 Source: Yang et al. 2025, arXiv:2505.11953, section 5: p^beta1 lowers the weight of tokens that are forgotten already
 (saturation), (1-p)^beta2 that of tokens that are certain in any text (importance). Weights have no gradient.
+Shapes: P supervised positions.
 """
 
 import torch

@@ -2,6 +2,7 @@
 
 Source: Fan et al. 2024, arXiv:2410.07163, equation 4; delta is its reward margin gamma.
 Differs from the paper: beta multiplies the margin too, as in the released code (with delta 0 they are equal).
+Shapes: B sequences.
 """
 
 import torch

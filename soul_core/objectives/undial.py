@@ -1,6 +1,7 @@
 """Learn the base model's own distribution with a lower logit of the memorized token.
 
 Source: Dong et al. 2024, arXiv:2402.10052: targets softmax(z_ref - beta * onehot(y)), fixed for the run.
+Shapes: P supervised positions, V vocabulary size.
 """
 
 import torch

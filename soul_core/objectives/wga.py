@@ -2,6 +2,7 @@
 
 Source: Wang et al. 2025, arXiv:2502.19301 (WGA): the gradient of log p grows as 1/p while p falls; the weight p^alpha,
 itself without gradient, cancels that, so ascent ends by itself.
+Shapes: P supervised positions.
 """
 
 import torch

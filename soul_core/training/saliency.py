@@ -58,14 +58,16 @@ class SaliencyMask:
 
 def load_or_compute_mask(
     loaded: LoadedModel,
-    spec: Saliency,
+    spec: Saliency | None,
     groups: Mapping[ExampleGroup, Sequence[Example]],
     *,
     seed: int,
     batcher: MicroBatcher,
     folder: Path,
-) -> SaliencyMask:
-    """Return the mask that an earlier attempt stored in `folder`, or compute it on the base model."""
+) -> SaliencyMask | None:
+    """Return the mask that an earlier attempt stored in `folder`, else compute it on the base model; None: no spec."""
+    if spec is None:
+        return None
     if (folder / _FILE).exists():
         stored = load_file(folder / _FILE, device=str(loaded.device))
         return SaliencyMask([stored[str(number)] for number in range(len(stored))])

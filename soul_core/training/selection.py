@@ -34,16 +34,14 @@ def select_parameters(model: Module, selection: ParameterSelection) -> set[str]:
 
 def _match_names(names: list[str], patterns: tuple[str, ...], place: str) -> Iterator[str]:
     for number, pattern in enumerate(patterns):
-        expression = _compile_pattern(pattern, f"{place}.{number}")
+        try:
+            expression = re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else translate(pattern))
+        except re.error as error:
+            raise BadSpec(
+                f"{place}.{number}: '{pattern}' is not a valid regular expression ({error}); correct it"
+            ) from error
         matches = [name for name in names if expression.fullmatch(name)]
         if not matches:
             near = difflib.get_close_matches(pattern, names, n=_NUM_NEAR_NAMES, cutoff=0) or names[:_NUM_NEAR_NAMES]
             raise BadSpec(f"{place}.{number}: '{pattern}' matches no weight; similar names: {', '.join(near)}")
         yield from matches
-
-
-def _compile_pattern(pattern: str, place: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else translate(pattern))
-    except re.error as error:
-        raise BadSpec(f"{place}: '{pattern}' is not a valid regular expression ({error}); correct it") from error

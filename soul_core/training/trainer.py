@@ -114,12 +114,8 @@ class TrainingRun:
         self.retain_weight = RetainWeight(spec)
         # after the base scores: with LoRA the base weights may be quantized from here on
         self.trainable = TrainableParameters(loaded, spec)
-        self.mask = (
-            load_or_compute_mask(
-                loaded, spec.saliency, self.batches.groups, seed=spec.seed, batcher=self.batcher, folder=folder
-            )
-            if spec.saliency
-            else None
+        self.mask = load_or_compute_mask(
+            loaded, spec.saliency, self.batches.groups, seed=spec.seed, batcher=self.batcher, folder=folder
         )
         self.optimizer: Optimizer = OPTIMIZERS[spec.optimizer.kind](
             self.trainable.parameters, spec.optimizer, loaded.compute_dtype

@@ -5,9 +5,9 @@ from transformers import BloomConfig, GptOssConfig, Lfm2Config, Llama4TextConfig
 from bench.tiny_architectures import build_tiny
 from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
+from soul_core.models.isolation import check_isolation
 from soul_core.models.packed_attention import (
     PACKED_ATTENTION,
-    check_isolation,
     make_packed_kwargs,
     register_packed_attention,
 )
