@@ -19,7 +19,7 @@ from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.soul_core.spec.test_methods_docs import kinds
-from tests.soul_core.test_run import refused
+from tests.soul_core.test_run import expect_refusal
 
 CRITERIA = [
     {"set": "forget", "metric": "probability", "at_most": 0.3, "relative_to_base": True},
@@ -161,7 +161,7 @@ def test_a_recipe_that_cannot_run_is_refused_before_another_is_trained(
 ) -> None:
     wrong = spec(strategy={"kind": "ensemble", "members": [{}, member]})
 
-    error, _ = refused(inputs, tmp_path, wrong)
+    error, _ = expect_refusal(inputs, tmp_path, wrong)
 
     assert re.match(claim, error.message), error.message
 
