@@ -265,4 +265,7 @@ def _only_engine_in(state: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # everything is written; unloading torch takes seconds, which a draining worker may not have
