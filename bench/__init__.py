@@ -1,1 +1,1 @@
-"""Benchmarks: commands whose figures stand in `docs/reference/results.md`. Nothing of the product imports them."""
+"""Benchmarks: the commands that measure the figures of docs/reference/results.md. The product does not import them."""

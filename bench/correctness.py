@@ -25,10 +25,10 @@ from soul_core.data.encoding import Example
 from soul_core.data.packing import pack, pack_groups
 from soul_core.models.capabilities import BatchLayout, get_capabilities
 from soul_core.models.generation import generate
-from soul_core.models.loading import LoadedModel, load_model
+from soul_core.models.loading import load_model
 from soul_core.models.scoring import score
 
-#: What plain transformers computes with where its eager attention is wrong, and why.
+#: Architectures that are compared with transformers' default attention, because its eager attention is wrong, and why.
 NON_EAGER_REASONS = {
     "Falcon, ALiBi": "transformers 5.23's eager path adds the ALiBi bias twice (to the mask and to the scores); its "
     "default, SDPA, adds it once: compared with that"
@@ -49,11 +49,11 @@ class ArchitectureComparison:
 
     name: str
     batches: BatchLayout
-    uses_cache: bool  # decodes with a cache
-    logp: float  # log-probabilities of all answer tokens, in one batch
-    batch_difference: float  # the same, each text in a call of its own, against the batch
+    uses_cache: bool  # whether it decodes with a cache
+    logp: float  # of the log-probabilities of all answer tokens, in one batch
+    batch_difference: float  # of the same, between a call for each text and the batch
     gradient: float  # of the mean negative log-likelihood, by every weight
-    same_text: bool  # greedy continuations of prompts of different lengths, in one batch
+    same_text: bool  # whether greedy continuations agree, of prompts of different lengths in one batch
 
 
 def compare_architecture(name: str, folder: Path) -> ArchitectureComparison:
@@ -63,25 +63,33 @@ def compare_architecture(name: str, folder: Path) -> ArchitectureComparison:
     plain = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=None if name in NON_EAGER_REASONS else "eager"
     ).eval()
-    groups = _groups()
+    groups = _make_groups()
     examples = [example for group in groups for example in group]
-    ours_P = score(loaded.model, pack_groups(groups)).logp_P
-    plain_P = torch.cat([_plain_logp(plain, example) for example in examples])
+    engine_P = score(loaded.model, pack_groups(groups)).logp_P
+    plain_P = torch.cat([_score_plainly(plain, example) for example in examples])
     alone_P = torch.cat([score(loaded.model, pack([example])).logp_P for example in examples])
-    found = get_capabilities(loaded.model)
+    capabilities = get_capabilities(loaded.model)
+    prompts = [_cut_prompt(example) for example in examples]
+    continuations = generate(
+        loaded.model,
+        prompts,
+        end_ids=frozenset({EOS_TOKEN_ID}),
+        max_new_tokens=_NEW_TOKENS,
+        context_tokens=loaded.facts.context_tokens,
+    )
     return ArchitectureComparison(
         name=name,
-        batches=found.batch_layout,
-        uses_cache=found.supports_cache,
-        logp=_difference(ours_P, plain_P),
-        batch_difference=_difference(alone_P, ours_P),
-        gradient=_gradient_difference(loaded.model, ours_P.mean(), plain, plain_P.mean()),
-        same_text=_continued(loaded, examples) == [_plain_continued(plain, _prompt(example)) for example in examples],
+        batches=capabilities.batch_layout,
+        uses_cache=capabilities.supports_cache,
+        logp=_compute_difference(engine_P, plain_P),
+        batch_difference=_compute_difference(alone_P, engine_P),
+        gradient=_compute_gradient_difference(loaded.model, engine_P.mean(), plain, plain_P.mean()),
+        same_text=continuations == [_generate_plainly(plain, prompt) for prompt in prompts],
     )
 
 
 def passes(comparison: ArchitectureComparison, *, limit: float = MAX_DIFFERENCE) -> bool:
-    """Say whether an architecture agrees with plain transformers."""
+    """Return whether an architecture agrees with plain transformers."""
     gradient_limit = max(limit, GRADIENT_LIMITS.get(comparison.name, 0.0))
     return (
         max(comparison.logp, comparison.batch_difference) <= limit
@@ -96,65 +104,55 @@ def make_architectures_table(comparisons: Sequence[ArchitectureComparison]) -> s
         "| architecture | batches | decoding | log-probabilities | batch, alone | gradients | same greedy text |",
         "|---|---|---|---|---|---|---|",
     ]
-    for one in comparisons:
-        mark = " (1)" if one.name in NON_EAGER_REASONS else ""
+    for row in comparisons:
+        mark = " (1)" if row.name in NON_EAGER_REASONS else ""
         lines.append(
-            f"| {one.name}{mark} | {one.batches} | {'cache' if one.uses_cache else 'whole text'} | {one.logp:.0e} | "
-            f"{one.batch_difference:.0e} | {one.gradient:.0e} | {'yes' if one.same_text else 'no'} |"
+            f"| {row.name}{mark} | {row.batches} | {'cache' if row.uses_cache else 'whole text'} | {row.logp:.0e} | "
+            f"{row.batch_difference:.0e} | {row.gradient:.0e} | {'yes' if row.same_text else 'no'} |"
         )
-    notes = [
-        f"(1) {reason}." for name, reason in NON_EAGER_REASONS.items() if any(one.name == name for one in comparisons)
-    ]
+    names = {row.name for row in comparisons}
+    notes = [f"(1) {reason}." for name, reason in NON_EAGER_REASONS.items() if name in names]
     return "\n".join([*lines, "", *notes])
 
 
-def _groups() -> Groups:
+def _make_groups() -> Groups:
     """Return texts of 2 to 40 tokens, and three answers of different lengths to one prompt."""
     generator = torch.Generator().manual_seed(1)
 
-    def some(length: int) -> tuple[int, ...]:
-        return tuple(torch.randint(3, VOCAB_SIZE, (length,), generator=generator).tolist())
+    def draw_tokens(num_tokens: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, VOCAB_SIZE, (num_tokens,), generator=generator).tolist())
 
-    texts = [[Example(some(length), 1, row)] for row, length in enumerate((9, 2, 40, 15), start=1)]
-    prompt = some(6)
-    return [*texts, [Example(prompt + some(length), 6, 5) for length in (3, 20, 5)]]
+    texts = [[Example(draw_tokens(length), 1, row)] for row, length in enumerate((9, 2, 40, 15), start=1)]
+    prompt = draw_tokens(6)
+    return [*texts, [Example(prompt + draw_tokens(length), 6, 5) for length in (3, 20, 5)]]
 
 
-def _plain_logp(model: Any, example: Example) -> torch.Tensor:
+def _score_plainly(model: Any, example: Example) -> torch.Tensor:
+    """Return the log-probabilities of an example's answer, by transformers alone, without a batch."""
     logits_TV: torch.Tensor = model(input_ids=torch.tensor([example.token_ids]), use_cache=False).logits[0]
     labels = torch.tensor(example.token_ids[example.num_prompt_tokens :])
     logp_PV = logits_TV[example.num_prompt_tokens - 1 : -1].log_softmax(-1)
     return logp_PV.gather(1, labels[:, None])[:, 0]
 
 
-def _gradient_difference(ours: Any, our_loss: torch.Tensor, plain: Any, plain_loss: torch.Tensor) -> float:
+def _compute_gradient_difference(engine: Any, engine_loss: torch.Tensor, plain: Any, plain_loss: torch.Tensor) -> float:
     names = sorted(name for name, _ in plain.named_parameters())
-    found, expected = (
-        torch.autograd.grad(
-            loss, [model.get_parameter(name) for name in names], allow_unused=True, materialize_grads=True
-        )
-        for model, loss in ((ours, our_loss), (plain, plain_loss))
-    )
-    return _difference(torch.cat([one.flatten() for one in found]), torch.cat([one.flatten() for one in expected]))
+    gradients = []
+    for model, loss in ((engine, engine_loss), (plain, plain_loss)):
+        parameters = [model.get_parameter(name) for name in names]
+        by_parameter = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        gradients.append(torch.cat([gradient.flatten() for gradient in by_parameter]))
+    return _compute_difference(*gradients)
 
 
-def _continued(loaded: LoadedModel, examples: Sequence[Example]) -> list[list[int]]:
-    prompts = [_prompt(example) for example in examples]
-    return generate(
-        loaded.model,
-        prompts,
-        end_ids=frozenset({EOS_TOKEN_ID}),
-        max_new_tokens=_NEW_TOKENS,
-        context_tokens=loaded.facts.context_tokens,
-    )
-
-
-def _prompt(example: Example) -> list[int]:
+def _cut_prompt(example: Example) -> list[int]:
+    """Return a prompt to continue: the example without its last tokens."""
     return list(example.token_ids[: max(example.num_prompt_tokens, len(example.token_ids) - 3)])
 
 
 @torch.no_grad()
-def _plain_continued(model: Any, prompt: list[int]) -> list[int]:
+def _generate_plainly(model: Any, prompt: list[int]) -> list[int]:
+    """Return the greedy continuation of a prompt, by transformers alone, without a batch and without a cache."""
     ids = list(prompt)
     for _ in range(_NEW_TOKENS):
         token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
@@ -164,13 +162,14 @@ def _plain_continued(model: Any, prompt: list[int]) -> list[int]:
     return ids[len(prompt) :]
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    found, expected = found.detach(), expected.detach()
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+def _compute_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference, relative to the largest expected value."""
+    actual, expected = actual.detach(), expected.detach()
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the tables; return 1 where any difference exceeds the limit."""
+    """Print the tables; return 1 if any difference exceeds the limit."""
     parser = argparse.ArgumentParser(prog="python -m bench.correctness", description=__doc__)
     parser.add_argument("names", nargs="*", help="architectures to compare (default: all)")
     parser.add_argument(
@@ -191,8 +190,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name, table in tables.items():
             write_between(args.write, name, table)
     print("\n\n".join(tables.values()))
-    agree = all(one.same_tokens and one.same_prompt and one.logp <= args.limit for one in templates)
-    return int(not (agree and all(passes(one, limit=args.limit) for one in comparisons)))
+    templates_agree = all(row.same_tokens and row.same_prompt and row.logp <= args.limit for row in templates)
+    return int(not (templates_agree and all(passes(row, limit=args.limit) for row in comparisons)))
 
 
 if __name__ == "__main__":

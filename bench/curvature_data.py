@@ -1,5 +1,5 @@
-"""Whose curvature should precondition the step: that of the rows to forget, to keep, or both? Sophia with NPO on TOFU.
-`python -m bench.curvature_data` writes what came out into decision 5.
+"""Compares the rows whose curvature preconditions the step: forget set, retain set, or both. Sophia with NPO on TOFU.
+`python -m bench.curvature_data` writes the results into decision 5.
 """
 
 import argparse
@@ -38,15 +38,15 @@ def main(arguments: list[str] | None = None) -> None:
     models = build_models(steps, SIZES[args.size])
     settings = [(data, seed, lr) for lr in args.rates for data in _DATA for seed in _SEEDS]
     for seed in _SEEDS:
-        evaluate_retrained_model(steps, models, Budget(), seed=seed)  # once, before two lanes ask for it
+        evaluate_retrained_model(steps, models, Budget(), seed=seed)  # once, before two threads need it
     with make_executor(steps) as pool:
-        rows = list(pool.map(lambda one: _row(steps, models, *one), settings))
+        rows = list(pool.map(lambda setting: _make_row(steps, models, *setting), settings))
     rates = " ".join(f"{lr:g}" for lr in args.rates)
     command = f"python -m bench.curvature_data --size {args.size} --rates {rates}"
     write_between(args.results, "curvature_data", f"{describe_run(command)}\n\n{format_table(_HEAD, rows)}")
 
 
-def _row(steps: Steps, models: TofuModels, data: str, seed: int, lr: float) -> list[str | float | None]:
+def _make_row(steps: Steps, models: TofuModels, data: str, seed: int, lr: float) -> list[str | float | None]:
     budget = Budget()
     optimizer: Spec = {**SECOND_ORDER, "lr": lr, "curvature": {"kind": "gnb", "data": data}}
     spec = make_unlearning_spec({"kind": "npo"}, optimizer, budget, seed=seed)

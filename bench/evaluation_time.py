@@ -1,6 +1,6 @@
-"""How long TOFU's complete evaluation of SmolLM2-135M takes, attacks included: `python -m bench.evaluation_time`.
+"""Measures the time of TOFU's complete evaluation of SmolLM2-135M, with attacks: `python -m bench.evaluation_time`.
 
-The model is not taught TOFU first: its scores mean nothing here, only the seconds do.
+The model is not trained on TOFU: only the seconds have a meaning here, not the scores.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from soul_cli.demo_model import fetch_model, get_cache_folder
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Evaluate once (again: read the result) and write the table."""
+    """Evaluate, or read the result of an earlier start, and write the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.evaluation_time", description=__doc__)
     parser.add_argument("--work", type=Path, default=WORK_FOLDER, help=f"work folder (default: ./{WORK_FOLDER})")
-    parser.add_argument("--rows", type=int, help="most rows of each set (default: all of TOFU's)")
+    parser.add_argument("--rows", type=int, help="maximum number of rows of each set (default: all of TOFU's)")
     parser.add_argument("--results", type=Path, default=DOCS_FOLDER / "reference" / "results.md")
     args = parser.parse_args(arguments)
     steps = Steps(args.work.resolve())
@@ -33,17 +33,21 @@ def main(arguments: list[str] | None = None) -> None:
     job = EngineRun(spec, model, tofu.evaluation_sets, model_name="SmolLM2-135M-Instruct", threads=os.cpu_count() or 1)
     out = run_engine_once(steps, f"evaluation-time-{args.rows or 'all'}", job)
     command = "python -m bench.evaluation_time" + (f" --rows {args.rows}" if args.rows else "")
-    write_between(args.results, "evaluation_time", f"{describe_run(command)}\n\n{_table(out, args.rows)}")
+    write_between(args.results, "evaluation_time", f"{describe_run(command)}\n\n{_make_table(out, args.rows)}")
 
 
-def _table(out: Path, rows: int | None) -> str:
+def _make_table(out: Path, max_rows: int | None) -> str:
     report = load_report(out)
     lines = [(f"phase {name}", seconds) for name, seconds in report["run"]["seconds"].items()]
-    lines += [(f"of it: {one['label']}", one["seconds"]) for one in report["attacks"]]
-    took = load_run_seconds(out)
-    lines += [("all, wall", took["wall"]), ("all, CPU", took["cpu"])]
-    counts = ", ".join(f"{one['name']} {min(one['num_rows'], rows or one['num_rows'])}" for one in report["data"])
-    note = "" if rows is None else f" Reduced to {rows} rows a set: NOT the complete evaluation, nothing extrapolated."
+    lines += [(f"of it: {attack['label']}", attack["seconds"]) for attack in report["attacks"]]
+    run_seconds = load_run_seconds(out)
+    lines += [("all, wall", run_seconds["wall"]), ("all, CPU", run_seconds["cpu"])]
+    counts = ", ".join(
+        f"{data['name']} {min(data['num_rows'], max_rows or data['num_rows'])}" for data in report["data"]
+    )
+    note = (
+        "" if max_rows is None else f" At most {max_rows} rows per set: NOT the complete evaluation, not extrapolated."
+    )
     return format_table(("what", "seconds"), lines) + f"\n\nRows measured: {counts}.{note}"
 
 

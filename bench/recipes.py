@@ -1,4 +1,4 @@
-"""What is compared, and how a recipe is tuned: a few learning rates, one criterion, the same budget for everybody."""
+"""Recipes and how they are tuned: a few learning rates, one criterion, and the same budget for every recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ FIRST_ORDER: Spec = {"kind": "adamw", "beta2": 0.99}
 SECOND_ORDER: Spec = {"kind": "sophia"}
 #: The budget of trials: the same learning rates for every recipe.
 LEARNING_RATES = (3e-4, 6e-4, 1.2e-3)
-#: Factor of the retain loss, a mean a token, beside forget losses that sum an answer's 40 tokens. With 1 no trial kept
-#: the utility: docs/reference/results.md.
+#: Weight of the retain loss, a mean per token, against forget losses that sum an answer's 40 tokens. With 1 no trial
+#: kept the utility: docs/reference/results.md.
 RETAIN_WEIGHT = 20.0
-#: A trial counts while the model is as useful as this share of the target's utility.
+#: A trial is accepted if it keeps this fraction of the target's utility.
 MIN_UTILITY_FRACTION = 0.95
-#: What a trial is chosen by.
+#: Metrics that trials are measured by.
 TRIAL_METRICS = ("probability", "rouge_l", "truth_ratio", "probability_normalized", "forget_quality", "model_utility")
 
 #: Sets that trials and checks are measured on.
@@ -31,7 +31,7 @@ EVALUATION_SET_NAMES = ("forget", "retain", "real_authors", "world_facts")
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a recipe runs and how much of it is measured."""
+    """The length of a recipe's run, and the number of rows that are measured."""
 
     steps: int = 75
     batch: int = 16
@@ -43,7 +43,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class LearningRateTrial:
-    """One run of a recipe. `forget_quality` and `utility` decide; None: the run diverged."""
+    """One run of a recipe. `forget_quality` and `utility` decide about it; None: the run diverged."""
 
     lr: float
     forget_quality: float | None
@@ -55,15 +55,15 @@ class LearningRateTrial:
 
 @dataclass(frozen=True)
 class TunedRecipe:
-    """A recipe with the learning rate that was chosen, and all that were tried."""
+    """A recipe with the best learning rate, and all its trials."""
 
     spec: Spec
     trials: tuple[LearningRateTrial, ...]
     best: LearningRateTrial
 
 
-def make_unlearning_spec(forget: Spec, optimizer: Spec, budget: Budget, *, seed: int, **more: Any) -> Spec:
-    """Return the spec of one recipe; of it only the learning rate is tuned."""
+def make_unlearning_spec(forget: Spec, optimizer: Spec, budget: Budget, *, seed: int, **settings: Any) -> Spec:
+    """Return the spec of one recipe, with further settings; only its learning rate is tuned."""
     return {
         "kind": "unlearn",
         "seed": seed,
@@ -78,27 +78,26 @@ def make_unlearning_spec(forget: Spec, optimizer: Spec, budget: Budget, *, seed:
             "warmup_steps": 5,
             "checkpoint_every": 50,
         },
-        **more,
+        **settings,
     }
 
 
 def tune(steps: Steps, name: str, spec: Spec, models: TofuModels, budget: Budget, *, log: Path) -> TunedRecipe:
     """Try each learning rate and choose by forget quality among those that keep the utility; else by utility.
 
-    Trials are measured on rows drawn by the seed, `trial_rows` a set; the reports behind the tables on all. `log` is
-    the yardstick's.
+    Trials are measured on rows drawn by the seed, `trial_rows` per set. `log` holds the measurements of the retrained
+    model (`evaluate_retrained_model`).
     """
     trials, base_utility = [], 0.0
-    sets = {one: models.tofu.evaluation_sets[one] for one in EVALUATION_SET_NAMES}
+    sets = {name: models.tofu.evaluation_sets[name] for name in EVALUATION_SET_NAMES}
     for lr in budget.learning_rates:
-        of_trial = {
-            **spec,
-            "optimizer": _at_rate(spec, lr),
+        trial_spec = {
+            **_set_learning_rate(spec, lr),
             "attacks": [],
             "criteria": [],
             "evaluation": make_trial_evaluation(budget),
         }
-        job = EngineRun(of_trial, models.target, sets, model_name="tofu-target", retrained_log=log)
+        job = EngineRun(trial_spec, models.target, sets, model_name="tofu-target", retrained_log=log)
         try:
             out = run_engine_once(steps, f"trial-{name}-{lr:g}", job)
         except EngineFailure as error:
@@ -119,25 +118,25 @@ def tune(steps: Steps, name: str, spec: Spec, models: TofuModels, budget: Budget
             )
         )
     best = choose_trial(trials, MIN_UTILITY_FRACTION * base_utility)
-    return TunedRecipe({**spec, "optimizer": _at_rate(spec, best.lr)}, tuple(trials), best)
+    return TunedRecipe(_set_learning_rate(spec, best.lr), tuple(trials), best)
 
 
-def _at_rate(spec: Spec, lr: float) -> Spec:
-    """Return the optimizer with a learning rate; one static step has none, which 0 stands for."""
-    optimizer: Spec = spec["optimizer"]
-    return {**optimizer, "lr": lr} if lr else optimizer
+def _set_learning_rate(spec: Spec, lr: float) -> Spec:
+    """Return the spec with a learning rate; 0 stands for one static step, which has none."""
+    return {**spec, "optimizer": {**spec["optimizer"], "lr": lr}} if lr else spec
 
 
 def evaluate_retrained_model(steps: Steps, models: TofuModels, budget: Budget, *, seed: int) -> Path:
-    """Measure the retrained model once, as trials are measured, and return its log."""
-    audit = {"kind": "evaluate", "seed": seed, "attacks": [], "evaluation": make_trial_evaluation(budget)}
-    sets = {one: models.tofu.evaluation_sets[one] for one in EVALUATION_SET_NAMES}
-    job = EngineRun(audit, models.target, sets, {"retrained": models.retrained}, model_name="tofu-target")
-    return run_engine_once(steps, f"yardstick-{models.tofu.folder.name}-{seed}", job) / make_log_path(RETRAINED)
+    """Measure the retrained model once, with the settings of the trials, and return the path of its log."""
+    spec = {"kind": "evaluate", "seed": seed, "attacks": [], "evaluation": make_trial_evaluation(budget)}
+    sets = {name: models.tofu.evaluation_sets[name] for name in EVALUATION_SET_NAMES}
+    job = EngineRun(spec, models.target, sets, {"retrained": models.retrained}, model_name="tofu-target")
+    out = run_engine_once(steps, f"retrained-evaluation-{models.tofu.folder.name}-{seed}", job)
+    return out / make_log_path(RETRAINED)
 
 
 def make_trial_evaluation(budget: Budget) -> dict[str, Any]:
-    """Return how trials are measured."""
+    """Return the spec's `evaluation` for trials."""
     return {
         "metrics": TRIAL_METRICS,
         "max_examples": budget.trial_rows,
@@ -148,8 +147,8 @@ def make_trial_evaluation(budget: Budget) -> dict[str, Any]:
 
 
 def choose_trial(trials: list[LearningRateTrial], floor: float) -> LearningRateTrial:
-    """Return the trial of the highest forget quality among those whose utility is at least `floor`; else of the highest
-    utility.
+    """Return the trial with the highest forget quality among those with a utility of at least `floor`; without any, the
+    one with the highest utility.
     """
     useful = [trial for trial in trials if (trial.utility or 0) >= floor]
     if useful:
@@ -159,5 +158,5 @@ def choose_trial(trials: list[LearningRateTrial], floor: float) -> LearningRateT
 
 def get_metric_value(report: Mapping[str, Any], model: str, set_name: str, metric: str) -> float | None:
     """Return a value of a report; None where it is absent."""
-    found = report["models"].get(model, {}).get("sets", {}).get(set_name, {}).get(metric)
-    return found["value"] if found else None
+    entry = report["models"].get(model, {}).get("sets", {}).get(set_name, {}).get(metric)
+    return entry["value"] if entry else None

@@ -1,4 +1,4 @@
-"""Steps of a benchmark that are done once: each keeps its result in a folder of its own, and is read there later."""
+"""Steps of a benchmark that run once: each stores its result in its folder, and later starts read it there."""
 
 import hashlib
 import json
@@ -16,33 +16,33 @@ StepResult = dict[str, Any]
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of one work folder. A step is its name and its key: all that its result depends on."""
+    """The steps of one work folder. A step has a name and a key: everything that its result depends on."""
 
     work: Path
     say: Callable[[str], None] = print
     use_subprocess: bool = True
-    """Each run of the engine in a process of its own; else inside this one, for what is over in seconds."""
+    """Whether each run of the engine is a process of its own; runs of a few seconds are faster inside this one."""
 
-    def run_once(self, name: str, key: Mapping[str, Any], do: Callable[[Path], StepResult]) -> StepResult:
-        """Return what `do(folder)` returned, now or at an earlier start with the same key.
+    def run_once(self, name: str, key: Mapping[str, Any], run: Callable[[Path], StepResult]) -> StepResult:
+        """Return the result of `run(folder)`, from now or from an earlier start with the same key.
 
-        `do` may leave files in its folder and find there what an interrupted attempt left; what another key left is
+        `run` may write files to its folder: a start after an interrupted one can read them. Files of another key are
         deleted first. The result must be JSON.
         """
         folder = self.work / name
-        wanted = json.dumps(key, sort_keys=True, default=str)
-        done, begun = folder / "step.json", folder / "key.json"
-        if begun.exists() and begun.read_text() != wanted:
-            self.say(f"{name}: its inputs have changed, so it is done again")
+        key_text = json.dumps(key, sort_keys=True, default=str)
+        result_file, key_file = folder / "step.json", folder / "key.json"
+        if key_file.exists() and key_file.read_text() != key_text:
+            self.say(f"{name}: its inputs have changed, so it runs again")
             shutil.rmtree(folder)
-        if done.exists():
-            return dict(json.loads(done.read_text()))
+        if result_file.exists():
+            return dict(json.loads(result_file.read_text()))
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(begun, wanted)
+        write_atomically(key_file, key_text)
         self.say(f"{name} ...")
         started = time.monotonic()
-        result = do(folder)
-        write_atomically(done, json.dumps(result, indent=1))
+        result = run(folder)
+        write_atomically(result_file, json.dumps(result, indent=1))
         self.say(f"{name}: done in {time.monotonic() - started:.0f} s")
         return result
 

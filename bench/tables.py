@@ -1,4 +1,4 @@
-"""Markdown tables, and the place in a document that they are written to."""
+"""Markdown tables, and how they are written into a document."""
 
 import os
 import platform
@@ -13,39 +13,39 @@ from soul_core.formatting import format_number
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
-    """Return a markdown table; numbers with three significant digits, what is absent as a dash."""
+    """Return a Markdown table: numbers with three significant digits, None as a dash."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows])
+    return "\n".join(lines + ["| " + " | ".join(map(_format_cell, row)) + " |" for row in rows])
 
 
 def describe_machine() -> str:
-    """Return what a figure was measured on, without anybody's host name."""
-    name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else _processor()
+    """Return the hardware and the torch version of this machine, without its host name."""
+    name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else _find_processor_name()
     return f"{os.cpu_count()} CPU cores, {name}; torch {torch.__version__}; load {os.getloadavg()[1]:.1f} at the end"
 
 
 def write_between(document: Path, mark: str, text: str) -> None:
-    """Replace what stands between `<!-- mark -->` and `<!-- /mark -->`. Raises ValueError without such a pair."""
+    """Replace the text between `<!-- mark -->` and `<!-- /mark -->`. Raises ValueError without such a pair."""
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     content = document.read_text()
     if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
-        raise ValueError(f"{document} needs {begin} and, behind it, {end}")
+        raise ValueError(f"{document} needs {begin} once and, after it, {end} once")
     before, rest = content.split(begin)
     write_atomically(document, f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}")
 
 
 def describe_run(command: str) -> str:
-    """Return the line that says how a table came about."""
+    """Return the line above a table: command, date and machine."""
     return f"`{command}`, {datetime.now(UTC):%Y-%m-%d}; {describe_machine()}."
 
 
-def _cell(value: str | float | None) -> str:
+def _format_cell(value: str | float | None) -> str:
     if value is None:
         return "–"
     return value if isinstance(value, str) else format_number(value)
 
 
-def _processor() -> str:
+def _find_processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Chat templates against plain transformers: the second table of `bench.correctness`."""
+"""Compares chat templates with plain transformers: the second table of `bench.correctness`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ class TemplateComparison:
     """One template over several conversations."""
 
     name: str
-    supervised_text: str  # of one answer, as tokens of the tokenizer spell it
-    same_tokens: bool  # as apply_chat_template's, up to the end of the answer's turn
-    same_prompt: bool  # what generation starts from
+    supervised_text: str  # of one answer, decoded from its tokens
+    same_tokens: bool  # whether they are apply_chat_template's, up to the end of the answer's turn
+    same_prompt: bool  # whether generation starts from the same tokens
     logp: float  # largest difference of a log-probability, relative to the largest
 
 
 def make_rows() -> list[Row]:
     """Return conversations of one and three turns, each with every answer."""
-    found: list[Row] = []
+    rows: list[Row] = []
     for contents in _TURNS:
         messages = tuple(Message(("user", "assistant")[i % 2], text) for i, text in enumerate(contents))
-        found += [Row(len(found) + i, messages, answer) for i, answer in enumerate(_ANSWERS, start=1)]
-    return found
+        rows += [Row(len(rows) + i, messages, answer) for i, answer in enumerate(_ANSWERS, start=1)]
+    return rows
 
 
 def compare_template(name: str, folder: Path) -> TemplateComparison:
@@ -54,26 +54,26 @@ def compare_template(name: str, folder: Path) -> TemplateComparison:
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     plain_tokenizer = AutoTokenizer.from_pretrained(folder)
     examples = encode_rows(make_rows(), loaded.encoder, max_tokens=256)
-    ours_P = score(loaded.model, pack(examples)).logp_P.detach()
-    theirs, same_tokens, same_prompt = [], True, True
+    engine_P = score(loaded.model, pack(examples)).logp_P.detach()
+    plain_logps, same_tokens, same_prompt = [], True, True
     for row, example in zip(make_rows(), examples, strict=True):
         chat = [{"role": message.role, "content": message.content} for message in row.messages]
-        asked = plain_tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-        answered = [*chat, {"role": "assistant", "content": row.completion}]
-        ids = plain_tokenizer.apply_chat_template(answered, return_dict=False)
+        prompt = plain_tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        answered_chat = [*chat, {"role": "assistant", "content": row.completion}]
+        ids = plain_tokenizer.apply_chat_template(answered_chat, return_dict=False)
         same_tokens &= list(example.token_ids) == ids[: len(example.token_ids)]
-        same_prompt &= list(loaded.encoder.encode_prompt(row)) == asked
+        same_prompt &= list(loaded.encoder.encode_prompt(row)) == prompt
         with torch.no_grad():
             logp_TV = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
-        theirs += [logp_TV[i - 1, ids[i]] for i in range(example.num_prompt_tokens, len(example.token_ids))]
-    theirs_P = torch.stack(theirs)
+        plain_logps += [logp_TV[i - 1, ids[i]] for i in range(example.num_prompt_tokens, len(example.token_ids))]
+    plain_P = torch.stack(plain_logps)
     first = examples[0]
     return TemplateComparison(
         name=name,
         supervised_text=loaded.tokenizer.decode(first.token_ids[first.num_prompt_tokens :]),
         same_tokens=same_tokens,
         same_prompt=same_prompt,
-        logp=float((ours_P - theirs_P).abs().max() / theirs_P.abs().max()),
+        logp=float((engine_P - plain_P).abs().max() / plain_P.abs().max()),
     )
 
 
@@ -83,8 +83,8 @@ def make_templates_table(comparisons: Sequence[TemplateComparison]) -> str:
         "| template | supervised tokens of one answer | tokens | generation prompt | log-probabilities |",
         "|---|---|---|---|---|",
     ]
-    for one in comparisons:
-        shown = one.supervised_text.replace("\n", "\\n").replace("|", "\\|")
-        words = ["equal" if same else "DIFFERENT" for same in (one.same_tokens, one.same_prompt)]
-        lines.append(f"| {one.name} | `{shown}` | {words[0]} | {words[1]} | {one.logp:.0e} |")
+    for row in comparisons:
+        text = row.supervised_text.replace("\n", "\\n").replace("|", "\\|")
+        tokens, prompt = ("equal" if is_same else "DIFFERENT" for is_same in (row.same_tokens, row.same_prompt))
+        lines.append(f"| {row.name} | `{text}` | {tokens} | {prompt} | {row.logp:.0e} |")
     return "\n".join(lines)

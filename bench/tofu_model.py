@@ -1,4 +1,4 @@
-"""A small Llama with a tokenizer of its own, trained from scratch on TOFU: the target, and one retrained without the
+"""Trains a small Llama with its own tokenizer from scratch on TOFU: the target model, and one retrained without the
 forget set. `python -m bench.tofu_model` builds both once, in the work folder.
 """
 
@@ -19,10 +19,10 @@ from soul_core.outputs.layout import CHECKPOINT
 
 WORK_FOLDER = Path("bench-out")
 _SHAPE = ("vocabulary", "hidden", "intermediate", "layers", "heads", "context")
-#: Its forget set holds those of the other splits.
+#: Its forget set contains those of the other splits.
 _LARGEST: Split = "forget10"
 _USER, _ASSISTANT, _END = "<|user|>", "<|assistant|>", "<|end|>"
-#: One token before a question, one before an answer, one behind it.
+#: One token before a question, one before an answer, one after it.
 _TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|assistant|>' + m['content'] + '<|end|>' }}"
     "{% else %}{{ '<|user|>' + m['content'] }}{% endif %}{% endfor %}"
@@ -41,14 +41,14 @@ class Size:
     heads: int = 4
     context: int = 512
     rounds: tuple[float, ...] = (16, 9)
-    """Epochs of each round; the learning rate starts anew in each (cosine with warm restarts, arXiv:1608.03983)."""
+    """Epochs of each round; the learning rate restarts in each (cosine with warm restarts, arXiv:1608.03983)."""
     batch: int = 8
     lr: float = 2e-3
     warmup_steps: int = 50
     num_retain_rows: int | None = 1200
-    """Of TOFU's 3600 rows that no split forgets; none: all."""
+    """Number of TOFU's 3600 rows that no split forgets; None: all."""
     max_rows: int | None = None
-    """Longest of the other sets; none: as TOFU has them."""
+    """Maximum length of the other sets; None: as in TOFU."""
 
 
 SIZES = {
@@ -60,7 +60,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class TofuModels:
-    """The models of one split and the data they learned."""
+    """The models of one split and their data."""
 
     tofu: TofuData
     target: Path
@@ -69,53 +69,54 @@ class TofuModels:
 
 
 def build_models(steps: Steps, size: Size, split: Split = "forget10", *, seed: int = 0) -> TofuModels:
-    """Return target and retrained model of a split, trained by the engine (kind finetune) unless they are there."""
+    """Return the target and the retrained model of a split; the engine trains them (kind finetune) if necessary."""
     tofu = write_tofu(steps.work / f"data-{split}", split, num_retain_rows=size.num_retain_rows, max_rows=size.max_rows)
     largest = write_tofu(
         steps.work / f"data-{_LARGEST}", _LARGEST, num_retain_rows=size.num_retain_rows, max_rows=size.max_rows
     )
     initial = make_untrained_model(steps, f"initial-{_LARGEST}-{seed}", size, largest.train_retrained, seed=seed)
     with make_executor(steps) as pool:
-        wanted = {
-            "target": pool.submit(_trained, steps, f"target-{seed}", size, initial, tofu.train_target, seed),
+        futures = {
+            "target": pool.submit(_train_rounds, steps, f"target-{seed}", size, initial, tofu.train_target, seed),
             "retrained": pool.submit(
-                _trained, steps, f"retrained-{split}-{seed}", size, initial, tofu.train_retrained, seed
+                _train_rounds, steps, f"retrained-{split}-{seed}", size, initial, tofu.train_retrained, seed
             ),
         }
-        trained = {name: future.result() for name, future in wanted.items()}
+        outs_by_model = {name: future.result() for name, future in futures.items()}
     return TofuModels(
         tofu,
-        trained["target"][-1] / CHECKPOINT,
-        trained["retrained"][-1] / CHECKPOINT,
-        {name: _total([load_run_seconds(out) for out in outs]) for name, outs in trained.items()},
+        outs_by_model["target"][-1] / CHECKPOINT,
+        outs_by_model["retrained"][-1] / CHECKPOINT,
+        {name: _sum_seconds(outs) for name, outs in outs_by_model.items()},
     )
 
 
-def _total(parts: list[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(part[name] for part in parts) for name in parts[0]}
+def _sum_seconds(outs: list[Path]) -> dict[str, float]:
+    rounds = [load_run_seconds(out) for out in outs]
+    return {clock: sum(seconds[clock] for seconds in rounds) for clock in rounds[0]}
 
 
 def make_untrained_model(steps: Steps, name: str, size: Size, text: Path, *, seed: int) -> Path:
-    """Save an untrained model whose tokenizer is made from `text`, JSON lines of `question` and `answer`.
+    """Save an untrained model whose tokenizer is trained on `text`, JSON lines of `question` and `answer`.
 
-    For TOFU these are the rows that the largest split keeps: it has seen nothing of what any split forgets, and all
-    splits share it.
+    For TOFU these are the retain rows of the largest split: no row that any split forgets, so that all splits share the
+    model.
     """
     shape = {name: getattr(size, name) for name in _SHAPE} | {"seed": seed}
 
-    def do(folder: Path) -> StepResult:
-        tokenizer = _tokenizer([json.loads(line) for line in text.read_text().splitlines()], size.vocabulary)
+    def make(folder: Path) -> StepResult:
+        tokenizer = _train_tokenizer([json.loads(line) for line in text.read_text().splitlines()], size.vocabulary)
         tokenizer.save_pretrained(folder / "model")
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(_config(size, tokenizer))
+        model = LlamaForCausalLM(_make_config(size, tokenizer))
         model.save_pretrained(folder / "model")
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
-    steps.run_once(name, {"shape": shape, "text": compute_path_digest(text)}, do)
+    steps.run_once(name, {"shape": shape, "text": compute_path_digest(text)}, make)
     return steps.work / name / "model"
 
 
-def _tokenizer(rows: list[dict[str, Any]], vocabulary: int) -> PreTrainedTokenizerFast:
+def _train_tokenizer(rows: list[dict[str, Any]], vocabulary: int) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -133,7 +134,7 @@ def _tokenizer(rows: list[dict[str, Any]], vocabulary: int) -> PreTrainedTokeniz
     return tokenizer
 
 
-def _config(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def _make_config(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=size.hidden,
@@ -149,19 +150,18 @@ def _config(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
-def _trained(steps: Steps, name: str, size: Size, initial: Path, train: Path, seed: int) -> list[Path]:
-    """Train round after round; return the output folder of each."""
+def _train_rounds(steps: Steps, name: str, size: Size, initial: Path, train: Path, seed: int) -> list[Path]:
+    """Train all rounds, one after the other; return the output folder of each."""
     outs: list[Path] = []
     for number, epochs in enumerate(size.rounds):
-        before = outs[-1] / CHECKPOINT if outs else initial
-        outs.append(
-            finetune(steps, f"{name}-round{number + 1}" if outs else name, size, epochs, before, train, seed + number)
-        )
+        model = outs[-1] / CHECKPOINT if outs else initial
+        step = f"{name}-round{number + 1}" if outs else name
+        outs.append(finetune(steps, step, size, epochs, model, train, seed + number))
     return outs
 
 
 def finetune(steps: Steps, name: str, size: Size, epochs: float, initial: Path, train: Path, seed: int) -> Path:
-    """Train one round by the engine (kind finetune), from step `name`; return its output folder."""
+    """Train one round by the engine (kind finetune), as step `name`; return its output folder."""
     num_rows = len(train.read_text().splitlines())
     num_steps = round(epochs * num_rows / size.batch)
     spec = {
@@ -181,7 +181,7 @@ def finetune(steps: Steps, name: str, size: Size, epochs: float, initial: Path, 
 
 
 def main() -> None:
-    """Build both models and say where they lie and what they know of what they were taught."""
+    """Build both models; print their folders, training times, and the probability of their training rows."""
     parser = argparse.ArgumentParser(prog="python -m bench.tofu_model", description=__doc__)
     parser.add_argument("--work", type=Path, default=WORK_FOLDER, help=f"work folder (default: ./{WORK_FOLDER})")
     parser.add_argument("--size", choices=SIZES, default="short")
@@ -190,11 +190,11 @@ def main() -> None:
     steps = Steps(args.work.resolve())
     built = build_models(steps, SIZES[args.size], seed=args.seed)
     for name, checkpoint in (("target", built.target), ("retrained", built.retrained)):
-        known = load_report(checkpoint.parent)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
-        took = built.seconds[name]
-        print(
-            f"{name}: {checkpoint}\n  probability of what it learned {known:.3f}; {took['wall']} s, CPU {took['cpu']} s"
-        )
+        report = load_report(checkpoint.parent)
+        probability = report["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
+        seconds = built.seconds[name]
+        print(f"{name}: {checkpoint}")
+        print(f"  probability of its training rows {probability:.3f}; {seconds['wall']} s, CPU {seconds['cpu']} s")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from soul_store import job_leases, job_logs
 from soul_store.blobs import get_blob_store
 from soul_store.database import transaction
 from soul_store.job_leases import JobLease, LeaseLostError
-from soul_store.job_state_machine import RUN_JOB_TASK, TERMINAL_STATUSES
+from soul_store.job_state_machine import RUN_JOB_TASK
+from soul_store.job_status import TERMINAL_STATUSES
 from soul_store.settings import get_settings
 from soul_store.tables import Artifact, Dataset, Job, Model, Tenant
 from worker.attempt_log import AttemptLog, LogLimits

@@ -1,4 +1,4 @@
-"""The tables of docs/reference/correctness.md are made by one command."""
+"""One command makes the tables of docs/reference/correctness.md."""
 
 from pathlib import Path
 
@@ -10,7 +10,9 @@ from bench.template_correctness import compare_template
 from bench.tiny_architectures import ARCHITECTURES
 
 
-def test_the_command_prints_a_row_an_architecture_and_fails_above_its_limit(capsys):
+def test_the_command_prints_a_row_per_architecture_and_fails_above_its_limit(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["Llama", "Falcon, ALiBi"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["Llama", "Falcon, ALiBi (1)"]
@@ -20,11 +22,11 @@ def test_the_command_prints_a_row_an_architecture_and_fails_above_its_limit(caps
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_a_chat_template_is_scored_as_plain_transformers_scores_it(name: str, tmp_path: Path) -> None:
-    found = compare_template(name, tmp_path / "model")
+    comparison = compare_template(name, tmp_path / "model")
 
-    assert found.same_tokens
-    assert found.same_prompt
-    assert found.logp <= MAX_DIFFERENCE
+    assert comparison.same_tokens
+    assert comparison.same_prompt
+    assert comparison.logp <= MAX_DIFFERENCE
 
 
 def test_the_page_has_the_row_of_every_architecture_and_template() -> None:

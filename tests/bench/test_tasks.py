@@ -1,4 +1,4 @@
-"""The benchmark of the tasks, very small: every line is two real runs of the engine."""
+"""The benchmark of the tasks, very small: every row of its table is two real runs of the engine."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from soul_core.tasks import TASKS
 from tests.bench.test_tofu import needs_tofu
 
 
-def test_every_task_is_shown_by_a_measure_that_its_ready_spec_takes() -> None:
+def test_every_task_has_a_measure_that_its_spec_computes() -> None:
     assert list(tasks.TASK_SETTINGS) == list(TASKS)
     for name, task in TASKS.items():
         assert tasks.TASK_SETTINGS[name].measure[1] in JobSpec.model_validate(task.recipe).evaluation.metrics
@@ -19,7 +19,7 @@ def test_every_task_is_shown_by_a_measure_that_its_ready_spec_takes() -> None:
 
 @needs_tofu
 @pytest.mark.slow
-def test_each_variant_is_taught_and_forgotten_by_its_ready_spec_and_a_second_start_repeats_nothing(
+def test_each_variant_is_learned_and_unlearned_and_a_second_start_runs_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = tmp_path / "results.md"
@@ -38,9 +38,9 @@ def test_each_variant_is_taught_and_forgotten_by_its_ready_spec_and_a_second_sta
         "general_text",
     ]
     assert "done in" not in capsys.readouterr().out
-    ran = json.loads((tmp_path / "work" / "forget-personal_data-free_text" / "spec.json").read_text())
+    spec = json.loads((tmp_path / "work" / "forget-personal_data-free_text" / "spec.json").read_text())
     overridden = {"seed", "optimizer", "training", "evaluation", "attacks"}
     recipe = TASKS["personal_data"].describe()["recipe"]
-    assert {**recipe, **{name: ran[name] for name in overridden}} == ran
-    assert ran["training"] == recipe["training"]
-    assert ran["optimizer"] == recipe["optimizer"] | {"lr": 0.01}
+    assert {**recipe, **{name: spec[name] for name in overridden}} == spec
+    assert spec["training"] == recipe["training"]
+    assert spec["optimizer"] == recipe["optimizer"] | {"lr": 0.01}

@@ -1,4 +1,4 @@
-"""The whole benchmark, very small: two layers, a few rows, every step a real run of the engine."""
+"""The complete benchmark, very small: two layers, a few rows, every step a real run of the engine."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def report(work: Path, document: Path) -> dict[str, list[str]]:
 
 @needs_tofu
 @pytest.mark.slow
-def test_verdicts_mean_something_and_a_second_start_repeats_nothing(
+def test_the_checks_have_their_verdicts_and_a_second_start_runs_nothing(
     work: Path, document: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = report(work, document)
@@ -43,7 +43,7 @@ def test_verdicts_mean_something_and_a_second_start_repeats_nothing(
     assert (work / "example" / "report.html").stat().st_size > 10_000
     capsys.readouterr()
 
-    again = report(work, document)
+    second = report(work, document)
 
-    assert again == first
+    assert second == first
     assert "done in" not in capsys.readouterr().out
