@@ -226,7 +226,7 @@ def _configure_logging(events: TextIO | None) -> None:
             f"{', '.join(get_args(LogLevel))}, the format one of {', '.join(get_args(LogFormat))}"
         )
     if events is not None:
-        configure_engine_logging(events, level=level)
+        configure_engine_logging(events, level="debug" if level == "debug" else "info")  # less would say nothing
     else:
         configure_logging(level=level, output_format=cast("LogFormat", output_format))
 
