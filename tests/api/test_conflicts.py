@@ -99,10 +99,10 @@ def test_an_estimate_reports_forget_facts_in_the_retain_set(admin: ApiClient, jo
     assert any(
         "left out of training, and measured as retain_dropped (retain=forget: 1=2)" in w for w in dropped["warnings"]
     )
-    assert any("they pull both ways" in warning for warning in included["warnings"])
+    assert any("they are both forgotten and learned" in warning for warning in included["warnings"])
     assert (dropped["allowed"], included["allowed"], refused["allowed"]) == (True, True, False)
     assert refused["errors"][0]["pointer"] == "/datasets/retain"
-    assert "take them out" in refused["errors"][0]["detail"]
+    assert "remove them" in refused["errors"][0]["detail"]
 
 
 def test_an_estimate_refuses_a_retain_set_of_forget_facts_only(admin: ApiClient, job_body: Body) -> None:
@@ -111,7 +111,7 @@ def test_an_estimate_refuses_a_retain_set_of_forget_facts_only(admin: ApiClient,
     estimated = estimate(admin, job_body)
 
     assert not estimated["allowed"]
-    assert "nothing would be left to learn" in estimated["errors"][0]["detail"]
+    assert "no row would remain to learn" in estimated["errors"][0]["detail"]
 
 
 def test_sets_are_compared_without_local_paths_in_the_store(

@@ -67,7 +67,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "single": {},
     "float16": {"export": {"dtype": "float16"}},
     "lora": {"lora": {"rank": 2}},
-    "influence": {"optimizer": {"kind": "influence"}, "training": {}, "retain": {"kind": "nll"}},
+    "influence": {"strategy": {"kind": "influence"}, "optimizer": {}, "training": {}, "retain": {"kind": "nll"}},
     "search": {"strategy": {"kind": "search", "lr": [1e-3, 1e-2], "trials": 2, "eval_every": 1}},
     "ensemble": {
         "strategy": {"kind": "ensemble", "merge": "mean", "members": [{}, {"optimizer": {"kind": "adamw", "lr": 1e-3}}]}

@@ -143,7 +143,7 @@ def test_rows_cannot_be_both_unlearned_again_and_retained(first: tuple[Report, R
     error, _ = expect_refusal(first[1], tmp_path, spec(prior_forget_sets="unlearn"), dataset_paths=sets)
 
     assert isinstance(error, BadData)
-    assert error.message.startswith("the prior_forget_1 set and the retain set hold the same rows: nothing can be both")
+    assert error.message.startswith("the prior_forget_1 set and the retain set hold the same rows, which cannot")
 
 
 def test_criteria_on_prior_sets_expand_to_each_given_set() -> None:

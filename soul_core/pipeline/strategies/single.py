@@ -37,7 +37,8 @@ def train_model(
     should_stop: StopCondition | None = None,
 ) -> TrainingResult:
     """Train the model on the sets of its kind of job, until `should_stop` returns True after a step."""
-    forget, retain = _collect_examples(model_under_test, spec)
+    assert spec.kind != "evaluate"
+    forget, retain = get_training_sets(model_under_test, spec)
     return train(
         model_under_test.loaded,
         spec,
@@ -51,13 +52,13 @@ def train_model(
 
 
 def count_steps(model_under_test: ModelUnderTest, spec: JobSpec) -> int:
-    """Return the number of steps of a training on the model's sets."""
-    forget, retain = _collect_examples(model_under_test, spec)
+    """Return how many steps a training on the model's sets has."""
+    forget, retain = get_training_sets(model_under_test, spec)
     return compute_num_steps(spec.training, num_forget=len(forget), num_retain=len(retain))
 
 
-def _collect_examples(model_under_test: ModelUnderTest, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Return the examples to unlearn (none in a fine-tuning) and those to retain or learn."""
+def get_training_sets(model_under_test: ModelUnderTest, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Return the examples to unlearn, none in a fine-tuning, and those to retain or learn."""
     learned = model_under_test.datasets.get(spec.learned_set)
-    forget = [example for forget_set in model_under_test.list_forget_sets(spec) for example in forget_set.examples]
+    forget = [example for dataset in model_under_test.list_forget_sets(spec) for example in dataset.examples]
     return forget, learned.examples if learned else ()

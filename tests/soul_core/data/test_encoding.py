@@ -132,7 +132,10 @@ def test_the_text_of_a_refused_system_turn_moves_into_the_user_turn() -> None:
     [
         (CHATML.replace("m['content']", "(m['content'] | upper)"), "does not mark it"),
         (CHATML.replace("m['content']", "m['content'] + m['content']"), "more than once"),
-        (MARKED.replace("{% generation %}{{ m['content']", "{% generation %}{{ m['content'] | upper"), "as it is"),
+        (
+            MARKED.replace("{% generation %}{{ m['content']", "{% generation %}{{ m['content'] | upper"),
+            "changes this answer",
+        ),
         ("{{ messages[9]['content'] }}", "refuses these messages"),
         ("{% for m in messages %}", "not valid: line 1"),
         (CHATML + "{{ ['a', 'b'] | random }}", "random choice"),

@@ -26,7 +26,7 @@ def result(value: float | None, **bound: float) -> CriterionResult:
             {"at_most": 33.0},
             30.0,
             2 - 1 / 3,
-        ),  # a perplexity: however high, it does not dominate the other criteria
+        ),  # a high perplexity does not dominate the others
         (None, {"at_most": 0.2}, 0.8, 1.0),
     ],
 )

@@ -147,12 +147,9 @@ def test_ties_equals_pefts_for_one_tensor(density: float) -> None:
     [
         ({"parameters": {"include": ["nope.*"]}}, r"strategy.members.1: parameters.include.0: 'nope\.\*' matches no"),
         ({"lora": {"targets": ["nope"]}}, r"strategy.members.1: lora.targets"),
-        (
-            {"forget": {"kind": "rmu", "layer": 9}},
-            r"strategy.members.1: forget.layer: the model has layers 0 to 1",
-        ),
+        ({"forget": {"kind": "rmu", "layer": 9}}, r"strategy.members.1: forget.layer: the model has layers 0 to 1"),
         ({"forget": {"kind": "dpo", "refusals": ["no " * 200]}}, r"strategy.members.1: forget set: 4 of 4 rows"),
-        ({"forget": {"kind": "simnpo"}, "optimizer": {"kind": "influence"}}, "the spec has 4 problems"),
+        ({"retain": {"kind": "rmu_retain"}, "saliency": {}, "lora": {}}, "the spec has 2 problems"),
         (
             {"lora": {"output": "adapter"}},
             r"strategy.members.1.lora.output: 'ensemble' chooses or merges complete models",
