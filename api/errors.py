@@ -89,8 +89,6 @@ class ServiceError(Exception):
         self.extra = extra
 
 
-def make_not_found_error(resource: str, pointer: str | None = None) -> ServiceError:
+def make_not_found_error(resource: str) -> ServiceError:
     """Return the error for a resource that does not exist or belongs to another project; both look the same."""
-    detail = f"there is no {resource}"
-    problems = [RequestProblem(pointer, detail)] if pointer else ()
-    return ServiceError(ErrorCode.NOT_FOUND, detail, problems=problems)
+    return ServiceError(ErrorCode.NOT_FOUND, f"there is no {resource}")

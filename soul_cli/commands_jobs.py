@@ -29,16 +29,21 @@ def watch(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_jso
 
 def show_log(
     job: JobArgument,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Only the lines of this attempt.")] = None,
-    tail: Annotated[int | None, typer.Option(min=1, max=1000, help="Only the last lines, this many.")] = None,
+    attempt: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only the lines of this attempt.", show_default=False)
+    ] = None,
+    tail: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=1000, help="Only the last N lines.", show_default=False)
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the job finishes.")] = False,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the log of a job: its worker, its engine and what their libraries wrote.
+    """Show the log of a job.
 
-    The log contains no text of the datasets. With --json: one object per line.
+    It has the lines of the job's worker, its engine and their libraries, and no text of the datasets. With --json: one
+    object per line.
     """
     with connect(url, key, as_json=as_json) as client:
         read = client.follow_log if follow else client.read_log

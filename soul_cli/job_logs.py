@@ -67,4 +67,4 @@ def _read_page(transport: Transport, job_id: str, params: dict[str, int]) -> lis
     try:
         return [LogLine.model_validate_json(line) for line in text.split("\n") if line]
     except ValueError as error:
-        raise BadAnswer("the server's answer is not a job's log") from error
+        raise BadAnswer(f"{transport.url} did not answer with a job's log", code="bad_answer") from error

@@ -32,12 +32,20 @@ _ROWS = {
 @tofu.command("score")
 def score_tofu_logs(
     unlearned: Annotated[
-        Path, typer.Argument(help="Log of the unlearned model (.json or .json.gz), or a report of SOUL.")
+        Path,
+        typer.Argument(
+            metavar="UNLEARNED", help="Log of the unlearned model (.json or .json.gz), or a report of SOUL."
+        ),
     ],
-    retain: Annotated[Path, typer.Argument(help="Log of the model retrained without the forget set.")],
+    retain: Annotated[
+        Path, typer.Argument(metavar="RETAIN", help="Log of the model retrained without the forget set.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute forget quality, model utility and PrivLeak from the per-example values of two logs."""
+    """Score an unlearned model from two logs.
+
+    Recomputes forget quality, model utility and PrivLeak from the logs' per-example values.
+    """
     with _bad_input():
         from soul_core.evaluation.tofu_logs import check_same_rows, read_tofu_log, score_logs
 
@@ -54,9 +62,14 @@ def score_tofu_logs(
 
 @tofu.command("write")
 def write_tofu_log(
-    report: Annotated[Path, typer.Argument(help="Report of SOUL (JSON), with the datasets that TOFU measures.")],
-    log: Annotated[Path, typer.Argument(help="The log to write (.json or .json.gz).")],
-    model: Annotated[str, typer.Option(help="Model of the report; default: the one that the verdict is about.")] = "",
+    report: Annotated[
+        Path,
+        typer.Argument(metavar="REPORT", help="Report of SOUL (JSON), with the datasets that TOFU measures."),
+    ],
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="The log to write (.json or .json.gz).")],
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model of the report.", show_default="the one that the verdict judges")
+    ] = "",
 ) -> None:
     """Write a model's measurements as a TOFU evaluation log."""
     with _bad_input():
@@ -76,10 +89,12 @@ def write_tofu_log(
 
 @tofu.command("muse")
 def show_muse(
-    reports: Annotated[list[Path], typer.Argument(help="Reports of SOUL (JSON), in the order of the requests.")],
+    reports: Annotated[
+        list[Path], typer.Argument(metavar="REPORT", help="Reports of SOUL (JSON), in the order of the requests.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Compute MUSE's six criteria of unlearning from one report or several."""
+    """Compute MUSE's six criteria of unlearning from reports."""
     with _bad_input():
         from soul_core.evaluation.muse import compute_muse_scores
         from soul_core.evaluation.tofu_logs import read_report

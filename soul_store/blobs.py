@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,10 +24,6 @@ class StorageFull(Exception):
     """The disk is full; nothing of the file was kept."""
 
 
-class BlobTooLarge(Exception):
-    """A stream exceeded its limit; nothing of it was kept."""
-
-
 @dataclass(frozen=True)
 class StoredBlob:
     """A file as it was stored."""
@@ -40,11 +36,11 @@ class StoredBlob:
 class BlobStore(Protocol):
     """A store of files. A key shows a complete file or none."""
 
-    def put_stream(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredBlob:
-        """Store a stream. Raises BlobTooLarge or StorageFull."""
-
     def put_file(self, key: str, path: Path) -> StoredBlob:
-        """Store a local file, by a hard link where that is possible: the file must not change afterwards."""
+        """Store a local file, by a hard link where that is possible: the file must not change afterwards.
+
+        Raises StorageFull.
+        """
 
     def fetch(self, key: str, path: Path) -> None:
         """Copy or link a blob to a local path."""
@@ -74,20 +70,6 @@ class LocalBlobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._unfinished = root / ".unfinished"
-
-    def put_stream(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredBlob:
-        digest, size = hashlib.sha256(), 0
-        with self._write_atomically(key) as temporary, temporary.open("wb") as out:
-            for chunk in chunks:
-                size += len(chunk)
-                if max_bytes is not None and size > max_bytes:
-                    msg = f"larger than {max_bytes} bytes"
-                    raise BlobTooLarge(msg)
-                digest.update(chunk)
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
-        return StoredBlob(key, size, digest.hexdigest())
 
     def put_file(self, key: str, path: Path) -> StoredBlob:
         with path.open("rb") as source:

@@ -2,13 +2,11 @@
 
 import secrets
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    Dialect,
     ForeignKey,
     Identity,
     Index,
@@ -19,32 +17,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import Text, TypeDecorator
+from sqlalchemy.types import Text
 
 from soul_core.report import Verdict
 from soul_core.spec import JobKind
+from soul_store.column_types import EnumText
 from soul_store.job_status import JobStatus
 
-E = TypeVar("E", bound=StrEnum)
 #: The statuses of a job that still needs its inputs. Literal SQL, so that the planner matches queries with the index.
 HAS_NOT_FINISHED = text("status IN ('awaiting_approval','queued','running','paused')")
-
-
-class EnumText(TypeDecorator[E]):
-    """A text column whose values are the members of an enumeration."""
-
-    impl = Text
-    cache_ok = True
-
-    def __init__(self, members: type[E]) -> None:
-        super().__init__()
-        self.members = members
-
-    def process_bind_param(self, value: E | None, dialect: Dialect) -> str | None:
-        return None if value is None else str(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
-        return None if value is None else self.members(value)
 
 
 class Base(DeclarativeBase):
@@ -71,17 +52,14 @@ class Base(DeclarativeBase):
     }
 
 
-def _new_row_key() -> str:
-    return secrets.token_hex(32)
-
-
 class Tenant(Base):
     """A project: separates users from each other. Each resource belongs to exactly one tenant."""
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(primary_key=True)  # prj_...
     name: Mapped[str] = mapped_column(unique=True)
-    row_key: Mapped[str] = mapped_column(default=_new_row_key)  # of the row digests in reports; never shown
+    #: Key of the row digests in reports; never shown.
+    row_key: Mapped[str] = mapped_column(default=lambda: secrets.token_hex(32))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec import FORGET, JobKind, JobSpec
 from soul_core.spec.attacks import Attack
-from soul_core.spec.optimizers import Influence, Sophia
-from soul_core.spec.strategy import Ensemble, Search, get_metric_inputs, select_search_criteria
+from soul_core.spec.optimizers import Sophia
+from soul_core.spec.strategy import Ensemble, Influence, Search, get_metric_inputs, select_search_criteria
 from soul_core.training.schedule import compute_num_steps
 
 #: Operations per parameter and token. A backward pass costs twice a forward pass.
 FORWARD, GRADIENT = 2.0, 6.0
-#: Exact products with second derivatives, in gradients (measured by tests/api/test_cost_model.py).
-HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 2.0, 2.0
+#: Exact products with second derivatives, in gradients (counted by tests/api/test_cost_model.py).
+HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 3.0, 2.5
 #: Dampings that an influence step tries: half of those in its range.
 _DAMPING_TRIALS = 11
 #: Answers are shorter than the maximum, on average.
@@ -78,12 +78,13 @@ def count_operations(
 def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     """Return the operations per parameter of one training by the spec's own recipe."""
     forget, learned = _get_training_sets(spec, sets)
-    if isinstance(spec.optimizer, Influence):
-        return Operations(_count_influence(spec.optimizer, forget, learned))
+    if isinstance(spec.strategy, Influence):
+        return Operations(_count_influence(spec.strategy, forget, learned))
     training, num_steps = spec.training, _count_steps(spec, sets)
     forget_tokens = training.forget_batch * forget.tokens_per_row
     learned_tokens = training.retain_batch * learned.tokens_per_row
-    gradients = num_steps * (forget_tokens + learned_tokens)
+    has_no_retain_term = spec.kind == JobKind.UNLEARN and spec.retain.kind == "none"
+    gradients = num_steps * (forget_tokens + (0.0 if has_no_retain_term else learned_tokens))
     if spec.sharpness is not None:  # a second gradient of the forget batch
         gradients += num_steps * forget_tokens
     if spec.saliency is not None:
@@ -99,12 +100,12 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     return Operations(GRADIENT * gradients)
 
 
-def _count_influence(optimizer: Influence, forget: SetSize, retain: SetSize) -> float:
+def _count_influence(strategy: Influence, forget: SetSize, retain: SetSize) -> float:
     """Return the operations of one influence step: a gradient, products with the retain set's matrix, a search."""
-    retained = retain.limit(optimizer.max_examples).num_tokens
-    checked = forget.limit(optimizer.max_examples).num_tokens + retained
-    num_checks = 1 + (1 if optimizer.damping is not None else _DAMPING_TRIALS)
-    gradients = forget.num_tokens + optimizer.iterations * GAUSS_NEWTON_PRODUCT * retained
+    retained = retain.limit(strategy.max_examples).num_tokens
+    checked = forget.limit(strategy.max_examples).num_tokens + retained
+    num_checks = 1 + (1 if strategy.damping is not None else _DAMPING_TRIALS)
+    gradients = forget.num_tokens + strategy.iterations * GAUSS_NEWTON_PRODUCT * retained
     return GRADIENT * gradients + FORWARD * num_checks * checked
 
 
@@ -128,7 +129,7 @@ def _count_strategy(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
 
 
 def _count_steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
-    if isinstance(spec.optimizer, Influence):
+    if isinstance(spec.strategy, Influence):
         return 1
     forget, learned = _get_training_sets(spec, sets)
     return compute_num_steps(spec.training, num_forget=forget.num_rows, num_retain=learned.num_rows)

@@ -68,7 +68,7 @@ def _choose_accelerator(session: Session, spec: JobSpec) -> tuple[Accelerator, s
     device = "a GPU" if accelerator == "cuda" else "a CPU"
     return accelerator, (
         f"an estimate, correct within a factor of about three: one worker on {device} ({reason}) at "
-        f"{_RATES[accelerator]:.0e} operations per second, {_BYTES_PER_TOKEN:g} bytes per token"
+        f"{_RATES[accelerator]:.3g} operations per second, {_BYTES_PER_TOKEN:g} bytes per token"
     )
 
 

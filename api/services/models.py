@@ -36,11 +36,11 @@ def create(session: Session, caller: Caller, body: HubModel | LocalModel | GgufM
     )
 
 
-def get_owned(session: Session, caller: Caller, model_id: str, pointer: str | None = None) -> Model:
-    """Return the caller's model. Raises 404, naming `pointer` as the place."""
+def get_owned(session: Session, caller: Caller, model_id: str) -> Model:
+    """Return the caller's model. Raises 404."""
     row = models.get(session, caller.tenant_id, model_id)
     if row is None:
-        raise make_not_found_error(f"model {model_id}", pointer)
+        raise make_not_found_error(f"model {model_id}")
     return row
 
 

@@ -1,4 +1,4 @@
-"""A child process that goes when its parent goes, however the parent dies."""
+"""Child processes that end with their parent, even if that is killed."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ def start_process(
 
 
 def stop_process(process: subprocess.Popen[bytes], sig: signal.Signals, *, seconds: float) -> None:
-    """Send `sig`, wait, and kill what is still there. A process already gone is fine."""
+    """Send `sig` to a process, wait, and kill it if it still runs then. Does nothing if it has ended."""
     if process.poll() is None:
         process.send_signal(sig)
         try:
@@ -39,7 +39,7 @@ def stop_process(process: subprocess.Popen[bytes], sig: signal.Signals, *, secon
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], *, seconds: float) -> bool:
-    """Poll `ready` until it holds; False when the process ends or time runs out first."""
+    """Poll `ready` until it returns true; return False if the process ends or the time is over first."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -51,6 +51,6 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], *, s
 
 
 def read_last_line(log: Path) -> str:
-    """Return the last non-empty line of a log: what a server said before it gave up."""
+    """Return the last non-empty line of a log: the reason of a server that ended."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"

@@ -6,7 +6,7 @@ Conflict checks, keyword recall, the alternative answers of `altpo` and few-shot
 from functools import cache, lru_cache
 from typing import Any
 
-from soul_core.texts.folding import fold, has_unusual_whitespace, is_nfc, normalize
+from soul_core.texts.folding import fold, fold_to_line, has_unusual_whitespace, is_nfc, normalize
 from soul_core.texts.function_words import ENGLISH_FUNCTION_WORDS, find_function_words
 from soul_core.texts.function_words import is_english as _is_english
 from soul_core.texts.segmentation import find_word_spans, is_unspaced, split_words
@@ -18,6 +18,7 @@ __all__ = [
     "extract_words",
     "find_word_spans",
     "fold",
+    "fold_to_line",
     "has_unusual_whitespace",
     "is_english",
     "is_nfc",

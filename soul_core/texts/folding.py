@@ -124,3 +124,8 @@ def is_nfc(text: str) -> bool:
 def has_unusual_whitespace(text: str) -> bool:
     """Return whether the text contains a space other than the plain one, or a zero-width character."""
     return bool(_OTHER_SPACES.search(text) or _ZERO_WIDTH.search(text))
+
+
+def fold_to_line(text: str) -> str:
+    """Return the folded text with every run of white space as one space: the form in which rows are matched."""
+    return " ".join(fold(text).split())

@@ -20,6 +20,7 @@ from soul_store import job_leases, keys
 from soul_store.blobs import get_blob_store
 from soul_store.job_leases import JobLease
 from soul_store.settings import Settings
+from tests.fixtures.blobs import put_bytes
 
 WEIGHTS = b"w" * 3_000_000
 FILES = {
@@ -161,7 +162,7 @@ def finish(admin: ApiClient, job_body: dict[str, Any], database: Engine) -> Fini
             job_leases.record_events(session, lease, events)
             artifacts = []
             for path, content in FILES.items():
-                stored = get_blob_store().put_stream(f"jobs/{job_id}/{job.epoch}/{path}", [content])
+                stored = put_bytes(get_blob_store(), f"jobs/{job_id}/{job.epoch}/{path}", content)
                 artifacts.append(job_leases.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
             job_leases.succeed(
                 session,

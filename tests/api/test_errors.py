@@ -1,5 +1,6 @@
 """Every error is a problem document, and a key's scopes limit what it can do."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,26 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import Session
 
+from api.errors import ErrorCode
 from api.middleware import MAX_JSON_BYTES
 from api.services import methods
 from soul_store.settings import get_settings
 from soul_store.tables import ApiKey
 from tests.api.conftest import ApiClient, problem
+from tests.paths import ROOT
+
+
+def test_the_reference_lists_every_code_with_its_status() -> None:
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| .+ \| .+ \|$", page, flags=re.MULTILINE)
+
+    assert rows == [(code.value, str(code.status)) for code in ErrorCode]
+
+
+def test_every_code_is_used() -> None:
+    sources = [path.read_text() for path in (ROOT / "api").rglob("*.py")]
+
+    assert [code for code in ErrorCode if not any(f"ErrorCode.{code.name}" in source for source in sources)] == []
 
 
 def test_an_unknown_path_is_a_problem(http: TestClient) -> None:

@@ -11,6 +11,7 @@ from soul_store.blobs import get_blob_store
 from soul_store.job_leases import JobLease
 from soul_store.tables import Job, OutboxEntry
 from tests.api.conftest import ROWS, ApiClient, problem
+from tests.fixtures.blobs import put_bytes
 
 Body = dict[str, Any]
 
@@ -36,7 +37,7 @@ def finish(admin: ApiClient, job_body: Body, database: Engine) -> Any:
             assert job is not None
             artifacts = []
             for path in ("report.json", "checkpoint/model.safetensors", *paths):
-                stored = get_blob_store().put_stream(f"jobs/{job_id}/1/{path}", [b"{}"])
+                stored = put_bytes(get_blob_store(), f"jobs/{job_id}/1/{path}", b"{}")
                 artifacts.append(job_leases.NewArtifact(path, stored.key, stored.size_bytes, stored.sha256))
             report = artifacts[0].blob
             lease = JobLease(job_id, 1)

@@ -1,15 +1,19 @@
-"""The events of a job: listed and streamed; and its curves."""
+"""The events of a job, listed and streamed, and its curves."""
 
 import json
 import threading
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine
+import pytest
+from sqlalchemy import Engine, func, update
 from sqlalchemy.orm import Session
 
 from soul_core.events import Event
 from soul_store import job_leases
 from soul_store.job_leases import JobLease
+from soul_store.tables import ApiKey
 from tests.api.conftest import ApiClient, Finish
 
 
@@ -90,3 +94,47 @@ def test_the_curves_have_one_value_per_step(admin: ApiClient, finish: Finish) ->
     metrics = admin("GET", f"/v1/jobs/{finish('passed')}/metrics").json()
 
     assert metrics == {"steps": [1, 2], "curves": {"loss": [2.0, 1.0], "lr": [None, 0.1]}}
+
+
+@pytest.fixture
+def reader(admin: ApiClient) -> tuple[ApiClient, str]:
+    """A client that reads jobs, and the id of its key."""
+    key = admin("POST", "/v1/api-keys", json={"name": "reader", "scopes": ["jobs:read"]}).json()
+    return ApiClient(admin.http, key["key"]), key["id"]
+
+
+def revoke(session: Session, key_id: str) -> None:
+    session.execute(update(ApiKey).where(ApiKey.id == key_id).values(revoked_at=func.now()))
+
+
+def expire(session: Session, key_id: str) -> None:
+    session.execute(update(ApiKey).where(ApiKey.id == key_id).values(expires_at=func.now() - timedelta(seconds=1)))
+
+
+@pytest.mark.parametrize("end_key", [revoke, expire])
+def test_a_stream_ends_with_an_event_when_its_key_ends(
+    reader: tuple[ApiClient, str],
+    admin: ApiClient,
+    job_body: dict[str, Any],
+    database: Engine,
+    end_key: Callable[[Session, str], None],
+) -> None:
+    client, key_id = reader
+    job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
+
+    def end() -> None:
+        with Session(database) as session, session.begin():
+            end_key(session, key_id)
+
+    later = threading.Timer(0.5, end)
+    later.start()
+    response = client("GET", f"/v1/jobs/{job_id}/events/stream")
+    later.join()
+
+    last = response.text.strip().split("\n\n")[-1]
+    lines = dict(line.split(": ", 1) for line in last.splitlines())
+    event = json.loads(lines["data"])
+    assert (lines["event"], "id" in lines) == ("closed", False)
+    assert (event["kind"], event["seq"]) == ("closed", 0)
+    assert event["data"] == {"code": "unauthorized", "message": "this API key was revoked or has expired"}
+    assert admin("GET", f"/v1/jobs/{job_id}").json()["status"] == "queued"

@@ -15,9 +15,10 @@ from api.schemas.submissions import JobCreate
 from api.services import idempotency
 from api.services import jobs as service
 from soul_core.spec import JobSpec
-from soul_store import job_leases
+from soul_store import job_leases, workers
 from soul_store.job_status import JobStatus
 from soul_store.tables import ApiKey, Dataset, Job, OutboxEntry
+from soul_store.workers import Accelerator
 from tests.api.conftest import ROWS, ApiClient, problem
 
 Body = dict[str, Any]
@@ -231,6 +232,18 @@ def test_a_wait_ends_at_its_limit(admin: ApiClient, job_body: Body) -> None:
     assert admin("GET", f"{path}?wait=0.3").json()["status"] == "queued"
 
 
+def test_a_wait_ends_when_its_key_is_revoked(admin: ApiClient, job_body: Body) -> None:
+    path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
+    key = admin("POST", "/v1/api-keys", json={"name": "reader", "scopes": ["jobs:read"]}).json()
+    later = threading.Timer(0.5, lambda: admin("DELETE", f"/v1/api-keys/{key['id']}"))
+    later.start()
+
+    answer = ApiClient(admin.http, key["key"])("GET", f"{path}?wait=20")
+
+    later.join()
+    problem(answer, 401, "unauthorized")
+
+
 def test_the_list_has_filters_and_pages(admin: ApiClient, job_body: Body) -> None:
     made = [admin("POST", "/v1/jobs", json={**job_body, "name": f"job {n}"}).json()["id"] for n in range(3)]
     admin("POST", f"/v1/jobs/{made[0]}/cancel")
@@ -326,6 +339,40 @@ def test_an_architecture_without_gguf_is_refused_at_submission(
     assert model["facts"]["parameters_by_dtype"] == {"float32": 32}
 
 
+@pytest.mark.parametrize(
+    ("recorded", "device", "basis"),
+    [
+        ([], "auto", "one worker on a CPU (no worker has reported a GPU or a CPU) at 6e+10 operations per second"),
+        (["cpu"], "auto", "one worker on a CPU (the fastest that a worker has reported) at 6e+10"),
+        (["cpu", "cuda"], "auto", "one worker on a GPU (the fastest that a worker has reported) at 1.5e+14"),
+        (["cuda"], "cpu", "one worker on a CPU (spec.device is 'cpu') at 6e+10"),
+        ([], "cuda", "one worker on a GPU (spec.device is 'cuda') at 1.5e+14"),
+    ],
+)
+def test_an_estimate_assumes_the_fastest_accelerator_of_the_fleet(
+    admin: ApiClient, job_body: Body, session: Session, recorded: list[Accelerator], device: str, basis: str
+) -> None:
+    for number, accelerator in enumerate(recorded):
+        workers.record(session, name=f"host {number}", accelerator=accelerator)
+    session.commit()
+
+    estimate = admin("POST", "/v1/estimates", json={**job_body, "spec": {"device": device}}).json()
+
+    assert basis in estimate["basis"]
+
+
+def test_an_estimate_for_a_gpu_is_shorter(admin: ApiClient, job_body: Body, session: Session) -> None:
+    body = {**job_body, "spec": {"training": {"steps": 100_000}}}
+    on_cpu = admin("POST", "/v1/estimates", json=body).json()
+    workers.record(session, name="host", accelerator="cuda")
+    session.commit()
+
+    on_gpu = admin("POST", "/v1/estimates", json=body).json()
+
+    assert on_gpu["seconds"] < on_cpu["seconds"]
+    assert on_gpu["flops"] == on_cpu["flops"]
+
+
 def test_an_estimate_counts_every_training_and_every_attack(admin: ApiClient, job_body: Body) -> None:
     def flops(**spec: Any) -> float:
         body = {**job_body, "spec": {"training": {"steps": 100}, **spec}}
@@ -374,7 +421,7 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: ApiClient) -> N
     assert kinds["forget_terms"] >= {"grad_diff", "npo", "refusal"}
     assert kinds["optimizers"] >= {"adamw", "sophia"}
     assert kinds["attacks"] >= {"quantize", "relearn"}
-    assert kinds["strategies"] == {"single", "search", "ensemble"}
+    assert kinds["strategies"] == {"single", "search", "ensemble", "influence"}
     assert kinds["wrappers"] == {"parameters", "saliency", "sharpness", "lora"}
     assert kinds["wrappers"] <= set(methods["spec"]["defaults"])
     assert "probability" in {metric["name"] for metric in methods["metrics"]}

@@ -84,6 +84,7 @@ def test_the_client_requires_pydantic_an_http_client_typer_and_rich(client_distr
         (["jobs", "--url", "http://127.0.0.1:9"], CliExitCode.UNREACHABLE, "cannot reach http://127.0.0.1:9"),
         (["serve"], CliExitCode.BAD_INPUT, "pip install 'soul-unlearning[all]'"),
         (["demo"], CliExitCode.BAD_INPUT, "pip install 'soul-unlearning[all]'"),
+        (["tofu", "muse", "report.json"], CliExitCode.BAD_INPUT, "pip install 'soul-unlearning[all]'"),
         (["verify-export", "."], CliExitCode.BAD_INPUT, "pip install 'soul-unlearning[engine]'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

@@ -3,12 +3,12 @@
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from soul_store.blobs import BlobTooLarge, LocalBlobStore, StorageFull
+from soul_store.blobs import LocalBlobStore, StorageFull
+from tests.fixtures.blobs import put_bytes
 
 
 @pytest.fixture
@@ -20,28 +20,22 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_stream_is_stored_with_its_size_and_sha256(store: LocalBlobStore) -> None:
-    stored = store.put_stream("a/b.txt", [b"one", b"two"])
+def test_a_file_is_stored_with_its_size_and_sha256(store: LocalBlobStore) -> None:
+    stored = put_bytes(store, "a/b.txt", b"onetwo")
 
     assert (stored.size_bytes, stored.sha256) == (6, hashlib.sha256(b"onetwo").hexdigest())
     with store.open("a/b.txt") as content:
         assert content.read() == b"onetwo"
 
 
-def test_an_interrupted_stream_leaves_no_file(store: LocalBlobStore) -> None:
-    def fail_half_way() -> Iterator[bytes]:
-        yield b"half"
-        raise ConnectionError
+def test_an_interrupted_copy_leaves_no_file(store: LocalBlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
 
-    with pytest.raises(ConnectionError):
-        store.put_stream("a", fail_half_way())
+    monkeypatch.setattr(os, "fsync", interrupt)  # the fault
 
-    assert files_below(store.root) == []
-
-
-def test_a_stream_that_exceeds_its_limit_leaves_no_file(store: LocalBlobStore) -> None:
-    with pytest.raises(BlobTooLarge):
-        store.put_stream("a", [b"x" * 10], max_bytes=9)
+    with pytest.raises(KeyboardInterrupt):
+        put_bytes(store, "a", b"x")
 
     assert files_below(store.root) == []
 
@@ -55,7 +49,7 @@ def test_a_full_disk_raises_storage_full_and_leaves_no_file(
     monkeypatch.setattr(os, "fsync", fail)  # the fault
 
     with pytest.raises(StorageFull):
-        store.put_stream("a", [b"x"])
+        put_bytes(store, "a", b"x")
 
     assert files_below(store.root) == []
 
@@ -63,7 +57,7 @@ def test_a_full_disk_raises_storage_full_and_leaves_no_file(
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x", "", "a//b", "a/./b", "a\0b", "~/x\n"])
 def test_a_key_that_is_not_a_relative_path_is_refused(store: LocalBlobStore, key: str) -> None:
     with pytest.raises(ValueError, match="not a blob key"):
-        store.put_stream(key, [b"x"])
+        put_bytes(store, key, b"x")
 
 
 def test_a_file_is_stored_and_fetched_unchanged(store: LocalBlobStore, tmp_path: Path) -> None:
@@ -80,7 +74,7 @@ def test_a_file_is_stored_and_fetched_unchanged(store: LocalBlobStore, tmp_path:
 
 def test_a_prefix_lists_and_deletes_the_blobs_below_it(store: LocalBlobStore) -> None:
     for key in ("j/1/a", "j/1/b/c", "j/2/a"):
-        store.put_stream(key, [b"x"])
+        put_bytes(store, key, b"x")
 
     assert store.list_keys("j/1") == ["j/1/a", "j/1/b/c"]
     store.delete_prefix("j/1")

@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tools.lint.classes import PACKAGES, check_class_names
 from tools.lint.finding import Finding
 from tools.lint.language import check_language, check_subjects, is_checked
 from tools.lint.names import ROOTS, check_names
 
 EPILOG = """
 A finding is printed as path:line: what is wrong and what to write instead. Rules and words are the tables in
-tools/lint/names.py and tools/lint/phrases.py; docs/glossary.md gives the reasons. A line whose comment holds
-"lint: quote" is not checked.
+tools/lint/names.py, tools/lint/classes.py and tools/lint/phrases.py; docs/glossary.md gives the reasons. A line whose
+comment holds "lint: quote" is not checked.
 
 examples:
   python -m tools.lint                         every file that git knows or does not ignore
@@ -52,9 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check_files(paths: Sequence[str]) -> Iterator[Finding]:
     """Yield the findings of every file under these paths, file by file."""
+    modules = {path: Path(path).read_text(encoding="utf-8") for path in list_files(PACKAGES) if path.endswith(".py")}
+    duplicate_classes = check_class_names(modules)
     for path in list_files(paths):
         text = Path(path).read_text(encoding="utf-8")
-        findings: list[Finding] = []
+        findings = [finding for finding in duplicate_classes if finding.path == path]
         if path.endswith(".py") and path.split("/")[0] in ROOTS:
             findings += check_names(path, text)
         if is_checked(path):

@@ -107,6 +107,13 @@ BRITISH: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 
+_BANNED_PARTS = re.compile(
+    rf"(?:^|_)({'|'.join(word for word, (place, _) in BANNED.items() if place == 'any')})(?:e?s)?(?:_|$)"
+)
+#: Whether a part of an identifier has any British spelling: one search in place of ten.
+_ANY_BRITISH = re.compile("|".join(pattern.pattern for pattern, _ in BRITISH))
+
+
 def check_names(path: str, source: str) -> list[Finding]:
     """Return what the names of a Python file break, in the order of the lines."""
     tree = ast.parse(source, path)
@@ -132,14 +139,12 @@ def find_banned_word(name: Name) -> str | None:
     if name.kind == "key":
         return None
     snake = "_".join(name.parts)
-    for word, (place, instead) in BANNED.items():
-        if place == "any":
-            is_banned = re.search(rf"(?:^|_){word}(?:e?s)?(?:_|$)", snake) is not None
-        else:
-            is_banned = snake == word and (place == "whole" or name.kind == "class")
-        if is_banned:
-            return f"'{name.text}' has the word '{word}', which the glossary bans; use {instead}"
-    return None
+    match = _BANNED_PARTS.search(snake)
+    word = match.group(1) if match else snake
+    place, instead = BANNED.get(word, ("class", ""))
+    if not instead or (place == "class" and name.kind != "class"):
+        return None
+    return f"'{name.text}' has the word '{word}', which the glossary bans; use {instead}"
 
 
 def find_participle(name: Name) -> str | None:
@@ -176,6 +181,8 @@ def find_vague_variable(name: Name) -> str | None:
 def find_british_spelling(name: Name) -> str | None:
     """Return the problem of a British spelling in an identifier or a key."""
     for part in name.parts:
+        if not _ANY_BRITISH.search(part):
+            continue
         for pattern, american in BRITISH:
             if pattern.search(part):
                 return f"'{name.text}' has the British spelling '{part}'; use '{pattern.sub(american, part)}'"
