@@ -1,6 +1,6 @@
-# Two images of one source: `--target api` (no torch) and `--target worker`.
-# A GPU worker: build with `--build-arg BASE=<a CUDA runtime image with Python 3.11 or newer>`; torch's own wheels bring
-# CUDA where the platform has it. Pass pip settings (an index of your own, say) as a build secret named pip.conf.
+# Two images of one source: `--target api` (no torch) and `--target worker` (no HTTP server).
+# A GPU worker: build with `--build-arg BASE=<a CUDA runtime image with Python 3.11 or newer>`; torch's wheels contain
+# CUDA on platforms that support it. Pass pip settings (your own index, for example) as a build secret named pip.conf.
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS build
@@ -29,7 +29,7 @@ WORKDIR /home/soul
 VOLUME /data
 
 FROM runtime AS api
-# Reports as PDF: weasyprint's system libraries, and letters to write with.
+# Reports as PDF: weasyprint's system libraries and a font.
 USER root
 RUN apt-get update && apt-get install -y --no-install-recommends libpango-1.0-0 libpangoft2-1.0-0 \
   libharfbuzz-subset0 fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
@@ -42,6 +42,6 @@ CMD ["uvicorn", "api.main:create_app", "--factory", "--host", "0.0.0.0", "--port
 
 FROM runtime AS worker
 COPY --from=build-worker /venv /venv
-# SIGTERM: the job is checkpointed and handed back to the queue before the worker leaves.
+# On SIGTERM the running job writes a checkpoint and is requeued before the worker exits.
 STOPSIGNAL SIGTERM
 CMD ["celery", "-A", "worker.celery_app", "worker", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"]

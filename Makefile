@@ -66,8 +66,8 @@ check: .venv/.dev lint types contracts migrations docs test quantized compat ## 
 format: .venv/.dev ## Rewrite the code in the format that `lint` checks
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-lint: .venv/.dev ## Check the format and the lint rules
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+lint: .venv/.dev ## Check the format, the lint rules, and names and sentences by the glossary
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/python -m tools.lint
 
 types: .venv/.dev ## Check static types
 	@$(BIN)/mypy

@@ -1,15 +1,14 @@
-"""What endpoints ask for: a session that commits before the answer, the caller, an owned job."""
+"""The dependencies of the endpoints: a session that commits before the answer, the caller, a job of the caller."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPBearer
-from sqlalchemy.orm import Session
 
 from api.auth import Caller, authenticate
 from api.services import jobs
-from soul_store.database import transaction
+from soul_store.database import Session, transaction
 from soul_store.tables import Job
 
 #: Only for the OpenAPI text; `authenticate` reads the header itself and answers with a problem document.
@@ -22,20 +21,20 @@ def get_session() -> Iterator[Session]:
         yield session
 
 
-# The scope matters: without it the commit comes after the answer, and a failed one still says 200.
+# The scope matters: without it the commit comes after the answer, and a failed commit still answers 200.
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
 
 def get_caller(request: Request, session: SessionDep, _: Annotated[object, Depends(bearer)]) -> Caller:
-    """Return who calls."""
-    return authenticate(request, session)
+    """Return the caller of the request."""
+    return authenticate(session, request.headers.get("authorization"))
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
 
 
 def require_scope(scope: str) -> Callable[[Caller], Caller]:
-    """Return a dependency that lets only callers with `scope` pass."""
+    """Return a dependency that passes only callers with `scope`."""
 
     def check(caller: CallerDep) -> Caller:
         caller.require(scope)
@@ -53,10 +52,10 @@ ModelsWriter = Annotated[Caller, Depends(require_scope("models:write"))]
 KeysAdmin = Annotated[Caller, Depends(require_scope("keys:admin"))]
 
 
-def _owned_job(session: SessionDep, caller: JobsReader, job_id: Annotated[str, Path(examples=["job_01k9"])]) -> Job:
+def _get_owned_job(session: SessionDep, caller: JobsReader, job_id: Annotated[str, Path(examples=["job_01k9"])]) -> Job:
     return jobs.get_owned(session, caller, job_id)
 
 
-OwnedJob = Annotated[Job, Depends(_owned_job)]
-Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
-Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
+OwnedJob = Annotated[Job, Depends(_get_owned_job)]
+Limit = Annotated[int, Query(ge=1, le=100, description="Maximum number of items on the page.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the previous page.")]

@@ -1,4 +1,4 @@
-"""`python -m api.first_key`: on a fresh database makes the first project and prints its admin key; later says so."""
+"""`python -m api.first_key`: creates the first project of a new database and prints its admin key."""
 
 import sys
 
@@ -7,10 +7,10 @@ from soul_store.database import transaction
 
 
 def main() -> int:
-    """Print the key, once in the life of a database."""
+    """Print the key, or that the database already has keys."""
     with transaction() as session:
         key = ensure_admin_key(session)
-    sys.stdout.write(f"admin API key, shown only now: {key}\n" if key else "there are API keys already\n")
+    sys.stdout.write(f"admin API key, shown only now: {key}\n" if key else "the database already has API keys\n")
     return 0
 
 

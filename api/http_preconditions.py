@@ -1,4 +1,4 @@
-"""Requests that depend on what one has: If-None-Match and Range, as RFC 9110 reads them."""
+"""If-None-Match and Range headers, as RFC 9110 defines them."""
 
 import re
 
@@ -6,21 +6,21 @@ _RANGE = re.compile(r"bytes\s*=\s*(\d*-\d*)(\s*,\s*\d*-\d*)*\s*", re.IGNORECASE)
 
 
 def has_etag(if_none_match: str | None, etag: str) -> bool:
-    """Say whether an If-None-Match header names this version: `*`, or a list, compared weakly."""
+    """Return whether an If-None-Match header names this version: `*`, or a list, compared weakly."""
     if if_none_match is None:
         return False
-    known = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
-    return "*" in known or etag.removeprefix("W/") in known
+    etags = [item.strip().removeprefix("W/") for item in if_none_match.split(",")]
+    return "*" in etags or etag.removeprefix("W/") in etags
 
 
 def parse_range_header(header: str | None, size_bytes: int) -> tuple[str | None, bool]:
-    """Return (the Range to obey, whether it can be satisfied).
+    """Return the Range header to respect, and whether the file has such a range.
 
-    None is the whole file: RFC 9110, 14.2 has a server pass over ranges that are malformed or of another unit.
+    None means the complete file: a server ignores ranges that are malformed or in another unit (RFC 9110, 14.2).
     """
     if header is None or not _RANGE.fullmatch(header):
         return None, True
-    specs = [each.strip().partition("-") for each in header.partition("=")[2].split(",")]
+    specs = [item.strip().partition("-") for item in header.partition("=")[2].split(",")]
     if any(not first and not last for first, _, last in specs):
         return None, True
     if any(first and last and int(first) > int(last) for first, _, last in specs):

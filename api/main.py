@@ -1,4 +1,4 @@
-"""create_app(): middleware, routers, error handler; nothing else. `uvicorn api.main:create_app --factory`."""
+"""create_app(): middleware, routers and error handlers. Run it by `uvicorn api.main:create_app --factory`."""
 
 import logging
 from importlib.metadata import version
@@ -6,11 +6,23 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from api import errors
-from api.errors import Problem
+from api.error_handlers import Problem, make_problem_responses, register_error_handlers
 from api.middleware import RequestContextMiddleware
-from api.routes import account, artifacts, datasets, evaluations, health, jobs, logs, models, results, schemas, uploads
-from api.schemas.inputs import DatasetCreate
+from api.routes import (
+    artifacts,
+    datasets,
+    evaluations,
+    events,
+    health,
+    jobs,
+    keys,
+    logs,
+    models,
+    reports,
+    schemas,
+    uploads,
+)
+from api.schemas.datasets import DatasetCreate
 from soul_core.log_config import configure_logging
 from soul_store.settings import LogSettings
 
@@ -18,22 +30,21 @@ _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
 
 Register a **model**, upload a **forget set** and a **retain set**, submit a **job**, follow its **events**, read its
-**report**, download its **artifacts**. Or audit models with an **evaluation**, which changes
-none. Every error is a problem document (RFC 9457) with a `code`, pointers to what is
-wrong, and a `request_id`.
+**report**, download its **artifacts**. Or audit models with an **evaluation**, which changes none. Every error is a
+problem document (RFC 9457) with a `code`, pointers to the parts of the request that are wrong, and a `request_id`.
 """
 
-#: What any operation may answer beside its result.
+#: Errors that any operation may answer.
 _PROBLEM_TEXTS = {
     400: "The request cannot be parsed.",
     401: "No valid API key.",
     403: "The key lacks a scope.",
-    404: "Not there, or another project's.",
-    409: "The resource's state does not allow it.",
-    413: "Too large.",
-    422: "Something in the request cannot be used; `errors` says what.",
-    500: "The server's mistake.",
-    503: "A server behind this one does not answer.",
+    404: "The resource does not exist, or belongs to another project.",
+    409: "The state of the resource does not allow it.",
+    413: "The body is too large.",
+    422: "The request has problems; `errors` lists them.",
+    500: "An internal error.",
+    503: "A server that the API needs does not answer.",
 }
 
 
@@ -49,11 +60,11 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     app.add_middleware(RequestContextMiddleware)
-    errors.register_error_handlers(app)
-    for module in (account, models, uploads, datasets, jobs, evaluations, results, logs, artifacts, schemas):
-        app.include_router(module.router, responses=errors.make_problem_responses(_PROBLEM_TEXTS))
-    app.include_router(health.router, responses=errors.make_problem_responses({500: _PROBLEM_TEXTS[500]}))
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    register_error_handlers(app)
+    for module in (keys, models, uploads, datasets, jobs, evaluations, events, logs, reports, artifacts, schemas):
+        app.include_router(module.router, responses=make_problem_responses(_PROBLEM_TEXTS))
+    app.include_router(health.router, responses=make_problem_responses({500: _PROBLEM_TEXTS[500]}))
+    app.openapi = lambda: _make_openapi(app)  # type: ignore[method-assign]
     return app
 
 
@@ -67,14 +78,14 @@ def _configure_logging() -> None:
         logger.setLevel(logging.NOTSET)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the description, with the problem document and what routes read by hand among the schemas."""
+def _make_openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the description, with the schemas of problems and of the bodies that routes parse themselves."""
     schema = FastAPI.openapi(app)
     schemas = schema["components"]["schemas"]
     for model in (Problem, DatasetCreate):
-        described = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(described.pop("$defs", {}))
-        schemas[model.__name__] = described
+        model_schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(model_schema.pop("$defs", {}))
+        schemas[model.__name__] = model_schema
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return schema

@@ -1,4 +1,4 @@
-"""A request id for every request, one log line each, and a limit on every body, announced or not."""
+"""Gives every request an id and a log line, and limits the size of every body."""
 
 import time
 from collections.abc import MutableMapping
@@ -7,11 +7,12 @@ from urllib.parse import quote
 
 import structlog
 from fastapi import Request
-from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
-from api.errors import ServiceError, make_problem_response
+from api.error_handlers import format_body_limit, make_problem_response
+from api.errors import ErrorCode, ServiceError
 from soul_store.ids import new_id
 from soul_store.settings import get_settings
 
@@ -19,12 +20,12 @@ log = structlog.stdlib.get_logger("api.access")
 
 #: A spec with ten thousand refusals fits; uploads have their own limit.
 MAX_JSON_BYTES = 4 << 20
-#: What a form adds to the file in it: boundaries, headers, the other fields.
+#: What a form adds to its file: boundaries, headers, the other fields.
 _FORM_BYTES = 1 << 20
 
 
 class RequestContextMiddleware:
-    """The outermost layer of our own."""
+    """The outermost middleware of the service."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -33,7 +34,7 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, started = new_id("req"), time.monotonic()
+        request_id, started_at = new_id("req"), time.monotonic()
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -45,59 +46,42 @@ class RequestContextMiddleware:
             await send(message)
 
         request = Request(scope)
-        most = _most_bytes(request)
+        max_bytes = _get_max_body_bytes(request)
         try:
             with bound_contextvars(request_id=request_id):
-                if _announced_bytes(request) > most:
-                    await make_problem_response(request, ServiceError(413, "too_large", _too_large(most)))(
-                        scope, receive, send_with_id
+                if _get_announced_bytes(request) > max_bytes:
+                    # Starlette's limit would answer in plain text; it measures bodies without an announced length
+                    response = make_problem_response(
+                        request, ServiceError(ErrorCode.TOO_LARGE, format_body_limit(max_bytes))
                     )
+                    await response(scope, receive, send_with_id)
                 else:
-                    await self.app(scope, _limited(receive, most), send_with_id)
+                    await RequestBodyLimitMiddleware(self.app, max_bytes)(scope, receive, send_with_id)
         finally:
             log.info(
                 "request served",
                 method=request.method,
                 path=quote(request.url.path),
                 status=status,
-                milliseconds=round((time.monotonic() - started) * 1000),
+                milliseconds=round((time.monotonic() - started_at) * 1000),
                 request_id=request_id,
             )
 
 
-def _most_bytes(request: Request) -> int:
-    """Return how long this request's body may be."""
+def _get_max_body_bytes(request: Request) -> int:
+    """Return the limit on this request's body."""
     if request.url.path.startswith("/v1/datasets"):
-        is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-        if is_form:
+        content_type = request.headers.get("content-type", "").lower()
+        if content_type.startswith("multipart/form-data"):
             return get_settings().max_upload_bytes + _FORM_BYTES
         if request.method == "PUT":
             return get_settings().max_upload_bytes
     return MAX_JSON_BYTES
 
 
-def _announced_bytes(request: Request) -> int:
+def _get_announced_bytes(request: Request) -> int:
     length = request.headers.get("content-length", "")
     return int(length) if length.isdecimal() else 0
-
-
-def _limited(receive: Receive, most: int) -> Receive:
-    """Count what arrives: a chunked body does not announce its length."""
-    seen = 0
-
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > most:
-            raise HTTPException(413, _too_large(most))  # the one kind that body parsers let through
-        return message
-
-    return counted
-
-
-def _too_large(most: int) -> str:
-    return f"the body may have at most {most} bytes"
 
 
 def _add_header(message: MutableMapping[str, Any], name: bytes, value: bytes) -> None:

@@ -35,7 +35,7 @@ _SUMMED = {"npo", "dpo", "altpo"}
 _OPTIMIZERS = {"adamw": FIRST_ORDER, "sophia": SECOND_ORDER}
 #: In addition to the objectives: one static step, and adapters instead of all weights.
 OTHER_RECIPES: dict[str, Spec] = {
-    "influence": {"optimizer": {"kind": "influence"}},
+    "influence": {"strategy": {"kind": "influence"}},
     "npo-lora-adamw": {"optimizer": FIRST_ORDER, "lora": {"rank": 16}},
     "npo-lora-sophia": {"optimizer": SECOND_ORDER, "lora": {"rank": 16}},
 }
@@ -102,10 +102,10 @@ def _make_specs(args: argparse.Namespace, budget: Budget) -> dict[str, Spec]:
             specs[f"{objective}-{name}"] = spec | _get_objective_settings(objective)
     for name in args.others:
         settings = dict(OTHER_RECIPES[name])
-        optimizer = settings.pop("optimizer")
-        if optimizer["kind"] == "influence":  # one static step: no loop, no terms, nothing to tune
-            specs[name] = {"kind": "unlearn", "seed": args.seed, "optimizer": optimizer}
+        if "strategy" in settings:  # one static step: no loop, no terms, nothing to tune
+            specs[name] = {"kind": "unlearn", "seed": args.seed, **settings}
         else:
+            optimizer = settings.pop("optimizer")
             specs[name] = make_unlearning_spec({"kind": "npo"}, optimizer, budget, seed=args.seed, **settings)
     return specs
 
@@ -140,7 +140,7 @@ def _tune_recipe(
         log: measurements of the retrained model.
         whole: measure the best trial again on more rows.
     """
-    if spec["optimizer"]["kind"] == "influence":
+    if "strategy" in spec:
         budget = replace(budget, learning_rates=(0.0,))
     if "lora" in spec:
         budget = replace(budget, learning_rates=tuple(lr * _LORA_FACTOR for lr in budget.learning_rates))

@@ -92,8 +92,7 @@ def tune(steps: Steps, name: str, spec: Spec, models: TofuModels, budget: Budget
     sets = {name: models.tofu.evaluation_sets[name] for name in EVALUATION_SET_NAMES}
     for lr in budget.learning_rates:
         trial_spec = {
-            **spec,
-            "optimizer": _set_learning_rate(spec, lr),
+            **_set_learning_rate(spec, lr),
             "attacks": [],
             "criteria": [],
             "evaluation": make_trial_evaluation(budget),
@@ -119,13 +118,12 @@ def tune(steps: Steps, name: str, spec: Spec, models: TofuModels, budget: Budget
             )
         )
     best = choose_trial(trials, MIN_UTILITY_FRACTION * base_utility)
-    return TunedRecipe({**spec, "optimizer": _set_learning_rate(spec, best.lr)}, tuple(trials), best)
+    return TunedRecipe(_set_learning_rate(spec, best.lr), tuple(trials), best)
 
 
 def _set_learning_rate(spec: Spec, lr: float) -> Spec:
-    """Return the spec's optimizer with this learning rate; 0 leaves it without one, as a static step needs it."""
-    optimizer: Spec = spec["optimizer"]
-    return {**optimizer, "lr": lr} if lr else optimizer
+    """Return the spec with a learning rate; 0 stands for one static step, which has none."""
+    return {**spec, "optimizer": {**spec["optimizer"], "lr": lr}} if lr else spec
 
 
 def evaluate_retrained_model(steps: Steps, models: TofuModels, budget: Budget, *, seed: int) -> Path:

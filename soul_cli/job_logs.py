@@ -45,7 +45,7 @@ def follow_log(
 def format_log_line(line: LogLine) -> str:
     """Return a line as text; stack frames of an exception follow it, indented."""
     fields = dict(line.model_extra or {})
-    exceptions = fields.pop("exception", None)
+    exceptions = fields.pop("exceptions", None)
     values = "".join(f" {name}={_format_value(value)}" for name, value in fields.items() if value not in (None, [], {}))
     frames = "".join(f"\n    {text}" for text in _list_frames(exceptions))
     return f"{line.at:%H:%M:%S} {line.level:<8} {line.source}: {line.message}{values}{frames}"

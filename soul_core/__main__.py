@@ -25,24 +25,25 @@ from soul_core.events import JsonLinesListener, StopRequest
 from soul_core.log_config import LogFormat, configure_engine_logging, configure_logging, redirect_library_loggers
 from soul_core.log_records import LogLevel
 from soul_core.parent_death import die_with_parent
+from soul_core.pipeline.state import LOCK_NAME
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN, JobSpec
 from soul_core.spec.terms import SET_NAME_PATTERN
 
 log = structlog.stdlib.get_logger("soul_core")
 
-#: An engine that was just killed may hold the lock for a moment longer.
-_LOCK_PATIENCE_SECONDS = 2.0
+#: How long to wait for the lock: an engine that was just killed may still hold it.
+_LOCK_TIMEOUT_SECONDS = 2.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run and return the exit code."""
-    args = _parser().parse_args(arguments)
+    """Run and return the exit code: an `ExitCode`."""
+    args = _make_parser().parse_args(arguments)
     if args.parent_pid:
         die_with_parent(args.parent_pid)
-    events = _private_stdout() if args.events else None
+    events = _reserve_stdout() if args.events else None
     _configure_logging(events)
     listener = JsonLinesListener(events) if events else ConsoleListener(sys.stderr)
-    _listen_to_signals(listener)
+    _handle_signals(listener)
     ids = {"job_id": args.job_id, "attempt": args.attempt, "request_id": args.request_id}
     with bound_contextvars(**{name: value for name, value in ids.items() if value is not None}):
         try:
@@ -61,10 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, listener: "JsonLinesListener | ConsoleListener") -> None:
     spec = _read_spec(args.spec)
-    sets = _sets(args)
+    dataset_paths = _collect_datasets(args)
     state = args.state or args.out / ".state"
-    with _only_engine_in(state):
-        # torch takes seconds to import: the checks above report mistakes at once
+    with _lock_state(state):
+        # torch takes seconds to import: the checks above report errors first
         from soul_core.environment import get_environment, get_versions
         from soul_core.run import RunInputs, run
 
@@ -74,12 +75,12 @@ def _run(args: argparse.Namespace, listener: "JsonLinesListener | ConsoleListene
             model=args.model,
             revision=args.revision,
             model_name=args.model_name,
-            dataset_paths=sets,
-            compared_models=_others(args),
+            dataset_paths=dataset_paths,
+            compared_models=_parse_pairs(args.compare, "--compare", "MODEL"),
             retrained_log_path=args.retrained_log,
             model_digest=args.model_digest,
-            compared_digests=_named(args.compare_digest, "--compare-digest", "DIGEST"),
-            dataset_sha256s=_named(args.dataset_sha256, "--dataset-sha256", "SHA256"),
+            compared_digests=_parse_pairs(args.compare_digest, "--compare-digest", "DIGEST"),
+            dataset_sha256s=_parse_pairs(args.dataset_sha256, "--dataset-sha256", "SHA256"),
             retrained_log_sha256=args.retrained_log_sha256,
             row_key_path=args.row_key,
             job_id=args.job_id,
@@ -87,74 +88,78 @@ def _run(args: argparse.Namespace, listener: "JsonLinesListener | ConsoleListene
         )
         report = run(spec, inputs, args.out, state_folder=state, listener=listener)
     if isinstance(listener, ConsoleListener):
-        print(format_result_table(report, args.out))  # noqa: T201  the result is what stdout is for
+        print(format_result_table(report, args.out))  # noqa: T201
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m soul_core",
-        description="Make a language model forget (or learn, or only audit it), measure before and after, and write "
-        "checkpoint and report.",
+        description="Unlearn data from a language model (or fine-tune or evaluate it), measure before and after, and "
+        "write checkpoint and report.",
         epilog="example: python -m soul_core spec.json --model ./llama --forget forget.jsonl --retain retain.jsonl "
         "--out out/   (spec.json may be as short as {}). Exit codes: 0 done, 1 crash, 2 the request is wrong, 3 the "
         "run failed, 4 interrupted (the same command resumes it), 5 cancelled.",
     )
-    parser.add_argument("spec", type=Path, help="the recipe, JSON")
+    parser.add_argument("spec", type=Path, help="the job spec, JSON")
     parser.add_argument("--model", required=True, help="folder with safetensors, GGUF file, or hub id")
-    parser.add_argument("--revision", help="the hub's branch, tag or commit")
-    parser.add_argument("--model-name", help="what the report calls the model")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("--model-name", help="name of the model in the report")
     parser.add_argument(
         "--model-digest",
         metavar="DIGEST",
-        help="the digest of the model as it was registered, as a report's model.digest has it: a model whose files "
-        "changed since is an error before anything is spent",
+        help="digest of the registered model (model.digest of a report); a model with other files is an error before "
+        "the run starts",
     )
-    parser.add_argument("--forget", type=Path, help="what is to be unlearned (jsonl, csv, parquet, text)")
-    parser.add_argument("--retain", type=Path, help="what must be kept")
-    parser.add_argument("--train", type=Path, help="what is to be learned (kind finetune)")
-    parser.add_argument("--holdout", type=Path, help="rows like the forget set's that no model saw, for membership")
+    parser.add_argument("--forget", type=Path, help="forget set: rows to unlearn (jsonl, csv, parquet, text)")
+    parser.add_argument("--retain", type=Path, help="retain set: rows whose knowledge to preserve")
+    parser.add_argument("--train", type=Path, help="rows to learn (kind finetune)")
+    parser.add_argument(
+        "--holdout", type=Path, help="rows like the forget set's that no model saw, for membership inference"
+    )
     parser.add_argument("--general", type=Path, help="plain text, for perplexity")
-    parser.add_argument("--dataset", action="append", default=[], metavar="NAME=PATH", help="another set to measure on")
+    parser.add_argument(
+        "--dataset", action="append", default=[], metavar="NAME=PATH", help="additional set to measure on"
+    )
     parser.add_argument(
         "--compare",
         action="append",
         default=[],
         metavar="NAME=MODEL",
-        help="a model measured beside it: retrained=FOLDER for one retrained without the forget set; a hub id may have "
-        "its revision behind an @",
+        help="model to compare with: retrained=FOLDER for one retrained without the forget set; a hub id may end in "
+        "@REVISION",
     )
     parser.add_argument(
-        "--compare-digest", action="append", default=[], metavar="NAME=DIGEST", help="the same of a model beside it"
+        "--compare-digest", action="append", default=[], metavar="NAME=DIGEST", help="digest of a model to compare with"
     )
     parser.add_argument(
         "--retrained-log",
         type=Path,
-        help="an earlier report's logs/retrained.json, its report.json or a TOFU log in place of the reference; rows "
-        "are matched by content where the log has their digests, and a log of other rows is an error",
+        help="log that replaces the retrained model: logs/retrained.json or report.json of an earlier run, or a TOFU "
+        "log; rows are matched by content if the log has their digests, and a log of other rows is an error",
     )
-    parser.add_argument("--retrained-log-sha256", metavar="SHA256", help="sha256 of the file as it was written")
+    parser.add_argument("--retrained-log-sha256", metavar="SHA256", help="sha256 of the log as it was written")
     parser.add_argument(
         "--dataset-sha256",
         action="append",
         default=[],
         metavar="NAME=SHA256",
-        help="sha256 of a data set's file as it was uploaded; another file is an error",
+        help="sha256 of a data set's file as it was uploaded; any other file is an error",
     )
     parser.add_argument(
         "--row-key",
         type=Path,
         metavar="FILE",
-        help="key (64 hex digits) of the row digests in reports and logs, which then do not hold it; default: your own "
-        "key in the cache folder, which they hold, so that anybody with the rows can match them",
+        help="file with the private key (64 hex digits) of row digests; default: your own key in the cache folder, "
+        "which reports and logs contain, so that anyone with the rows can match them",
     )
     parser.add_argument("--out", required=True, type=Path, help="folder of the results")
-    parser.add_argument("--state", type=Path, help="folder of what a resumed run needs (default: OUT/.state)")
+    parser.add_argument("--state", type=Path, help="folder of files that a resumed run needs (default: OUT/.state)")
     parser.add_argument("--cache", type=Path, help="folder of downloaded and converted models (default: ~/.cache/soul)")
-    parser.add_argument("--events", action="store_true", help="one JSON event a line on stdout")
-    parser.add_argument("--job-id", help="name of the job in the report and in the log")
+    parser.add_argument("--events", action="store_true", help="write one JSON event per line to stdout")
+    parser.add_argument("--job-id", help="id of the job in the report and in the log")
     parser.add_argument("--attempt", type=int, help="number of the job's attempt in the log")
     parser.add_argument("--request-id", help="id of the request that submitted the job, in the log")
-    parser.add_argument("--parent-pid", type=int, help="die with this process (Linux)")
+    parser.add_argument("--parent-pid", type=int, help="exit when this process exits (Linux)")
     return parser
 
 
@@ -168,10 +173,10 @@ def _read_spec(path: Path) -> JobSpec:
             ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
             for problem in error.errors(include_url=False)
         )
-        raise BadSpec(f"the spec {path} cannot be used", details=details) from error
+        raise BadSpec(f"the spec {path} is invalid", details=details) from error
 
 
-def _sets(args: argparse.Namespace) -> dict[str, Path]:
+def _collect_datasets(args: argparse.Namespace) -> dict[str, Path]:
     sets = {
         FORGET: args.forget,
         RETAIN: args.retain,
@@ -179,39 +184,32 @@ def _sets(args: argparse.Namespace) -> dict[str, Path]:
         TRAIN: args.train,
         HOLDOUT: args.holdout,
     }
-    found = {name: path for name, path in sets.items() if path is not None}
-    for text in args.dataset:
-        name, sign, path = text.partition("=")
-        if not sign or not path or not re.fullmatch(SET_NAME_PATTERN, name):
-            raise BadSpec(f"--dataset {text}: write NAME=PATH, the name in small letters, digits and _")
-        if name in found:
-            raise BadSpec(f"--dataset {text}: there is a {name} set already")
-        found[name] = Path(path)
-    return found
+    paths = {name: path for name, path in sets.items() if path is not None}
+    for name, path in _parse_pairs(args.dataset, "--dataset", "PATH").items():
+        if name in paths:
+            raise BadSpec(f"--dataset {name}={path}: the {name} set is given already")
+        paths[name] = Path(path)
+    return paths
 
 
-def _others(args: argparse.Namespace) -> dict[str, str]:
-    return _named(args.compare, "--compare", "MODEL")
-
-
-def _named(texts: list[str], option: str, what: str) -> dict[str, str]:
-    """Return NAME -> value of an option that may be given several times."""
-    found: dict[str, str] = {}
+def _parse_pairs(texts: list[str], option: str, value_name: str) -> dict[str, str]:
+    """Return NAME -> value of an option that may be given several times. Raises BadSpec."""
+    pairs: dict[str, str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not value or not re.fullmatch(SET_NAME_PATTERN, name):
-            raise BadSpec(f"{option} {text}: write NAME={what}, the name in small letters, digits and _")
-        if name in found:
+            raise BadSpec(f"{option} {text}: write NAME={value_name}, the name in lower-case letters, digits and _")
+        if name in pairs:
             raise BadSpec(f"{option} {text}: {name} is given already")
-        found[name] = value
-    return found
+        pairs[name] = value
+    return pairs
 
 
-def _listen_to_signals(listener: "JsonLinesListener | ConsoleListener") -> None:
+def _handle_signals(listener: "JsonLinesListener | ConsoleListener") -> None:
     def interrupt(number: int, _: Any) -> None:
         listener.request_stop(StopRequest.INTERRUPT)
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C stops at once
 
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
@@ -219,7 +217,7 @@ def _listen_to_signals(listener: "JsonLinesListener | ConsoleListener") -> None:
 
 
 def _configure_logging(events: TextIO | None) -> None:
-    """Log to the supervisor beside the events, or to stderr, where the default shows only warnings and errors."""
+    """Log to the supervisor, with the events, or to stderr, where the default shows only warnings and errors."""
     level = os.environ.get("SOUL_LOG_LEVEL", "info" if events else "warning").lower()
     output_format = os.environ.get("SOUL_LOG_FORMAT", "console").lower()
     if level not in get_args(LogLevel) or output_format not in get_args(LogFormat):
@@ -233,24 +231,24 @@ def _configure_logging(events: TextIO | None) -> None:
         configure_logging(level=level, output_format=cast("LogFormat", output_format))
 
 
-def _private_stdout() -> TextIO:
-    """Return today's stdout for the events alone, and send whatever else anybody prints to stderr."""
+def _reserve_stdout() -> TextIO:
+    """Return stdout as it is now, for events only, and redirect everything else that is printed to stderr."""
     sys.stdout.flush()
-    private = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return private
+    return events
 
 
 @contextmanager
-def _only_engine_in(state: Path) -> Iterator[None]:
-    """Hold the lock of a state folder: two engines on one state would ruin it. The kernel frees it, however we end."""
+def _lock_state(state: Path) -> Iterator[None]:
+    """Hold the lock of a state folder, which two engines would corrupt. The kernel releases it in any case."""
     try:
         state.mkdir(parents=True, exist_ok=True)
-        lock = (state / "lock").open("w")
+        lock = (state / LOCK_NAME).open("w")
     except OSError as error:
         raise EngineError(f"cannot write to {state}: {error.strerror}") from error
     with lock:
-        deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,7 +256,7 @@ def _only_engine_in(state: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise EngineError(
-                        f"another engine is at work in {state}; wait for it, or name another --state"
+                        f"another engine is running in {state}; wait for it, or name another --state"
                     ) from error
                 time.sleep(0.1)
         yield

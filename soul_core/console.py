@@ -1,4 +1,4 @@
-"""A run for people at a terminal: one progress line on stderr, the result as a table on stdout. Torch-free."""
+"""A run at a terminal: one progress line on stderr, the result as a table on stdout. Torch-free."""
 
 import time
 from pathlib import Path
@@ -22,65 +22,68 @@ _PHASES = {
     "attack": "Attacking",
     "export": "Writing the results",
 }
-#: Without a terminal (a log file) a progress line at most this often.
+#: Seconds between two progress lines, at least, if the stream is not a terminal.
 _LOG_SECONDS = 10.0
 
 
 class ConsoleListener:
-    """The listener of a person."""
+    """Writes events as text: one line that is updated on a terminal, or a log."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._live = stream.isatty()
-        self._wish = StopRequest.NONE
+        self._is_terminal = stream.isatty()
+        self._stop_request = StopRequest.NONE
         self._losses: dict[str, float] = {}
-        self._open_line = False
-        self._told_at = 0.0
+        self._has_open_line = False
+        self._logged_at = 0.0
 
     def emit(self, kind: EventKind, **data: Any) -> None:
+        """Write one event."""
         if kind == "phase":
             self._losses = {}
             detail = f": {data['detail']}" if data.get("detail") else ""
-            self._line(_PHASES.get(data["phase"], data["phase"]) + detail)
+            self._write_line(_PHASES.get(data["phase"], data["phase"]) + detail)
         elif kind == "metrics":
             self._losses = {name: data[name] for name in ("loss", "forget_loss", "retain_loss") if name in data}
         elif kind == "progress":
-            self._progress(data)
+            self._write_progress(data)
         elif kind == "warning":
-            self._line(f"warning: {data['message']}")
+            self._write_line(f"warning: {data['message']}")
         elif kind == "failed":
-            self._line(f"{data['code']}: {data['message']}")
+            self._write_line(f"{data['code']}: {data['message']}")
             for detail in data.get("details", ()):
-                self._line(f"  {detail}")
+                self._write_line(f"  {detail}")
 
     def stop_request(self) -> StopRequest:
-        return self._wish
+        """Return the stop request that a signal set."""
+        return self._stop_request
 
-    def request_stop(self, wish: StopRequest) -> None:
-        if self._wish is StopRequest.NONE and wish is StopRequest.INTERRUPT:
-            self._line("stopping after this step and keeping what is done; Ctrl-C again stops at once")
-        if self._wish is not StopRequest.CANCEL:
-            self._wish = wish
+    def request_stop(self, request: StopRequest) -> None:
+        """Set the stop request. An interrupt does not replace a cancel."""
+        if self._stop_request is StopRequest.NONE and request is StopRequest.INTERRUPT:
+            self._write_line("stopping after this step with a checkpoint; Ctrl-C again stops at once")
+        if self._stop_request is not StopRequest.CANCEL:
+            self._stop_request = request
 
-    def _progress(self, data: dict[str, Any]) -> None:
+    def _write_progress(self, data: dict[str, Any]) -> None:
         done, total = data["done"], data["total"]
         parts = [f"  {data['unit'].rstrip('s')} {done} of {total}"]
         parts += [f"{name.replace('_', ' ')} {format_number(value)}" for name, value in self._losses.items()]
         if data.get("eta_seconds") is not None and done < total:
             parts.append(f"{format_duration(data['eta_seconds'])} left")
         text = " · ".join(parts)
-        if self._live:
+        if self._is_terminal:
             self._stream.write(f"\r\x1b[K{text}")
             self._stream.flush()
-            self._open_line = True
-        elif time.monotonic() - self._told_at >= _LOG_SECONDS or done == total:
-            self._told_at = time.monotonic()
-            self._line(text)
+            self._has_open_line = True
+        elif time.monotonic() - self._logged_at >= _LOG_SECONDS or done == total:
+            self._logged_at = time.monotonic()
+            self._write_line(text)
 
-    def _line(self, text: str) -> None:
-        self._stream.write(("\n" if self._open_line else "") + text + "\n")
+    def _write_line(self, text: str) -> None:
+        self._stream.write(("\n" if self._has_open_line else "") + text + "\n")
         self._stream.flush()
-        self._open_line = False
+        self._has_open_line = False
 
 
 def format_result_table(report: Report, out: Path) -> str:

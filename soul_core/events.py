@@ -1,6 +1,6 @@
-"""What a run tells the world while it runs, and how the world stops it. Torch-free.
+"""The events that a run emits, and the stop requests that it receives. Torch-free.
 
-The engine child writes one JSON object a line on stdout; the worker's supervisor reads the same class back.
+The engine process writes one JSON object per line to stdout; the worker's supervisor parses it into the same class.
 """
 
 import json
@@ -18,7 +18,7 @@ EventKind = Literal["phase", "progress", "metrics", "checkpoint", "warning", "lo
 
 
 class StopRequest(StrEnum):
-    """What the outside wants of a run. INTERRUPT keeps a checkpoint, CANCEL keeps nothing."""
+    """A request to stop a run. INTERRUPT writes a checkpoint, CANCEL removes all files."""
 
     NONE = "none"
     INTERRUPT = "interrupt"
@@ -26,7 +26,7 @@ class StopRequest(StrEnum):
 
 
 class Event(BaseModel):
-    """One thing that happened.
+    """One event of a run.
 
     `data` by kind: phase {phase, detail?}; progress {phase, done, total, unit, eta_seconds?};
     metrics {step, <curve>: float}; checkpoint {step}; warning|log {message}; finished {verdict};
@@ -41,38 +41,39 @@ class Event(BaseModel):
 
 
 class Listener(Protocol):
-    """What `run()` needs of its surroundings."""
+    """Receives the events of a run and returns stop requests."""
 
     def emit(self, kind: EventKind, **data: Any) -> None:
-        """Tell one event. Must not raise."""
+        """Receive one event. Must not raise."""
 
     def stop_request(self) -> StopRequest:
-        """Say whether the run should stop; asked between steps and between batches of evaluation."""
+        """Return whether the run should stop; called between steps and between batches of evaluation."""
 
 
 class JsonLinesListener:
-    """The engine child's listener: events on a stream, wishes set by signal handlers (see `__main__`)."""
+    """The listener of an engine process: writes events to a stream; signal handlers set the stop request."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._wish = StopRequest.NONE
+        self._stop_request = StopRequest.NONE
 
     def emit(self, kind: EventKind, **data: Any) -> None:
+        """Write one event as a line."""
         line = json.dumps(Event(kind=kind, data=data).model_dump(mode="json"), allow_nan=False, default=str)
         self._stream.write(line + "\n")
         self._stream.flush()
 
     def stop_request(self) -> StopRequest:
-        return self._wish
+        return self._stop_request
 
-    def request_stop(self, wish: StopRequest) -> None:
-        """Set the wish. A cancel is never softened into an interrupt."""
-        if self._wish is not StopRequest.CANCEL:
-            self._wish = wish
+    def request_stop(self, request: StopRequest) -> None:
+        """Set the stop request. An interrupt does not replace a cancel."""
+        if self._stop_request is not StopRequest.CANCEL:
+            self._stop_request = request
 
 
 class SilentListener:
-    """Hears nothing, wants nothing: for tests and for the library user who only wants the report."""
+    """Drops events and requests nothing: for tests, and for library users who need only the report."""
 
     def emit(self, kind: EventKind, **data: Any) -> None:
         pass
@@ -82,9 +83,9 @@ class SilentListener:
 
 
 def raise_if_stop_requested(listener: Listener) -> None:
-    """Raise what was wished. For places where nothing need be saved first."""
-    wish = listener.stop_request()
-    if wish is StopRequest.CANCEL:
+    """Raise RunCancelledError or RunInterruptedError if requested. For places where nothing must be saved first."""
+    request = listener.stop_request()
+    if request is StopRequest.CANCEL:
         raise RunCancelledError("the run was cancelled")
-    if wish is StopRequest.INTERRUPT:
-        raise RunInterruptedError("the run was interrupted; it goes on from its state when started again")
+    if request is StopRequest.INTERRUPT:
+        raise RunInterruptedError("the run was interrupted; the same command resumes it")

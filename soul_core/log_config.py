@@ -102,7 +102,7 @@ def _render_record(_: Any, __: str, event: EventDict) -> str:
     raw: logging.LogRecord = event.pop("_record")
     del event["_from_structlog"]
     if error := _get_exception(event.pop("exc_info", None)):
-        event["exception"] = describe_exception(error)
+        event["exceptions"] = describe_exception(error)
     event.pop("stack_info", None)
     record = LogRecord(
         at=datetime.fromisoformat(event.pop("at")),

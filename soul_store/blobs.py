@@ -1,11 +1,11 @@
-"""Where files lie. A key is a relative path such as `jobs/job_…/3/checkpoint/model.safetensors`."""
+"""The store of files. A key is a relative path such as `jobs/job_…/3/checkpoint/model.safetensors`."""
 
 import errno
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -21,16 +21,12 @@ _KEY = re.compile(r"[A-Za-z0-9_.@=+ -]+(/[A-Za-z0-9_.@=+ -]+)*")
 
 
 class StorageFull(Exception):
-    """There is no room for the file; nothing of it was kept."""
-
-
-class BlobTooLarge(Exception):
-    """A stream went on past its limit; nothing of it was kept."""
+    """The disk is full; nothing of the file was kept."""
 
 
 @dataclass(frozen=True)
 class StoredBlob:
-    """What was stored under a key."""
+    """A file as it was stored."""
 
     key: str
     size_bytes: int
@@ -38,16 +34,16 @@ class StoredBlob:
 
 
 class BlobStore(Protocol):
-    """A store of whole files: a key shows either nothing or all of a file."""
-
-    def put_stream(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredBlob:
-        """Store a stream. Raises TooLarge, StorageFull."""
+    """A store of files. A key shows a complete file or none."""
 
     def put_file(self, key: str, path: Path) -> StoredBlob:
-        """Store a local file (hard-linked where that is possible: it must not change any more)."""
+        """Store a local file, by a hard link where that is possible: the file must not change afterwards.
+
+        Raises StorageFull.
+        """
 
     def fetch(self, key: str, path: Path) -> None:
-        """Bring a blob to a local path."""
+        """Copy or link a blob to a local path."""
 
     def open(self, key: str) -> BinaryIO:
         """Open a blob for reading; it can seek. Raises FileNotFoundError."""
@@ -59,48 +55,34 @@ class BlobStore(Protocol):
         """List the keys below a prefix."""
 
     def delete(self, key: str) -> None:
-        """Remove a blob; a missing one is fine."""
+        """Remove a blob if it exists."""
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove all blobs below a prefix."""
 
     def get_local_path(self, key: str) -> Path | None:
-        """Return the blob as a local path where there is one, to be served without a copy."""
+        """Return the blob's local path, to serve it without a copy. None if the store has no local files."""
 
 
 class LocalBlobStore:
-    """Blobs in a local folder: written beside, synced, renamed."""
+    """Blobs in a local folder: written to a temporary file, synced, then renamed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._unfinished = root / ".unfinished"
 
-    def put_stream(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredBlob:
-        digest, size = hashlib.sha256(), 0
-        with self._placed(key) as beside, beside.open("wb") as out:
-            for chunk in chunks:
-                size += len(chunk)
-                if max_bytes is not None and size > max_bytes:
-                    msg = f"larger than {max_bytes} bytes"
-                    raise BlobTooLarge(msg)
-                digest.update(chunk)
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
-        return StoredBlob(key, size, digest.hexdigest())
-
     def put_file(self, key: str, path: Path) -> StoredBlob:
         with path.open("rb") as source:
             sha256 = hashlib.file_digest(source, "sha256").hexdigest()
-        with self._placed(key) as beside:
+        with self._write_atomically(key) as temporary:
             try:
-                os.link(path, beside)
+                os.link(path, temporary)
             except OSError as error:
                 if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                     raise
-                shutil.copyfile(path, beside)  # another file system
-            with beside.open("rb") as placed:
-                os.fsync(placed.fileno())
+                shutil.copyfile(path, temporary)  # another file system
+            with temporary.open("rb") as copy:
+                os.fsync(copy.fileno())
         return StoredBlob(key, path.stat().st_size, sha256)
 
     def fetch(self, key: str, path: Path) -> None:
@@ -134,28 +116,28 @@ class LocalBlobStore:
 
     def _path(self, key: str) -> Path:
         if not _KEY.fullmatch(key) or any(part in {".", ".."} for part in key.split("/")):
-            msg = f"not a blob key: {key!r}"
+            msg = f"not a blob key: {key!r}; a key is a relative path without .."
             raise ValueError(msg)
         return self.root / key
 
     @contextmanager
-    def _placed(self, key: str) -> Iterator[Path]:
-        """Yield a path to write; rename it to its place when the block ends well, remove it when not."""
-        place = self._path(key)
+    def _write_atomically(self, key: str) -> Iterator[Path]:
+        """Yield a temporary path; move it to the key's place if the block succeeds, remove it if the block raises."""
+        target = self._path(key)
         self._unfinished.mkdir(parents=True, exist_ok=True)
-        beside = self._unfinished / uuid4().hex
+        temporary = self._unfinished / uuid4().hex
         try:
-            yield beside
-            place.parent.mkdir(parents=True, exist_ok=True)
-            beside.replace(place)
+            yield temporary
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(target)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                msg = f"no room for {key}"
+                msg = f"the disk is full: {key} was not stored"
                 raise StorageFull(msg) from error
             raise
         finally:
-            beside.unlink(missing_ok=True)
-        folder = os.open(place.parent, os.O_RDONLY)
+            temporary.unlink(missing_ok=True)
+        folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
@@ -163,14 +145,14 @@ class LocalBlobStore:
 
 
 @cache
-def _local(url: str) -> LocalBlobStore:
+def _make_local_store(url: str) -> LocalBlobStore:
     parts = urlsplit(url)
     if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
-        msg = f"SOUL_BLOBS_URL must be file:///absolute/folder, not {url!r}"
+        msg = f"SOUL_BLOBS_URL is {url!r}; set it to file:///absolute/folder"
         raise ValueError(msg)
     return LocalBlobStore(Path(unquote(parts.path)))
 
 
 def get_blob_store() -> BlobStore:
     """Return the configured store of files."""
-    return _local(get_settings().blobs_url)
+    return _make_local_store(get_settings().blobs_url)

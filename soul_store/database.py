@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from soul_store.settings import get_settings
 
+__all__ = ["Session", "is_available", "make_engine", "transaction"]
+
 
 def make_engine(url: str) -> Engine:
-    """Return an engine whose connections are checked before use, so a restarted server is no error."""
+    """Return an engine that checks each connection before use, so that a restarted server causes no error."""
     return create_engine(
         url,
         pool_pre_ping=True,
@@ -22,17 +25,22 @@ def make_engine(url: str) -> Engine:
 
 
 @cache
-def _sessions(url: str) -> sessionmaker[Session]:
+def _make_session_factory(url: str) -> sessionmaker[Session]:
     return sessionmaker(make_engine(url), expire_on_commit=False)
-
-
-def open_session() -> Session:
-    """Return a session on the configured database; the caller commits and closes it."""
-    return _sessions(get_settings().database_url)()
 
 
 @contextmanager
 def transaction() -> Iterator[Session]:
-    """Run the block as one transaction: committed at its end, rolled back when it raises."""
-    with open_session() as session, session.begin():
+    """Run the block as one transaction: committed at its end, rolled back if it raises."""
+    with _make_session_factory(get_settings().database_url).begin() as session:
         yield session
+
+
+def is_available() -> bool:
+    """Return whether the database answers and has the service's tables."""
+    try:
+        with transaction() as session:
+            session.execute(text("SELECT 1 FROM tenants LIMIT 1"))
+    except SQLAlchemyError:
+        return False
+    return True

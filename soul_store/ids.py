@@ -1,4 +1,4 @@
-"""Ids: a prefix that says what it is and a ULID that sorts by time."""
+"""Ids: a prefix that names the kind of resource, and a ULID, which sorts by time."""
 
 from typing import Literal
 
@@ -8,5 +8,5 @@ Prefix = Literal["prj", "key", "ds", "mdl", "job", "art", "req"]
 
 
 def new_id(prefix: Prefix) -> str:
-    """Return a fresh id such as `job_01k9…`; later ids sort after earlier ones."""
+    """Return a new id such as `job_01k9…`; later ids sort after earlier ones."""
     return f"{prefix}_{str(ULID()).lower()}"

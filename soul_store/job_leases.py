@@ -91,7 +91,6 @@ def record_events(session: Session, lease: JobLease, events: Sequence[Event]) ->
             states.append_event(session, job, event.kind, event.data)
     job.version += 1
     job.updated_at = func.clock_timestamp()
-    states.notify(session, job)
     session.flush()
 
 

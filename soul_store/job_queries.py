@@ -1,14 +1,16 @@
-"""Reads of jobs and of what they made. Writes are in `jobs.py`."""
+"""Reads of jobs, their events, metrics and artifacts. Writes are in `jobs` and `job_leases`."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from soul_core.spec import JobKind
 from soul_store.job_state_machine import is_due
+from soul_store.job_status import JobStatus
 from soul_store.tables import Artifact, Job, JobEvent, JobMetric
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job | None:
-    """Return a tenant's job; another tenant's is not there."""
+    """Return a tenant's job."""
     return session.scalar(select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id))
 
 
@@ -18,9 +20,9 @@ def list_page(
     *,
     limit: int,
     before: str | None = None,
-    status: str | None = None,
+    status: JobStatus | None = None,
     name: str | None = None,
-    kind: str | None = None,
+    kind: JobKind | None = None,
 ) -> list[Job]:
     """Return a tenant's jobs, newest first, at most `limit`, older than the id `before`."""
     query = select(Job).where(Job.tenant_id == tenant_id)
@@ -36,21 +38,20 @@ def list_page(
 
 
 def get_queue_position(session: Session, job: Job) -> int | None:
-    """Return how many jobs that a worker may take are ahead of this one (0: next); None when it is not queued."""
-    if job.status != "queued":
+    """Return how many jobs that a worker may claim are ahead of this one (0: next); None if it is not queued."""
+    if job.status != JobStatus.QUEUED:
         return None
-    ahead = select(func.count()).select_from(Job).where(is_due(), Job.id < job.id)
-    return session.scalar(ahead)
+    return session.scalar(select(func.count()).select_from(Job).where(is_due(), Job.id < job.id))
 
 
-def list_events(session: Session, job_id: str, seq: int, *, limit: int = 1000) -> list[JobEvent]:
-    """Return a job's events behind `seq`, in order."""
-    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > seq).order_by(JobEvent.seq).limit(limit)
-    return list(session.scalars(query))
+def list_events(session: Session, job_id: str, after: int, *, limit: int = 1000) -> list[JobEvent]:
+    """Return a job's events after the `seq` given, in order."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after)
+    return list(session.scalars(query.order_by(JobEvent.seq).limit(limit)))
 
 
 def list_metrics(session: Session, job_id: str) -> list[JobMetric]:
-    """Return a job's curves, step by step."""
+    """Return the points of a job's curves, in the order of the steps."""
     return list(session.scalars(select(JobMetric).where(JobMetric.job_id == job_id).order_by(JobMetric.step)))
 
 
@@ -61,15 +62,15 @@ def get_last_metric(session: Session, job_id: str) -> JobMetric | None:
 
 
 def list_artifacts(session: Session, job_id: str) -> list[Artifact]:
-    """Return a job's files by path."""
+    """Return a job's artifacts, sorted by path."""
     return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.path)))
 
 
 def get_artifact_by_path(session: Session, job_id: str, path: str) -> Artifact | None:
-    """Return a job's file of this path."""
+    """Return a job's artifact of this path."""
     return session.scalar(select(Artifact).where(Artifact.job_id == job_id, Artifact.path == path))
 
 
 def get_artifact(session: Session, tenant_id: str, artifact_id: str) -> Artifact | None:
-    """Return a tenant's file; another tenant's is not there."""
+    """Return a tenant's artifact."""
     return session.scalar(select(Artifact).where(Artifact.id == artifact_id, Artifact.tenant_id == tenant_id))

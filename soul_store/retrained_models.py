@@ -1,26 +1,20 @@
-"""Retrained references: the fine-tuning job that makes one, found again by digest, and its output as a model."""
+"""Retrained models: finds the fine-tuning job that makes one by the digests of its inputs; registers its output."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, cast, exists, or_, select, text
+from sqlalchemy import ColumnElement, Text, cast, exists, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array
 from sqlalchemy.orm import Session, aliased
 
 from soul_core.models.files import MODEL_FILE_PATTERNS, ModelFile, compute_digest
 from soul_core.outputs.layout import CHECKPOINT
-from soul_core.spec import TRAIN
+from soul_core.spec import TRAIN, JobKind
 from soul_core.spec.export import Export, count_export_parameters
 from soul_store import models
+from soul_store.job_status import JobStatus
 from soul_store.tables import Artifact, Dataset, Job, Model
-
-
-def lock(session: Session, *names: str) -> None:
-    """Let one transaction at a time look for, or make, what is named: two requests at once share one retraining."""
-    number = int.from_bytes(hashlib.sha256(" ".join(names).encode()).digest()[:8], "big", signed=True)
-    session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
 def find_retraining_job(
@@ -32,39 +26,40 @@ def find_retraining_job(
     spec_sha256: str,
     excluded_sha256s: Mapping[str, str | None],
 ) -> Job | None:
-    """Return a fine-tuning job on the same model, rows and spec that has succeeded or still may; its row is held.
+    """Return a fine-tuning job on the same model, rows and spec that has succeeded or still may, its row shared.
 
-    The same model is one of the same content, wherever it was registered. A job whose output was registered and then
-    deleted is not found: that is how a user has a damaged one retrained.
+    The same model is one with the same content, wherever it was registered. A job whose output was registered and then
+    deleted is not returned: deleting a damaged output is how a user has it made again.
+
+    Args:
+        excluded_sha256s: Name -> content digest of the forget sets whose facts the training leaves out.
     """
-    same_model = Model.id == model.id if model.digest is None else Model.digest == model.digest
+    is_same_model = Model.id == model.id if model.digest is None else Model.digest == model.digest
     output, live = aliased(Model), aliased(Model)
     output_was_deleted = exists().where(output.parent_job_id == Job.id, output.deleted_at.is_not(None))
-    output_is_there = exists().where(live.parent_job_id == Job.id, live.deleted_at.is_(None))
+    output_exists = exists().where(live.parent_job_id == Job.id, live.deleted_at.is_(None))
     query = (
         select(Job)
         .join(Model, Model.id == Job.model_id)
         .join(Dataset, Dataset.id == Job.datasets[TRAIN].astext)
         .where(
             Job.tenant_id == tenant_id,
-            Job.kind == "finetune",
-            Job.status.in_(("awaiting_approval", "queued", "running", "paused", "succeeded")),
+            Job.kind == JobKind.FINETUNE,
+            Job.status.not_in((JobStatus.FAILED, JobStatus.CANCELLED)),
             Job.spec_sha256 == spec_sha256,
             Dataset.content_sha256 == train_sha256,
-            same_model,
-            or_(~output_was_deleted, output_is_there),
-            *_same_sets(excluded_sha256s),
+            is_same_model,
+            or_(~output_was_deleted, output_exists),
+            *_has_datasets(excluded_sha256s),
         )
-        .order_by((Job.status == "succeeded").desc(), Job.id)
+        .order_by((Job.status == JobStatus.SUCCEEDED).desc(), Job.id)
         .limit(1)
     )
     return session.scalar(query.with_for_update(read=True, of=Job).execution_options(populate_existing=True))
 
 
-def _same_sets(sha256s: Mapping[str, str | None]) -> Iterator[ColumnElement[bool]]:
-    """Yield the conditions under which a fine-tuning job has data sets of this content beside its train set, and no
-    others.
-    """
+def _has_datasets(sha256s: Mapping[str, str | None]) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions for a fine-tuning job with data sets of this content, and no others, next to `train`."""
     for name, sha256 in sha256s.items():
         other = aliased(Dataset)
         yield exists().where(other.id == Job.datasets[name].astext, other.content_sha256 == sha256)
@@ -73,23 +68,23 @@ def _same_sets(sha256s: Mapping[str, str | None]) -> Iterator[ColumnElement[bool
 
 
 def ensure_output_model(session: Session, job: Job) -> Model:
-    """Return the model a succeeded job made, registered the first time it is asked for."""
-    known = select(Model).where(Model.parent_job_id == job.id, Model.deleted_at.is_(None)).order_by(Model.id).limit(1)
-    if (found := session.scalar(known)) is not None:
-        return found
-    made = find_checkpoint(session, job)
-    assert made is not None, f"{job.id} succeeded without a checkpoint"
+    """Return the model that a succeeded job made; the first call registers it."""
+    query = select(Model).where(Model.parent_job_id == job.id, Model.deleted_at.is_(None)).order_by(Model.id).limit(1)
+    if (model := session.scalar(query)) is not None:
+        return model
+    checkpoint = find_checkpoint(session, job)
+    assert checkpoint is not None, f"{job.id} succeeded without a checkpoint"
     name = job.name or f"output of {job.id}"
-    return models.insert(session, tenant_id=job.tenant_id, actor="system", name=name, source="job", **made)
+    return models.insert(session, tenant_id=job.tenant_id, actor="system", name=name, source="job", **checkpoint)
 
 
 def find_checkpoint(session: Session, job: Job) -> dict[str, Any] | None:
-    """Return what pins a job's checkpoint as a model: where it lies, its digest, its facts. None where it made none."""
+    """Return the columns of a model that are a job's checkpoint: location, digest, facts. None if it made none."""
     query = select(Artifact).where(Artifact.job_id == job.id, Artifact.path.startswith(f"{CHECKPOINT}/"))
     files = list(session.scalars(query.order_by(Artifact.path)))
     if not files:
         return None
-    loaded = tuple(
+    model_files = tuple(
         ModelFile(name, file.size_bytes, file.sha256)
         for file in files
         if any(
@@ -99,20 +94,20 @@ def find_checkpoint(session: Session, job: Job) -> dict[str, Any] | None:
     )
     return {
         "location": files[0].blob.removesuffix(files[0].path) + CHECKPOINT,
-        "digest": compute_digest(loaded),
-        "facts": _facts_of_export(session.get_one(Model, job.model_id).facts, job),
+        "digest": compute_digest(model_files),
+        "facts": _make_output_facts(session.get_one(Model, job.model_id).facts, job),
         "parent_job_id": job.id,
     }
 
 
-def _facts_of_export(facts: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Return the base's facts, with the dtypes that the job's files have, and without those of the base's chat template
-    where the job exported one of its own.
+def _make_output_facts(base_facts: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Return the base model's facts with the dtypes of the job's files; without the facts of the base's chat template
+    if the job exported another template.
     """
+    facts = dict(base_facts)
     if job.spec.get("chat_template"):
-        facts = {name: value for name, value in facts.items() if name != "chat"}
-    stored = facts.get("parameters_by_dtype")
-    if not stored:
-        return facts
-    export = Export.model_validate(job.spec.get("export", {}))
-    return {**facts, "parameters_by_dtype": count_export_parameters(export, stored)}
+        facts.pop("chat", None)
+    if stored := facts.get("parameters_by_dtype"):
+        export = Export.model_validate(job.spec.get("export", {}))
+        facts["parameters_by_dtype"] = count_export_parameters(export, stored)
+    return facts

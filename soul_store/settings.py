@@ -1,4 +1,4 @@
-"""Every environment variable the service reads, named once. `soul serve` fills them in for one machine."""
+"""The environment variables that the service reads. `soul serve` sets them for one machine."""
 
 from functools import cache
 from pathlib import Path
@@ -26,28 +26,31 @@ class LogSettings(BaseSettings):
 
 
 class Settings(LogSettings):
-    """Read from `SOUL_*`. Descriptions are the settings table of the README (a test holds both equal)."""
+    """Settings from `SOUL_*`. The descriptions are the settings table of the README; a test compares both."""
 
     model_config = SettingsConfigDict(env_prefix="SOUL_", frozen=True)
 
     database_url: str = Field(description="PostgreSQL, as postgresql+psycopg://user@host/name.")
     redis_url: str = Field(description="Broker, as redis://host:6379/0 or redis+socket:///path?virtual_host=0.")
-    blobs_url: str = Field(description="Where files lie, as file:///absolute/folder.")
+    blobs_url: str = Field(description="Store of files, as file:///absolute/folder.")
     scratch_dir: Path = Field(Path("/tmp/soul-scratch"), description="Workers' folder for runs in progress.")  # noqa: S108
     model_roots: str = Field(
-        "", description="Folders (':' between them) under which 'local' and 'gguf' models may lie; empty: none."
+        "", description="Folders that may contain 'local' and 'gguf' models, separated by ':'; empty: none."
     )
-    public_url: str = Field("http://127.0.0.1:8000", description="How users reach the API; used in links.")
     max_upload_bytes: int = Field(2 << 30, gt=0, description="Largest upload.")
     max_expanded_bytes: int = Field(8 << 30, gt=0, description="Largest upload after decompression.")
-    lease_seconds: float = Field(15, gt=0, description="A running job whose worker is silent this long is lost.")
-    max_attempts: int = Field(3, ge=1, description="Times a job may be lost to infrastructure before it fails.")
-    grace_seconds: float = Field(20, gt=0, description="Time the engine has to checkpoint before it is killed.")
+    lease_seconds: float = Field(
+        15, gt=0, description="A running job whose worker does not respond for this long is requeued."
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="Attempts of a job that may fail by infrastructure before the job fails."
+    )
+    grace_seconds: float = Field(20, gt=0, description="Time that the engine has to checkpoint before it is killed.")
     job_log_max_lines: int = Field(2000, ge=2, description="Lines kept of an attempt's log: its first and last halves.")
     job_log_max_bytes: int = Field(1 << 20, ge=2, description="Bytes kept of an attempt's log.")
 
 
 @cache
 def get_settings() -> Settings:
-    """Return the settings of this process, read once. Tests call `settings.cache_clear()`."""
+    """Return the settings of this process, read once. Tests call `get_settings.cache_clear()`."""
     return Settings()

@@ -1,4 +1,4 @@
-"""The rows. Every row of a tenant carries its tenant_id. Times are timestamptz on the database's clock."""
+"""The tables. Each row of a tenant has its tenant_id. Times are timestamptz on the database's clock."""
 
 import secrets
 from datetime import datetime
@@ -20,9 +20,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import Text
 
 from soul_core.report import Verdict
+from soul_core.spec import JobKind
+from soul_store.column_types import EnumText
+from soul_store.job_status import JobStatus
 
-JOB_KINDS = ("unlearn", "finetune", "evaluate")
-JOB_STATUSES = ("awaiting_approval", "queued", "running", "paused", "succeeded", "failed", "cancelled")
+#: The statuses of a job that still needs its inputs. Literal SQL, so that the planner matches queries with the index.
+HAS_NOT_FINISHED = text("status IN ('awaiting_approval','queued','running','paused')")
 
 
 class Base(DeclarativeBase):
@@ -43,20 +46,20 @@ class Base(DeclarativeBase):
         list[str]: ARRAY(Text),
         str: Text,
         int: BigInteger,
+        JobKind: EnumText(JobKind),
+        JobStatus: EnumText(JobStatus),
+        Verdict: EnumText(Verdict),
     }
 
 
-def _new_key() -> str:
-    return secrets.token_hex(32)
-
-
 class Tenant(Base):
-    """A project: the wall between users. Everything else belongs to exactly one."""
+    """A project: separates users from each other. Each resource belongs to exactly one tenant."""
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(primary_key=True)  # prj_...
     name: Mapped[str] = mapped_column(unique=True)
-    row_key: Mapped[str] = mapped_column(default=_new_key)  # of row digests in reports; never shown
+    #: Key of the row digests in reports; never shown.
+    row_key: Mapped[str] = mapped_column(default=lambda: secrets.token_hex(32))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -98,7 +101,7 @@ class Dataset(Base):
 
 
 class Model(Base):
-    """A registered model. `location` says where the engine finds it; `digest` pins what it is."""
+    """A registered model. `location` is where the engine finds it; `digest` identifies its content."""
 
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(primary_key=True)  # mdl_...
@@ -116,32 +119,34 @@ class Model(Base):
 
 
 class Job(Base):
-    """The truth about a job. Only soul_store.jobs writes `status`. A wish (cancel, pause) is a column."""
+    """The truth about a job. Only soul_store.job_state_machine writes `status`; a requested action is a column."""
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(primary_key=True)  # job_...
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
-    kind: Mapped[str] = mapped_column(server_default=text("'unlearn'"))
+    kind: Mapped[JobKind] = mapped_column(server_default=text("'unlearn'"))
     created_by: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
-    models: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # name (reference, ...) -> model id
+    models: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # name (retrained, ...) -> model id
     retrained_log_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id", use_alter=True))
-    depends_on_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # not claimed before it has succeeded
+    depends_on_job_id: Mapped[str | None] = mapped_column(
+        ForeignKey("jobs.id")
+    )  # claimed only after that one has succeeded
     datasets: Mapped[dict[str, Any]]  # set name (forget, retain, general, ...) -> data set id
     spec: Mapped[dict[str, Any]]  # frozen soul_core.spec.JobSpec
     spec_sha256: Mapped[str]
     request_id: Mapped[str | None]  # of the request that submitted it, for the log
 
-    status: Mapped[str]
+    status: Mapped[JobStatus]
     requested_action: Mapped[str | None]  # cancel | pause
     phase: Mapped[str | None]
-    verdict: Mapped[str | None]
+    verdict: Mapped[Verdict | None]
     status_reason: Mapped[dict[str, Any] | None]  # {code, message, retryable, details[]}
     progress: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
     epoch: Mapped[int] = mapped_column(server_default=text("0"))  # fencing token: +1 on every claim
-    attempt: Mapped[int] = mapped_column(server_default=text("0"))  # infrastructure attempts that were lost
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))  # attempts that failed by infrastructure
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     next_attempt_at: Mapped[datetime | None]
@@ -155,8 +160,8 @@ class Job(Base):
     usage: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     report_blob: Mapped[str | None]
     __table_args__ = (
-        CheckConstraint(f"kind IN {JOB_KINDS}", name="kind"),
-        CheckConstraint(f"status IN {JOB_STATUSES}", name="status"),
+        CheckConstraint(f"kind IN {tuple(map(str, JobKind))}", name="kind"),
+        CheckConstraint(f"status IN {tuple(map(str, JobStatus))}", name="status"),
         CheckConstraint("requested_action IN ('cancel','pause')", name="requested_action"),
         CheckConstraint(f"verdict IN {tuple(map(str, Verdict))}", name="verdict"),
         CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease_iff_running"),
@@ -165,12 +170,13 @@ class Job(Base):
         ),
         Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
         Index("ix_jobs_depends_on_job_id", "depends_on_job_id", postgresql_where=text("depends_on_job_id IS NOT NULL")),
+        Index("ix_jobs_tenant_id_unfinished", "tenant_id", postgresql_where=HAS_NOT_FINISHED),
         Index("ix_jobs_active", "status", postgresql_where=text("status IN ('queued','running')")),
     )
 
 
 class JobEvent(Base):
-    """What happened to a job, in order. `seq` counts from 1 within the job and is the SSE id."""
+    """An event of a job. `seq` counts from 1 within the job and is the id of the server-sent event."""
 
     __tablename__ = "job_events"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -182,7 +188,7 @@ class JobEvent(Base):
 
 
 class JobMetric(Base):
-    """One step of the run's curves. A resumed step overwrites itself, so a curve has each step once."""
+    """The metrics of one training step. A resumed step overwrites its row, so a curve has each step once."""
 
     __tablename__ = "job_metrics"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -207,7 +213,7 @@ class JobLogLine(Base):
 
 
 class Artifact(Base):
-    """A file a job made; visible only through the commit that finished the job."""
+    """A file that a job made; visible only through the commit that finished the job."""
 
     __tablename__ = "artifacts"
     id: Mapped[str] = mapped_column(primary_key=True)  # art_...
@@ -222,7 +228,7 @@ class Artifact(Base):
 
 
 class OutboxEntry(Base):
-    """A message that must reach the broker: written with the row it speaks of, published after commit."""
+    """A message that must reach the broker: written with the row it refers to, published after commit."""
 
     __tablename__ = "outbox"
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -245,7 +251,7 @@ class AuditEntry(Base):
 
 
 class IdempotencyKey(Base):
-    """The answer to a request already served, kept in that request's own transaction."""
+    """The stored response to a request, written in that request's own transaction."""
 
     __tablename__ = "idempotency_keys"
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
@@ -255,3 +261,13 @@ class IdempotencyKey(Base):
     headers: Mapped[dict[str, Any] | None]
     body: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Worker(Base):
+    """A machine with a worker, and the fastest accelerator that it has."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(primary_key=True)  # the host
+    accelerator: Mapped[str]  # cpu | cuda
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    __table_args__ = (CheckConstraint("accelerator IN ('cpu','cuda')", name="accelerator"),)

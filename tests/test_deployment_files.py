@@ -1,12 +1,17 @@
-"""Dockerfile and docker-compose.yml, as far as a machine without an engine can judge them."""
+"""Dockerfile, docker-compose.yml and the extras of the images, checked without a container engine."""
 
 import importlib
 import importlib.util
+import json
 import re
+import subprocess
+import sys
+import tomllib
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from soul_store.settings import Settings
 from tests.paths import ROOT
@@ -14,24 +19,36 @@ from tests.paths import ROOT
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 TARGETS = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, flags=re.MULTILINE))
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
 
 
-def commands() -> list[list[str]]:
-    written = [eval(text) for text in re.findall(r"^CMD (\[.*\])$", DOCKERFILE, flags=re.MULTILINE)]  # a JSON list
-    return written + [service["command"] for service in OURS.values() if "command" in service]
+def list_commands() -> list[list[str]]:
+    of_images = [json.loads(text) for text in re.findall(r"^CMD (\[.*\])$", DOCKERFILE, flags=re.MULTILINE)]
+    return of_images + [service["command"] for service in OURS.values() if "command" in service]
+
+
+def list_distributions(extra: str) -> set[str]:
+    """Return the names of the distributions that an extra requires by itself or through other extras."""
+    names: set[str] = set()
+    for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
+        if requirement.name == PROJECT["name"]:
+            names |= {name for other in requirement.extras for name in list_distributions(other)}
+        else:
+            names.add(requirement.name)
+    return names
 
 
 def test_every_service_builds_a_target_that_exists() -> None:
     assert {service["build"]["target"] for service in OURS.values()} <= TARGETS
 
 
-def test_every_variable_is_a_setting_and_none_that_is_needed_is_missing() -> None:
+def test_every_variable_is_a_setting_and_every_required_setting_is_there() -> None:
     names = {f"SOUL_{name.upper()}" for name in Settings.model_fields}
-    needed = {f"SOUL_{name.upper()}" for name, field in Settings.model_fields.items() if field.is_required()}
+    required = {f"SOUL_{name.upper()}" for name, field in Settings.model_fields.items() if field.is_required()}
 
     for service in OURS.values():
-        assert needed <= set(service["environment"]) <= names
+        assert required <= set(service["environment"]) <= names
 
 
 def test_every_dependency_is_a_service() -> None:
@@ -45,7 +62,7 @@ def test_every_volume_is_declared() -> None:
     assert {name for name in named if re.fullmatch(r"[a-z]+", name)} == set(COMPOSE["volumes"])
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
+@pytest.mark.parametrize("command", list_commands(), ids=" ".join)
 def test_every_command_starts_something_that_exists(command: list[str]) -> None:
     match command:
         case ["uvicorn", target, *_]:
@@ -69,3 +86,45 @@ def test_the_copied_folders_exist() -> None:
 
 def test_images_do_not_run_as_root() -> None:
     assert DOCKERFILE.index("USER soul") < DOCKERFILE.index("FROM runtime AS api")
+
+
+#: Imports modules in a process in which some packages are not installed.
+IMPORT_WITHOUT = """
+import importlib, sys
+
+missing, modules = (argument.split(",") for argument in sys.argv[1:])
+
+class Missing:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing)
+for module in modules:
+    importlib.import_module(module)
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "modules"),
+    [
+        ("fastapi,starlette,uvicorn", "worker.tasks,worker.maintenance,worker.cleanup,worker.celery_app"),
+        ("celery,kombu,torch,transformers", "api.main,api.first_key,migrations.run"),
+    ],
+    ids=["worker", "api"],
+)
+def test_an_image_needs_nothing_that_it_does_not_install(missing: str, modules: str, settings_env: Settings) -> None:
+    command = [sys.executable, "-c", IMPORT_WITHOUT, missing, modules]
+
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_extras_of_the_images_are_separate() -> None:
+    api, worker = list_distributions("api"), list_distributions("worker")
+
+    assert worker.isdisjoint({"fastapi", "uvicorn", "python-multipart"})
+    assert api.isdisjoint({"celery", "torch", "transformers"})
+    assert list_distributions("store") <= api & worker

@@ -27,6 +27,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 #: Longer messages are cut and larger fields left out: one line must not use up the space of the others.
 _MAX_MESSAGE_CHARS, _MAX_FIELDS_CHARS = 4_000, 32_000
+_EVENT_MESSAGES = {"phase": "phase begins", "checkpoint": "checkpoint written", "finished": "run finished"}
 #: Kinds of event that would outnumber all others.
 _SKIPPED_EVENT_KINDS = frozenset({"progress", "metrics"})
 
@@ -79,7 +80,8 @@ class AttemptLog:
             return
         level: LogLevel = {"warning": "warning", "failed": "error"}.get(event.kind, "info")  # type: ignore[assignment]
         fields = {name: value for name, value in event.data.items() if name != "message"}
-        self._add(level, event.data.get("message", event.kind), at=event.at, source="engine", **fields)
+        message = event.data.get("message") or _EVENT_MESSAGES.get(event.kind, event.kind)
+        self._add(level, message, at=event.at, source="engine", **fields)
 
     def add_record(self, record: LogRecord) -> None:
         """Add a log record of the engine, a library's without its message if that may quote the uploaded texts."""
@@ -104,8 +106,10 @@ class AttemptLog:
 
         The interpreter writes stack frames there when it crashes. A record cut by a crash may quote the uploaded texts.
         """
-        is_record = line.startswith("{")
-        self._add("error", "(withheld: an incomplete record)" if is_record else line.rstrip(), source="engine")
+        line = line.rstrip()
+        if line:
+            note = "(withheld: an incomplete record)"
+            self._add("error", note if line.startswith("{") else line, source="engine")
 
     def write(self, session: Session) -> int:
         """Write the new lines. Return the number to `confirm` once the transaction is committed."""

@@ -1,4 +1,4 @@
-"""The Celery app (`celery -A worker.celery_app worker`): logging, process lifetime, drain and periodic cleanup."""
+"""The Celery app (`celery -A worker.celery_app worker`): logging, process lifetime, drain and periodic programs."""
 
 import os
 import subprocess
@@ -13,8 +13,9 @@ from soul_core.parent_death import die_with_parent
 from soul_store.settings import get_settings
 from worker import drain
 
-#: The first cleanup waits until the worker has started.
-_FIRST_CLEANUP_SECONDS, _CLEANUP_SECONDS = 5, 300
+#: What a worker runs periodically. The first run waits until the worker has started.
+_PERIODIC_MODULES = ("worker.registration", "worker.cleanup")
+_FIRST_RUN_SECONDS, _PERIOD_SECONDS = 5, 300
 
 app = Celery("soul")
 app.config_from_object("worker.celery_config")
@@ -25,28 +26,30 @@ def send_task(name: str, payload: dict[str, Any]) -> None:
     app.send_task(name, kwargs=payload)
 
 
-class CleanupStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """Runs `worker.cleanup` periodically as a child process.
+class PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """Runs programs periodically as child processes.
 
-    The worker's main process must not wait for it, nor hold a connection that its pool children would inherit.
+    The worker's main process must not wait for them, nor hold a connection that its pool children would inherit.
     """
 
     requires = frozenset({"celery.worker.components:Timer"})
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, parent: Any) -> None:
-        parent.timer.call_after(_FIRST_CLEANUP_SECONDS, self._start_cleanup)
-        parent.timer.call_repeatedly(_CLEANUP_SECONDS, self._start_cleanup)
+        parent.timer.call_after(_FIRST_RUN_SECONDS, self._start_processes)
+        parent.timer.call_repeatedly(_PERIOD_SECONDS, self._start_processes)
 
-    def _start_cleanup(self) -> None:
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen([sys.executable, "-m", "worker.cleanup"])
+    def _start_processes(self) -> None:
+        for module in _PERIODIC_MODULES:
+            process = self._processes.get(module)
+            if process is None or process.poll() is not None:
+                self._processes[module] = subprocess.Popen([sys.executable, "-m", module])
 
 
-app.steps["worker"].add(CleanupStep)
+app.steps["worker"].add(PeriodicStep)
 
 
 @setup_logging.connect

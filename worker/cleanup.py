@@ -18,7 +18,7 @@ from sqlalchemy import select
 from soul_core.log_config import configure_logging
 from soul_store.blobs import BlobStore, get_blob_store
 from soul_store.database import transaction
-from soul_store.job_state_machine import TERMINAL_STATUSES
+from soul_store.job_status import TERMINAL_STATUSES
 from soul_store.settings import get_settings
 from soul_store.tables import Job
 

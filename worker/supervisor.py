@@ -173,7 +173,7 @@ def _logged_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.error("a line of the engine could not be logged", exception=describe_exception(error))  # noqa: TRY400
+        log.error("a line of the engine could not be logged", exceptions=describe_exception(error))  # noqa: TRY400
 
 
 @dataclass

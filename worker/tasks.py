@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from functools import partial
+from typing import Any
 
 import structlog
 from celery import shared_task
@@ -17,7 +18,8 @@ from soul_store import job_leases, job_logs
 from soul_store.blobs import get_blob_store
 from soul_store.database import transaction
 from soul_store.job_leases import JobLease, LeaseLostError
-from soul_store.job_state_machine import RUN_JOB_TASK, TERMINAL_STATUSES
+from soul_store.job_state_machine import RUN_JOB_TASK
+from soul_store.job_status import TERMINAL_STATUSES
 from soul_store.settings import get_settings
 from soul_store.tables import Artifact, Dataset, Job, Model, Tenant
 from worker.attempt_log import AttemptLog, LogLimits
@@ -47,11 +49,11 @@ def run_job(job_id: str) -> None:
     workspace = Workspace(settings.scratch_dir, job.id)
     limits = LogLimits(settings.job_log_max_lines, settings.job_log_max_bytes)
     with (
-        bound_contextvars(job_id=job.id, attempt=job.epoch, request_id=job.request_id),
+        bound_contextvars(**_get_ids(job)),
         Heartbeat(lease, lease_seconds=settings.lease_seconds) as heartbeat,
     ):
         attempt_log = AttemptLog(lease, limits, last_seq=last_seq)
-        attempt_log.info("job claimed", worker=worker, request_id=job.request_id)
+        attempt_log.info("job claimed", worker=worker, **_get_ids(job))
         try:
             end = _run_attempt(job, workspace, heartbeat, attempt_log)
             attempt_log.info("attempt ended", next_status=end.ending.status, reason=end.reason.get("code"))
@@ -81,8 +83,14 @@ def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_l
         raise
     except Exception as error:
         log.exception("the worker failed")
-        attempt_log.error("the worker failed", exception=describe_exception(error))
+        attempt_log.error("the worker failed", exceptions=describe_exception(error))
         return conclude_worker_error(error)
+
+
+def _get_ids(job: Job) -> dict[str, Any]:
+    """Return what connects the log records of an attempt with each other and with the API's."""
+    ids = {"job_id": job.id, "attempt": job.epoch}
+    return ids if job.request_id is None else {**ids, "request_id": job.request_id}
 
 
 def _load_inputs(job: Job, session: Session) -> JobInputs:

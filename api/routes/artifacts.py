@@ -1,4 +1,4 @@
-"""The files a job made, over HTTP: whole, from where a download broke, or only their size and digest."""
+"""The files that a job made: complete, a range of one, or only its size and digest."""
 
 import base64
 from typing import Annotated
@@ -7,9 +7,11 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import FileResponse, Response
 
 from api.deps import CallerDep, OwnedJob, SessionDep
-from api.errors import ServiceError, make_problem_responses
+from api.error_handlers import make_problem_responses
+from api.errors import ErrorCode, ServiceError
 from api.http_preconditions import has_etag, parse_range_header
-from api.schemas.jobs import ArtifactOut, Page
+from api.schemas.common import Page
+from api.schemas.jobs import ArtifactOut
 from api.services import artifacts as service
 from soul_store.blobs import CHUNK_BYTES, get_blob_store
 
@@ -18,14 +20,14 @@ router = APIRouter(prefix="/v1", tags=["results"])
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _HEADERS = {
     "ETag": {"description": "The file's sha256.", "schema": {"type": "string"}},
-    "Repr-Digest": {"description": "The same, as RFC 9530 has it.", "schema": {"type": "string"}},
+    "Repr-Digest": {"description": "The file's sha256 in the format of RFC 9530.", "schema": {"type": "string"}},
     "Accept-Ranges": {"description": "bytes", "schema": {"type": "string"}},
 }
 
 
 @router.get("/jobs/{job_id}/artifacts", operation_id="list_job_artifacts")
 def list_artifacts(job: OwnedJob, session: SessionDep) -> Page[ArtifactOut]:
-    """List the files a job made, with size and sha256."""
+    """List the files that a job made, with size and sha256."""
     return Page(data=[ArtifactOut.model_validate(row) for row in service.list_artifacts(session, job)])
 
 
@@ -36,9 +38,9 @@ def list_artifacts(job: OwnedJob, session: SessionDep) -> Page[ArtifactOut]:
     response_class=Response,
     responses={
         200: {"description": "The file.", "content": _BYTES, "headers": _HEADERS},
-        206: {"description": "The range that was asked for.", "content": _BYTES, "headers": _HEADERS},
-        304: {"description": "If-None-Match has this version."},
-        **make_problem_responses({416: "No such range."}),
+        206: {"description": "The requested range.", "content": _BYTES, "headers": _HEADERS},
+        304: {"description": "The file has the version of If-None-Match."},
+        **make_problem_responses({416: "The file has no such range."}),
     },
 )
 def get_artifact_content(
@@ -50,32 +52,33 @@ def get_artifact_content(
     if_range: Annotated[str | None, Header()] = None,
     range_header: Annotated[str | None, Header(alias="range", examples=["bytes=1048576-"])] = None,
 ) -> Response:
-    """Download a file. Range, If-Range and If-None-Match work; the ETag is the file's sha256. HEAD works too.
+    """Download a file. Supports HEAD, Range, If-Range and If-None-Match; the ETag is the file's sha256.
 
     Weights need the scope models:download; those of a job whose verdict is not `passed` need
-    models:download_unverified, and that is written to the audit log.
+    models:download_unverified, and their download is written to the audit log.
     """
-    made = service.authorize_download(session, caller, artifact_id)
-    etag = f'"{made.sha256}"'
+    artifact = service.authorize_download(session, caller, artifact_id)
+    etag = f'"{artifact.sha256}"'
     headers = {
         "ETag": etag,
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(made.sha256)).decode()}:",
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(artifact.sha256)).decode()}:",
         "Cache-Control": "private, no-cache",
     }
     if has_etag(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    obeyed, satisfiable = parse_range_header(range_header, made.size_bytes)
-    if not satisfiable and if_range in {None, etag}:
-        size = made.size_bytes
-        told = {"Content-Range": f"bytes */{size}"}
+    valid_range, is_satisfiable = parse_range_header(range_header, artifact.size_bytes)
+    if not is_satisfiable and if_range in {None, etag}:
+        size = artifact.size_bytes
         raise ServiceError(
-            416, "no_such_range", f"the file has {size} bytes: nothing lies at {range_header}", headers=told
+            ErrorCode.NO_SUCH_RANGE,
+            f"the file has {size} bytes and none of the range {range_header}",
+            headers={"Content-Range": f"bytes */{size}"},
         )
-    if obeyed is None:  # the response class would refuse in plain text what has to be passed over
+    if valid_range is None:  # the response class refuses, in plain text, a header that must be ignored
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
-    path = get_blob_store().get_local_path(made.blob)
+    path = get_blob_store().get_local_path(artifact.blob)
     assert path is not None
-    filename = made.path.rsplit("/", 1)[-1]
+    filename = artifact.path.rsplit("/", 1)[-1]
     response = FileResponse(path, headers=headers, media_type="application/octet-stream", filename=filename)
     response.chunk_size = CHUNK_BYTES  # four times as fast as the default
     return response

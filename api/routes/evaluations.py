@@ -1,4 +1,4 @@
-"""Evaluations over HTTP: an audit of models, without changing any. They are jobs of kind evaluate by another name."""
+"""Evaluations: audits of models, which change none. They are the jobs of kind evaluate."""
 
 from typing import Annotated
 
@@ -6,10 +6,13 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 
 from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep
-from api.routes.jobs import ACCEPTED, get_job_page, submit_job
-from api.schemas.jobs import JobOut, JobStatus, Page
+from api.routes.jobs import ACCEPTED, make_job_page, serve_creation
+from api.schemas.common import Page
+from api.schemas.jobs import JobOut
 from api.schemas.submissions import EvaluationCreate
 from api.services import jobs as service
+from soul_core.spec import JobKind
+from soul_store.job_status import JobStatus
 
 router = APIRouter(prefix="/v1", tags=["evaluations"])
 
@@ -22,13 +25,14 @@ def create_evaluation(
     caller: JobsWriter,
     session: SessionDep,
     idempotency_key: Annotated[
-        str | None, Header(description="Any unique text: a request sent twice with it makes one evaluation.")
+        str | None, Header(description="Any unique text: requests with the same key create one evaluation.")
     ] = None,
 ) -> Response:
-    """Measure a model, and others beside it, on any data sets, with any metrics and attacks. It is a job like others:
-    cancel it, follow it and fetch its files under /v1/jobs.
+    """Evaluate one or more models on any data sets, with any metrics and attacks.
+
+    An evaluation is a job: cancel it, follow it and fetch its files under /v1/jobs.
     """
-    return submit_job(session, caller, body, idempotency_key, collection_path="/v1/evaluations")
+    return serve_creation(session, caller, body, idempotency_key, collection_path="/v1/evaluations")
 
 
 @router.get("/evaluations", operation_id="list_evaluations")
@@ -41,12 +45,12 @@ def list_evaluations(
     name: Annotated[str | None, Query(description="Only evaluations of this name.")] = None,
 ) -> Page[JobOut]:
     """List evaluations, newest first."""
-    return get_job_page(session, caller, limit=limit, cursor=cursor, status=status, name=name, kind="evaluate")
+    return make_job_page(session, caller, limit, cursor, status=status, name=name, kind=JobKind.EVALUATE)
 
 
 @router.get("/evaluations/{evaluation_id}", operation_id="get_evaluation")
 def get_evaluation(
     caller: JobsReader, session: SessionDep, evaluation_id: Annotated[str, Path(examples=["job_01k9"])]
 ) -> JobOut:
-    """Return one evaluation, with links to its report and files."""
-    return service.make_job_out(session, service.get_owned(session, caller, evaluation_id, kind="evaluate"))
+    """Return an evaluation, with links to its report and files."""
+    return service.make_job_out(session, service.get_owned(session, caller, evaluation_id, kind=JobKind.EVALUATE))

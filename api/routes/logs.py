@@ -31,7 +31,7 @@ def get_logs(
     """Return the log of a job, one JSON object per line: what its worker, its engine and their libraries wrote.
 
     It is current while the job runs. Texts of the data sets are never in it. An attempt keeps a limited number of
-    lines, its first and its last; a line with the number of those left out stands between them.
+    lines, its first and its last; a line between them gives the number of lines that were left out.
     """
     lines = service.list_lines(session, job, attempt=attempt, after=after, limit=limit, tail=tail)
     content = "".join(line.model_dump_json() + "\n" for line in lines)

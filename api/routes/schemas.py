@@ -1,4 +1,4 @@
-"""Schemas of what leaves the service, for those who read it by machine. No key needed: they say nothing of anybody."""
+"""JSON schemas of the service's documents. They contain no user's data and need no key."""
 
 from typing import Any
 
@@ -11,5 +11,5 @@ router = APIRouter(prefix="/v1", tags=["schemas"])
 
 @router.get("/schemas/report", operation_id="get_report_schema")
 def get_report_schema() -> dict[str, Any]:
-    """Return the JSON schema of reports; `schema_version` in it says which one."""
+    """Return the JSON schema of reports; its `schema_version` is the version of the reports it describes."""
     return make_schema()

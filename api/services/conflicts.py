@@ -1,7 +1,8 @@
-"""Forget facts in other data sets, found before a job runs: at upload, in an estimate, for a retrained reference.
+"""Finds forget facts in other data sets before a job runs: at upload, in an estimate, for a retrained model.
 
-Comparisons run in a process of their own, few at once, with an end: a user's data takes neither the memory nor the time
-of the process that serves everybody. What is not compared here is compared by the engine, and the answer says so.
+Each comparison runs in its own process, with a timeout and a limit on their number, so that a user's data takes neither
+the memory nor the time of the API process. The engine compares the sets that are not compared here; responses name
+them.
 """
 
 import json
@@ -14,10 +15,8 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Any
 
-from sqlalchemy.orm import Session
-
 from api.auth import Caller
-from api.errors import ServiceError
+from api.errors import ErrorCode, RequestProblem, ServiceError
 from soul_core.conflicts import Conflict
 from soul_core.conflicts.retain_set import (
     find_conflict_problem,
@@ -29,129 +28,138 @@ from soul_core.conflicts.retain_set import (
 from soul_core.spec import JobSpec
 from soul_store import datasets
 from soul_store.blobs import get_blob_store
+from soul_store.database import Session
 from soul_store.settings import get_settings
 from soul_store.tables import Dataset
 
-#: Larger pairs of sets are left to the engine; 32 MiB of rows are compared in well under a minute.
+#: The engine compares larger pairs of sets; the comparison of 32 MiB of rows takes well under a minute.
 _MAX_BYTES, _MAX_SECONDS = 32 << 20, 60.0
-#: At most this many comparisons at once; another one waits this long for its turn.
-_SLOTS, _PATIENCE_SECONDS = BoundedSemaphore(2), 10.0
-#: Pairs that an answer lists, and results that are remembered: (forget rows, other rows) -> conflicts.
+#: Comparisons that run at the same time, and how long another one waits for them.
+_SLOTS, _SLOT_TIMEOUT_SECONDS = BoundedSemaphore(2), 10.0
+#: Pairs that a response lists.
 _MAX_LISTED = 1000
-_remembered: OrderedDict[tuple[str, str], tuple[Conflict, ...]] = OrderedDict()
-_MAX_REMEMBERED, _remembering = 128, Lock()
+#: The latest results: (digest of the forget rows, digest of the other rows) -> conflicts.
+_cache: OrderedDict[tuple[str, str], tuple[Conflict, ...]] = OrderedDict()
+_MAX_CACHED, _cache_lock = 128, Lock()
 
 
 class ComparisonUnavailable(Exception):
-    """The two sets were not compared; the text says why."""
+    """The two sets were not compared; the text gives the reason."""
 
 
 def find_dataset_conflicts(forget: Dataset, other: Dataset) -> tuple[Conflict, ...]:
-    """Return the rows of `other` that state facts of `forget`. Raises NotCompared."""
+    """Return the rows of `other` that state facts of `forget`. Raises ComparisonUnavailable."""
     key = (str(forget.content_sha256), str(other.content_sha256))
-    with _remembering:
-        if key in _remembered:
-            _remembered.move_to_end(key)
-            return _remembered[key]
-    found = _compare(forget, other)
-    with _remembering:
-        _remembered[key] = found
-        while len(_remembered) > _MAX_REMEMBERED:
-            _remembered.popitem(last=False)
-    return found
+    with _cache_lock:
+        if key in _cache:
+            _cache.move_to_end(key)
+            return _cache[key]
+    conflicts = _compare(forget, other)
+    with _cache_lock:
+        _cache[key] = conflicts
+        while len(_cache) > _MAX_CACHED:
+            _cache.popitem(last=False)
+    return conflicts
 
 
 def _compare(forget: Dataset, other: Dataset) -> tuple[Conflict, ...]:
     assert forget.blob is not None
     assert other.blob is not None
-    if get_blob_store().get_size_bytes(forget.blob) + get_blob_store().get_size_bytes(other.blob) > _MAX_BYTES:
+    store = get_blob_store()
+    if store.get_size_bytes(forget.blob) + store.get_size_bytes(other.blob) > _MAX_BYTES:
         raise ComparisonUnavailable("too large to be compared here; the job compares them")
-    if not _SLOTS.acquire(timeout=_PATIENCE_SECONDS):
-        raise ComparisonUnavailable("not compared, since the server is busy; the job compares them")
+    if not _SLOTS.acquire(timeout=_SLOT_TIMEOUT_SECONDS):
+        raise ComparisonUnavailable("not compared because the server is busy; the job compares them")
     scratch = get_settings().scratch_dir / "comparisons"
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             paths = [Path(folder) / "forget.jsonl", Path(folder) / "other.jsonl"]
             for blob, path in zip((forget.blob, other.blob), paths, strict=True):
-                get_blob_store().fetch(blob, path)
-            return _run(paths)
+                store.fetch(blob, path)
+            return _run_comparison(paths)
     finally:
         _SLOTS.release()
 
 
-def _run(paths: Sequence[Path]) -> tuple[Conflict, ...]:
+def _run_comparison(paths: Sequence[Path]) -> tuple[Conflict, ...]:
     command = [sys.executable, "-m", "soul_core.conflicts", *map(str, paths)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_MAX_SECONDS, check=True)
+        process = subprocess.run(command, capture_output=True, timeout=_MAX_SECONDS, check=True)
     except subprocess.TimeoutExpired:
         raise ComparisonUnavailable(f"not compared within {_MAX_SECONDS:.0f} s; the job compares them") from None
     except subprocess.CalledProcessError as error:
-        raise ComparisonUnavailable("the comparison broke off; the job compares them") from error
-    return tuple(Conflict(**json.loads(line)) for line in done.stdout.splitlines())
+        raise ComparisonUnavailable("the comparison failed; the job compares them") from error
+    return tuple(Conflict(**json.loads(line)) for line in process.stdout.splitlines())
 
 
 def get_comparison_sets(session: Session, caller: Caller, ids: Sequence[str]) -> list[Dataset]:
-    """Return the data sets an upload is to be compared with. Raises 422 for one that is not there or not ready."""
-    found, errors = [], []
+    """Return the data sets that an upload is compared with. Raises 422 if one does not exist or is not ready."""
+    rows, problems = [], []
     for dataset_id in dict.fromkeys(ids):
         row = datasets.get(session, caller.tenant_id, dataset_id)
         if row is None or row.status != "ready":
-            errors.append(("/compare_with", f"{dataset_id} is not a data set that can be compared with"))
+            detail = f"{dataset_id} is not a data set with content; name data sets whose status is ready"
+            problems.append(RequestProblem("/compare_with", detail))
         else:
-            found.append(row)
-    if errors:
-        raise ServiceError(422, "invalid_request", errors[0][1], errors=errors)
-    return found
+            rows.append(row)
+    if problems:
+        raise ServiceError(ErrorCode.INVALID_REQUEST, problems[0].detail, problems=problems)
+    return rows
 
 
-def add_to_validation(row: Dataset, others: Sequence[Dataset]) -> None:
-    """Look in a data set for facts of others, and write what was found into its validation."""
-    if not others:
-        return
-    row.validation = {**(row.validation or {}), "conflicts": [_with(row, other) for other in others]}
+def add_to_validation(session: Session, row: Dataset, others: Sequence[Dataset]) -> None:
+    """Find facts of other data sets in a data set, and write the conflicts into its validation."""
+    if others:
+        conflicts = [_describe_conflicts(row, other) for other in others]
+        datasets.update(session, row, {"validation": {**(row.validation or {}), "conflicts": conflicts}})
 
 
-def _with(row: Dataset, other: Dataset) -> dict[str, Any]:
+def _describe_conflicts(row: Dataset, other: Dataset) -> dict[str, Any]:
+    """Return the rows of a data set that state facts of another, as `DatasetConflicts` has them."""
     try:
-        found = find_dataset_conflicts(other, row)
+        conflicts = find_dataset_conflicts(other, row)
     except ComparisonUnavailable as reason:
         return {"dataset_id": other.id, "not_compared": str(reason)}
     return {
         "dataset_id": other.id,
-        "num_rows": len({one.row for one in found}),
-        "pairs": [{"row": one.row, "other_row": one.forget_row, "layer": one.layer} for one in found[:_MAX_LISTED]],
+        "num_rows": len({conflict.row for conflict in conflicts}),
+        "pairs": [
+            {"row": conflict.row, "other_row": conflict.forget_row, "layer": conflict.layer}
+            for conflict in conflicts[:_MAX_LISTED]
+        ],
     }
 
 
 def find_warnings(sets: Mapping[str, Dataset], spec: JobSpec) -> Iterator[str]:
-    """Yield what a job on these data sets would warn of, in its own words."""
+    """Yield the warnings that a job on these data sets would give."""
     for forget_set, other in list_set_pairs(sets):
         if not needs_warning(other, spec):
             continue
         try:
-            found = find_dataset_conflicts(sets[forget_set], sets[other])
+            conflicts = find_dataset_conflicts(sets[forget_set], sets[other])
         except ComparisonUnavailable as reason:
             yield f"the {forget_set} and the {other} set: {reason}"
             continue
-        if found:
-            yield format_conflict_message(make_set_conflicts(forget_set, other, found, spec), spec)
+        if conflicts:
+            yield format_conflict_message(make_set_conflicts(forget_set, other, conflicts, spec), spec)
 
 
-def find_errors(sets: Mapping[str, Dataset], spec: JobSpec) -> Iterator[tuple[str, str]]:
-    """Yield (pointer, detail) of what would end a job on these data sets before it began."""
-    found = {name: rows for name, rows in find_learned_set_conflicts(sets, spec).items() if rows is not None}
-    if found and (problem := find_conflict_problem(found, sets[spec.learned_set].num_rows or 0, spec)):
-        yield f"/datasets/{spec.learned_set}", problem
+def find_problems(sets: Mapping[str, Dataset], spec: JobSpec) -> Iterator[RequestProblem]:
+    """Yield the conflicts that would end a job on these data sets before it trains."""
+    by_set = find_learned_set_conflicts(sets, spec)
+    compared = {name: conflicts for name, conflicts in by_set.items() if conflicts is not None}
+    if compared and (problem := find_conflict_problem(compared, sets[spec.learned_set].num_rows or 0, spec)):
+        yield RequestProblem(f"/datasets/{spec.learned_set}", problem)
 
 
 def find_learned_set_conflicts(sets: Mapping[str, Dataset], spec: JobSpec) -> dict[str, tuple[Conflict, ...] | None]:
-    """Return forget set -> rows of the learned set that state its facts; None: too many rows to be compared here."""
-    found: dict[str, tuple[Conflict, ...] | None] = {}
+    """Return forget set -> rows of the learned set that state its facts; None: the two were not compared here."""
+    by_set: dict[str, tuple[Conflict, ...] | None] = {}
     for forget_set, other in list_set_pairs(sets):
         if other == spec.learned_set:
             try:
-                found[forget_set] = find_dataset_conflicts(sets[forget_set], sets[other])
+                by_set[forget_set] = find_dataset_conflicts(sets[forget_set], sets[other])
             except ComparisonUnavailable:
-                found[forget_set] = None
-    return found
+                by_set[forget_set] = None
+    return by_set

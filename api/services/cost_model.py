@@ -1,34 +1,47 @@
-"""How many operations a job takes: a rough sum over training, measuring, generating and attacks, model by model."""
+"""Estimates the floating point operations of a job: training, evaluation, generation and attacks, per model."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from soul_core.catalogue import METRIC_CATALOG
-from soul_core.spec import FORGET, JobSpec
+from soul_core.spec import FORGET, JobKind, JobSpec
 from soul_core.spec.attacks import Attack
-from soul_core.spec.strategy import Ensemble, Search, get_metric_inputs, select_search_criteria
+from soul_core.spec.optimizers import Sophia
+from soul_core.spec.strategy import Ensemble, Influence, Search, get_metric_inputs, select_search_criteria
 from soul_core.training.schedule import compute_num_steps
 
-#: Answers end before their longest length, on average.
-_USUAL_ANSWER_SHARE = 0.4
-#: Generating reads all weights for each token: that many times slower than their arithmetic on a CPU.
+#: Operations per parameter and token. A backward pass costs twice a forward pass.
+FORWARD, GRADIENT = 2.0, 6.0
+#: Exact products with second derivatives, in gradients (counted by tests/api/test_cost_model.py).
+HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 3.0, 2.5
+#: Dampings that an influence step tries: half of those in its range.
+_DAMPING_TRIALS = 11
+#: Answers are shorter than the maximum, on average.
+_MEAN_ANSWER_FRACTION = 0.4
+#: Generation reads all weights for each token: it is slower than its operations suggest by this factor, on a CPU.
 _GENERATION_PENALTY = 8
-#: A second-order step with its share of the curvature, against a first-order one.
-_CURVATURE = 1.5
 
 
 @dataclass(frozen=True)
 class SetSize:
-    """How large a data set is, in rows and in tokens a row."""
+    """The size of a data set."""
 
     num_rows: int
     tokens_per_row: float
 
+    @property
+    def num_tokens(self) -> float:
+        return self.num_rows * self.tokens_per_row
+
+    def limit(self, max_rows: int) -> "SetSize":
+        """Return the size of at most `max_rows` rows of the set."""
+        return SetSize(min(self.num_rows, max_rows), self.tokens_per_row)
+
 
 @dataclass(frozen=True)
 class Operations:
-    """Floating point operations: those of plain passes, and those of generating, which go slower."""
+    """Floating point operations: of passes over given tokens, and of generation, which is slower."""
 
     passes: float = 0.0
     generation: float = 0.0
@@ -45,97 +58,133 @@ class Operations:
 
     @property
     def weighted_total(self) -> float:
-        """The same, by how slowly they go."""
+        """The operations of passes that take as long."""
         return self.passes + self.generation * _GENERATION_PENALTY
 
 
 def count_operations(
     spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, *, num_compared_models: int
 ) -> Operations:
-    """Return what a job of any kind takes; `num_beside` models are measured beside its own."""
-    num_own = 1 if spec.kind == "evaluate" else 2  # before and after
-    measured = _measuring(spec, sets) + _attacks(spec, sets)
-    return (_training(spec, sets) + measured.scale(num_own + num_compared_models)).scale(num_parameters)
+    """Return the operations of a job of any kind that evaluates `num_compared_models` in addition to its own."""
+    num_own_models = 1 if spec.kind == JobKind.EVALUATE else 2  # before and after training
+    evaluation = _count_evaluation(spec, sets) + _count_attacks(spec, sets)
+    per_parameter = _count_strategy(spec, sets) + evaluation.scale(num_own_models + num_compared_models)
+    return per_parameter.scale(num_parameters)
 
 
-# --- below: operations a parameter ---
+# --- below: operations per parameter ---
 
 
-def _training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
-    """Return what training takes: of a search the most it may, of an ensemble that of all recipes; with the looks at
-    the criteria, of which the base has one too.
+def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+    """Return the operations per parameter of one training by the spec's own recipe."""
+    forget, learned = _get_training_sets(spec, sets)
+    if isinstance(spec.strategy, Influence):
+        return Operations(_count_influence(spec.strategy, forget, learned))
+    training, num_steps = spec.training, _count_steps(spec, sets)
+    forget_tokens = training.forget_batch * forget.tokens_per_row
+    learned_tokens = training.retain_batch * learned.tokens_per_row
+    has_no_retain_term = spec.kind == JobKind.UNLEARN and spec.retain.kind == "none"
+    gradients = num_steps * (forget_tokens + (0.0 if has_no_retain_term else learned_tokens))
+    if spec.sharpness is not None:  # a second gradient of the forget batch
+        gradients += num_steps * forget_tokens
+    if spec.saliency is not None:
+        gradients += forget.limit(spec.saliency.max_examples).num_tokens
+        if spec.saliency.score != "gradient":
+            gradients += learned.limit(spec.saliency.max_examples).num_tokens
+    if isinstance(spec.optimizer, Sophia):
+        curvature = spec.optimizer.curvature
+        num_estimates = curvature.warm_start + (num_steps - 1) // curvature.every
+        tokens = {"forget": forget_tokens, "retain": learned_tokens, "both": forget_tokens + learned_tokens}
+        product = HESSIAN_PRODUCT if curvature.kind == "hutchinson" else 1.0
+        gradients += num_estimates * product * tokens[curvature.data]
+    return Operations(GRADIENT * gradients)
+
+
+def _count_influence(strategy: Influence, forget: SetSize, retain: SetSize) -> float:
+    """Return the operations of one influence step: a gradient, products with the retain set's matrix, a search."""
+    retained = retain.limit(strategy.max_examples).num_tokens
+    checked = forget.limit(strategy.max_examples).num_tokens + retained
+    num_checks = 1 + (1 if strategy.damping is not None else _DAMPING_TRIALS)
+    gradients = forget.num_tokens + strategy.iterations * GAUSS_NEWTON_PRODUCT * retained
+    return GRADIENT * gradients + FORWARD * num_checks * checked
+
+
+def _count_strategy(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+    """Return the operations of all trainings, and of the criteria checks of a search or an ensemble.
+
+    Of a search the maximum: every trial to its last step.
     """
-    if spec.kind == "evaluate":
+    if spec.kind == JobKind.EVALUATE:
         return Operations()
     strategy = spec.strategy
     if isinstance(strategy, Search):
-        looks = strategy.trials * math.ceil(_steps(spec, sets) / strategy.eval_every)
-        return _one_training(spec, sets).scale(strategy.trials) + _look(spec, sets, strategy.eval_rows).scale(1 + looks)
+        num_checks = strategy.trials * math.ceil(_count_steps(spec, sets) / strategy.eval_every)
+        check = _count_criteria_check(spec, sets, strategy.eval_rows)
+        return count_training(spec, sets).scale(strategy.trials) + check.scale(1 + num_checks)
     if isinstance(strategy, Ensemble):
-        members = [_one_training(member, sets) for member in spec.get_recipes().values()]
-        return sum(members, start=_look(spec, sets, strategy.eval_rows).scale(1 + len(members)))
-    return _one_training(spec, sets)
+        members = [count_training(member, sets) for member in spec.get_recipes().values()]
+        check = _count_criteria_check(spec, sets, strategy.eval_rows)
+        return sum(members, start=check.scale(1 + len(members)))
+    return count_training(spec, sets)
 
 
-def _one_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
-    forget, other = _learned(spec, sets)
-    a_step = spec.training.forget_batch * forget.tokens_per_row + spec.training.retain_batch * other.tokens_per_row
-    order = 1.0 if spec.optimizer.kind == "adamw" else _CURVATURE
-    return Operations(6.0 * a_step * _steps(spec, sets) * order)
+def _count_steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
+    if isinstance(spec.strategy, Influence):
+        return 1
+    forget, learned = _get_training_sets(spec, sets)
+    return compute_num_steps(spec.training, num_forget=forget.num_rows, num_retain=learned.num_rows)
 
 
-def _steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
-    forget, other = _learned(spec, sets)
-    return compute_num_steps(spec.training, num_forget=forget.num_rows, num_retain=other.num_rows)
+def _get_training_sets(spec: JobSpec, sets: Mapping[str, SetSize]) -> tuple[SetSize, SetSize]:
+    """Return what is unlearned, with the prior forget sets that are unlearned again, and what is learned."""
+    unlearned = [size for name, size in sets.items() if spec.unlearns(name)]
+    num_rows = sum(size.num_rows for size in unlearned)
+    num_tokens = sum(size.num_tokens for size in unlearned)
+    return SetSize(num_rows, num_tokens / max(1, num_rows)), sets.get(spec.learned_set, SetSize(0, 0.0))
 
 
-def _learned(spec: JobSpec, sets: Mapping[str, SetSize]) -> tuple[SetSize, SetSize]:
-    """Return what is unlearned, earlier forget sets that join with it, and what is learned."""
-    unlearned = [one for name, one in sets.items() if spec.unlearns(name)]
-    rows = sum(one.num_rows for one in unlearned)
-    tokens = sum(one.num_rows * one.tokens_per_row for one in unlearned) / max(1, rows)
-    return SetSize(rows, tokens), sets.get(spec.learned_set, SetSize(0, 0.0))
+def _count_criteria_check(spec: JobSpec, sets: Mapping[str, SetSize], max_rows: int) -> Operations:
+    """Return the operations of one check of the criteria, on at most `max_rows` of each set that they need."""
+    inputs = [pair for criterion in select_search_criteria(spec, sets) for pair in get_metric_inputs(criterion)]
+    total = Operations()
+    for name, size in sets.items():
+        metrics = [metric for set_name, metric in inputs if set_name == name]
+        needs_answers = any("answers" in METRIC_CATALOG[metric].needs for metric in metrics)
+        if metrics:
+            total += _count_set(size, max_rows, spec.evaluation.max_new_tokens if needs_answers else 0)
+    return total
 
 
-def _look(spec: JobSpec, sets: Mapping[str, SetSize], most: int) -> Operations:
-    """Return what one look at the criteria takes: of each set they rest on, at most so many rows."""
-    wanted = [pair for criterion in select_search_criteria(spec, sets) for pair in get_metric_inputs(criterion)]
-    found = Operations()
-    for name, one in sets.items():
-        if metrics := [metric for set_name, metric in wanted if set_name == name]:
-            answered = any("answers" in METRIC_CATALOG[metric].needs for metric in metrics)
-            found += _of_set(one, most, spec.evaluation.max_new_tokens if answered else 0)
-    return found
-
-
-def _measuring(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+def _count_evaluation(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     evaluation = spec.evaluation
-    measured = (_of_set(one, evaluation.max_examples, evaluation.max_new_tokens) for one in sets.values())
-    return sum(measured, start=Operations())
+    by_set = (_count_set(size, evaluation.max_examples, evaluation.max_new_tokens) for size in sets.values())
+    return sum(by_set, start=Operations())
 
 
-def _of_set(one: SetSize, most: int, answer_tokens: int) -> Operations:
-    """Return what one set takes: at most so many rows, each read once and answered in at most so many tokens."""
-    rows = min(one.num_rows, most)
-    return Operations(2.0 * rows * one.tokens_per_row, 2.0 * rows * answer_tokens * _USUAL_ANSWER_SHARE)
+def _count_set(size: SetSize, max_rows: int, answer_tokens: int) -> Operations:
+    """Return the operations of reading at most `max_rows` rows once, and of at most `answer_tokens` per answer."""
+    limited = size.limit(max_rows)
+    num_answer_tokens = limited.num_rows * answer_tokens * _MEAN_ANSWER_FRACTION
+    return Operations(FORWARD * limited.num_tokens, FORWARD * num_answer_tokens)
 
 
-def _attacks(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+def _count_attacks(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     forget = sets.get(FORGET)
     if forget is None:
         return Operations()
-    look = _of_set(forget, spec.evaluation.attack_examples, spec.evaluation.attack_new_tokens)
-    return sum((_attack(attack, sets, forget, look) for attack in spec.attacks), start=Operations())
+    evaluation = _count_set(forget, spec.evaluation.attack_examples, spec.evaluation.attack_new_tokens)
+    return sum((_count_attack(attack, sets, forget, evaluation) for attack in spec.attacks), start=Operations())
 
 
-def _attack(attack: Attack, sets: Mapping[str, SetSize], forget: SetSize, look: Operations) -> Operations:
+def _count_attack(attack: Attack, sets: Mapping[str, SetSize], forget: SetSize, evaluation: Operations) -> Operations:
+    """Return the operations of one attack; `evaluation` are those of evaluating the forget set once."""
     if attack.kind in {"relearn", "downstream"}:
         learned = sets.get(attack.set)
         if learned is None:
             return Operations()
-        return look + Operations(6.0 * attack.steps * attack.batch * learned.tokens_per_row)
+        return evaluation + Operations(GRADIENT * attack.steps * attack.batch * learned.tokens_per_row)
     if attack.kind == "prompting":
-        return look.scale(len(attack.templates))
+        return evaluation.scale(len(attack.templates))
     if attack.kind == "poison":  # a gradient of every row
-        return Operations(6.0 * forget.num_rows * forget.tokens_per_row)
-    return look
+        return Operations(GRADIENT * forget.num_tokens)
+    return evaluation

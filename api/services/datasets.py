@@ -1,4 +1,4 @@
-"""Rules of data sets: what is uploaded is read at once, and kept only when every row can be used."""
+"""Rules of data sets: an upload is read at once, and kept only if every row is usable."""
 
 import json
 import tempfile
@@ -9,27 +9,28 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy.orm import Session
-
 from api.auth import Caller
-from api.errors import ServiceError, make_not_found_error
+from api.errors import ErrorCode, RequestProblem, ServiceError, make_not_found_error
+from api.schemas.datasets import DatasetOut, ValidationOut
 from soul_core.data import Format, ReadResult, read_rows, validate_rows, write_canonical
 from soul_core.errors import BadData
 from soul_store import datasets
 from soul_store.blobs import get_blob_store
+from soul_store.database import Session
 from soul_store.ids import new_id
 from soul_store.settings import get_settings
 from soul_store.tables import Dataset
 
-#: Groups of duplicates that are listed; a data set may repeat itself endlessly.
-_MOST_DUPLICATES = 1000
-#: Rows that a warning lists; it counts all of them.
-_MAX_LISTED_ROWS = 1000
+#: Groups of duplicates that a validation lists, and rows that a warning lists; both count all of them.
+_MAX_LISTED = 1000
+#: Entries of a row's mapping that are not columns: the file's own name, and the options that it is read with.
+_FILENAME, _CLEAN, _NORMALIZE = ".filename", ".clean", ".normalize"
+_YES, _NO = "true", "false"
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How an upload is read."""
+    """Options for reading an upload."""
 
     file_format: str | None = None
     mapping: Mapping[str, str] = field(default_factory=dict)
@@ -37,14 +38,14 @@ class ReadingOptions:
     normalize: bool = False
 
     def to_stored_mapping(self) -> dict[str, str]:
-        """Return mapping and switches as the row keeps them, those that differ from the default."""
-        switches = {_CLEAN: "" if self.clean else _NO, _NORMALIZE: _YES if self.normalize else ""}
-        return {**self.mapping, **{name: value for name, value in switches.items() if value}}
+        """Return the mapping and the options that differ from the default, as the row stores them."""
+        options = {_CLEAN: "" if self.clean else _NO, _NORMALIZE: _YES if self.normalize else ""}
+        return {**self.mapping, **{name: value for name, value in options.items() if value}}
 
 
 @dataclass(frozen=True)
 class Upload:
-    """Bytes that arrived whole, in a file that is removed afterwards."""
+    """A complete upload, in a file that is removed afterwards."""
 
     path: Path
     filename: str | None
@@ -54,7 +55,7 @@ class Upload:
 
 @contextmanager
 def make_upload_folder() -> Iterator[Path]:
-    """Yield a private folder for one upload; gone at the end, whatever happens."""
+    """Yield a private folder for one upload; it is removed when the block ends."""
     parent = get_settings().scratch_dir / "uploads"
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as folder:
@@ -63,7 +64,7 @@ def make_upload_folder() -> Iterator[Path]:
 
 @contextmanager
 def reserve_blob_key() -> Iterator[str]:
-    """Yield a fresh blob key; what the block stores there goes when the block, and so its transaction, fails."""
+    """Yield a new blob key; the blob is removed if the block, and with it its transaction, fails."""
     key = f"datasets/{new_id('ds')}.jsonl"
     try:
         yield key
@@ -73,7 +74,11 @@ def reserve_blob_key() -> Iterator[str]:
 
 
 def read_upload(upload: Upload, options: ReadingOptions, *, key: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Read an upload; return its validation and, when it is usable, the columns of its row (stored under `key`)."""
+    """Read an upload and store its rows under `key`.
+
+    Returns:
+        Its validation, and the columns of its row; None for the columns if the upload is not usable.
+    """
     try:
         reading = read_rows(
             upload.path,
@@ -86,13 +91,13 @@ def read_upload(upload: Upload, options: ReadingOptions, *, key: str) -> tuple[d
         )
     except BadData as error:
         return {"usable": False, "error": "; ".join([error.message, *error.details])}, None
-    found = _validation(reading)
-    if not found["usable"]:
-        return found, None
+    validation = _describe_validation(reading)
+    if not validation["usable"]:
+        return validation, None
     canonical = upload.path.with_name("rows.jsonl")
     content_sha256 = write_canonical(reading.rows, canonical)
     stored = get_blob_store().put_file(key, canonical)
-    return found, {
+    return validation, {
         "status": "ready",
         "blob": stored.key,
         "size_bytes": upload.size_bytes,
@@ -111,7 +116,7 @@ def create_from_upload(
     options: ReadingOptions,
     key: str,
 ) -> Dataset:
-    """Make a data set of a whole upload. Raises 422 naming every bad row; nothing is kept then."""
+    """Create a data set from a complete upload. Raises 422 naming every bad row; nothing is kept then."""
     validation, content = read_upload(upload, options, key=key)
     if content is None:
         raise make_invalid_dataset_error(validation)
@@ -128,43 +133,41 @@ def create_from_upload(
 
 
 def set_content(session: Session, row: Dataset, upload: Upload, *, key: str) -> ServiceError | None:
-    """Give a locked data set its content. Of unusable content only the validation is kept; its error is returned.
+    """Set the content of a data set whose row is locked. Sending the same bytes again changes nothing.
 
-    The same bytes again change nothing, as PUT promises; others find a data set that is never exchanged under a job.
+    Returns:
+        The error of unusable content, whose validation is stored; None if the content is usable.
+
+    Raises:
+        ServiceError: 409 if the data set has other content: jobs may use it.
     """
     if row.status == "ready":
         if row.sha256 == upload.sha256:
             return None
-        raise ServiceError(409, "has_content", f"data set {row.id} has other content already; make another one")
+        detail = f"data set {row.id} already has other content; create another data set"
+        raise ServiceError(ErrorCode.HAS_CONTENT, detail)
     named = replace(upload, filename=row.mapping.get(_FILENAME))
     options = ReadingOptions(row.format, get_user_mapping(row), is_cleaned(row), is_normalized(row))
     validation, content = read_upload(named, options, key=key)
-    row.validation = validation
-    for name, value in (content or {"status": "invalid"}).items():
-        setattr(row, name, value)
-    if content is not None:
-        row.format = validation["format"]
-    session.flush()
-    return None if content else make_invalid_dataset_error(validation)
-
-
-#: Where a data set remembers the file's own name until it comes, and the switches it is read with.
-_FILENAME, _CLEAN, _NORMALIZE = ".filename", ".clean", ".normalize"
-_YES, _NO = "true", "false"
+    if content is None:
+        datasets.update(session, row, {"validation": validation, "status": "invalid"})
+        return make_invalid_dataset_error(validation)
+    datasets.update(session, row, {"validation": validation, "format": validation["format"], **content})
+    return None
 
 
 def get_user_mapping(row: Dataset) -> dict[str, str]:
-    """Return the mapping as the user gave it."""
+    """Return the mapping without the options that are stored in it."""
     return {name: column for name, column in row.mapping.items() if name not in {_FILENAME, _CLEAN, _NORMALIZE}}
 
 
 def is_cleaned(row: Dataset) -> bool:
-    """Say whether prompts and answers are cleaned as they are read."""
+    """Return whether prompts and answers are cleaned."""
     return row.mapping.get(_CLEAN) != _NO
 
 
 def is_normalized(row: Dataset) -> bool:
-    """Say whether texts are rewritten in normal form C as they are read."""
+    """Return whether texts are rewritten in Unicode normal form C."""
     return row.mapping.get(_NORMALIZE) == _YES
 
 
@@ -176,80 +179,104 @@ def create(
     filename: str | None,
     options: ReadingOptions,
 ) -> Dataset:
-    """Make a data set whose content follows."""
-    kept = options.to_stored_mapping() | ({_FILENAME: filename} if filename else {})
+    """Create a data set whose content follows."""
+    mapping = options.to_stored_mapping() | ({_FILENAME: filename} if filename else {})
     return datasets.insert(
         session,
         tenant_id=caller.tenant_id,
         actor=caller.key_id,
         name=name,
         file_format=options.file_format,
-        mapping=kept,
+        mapping=mapping,
     )
 
 
 def get_owned(session: Session, caller: Caller, dataset_id: str, *, for_update: bool = False) -> Dataset:
-    """Return the caller's data set."""
+    """Return the caller's data set. Raises 404."""
     row = datasets.get(session, caller.tenant_id, dataset_id, for_update=for_update)
     if row is None:
         raise make_not_found_error(f"data set {dataset_id}")
     return row
 
 
+def list_page(session: Session, caller: Caller, *, limit: int, before: str | None) -> list[Dataset]:
+    """Return the caller's data sets, newest first, at most `limit`, older than the id `before`."""
+    return datasets.list_page(session, caller.tenant_id, limit=limit, before=before)
+
+
 def preview(row: Dataset, limit: int) -> list[dict[str, Any]]:
     """Return the first rows as the engine reads them."""
     if row.blob is None:
-        raise ServiceError(409, "no_content", f"data set {row.id} has no content yet: its status is {row.status}")
+        raise _make_no_content_error(row)
     with get_blob_store().open(row.blob) as content:
         return [json.loads(line) for line in islice(content, limit)]
 
 
 def delete(session: Session, caller: Caller, dataset_id: str) -> tuple[Dataset, str | None]:
-    """Delete a data set; return its receipt row and the blob to remove once that is committed."""
+    """Delete a data set; return its row, the receipt, and the blob to remove after the commit."""
     row = get_owned(session, caller, dataset_id, for_update=True)
-    job_id = datasets.find_active_job(session, row.id)
+    job_id = datasets.find_unfinished_job(session, row)
     if job_id is not None:
-        raise ServiceError(409, "in_use", f"job {job_id} still needs this data set; cancel it or wait for its end")
+        detail = f"job {job_id} still needs this data set; cancel the job, or wait until it finishes"
+        raise ServiceError(ErrorCode.IN_USE, detail)
     blob = row.blob
     datasets.delete(session, row, caller.key_id)
     return row, blob
 
 
+def make_dataset_out(row: Dataset) -> DatasetOut:
+    """Return a data set as responses contain it."""
+    options = {"mapping": get_user_mapping(row), "clean": is_cleaned(row), "normalize": is_normalized(row)}
+    return DatasetOut.model_validate(row).model_copy(update=options)
+
+
+def make_validation_out(row: Dataset) -> ValidationOut:
+    """Return the validation of a data set. Raises 409 before it had any content."""
+    if row.validation is None:
+        raise _make_no_content_error(row)
+    return ValidationOut.model_validate(row.validation)
+
+
 def make_invalid_dataset_error(validation: dict[str, Any]) -> ServiceError:
     """Return the 422 that lists every bad row."""
     if validation.get("error"):
-        return ServiceError(422, "unreadable_dataset", validation["error"])
-    problems = validation["problems"]
-    bad = {problem["row"] for problem in problems}
-    total = validation["num_rows"] + len(bad)
-    return ServiceError(
-        422,
-        "bad_rows",
-        f"{len(bad)} of {total} rows cannot be used; correct them and upload again",
-        errors=[
-            (f"/rows/{problem['row']}", ": ".join(filter(None, (problem["column"], problem["detail"]))))
-            for problem in problems
-        ],
-    )
+        return ServiceError(ErrorCode.UNREADABLE_DATASET, validation["error"])
+    bad_rows = {problem["row"] for problem in validation["problems"]}
+    num_rows = validation["num_rows"] + len(bad_rows)
+    problems = [
+        RequestProblem(f"/rows/{problem['row']}", ": ".join(filter(None, (problem["column"], problem["detail"]))))
+        for problem in validation["problems"]
+    ]
+    detail = f"{len(bad_rows)} of {num_rows} rows are not usable; correct them and upload again"
+    return ServiceError(ErrorCode.BAD_ROWS, detail, problems=problems)
 
 
-def _validation(reading: ReadResult) -> dict[str, Any]:
-    found = validate_rows(reading)
+def _make_no_content_error(row: Dataset) -> ServiceError:
+    detail = f"data set {row.id} has no content: its status is {row.status}; PUT the content first"
+    return ServiceError(ErrorCode.NO_CONTENT, detail)
+
+
+def _describe_validation(reading: ReadResult) -> dict[str, Any]:
+    """Return the validation of a reading as the row stores it."""
+    validation = validate_rows(reading)
     return {
-        "usable": found.is_usable,
-        "format": found.format,
-        "num_rows": found.num_rows,
-        "columns": list(found.columns),
-        "used_columns": list(found.used_columns),
-        "problems": [{"row": one.number, "column": one.column, "detail": one.detail} for one in found.problems],
-        "duplicates": [list(group) for group in found.duplicates[:_MOST_DUPLICATES]],
+        "usable": validation.is_usable,
+        "format": validation.format,
+        "num_rows": validation.num_rows,
+        "columns": list(validation.columns),
+        "used_columns": list(validation.used_columns),
+        "problems": [
+            {"row": problem.number, "column": problem.column, "detail": problem.detail}
+            for problem in validation.problems
+        ],
+        "duplicates": [list(group) for group in validation.duplicates[:_MAX_LISTED]],
         "warnings": [
             {
                 "kind": warning.kind,
                 "detail": warning.detail,
-                "rows": list(warning.rows[:_MAX_LISTED_ROWS]),
+                "rows": list(warning.rows[:_MAX_LISTED]),
                 "num_rows": len(warning.rows),
             }
-            for warning in found.warnings
+            for warning in validation.warnings
         ],
     }

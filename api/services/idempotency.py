@@ -1,4 +1,4 @@
-"""Idempotency-Key: the answer to a request already served, kept in that request's own transaction."""
+"""Idempotency-Key: returns the stored response to a request that was served before."""
 
 import hashlib
 import json
@@ -6,17 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
-from sqlalchemy.orm import Session
-
 from api.auth import Caller
-from api.errors import ServiceError
-from soul_store.tables import IdempotencyKey
+from api.errors import ErrorCode, ServiceError
+from soul_store import idempotency, locks
+from soul_store.database import Session
 
 
 @dataclass(frozen=True)
 class IdempotentResponse:
-    """What was answered, and is answered again."""
+    """A response that is stored, and returned again."""
 
     status: int
     headers: dict[str, str]
@@ -26,40 +24,38 @@ class IdempotentResponse:
 def serve_once(
     session: Session, caller: Caller, key: str | None, request: Any, serve: Callable[[], IdempotentResponse]
 ) -> IdempotentResponse:
-    """Serve a request once per key: the same body gets the same answer, another body 422, a running one 409."""
+    """Serve a request once per key; the response is stored in the request's own transaction.
+
+    Raises:
+        ServiceError: 422 if the key was used with another body, 409 while a request with the key runs.
+    """
     if key is None:
         return serve()
     if not 1 <= len(key) <= 255:
-        raise ServiceError(422, "bad_idempotency_key", "Idempotency-Key must have 1 to 255 characters")
-    number = int.from_bytes(hashlib.sha256(f"{caller.tenant_id} {key}".encode()).digest()[:8], "big", signed=True)
-    if not session.scalar(text("SELECT pg_try_advisory_xact_lock(:number)"), {"number": number}):
+        raise ServiceError(ErrorCode.BAD_IDEMPOTENCY_KEY, "Idempotency-Key must have 1 to 255 characters")
+    if not locks.try_lock(session, caller.tenant_id, key):
         raise ServiceError(
-            409,
-            "idempotency_in_flight",
-            "a request with this Idempotency-Key is still running",
+            ErrorCode.IDEMPOTENCY_IN_FLIGHT,
+            "a request with this Idempotency-Key is still running; wait for it and send this one again",
             headers={"Retry-After": "1"},
         )
     sha256 = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-    known = session.get(IdempotencyKey, (caller.tenant_id, key))
-    if known is not None:
-        if known.request_sha256 != sha256:
-            raise ServiceError(
-                422, "idempotency_key_reused", "this Idempotency-Key came with another body before; use a new key"
-            )
-        assert known.status_code is not None
-        return IdempotentResponse(
-            known.status_code, {**(known.headers or {}), "Idempotent-Replayed": "true"}, known.body or {}
-        )
-    answer = serve()
-    session.add(
-        IdempotencyKey(
-            tenant_id=caller.tenant_id,
-            key=key,
-            request_sha256=sha256,
-            status_code=answer.status,
-            headers=answer.headers,
-            body=answer.body,
-        )
+    stored = idempotency.get(session, caller.tenant_id, key)
+    if stored is not None:
+        if stored.request_sha256 != sha256:
+            detail = "this Idempotency-Key was used with another body; use a new key"
+            raise ServiceError(ErrorCode.IDEMPOTENCY_KEY_REUSED, detail)
+        assert stored.status_code is not None
+        headers = {**(stored.headers or {}), "Idempotent-Replayed": "true"}
+        return IdempotentResponse(stored.status_code, headers, stored.body or {})
+    response = serve()
+    idempotency.insert(
+        session,
+        tenant_id=caller.tenant_id,
+        key=key,
+        request_sha256=sha256,
+        status_code=response.status,
+        headers=response.headers,
+        body=response.body,
     )
-    session.flush()
-    return answer
+    return response

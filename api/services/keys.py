@@ -2,18 +2,17 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy.orm import Session
-
 from api.auth import ALL_SCOPES, SCOPES, Caller, generate_api_key
-from api.errors import ServiceError, make_not_found_error
+from api.errors import ErrorCode, RequestProblem, ServiceError, make_not_found_error
 from soul_store import keys
+from soul_store.database import Session
 from soul_store.tables import ApiKey
 
 FIRST_PROJECT = "default"
 
 
 def ensure_admin_key(session: Session) -> str | None:
-    """On the first start make the first project and its admin key, and return the key's text. Later: None."""
+    """Create the first project and its admin key in a new database and return the key's text; later return None."""
     if keys.has_any_key(session):
         return None
     text, prefix, sha256 = generate_api_key()
@@ -34,25 +33,18 @@ def ensure_admin_key(session: Session) -> str | None:
 def create(
     session: Session, caller: Caller, *, name: str, scopes: list[str], expires_at: datetime | None
 ) -> tuple[ApiKey, str]:
-    """Make a key with at most the caller's own scopes; return it and its text."""
+    """Create a key with at most the caller's own scopes; return it and its text."""
     unknown = [scope for scope in scopes if scope not in {*SCOPES, ALL_SCOPES}]
     if unknown:
-        raise ServiceError(
-            422,
-            "unknown_scope",
-            f"unknown scope {unknown[0]}; known: {', '.join(SCOPES)}",
-            errors=[("/scopes", unknown[0])],
-        )
+        detail = f"unknown scope {unknown[0]}; known: {', '.join(SCOPES)}"
+        raise ServiceError(ErrorCode.UNKNOWN_SCOPE, detail, problems=[RequestProblem("/scopes", detail)])
     lacking = [scope for scope in scopes if not caller.has_scope(scope)]
     if lacking:
-        raise ServiceError(403, "missing_scope", f"a key cannot grant what it lacks: {', '.join(lacking)}")
+        detail = f"a key can grant only its own scopes; this one lacks {', '.join(lacking)}"
+        raise ServiceError(ErrorCode.MISSING_SCOPE, detail)
     if expires_at is not None and (expires_at.tzinfo is None or expires_at <= datetime.now(UTC)):
-        raise ServiceError(
-            422,
-            "invalid_request",
-            "expires_at must be in the future, with a time zone",
-            errors=[("/expires_at", "past")],
-        )
+        detail = "expires_at must be in the future and have a time zone"
+        raise ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=[RequestProblem("/expires_at", detail)])
     text, prefix, sha256 = generate_api_key()
     key = keys.insert(
         session,
@@ -67,8 +59,13 @@ def create(
     return key, text
 
 
+def list_page(session: Session, caller: Caller, *, limit: int, before: str | None) -> list[ApiKey]:
+    """Return the keys of the caller's project, newest first, at most `limit`, older than the id `before`."""
+    return keys.list_page(session, caller.tenant_id, limit=limit, before=before)
+
+
 def revoke(session: Session, caller: Caller, key_id: str) -> ApiKey:
-    """Revoke a key of the caller's project."""
+    """Revoke a key of the caller's project. Raises 404."""
     key = keys.revoke(session, caller.tenant_id, key_id, caller.key_id)
     if key is None:
         raise make_not_found_error(f"API key {key_id}")

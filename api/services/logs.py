@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy.orm import Session
-
 from api.errors import make_not_found_error
 from api.schemas.logs import LogLineOut
 from soul_store import job_logs
+from soul_store.database import Session
 from soul_store.job_logs import LogLine
 from soul_store.tables import Job
 

@@ -1,4 +1,4 @@
-"""What the service can do, read off the spec's own classes and the metric catalogue."""
+"""The choices of a spec, from the spec's own classes and the metric catalogue."""
 
 from typing import Any, get_args
 
@@ -11,7 +11,7 @@ from soul_core.spec.terms import ForgetTerm, RetainTerm, SpecModel
 from soul_core.spec.wrappers import Lora, ParameterSelection, Saliency, Sharpness
 from soul_core.tasks import TASKS
 
-#: Field of the spec -> what it holds; they go with any term and any optimizer.
+#: Field of the spec -> its class; they combine with any term and any optimizer.
 WRAPPERS: dict[str, type[SpecModel]] = {
     "parameters": ParameterSelection,
     "saliency": Saliency,
@@ -21,29 +21,29 @@ WRAPPERS: dict[str, type[SpecModel]] = {
 
 
 def list_methods() -> dict[str, Any]:
-    """Return every choice of a spec: kind, description, JSON schema, defaults; every metric; and ready specs."""
+    """Return every choice of a spec (kind, description, JSON schema, defaults), every metric, and ready specs."""
     return {
-        "forget_terms": _choices(ForgetTerm),
-        "retain_terms": _choices(RetainTerm),
-        "optimizers": _choices(Optimizer),
-        "curvatures": _choices(Curvature),
-        "wrappers": [_entry(name, choice) for name, choice in WRAPPERS.items()],
-        "strategies": _choices(Strategy),
-        "attacks": _choices(Attack),
+        "forget_terms": _list_choices(ForgetTerm),
+        "retain_terms": _list_choices(RetainTerm),
+        "optimizers": _list_choices(Optimizer),
+        "curvatures": _list_choices(Curvature),
+        "wrappers": [_make_entry(name, choice) for name, choice in WRAPPERS.items()],
+        "strategies": _list_choices(Strategy),
+        "attacks": _list_choices(Attack),
         "metrics": [entry.model_dump(mode="json") for entry in METRIC_CATALOG.values()],
         "tasks": [task.describe() for task in TASKS.values()],
         "spec": {"schema": JobSpec.model_json_schema(), "defaults": JobSpec().model_dump(mode="json")},
     }
 
 
-def _choices(union: Any) -> list[dict[str, Any]]:
+def _list_choices(union: Any) -> list[dict[str, Any]]:
     annotated = get_args(union)[0]
     members: tuple[type[SpecModel], ...] = get_args(annotated) or (annotated,)
-    return [_entry(member.model_fields["kind"].default, member) for member in members]
+    return [_make_entry(member.model_fields["kind"].default, member) for member in members]
 
 
-def _entry(kind: str, choice: type[SpecModel]) -> dict[str, Any]:
-    """Describe one choice. Settings without a default are left out of its defaults: the user gives them."""
+def _make_entry(kind: str, choice: type[SpecModel]) -> dict[str, Any]:
+    """Return the description of one choice. Its defaults omit the settings that the user must set."""
     return {
         "kind": kind,
         "description": " ".join((choice.__doc__ or "").split()),

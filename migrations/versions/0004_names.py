@@ -17,7 +17,8 @@ _CONSTRAINTS = {
 
 # A spec that was accepted under the old names cannot be run under the new ones, and a guess must not change a job.
 _END_UNFINISHED = """
-UPDATE jobs SET status = 'failed', finished_at = now(), lease_until = NULL, version = version + 1, updated_at = now(),
+UPDATE jobs SET status = 'failed', finished_at = now(), lease_until = NULL, worker = NULL, phase = NULL,
+  progress = '{}'::jsonb, wish = NULL, version = version + 1, updated_at = now(),
   status_reason = jsonb_build_object('code', 'upgraded', 'retryable', true, 'details', '[]'::jsonb, 'message',
     'this job was submitted to an earlier version of SOUL, whose specs had other field names; submit it again')
 WHERE status NOT IN ('succeeded', 'failed', 'cancelled')

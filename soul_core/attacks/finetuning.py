@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from soul_core.attacks.context import AttackContext, AttackOutcome
+from soul_core.attacks.context import AttackContext
 from soul_core.attacks.snapshot import preserve_model_state
 from soul_core.data.encoding import Example
+from soul_core.evaluation.model_evaluation import AttackOutcome
 from soul_core.spec import JobSpec, Training
 from soul_core.spec.attacks import Downstream
 from soul_core.spec.optimizers import AdamW

@@ -1,8 +1,8 @@
-"""Prompting: the forget questions in other words; of each question the way that brings out most counts.
+"""Prompting: the forget questions asked in other ways; for each question the way that reveals most counts.
 
 Source: the adversarial probes of RWKU (arXiv:2406.10890: prefix injection, affirmative suffix, role play, in-context
-examples, reverse and cross-lingual asking). The wordings are ours.
-Differs from it: one worst case a row over all ways, where RWKU takes the mean over probes.
+examples, reverse and cross-lingual questions). The wordings are this project's.
+Differs from it: one worst case per row over all ways, where RWKU takes the mean over probes.
 """
 
 import random
@@ -13,97 +13,103 @@ from soul_core.attacks.context import (
     ATTACK_METRICS,
     AttackContext,
     AttackNotPossible,
-    AttackOutcome,
     compute_worst_case,
     get_row_numbers,
 )
 from soul_core.attacks.templates import TEMPLATES, PromptVariant, TemplateContext, get_question
 from soul_core.data import Message, Row
 from soul_core.data.encoding import Example
+from soul_core.evaluation.model_evaluation import AttackOutcome
 from soul_core.evaluation.row_selection import EvaluationSet
-from soul_core.metrics.aggregate import Resampling, summarize
+from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
 from soul_core.models.loading import LoadedModel
 from soul_core.report import MetricValue
 from soul_core.spec import FORGET, RETAIN
 from soul_core.spec.attacks import Prompting, PromptTemplate
 
-#: More candidates than this are not searched for examples to show.
-_MOST_CANDIDATES = 200
+#: Rows that are searched for few-shot examples, at most.
+_MAX_CANDIDATES = 200
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """One forget row, asked in one way: its place among the forget rows, and what the model gets."""
+class _Question:
+    """One forget row asked in one way: its index among the selected forget rows, and the model's input."""
 
     template: str
-    place: int
+    index: int
     row: Row
     example: Example
 
 
 def run_prompting(context: AttackContext, spec: Prompting) -> AttackOutcome:
     """Ask every forget question in every way, in one batch; report each way, and the worst of each row."""
-    if not any(row.messages for row in context.forget_selection.rows):
+    selection, resampling = context.forget_selection, context.resampling
+    if not any(row.messages for row in selection.rows):
         raise AttackNotPossible("the forget set is plain text: there are no questions to ask in another way")
-    askings = list(_askings(context, spec))
-    if not askings:
+    questions = list(_make_questions(context, spec))
+    if not questions:
         raise AttackNotPossible("no forget question can be asked in these ways within the model's context")
     joined = EvaluationSet(
         FORGET,
-        tuple(replace(asking.row, number=number) for number, asking in enumerate(askings, start=1)),
-        tuple(asking.example for asking in askings),
+        tuple(replace(question.row, number=number) for number, question in enumerate(questions, start=1)),
+        tuple(question.example for question in questions),
     )
     measured = context.measure(joined, metrics=ATTACK_METRICS)[FORGET]
-    values = {
-        name: _by_template(value, askings, len(context.forget_selection.rows)) for name, value in measured.items()
-    }
-    asked = {template: sum(one.template == template for one in askings) for template in spec.templates}
+    by_template = {name: _group_by_template(value, questions, len(selection.rows)) for name, value in measured.items()}
     return AttackOutcome(
-        attacked={FORGET: {name: _worst(measured[name], of, context.resampling) for name, of in values.items()}},
+        attacked={
+            FORGET: {
+                name: measured[name]
+                if measured[name].value is None
+                else compute_worst_case(values.values(), resampling)
+                for name, values in by_template.items()
+            }
+        },
         baseline={FORGET: context.baseline_metrics},
-        rows={FORGET: get_row_numbers(context.forget_selection)},
+        rows={FORGET: get_row_numbers(selection)},
         variants={
             template: {
-                name: _of_template(measured[name], of, template, context.resampling) for name, of in values.items()
+                name: _summarize_template(measured[name], values.get(template), resampling)
+                for name, values in by_template.items()
             }
             for template in spec.templates
         },
-        notes=tuple(_notes(spec, asked, len(context.forget_selection.rows))),
+        notes=tuple(_make_notes(spec, questions, len(selection.rows))),
     )
 
 
-def _askings(scene: AttackContext, spec: Prompting) -> Iterator[_Asking]:
-    loaded = scene.loaded
-    most = min(scene.spec.training.max_tokens, loaded.facts.context_tokens)
-    pool = _pool(scene)
+def _make_questions(context: AttackContext, spec: Prompting) -> Iterator[_Question]:
+    loaded = context.loaded
+    max_tokens = min(context.spec.training.max_tokens, loaded.facts.context_tokens)
+    examples_by_row = _select_examples(context)
     for template in spec.templates:
-        for place, row in enumerate(scene.forget_selection.rows):
+        for index, row in enumerate(context.forget_selection.rows):
             if not any(message.role == "user" for message in row.messages):
                 continue
-            asked = TEMPLATES[template](row, TemplateContext(spec, pool.get(place, ())))
-            example = asked and encode_variant(asked, loaded, max_tokens=most)
-            if asked and example:
-                yield _Asking(template, place, add_answer_prefix(asked), example)
+            variant = TEMPLATES[template](row, TemplateContext(spec, examples_by_row.get(index, ())))
+            example = variant and encode_variant(variant, loaded, max_tokens=max_tokens)
+            if variant and example:
+                yield _Question(template, index, add_answer_prefix(variant), example)
 
 
-def _pool(scene: AttackContext) -> dict[int, list[Row]]:
-    """Return, for each forget row, the rows that may stand in front of it: retain rows, else other forget rows."""
-    of_retain = scene.full_sets.get(RETAIN)
-    source = of_retain if of_retain and of_retain.has_prompts else scene.full_sets[FORGET]
-    single = [row for row in source.rows if len(row.messages) == 1 and row.messages[0].role == "user"]
-    rng = random.Random(f"{scene.spec.seed} few_shot")  # noqa: S311  not for secrets
-    candidates = rng.sample(single, min(len(single), _MOST_CANDIDATES))
+def _select_examples(context: AttackContext) -> dict[int, list[Row]]:
+    """Return, for each forget row, candidates for few-shot examples: retain rows, else other forget rows."""
+    retain_set = context.full_sets.get(RETAIN)
+    source = retain_set if retain_set and retain_set.has_prompts else context.full_sets[FORGET]
+    questions = [row for row in source.rows if len(row.messages) == 1 and row.messages[0].role == "user"]
+    rng = random.Random(f"{context.spec.seed} few_shot")  # noqa: S311  not for secrets
+    candidates = rng.sample(questions, min(len(questions), _MAX_CANDIDATES))
     return {
-        place: [other for other in candidates if get_question(other) != get_question(row)]
-        for place, row in enumerate(scene.forget_selection.rows)
+        index: [other for other in candidates if get_question(other) != get_question(row)]
+        for index, row in enumerate(context.forget_selection.rows)
         if any(message.role == "user" for message in row.messages)
     }
 
 
 def encode_variant(variant: PromptVariant, loaded: LoadedModel, *, max_tokens: int) -> Example | None:
-    """Return prompt, the answer's start and the rest of the answer as tokens; the rest alone is supervised.
+    """Return prompt, answer prefix and the rest of the answer as tokens; only the rest is scored.
 
-    None: the chat template refuses these turns, or they are too long.
+    None if the chat template refuses these turns, or they are too long.
     """
     try:
         example = loaded.encoder.encode(variant.row, prefill=variant.answer_prefix)
@@ -113,43 +119,41 @@ def encode_variant(variant: PromptVariant, loaded: LoadedModel, *, max_tokens: i
 
 
 def add_answer_prefix(variant: PromptVariant) -> Row:
-    """Return the row with all that the model is shown among its messages: what is there is not counted as recalled."""
+    """Return the row with the answer prefix among its messages: what the model is shown does not count as recalled."""
     if not variant.answer_prefix:
         return variant.row
     return replace(variant.row, messages=(*variant.row.messages, Message("assistant", variant.answer_prefix)))
 
 
-_Values = Mapping[str, Sequence[float | None]]
-
-
-def _by_template(value: MetricValue, askings: Sequence[_Asking], num_rows: int) -> _Values:
-    """Return template -> one value a forget row; None: not asked so, or the metric is not defined there."""
+def _group_by_template(
+    value: MetricValue, questions: Sequence[_Question], num_rows: int
+) -> Mapping[str, Sequence[float | None]]:
+    """Return template -> one value per forget row; None: not asked this way, or the metric is not defined there."""
     values: dict[str, list[float | None]] = {}
-    for asking, each in zip(askings, value.per_example or (), strict=False):
-        values.setdefault(asking.template, [None] * num_rows)[asking.place] = each
+    for question, row_value in zip(questions, value.per_example or (), strict=False):
+        values.setdefault(question.template, [None] * num_rows)[question.index] = row_value
     return values
 
 
-def _worst(joined: MetricValue, values: _Values, resampling: Resampling) -> MetricValue:
+def _summarize_template(
+    joined: MetricValue, values: Sequence[float | None] | None, resampling: Resampling
+) -> MetricValue:
     if joined.value is None:
         return joined
-    return compute_worst_case(values.values(), resampling)
+    if values is None:
+        return make_absent_value("no forget question could be asked in this way")
+    return summarize(values, resampling)
 
 
-def _of_template(joined: MetricValue, values: _Values, template: str, resampling: Resampling) -> MetricValue:
-    if joined.value is None:
-        return joined
-    if template not in values:
-        return MetricValue(value=None, absent_reason="no forget question could be asked in this way")
-    return summarize(values[template], resampling)
-
-
-def _notes(spec: Prompting, asked: Mapping[PromptTemplate, int], num_rows: int) -> Iterator[str]:
+def _make_notes(spec: Prompting, questions: Sequence[_Question], num_rows: int) -> Iterator[str]:
     yield (
-        f"Of each row the largest value over {len(spec.templates)} ways of asking: a maximum of several tries is above "
-        "a single try even by chance. The same maximum is taken of every model, so compare models and not with the "
+        f"For each row the largest value over {len(spec.templates)} ways of asking: the maximum of several tries is "
+        "above a single try even by chance. Every model has the same maximum, so compare models and not with the "
         "values without the attack."
     )
-    for template, number in asked.items():
-        if number < num_rows:
-            yield f"{template}: {number} of {num_rows} rows could be asked in this way."
+    asked: dict[PromptTemplate, int] = {
+        template: sum(question.template == template for question in questions) for template in spec.templates
+    }
+    for template, num_asked in asked.items():
+        if num_asked < num_rows:
+            yield f"{template}: {num_asked} of {num_rows} rows could be asked in this way."

@@ -1,6 +1,6 @@
-"""Runs a spec's attacks on one model after the other, and puts the models side by side for the report.
+"""Runs a spec's attacks on one model after the other, and compares the models for the report.
 
-`run()` calls `attack_model` for base, judged model, reference and others while each is loaded, `results` at the end.
+`run()` calls `attack_model` for each model while it is loaded, and `make_attack_results` at the end.
 """
 
 import shutil
@@ -15,7 +15,6 @@ from soul_core.attacks import ATTACKS
 from soul_core.attacks.context import (
     AttackContext,
     AttackNotPossible,
-    AttackOutcome,
     get_attack_metrics,
     measure_for_attack,
 )
@@ -23,6 +22,7 @@ from soul_core.attacks.poison import find_most_affected_rows
 from soul_core.attacks.progress import AttackProgress
 from soul_core.attacks.snapshot import compute_fingerprint, preserve_rng_state
 from soul_core.errors import EngineError, OutOfMemory, TrainingDivergedError
+from soul_core.evaluation.model_evaluation import AttackOutcome
 from soul_core.evaluation.row_selection import EvaluationSet, choose_rows
 from soul_core.events import Listener, raise_if_stop_requested
 from soul_core.models.layers import LayersNotFoundError
@@ -41,38 +41,86 @@ def attack_model(
     listener: Listener,
     results_dir: Path,
 ) -> dict[str, AttackOutcome]:
-    """Run every attack of the spec on one model and leave the model as it was, bit for bit.
+    """Run every attack of the spec on one model and leave the model bit-identical to what it was.
 
-    `name` is the model's in the report, `sets` are the WHOLE data sets (what is measured is chosen here). An attack
-    that finished before, in an interrupted run, is read from `kept`, which must belong to these very weights. What
-    an attack lacks, memory included, makes it absent with the reason; it does not end the run.
-    Raises Cancelled or Interrupted when that is wished.
+    An attack that lacks an input, or memory, is absent with the reason; it does not end the run.
+
+    Args:
+        model_name: The model's name in the report.
+        full_sets: All rows of all data sets; the rows to measure are selected here.
+        results_dir: Folder of finished attacks, which are read from it. It must belong to these weights.
+
+    Raises:
+        RunCancelledError, RunInterruptedError: A stop was requested.
     """
     attacks = label_attacks(spec.attacks)
     if not attacks:
         return {}
     results_dir.mkdir(parents=True, exist_ok=True)
-    telling = AttackProgress(listener, model_name=model_name, num_attacks=len(attacks))
-    whole = {one.name: one for one in full_sets}
-    before = compute_fingerprint(loaded.model)
-    finished: dict[str, AttackOutcome] = {}
+    progress = AttackProgress(listener, model_name=model_name, num_attacks=len(attacks))
+    sets_by_name = {full_set.name: full_set for full_set in full_sets}
+    fingerprint = compute_fingerprint(loaded.model)
+    outcomes: dict[str, AttackOutcome] = {}
     with preserve_rng_state():
         for label, attack in attacks.items():
-            path = results_dir / f"{label}.json"
-            result = _read(path)
-            if result is None:
+            path, folder = results_dir / f"{label}.json", results_dir / f"{label}.work"
+            outcome = _read_outcome(path)
+            if outcome is None:
                 raise_if_stop_requested(listener)
-                telling.begin(label)
-                result = _run(
-                    loaded, model_name, whole, spec, attack, telling, results_dir, folder=results_dir / f"{label}.work"
-                )
-                if compute_fingerprint(loaded.model) != before:
-                    raise EngineError(f"{label} left the model {model_name} changed: nothing after it would count")
-                write_atomically(path, result.model_dump_json())
-                shutil.rmtree(results_dir / f"{label}.work", ignore_errors=True)
-            finished[label] = result
-            telling.finish(seconds=None if result.absent_reason else result.seconds)
-    return finished
+                progress.begin(label)
+                outcome = _run_attack(loaded, model_name, sets_by_name, spec, attack, progress, folder=folder)
+                if compute_fingerprint(loaded.model) != fingerprint:
+                    raise EngineError(f"{label} left the model {model_name} changed: no later result would be valid")
+                write_atomically(path, outcome.model_dump_json())
+                shutil.rmtree(folder, ignore_errors=True)
+            outcomes[label] = outcome
+            progress.finish(seconds=None if outcome.absent_reason else outcome.seconds)
+    return outcomes
+
+
+def _run_attack(
+    loaded: LoadedModel,
+    model_name: str,
+    full_sets: Mapping[str, EvaluationSet],
+    spec: JobSpec,
+    attack: Attack,
+    progress: AttackProgress,
+    *,
+    folder: Path,
+) -> AttackOutcome:
+    """Run one attack. Its `seconds` are those of this attempt."""
+    started_at = time.monotonic()
+    if FORGET not in full_sets:
+        return AttackOutcome(absent_reason=f"no {FORGET} set was given")
+    try:
+        selection = choose_rows(
+            FORGET,
+            full_sets[FORGET].rows,
+            full_sets[FORGET].examples,
+            max_rows=spec.evaluation.attack_examples,
+            seed=spec.seed,
+        )
+        metrics, baseline_dir = get_attack_metrics(spec), folder.parent / "baseline"
+        baseline = measure_for_attack(loaded, [selection], spec, metrics, progress, baseline_dir)[FORGET]
+        folder.mkdir(parents=True, exist_ok=True)
+        context = AttackContext(loaded, model_name, full_sets, selection, baseline, spec, progress, folder)
+        outcome = ATTACKS[attack.kind](context, attack)
+    except (AttackNotPossible, LayersNotFoundError) as reason:
+        return AttackOutcome(absent_reason=str(reason))
+    except (OutOfMemory, TrainingDivergedError) as error:
+        progress.emit("warning", message=f"the attack failed: {error.message}")
+        return AttackOutcome(absent_reason=error.message, seconds=time.monotonic() - started_at)
+    return outcome.model_copy(update={"seconds": time.monotonic() - started_at})
+
+
+def _read_outcome(path: Path) -> AttackOutcome | None:
+    """Return a saved outcome; None if there is none, or if another version wrote it."""
+    if not path.exists():
+        return None
+    try:
+        return AttackOutcome.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None
 
 
 def make_attack_results(
@@ -82,96 +130,55 @@ def make_attack_results(
     judged: str,
     measurements: Mapping[str, ModelMeasurements],
 ) -> tuple[AttackResult, ...]:
-    """Put the models (name -> what `attack_model` returned) side by side, one result an attack of the spec.
+    """Compare the models, with one result per attack of the spec.
 
-    `measured` are all models' measurements without attacks: they show whom poisoned rows hit in the `judged` model.
+    Args:
+        outcomes_by_model: Name of the model -> what `attack_model` returned.
+        judged: Name of the judged model.
+        measurements: All models without attacks, from which the rows that poisoned rows damaged are found.
     """
-    compared = []
+    results = []
     for label, attack in label_attacks(spec.attacks).items():
-        of_models = {model: attacked[label] for model, attacked in outcomes_by_model.items() if label in attacked}
-        result = _side_by_side(label, attack, of_models)
+        outcomes = {model: by_label[label] for model, by_label in outcomes_by_model.items() if label in by_label}
+        result = _compare_outcomes(label, attack, outcomes)
         if isinstance(attack, Poison) and {BASE, judged} <= measurements.keys() and judged != BASE:
-            found = find_most_affected_rows(measurements[BASE], measurements[judged], max_rows=attack.rows)
+            findings = find_most_affected_rows(measurements[BASE], measurements[judged], max_rows=attack.rows)
             result = result.model_copy(
                 update={
-                    "findings": result.findings + found,
-                    "absent_reason": None if found else result.absent_reason,
+                    "findings": result.findings + findings,
+                    "absent_reason": None if findings else result.absent_reason,
                 }
             )
-        compared.append(result)
-    return tuple(compared)
+        results.append(result)
+    return tuple(results)
 
 
-def _run(
-    loaded: LoadedModel,
-    name: str,
-    whole: Mapping[str, EvaluationSet],
-    spec: JobSpec,
-    attack: Attack,
-    telling: AttackProgress,
-    kept: Path,
-    *,
-    folder: Path,
-) -> AttackOutcome:
-    """Run one attack; its time is that of this attempt."""
-    started = time.monotonic()
-    if FORGET not in whole:
-        return AttackOutcome(absent_reason=f"no {FORGET} set was given")
-    try:
-        of_set = whole[FORGET]
-        forget = choose_rows(
-            FORGET, of_set.rows, of_set.examples, max_rows=spec.evaluation.attack_examples, seed=spec.seed
-        )
-        plain = measure_for_attack(loaded, [forget], spec, get_attack_metrics(spec), telling, kept / "without")[
-            FORGET
-        ].metrics
-        scene = AttackContext(loaded, name, whole, forget, plain, spec, telling, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        result = ATTACKS[attack.kind](scene, attack)
-    except (AttackNotPossible, LayersNotFoundError) as reason:
-        return AttackOutcome(absent_reason=str(reason))
-    except (OutOfMemory, TrainingDivergedError) as error:
-        telling.emit("warning", message=f"given up: {error.message}")
-        return AttackOutcome(absent_reason=error.message, seconds=time.monotonic() - started)
-    return result.model_copy(update={"seconds": time.monotonic() - started})
-
-
-def _side_by_side(label: str, attack: Attack, of_models: Mapping[str, AttackOutcome]) -> AttackResult:
-    ran = {model: one for model, one in of_models.items() if one.absent_reason is None}
-    reasons = {model: one.absent_reason for model, one in of_models.items() if one.absent_reason}
+def _compare_outcomes(label: str, attack: Attack, outcomes: Mapping[str, AttackOutcome]) -> AttackResult:
+    completed = {model: outcome for model, outcome in outcomes.items() if outcome.absent_reason is None}
+    reasons = {model: outcome.absent_reason for model, outcome in outcomes.items() if outcome.absent_reason}
     variants: dict[str, dict[str, SetMetrics]] = {}
-    for model, one in ran.items():
-        for variant, metrics in one.variants.items():
+    for model, outcome in completed.items():
+        for variant, metrics in outcome.variants.items():
             variants.setdefault(variant, {})[model] = metrics
-    quiet = isinstance(attack, Poison)  # absent on all models but the base, as it should be
-    notes = [note for one in ran.values() for note in one.notes]
-    notes += [] if quiet and ran else [f"Not run on {model}: {reason}." for model, reason in reasons.items() if ran]
+    notes = [note for outcome in completed.values() for note in outcome.notes]
+    if completed and not isinstance(attack, Poison):  # that one runs on the base model only
+        notes += [f"Not run on {model}: {reason}." for model, reason in reasons.items()]
+    first = next(iter(completed.values()), AttackOutcome())
     return AttackResult(
         label=label,
         settings=attack.model_dump(mode="json"),
-        baseline={model: one.baseline for model, one in ran.items() if one.baseline},
-        attacked={model: one.attacked for model, one in ran.items() if one.attacked},
-        rows=next((one.rows for one in ran.values()), {}),
+        baseline={model: outcome.baseline for model, outcome in completed.items() if outcome.baseline},
+        attacked={model: outcome.attacked for model, outcome in completed.items() if outcome.attacked},
+        rows=first.rows,
         variants=variants,
-        findings=ran[BASE].findings if BASE in ran else next((one.findings for one in ran.values()), ()),
-        notes=_unique(notes),
-        seconds=sum(one.seconds for one in of_models.values()),
-        absent_reason=None if ran else _why(reasons),
+        findings=completed.get(BASE, first).findings,
+        notes=_remove_duplicates(notes),
+        seconds=sum(outcome.seconds for outcome in outcomes.values()),
+        absent_reason=None
+        if completed
+        else "; ".join(_remove_duplicates(map(str, reasons.values()))) or "it was run on no model",
     )
 
 
-def _why(reasons: Mapping[str, str | None]) -> str:
-    return "; ".join(_unique(str(reason) for reason in reasons.values())) or "it was run on no model"
-
-
-def _unique(texts: Iterable[str]) -> tuple[str, ...]:
+def _remove_duplicates(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
-
-
-def _read(path: Path) -> AttackOutcome | None:
-    if not path.exists():
-        return None
-    try:
-        return AttackOutcome.model_validate_json(path.read_text())
-    except ValidationError:  # of another version: measured again
-        return None

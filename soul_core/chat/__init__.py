@@ -1,1 +1,1 @@
-"""Chat templates: rendered, the answer located in the rendering, and the answer cut out of what a model writes."""
+"""Chat templates: renders them, locates the answer in the rendering, and splits what a model writes."""

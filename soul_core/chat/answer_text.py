@@ -1,13 +1,13 @@
-"""What a model writes before its answer: thinking blocks, channels, headers, names. Torch-free.
+"""Splits what a model writes into a preamble (thinking block, channel, header, name) and the answer. Torch-free.
 
-A thinking model writes `<think>...</think>` and then answers; others open a channel first. Metrics read the answer
-alone.
+A reasoning model writes `<think>...</think>` before it answers; others open a channel first. Metrics read only the
+answer.
 """
 
 import re
 from dataclasses import dataclass
 
-#: Marks between which models think aloud: those of published chat templates.
+#: Tokens around thinking blocks in published chat templates.
 _THINKING = (
     *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
     ("[THINK]", "[/THINK]"),
@@ -15,44 +15,42 @@ _THINKING = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("◁think▷", "◁/think▷"),
 )
-#: What opens the answer itself where a model writes several channels.
+#: What precedes the answer if a model writes several channels.
 _ANSWER_OPENS = ("<|channel|>final<|message|>", "<|begin_of_solution|>", "<|START_RESPONSE|>")
 _CHANNEL = "<|channel|>"
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerText:
-    """What a model wrote, in two parts."""
+    """The two parts of what a model wrote."""
 
     preamble: str
-    """Before the answer, its marks included; empty for most models."""
+    """What precedes the answer, special tokens included; empty for most models."""
     answer: str
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Say whether the model was cut off before it began to answer."""
-        return bool(self.preamble) and not self.answer
+    """Empty if the model was stopped before it began to answer."""
 
 
 def split_answer(text: str, *, prompt: str = "", answer_prefix: str = "") -> AnswerText:
-    """Cut the answer out of what a model wrote.
+    """Split what a model wrote. A thinking block that is not closed takes all of the text, so the answer is empty.
 
-    `prompt` is the end of what it was given (a template may open the thinking block there), `lead` what the template
-    writes between there and an answer. A block that is opened and not closed holds all of the text: there is no answer.
+    Args:
+        text: what the model wrote.
+        prompt: the end of what the model was given; a template may open the thinking block there.
+        answer_prefix: what the template writes between the generation prompt and an answer.
     """
-    cut = _after_answer_mark(text)
+    cut = _after_channel(text)
     if cut is None:
         cut = _after_thinking(text, prompt)
     if cut is None:
-        cut = _after_lead(text, answer_prefix)
+        cut = _after_prefix(text, answer_prefix)
     cut = len(text) - len(text[cut:].lstrip()) if cut else 0
     return AnswerText(text[:cut], text[cut:])
 
 
-def _after_answer_mark(text: str) -> int | None:
-    for mark in _ANSWER_OPENS:
-        if (place := text.rfind(mark)) >= 0:
-            return place + len(mark)
+def _after_channel(text: str) -> int | None:
+    for opening in _ANSWER_OPENS:
+        if (place := text.rfind(opening)) >= 0:
+            return place + len(opening)
     return len(text) if text.lstrip().startswith(_CHANNEL) else None
 
 
@@ -61,14 +59,14 @@ def _after_thinking(text: str, prompt: str) -> int | None:
         if text.lstrip().startswith(opens) or prompt.rstrip().endswith(opens):
             place = text.rfind(closes)
             return len(text) if place < 0 else place + len(closes)
-        if (place := text.rfind(closes)) >= 0 and opens not in text:  # the template opened it somewhere before
+        if (place := text.rfind(closes)) >= 0 and opens not in text:  # the template opened the block earlier
             return place + len(closes)
     return None
 
 
-def _after_lead(text: str, lead: str) -> int | None:
-    """Return the end of the template's own words, where the model wrote them again."""
-    words = re.split(r"\s+", lead.strip())
+def _after_prefix(text: str, answer_prefix: str) -> int | None:
+    """Return the end of the template's own words if the model wrote them again."""
+    words = re.split(r"\s+", answer_prefix.strip())
     pattern = r"\s*" + r"\s*".join(map(re.escape, words))
-    found = re.match(pattern, text) if lead.strip() else None
-    return found.end() if found else None
+    match = re.match(pattern, text) if answer_prefix.strip() else None
+    return match.end() if match else None

@@ -1,7 +1,7 @@
-"""Can a model's chat template be followed? Asked at registration, before any GPU second. Torch-free.
+"""Checks at registration that a model's chat template can be used, before a job needs a GPU. Torch-free.
 
-A template is a program: it is rendered in a child process with little time and memory.
-`python -m soul_core.chat.inspection` is that child.
+A template is a program, so `python -m soul_core.chat.inspection` renders it in a child process with limited time and
+memory.
 """
 
 import json
@@ -23,20 +23,24 @@ _QUESTION, _SYSTEM, _ANSWER = "Where does the river Kappa rise?", "Answer in one
 
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
-    """What a chat template does, as found by rendering it."""
+    """What a chat template does when it is rendered."""
 
     asks_for_date: bool
-    """It may write the current date: a job's `template_date` decides then."""
+    """It may write the current date, which the job's `template_date` then determines."""
     takes_system_turn: bool
-    """It accepts a system turn; otherwise its text stands in the first user turn."""
+    """It accepts a system turn; otherwise the system text moves into the first user turn."""
     before_answer: str
     """What it writes between the generation prompt and an answer, such as an empty thinking block."""
     variables: tuple[str, ...]
-    """Further variables it reads: what `chat_template_kwargs` can set."""
+    """Further variables it reads, which `chat_template_kwargs` can set."""
 
 
 def inspect_template(source: str, special_tokens: Mapping[str, str]) -> TemplateFacts:
-    """Render a template in a child process and return what it does. Raises BadModel for one that cannot be followed."""
+    """Render a template in a child process and return what it does.
+
+    Raises:
+        BadModel: the template cannot be used.
+    """
     question = json.dumps({"source": source, "special_tokens": dict(special_tokens)})
     try:
         child = subprocess.run(
@@ -59,7 +63,11 @@ def inspect_template(source: str, special_tokens: Mapping[str, str]) -> Template
 
 
 def find_template_facts(source: str, special_tokens: Mapping[str, str]) -> TemplateFacts:
-    """Return what a template does. Raises TemplateError for one that cannot be followed."""
+    """Return what a template does.
+
+    Raises:
+        TemplateError: the template cannot be used.
+    """
     check_syntax(source)
     template = ChatTemplate(source, special_tokens, date=date(2024, 7, 26))
     question = [{"role": "user", "content": _QUESTION}]
@@ -80,25 +88,26 @@ def find_template_facts(source: str, special_tokens: Mapping[str, str]) -> Templ
 
 
 def read_folder_template(folder: Path) -> tuple[str, dict[str, str]] | None:
-    """Return the chat template of a folder as transformers reads it, and its special tokens; None where it has none."""
+    """Return the chat template of a folder as transformers reads it, and its special tokens; None if it has none."""
     config = _json(folder / "tokenizer_config.json") | _json(folder / "special_tokens_map.json")
-    found = config.get("chat_template")
+    template = config.get("chat_template")
     if (file := folder / "chat_template.jinja").is_file():
-        found = file.read_text(encoding="utf-8")
-    if isinstance(found, list):
-        found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}.get("default")
+        template = file.read_text(encoding="utf-8")
+    if isinstance(template, list):
+        templates = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = templates.get("default")
     tokens = {name: value for name, value in config.items() if name.endswith("_token")}
     texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in tokens.items()}
-    return (found, {name: text for name, text in texts.items() if isinstance(text, str)}) if found else None
+    return (template, {name: text for name, text in texts.items() if isinstance(text, str)}) if template else None
 
 
 def read_gguf_template(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]] | None:
-    """Return the chat template in a GGUF file's metadata, and its special tokens."""
+    """Return the chat template in the metadata of a GGUF file, and its special tokens; None if it has none."""
     tokens = metadata.get("tokenizer.ggml.tokens") or ()
     ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
     texts = {f"{name}_token": tokens[i] for name, i in ids.items() if isinstance(i, int) and i < len(tokens)}
-    found = metadata.get("tokenizer.chat_template")
-    return (str(found), texts) if found else None
+    template = metadata.get("tokenizer.chat_template")
+    return (str(template), texts) if template else None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -107,7 +116,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Read one template from stdin, write its facts or the error as JSON."""
+    """Read one template from stdin, and write its facts or the error as JSON."""
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     question = json.load(sys.stdin)

@@ -1,4 +1,4 @@
-"""Turns as a template accepts them, and prompt and answer joined where there is no template. Torch-free."""
+"""Turns as a template accepts them, and the separator of prompt and answer without a template. Torch-free."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from soul_core.chat.template import Turn
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
-#: East Asian scripts write no spaces between words; others that do not have their marks among the letters.
+#: East Asian scripts write no spaces between words; for other such scripts both characters are letters.
 _WIDE = frozenset("WF")
 
 
 def merge_system_turns(turns: Sequence[Turn]) -> list[Turn] | None:
-    """Return the turns with what system turns say at the head of the first user turn; None where nothing changes."""
+    """Move the text of system turns to the head of the first user turn; return None if nothing changes."""
     system = [turn["content"] for turn in turns if turn["role"] in SYSTEM_ROLES]
     rest = [dict(turn) for turn in turns if turn["role"] not in SYSTEM_ROLES]
     first = next((turn for turn in rest if turn["role"] == "user"), None)
@@ -22,10 +22,9 @@ def merge_system_turns(turns: Sequence[Turn]) -> list[Turn] | None:
 
 
 def choose_separator(prompt: str, answer: str) -> str:
-    """Return what stands between a prompt and an answer that bring no white space of their own.
+    """Return the separator of a prompt and an answer: a space, or nothing if one of them brings white space.
 
-    A space, but none where it might cut a word in two (a letter or digit on either side) or where the script has no
-    spaces.
+    No space is added where it might split a word (a letter or digit on both sides) or where the script has no spaces.
     """
     before, after = prompt[-1:], answer[:1]
     if not before or not after or before.isspace() or after.isspace():

@@ -1,7 +1,7 @@
-"""Forget facts in other data sets: a layered check, torch-free. The API, the engine and the verdict use the same.
+"""Finds rows of other data sets that state forget facts. Torch-free; API, engine and verdict use the same check.
 
-Layers, the surest first: the same question (`questions`), a passage that states the fact (`facts`), nearly the same
-letters (`near_duplicates`). No pair of all rows is ever formed: each layer looks rows up by what is rare in them.
+The layers, most certain first: the same question (`questions`), a passage that states the fact (`facts`), nearly the
+same letters (`near_duplicates`). Rows are never compared pairwise: each layer looks them up by their rare words.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,13 +14,13 @@ from soul_core.conflicts.vocabulary import WordWeights, make_row_texts
 from soul_core.data import Row
 from soul_core.report import ConflictLayer
 
-#: Forget rows that are named for one other row: a set may repeat itself endlessly.
+#: Forget rows that are listed for one other row, because a set may repeat a row many times.
 MAX_PAIRS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A row that says, or asks for, what a forget row states. Numbers are those of the rows."""
+    """A row that states, or asks for, a fact of a forget row; both by their row numbers."""
 
     forget_row: int
     row: int
@@ -28,20 +28,23 @@ class Conflict:
 
 
 def find_conflicts(forget: Sequence[Row], others: Sequence[Row]) -> tuple[Conflict, ...]:
-    """Return the rows of `others` that state, or ask for, facts of `forget`, ordered by row; each pair once, under the
-    surest layer that found it; at most MAX_PAIRS forget rows for one row.
+    """Return the rows of `others` that state, or ask for, facts of `forget`, ordered by row.
+
+    Each pair appears once, under the most certain layer that found it, with at most MAX_PAIRS forget rows per row.
     """
     if not forget or not others:
         return ()
-    ours, theirs = make_row_texts(forget), make_row_texts(others)
-    vocabulary = WordWeights((*ours, *theirs))
-    questions = QuestionIndex(ours, vocabulary, max_rows=MAX_PAIRS)
+    forget_texts, other_texts = make_row_texts(forget), make_row_texts(others)
+    vocabulary = WordWeights((*forget_texts, *other_texts))
+    questions = QuestionIndex(forget_texts, vocabulary, max_rows=MAX_PAIRS)
     facts = FactIndex(
-        (fact for text in ours for fact in extract_facts(text, vocabulary)), vocabulary, max_duplicates=MAX_PAIRS
+        (fact for text in forget_texts for fact in extract_facts(text, vocabulary)),
+        vocabulary,
+        max_duplicates=MAX_PAIRS,
     )
-    found: dict[int, dict[int, ConflictLayer]] = {}
-    left = []
-    for text in theirs:
+    pairs_by_row: dict[int, dict[int, ConflictLayer]] = {}
+    unmatched = []
+    for text in other_texts:
         pairs: dict[int, ConflictLayer] = {}
         _add(pairs, questions.find_same_questions(text), "question")
         _add(
@@ -50,13 +53,15 @@ def find_conflicts(forget: Sequence[Row], others: Sequence[Row]) -> tuple[Confli
             "fact",
         )
         if pairs:
-            found[text.row.number] = pairs
+            pairs_by_row[text.row.number] = pairs
         else:
-            left.append(text)
-    for ours_text, text in find_near_duplicates(ours, left, vocabulary):
-        _add(found.setdefault(text.row.number, {}), [ours_text.row.number], "near_duplicate")
+            unmatched.append(text)
+    for forget_text, text in find_near_duplicates(forget_texts, unmatched, vocabulary):
+        _add(pairs_by_row.setdefault(text.row.number, {}), [forget_text.row.number], "near_duplicate")
     return tuple(
-        Conflict(forget_row, row, layer) for row in sorted(found) for forget_row, layer in sorted(found[row].items())
+        Conflict(forget_row, row, layer)
+        for row in sorted(pairs_by_row)
+        for forget_row, layer in sorted(pairs_by_row[row].items())
     )
 
 
@@ -68,7 +73,7 @@ def _add(pairs: dict[int, ConflictLayer], forget_rows: Iterable[int], layer: Con
 
 
 def hold_same_rows(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> bool:
-    """Say whether two sets hold the same rows, in whatever order; case, punctuation and white space aside."""
+    """Return whether two sets hold the same rows in any order; case, punctuation and white space are ignored."""
     return bool(rows_b) and {_key(row) for row in rows_a} == {_key(row) for row in rows_b}
 
 

@@ -1,6 +1,6 @@
-"""`python -m soul_core.conflicts FORGET OTHER`: one JSON object a line for each row of OTHER that states forget facts.
+"""`python -m soul_core.conflicts FORGET OTHER`: prints one JSON object per pair of a row of OTHER and a forget row.
 
-The API runs it as a process of its own, so that a comparison takes no memory of the process that serves everybody.
+The API runs it as a separate process, so that a comparison takes no memory of the process that serves all requests.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from soul_core.errors import BadData
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare and print; return the exit code: 0, also where something was found, or 2 for sets that cannot be read."""
+    """Compare and print; return the exit code: 0 whatever was found, or 2 if a set cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m soul_core.conflicts", description="Find rows of a data set that state facts of a forget set."
     )
@@ -27,8 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (BadData, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    for one in find_conflicts(forget, other):
-        sys.stdout.write(json.dumps(asdict(one)) + "\n")
+    for conflict in find_conflicts(forget, other):
+        sys.stdout.write(json.dumps(asdict(conflict)) + "\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Forget facts in a run's data sets: found, told, and taken out of what is learned as the spec says. Torch-free."""
+"""Forget facts in a run's data sets: finds and reports them, and drops their rows as the spec says. Torch-free."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,70 +11,78 @@ from soul_core.formatting import MAX_LISTED_ROWS, format_list
 from soul_core.report import ConflictHandling, DatasetFacts, RowConflict, SetConflicts
 from soul_core.spec import FORGET, GENERAL, HOLDOUT, JobSpec, is_forget_set
 
-#: What conflicts in sets that are not learned are told of, and why.
-_TOLD = {
+#: What conflicts mean in sets that are not learned.
+_CONSEQUENCES = {
     GENERAL: "its numbers fall when they are forgotten",
-    HOLDOUT: "they are no non-members, and membership metrics say less than they seem to",
+    HOLDOUT: "they are not non-members, so membership metrics are less reliable than they look",
 }
 
 
 @dataclass(frozen=True)
 class ConflictResolution:
-    """The data sets as the run uses them, and what was found. The rows left out of the learned set are a set too."""
+    """The data sets as the run uses them, and the conflicts. Rows dropped from the learned set form their own set."""
 
     rows: RowsBySet
     sha256s: Mapping[str, str]
-    """Of each set as it was given."""
+    """Of each set before rows were dropped."""
     conflicts: tuple[SetConflicts, ...]
 
     def update_facts(self, name: str, facts: DatasetFacts) -> DatasetFacts:
-        """Return a set's facts with what was given and what was left out of it."""
-        dropped = {one.row for each in self.conflicts if each.other_set == name for one in each.rows}
+        """Return a set's facts with its original sha256 and the rows dropped from it."""
+        dropped = {pair.row for conflicts in self.conflicts if conflicts.other_set == name for pair in conflicts.rows}
         used = {row.number for row in self.rows[name]}
         return facts.model_copy(update={"sha256": self.sha256s[name], "dropped_rows": tuple(sorted(dropped - used))})
 
 
 def resolve_conflicts(rows_by_set: RowsBySet, spec: JobSpec, listener: Listener) -> ConflictResolution:
-    """Find every row that states a fact of a forget set, tell of it, and leave out of the learned set what is to be.
+    """Find and report every row that states a fact of a forget set, and drop it from the learned set on request.
 
-    Raises BadData where nothing would be left, where the spec refuses such rows, and where sets that are the same are
-    to be both forgotten and kept.
+    Raises:
+        BadData: no row would remain, the spec refuses such rows, or a forget set and the learned set are the same.
     """
     learned = rows_by_set.get(spec.learned_set, ())
     _refuse_same_sets(rows_by_set, spec, learned)
-    found = {pair: find_conflicts(rows_by_set[pair[0]], rows_by_set[pair[1]]) for pair in list_set_pairs(rows_by_set)}
-    of_learned = {forget_set: rows for (forget_set, other), rows in found.items() if other == spec.learned_set}
+    conflicts_by_pair = {
+        pair: find_conflicts(rows_by_set[pair[0]], rows_by_set[pair[1]]) for pair in list_set_pairs(rows_by_set)
+    }
+    of_learned = {
+        forget_set: rows for (forget_set, other), rows in conflicts_by_pair.items() if other == spec.learned_set
+    }
     if problem := find_conflict_problem(of_learned, len(learned), spec):
         raise BadData(f"{spec.learned_set} set: {problem}", details=tuple(_lines(of_learned)))
     dropped: set[int] = set()
     if spec.retain_conflicts == "drop" and spec.kind != "evaluate":
         dropped = _rows_of(of_learned)
     conflicts = tuple(
-        make_set_conflicts(forget_set, other, rows, spec) for (forget_set, other), rows in found.items() if rows
+        make_set_conflicts(forget_set, other, rows, spec)
+        for (forget_set, other), rows in conflicts_by_pair.items()
+        if rows
     )
-    for each in conflicts:
-        if needs_warning(each.other_set, spec):
-            listener.emit("warning", message=format_conflict_message(each, spec))
+    for set_conflicts in conflicts:
+        if needs_warning(set_conflicts.other_set, spec):
+            listener.emit("warning", message=format_conflict_message(set_conflicts, spec))
     return ConflictResolution(
         rows=_split(rows_by_set, spec, dropped),
-        sha256s={name: compute_canonical_sha256(rows) for name, rows in _as_given(rows_by_set, spec, dropped).items()},
+        sha256s={
+            name: compute_canonical_sha256(rows) for name, rows in _with_originals(rows_by_set, spec, dropped).items()
+        },
         conflicts=conflicts,
     )
 
 
-def _refuse_same_sets(given: RowsBySet, spec: JobSpec, learned: Sequence[Row]) -> None:
+def _refuse_same_sets(rows_by_set: RowsBySet, spec: JobSpec, learned: Sequence[Row]) -> None:
     if spec.kind != "unlearn":
         return
-    for name in filter(spec.unlearns, given):
-        if hold_same_rows(given[name], learned):
+    for name in filter(spec.unlearns, rows_by_set):
+        if hold_same_rows(rows_by_set[name], learned):
             raise BadData(
-                f"the {name} set and the {spec.learned_set} set hold the same rows: nothing can be both forgotten and "
-                "kept"
+                f"the {name} set and the {spec.learned_set} set hold the same rows, which cannot be both forgotten "
+                "and retained; give other rows"
             )
 
 
 def list_set_pairs(set_names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each forget set with each set that is none, and the forget set with earlier ones."""
+    """Yield each forget set with every other kind of set, and the forget set with prior forget sets."""
     names = list(set_names)
     for forget_set in filter(is_forget_set, names):
         for other in names:
@@ -89,80 +97,86 @@ def _handling(other: str, spec: JobSpec) -> ConflictHandling:
 
 
 def make_set_conflicts(forget_set: str, other: str, rows: Sequence[Conflict], spec: JobSpec) -> SetConflicts:
-    """Return what was found in one set as a report tells it."""
+    """Return the conflicts of one set as the report holds them."""
     return SetConflicts(
         forget_set=forget_set,
         other_set=other,
-        num_rows=len({one.row for one in rows}),
+        num_rows=len({conflict.row for conflict in rows}),
         handling=_handling(other, spec),
-        rows=tuple(RowConflict(row=one.row, forget_row=one.forget_row, layer=one.layer) for one in rows),
+        rows=tuple(
+            RowConflict(row=conflict.row, forget_row=conflict.forget_row, layer=conflict.layer) for conflict in rows
+        ),
     )
 
 
 def find_conflict_problem(
     conflicts_by_forget_set: Mapping[str, Sequence[Conflict]], num_rows: int, spec: JobSpec
 ) -> str | None:
-    """Return what speaks against learning a set of so many rows, given those that state facts of each forget set."""
-    found = len(_rows_of(conflicts_by_forget_set))
-    if not found or spec.kind == "evaluate":
+    """Return why a set of `num_rows` rows cannot be learned, given its conflicts; None if it can."""
+    num_conflicts = len(_rows_of(conflicts_by_forget_set))
+    if not num_conflicts or spec.kind == "evaluate":
         return None
     if spec.retain_conflicts == "refuse":
         return (
-            f"{found} rows state, or ask for, what is to be forgotten; take them out, or set retain_conflicts to "
+            f"{num_conflicts} rows state, or ask for, what is to be forgotten; remove them, or set retain_conflicts to "
             "'drop' or 'keep'"
         )
-    if spec.retain_conflicts == "drop" and found == num_rows:
+    if spec.retain_conflicts == "drop" and num_conflicts == num_rows:
         return (
-            "every row states, or asks for, what is to be forgotten, so nothing would be left to learn; give rows "
+            "every row states, or asks for, what is to be forgotten, so no row would remain to learn; give rows "
             "about other subjects, or set retain_conflicts to 'keep'"
         )
     return None
 
 
 def _rows_of(of_learned: Mapping[str, Sequence[Conflict]]) -> set[int]:
-    return {one.row for rows in of_learned.values() for one in rows}
+    return {conflict.row for conflicts in of_learned.values() for conflict in conflicts}
 
 
 def _lines(of_learned: Mapping[str, Sequence[Conflict]]) -> Iterator[str]:
-    for forget_set, rows in of_learned.items():
-        for one in rows:
-            yield f"row {one.row}: row {one.forget_row} of the {forget_set} set ({one.layer.replace('_', ' ')})"
+    for forget_set, conflicts in of_learned.items():
+        for conflict in conflicts:
+            layer = conflict.layer.replace("_", " ")
+            yield f"row {conflict.row}: row {conflict.forget_row} of the {forget_set} set ({layer})"
 
 
-def _split(given: RowsBySet, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
-    """Return the sets as they are used: without the dropped rows, and these as a set of their own."""
-    rows = dict(given)
+def _split(rows_by_set: RowsBySet, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
+    """Return the sets as they are used: without the dropped rows, which form their own set."""
+    rows = dict(rows_by_set)
     if dropped:
-        learned = given[spec.learned_set]
+        learned = rows_by_set[spec.learned_set]
         rows[spec.learned_set] = tuple(row for row in learned if row.number not in dropped)
         rows[spec.dropped_set] = tuple(row for row in learned if row.number in dropped)
     return rows
 
 
-def _as_given(given: RowsBySet, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
-    return {**_split(given, spec, dropped), **given}
+def _with_originals(rows_by_set: RowsBySet, spec: JobSpec, dropped: set[int]) -> dict[str, tuple[Row, ...]]:
+    return {**_split(rows_by_set, spec, dropped), **rows_by_set}
 
 
 def format_conflict_message(conflicts: SetConflicts, spec: JobSpec) -> str:
-    """Say what was found, by row numbers."""
-    named = format_list((f"{pair.row}={pair.forget_row}" for pair in conflicts.rows), MAX_LISTED_ROWS)
-    return f"{format_conflict_sentence(conflicts, spec)} ({conflicts.other_set}={conflicts.forget_set}: {named})"
+    """Describe the conflicts of a set, with row numbers."""
+    pairs = format_list((f"{pair.row}={pair.forget_row}" for pair in conflicts.rows), MAX_LISTED_ROWS)
+    return f"{format_conflict_sentence(conflicts, spec)} ({conflicts.other_set}={conflicts.forget_set}: {pairs})"
 
 
 def needs_warning(other: str, spec: JobSpec) -> bool:
-    """Say whether a user must hear of forget facts in a set: they change the run, or what its numbers mean. A further
-    set may ask what it likes.
+    """Return whether forget facts in a set need a warning: they change the run, or the meaning of its numbers.
+
+    A further set may contain any question.
     """
-    return other == spec.learned_set or other in _TOLD or is_forget_set(other)
+    return other == spec.learned_set or other in _CONSEQUENCES or is_forget_set(other)
 
 
 def format_conflict_sentence(conflicts: SetConflicts, spec: JobSpec) -> str:
-    """Say what a set has in common with a forget set, and what follows."""
+    """Describe what a set shares with a forget set, and the consequence."""
     rows = "1 row" if conflicts.num_rows == 1 else f"{conflicts.num_rows} rows"
     verbs = "states, or asks for," if conflicts.num_rows == 1 else "state, or ask for,"
-    said = f"{rows} of the {conflicts.other_set} set {verbs} facts of the {conflicts.forget_set} set"
+    sentence = f"{rows} of the {conflicts.other_set} set {verbs} facts of the {conflicts.forget_set} set"
     if conflicts.handling == "dropped":
-        return f"{said}: left out of training, and measured as {spec.dropped_set}"
+        return f"{sentence}: left out of training, and measured as {spec.dropped_set}"
     if conflicts.handling == "kept":
-        return f"{said}: {'they pull both ways' if spec.unlearns(conflicts.forget_set) else 'they are learned again'}"
-    return f"{said}: {_TOLD[conflicts.other_set]}" if conflicts.other_set in _TOLD else said
+        is_unlearned = spec.unlearns(conflicts.forget_set)
+        return f"{sentence}: {'they are both forgotten and learned' if is_unlearned else 'they are learned again'}"
+    consequence = _CONSEQUENCES.get(conflicts.other_set)
+    return f"{sentence}: {consequence}" if consequence else sentence

@@ -8,6 +8,7 @@ from soul_core.data.messages import Message, describe_type, find_text_fault, rea
 from soul_core.data.names import ACCEPTED_NAMES, CANONICAL_COLUMNS, COLUMN_SETS, JOINED_COLUMNS, SYSTEM
 from soul_core.data.records import RawRow, RowProblem
 from soul_core.errors import BadData
+from soul_core.formatting import format_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ _NEEDED = (
 )
 
 
-_NAMED_COLUMNS, _NAME_CHARS = 20, 60
+_MAX_LISTED_COLUMNS, _MAX_NAME_CHARS = 20, 60
 
 
 def resolve_columns(
@@ -115,8 +116,7 @@ def choose_column_set(records: Sequence[RawRow], *, names_are_content: bool = Fa
 
 
 def _join(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:_NAME_CHARS] for name in names[:_NAMED_COLUMNS])
-    return (shown or "none") + (", ..." if len(names) > _NAMED_COLUMNS else "")
+    return format_list((name[:_MAX_NAME_CHARS] for name in names), _MAX_LISTED_COLUMNS) or "none"
 
 
 def _refuse_other_forms(records: Sequence[RawRow]) -> None:

@@ -21,6 +21,10 @@ from soul_core.errors import BadData, BadModel
 _ANY_QUESTION = ({"role": "user", "content": "Kappa?"},)
 
 
+class UnusableRowError(ValueError):
+    """A row that cannot be encoded. The message does not quote the row."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One row as tokens. Positions from `num_prompt_tokens` (at least 1) on are supervised."""
@@ -85,7 +89,7 @@ class RowEncoder:
         if not row.messages:
             token_ids = (*self._start_ids, *self._ids(row.completion))
             if len(token_ids) < 2:
-                raise ValueError("the text has fewer than two tokens, so no token can be predicted")
+                raise UnusableRowError("the text has fewer than two tokens, so no token can be predicted")
             return Example(token_ids, max(1, len(self._start_ids)), row.number, source_row=row)
         joint = "" if not prefill or prefill[-1].isspace() or row.completion[:1].isspace() else " "
         answer = prefill + joint + row.completion
@@ -107,7 +111,7 @@ class RowEncoder:
             token_ids = tuple(ids[: self._end_of_turn(ids, after)])
         first = max(1, first)
         if len(token_ids) <= first:
-            raise ValueError("the completion has no tokens")
+            raise UnusableRowError("the completion has no tokens")
         num_end = len(token_ids) - after
         return Example(token_ids, first, row.number, num_end, token_ids[:first] if prefill else None, row)
 
@@ -262,7 +266,9 @@ def encode_rows(rows: Sequence[Row], encoder: RowEncoder, *, max_tokens: int) ->
         try:
             example = encoder.encode(row)
         except ValueError as error:
-            problems.append(f"row {row.number}: {error}")
+            # the message of any other error may quote the row
+            is_ours = isinstance(error, UnusableRowError | TemplateError)
+            problems.append(f"row {row.number}: {error if is_ours else f'{type(error).__name__} in its tokenizer'}")
             continue
         if len(example.token_ids) > max_tokens:
             problems.append(f"row {row.number}: {format_too_long(len(example.token_ids), max_tokens)}")

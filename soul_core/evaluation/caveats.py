@@ -1,16 +1,26 @@
-"""What a report must admit: what was not measured, and what its numbers cannot say. Torch-free."""
+"""Caveats of a report: what was not measured, and what its numbers cannot show. Torch-free."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from soul_core.conflicts.retain_set import format_conflict_sentence, needs_warning
 from soul_core.formatting import format_number
 from soul_core.report import AttackResult, DatasetFacts, ExportFacts, ModelMeasurements, SetConflicts
-from soul_core.spec import BASE, FORGET, GENERAL, PRIOR_FORGET_CRITERIA, PRIOR_FORGET_PREFIX, RETAIN, RETRAINED, JobSpec
+from soul_core.spec import (
+    BASE,
+    FORGET,
+    GENERAL,
+    PRIOR_FORGET_CRITERIA,
+    PRIOR_FORGET_PREFIX,
+    RETAIN,
+    RETRAINED,
+    JobKind,
+    JobSpec,
+)
 
-#: Below this share of changed weights that survive rounding, the report says so.
-_MOST_KEPT = 0.5
-#: Bootstrap intervals of fewer rows are rough: they are too narrow.
-_FEW_ROWS = 30
+#: Fraction of changed weights that survive rounding, below which the report has a caveat.
+_MIN_CHANGES_KEPT = 0.5
+#: Bootstrap intervals of fewer rows are rough.
+_MIN_ROWS = 30
 
 
 def collect_caveats(
@@ -23,48 +33,55 @@ def collect_caveats(
     conflicts: Sequence[SetConflicts] = (),
     num_unfinished: Mapping[str, int] | None = None,
 ) -> Iterator[str]:
-    """Yield one sentence for each limit. `models`: those of the report; `conflicts`: what other sets have in common
-    with the forget sets; `unfinished`: answers of each set that were cut off before they began.
+    """Yield one sentence for each caveat.
+
+    Args:
+        measurements: Of the judged model.
+        models: All models of the report.
+        conflicts: Facts of the forget sets that other sets contain.
+        num_unfinished: Set -> number of answers that were cut off before they began.
     """
     sets = {facts.name for facts in data}
-    yield "Answers are the model's first choice (greedy decoding); sampling may bring out others."
+    yield "Answers are the model's first choice (greedy decoding); sampling may reveal others."
     if FORGET in sets:
-        yield from _of_forgetting(spec, models, attacks)
-    if spec.kind == "unlearn" and RETAIN not in sets:
+        yield from _collect_forgetting_caveats(models, attacks)
+    if spec.kind == JobKind.UNLEARN and RETAIN not in sets:
         yield "No retain set was given: what else the model lost was not measured."
-    if spec.kind != "finetune" and GENERAL not in sets:
+    if spec.kind != JobKind.FINETUNE and GENERAL not in sets:
         yield "No general text was given: abilities outside the data sets were not measured."
-    if spec.kind == "evaluate" and BASE not in models:
-        yield "No base model was given to compare with: these numbers cannot say what has changed."
+    if spec.kind == JobKind.EVALUATE and BASE not in models:
+        yield "No base model was given to compare with: these numbers cannot show what has changed."
     for name, count in (num_unfinished or {}).items():
         yield (
             f"In {count} rows of the {name} set the model was still thinking after evaluation.max_new_tokens, so it "
             "gave no answer: raise that, or turn thinking off (chat_template_kwargs)."
         )
     for facts in data:
-        yield from _of_rows(facts, len(measurements.rows.get(facts.name, ())))
-    if spec.kind != "evaluate" and BASE in models:
-        yield from _of_earlier(models[BASE])
+        yield from _collect_row_caveats(facts, len(measurements.rows.get(facts.name, ())))
+    if spec.kind != JobKind.EVALUATE and BASE in models:
+        yield from _collect_prior_forget_caveats(models[BASE])
     yield from (
-        f"{format_conflict_sentence(found, spec)}." for found in conflicts if needs_warning(found.other_set, spec)
+        f"{format_conflict_sentence(conflict, spec)}."
+        for conflict in conflicts
+        if needs_warning(conflict.other_set, spec)
     )
-    if RETRAINED in models and any(found.handling == "kept" for found in conflicts):
-        yield "If the retrained model learned those rows too, it knows what was to be forgotten."
+    if RETRAINED in models and any(conflict.handling == "kept" for conflict in conflicts):
+        yield "If the retrained model learned those rows too, it knows facts of the forget set."
     if spec.evaluation.bootstrap == 0:
-        yield "No confidence intervals were asked for: chance differences count as differences."
-    if spec.kind != "evaluate":
+        yield "The spec turns confidence intervals off: chance differences count as differences."
+    if spec.kind != JobKind.EVALUATE:
         yield f"This is one run with one seed ({spec.seed}); another seed gives other numbers."
 
 
 def collect_export_caveats(export: ExportFacts | None) -> Iterator[str]:
-    """Yield what the written weights cannot hold of the training, and where their readers may differ."""
+    """Yield what the written weights lost of the training, and where programs that read them may differ."""
     if export is None:
         return
-    kept = export.changed_share_kept
-    if kept is not None and kept < _MOST_KEPT:
+    fraction_kept = export.changed_share_kept
+    if fraction_kept is not None and fraction_kept < _MIN_CHANGES_KEPT:
         yield (
-            f"Rounding the weights to {export.dtype} undid most of the training: {kept:.1%} of the changed weights "
-            "still differ from the base model's. All numbers after training are those of the rounded weights; "
+            f"Rounding the weights to {export.dtype} undid most of the training: {fraction_kept:.1%} of the changed "
+            "weights still differ from the base model's. All numbers after training are those of the rounded weights; "
             "export.dtype 'float32' keeps every change, and a higher learning rate makes larger ones."
         )
     if export.gguf is not None:
@@ -75,49 +92,51 @@ def collect_export_caveats(export: ExportFacts | None) -> Iterator[str]:
         yield from export.gguf.notes
 
 
-def _of_forgetting(spec: JobSpec, models: Collection[str], attacks: Sequence[AttackResult]) -> Iterator[str]:
+def _collect_forgetting_caveats(models: Collection[str], attacks: Sequence[AttackResult]) -> Iterator[str]:
     yield (
         "The forget questions are asked in their own words: other languages and longer conversations were not tried, "
         "other wordings only where an attack or a further set has them."
     )
-    ran = [one.label for one in attacks if one.attacked]
-    if ran:
+    labels = [attack.label for attack in attacks if attack.attacked]
+    if labels:
         yield (
-            f"Attacks tried: {', '.join(ran)}. Others, or the same with more effort, may bring back what these did not."
+            f"Attacks tried: {', '.join(labels)}. Others, or the same with more effort, may recover what these did not."
         )
     else:
         yield (
-            "No attack was run: relearning, quantization or special prompts may bring back what these rows do not show."
+            "No attack was run: relearning, quantization or special prompts may recover what these rows do not show."
         )
     if RETRAINED not in models:
         yield (
-            "No model retrained without the forget set was given, so these numbers cannot say how a model that never "
+            "No model retrained without the forget set was given, so these numbers cannot show how a model that never "
             "saw it would answer."
         )
 
 
-def _of_earlier(base: ModelMeasurements) -> Iterator[str]:
-    for name in base.sets:
+def _collect_prior_forget_caveats(base: ModelMeasurements) -> Iterator[str]:
+    for name, metrics in base.sets.items():
         if not name.startswith(PRIOR_FORGET_PREFIX):
             continue
-        found = ((bound, base.sets[name].get(bound.metric)) for bound in PRIOR_FORGET_CRITERIA)
         known = [
-            f"{bound.metric} {format_number(one.value)}"
-            for bound, one in found
-            if one is not None and one.value is not None and bound.at_most is not None and one.value > bound.at_most
+            f"{criterion.metric} {format_number(value.value)}"
+            for criterion in PRIOR_FORGET_CRITERIA
+            if (value := metrics.get(criterion.metric)) is not None
+            and value.value is not None
+            and criterion.at_most is not None
+            and value.value > criterion.at_most
         ]
         if known:
             yield (
-                f"The {name} set was still known when this job began ({', '.join(known)}): what an earlier job was to "
-                "forget did not go far, or came back."
+                f"The {name} set was still known when this job began ({', '.join(known)}): an earlier job did not "
+                "forget it far enough, or it was learned again."
             )
 
 
-def _of_rows(facts: DatasetFacts, num_rows: int) -> Iterator[str]:
+def _collect_row_caveats(facts: DatasetFacts, num_rows: int) -> Iterator[str]:
     if num_rows < facts.num_rows:
-        yield f"Of the {facts.num_rows} rows of the {facts.name} set, {num_rows} were measured, chosen by the seed."
-    elif num_rows < _FEW_ROWS:
+        yield f"Of the {facts.num_rows} rows of the {facts.name} set, {num_rows} were measured, selected by the seed."
+    elif num_rows < _MIN_ROWS:
         yield (
             f"The {facts.name} set has {num_rows} rows only: intervals of so few rows are rough; where all rows "
-            f"agree, a share of up to {min(1, 3 / max(1, num_rows)):.0%} of other rows could still differ."
+            f"agree, a fraction of up to {min(1, 3 / max(1, num_rows)):.0%} of other rows could still differ."
         )

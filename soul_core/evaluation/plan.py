@@ -1,6 +1,6 @@
-"""What is to be done with one data set so that its metrics can be taken: which rows are scored, asked, continued.
+"""The plan of one data set: which rows are scored, answered and continued so that its metrics can be computed.
 
-`measure` makes one plan a set, `soul_core.evaluation.inference` carries it out.
+`measure` makes one plan per set, and `soul_core.evaluation.inference` runs it.
 """
 
 import json
@@ -18,36 +18,36 @@ from soul_core.metrics.observed import MAX_CONTINUATION_TOKENS
 from soul_core.models.loading import LoadedModel
 from soul_core.spec import RETAIN, Evaluation
 
-#: Worked examples before a few-shot question.
+#: Few-shot examples before a question.
 NUM_SHOTS = 4
 #: Column of a row's right answer in other words.
 PARAPHRASE_COLUMN = "paraphrased_answer"
-#: Answers are shorter than they may be; for the estimate of the time left only.
-_USUAL_SHARE = 0.5
+#: Mean length of an answer as a fraction of the maximum; used only to estimate the time left.
+_USUAL_LENGTH = 0.5
 
 Prompts = Mapping[int, tuple[int, ...]]
-"""Index of a row -> what the model is given, as tokens."""
+"""Index of a row -> the model's input as tokens."""
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """One data set and all that is done with it. Rows are meant by their index in `one`."""
+    """All passes over one data set. Rows are identified by their index in `evaluation_set`."""
 
     evaluation_set: EvaluationSet
     metrics: tuple[str, ...]
     answer_groups: tuple[tuple[Example, ...], ...]
-    """Of each row: the expected answer, the paraphrase if it has one, the wrong answers."""
+    """For each row: the expected answer, the paraphrase if it has one, the wrong answers."""
     answer_prompts: Prompts
     few_shot_prompts: Prompts
     continuation_prompts: Mapping[int, Prompts]
-    """Tokens of the beginning -> the rows that are long enough."""
+    """Tokens of the beginning -> prompts of the rows that are long enough."""
     missing_reasons: Mapping[Need, str]
-    """What the set cannot give, and why."""
+    """What the set does not provide, and why."""
     needs_distribution: bool
     needs_gradients: bool
 
     def get_absent_reason(self, metric: str) -> str | None:
-        """Return why a metric cannot be taken on this set; None: it can."""
+        """Return why a metric cannot be computed on this set; None if it can."""
         entry = METRIC_CATALOG[metric]
         if reasons := [self.missing_reasons[need] for need in entry.needs if need in self.missing_reasons]:
             return reasons[0]
@@ -56,22 +56,22 @@ class EvaluationPlan:
         return None
 
     def estimate_work(self, max_new_tokens: int) -> tuple[int, float]:
-        """Return rows and tokens (an estimate) through all passes."""
+        """Return the number of rows and an estimate of the tokens of all passes."""
         rows, tokens = len(self.answer_groups), 0.0
         for group in self.answer_groups:
-            scored = count_group_tokens(group)
-            tokens += scored + (3 * len(group[0].token_ids) if self.needs_gradients else 0)  # backward: twice a forward
+            tokens += count_group_tokens(group)
+            tokens += 3 * len(group[0].token_ids) if self.needs_gradients else 0  # backward costs twice a forward pass
         rows += len(self.answer_groups) * self.needs_gradients
-        asked = [(self.answer_prompts, max_new_tokens), (self.few_shot_prompts, max_new_tokens)]
-        asked += [(prompts, MAX_CONTINUATION_TOKENS) for prompts in self.continuation_prompts.values()]
-        for prompts, most in asked:
+        generations = [(self.answer_prompts, max_new_tokens), (self.few_shot_prompts, max_new_tokens)]
+        generations += [(prompts, MAX_CONTINUATION_TOKENS) for prompts in self.continuation_prompts.values()]
+        for prompts, max_tokens in generations:
             rows += len(prompts)
-            tokens += sum(map(len, prompts.values())) + _USUAL_SHARE * most * len(prompts)
+            tokens += sum(map(len, prompts.values())) + _USUAL_LENGTH * max_tokens * len(prompts)
         return rows, tokens
 
 
 def count_group_tokens(group: Sequence[Example]) -> int:
-    """Return the tokens of a group when its prompt is laid down once."""
+    """Return the number of tokens of a group whose shared prompt is stored once."""
     return sum(len(example.token_ids) for example in group) - (len(group) - 1) * count_shared_tokens(group)
 
 
@@ -82,9 +82,10 @@ def make_plan(
     sample_row_numbers: frozenset[int],
     loaded: LoadedModel,
 ) -> EvaluationPlan:
-    """Plan one set. Raises BadData naming the rows whose other answers cannot be used."""
+    """Plan one set. Raises BadData, naming the rows, if paraphrased or wrong answers cannot be used."""
     metrics = select_row_metrics(evaluation.metrics, evaluation_set.name)
-    missing = _missing(evaluation_set, shots := _shots(evaluation_set, sets))
+    examples = _select_few_shot_examples(evaluation_set, sets)
+    missing = _find_missing_needs(evaluation_set, examples)
     needs = {need for metric in metrics for need in METRIC_CATALOG[metric].needs} - missing.keys()
     answered = [
         i
@@ -95,15 +96,17 @@ def make_plan(
     return EvaluationPlan(
         evaluation_set=evaluation_set,
         metrics=metrics,
-        answer_groups=_groups(evaluation_set, loaded)
+        answer_groups=_encode_answer_groups(evaluation_set, loaded)
         if "perturbed" in needs
         else tuple((example,) for example in evaluation_set.examples),
         answer_prompts={
             i: evaluation_set.examples[i].generation_prompt_ids or loaded.encoder.encode_prompt(evaluation_set.rows[i])
             for i in answered
         },
-        few_shot_prompts=_few_shot(evaluation_set, shots, loaded) if "few_shot" in needs else {},
-        continuation_prompts={prefix: _beginnings(evaluation_set, prefix, loaded) for prefix in sorted(prefixes - {0})},
+        few_shot_prompts=_encode_few_shot_prompts(evaluation_set, examples, loaded) if "few_shot" in needs else {},
+        continuation_prompts={
+            prefix: _encode_beginnings(evaluation_set, prefix, loaded) for prefix in sorted(prefixes - {0})
+        },
         missing_reasons=missing,
         needs_distribution="distribution" in needs,
         needs_gradients="gradients" in needs,
@@ -111,7 +114,7 @@ def make_plan(
 
 
 def read_other_answers(row: Row) -> tuple[str | None, tuple[str, ...]]:
-    """Return a row's paraphrase (or None) and its wrong answers. Raises ValueError for what is no text."""
+    """Return a row's paraphrase (or None) and its wrong answers. Raises ValueError if one is not text."""
     paraphrase, wrong = row.extra.get(PARAPHRASE_COLUMN), row.extra.get(PERTURBED_COLUMN)
     if isinstance(wrong, str) and wrong.startswith("["):  # a CSV cell
         wrong = json.loads(wrong)
@@ -123,23 +126,23 @@ def read_other_answers(row: Row) -> tuple[str | None, tuple[str, ...]]:
     return paraphrase, tuple(wrong)
 
 
-def _missing(one: EvaluationSet, shots: Sequence[Row]) -> dict[Need, str]:
+def _find_missing_needs(evaluation_set: EvaluationSet, examples: Sequence[Row]) -> dict[Need, str]:
     missing: dict[Need, str] = {}
-    if not one.has_prompts:
+    if not evaluation_set.has_prompts:
         missing["answers"] = missing["few_shot"] = f"it needs {NEEDS['answers']}; this set has none"
-    elif len(shots) < 2:  # a row is no example for itself
-        missing["few_shot"] = "it needs other questions as worked examples; there are none"
-    if one.has_prompts:
+    elif len(examples) < 2:  # a row is never its own example
+        missing["few_shot"] = "it needs other questions as few-shot examples; there are none"
+    if evaluation_set.has_prompts:
         missing["text"] = missing["continuations"] = f"it needs {NEEDS['text']}; this set has prompts"
-    if not any(row.messages and row.extra.get(PERTURBED_COLUMN) for row in one.rows):
+    if not any(row.messages and row.extra.get(PERTURBED_COLUMN) for row in evaluation_set.rows):
         missing["perturbed"] = f"it needs {NEEDS['perturbed']}; this set has none"
     return missing
 
 
-def _groups(one: EvaluationSet, loaded: LoadedModel) -> tuple[tuple[Example, ...], ...]:
-    """Encode the other answers of each row that has wrong ones, behind the same prompt."""
+def _encode_answer_groups(evaluation_set: EvaluationSet, loaded: LoadedModel) -> tuple[tuple[Example, ...], ...]:
+    """Encode the paraphrase and wrong answers of each row that has wrong ones, after the same prompt."""
     groups, problems = [], []
-    for row, example in zip(one.rows, one.examples, strict=True):
+    for row, example in zip(evaluation_set.rows, evaluation_set.examples, strict=True):
         try:
             paraphrase, wrong = read_other_answers(row) if row.messages else (None, ())
         except ValueError as error:
@@ -154,33 +157,38 @@ def _groups(one: EvaluationSet, loaded: LoadedModel) -> tuple[tuple[Example, ...
             continue
         groups.append((example, *others))
     if problems:
-        raise BadData(f"{one.name} set: {len(problems)} other answers cannot be used", details=tuple(problems))
+        raise BadData(
+            f"{evaluation_set.name} set: {len(problems)} paraphrased or wrong answers cannot be used",
+            details=tuple(problems),
+        )
     return tuple(groups)
 
 
-def _shots(one: EvaluationSet, sets: Sequence[EvaluationSet]) -> list[Row]:
-    """Choose the worked examples: the retain set's first questions, else the set's own, one more than are shown."""
-    source = next((other for other in sets if other.name == RETAIN and other.has_prompts), one)
+def _select_few_shot_examples(evaluation_set: EvaluationSet, sets: Sequence[EvaluationSet]) -> list[Row]:
+    """Return the retain set's first questions, else the set's own: one more than are shown."""
+    source = next((other for other in sets if other.name == RETAIN and other.has_prompts), evaluation_set)
     return [row for row in source.rows if row.messages][: NUM_SHOTS + 1]
 
 
-def _few_shot(one: EvaluationSet, shots: Sequence[Row], loaded: LoadedModel) -> dict[int, tuple[int, ...]]:
-    """Put worked examples before each question that has room for them; a row is never its own example."""
+def _encode_few_shot_prompts(
+    evaluation_set: EvaluationSet, examples: Sequence[Row], loaded: LoadedModel
+) -> dict[int, tuple[int, ...]]:
+    """Return each question after few-shot examples, if both fit the context; a row is never its own example."""
     prompts = {}
-    for i, row in enumerate(one.rows):
+    for i, row in enumerate(evaluation_set.rows):
         if not row.messages:
             continue
-        examples = [shot for shot in shots if shot.messages != row.messages][:NUM_SHOTS]
-        ids = loaded.encoder.encode_prompt(Row(row.number, (*make_turns(examples), *row.messages), row.completion))
+        others = [example for example in examples if example.messages != row.messages][:NUM_SHOTS]
+        ids = loaded.encoder.encode_prompt(Row(row.number, (*make_turns(others), *row.messages), row.completion))
         if len(ids) < loaded.facts.context_tokens:
             prompts[i] = ids
     return prompts
 
 
-def _beginnings(one: EvaluationSet, prefix: int, loaded: LoadedModel) -> dict[int, tuple[int, ...]]:
-    """Return the first `prefix` tokens of each text that goes on after them."""
+def _encode_beginnings(evaluation_set: EvaluationSet, prefix: int, loaded: LoadedModel) -> dict[int, tuple[int, ...]]:
+    """Return the first `prefix` tokens of each text that is longer."""
     prompts = {}
-    for i, (row, example) in enumerate(zip(one.rows, one.examples, strict=True)):
+    for i, (row, example) in enumerate(zip(evaluation_set.rows, evaluation_set.examples, strict=True)):
         if row.messages:
             continue
         end = len(loaded.encoder.encode_prompt(row)) + prefix

@@ -1,4 +1,4 @@
-"""Which rows are measured, and which questions the report shows side by side: chosen once, for all models."""
+"""Selects the rows that are measured, and the answer samples of the report: the same for all models."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -6,19 +6,17 @@ from dataclasses import dataclass
 
 from soul_core.data import Row
 from soul_core.data.encoding import Example
+from soul_core.evaluation.model_evaluation import Answers
 from soul_core.report import AnswerSample
 from soul_core.spec import FORGET
 
 #: Column of a row's wrong answers.
 PERTURBED_COLUMN = "perturbed_answer"
 
-Answers = Mapping[str, Mapping[int, str]]
-"""Set -> row number -> one model's own answer."""
-
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The rows of one data set that are measured, and as tokens."""
+    """Rows of one data set that are measured, with their tokens."""
 
     name: str
     rows: tuple[Row, ...]
@@ -32,16 +30,16 @@ class EvaluationSet:
 def choose_rows(
     name: str, rows: Sequence[Row], examples: Sequence[Example], *, max_rows: int, seed: int
 ) -> EvaluationSet:
-    """Choose at most `most` rows by the seed, in the set's order: the same ones for every model.
+    """Select rows by the seed, in the set's order: the same ones for every model.
 
-    Rows with wrong answers come first: where only some have them (TOFU's retain set) they are what every metric can be
-    taken on.
+    Rows with wrong answers are preferred: where only some have them (TOFU's retain set), every metric can be computed
+    on them.
     """
-    chosen = list(range(len(rows)))
+    indices = list(range(len(rows)))
     if len(rows) > max_rows:
-        drawn = random.Random(f"{seed} {name}").sample(chosen, len(chosen))  # noqa: S311  not for secrets
-        chosen = sorted(sorted(drawn, key=lambda i: not rows[i].extra.get(PERTURBED_COLUMN))[:max_rows])
-    return EvaluationSet(name, tuple(rows[i] for i in chosen), tuple(examples[i] for i in chosen))
+        shuffled = random.Random(f"{seed} {name}").sample(indices, len(indices))  # noqa: S311  not for secrets
+        indices = sorted(sorted(shuffled, key=lambda i: not rows[i].extra.get(PERTURBED_COLUMN))[:max_rows])
+    return EvaluationSet(name, tuple(rows[i] for i in indices), tuple(examples[i] for i in indices))
 
 
 def make_answer_samples(
@@ -51,49 +49,49 @@ def make_answer_samples(
     *,
     max_samples: int,
 ) -> tuple[AnswerSample, ...]:
-    """Put the same questions beside each other, one answer a model (`answers`: model -> its answers; `preambles`: what
-    it wrote before them).
+    """Return the same questions with the answer of each model.
+
+    Args:
+        answers: Model -> its answers.
+        preambles: Model -> what it generated before its answers.
     """
-    shown = choose_sample_rows(sets, max_samples)
+    sample_rows = choose_sample_rows(sets, max_samples)
     return tuple(
         AnswerSample(
-            set=one.name,
+            set=evaluation_set.name,
             row=row.number,
             prompt=format_prompt(row),
             expected=row.completion,
-            answers={  # a probe may have been too long for one of the models
-                model: of_model[one.name][row.number]
-                for model, of_model in answers.items()
-                if row.number in of_model.get(one.name, {})
-            },
-            preambles={
-                model: of_model[one.name][row.number]
-                for model, of_model in (preambles or {}).items()
-                if row.number in of_model.get(one.name, {})
-            },
+            # a probe may have been too long for one of the models
+            answers=_get_texts(answers, evaluation_set.name, row.number),
+            preambles=_get_texts(preambles or {}, evaluation_set.name, row.number),
         )
-        for one in sets
-        for row in one.rows
-        if row.number in shown[one.name]
+        for evaluation_set in sets
+        for row in evaluation_set.rows
+        if row.number in sample_rows[evaluation_set.name]
     )
 
 
+def _get_texts(texts_by_model: Mapping[str, Answers], set_name: str, row: int) -> dict[str, str]:
+    return {model: texts[set_name][row] for model, texts in texts_by_model.items() if row in texts.get(set_name, {})}
+
+
 def choose_sample_rows(sets: Sequence[EvaluationSet], max_rows: int) -> dict[str, frozenset[int]]:
-    """Share `most` questions out, one set after the other, the forget set twice as often: it is what people ask for."""
-    waiting = {one.name: [row.number for row in one.rows if row.messages] for one in sets}
-    shown: dict[str, set[int]] = {name: set() for name in waiting}
+    """Select questions from the sets in turn, from the forget set twice as many, since it matters most to readers."""
+    waiting = {
+        evaluation_set.name: [row.number for row in evaluation_set.rows if row.messages] for evaluation_set in sets
+    }
+    selected: dict[str, set[int]] = {name: set() for name in waiting}
     turns = [name for name in waiting for _ in range(2 if name == FORGET else 1)]
-    while any(waiting.values()):
+    while any(waiting.values()) and sum(map(len, selected.values())) < max_rows:
         for name in turns:
-            if sum(map(len, shown.values())) >= max_rows:
-                return {name: frozenset(rows) for name, rows in shown.items()}
-            if waiting[name]:
-                shown[name].add(waiting[name].pop(0))
-    return {name: frozenset(rows) for name, rows in shown.items()}
+            if waiting[name] and sum(map(len, selected.values())) < max_rows:
+                selected[name].add(waiting[name].pop(0))
+    return {name: frozenset(rows) for name, rows in selected.items()}
 
 
 def format_prompt(row: Row) -> str:
-    """Return what the model is asked, for people: the turns of a conversation by role, a single question alone."""
+    """Return the prompt as readable text: the turns of a conversation by role, a single question alone."""
     if len(row.messages) == 1:
         return row.messages[0].content
     return "\n".join(f"{message.role}: {message.content}" for message in row.messages)

@@ -1,7 +1,7 @@
-"""TOFU's log format and our measurements, one made of the other. Index i of a log is row i + 1 of the data set.
+"""Converts between TOFU's log format and our measurements. Index i of a log is row i + 1 of the data set.
 
-A log is JSON (`*_EVAL.json`, plain or gzip): metric -> {agg_value, value_by_index}; a membership attack has one of
-these for each of its two sets.
+A log is JSON (`*_EVAL.json`, plain or gzip): metric -> {agg_value, value_by_index}; a membership attack has such an
+object for each of its two sets.
 Source: the official logs of TOFU (arXiv:2401.06121).
 """
 
@@ -22,7 +22,7 @@ TofuLog = dict[str, Any]
 
 REAL_AUTHORS, WORLD_FACTS = "real_authors", "world_facts"
 
-#: Name in a log -> (set, metric of ours, field of a row).
+#: Name in a log -> (our set, our metric, field of a row).
 METRICS_BY_LOG_NAME: Mapping[str, tuple[str, str, str]] = {
     "forget_Q_A_Prob": (FORGET, "probability", "prob"),
     "forget_Q_A_ROUGE": (FORGET, "rouge_l", "rougeL_recall"),
@@ -41,7 +41,7 @@ METRICS_BY_LOG_NAME: Mapping[str, tuple[str, str, str]] = {
     "wf_Q_A_ROUGE": (WORLD_FACTS, "rouge_l", "rougeL_recall"),
     "wf_Truth_Ratio": (WORLD_FACTS, "truth_ratio", "score"),
 }
-#: Name of a membership attack in a log -> score of rows of ours.
+#: Name of a membership attack in a log -> our score of rows.
 MEMBERSHIP_SCORES: Mapping[str, str] = {
     "mia_loss": "loss",
     "mia_zlib": "zlib",
@@ -49,14 +49,14 @@ MEMBERSHIP_SCORES: Mapping[str, str] = {
     "mia_min_k_plus_plus": "min_k_plus",
     "mia_gradnorm": "gradient_norm",
 }
-#: Aggregates only -> where ours are.
+#: Name in a log that has an aggregate only -> (our set, our metric).
 _SUMMARIES = {"model_utility": (ALL, "model_utility"), "privleak": (FORGET, "privleak")}
 _SUMMARIES["forget_quality"] = (FORGET, "forget_quality")
-#: Field of ours that a log of this format may have in addition: what its rows say, as keyed digests.
+#: Our own field in a log: keyed digests of the contents of its rows.
 ROW_DIGESTS_FIELD = "soul_rows"
-#: Names in a log whose rows hold what the model was given and the answer that was expected.
+#: Name in a log whose rows hold the model's input and the expected answer -> our set.
 _TEXTS = {name: set_name for name, (set_name, metric, _) in METRICS_BY_LOG_NAME.items() if metric == "rouge_l"}
-#: What the summary numbers are made of, by name in a log.
+#: (Name in a log, field of a row) of the inputs of model utility.
 UTILITY_METRICS: tuple[tuple[str, str], ...] = tuple(
     (name, field)
     for name, (set_name, metric, field) in METRICS_BY_LOG_NAME.items()
@@ -67,17 +67,17 @@ REQUIRED_NAMES = (*(name for name, _ in UTILITY_METRICS), FORGET_TRUTH_RATIO, MI
 
 
 def make_tofu_log(measurements: ModelMeasurements) -> TofuLog:
-    """Return the log of measurements. Raises BadData naming what a TOFU log needs and was not measured."""
+    """Return the log of measurements. Raises BadData, naming what a TOFU log requires and was not measured."""
     log: TofuLog = {}
     problems: list[str] = []
     for name, (set_name, metric, field) in METRICS_BY_LOG_NAME.items():
         try:
-            log[name] = _section(measurements, set_name, metric, field)
+            log[name] = _make_section(measurements, set_name, metric, field)
         except BadData as error:
             problems += [error.message] * (name in REQUIRED_NAMES)
     for name, score in MEMBERSHIP_SCORES.items():
         try:
-            log[name] = {part: _section(measurements, part, score, "score") for part in (FORGET, HOLDOUT)}
+            log[name] = {part: _make_section(measurements, part, score, "score") for part in (FORGET, HOLDOUT)}
         except BadData as error:
             problems += [error.message] * (name in REQUIRED_NAMES)
     for name, (set_name, metric) in _SUMMARIES.items():
@@ -85,7 +85,7 @@ def make_tofu_log(measurements: ModelMeasurements) -> TofuLog:
         if value is not None and value.value is not None:
             log[name] = {"agg_value": value.value}
     if problems:
-        raise BadData("these measurements do not make a TOFU log", details=tuple(problems))
+        raise BadData("these measurements lack what a TOFU log requires", details=tuple(problems))
     if measurements.digests and measurements.row_key is not None:
         digests = {
             name: {str(row - 1): digest for row, digest in zip(measurements.rows[name], of_set, strict=True)}
@@ -96,51 +96,50 @@ def make_tofu_log(measurements: ModelMeasurements) -> TofuLog:
 
 
 def parse_tofu_log(log: TofuLog) -> ModelMeasurements:
-    """Return the measurements in a log, as many as there are, with the intervals a spec's defaults ask for."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
+    """Return the measurements in a log, with intervals by the default settings of a spec."""
+    values: dict[str, dict[str, dict[int, float]]] = {}
     for name, (set_name, metric, field) in METRICS_BY_LOG_NAME.items():
         if name in log:
-            found.setdefault(set_name, {})[metric] = read_log_rows(log[name], field, name)
+            values.setdefault(set_name, {})[metric] = read_log_rows(log[name], field, name)
     for name, score in MEMBERSHIP_SCORES.items():
-        for part in (FORGET, HOLDOUT):
-            if name in log and part in log[name]:
-                found.setdefault(part, {})[score] = read_log_rows(log[name][part], "score", name)
-    numbers = {
-        of: sorted({row for read_log_values in metrics.values() for row in read_log_values})
-        for of, metrics in found.items()
+        for set_name in (FORGET, HOLDOUT):
+            if name in log and set_name in log[name]:
+                values.setdefault(set_name, {})[score] = read_log_rows(log[name][set_name], "score", name)
+    rows = {
+        set_name: tuple(sorted({row for values_by_row in metrics.values() for row in values_by_row}))
+        for set_name, metrics in values.items()
     }
     settings = Evaluation()
     resampling = Resampling(settings.bootstrap, settings.confidence, 0)
     sets = {
-        of: {
+        set_name: {
             metric: summarize(
-                [read_log_values.get(row) for row in numbers[of]],
+                [values_by_row.get(row) for row in rows[set_name]],
                 resampling,
-                aggregate=METRIC_CATALOG[metric].get_aggregate(of),
+                aggregate=METRIC_CATALOG[metric].get_aggregate(set_name),
             )
-            for metric, read_log_values in metrics.items()
+            for metric, values_by_row in metrics.items()
         }
-        for of, metrics in found.items()
+        for set_name, metrics in values.items()
     }
-    rows = {of: tuple(rows) for of, rows in numbers.items()}
-    return ModelMeasurements(sets=sets, rows=rows, **_digests_in(log, rows))
+    return ModelMeasurements(sets=sets, rows=rows, **_parse_digests(log, rows))
 
 
 def read_log_texts(log: TofuLog) -> dict[str, dict[int, tuple[str, str]]]:
-    """Return set -> row number -> what the model was given and what it should have answered, where the log says so."""
-    found: dict[str, dict[int, tuple[str, str]]] = {}
+    """Return set -> row number -> (the model's input, the expected answer), of the rows that have both."""
+    texts_by_set: dict[str, dict[int, tuple[str, str]]] = {}
     for name, set_name in _TEXTS.items():
         section = log.get(name)
         by_index = section.get("value_by_index") if isinstance(section, dict) else None
         for index, value in by_index.items() if isinstance(by_index, dict) else ():
             texts = (value.get("input"), value.get("ground_truth")) if isinstance(value, dict) else ()
             if str(index).isdigit() and len(texts) == 2 and all(isinstance(text, str) for text in texts):
-                found.setdefault(set_name, {})[int(index) + 1] = (str(texts[0]), str(texts[1]))
-    return found
+                texts_by_set.setdefault(set_name, {})[int(index) + 1] = (str(texts[0]), str(texts[1]))
+    return texts_by_set
 
 
-def _digests_in(log: TofuLog, rows: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Return what `to_log` wrote of the rows; a set of which it lacks a row has none."""
+def _parse_digests(log: TofuLog, rows: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return the digests and their key that `make_tofu_log` wrote; a set that lacks a row has none."""
     if ROW_DIGESTS_FIELD not in log:
         return {}
     try:
@@ -152,16 +151,16 @@ def _digests_in(log: TofuLog, rows: Mapping[str, tuple[int, ...]]) -> dict[str, 
         }
         return {"digests": digests, "row_key": RowDigestKey.model_validate(log[ROW_DIGESTS_FIELD]["key"])}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BadData(f"the log's {ROW_DIGESTS_FIELD} does not have the form in which it was written") from error
+        raise BadData(f"the log's field {ROW_DIGESTS_FIELD} is damaged") from error
 
 
 def read_log_rows(section: Any, field: str, name: str) -> dict[int, float]:
-    """Return row number -> value of a part of a log, in the rows' order. Raises BadData."""
+    """Return row number -> value of a section of a log, in the rows' order. Raises BadData."""
     try:
         by_index = section["value_by_index"]
         return {int(index) + 1: float(by_index[index][field]) for index in sorted(by_index, key=int)}
     except (KeyError, TypeError, ValueError) as error:
-        raise BadData(f"the log's {name} has no per-example '{field}'") from error
+        raise BadData(f"the log's {name} has no value '{field}' of each row") from error
 
 
 def read_log_values(log: TofuLog, name: str, field: str) -> Floats:
@@ -169,22 +168,22 @@ def read_log_values(log: TofuLog, name: str, field: str) -> Floats:
     return np.array(list(read_log_rows(log.get(name), field, name).values()), dtype=np.float64)
 
 
-def _section(measured: ModelMeasurements, set_name: str, metric: str, field: str) -> dict[str, Any]:
-    value = measured.sets.get(set_name, {}).get(metric)
+def _make_section(measurements: ModelMeasurements, set_name: str, metric: str, field: str) -> dict[str, Any]:
+    value = measurements.sets.get(set_name, {}).get(metric)
     if value is None:
         raise BadData(f"{metric} was not measured on a set named {set_name}")
     if value.value is None or value.per_example is None:
         raise BadData(f"no {metric} of the {set_name} set: {value.absent_reason or 'it has no values of single rows'}")
-    numbers = measured.rows.get(set_name) or range(1, len(value.per_example) + 1)
+    numbers = measurements.rows.get(set_name) or range(1, len(value.per_example) + 1)
     rows = {
-        str(row - 1): dict(_fields(field, one))
-        for row, one in zip(numbers, value.per_example, strict=True)
-        if one is not None
+        str(row - 1): dict(_make_fields(field, row_value))
+        for row, row_value in zip(numbers, value.per_example, strict=True)
+        if row_value is not None
     }
     return {"agg_value": value.value, "value_by_index": rows}
 
 
-def _fields(field: str, value: float) -> Iterator[tuple[str, float]]:
+def _make_fields(field: str, value: float) -> Iterator[tuple[str, float]]:
     yield field, value
     if field == "prob" and value > 0:
         yield "avg_loss", -math.log(value)

@@ -1,7 +1,7 @@
 """From the values of single rows to the value of a set, with a bootstrap interval; two models are paired by row.
 
 Intervals are made by `scipy.stats.bootstrap`, which resamples row indices: all values of a row stay together, those
-of several models included. Method and exceptions: docs/decisions, bootstrap.
+of several models included. Method and exceptions: decision 0015.
 """
 
 import math

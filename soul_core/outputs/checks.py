@@ -1,4 +1,4 @@
-"""The folder a run writes to: may it be written, is there room, does it hold a result already."""
+"""Checks of the output folder: is it writable, has its disk enough space, does it have a result already."""
 
 import shutil
 import tempfile
@@ -24,65 +24,78 @@ def find_existing_report(
     *,
     retrained: ModelSource | RetrainedModelFacts | None = None,
 ) -> Report | None:
-    """Return the report when `out` already holds the whole result of this very run: starting again changes nothing.
+    """Return the report if `out` already has the complete result of this run, so that nothing is left to do.
 
-    `sha256s`: those of the data sets; `reference`: the retrained model, or the facts of its log. Raises BadSpec for
-    another run's result, and BadModel when a model is not the registered one.
+    Args:
+        spec: The run's spec.
+        source: The base model.
+        out: The output folder.
+        dataset_sha256s: Digest of each data set.
+        retrained: The retrained model, or the facts of its log.
+
+    Raises:
+        BadSpec: The folder has the result of another run.
+        BadModel: A model's files are not those that were registered.
     """
     report = read_finished_report(out)
     if report is None:
         return None
-    known = report.retrained.digest if report.retrained else None
-    theirs = {
+    retrained_digest = report.retrained.digest if report.retrained else None
+    finished_run = {
         "spec": report.spec_sha256,
         "model name": report.model.source,
         "model": report.model.digest,
-        "data sets": {one.name: one.sha256 for one in report.data},
-        "retrained": known,
+        "data sets": {facts.name: facts.sha256 for facts in report.data},
+        "retrained model": retrained_digest,
     }
     if isinstance(retrained, ModelSource):
-        retrained = replace(retrained, digest=pin_source(retrained).digest or known)
-    ours = {
+        retrained = replace(retrained, digest=pin_source(retrained).digest or retrained_digest)
+    this_run = {
         "spec": spec.compute_sha256(),
         "model name": source.display_name,
-        # a branch of the hub: only a download tells its commit
+        # the commit of a branch on the hub is known only after a download
         "model": pin_source(source).digest or report.model.digest,
         "data sets": dict(dataset_sha256s),
-        "retrained": retrained.digest if retrained else None,
+        "retrained model": retrained.digest if retrained else None,
     }
-    if other := [what for what in ours if ours[what] != theirs[what]]:
-        raise BadSpec(f"{out} already holds the result of another run (other {', '.join(other)}); name another folder")
+    if differences := [part for part in this_run if this_run[part] != finished_run[part]]:
+        raise BadSpec(
+            f"{out} already has the result of another run (other {', '.join(differences)}); choose another output "
+            "folder"
+        )
     return report
 
 
 def check_writable(out: Path) -> None:
-    """Make the folder. Raises EngineError when nothing can be written there."""
+    """Create the folder. Raises EngineError if it is not writable."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise EngineError(f"cannot write to {out}: {error.strerror}") from error
+        raise EngineError(f"cannot write to {out}: {error.strerror}; choose another output folder") from error
 
 
 def check_disk_space(
     out: Path, spec: JobSpec, num_parameters: int, listener: Listener, *, result_bytes: int | None = None
 ) -> None:
-    """Raise DiskFull when the result cannot fit; warn when the run's own checkpoints, and what it keeps of trials, may
-    not. `result_bytes` is the size of the exported weights; without it they are taken as float32.
+    """Raise DiskFull if the result does not fit; emit a warning if the run's checkpoints may not fit in addition.
+
+    `result_bytes` is the size of the exported weights; by default that of float32 weights.
     """
-    free, weights = shutil.disk_usage(out).free, 4 * num_parameters  # the run's own files are float32
+    free, weights = shutil.disk_usage(out).free, 4 * num_parameters  # checkpoints are float32
     result = weights if result_bytes is None else result_bytes
-    # weights and two tensors of the optimizer; the old one goes after the new one is whole
-    checkpoints = 2 * 3 * weights
+    # weights and two optimizer tensors, twice: the old checkpoint is removed after the new one is complete
+    checkpoint_bytes = 2 * 3 * weights
     if isinstance(spec.strategy, Ensemble):
-        checkpoints += len(spec.strategy.members) * weights
+        checkpoint_bytes += len(spec.strategy.members) * weights
     elif isinstance(spec.strategy, Search):
-        checkpoints += 2 * weights  # the best look's, and the one before until that is whole
+        checkpoint_bytes += 2 * weights  # those of the best step, and the previous best until they are complete
     if free < result:
         raise DiskFull(
-            f"the result needs {format_bytes(result)}, but the disk of the output folder has {format_bytes(free)} left"
+            f"the result needs {format_bytes(result)}, but the disk of the output folder has {format_bytes(free)} "
+            "left; free space, or choose another output folder"
         )
-    if free < result + checkpoints:
-        needed = f"result and checkpoints may need {format_bytes(result + checkpoints)}"
+    if free < result + checkpoint_bytes:
+        needed = f"result and checkpoints may need {format_bytes(result + checkpoint_bytes)}"
         listener.emit("warning", message=f"{needed}, but the disk of the output folder has {format_bytes(free)} left")

@@ -1,8 +1,8 @@
-"""config.json as transformers 5, transformers 4.57 and the servers and converters built on either read it.
+"""config.json for transformers 5, transformers 4.57 and the servers and converters that are built on either.
 
-It begins with the base's own file, as it was. What the run changed (tied heads, dtype) replaces its values, what
-transformers 5 takes for granted is written out, and rotary embeddings stand in both spellings: `rope_parameters`
-(5.x) beside `rope_theta` and `rope_scaling` (4.x).
+It starts from the base model's own file. Values that the run changed (tied heads, dtype) are replaced, values that
+transformers 5 implies are written out, and rotary embeddings are written in both forms: `rope_parameters` (5.x), and
+`rope_theta` with `rope_scaling` (4.x).
 """
 
 import json
@@ -11,21 +11,21 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-#: Not part of a model: paths of machines, and what the writing library says of itself.
+#: Not part of a model: paths of machines, and facts about the library that wrote the file.
 _IGNORED = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"})
-#: Local and global base of rotary embeddings that differ by layer, as 4.x spells them.
-_NESTED_SPELLINGS = {
+#: Keys of 4.x for the global and local base of rotary embeddings that differ by layer.
+_LAYERED_ROPE_KEYS = {
     "gemma3_text": ("rope_theta", "rope_local_base_freq"),
     "gemma3n_text": ("rope_theta", "rope_local_base_freq"),
     "modernbert-decoder": ("global_rope_theta", "local_rope_theta"),
     "olmo3": ("rope_theta", None),
 }
-#: Where 4.x calls the flat base and the rotated share otherwise.
-_FLAT_SPELLINGS = {
+#: Keys of 4.x for base and rotated fraction, of architectures with other names for them.
+_ROPE_KEYS = {
     "gpt_neox": ("rotary_emb_base", "rotary_pct"),
     "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct"),
 }
-#: The only keys of a long rope that 4.57's Phi-3 accepts; its original context stands in the config itself.
+#: The only keys of a long rope that Phi-3 in 4.57 accepts; its original context length is in the config itself.
 _PHI3_KEYS = frozenset({"type", "short_factor", "long_factor"})
 
 
@@ -33,84 +33,84 @@ def make_portable_config(model: PreTrainedModel, base: Path | None, *, dtype: st
     """Return config.json's content.
 
     Args:
-        model: The model that is exported; its config says what was measured.
-        base: Folder with the base's config.json, or None where there is none.
+        model: The exported model; its config is the measured one.
+        base: Folder with the base model's config.json, or None.
         dtype: Type of the exported weights.
 
-    Read back by the installed transformers it gives the model's own config: spellings that would not are left out.
+    The installed transformers reads it back as the model's own config; keys of 4.x that would change it are left out.
     """
     config = model.config
     own = json.loads(config.to_json_string())
     own["architectures"] = [type(model).__name__]
     own["tie_word_embeddings"] = bool(config.tie_word_embeddings)
-    as_it_was = _base_config(config, base)
-    content = _with_dtype({**own, **as_it_was, **_changed(config, as_it_was, base)}, dtype)
-    for spelled in (_rope_of_4x(config), {}):
-        if _reads_back({**spelled, **content}, config, ignoring=frozenset(spelled)):
-            return {**spelled, **content}
+    base_content = _read_base_config(config, base)
+    content = _with_dtype({**own, **base_content, **_find_changes(config, base_content, base)}, dtype)
+    for rope_4x in (_make_rope_4x(config), {}):
+        if _reads_back({**rope_4x, **content}, config, ignoring=frozenset(rope_4x)):
+            return {**rope_4x, **content}
     return _with_dtype(own, dtype)
 
 
 def write_config(content: dict[str, Any], folder: Path) -> None:
-    """Write config.json over the one that is there."""
+    """Write config.json, and replace an existing one."""
     (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _with_dtype(content: dict[str, Any], dtype: str) -> dict[str, Any]:
-    # transformers before 4.56 reads torch_dtype alone
-    kept = {key: value for key, value in content.items() if key != "_name_or_path"}
-    return {**kept, "dtype": dtype, "torch_dtype": dtype}
+    # transformers before 4.56 reads only torch_dtype
+    portable = {key: value for key, value in content.items() if key != "_name_or_path"}
+    return {**portable, "dtype": dtype, "torch_dtype": dtype}
 
 
-def _base_config(config: PreTrainedConfig, base: Path | None) -> dict[str, Any]:
+def _read_base_config(config: PreTrainedConfig, base: Path | None) -> dict[str, Any]:
     if base is None:
         return {}
     content: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
     return content if content.get("model_type") == config.model_type else {}
 
 
-def _changed(config: PreTrainedConfig, as_it_was: dict[str, Any], base: Path | None) -> dict[str, Any]:
-    """Return the values of the base's keys that loading or the run changed since."""
-    if not as_it_was or base is None:
+def _find_changes(config: PreTrainedConfig, base_content: dict[str, Any], base: Path | None) -> dict[str, Any]:
+    """Return the new values of those keys of the base that loading or the run changed."""
+    if not base_content or base is None:
         return {}
-    before, now = type(config).from_dict(as_it_was).to_dict(), config.to_dict()
+    before, now = type(config).from_dict(base_content).to_dict(), config.to_dict()
     changed = {
-        key: now[key] for key in as_it_was if key in now and key not in _IGNORED and before.get(key) != now.get(key)
+        key: now[key] for key in base_content if key in now and key not in _IGNORED and before.get(key) != now.get(key)
     }
     return {**changed, "tie_word_embeddings": bool(config.tie_word_embeddings)}
 
 
-def _rope_of_4x(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return rotary embeddings in the spelling of 4.x, or nothing where it has none for them."""
+def _make_rope_4x(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return rotary embeddings in the form of 4.x; empty if 4.x has none for them."""
     rope = getattr(config, "rope_parameters", None)
     if not isinstance(rope, dict) or not rope:
         return {}
     if "full_attention" in rope or "sliding_attention" in rope:
-        return _nested(config, rope)
+        return _make_layered_rope_4x(config, rope)
     if "rope_theta" not in rope:
         return {}
-    theta, share = _FLAT_SPELLINGS.get(config.model_type, ("rope_theta", "partial_rotary_factor"))
-    spelled = {theta: rope["rope_theta"], "rope_scaling": _scaling(rope, config.model_type)}
+    theta_key, fraction_key = _ROPE_KEYS.get(config.model_type, ("rope_theta", "partial_rotary_factor"))
+    content = {theta_key: rope["rope_theta"], "rope_scaling": _make_scaling(rope, config.model_type)}
     if "partial_rotary_factor" in rope:
-        spelled[share] = rope["partial_rotary_factor"]
-    return spelled
+        content[fraction_key] = rope["partial_rotary_factor"]
+    return content
 
 
-def _nested(config: PreTrainedConfig, rope: dict[str, Any]) -> dict[str, Any]:
-    whole, local = rope.get("full_attention"), rope.get("sliding_attention")
-    if config.model_type not in _NESTED_SPELLINGS or not whole or not local:
+def _make_layered_rope_4x(config: PreTrainedConfig, rope: dict[str, Any]) -> dict[str, Any]:
+    full, local = rope.get("full_attention"), rope.get("sliding_attention")
+    if config.model_type not in _LAYERED_ROPE_KEYS or not full or not local:
         return {}
-    of_whole, of_local = _NESTED_SPELLINGS[config.model_type]
-    spelled = {of_whole: whole["rope_theta"], "rope_scaling": _scaling(whole, config.model_type)}
-    if of_local is not None:
-        spelled[of_local] = local["rope_theta"]
-    elif local["rope_theta"] != whole["rope_theta"]:
+    full_key, local_key = _LAYERED_ROPE_KEYS[config.model_type]
+    content = {full_key: full["rope_theta"], "rope_scaling": _make_scaling(full, config.model_type)}
+    if local_key is not None:
+        content[local_key] = local["rope_theta"]
+    elif local["rope_theta"] != full["rope_theta"]:
         return {}
-    return spelled
+    return content
 
 
-def _scaling(rope: dict[str, Any], model_type: str) -> dict[str, Any] | None:
-    """Return `rope_scaling`: absent for plain rotary embeddings."""
+def _make_scaling(rope: dict[str, Any], model_type: str) -> dict[str, Any] | None:
+    """Return `rope_scaling`; None for plain rotary embeddings."""
     if rope.get("rope_type", "default") == "default":
         return None
     scaling = {key: value for key, value in rope.items() if key not in {"rope_theta", "partial_rotary_factor"}}
@@ -121,17 +121,17 @@ def _scaling(rope: dict[str, Any], model_type: str) -> dict[str, Any] | None:
 
 
 def _reads_back(content: dict[str, Any], config: PreTrainedConfig, *, ignoring: frozenset[str]) -> bool:
-    """Say whether the installed transformers makes the model's config of it. Some keep other spellings as they are."""
+    """Return whether the installed transformers reads it as the model's config. Some configs keep unknown keys."""
     try:
         again = type(config).from_dict(json.loads(json.dumps(content)))
     except (ValueError, TypeError, KeyError, AttributeError):
         return False
-    return _essence(again, ignoring) == _essence(config, ignoring)
+    return _normalize(again, ignoring) == _normalize(config, ignoring)
 
 
-def _essence(config: PreTrainedConfig, ignoring: frozenset[str]) -> dict[str, Any]:
+def _normalize(config: PreTrainedConfig, ignoring: frozenset[str]) -> dict[str, Any]:
     content = json.loads(config.to_json_string(use_diff=False))
     rope = content.get("rope_parameters")
     if isinstance(rope, dict) and rope.get("type") == rope.get("rope_type"):
-        rope.pop("type", None)  # 4.x's word for it, which 5.x keeps
+        rope.pop("type", None)  # the key of 4.x, which 5.x keeps
     return {key: value for key, value in content.items() if key not in _IGNORED | ignoring}

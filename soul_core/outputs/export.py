@@ -1,4 +1,4 @@
-"""A whole checkpoint, as plain transformers loads it: weights in their export dtype, config, tokenizer, probe."""
+"""Write a complete checkpoint that plain transformers loads: weights in their export type, config, tokenizer, probe."""
 
 import shutil
 from pathlib import Path
@@ -17,17 +17,17 @@ from soul_core.outputs.dtypes import FLOAT32, ExportDtypes, find_base_folder, ma
 from soul_core.outputs.load_probe import compute_load_probe
 from soul_core.outputs.tokenizer_files import write_tokenizer
 
-_SHARD = "5GB"
-_GENERATION = "generation_config.json"
+_SHARD_SIZE = "5GB"
+_GENERATION_CONFIG = "generation_config.json"
 
 
 def export_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, dtypes: ExportDtypes = FLOAT32
 ) -> None:
-    """Write safetensors in shards of 5 GB, config, tokenizer and probe. What was there before is replaced.
+    """Write safetensors in shards of 5 GB, config, tokenizer and probe. An existing folder is replaced.
 
-    The weights must be rounded to `dtypes` already: the file's are compared with the model's, bit by bit.
-    Raises EngineError when they differ.
+    The weights must be rounded to `dtypes` already: those in the files are compared with the model's, bit by bit.
+    Raises EngineError if they differ.
     """
     if folder.exists():
         shutil.rmtree(folder)
@@ -36,40 +36,42 @@ def export_checkpoint(
         folder.mkdir(parents=True)
         content = make_portable_config(model, base, dtype=dtypes.default)
         state = make_export_state_dict(model, dtypes)
-        _mend_generation_config(model)
-        model.save_pretrained(folder, state_dict=dict(state), max_shard_size=_SHARD)
+        _repair_generation_config(model)
+        model.save_pretrained(folder, state_dict=dict(state), max_shard_size=_SHARD_SIZE)
         write_config(content, folder)
-        if base is not None and (base / _GENERATION).is_file():
-            shutil.copyfile(base / _GENERATION, folder / _GENERATION)
+        if base is not None and (base / _GENERATION_CONFIG).is_file():
+            shutil.copyfile(base / _GENERATION_CONFIG, folder / _GENERATION_CONFIG)
         write_tokenizer(tokenizer, base, folder)
-        _require_as_measured(folder, model)
+        _require_equal_weights(folder, model)
         compute_load_probe(model, tokenizer, dtype=dtypes.name, versions=get_library_versions()).write(folder)
 
 
 def get_library_versions() -> dict[str, str]:
-    """Return the versions of what computes a probe."""
+    """Return the versions of the libraries that compute a probe."""
     return {name: version for name, version in get_versions().items() if name in {"torch", "transformers"}}
 
 
 @torch.no_grad()
-def _require_as_measured(folder: Path, model: PreTrainedModel) -> None:
-    """Compare the file's weights with the model's. Tensors that saving names otherwise are left to the probe."""
+def _require_equal_weights(folder: Path, model: PreTrainedModel) -> None:
+    """Compare the weights in the files with the model's. The probe checks tensors that saving renames."""
     state = model.state_dict()
     for path in list_weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  not a mapping
                 if name in state and not torch.equal(file.get_tensor(name).to(state[name]), state[name]):
-                    raise EngineError(f"the exported tensor {name} is not the measured one; this is a fault of SOUL")
+                    raise EngineError(
+                        f"the exported tensor {name} differs from the measured one; report this bug of SOUL"
+                    )
 
 
-def _mend_generation_config(model: Any) -> None:
-    """Drop a generation config that transformers itself would refuse to save: some published models carry one."""
+def _repair_generation_config(model: Any) -> None:
+    """Replace a generation config that transformers refuses to save. Some published models have one."""
     config = getattr(model, "generation_config", None)
     if config is None:
         return
     try:
         config.validate(strict=True)
     except ValueError:
-        mended = GenerationConfig.from_model_config(model.config)
-        mended.eos_token_id, mended.pad_token_id = config.eos_token_id, config.pad_token_id
-        model.generation_config = mended
+        repaired = GenerationConfig.from_model_config(model.config)
+        repaired.eos_token_id, repaired.pad_token_id = config.eos_token_id, config.pad_token_id
+        model.generation_config = repaired

@@ -1,6 +1,6 @@
-"""A GGUF file of a Llama-like model, as llama.cpp reads it. Source: llama.cpp's converter and its documented keys.
+"""Write a Llama-like model as a GGUF file for llama.cpp. Source: llama.cpp's converter and its documented keys.
 
-Checked before training (`check_gguf`), written after it, and read back by `soul_core.outputs.gguf_check`.
+`check_gguf` runs before training, `write_gguf` after it; `soul_core.outputs.gguf_check` reads the file back.
 """
 
 from collections.abc import Iterator
@@ -41,15 +41,15 @@ _LAYER_NAMES = {
 }
 _KINDS = {"f16": GGMLQuantizationType.F16, "q8_0": GGMLQuantizationType.Q8_0}
 _FILE_TYPES = {"f16": LlamaFileType.MOSTLY_F16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
-#: What llama.cpp means the same by; its other numbers of YaRN have other meanings than transformers'.
+#: Settings of YaRN with the same meaning in llama.cpp and transformers; the others differ.
 _YARN_KEYS = frozenset({"rope_type", "rope_theta", "factor", "original_max_position_embeddings"})
-#: Numbers of a block of q8_0: a row that is no multiple of it stays 16-bit.
+#: Numbers in a block of q8_0. Rows whose length is not a multiple of it stay 16-bit.
 BLOCK_SIZE = 32
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor in GGUF's order of rows, as float32, and how it is to be stored."""
+    """One tensor in GGUF's order of rows, as float32, with the type in which it is stored."""
 
     name: str
     values: NDArray[np.float32]
@@ -57,7 +57,7 @@ class GgufTensor:
 
 
 def check_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise BadSpec or BadModel for a model that cannot be written as GGUF, before anything is spent."""
+    """Raise BadSpec or BadModel before the training if the model cannot be written as GGUF."""
     name = type(model).__name__
     if name not in GGUF_ARCHITECTURES:
         known = ", ".join(GGUF_ARCHITECTURES)
@@ -72,18 +72,18 @@ def check_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
             f"export.gguf: the model attends to a window of {window} tokens, which llama.cpp's architecture "
             f"'{GGUF_ARCHITECTURES[name]}' does not have; set it to 'none'"
         )
-    _rope_keys(config)
+    _make_rope_keys(config)
     make_gguf_tokenizer(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
 
 
 def write_gguf(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, *, kind: str, name: str
 ) -> GgufTokenizer:
-    """Write the model's weights, which are rounded for export already, as `f16` or `q8_0`, and return its tokenizer.
+    """Write the model's weights, already rounded for export, as `f16` or `q8_0`. Returns the tokenizer.
 
-    `name` is what programs show. Raises BadSpec when a weight exceeds what 16 bits hold.
+    `name` is the model's name in programs. Raises BadSpec if a weight exceeds the range of 16 bits.
     """
-    words = make_gguf_tokenizer(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
+    gguf_tokenizer = make_gguf_tokenizer(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
     with translate_disk_errors("the GGUF file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = GGUFWriter(path, GGUF_ARCHITECTURES[type(model).__name__])
@@ -92,39 +92,39 @@ def write_gguf(
             writer.add_file_type(_FILE_TYPES[kind])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             _add_shape(writer, model.config)
-            words.write_metadata(writer)
-            for place in iter_gguf_tensors(model, kind):
-                _announce(writer, place)
+            gguf_tokenizer.write_metadata(writer)
+            for tensor in iter_gguf_tensors(model, kind):
+                _add_tensor_info(writer, tensor)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            for place in iter_gguf_tensors(
+            for tensor in iter_gguf_tensors(
                 model, kind
-            ):  # once more: all of them at once would be a second model in memory
-                writer.write_tensor_data(_stored(place))
+            ):  # again, because all at once would be a second model in memory
+                writer.write_tensor_data(_encode(tensor))
         finally:
             writer.close()
-    return words
+    return gguf_tokenizer
 
 
 def iter_gguf_tensors(model: PreTrainedModel, kind: str) -> Iterator[GgufTensor]:
-    """Yield every tensor of the file: matrices in the wanted kind, vectors in float32, as llama.cpp expects them."""
+    """Yield every tensor of the file: matrices in the given kind, vectors in float32, as llama.cpp expects."""
     config = model.config
-    permutes = GGUF_ARCHITECTURES[type(model).__name__] == "llama"
+    is_permuted = GGUF_ARCHITECTURES[type(model).__name__] == "llama"
     heads = {"self_attn.q_proj": config.num_attention_heads, "self_attn.k_proj": config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         values = tensor.detach().float().cpu().numpy()
-        part = next((part for part in heads if permutes and part in name), None)
+        part = next((part for part in heads if is_permuted and part in name), None)
         if part is not None:
-            values = _permuted(values, heads[part])
-        yield GgufTensor(_gguf_name(name), values, _kind_of(values, kind))
-    if (factors := _rope_factors(config)) is not None:
+            values = _permute(values, heads[part])
+        yield GgufTensor(_make_gguf_name(name), values, _choose_type(values, kind))
+    if (factors := _compute_rope_factors(config)) is not None:
         yield GgufTensor("rope_freqs.weight", factors, GGMLQuantizationType.F32)
 
 
-def _kind_of(values: NDArray[np.float32], kind: str) -> GGMLQuantizationType:
+def _choose_type(values: NDArray[np.float32], kind: str) -> GGMLQuantizationType:
     if values.ndim < 2:
         return GGMLQuantizationType.F32
     if kind == "q8_0" and values.shape[-1] % BLOCK_SIZE:
@@ -132,32 +132,34 @@ def _kind_of(values: NDArray[np.float32], kind: str) -> GGMLQuantizationType:
     return _KINDS[kind]
 
 
-def _announce(writer: GGUFWriter, place: GgufTensor) -> None:
-    """Write where a tensor will lie. Its bytes follow one tensor at a time."""
-    if place.tensor_type == GGMLQuantizationType.Q8_0:
-        shape = quants.quant_shape_to_byte_shape(place.values.shape, place.tensor_type)
-        writer.add_tensor_info(place.name, shape, np.dtype(np.uint8), int(np.prod(shape)), raw_dtype=place.tensor_type)
+def _add_tensor_info(writer: GGUFWriter, tensor: GgufTensor) -> None:
+    """Announce a tensor. Its bytes are written later, one tensor at a time."""
+    if tensor.tensor_type == GGMLQuantizationType.Q8_0:
+        shape = quants.quant_shape_to_byte_shape(tensor.values.shape, tensor.tensor_type)
+        writer.add_tensor_info(
+            tensor.name, shape, np.dtype(np.uint8), int(np.prod(shape)), raw_dtype=tensor.tensor_type
+        )
         return
-    dtype = np.dtype(np.float32 if place.tensor_type == GGMLQuantizationType.F32 else np.float16)
-    writer.add_tensor_info(place.name, place.values.shape, dtype, place.values.size * dtype.itemsize)
+    dtype = np.dtype(np.float32 if tensor.tensor_type == GGMLQuantizationType.F32 else np.float16)
+    writer.add_tensor_info(tensor.name, tensor.values.shape, dtype, tensor.values.size * dtype.itemsize)
 
 
-def _stored(place: GgufTensor) -> NDArray[Any]:
-    """Return the tensor as it is stored."""
-    if place.tensor_type == GGMLQuantizationType.F32:
-        return place.values
-    if place.tensor_type == GGMLQuantizationType.F16:
+def _encode(tensor: GgufTensor) -> NDArray[Any]:
+    """Return a tensor in its stored form."""
+    if tensor.tensor_type == GGMLQuantizationType.F32:
+        return tensor.values
+    if tensor.tensor_type == GGMLQuantizationType.F16:
         with np.errstate(over="ignore"):
-            halves = place.values.astype(np.float16)
+            halves = tensor.values.astype(np.float16)
         if not np.isfinite(halves).all():
             raise BadSpec(
-                f"export.gguf: {place.name} exceeds what 16 bits hold (65504); set it to 'q8_0', or to 'none'"
+                f"export.gguf: {tensor.name} exceeds the range of float16 (65504); set it to 'q8_0', or to 'none'"
             )
         return halves
-    return quants.quantize(place.values, place.tensor_type)
+    return quants.quantize(tensor.values, tensor.tensor_type)
 
 
-def _gguf_name(name: str) -> str:
+def _make_gguf_name(name: str) -> str:
     stem, _, kind = name.rpartition(".")
     if stem in _TOP_NAMES:
         return f"{_TOP_NAMES[stem]}.{kind}"
@@ -165,8 +167,8 @@ def _gguf_name(name: str) -> str:
     return f"blk.{layer}.{_LAYER_NAMES[part]}.{kind}"
 
 
-def _permuted(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """Order the rows of a query or key projection by pairs: llama.cpp rotates neighbors, transformers two halves."""
+def _permute(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+    """Order the rows of a query or key projection by pairs: llama.cpp rotates neighbors, transformers halves."""
     halves = values.reshape(num_heads, 2, values.shape[0] // num_heads // 2, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 
@@ -184,17 +186,19 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
     writer.add_value_length(head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(head_dim)
-    for method, value in _rope_keys(config).items():
+    for method, value in _make_rope_keys(config).items():
         getattr(writer, method)(value)
 
 
-def _rope_keys(config: Any) -> dict[str, Any]:
-    """Return the writer's methods and what they are given. Raises BadSpec for a scaling GGUF has no keys for."""
+def _make_rope_keys(config: Any) -> dict[str, Any]:
+    """Return the writer's methods with their arguments. Raises BadSpec for a scaling without keys in GGUF."""
     rope = config.rope_parameters
     keys: dict[str, Any] = {"add_rope_freq_base": float(rope["rope_theta"])}
     kind = rope.get("rope_type", "default")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise BadSpec("export.gguf: the model rotates a part of each head only; set it to 'none'")
+        raise BadSpec(
+            "export.gguf: the model rotates only a part of each head, which cannot be written; set it to 'none'"
+        )
     if kind == "linear":
         keys |= {"add_rope_scaling_type": gguf.RopeScalingType.LINEAR, "add_rope_scaling_factor": rope["factor"]}
     elif kind == "yarn" and rope.keys() <= _YARN_KEYS:
@@ -205,8 +209,8 @@ def _rope_keys(config: Any) -> dict[str, Any]:
     return keys
 
 
-def _rope_factors(config: Any) -> NDArray[np.float32] | None:
-    """Return by how much Llama 3's scaling slows each frequency, which GGUF keeps as a tensor."""
+def _compute_rope_factors(config: Any) -> NDArray[np.float32] | None:
+    """Return the factor by which Llama 3's scaling divides each frequency; GGUF stores it as a tensor."""
     rope = config.rope_parameters
     if rope.get("rope_type") != "llama3":
         return None

@@ -1,7 +1,7 @@
-"""A byte-level BPE tokenizer in GGUF's words, where they can say exactly how it splits text; an error where not.
+"""A byte-level BPE tokenizer in GGUF's terms, or an error if GGUF cannot represent it exactly.
 
-llama.cpp knows each way of splitting by a name (`tokenizer.ggml.pre`) and has the rules in its own code, so the rules
-in tokenizer.json must be the ones that it keeps under that name. Source: llama.cpp, src/llama-vocab.cpp.
+llama.cpp identifies the rules that split text by a name (`tokenizer.ggml.pre`) and has the rules in its own code, so
+tokenizer.json must have the rules that llama.cpp has for this name. Source: llama.cpp, src/llama-vocab.cpp.
 """
 
 import json
@@ -13,20 +13,22 @@ from transformers import PreTrainedTokenizerBase
 
 from soul_core.errors import BadModel
 
-#: The published rules of the models that the names stand for.
+#: The published rules of the models after which the names are called.
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-#: Name -> llama.cpp takes a word that is a token without merging it.
+#: Name -> whether llama.cpp uses a word that is a token without applying merges.
 _IGNORES_MERGES = {"gpt-2": False, "smollm": False, "qwen2": False, "llama-bpe": True}
-_REMEDY = "set export.gguf to 'none' and let llama.cpp's own converter read the checkpoint, if it knows the tokenizer"
+_REMEDY = (
+    "set export.gguf to 'none', and convert the checkpoint with llama.cpp's own converter if it supports the tokenizer"
+)
 
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """What is written of a tokenizer. `notes` say where llama.cpp's reading of text may differ."""
+    """The metadata of a tokenizer. `notes` describe how llama.cpp's tokens may differ."""
 
     pre_tokenizer: str
     tokens: tuple[str, ...]
@@ -39,16 +41,16 @@ class GgufTokenizer:
     notes: tuple[str, ...]
 
     def write_metadata(self, writer: GGUFWriter) -> None:
-        """Write it into a file's metadata."""
+        """Write the metadata to a file."""
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(self.pre_tokenizer)
         writer.add_token_list(list(self.tokens))
         writer.add_token_types(list(self.token_types))
         writer.add_token_merges(list(self.merges))
-        add = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id}
-        add |= {"unk": writer.add_unk_token_id, "pad": writer.add_pad_token_id}
+        methods = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id}
+        methods |= {"unk": writer.add_unk_token_id, "pad": writer.add_pad_token_id}
         for name, token_id in self.special_token_ids.items():
-            add[name](token_id)
+            methods[name](token_id)
         writer.add_add_bos_token(self.add_bos)
         writer.add_add_eos_token(self.add_eos)
         writer.add_add_space_prefix(False)
@@ -57,48 +59,52 @@ class GgufTokenizer:
 
 
 def make_gguf_tokenizer(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> GgufTokenizer:
-    """Return the tokenizer in GGUF's words. `vocab_size` is the number of rows of the embedding.
+    """Return the tokenizer in GGUF's terms. `vocab_size` is the number of rows of the embedding.
 
-    Raises BadModel naming what GGUF cannot say of it.
+    Raises BadModel with the property that GGUF cannot represent.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise _refused("it has no tokenizer.json")
-    told = json.loads(backend.to_str())
-    pre = _split_name(told)
-    _require_plain_bpe(told)
-    _require_plain_added_tokens(told)
-    if _IGNORES_MERGES[pre] != bool(told["model"].get("ignore_merges")):
-        _require_merges_make_no_difference(backend, told)
-    add_bos, add_eos = _frame(tokenizer)
-    tokens, types = _tokens(told, vocab_size)
+        raise _make_error("it has no tokenizer.json")
+    content = json.loads(backend.to_str())
+    pre_tokenizer = _find_pre_tokenizer(content)
+    _require_plain_bpe(content)
+    _require_plain_added_tokens(content)
+    if _IGNORES_MERGES[pre_tokenizer] != bool(content["model"].get("ignore_merges")):
+        _require_merges_make_no_difference(backend, content)
+    add_bos, add_eos = _find_added_tokens(tokenizer)
+    tokens, types = _list_tokens(content, vocab_size)
     template = tokenizer.chat_template
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "unk": tokenizer.unk_token_id}
     ids["pad"] = tokenizer.pad_token_id
     return GgufTokenizer(
-        pre_tokenizer=pre,
+        pre_tokenizer=pre_tokenizer,
         tokens=tokens,
         token_types=types,
-        merges=tuple(_joined(merge) for merge in told["model"]["merges"]),
+        merges=tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]),
         special_token_ids={name: token_id for name, token_id in ids.items() if token_id is not None},
         add_bos=add_bos,
         add_eos=add_eos,
         chat_template=template.get("default") if isinstance(template, dict) else template,
-        notes=("llama.cpp does not bring text into Unicode's form NFC, which this tokenizer does",)
-        if told["normalizer"]
+        notes=("llama.cpp does not convert text to Unicode normal form C, which this tokenizer does.",)
+        if content["normalizer"]
         else (),
     )
 
 
-def _refused(reason: str) -> BadModel:
+def _make_error(reason: str) -> BadModel:
     return BadModel(f"export.gguf: the tokenizer cannot be written exactly as GGUF: {reason}; {_REMEDY}")
 
 
-def _split_name(told: dict[str, Any]) -> str:
-    """Return llama.cpp's name for how text is split before the merges."""
-    parts = told["pre_tokenizer"] or {"type": "nothing"}
-    steps = [_step(part) for part in parts["pretokenizers"]] if parts["type"] == "Sequence" else [_step(parts)]
-    normalizer = (told["normalizer"] or {"type": None})["type"]
+def _find_pre_tokenizer(content: dict[str, Any]) -> str:
+    """Return llama.cpp's name for the rules that split text before the merges."""
+    parts = content["pre_tokenizer"] or {"type": "none"}
+    steps = (
+        [_describe_step(part) for part in parts["pretokenizers"]]
+        if parts["type"] == "Sequence"
+        else [_describe_step(parts)]
+    )
+    normalizer = (content["normalizer"] or {"type": None})["type"]
     known = {
         ("byte level with words",): "gpt-2",
         ("single digits", "byte level with words"): "smollm",
@@ -107,13 +113,13 @@ def _split_name(told: dict[str, Any]) -> str:
     }
     name = known.get(tuple(steps))
     if name is None:
-        raise _refused(f"llama.cpp has no name for its way of splitting text ({', '.join(steps)[:200]})")
+        raise _make_error(f"llama.cpp has no name for its rules that split text ({', '.join(steps)[:200]})")
     if normalizer is not None and not (name == "qwen2" and normalizer == "NFC"):
-        raise _refused(f"it rewrites text first ({normalizer})")
+        raise _make_error(f"it normalizes text ({normalizer})")
     return name
 
 
-def _step(part: dict[str, Any]) -> str:
+def _describe_step(part: dict[str, Any]) -> str:
     match part:
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": use_regex}:
             return "byte level with words" if use_regex else "byte level"
@@ -124,29 +130,31 @@ def _step(part: dict[str, Any]) -> str:
     return f"{part['type']} with other settings"
 
 
-def _require_plain_bpe(told: dict[str, Any]) -> None:
-    model = told["model"]
-    if model["type"] != "BPE" or (told["decoder"] or {}).get("type") != "ByteLevel":
-        raise _refused(f"it is {model['type']} with another decoder than byte-level BPE's")
+def _require_plain_bpe(content: dict[str, Any]) -> None:
+    model = content["model"]
+    if model["type"] != "BPE" or (content["decoder"] or {}).get("type") != "ByteLevel":
+        raise _make_error(f"it is not byte-level BPE (model {model['type']})")
     for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
-            raise _refused(f"its BPE has the setting {key}")
+            raise _make_error(f"its BPE has the setting {key}")
 
 
-def _require_plain_added_tokens(told: dict[str, Any]) -> None:
-    """Refuse tokens that take spaces beside them along: GGUF has no word for that."""
-    for token in told["added_tokens"]:
+def _require_plain_added_tokens(content: dict[str, Any]) -> None:
+    """Refuse added tokens that absorb adjacent spaces: GGUF cannot represent them."""
+    for token in content["added_tokens"]:
         if token["lstrip"] or token["rstrip"] or token["single_word"]:
-            raise _refused(f"its token {token['content']!r} takes white space along, or is found in whole words only")
+            raise _make_error(
+                f"its token {token['content']!r} absorbs adjacent white space, or matches complete words only"
+            )
 
 
-def _require_merges_make_no_difference(backend: Any, told: dict[str, Any]) -> None:
-    """Refuse unless every token that can be a word is also what the merges make of that word."""
-    added = {token["content"] for token in told["added_tokens"]}
-    texts = {token: backend.decoder.decode([token]) for token in told["model"]["vocab"] if token not in added}
+def _require_merges_make_no_difference(backend: Any, content: dict[str, Any]) -> None:
+    """Refuse unless the merges produce every token that can be a word from that word."""
+    added = {token["content"] for token in content["added_tokens"]}
+    texts = {token: backend.decoder.decode([token]) for token in content["model"]["vocab"] if token not in added}
     words = {token: text for token, text in texts.items() if text and "\ufffd" not in text}
-    other = json.loads(json.dumps(told))
-    other["model"]["ignore_merges"] = not told["model"].get("ignore_merges")
+    other = json.loads(json.dumps(content))
+    other["model"]["ignore_merges"] = not content["model"].get("ignore_merges")
     again = type(backend).from_str(json.dumps(other))
     pairs = zip(
         words,
@@ -155,31 +163,27 @@ def _require_merges_make_no_difference(backend: Any, told: dict[str, Any]) -> No
         strict=True,
     )
     if wrong := [token for token, ours, theirs in pairs if ours.ids != theirs.ids]:
-        raise _refused(f"llama.cpp would merge {len(wrong)} words otherwise, for example {wrong[0]!r}")
+        raise _make_error(f"llama.cpp would merge {len(wrong)} words differently, for example {wrong[0]!r}")
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
-    """Return whether every text begins with BOS, and ends with EOS."""
+def _find_added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
+    """Return whether the tokenizer adds BOS before, and EOS after, every text."""
     bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     framed = list(tokenizer("a")["input_ids"])
     for add_bos in (False, True):
         for add_eos in (False, True):
             if framed == [tokenizer.bos_token_id] * add_bos + bare + [tokenizer.eos_token_id] * add_eos:
                 return add_bos, add_eos
-    raise _refused("it puts other tokens around a text than BOS before and EOS after it")
+    raise _make_error("it adds other tokens to a text than BOS before and EOS after it")
 
 
-def _tokens(told: dict[str, Any], vocab_size: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return every token by its id, with its type; rows of the embedding without a token are named as unused."""
+def _list_tokens(content: dict[str, Any], vocab_size: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return all tokens and their types, by id. Rows of the embedding without a token are marked as unused."""
     tokens = [f"[PAD{index}]" for index in range(vocab_size)]
     types = [int(TokenType.UNUSED)] * vocab_size
-    for token, index in told["model"]["vocab"].items():
+    for token, index in content["model"]["vocab"].items():
         tokens[index], types[index] = token, int(TokenType.NORMAL)
-    for added in told["added_tokens"]:
+    for added in content["added_tokens"]:
         kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
         tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
     return tuple(tokens), tuple(types)
-
-
-def _joined(merge: Any) -> str:
-    return merge if isinstance(merge, str) else " ".join(merge)

@@ -6,7 +6,7 @@
     checkpoint/          the judged model's weights, config and tokenizer, with its model card and load probe
     adapter/             the same for an adapter alone, in place of checkpoint/
     gguf/                the weights as one GGUF file, where the spec asks for it
-    manifest.json        size and sha256 of each file, written last: without it the folder is no result
+    manifest.json        size and sha256 of each file, written last: a folder without it is incomplete
 
 Paths of a job's artifacts are relative to this folder, with `/` on every platform.
 """

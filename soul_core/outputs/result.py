@@ -1,6 +1,6 @@
-"""What a run leaves behind: the weights with their card, the report, and the manifest, written last.
+"""Write the result of a run: weights with model card, report, page, logs and, last, the manifest.
 
-A folder is a result only when it holds a manifest: everything the manifest names was on disk before it.
+A folder is a result only if it has a manifest: all files that the manifest lists were on disk before it.
 """
 
 import json
@@ -41,7 +41,7 @@ from soul_core.training.adapters import AdapterWeights
 def export_weights(
     loaded: LoadedModel, adapter: AdapterWeights | None, out: Path, *, dtypes: ExportDtypes = FLOAT32
 ) -> None:
-    """Write what was made: a whole checkpoint, or the adapter alone where there is one."""
+    """Write a complete checkpoint, or only the adapter if there is one."""
     if adapter is None:
         export_checkpoint(loaded.model, loaded.tokenizer, out / CHECKPOINT, dtypes=dtypes)
         return
@@ -55,7 +55,7 @@ def export_weights(
 
 
 def export_gguf(loaded: LoadedModel, out: Path, *, kind: str, name: str) -> GgufFacts:
-    """Write the GGUF file, read it back and compare it with the weights. Returns what is said of it."""
+    """Write the GGUF file, read it back, compare it with the weights, and return its facts."""
     shutil.rmtree(out / GGUF, ignore_errors=True)
     path = out / make_gguf_path(kind)
     tokenizer = write_gguf(loaded.model, loaded.tokenizer, path, kind=kind, name=name)
@@ -70,7 +70,7 @@ def export_gguf(loaded: LoadedModel, out: Path, *, kind: str, name: str) -> Gguf
 
 
 def write_report(report: Report, out: Path) -> None:
-    """Write report.json, report.html, one log a model, and the model card beside the weights if there are any."""
+    """Write report.json, report.html, a log for each model, and a model card in the folder of the weights."""
     write_atomically(out / REPORT, report.model_dump_json(indent=1) + "\n")
     write_atomically(out / REPORT_PAGE, render_page(report))
     (out / LOGS).mkdir(exist_ok=True)
@@ -82,10 +82,10 @@ def write_report(report: Report, out: Path) -> None:
 
 
 def write_manifest(out: Path) -> None:
-    """Flush everything to disk, then name every file with its size and sha256 in manifest.json, the very last."""
+    """Flush all files to disk, then write manifest.json with size and sha256 of each."""
     files = []
     with translate_disk_errors("the results"):
-        for path in _files(out):
+        for path in _iter_files(out):
             fsync_path(path)
             files.append(
                 {"path": path.relative_to(out).as_posix(), "size": path.stat().st_size, "sha256": compute_sha256(path)}
@@ -97,28 +97,28 @@ def write_manifest(out: Path) -> None:
 
 
 def read_finished_report(out: Path) -> Report | None:
-    """Return the report of a finished run, or None where there is no manifest and so no result."""
+    """Return the report of a finished run; None without a manifest."""
     if not (out / MANIFEST).exists():
         return None
     try:
         return Report.model_validate_json((out / REPORT).read_text())
     except ValidationError as error:
         raise BadSpec(
-            f"{out} holds a result that this version of SOUL cannot read ({error.error_count()} fields differ); "
-            "name another folder, or remove it to run again"
+            f"{out} has a result that this version of SOUL cannot read ({error.error_count()} fields differ); choose "
+            "another output folder, or remove this one to run again"
         ) from error
 
 
 def discard_outputs(out: Path) -> None:
-    """Remove what a run has written so far; files of others stay. The manifest goes first: no half result is one."""
+    """Remove what a run has written so far and no other file. The manifest is removed first."""
     for name in (MANIFEST, REPORT, REPORT_PAGE):
         (out / name).unlink(missing_ok=True)
     for folder in FOLDERS:
         shutil.rmtree(out / folder, ignore_errors=True)
 
 
-def _files(out: Path) -> Iterator[Path]:
-    """Yield every file of the result in a fixed order; hidden entries (the run's own state) are no part of it."""
+def _iter_files(out: Path) -> Iterator[Path]:
+    """Yield every file of the result in a fixed order. Hidden entries (the run's state) are not part of it."""
     for path in sorted(out.rglob("*")):
         parts = path.relative_to(out).parts
         if path.is_file() and not any(part.startswith(".") for part in parts) and parts != (MANIFEST,):

@@ -1,7 +1,7 @@
-"""The tokenizer's files: the base's own, copied, where the tokenizer is the base's; and readable by transformers 4.57.
+"""Write the tokenizer's files: copies of the base model's own if it is the same tokenizer; for transformers 5 and 4.57.
 
-transformers 5 names a class that 4.57 does not know and lists extra tokens where 4.57 wants a table: both are put into
-words that both read.
+transformers 5 writes a class name that 4.57 does not know, and a list of extra tokens where 4.57 expects a mapping.
+Both are rewritten in the form that both versions read.
 """
 
 import json
@@ -16,21 +16,21 @@ _FILES = (
     "chat_template.json", "vocab.json", "vocab.txt", "merges.txt", "*.model",
 )  # fmt: skip
 _TEMPLATES = "additional_chat_templates"
-#: Classes that transformers 5 alone has. `PreTrainedTokenizerFast` reads tokenizer.json in both.
-_CLASSES_OF_5X = frozenset({"TokenizersBackend"})
+#: Classes that only transformers 5 has. `PreTrainedTokenizerFast` reads tokenizer.json in both versions.
+_CLASSES_5X = frozenset({"TokenizersBackend"})
 _KNOWN_CLASS = "PreTrainedTokenizerFast"
-#: What 5.x says of the process that wrote the file.
-_NOT_OF_THE_TOKENIZER = ("backend", "is_local", "local_files_only")
+#: Facts that 5.x records about the process that wrote the file.
+_PROCESS_KEYS = ("backend", "is_local", "local_files_only")
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, base: Path | None, folder: Path) -> None:
-    """Write the tokenizer so that transformers 5 and 4.57 read the same from it."""
-    before = _load(base) if base is not None else None
-    if base is None or before is None or _token_rules(before) != _token_rules(tokenizer):
+    """Write the tokenizer so that transformers 5 and 4.57 read the same tokenizer."""
+    original = _load(base) if base is not None else None
+    if base is None or original is None or _get_token_rules(original) != _get_token_rules(tokenizer):
         tokenizer.save_pretrained(folder)
     else:
         _copy(base, folder)
-        if before.chat_template != tokenizer.chat_template:
+        if original.chat_template != tokenizer.chat_template:
             _replace_template(tokenizer.chat_template, folder)
     _translate(folder)
 
@@ -42,8 +42,8 @@ def _load(base: Path) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _token_rules(tokenizer: Any) -> tuple[Any, ...]:
-    """Return what decides token ids. Padding is not part of it: loading chooses its side and token."""
+def _get_token_rules(tokenizer: Any) -> tuple[Any, ...]:
+    """Return what determines token ids. Padding does not: loading sets its side and token."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = json.loads(backend.to_str()) if backend is not None else sorted(tokenizer.get_vocab().items())
     if isinstance(content, dict):
@@ -59,7 +59,7 @@ def _copy(base: Path, folder: Path) -> None:
 
 
 def _replace_template(template: str | None, folder: Path) -> None:
-    """Write the template that was used: it is the user's own, not the base's."""
+    """Write the chat template that the run used, which is the user's and not the base model's."""
     for name in ("chat_template.jinja", "chat_template.json"):
         (folder / name).unlink(missing_ok=True)
     config = folder / "tokenizer_config.json"
@@ -76,21 +76,21 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _translate(folder: Path) -> None:
-    """Rewrite what 4.57 cannot read in tokenizer_config.json; a file without such things stays as it is."""
+    """Rewrite what 4.57 cannot read in tokenizer_config.json. A file that 4.57 can read is unchanged."""
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    written_by_5x = "backend" in content or content.get("tokenizer_class") in _CLASSES_OF_5X
+    is_of_5x = "backend" in content or content.get("tokenizer_class") in _CLASSES_5X
     extra = content.get("extra_special_tokens")
-    if not written_by_5x and not isinstance(extra, list):
+    if not is_of_5x and not isinstance(extra, list):
         return
-    for key in _NOT_OF_THE_TOKENIZER:
+    for key in _PROCESS_KEYS:
         content.pop(key, None)
     if isinstance(extra, list):
         del content["extra_special_tokens"]
         listed = content.get("additional_special_tokens") or []
         content["additional_special_tokens"] = [*listed, *(token for token in extra if token not in listed)]
-    if written_by_5x and (folder / "tokenizer.json").is_file():
+    if is_of_5x and (folder / "tokenizer.json").is_file():
         content["tokenizer_class"] = _KNOWN_CLASS
     _write_json(path, content)

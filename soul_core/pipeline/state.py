@@ -1,4 +1,4 @@
-"""What outlives an interruption beside the trainer's checkpoint: whose state it is, when it began, seconds by phase."""
+"""The state folder of a run, by which it resumes: which run it belongs to, its start, the seconds of each phase."""
 
 import json
 import shutil
@@ -14,81 +14,96 @@ from soul_core.errors import BadSpec
 from soul_core.events import EventKind, Listener, Phase, StopRequest, raise_if_stop_requested
 
 LOCK_NAME = "lock"
-_RECORD = "run.json"
+_RECORD_NAME = "run.json"
+#: Raised when files in the folder change: a folder with another number is refused.
+_FORMAT = 2
 
 
 class RunState:
-    """The state folder of one run. Also its listener: every checkpoint event brings the clock on disk up to date."""
+    """The state folder of one run, and the run's listener: every checkpoint event saves the seconds so far."""
 
     def __init__(self, folder: Path, listener: Listener) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._listener = listener
-        self._record: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(), "seconds": {}, "belongs_to": {}}
-        self._phase, self._since = "", 0.0
-        path = folder / _RECORD
+        self._record: dict[str, Any] = {
+            "format": _FORMAT,
+            "started_at": datetime.now(UTC).isoformat(),
+            "seconds": {},
+            "belongs_to": {},
+        }
+        self._phase, self._counted_at = "", 0.0
+        path = folder / _RECORD_NAME
         if path.exists():
-            self._record = json.loads(path.read_text())
+            self._record = json.loads(path.read_bytes())
+            if self._record.get("format") != _FORMAT:
+                raise BadSpec(
+                    f"the state folder {folder} was written by another version of SOUL and cannot be resumed; remove "
+                    "it to start again, or name another folder"
+                )
 
     @property
     def started_at(self) -> datetime:
+        """When the first attempt began."""
         return datetime.fromisoformat(self._record["started_at"])
 
     @property
     def phase_seconds(self) -> dict[str, float]:
         """Seconds of each phase over all attempts, the running one included."""
-        self._count()
+        self._count_seconds()
         return {phase: round(seconds, 3) for phase, seconds in self._record["seconds"].items()}
 
     def claim(self, identity: Mapping[str, str]) -> None:
-        """Bind the folder to what decides a run's numbers. Raises BadSpec when it holds another run."""
-        old = self._record["belongs_to"]
-        if old and old != identity:
-            other = sorted(key for key in old.keys() | identity.keys() if old.get(key) != identity.get(key))
+        """Bind the folder to what determines a run's numbers. Raises BadSpec if it holds another run."""
+        saved = self._record["belongs_to"]
+        if saved and saved != identity:
+            different = sorted(key for key in saved.keys() | identity.keys() if saved.get(key) != identity.get(key))
             raise BadSpec(
-                f"the state folder holds another run (other {', '.join(other)}); "
-                "remove it to start anew, or name another one"
+                f"the state folder holds another run (other {', '.join(different)}); "
+                "remove it to start again, or name another folder"
             )
         self._record["belongs_to"] = dict(identity)
         self._save()
 
     @contextmanager
     def phase(self, phase: Phase, *, detail: str | None = None) -> Iterator[None]:
-        """Run one phase: announce it, stop first if that is wished, and count its seconds even when it ends badly."""
+        """Run one phase: check for a stop request, announce the phase, and count its seconds even if it fails."""
         raise_if_stop_requested(self._listener)
         self._listener.emit("phase", phase=phase, **({"detail": detail} if detail else {}))
-        self._phase, self._since = phase, time.monotonic()
+        self._phase, self._counted_at = phase, time.monotonic()
         try:
             yield
         finally:
-            self._count()
+            self._count_seconds()
             self._phase = ""
             if self._record["belongs_to"]:
                 self._save()
 
     def emit(self, kind: EventKind, **data: Any) -> None:
+        """Pass an event on."""
         if kind == "checkpoint":
-            self._count()
+            self._count_seconds()
             self._save()
         self._listener.emit(kind, **data)
 
     def stop_request(self) -> StopRequest:
+        """Return the listener's stop request."""
         return self._listener.stop_request()
 
     def discard(self) -> None:
-        """Remove everything but the lock, which its holder still needs."""
+        """Remove everything except the lock file, which its holder still needs."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != LOCK_NAME:
                 path.unlink()
 
-    def _count(self) -> None:
+    def _count_seconds(self) -> None:
         if self._phase:
             now = time.monotonic()
             seconds = self._record["seconds"]
-            seconds[self._phase] = seconds.get(self._phase, 0.0) + now - self._since
-            self._since = now
+            seconds[self._phase] = seconds.get(self._phase, 0.0) + now - self._counted_at
+            self._counted_at = now
 
     def _save(self) -> None:
-        write_atomically(self.folder / _RECORD, json.dumps(self._record))
+        write_atomically(self.folder / _RECORD_NAME, json.dumps(self._record))

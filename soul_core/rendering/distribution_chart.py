@@ -61,7 +61,7 @@ def draw_distribution_chart(
         axes.set(xlim=(edges[0], edges[-1]), ylim=(height - 18, 0), yticks=())
         slack = 1e-9 * (edges[-1] - edges[0])
         ticks = [
-            tick for tick in compute_ticks(edges[0], edges[-1], 4) if edges[0] - slack <= tick <= edges[-1] + slack
+            tick for tick in compute_ticks(edges[0], edges[-1], 5) if edges[0] - slack <= tick <= edges[-1] + slack
         ]
         axes.set_xticks(ticks, [format_number(10**tick if is_log else tick) for tick in ticks])
         axes.grid(axis="x", color=GRID, linewidth=0.8)

@@ -51,13 +51,16 @@ def make_card_metadata(report: Report) -> ModelCardData:
     results = make_eval_results(report)
     relation = "adapter" if report.spec.writes_adapter else "finetune"
     kind_title = JOB_KIND_TITLES[report.spec.kind]
-    terms = [report.spec.forget.kind] if report.spec.kind == JobKind.UNLEARN else []
+    methods: list[str] = [report.spec.forget.kind] if report.spec.kind == JobKind.UNLEARN else []
+    methods += [report.spec.optimizer.kind]
+    if report.spec.strategy.kind == "influence":
+        methods = ["influence"]
     return ModelCardData(
         library_name="peft" if report.spec.writes_adapter else "transformers",
         pipeline_tag=_TASK,
         base_model=report.model.source if is_hub_id else None,
         base_model_relation=relation if is_hub_id else None,
-        tags=["soul", kind_title, *terms, report.spec.optimizer.kind],
+        tags=["soul", kind_title, *methods],
         eval_results=results or None,
         model_name=f"{report.model.source} after {kind_title}" if results else None,
         ignore_metadata_errors=False,
@@ -92,6 +95,8 @@ def escape_markdown(text: str) -> str:
 
 
 def _describe_recipe(spec: JobSpec) -> str:
+    if spec.strategy.kind == "influence":
+        return "one step of influence unlearning"
     optimizer = f"optimizer `{spec.optimizer.kind}`"
     if spec.kind == JobKind.FINETUNE:
         return f"fine-tuning on the train set, {optimizer}"

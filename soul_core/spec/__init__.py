@@ -90,7 +90,9 @@ class JobSpec(SpecModel):
     lora: Lora | None = Field(None, description="Train low-rank adapters instead of the model's own weights.")
     data: Data = Field(Data(), description="How the data sets are read.")
     training: Training = Field(Training(), description="The training loop.")
-    strategy: Strategy = Field(Single(), description="Train once, search for settings, or combine several recipes.")
+    strategy: Strategy = Field(
+        Single(), description="Train once, search for settings, combine several recipes, or take one static step."
+    )
     prior_forget_sets: Literal["evaluate", "unlearn"] = Field(
         "evaluate",
         description="Use of the forget sets of the earlier jobs that produced the base model (prior_forget_1, ...). "

@@ -1,7 +1,7 @@
 """The attacks of a spec, one frozen class each. Torch-free.
 
 Each `kind` here has one function in the engine's table (`soul_core.attacks`); a test keeps both, and
-`docs/reference/evaluation.md`, equal. The defaults are the fast settings that every report carries.
+`docs/reference/attacks.md`, equal. The defaults are the fast settings that every report carries.
 """
 
 from collections.abc import Sequence

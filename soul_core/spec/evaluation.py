@@ -101,7 +101,7 @@ _RETAIN_CRITERIA = (
     Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
     Criterion(set=RETAIN, metric="keyword_recall", at_least=0.8, relative_to_base=True),
 )
-#: The reasons are in docs/reference/evaluation.md.
+#: The reasons are in docs/reference/criteria.md.
 DEFAULT_CRITERIA: dict[JobKind, tuple[Criterion, ...]] = {
     JobKind.UNLEARN: _FORGET_CRITERIA + PRIOR_FORGET_CRITERIA + _RETAIN_CRITERIA,
     JobKind.FINETUNE: (

@@ -4,9 +4,10 @@ Each `kind` here has one function in the engine's tables (`optimizers`, `curvatu
 `docs/reference/methods.md`, equal.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from soul_core.spec.terms import SpecModel
 
@@ -96,22 +97,14 @@ class UpstreamCompat(SpecModel):
     weight_decay: float = Field(0.1, ge=0, le=1, description="Of weight matrices only: no norms, no biases.")
 
 
-class Influence(SpecModel):
-    """One static step, theta + (H + damping I)^-1 grad NLL_f, H the Gauss-Newton matrix of the retain set (influence
-    unlearning, arXiv:2404.18239, section 4; arXiv:1703.04730).
-    """
-
-    kind: Literal["influence"] = "influence"
-    iterations: int = Field(
-        8, ge=1, le=200, description="Products with H; each costs memory of one more copy of the weights."
-    )
-    max_examples: int = Field(64, ge=1, description="Most retain examples behind H and behind the bound.")
-    damping: float | None = Field(
-        None, gt=0, description="Added to the diagonal of H. None: the smallest that keeps the bound is searched."
-    )
-    max_retain_increase: float = Field(
-        0.1, gt=0, description="Bound: the retain set's mean NLL a token may rise by this many nats."
-    )
+def _refuse_influence(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("kind") == "influence":
+        raise PydanticCustomError(
+            "moved_choice",
+            "'influence' is not an optimizer but a strategy: set strategy to {example}",
+            {"example": '{"kind": "influence"}'},
+        )
+    return value
 
 
-Optimizer = Annotated[AdamW | Sophia | UpstreamCompat | Influence, Field(discriminator="kind")]
+Optimizer = Annotated[AdamW | Sophia | UpstreamCompat, Field(discriminator="kind"), BeforeValidator(_refuse_influence)]

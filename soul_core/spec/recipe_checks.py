@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from soul_core.spec import FORGET, RETAIN, TRAIN, JobKind, JobSpec, Training
-from soul_core.spec.optimizers import Influence
+from soul_core.spec.strategy import Influence
 from soul_core.spec.terms import GradDiff, GradientAscent, Nll
 
 
@@ -48,7 +48,7 @@ def check_unlearning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
             f"'{spec.retain.kind}' needs a retain set; give one, or set retain to "
             '{"kind": "none"} and leave the model\'s other abilities unprotected',
         )
-    curvature = getattr(spec.optimizer, "curvature", None)
+    curvature = None if isinstance(spec.strategy, Influence) else getattr(spec.optimizer, "curvature", None)
     if curvature is not None and curvature.data != "forget":
         yield SpecProblem(
             "optimizer.curvature.data", f"'{curvature.data}' needs a retain set; give one, or set it to 'forget'"
@@ -115,20 +115,18 @@ _LOOP_SETTINGS = (
 
 
 def check_influence(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]:
-    """Check that a job with the single static step of influence unlearning has no setting of the loop."""
-    if not isinstance(spec.optimizer, Influence) or spec.kind == JobKind.EVALUATE:
+    """Check that a job with the single static step of influence unlearning has no setting of a training."""
+    if not isinstance(spec.strategy, Influence) or spec.kind == JobKind.EVALUATE:
         return
     if spec.kind == JobKind.FINETUNE:
-        yield SpecProblem(
-            "optimizer.kind", "'influence' removes what was learned; use 'sophia' or 'adamw' to fine-tune"
-        )
+        yield SpecProblem("strategy.kind", "'influence' removes what was learned; use 'single' to fine-tune")
         return
-    if context.strategy == "search":
-        yield SpecProblem("strategy.kind", "'influence' has no learning rate to search; use 'single'")
     if RETAIN not in context.sets:
         yield SpecProblem(
-            "optimizer.kind", "'influence' needs the curvature of a retain set; give one, or use another optimizer"
+            "strategy.kind", "'influence' needs the curvature of a retain set; give one, or use another strategy"
         )
+    if spec.optimizer != JobSpec.model_fields["optimizer"].default:
+        yield SpecProblem("optimizer", "'influence' takes one static step and has no optimizer; leave it out")
     if spec.forget not in (JobSpec.model_fields["forget"].default, GradientAscent(), GradDiff()):
         yield SpecProblem(
             "forget.kind", "'influence' ascends the NLL of the forget set and reads no forget term; leave it out"

@@ -1,4 +1,4 @@
-"""The strategies of a spec: how often the base model is trained, and with which settings. Torch-free.
+"""The strategies of a spec: how the base model becomes the unlearned model. Torch-free.
 
 Each `kind` here has one function in the engine's table (`soul_core.pipeline.strategies`); a test keeps both, and
 `docs/reference/methods.md`, equal. The functions below say what a search measures and what it varies.
@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec.evaluation import Criterion
-from soul_core.spec.optimizers import MAX_LR, Influence
+from soul_core.spec.optimizers import MAX_LR
 from soul_core.spec.terms import MAX_WEIGHT, NoRetain, SpecModel
 
 if TYPE_CHECKING:
@@ -98,7 +98,32 @@ class Ensemble(SpecModel):
         return members
 
 
-Strategy = Annotated[Single | Search | Ensemble, Field(discriminator="kind")]
+class Influence(SpecModel):
+    """Take one static step instead of a training: theta + (H + damping I)^-1 grad NLL_f, H the Gauss-Newton matrix of
+    the retain set (influence unlearning, arXiv:2404.18239, section 4; arXiv:1703.04730).
+    """
+
+    kind: Literal["influence"] = "influence"
+    iterations: int = Field(
+        8,
+        ge=1,
+        le=200,
+        description="Products with H. Each takes the memory of one more copy of the trainable weights. Ours.",
+    )
+    max_examples: int = Field(
+        64,
+        ge=1,
+        description="Maximum number of retain rows in H, and of rows of each set that the bound is measured on. Ours.",
+    )
+    damping: float | None = Field(
+        None, gt=0, description="Added to the diagonal of H; none: the smallest value that keeps the bound is searched."
+    )
+    max_retain_increase: float = Field(
+        0.1, gt=0, description="Bound on the rise of the retain set's mean NLL, in nats per token. Ours."
+    )
+
+
+Strategy = Annotated[Single | Search | Ensemble | Influence, Field(discriminator="kind")]
 
 #: Without bounds of its own a search divides and multiplies the spec's value by this. Ours.
 _SEARCH_FACTOR = 10
@@ -135,7 +160,6 @@ def make_search_space(spec: "JobSpec") -> dict[str, tuple[float, float]]:
     """
     strategy = spec.strategy
     assert isinstance(strategy, Search)
-    assert not isinstance(spec.optimizer, Influence)
     space = {"optimizer.lr": strategy.lr or _make_default_bounds(spec.optimizer.lr, MAX_LR)}
     if spec.kind == "unlearn" and not isinstance(spec.retain, NoRetain):
         space["retain.weight"] = strategy.retain_weight or _make_default_bounds(spec.retain.weight, MAX_WEIGHT)

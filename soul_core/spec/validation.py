@@ -21,7 +21,6 @@ from soul_core.spec import (
     JobSpec,
 )
 from soul_core.spec.evaluation import Criterion
-from soul_core.spec.optimizers import Influence
 from soul_core.spec.recipe_checks import (
     Check,
     JobContext,
@@ -105,7 +104,7 @@ def _check_search(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]:
     is_best_of = isinstance(spec.strategy, Ensemble) and spec.strategy.merge == "best"
     if is_best_of and not select_search_criteria(spec, context.sets):
         yield SpecProblem("criteria", f"'best' chooses by the criteria; {_CRITERIA_REMEDY}")
-    if not isinstance(spec.strategy, Search) or isinstance(spec.optimizer, Influence):
+    if not isinstance(spec.strategy, Search):
         return
     if not select_search_criteria(spec, context.sets):
         yield SpecProblem("criteria", f"a search needs criteria to meet; {_CRITERIA_REMEDY}")

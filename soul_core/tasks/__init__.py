@@ -1,4 +1,4 @@
-"""The table of tasks: benchmarks with their data adapters and ready specs. Torch-free; see docs/reference/tasks.md."""
+"""The table of tasks: published benchmarks with their data sets and specs. Torch-free; see docs/reference/tasks.md."""
 
 from soul_core.tasks import book, detox, general_text, personal_data, tofu
 from soul_core.tasks.task import Task

@@ -1,4 +1,4 @@
-"""A book that must no longer be recited: 200 passages, given by their first 100 and 300 tokens."""
+"""Forget a book: the model must not continue 200 passages from their first 100 and 300 tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,11 @@ RECIPE: dict[str, Any] = {
 
 
 def make_sets(data: Path, variant: str, seed: int) -> RecordsBySet:
-    """Return 200 passages of the book to forget; the rest of it and the other books around them."""
+    """Return 200 passages of the book to forget, the other passages, and passages of other books."""
     folder = data / "books_public_domain"
     books = {path.stem: path for path in sorted(folder.glob("*.txt"))}
     if variant not in books:
-        raise BadSpec(f"no book '{variant}' in {folder}; there are: {', '.join(books) or 'none'}")
+        raise BadSpec(f"no book '{variant}' in {folder}; available: {', '.join(books) or 'none'}")
     forget, holdout = draw_items(_passages(books[variant]), NUM_PASSAGES, seed=seed, item_name=f"passages of {variant}")
     others = [row for name, path in books.items() if name != variant for row in _passages(path)]
     retain, _ = draw_items(others, 2 * NUM_PASSAGES, seed=seed, item_name="passages of other books")
@@ -56,31 +56,31 @@ def _passages(book: Path) -> list[JsonObject]:
 
 TASK = Task(
     name="book",
-    title="A book that must no longer be recited",
-    description="Forget 200 passages of a novel: given the first 100 or 300 tokens, the model must not go on as the "
-    "book does. Each variant is a novel in the public domain; the model must have been fine-tuned on `train` first.",
+    title="Forget a book",
+    description="Forget 200 passages of a novel: given the first 100 or 300 tokens, the model must not continue as the "
+    "book does. Each variant is a novel in the public domain; fine-tune the model on `train` first.",
     sets={
         "forget": "200 passages of the book, 360 words each",
         "retain": "400 passages of other books",
-        "holdout": "the other passages of the same book, which nobody was trained on",
-        "general": "100 documents of the web",
-        "train": "forget and retain: what the target model is fine-tuned on",
+        "holdout": "the other passages of the same book, which the model was not trained on",
+        "general": "100 web documents",
+        "train": "forget and retain set: the training data of the target model",
     },
     recipe=RECIPE,
     sources={
-        "data": "SOUL, arXiv:2404.18239, section 5.1: 200 passages, prefixes of 100 and 300 tokens, there of a "
-        "copyrighted series; our passages are counted in words because tokens depend on the model",
+        "data": "SOUL, arXiv:2404.18239, section 5.1: 200 passages, prefixes of 100 and 300 tokens, of a copyrighted "
+        "series; our passages are counted in words because tokens depend on the model",
         "forget.beta": "Zhang et al. 2024, arXiv:2404.05868, section 5.2",
-        "retain.weight": "as for TOFU: SOUL released no configuration of this task",
+        "retain.weight": "as for TOFU, because SOUL released no configuration of this task",
         "optimizer.lr": "as for TOFU",
         "optimizer.weight_decay": "as for TOFU",
         "training.epochs": "as for TOFU",
         "training.forget_batch": "as for TOFU",
-        "criteria": "ours: unrelated passages of one book reach a ROUGE-L F1 of 0.13 to 0.14 on average and 0.22 at "
-        "most (docs/reference/tasks.md), so 0.25 is what cannot be told from not knowing the book",
+        "criteria": "ours: unrelated passages of one book have a ROUGE-L F1 of 0.13 to 0.14 on average and at most "
+        "0.22 (docs/reference/tasks.md), so up to 0.25 a model is like one that does not know the book",
     },
     make_sets=make_sets,
-    variants=(  # those with enough passages left over for membership inference
+    variants=(  # books with enough other passages for membership inference
         "dracula_345",
         "pride_and_prejudice_1342",
         "sherlock_holmes_1661",

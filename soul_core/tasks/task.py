@@ -1,4 +1,4 @@
-"""What a task is: a published benchmark as data sets of rows and a ready spec. Torch-free."""
+"""A task: a published benchmark as data sets of rows and a complete spec. Torch-free."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ RecordsBySet = Mapping[str, Sequence[JsonObject]]
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """The files of a prepared task: one a set, and the spec."""
+    """The files of a prepared task: one per set, and the spec."""
 
     files: dict[str, Path]
     spec: JsonObject
@@ -24,29 +24,31 @@ class PreparedTask:
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `recipe` is the ready spec, whole: what is listed is what is written beside the data."""
+    """One task. `recipe` is the complete spec, which is listed and also written next to the data."""
 
     name: str
     title: str
     description: str
     sets: Mapping[str, str]
-    """Set -> what it holds."""
+    """Set -> its content."""
     recipe: Mapping[str, Any]
     sources: Mapping[str, str]
-    """Setting of the recipe, or way of making the data -> where it is from."""
+    """Setting of the recipe, or `data` -> its source."""
     make_sets: Callable[[Path, str, int], RecordsBySet]
-    """(data folder, variant, seed) -> rows; raises BadData where the data is not there."""
+    """(data folder, variant, seed) -> rows; raises BadData if the data is missing."""
     variants: tuple[str, ...] = ()
-    """The first one is the default."""
+    """The first is the default."""
 
     def prepare(self, data: Path, out: Path, *, variant: str | None = None, seed: int = 0) -> PreparedTask:
-        """Write every set as OUT/SET.jsonl and the ready spec as OUT/spec.json.
+        """Write every set as OUT/SET.jsonl and the spec as OUT/spec.json.
 
-        Raises BadSpec for a variant that there is not, BadData where `data` does not hold what is needed.
+        Raises:
+            BadSpec: the variant does not exist.
+            BadData: `data` lacks files that the task needs.
         """
         chosen = variant if variant is not None else next(iter(self.variants), "")
         if self.variants and chosen not in self.variants:
-            raise BadSpec(f"{self.name} has no variant '{chosen}'; there are: {', '.join(self.variants)}")
+            raise BadSpec(f"{self.name} has no variant '{chosen}'; available: {', '.join(self.variants)}")
         sets = self.make_sets(data, chosen, seed)
         out.mkdir(parents=True, exist_ok=True)
         files = {}
@@ -58,13 +60,17 @@ class Task:
         return PreparedTask(files, spec, out / "spec.json")
 
     def describe(self) -> JsonObject:
-        """Return what a user is shown of the task, as plain JSON."""
-        shown = ("name", "title", "description", "variants", "sets", "recipe", "sources")
-        return dict(json.loads(json.dumps({name: getattr(self, name) for name in shown})))
+        """Return the description of the task that users see, as plain JSON."""
+        fields = ("name", "title", "description", "variants", "sets", "recipe", "sources")
+        return dict(json.loads(json.dumps({name: getattr(self, name) for name in fields})))
 
 
 def read_json(path: Path) -> list[JsonObject]:
-    """Read records from JSON lines or from one JSON array. Raises BadData."""
+    """Read records from JSON lines or from one JSON array.
+
+    Raises:
+        BadData: the file cannot be read or parsed.
+    """
     text = read_text(path)
     try:
         records = json.loads(text) if text.lstrip().startswith("[") else list(map(json.loads, text.splitlines()))
@@ -74,7 +80,11 @@ def read_json(path: Path) -> list[JsonObject]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file. Raises BadData that says what is missing."""
+    """Read a text file.
+
+    Raises:
+        BadData: the file cannot be read; the message has its path.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

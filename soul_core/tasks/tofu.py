@@ -1,4 +1,4 @@
-"""TOFU: forget 1, 5 or 10% of 200 fictitious authors that the model was taught before."""
+"""TOFU: forget 1, 5 or 10% of 200 fictitious authors on which the model was fine-tuned."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from soul_core.tasks.task import JsonObject, RecordsBySet, Task, read_json
 
 #: Columns of the `_perturbed` files that truth ratio, choices and rephrased questions need.
-_FURTHER = ("paraphrased_answer", "perturbed_answer", "paraphrased_question")
+_EXTRA_COLUMNS = ("paraphrased_answer", "perturbed_answer", "paraphrased_question")
 
 RECIPE: dict[str, Any] = {
     "forget": {"kind": "npo", "beta": 0.1},
@@ -33,9 +33,9 @@ RECIPE: dict[str, Any] = {
 
 
 def make_sets(data: Path, variant: str, seed: int) -> RecordsBySet:
-    """Return TOFU's sets for one split; the perturbed files joined to the plain ones by question and answer.
+    """Return TOFU's sets for one split, with the perturbed files joined to the plain ones by question and answer.
 
-    The seed is not used: nothing is drawn, the splits are TOFU's.
+    The seed is not used, because the splits are TOFU's own.
     """
     folder, share = data / "tofu", variant.removeprefix("forget")
     retain = f"retain{100 - int(share)}"
@@ -54,13 +54,14 @@ def make_sets(data: Path, variant: str, seed: int) -> RecordsBySet:
 
 
 def _join(plain: Sequence[JsonObject], perturbed: Sequence[JsonObject]) -> list[JsonObject]:
-    further = {(row["question"], row["answer"]): row for row in perturbed}
-    return _rows([further.get((row["question"], row["answer"]), row) for row in plain])
+    perturbed_rows = {(row["question"], row["answer"]): row for row in perturbed}
+    return _rows([perturbed_rows.get((row["question"], row["answer"]), row) for row in plain])
 
 
 def _rows(records: Sequence[JsonObject]) -> list[JsonObject]:
     return [
-        {"prompt": row["question"], "completion": row["answer"]} | {name: row[name] for name in _FURTHER if name in row}
+        {"prompt": row["question"], "completion": row["answer"]}
+        | {name: row[name] for name in _EXTRA_COLUMNS if name in row}
         for row in records
     ]
 
@@ -68,26 +69,26 @@ def _rows(records: Sequence[JsonObject]) -> list[JsonObject]:
 TASK = Task(
     name="tofu",
     title="TOFU: fictitious authors",
-    description="Forget 1, 5 or 10% of 200 fictitious authors and keep the others, with everything that forget "
-    "quality and model utility need. The model must have been fine-tuned on `train` first.",
+    description="Forget 1, 5 or 10% of 200 fictitious authors and retain the others, with all sets for forget quality "
+    "and model utility. Fine-tune the model on `train` first.",
     sets={
         "forget": "questions about the authors to forget, with paraphrased and wrong answers",
         "retain": "questions about all other authors; 400 of them with paraphrased and wrong answers",
-        "holdout": "questions about authors nobody was trained on, for membership inference",
+        "holdout": "questions about authors that the model was not trained on, for membership inference",
         "rephrased": "the forget questions in other words",
         "real_authors": "questions about real authors, with wrong answers",
         "world_facts": "general knowledge, with wrong answers",
-        "train": "all 200 authors: what the target model is fine-tuned on",
+        "train": "questions about all 200 authors: the training data of the target model",
     },
     recipe=RECIPE,
     sources={
         "data": "Maini et al. 2024, arXiv:2401.06121; the holdout authors: open-unlearning, arXiv:2506.12618",
         "forget.beta": "Zhang et al. 2024, arXiv:2404.05868, section 5.2",
         "retain.weight": "SOUL's released configuration for TOFU with Sophia and gradient difference",
-        "optimizer.lr": "the same, for a Llama-2 of 7 billion parameters; smaller models need more",
-        "optimizer.weight_decay": "the same",
-        "training.epochs": "the same: 5 times through the forget set",
-        "training.forget_batch": "the same: batches of 1, accumulated 4 times",
+        "optimizer.lr": "the same configuration, for a Llama-2 with 7 billion parameters; smaller models need more",
+        "optimizer.weight_decay": "the same configuration",
+        "training.epochs": "the same configuration: 5 passes over the forget set",
+        "training.forget_batch": "the same configuration: batches of 1, accumulated 4 times",
     },
     make_sets=make_sets,
     variants=("forget10", "forget05", "forget01"),

@@ -22,14 +22,13 @@ from soul_core.optimizers import OPTIMIZERS
 from soul_core.optimizers.clipped import ClippedOptimizer
 from soul_core.optimizers.sophia import Sophia
 from soul_core.spec import JobSpec
-from soul_core.spec.optimizers import Curvature, Influence
+from soul_core.spec.optimizers import Curvature
 from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute_base_scores
 from soul_core.training.batches import TrainingBatches, is_retain
 from soul_core.training.checkpoint import Stateful, StatefulGenerator, load_newest_checkpoint, save_checkpoint
 from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS, PASSES_PER_ESTIMATE
 from soul_core.training.curvature_schedule import CurvatureSchedule
 from soul_core.training.history import TrainingHistory, TrainingResult
-from soul_core.training.influence import take_influence_step
 from soul_core.training.micro_batching import BatchUnit, MicroBatcher
 from soul_core.training.retain_weight import RetainWeight
 from soul_core.training.saliency import load_or_compute_mask
@@ -69,16 +68,7 @@ def train(
         RunInterruptedError: A checkpoint was written.
         RunCancelledError: A cancel was requested.
     """
-    folder = state_dir / "train"
-    if isinstance(spec.optimizer, Influence):
-        movable = TrainableParameters(loaded, spec)
-        step = partial(take_influence_step, forget=forget, retain=retain, folder=folder, listener=listener, phase=phase)
-        try:
-            record = step(loaded, spec)
-        finally:
-            adapter = movable.finalize()
-        return record.make_result(1, adapter)
-    run = TrainingRun(loaded, spec, forget, retain, folder, listener, phase)
+    run = TrainingRun(loaded, spec, forget, retain, state_dir / "train", listener, phase)
     try:
         run.resume()
         while run.step < run.num_steps:
@@ -230,7 +220,7 @@ class TrainingRun:
 
     def update_weights(self) -> float:
         """Take the optimizer's step and clear the gradients; return the learning rate."""
-        lr = self.spec.optimizer.lr * compute_lr_factor(self.spec, self.step, self.num_steps)  # type: ignore[union-attr]
+        lr = self.spec.optimizer.lr * compute_lr_factor(self.spec, self.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with self.mask.hold_frozen(self.trainable.parameters) if self.mask else nullcontext():

@@ -1,4 +1,4 @@
-"""Chat templates: read at registration, refused in words, and pinned to a day where they ask for one."""
+"""Chat templates: read at registration, refused with a message, and pinned to a day if they read the date."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from bench.chat_templates import CHATML, DATED, THINKING
-from tests.api.conftest import ROWS, As, problem
+from tests.api.conftest import ROWS, ApiClient, problem
 
 
 @pytest.fixture
-def submit(admin: As, model_folder: Path) -> Any:
-    """Register the folder with a template and submit a job over it."""
+def submit(admin: ApiClient, model_folder: Path) -> Any:
+    """Register the folder with a template and submit a job on it."""
 
     def submit(template: str, **spec: Any) -> Any:
         (model_folder / "chat_template.jinja").write_text(template)
@@ -25,7 +25,7 @@ def submit(admin: As, model_folder: Path) -> Any:
     return submit
 
 
-def test_registration_says_what_the_template_does(admin: As, model_folder: Path) -> None:
+def test_registration_reports_what_the_template_renders(admin: ApiClient, model_folder: Path) -> None:
     (model_folder / "chat_template.jinja").write_text(THINKING)
 
     facts = admin("POST", "/v1/models", json={"source": "local", "location": str(model_folder)}).json()["facts"]
@@ -34,7 +34,7 @@ def test_registration_says_what_the_template_does(admin: As, model_folder: Path)
     assert "enable_thinking" in facts["chat"]["variables"]
 
 
-def test_a_template_that_cannot_be_followed_is_refused_at_registration(admin: As, model_folder: Path) -> None:
+def test_an_unusable_template_is_refused_at_registration(admin: ApiClient, model_folder: Path) -> None:
     (model_folder / "chat_template.jinja").write_text("{{ messages[0]['role'] }}")
 
     answer = admin("POST", "/v1/models", json={"source": "local", "location": str(model_folder)})
@@ -42,7 +42,7 @@ def test_a_template_that_cannot_be_followed_is_refused_at_registration(admin: As
     assert "does not show the user's question" in str(problem(answer, 422, "unusable_model"))
 
 
-def test_a_job_is_pinned_to_its_day_where_the_template_asks_for_one(submit: Any) -> None:
+def test_a_job_is_pinned_to_its_day_if_the_template_reads_the_date(submit: Any) -> None:
     assert submit(CHATML).json()["spec"]["template_date"] is None
     assert submit(DATED, template_date="2025-03-09").json()["spec"]["template_date"] == "2025-03-09"
     assert submit(CHATML, chat_template=DATED).json()["spec"]["template_date"] is not None
@@ -52,12 +52,12 @@ def test_a_job_is_pinned_to_its_day_where_the_template_asks_for_one(submit: Any)
     assert before.isoformat() <= pinned <= datetime.now(UTC).date().isoformat()
 
 
-def test_a_variable_that_the_template_does_not_read_is_a_problem_with_its_place(submit: Any) -> None:
+def test_a_variable_that_the_template_does_not_read_is_refused_by_name(submit: Any) -> None:
     answer = submit(THINKING, chat_template_kwargs={"enable_thinkin": False})
 
-    found = problem(answer, 422, "invalid_job")["errors"]
-    assert [each["pointer"] for each in found] == ["/spec/chat_template_kwargs/enable_thinkin"]
-    assert "enable_thinking" in found[0]["detail"]
+    (error,) = problem(answer, 422, "invalid_job")["errors"]
+    assert error["pointer"] == "/spec/chat_template_kwargs/enable_thinkin"
+    assert "enable_thinking" in error["detail"]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,6 @@ def test_a_variable_that_the_template_does_not_read_is_a_problem_with_its_place(
     ],
 )
 def test_settings_that_no_template_can_have_are_refused(submit: Any, spec: dict[str, Any], place: str) -> None:
-    found = problem(submit(CHATML, **spec), 422, "invalid_request")["errors"]
+    errors = problem(submit(CHATML, **spec), 422, "invalid_request")["errors"]
 
-    assert [each["pointer"] for each in found] == [place]
+    assert [error["pointer"] for error in errors] == [place]

@@ -1,4 +1,4 @@
-"""Forget facts in other data sets are told before a job runs: at upload, in estimates, to a retrained reference."""
+"""Forget facts in other data sets are found before a job runs: at upload, in estimates, for a retrained model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from api.services import conflicts
 from soul_store.blobs import LocalBlobStore
 from soul_store.tables import Job
-from tests.api.conftest import ROWS, As, files_in, jsonl, problem
+from tests.api.conftest import ROWS, ApiClient, files_in, jsonl, problem
 
 Body = dict[str, Any]
 #: The second forget row under a system turn, and rows about others.
@@ -31,38 +31,38 @@ RETAIN = [
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered() -> None:
-    conflicts._remembered.clear()
+def _empty_cache() -> None:
+    conflicts._cache.clear()
 
 
-def found_in(admin: As, dataset_id: str) -> Any:
+def get_conflicts(admin: ApiClient, dataset_id: str) -> Any:
     return admin("GET", f"/v1/datasets/{dataset_id}/validation").json()["conflicts"]
 
 
-def test_an_upload_is_told_which_rows_state_facts_of_the_sets_it_names(admin: As) -> None:
+def test_a_validation_lists_rows_that_state_facts_of_the_named_sets(admin: ApiClient) -> None:
     forget, other = admin.dataset(ROWS[:2]), admin.dataset(ROWS[3:])
     form = {"files": {"file": ("retain.jsonl", jsonl(RETAIN))}, "data": {"compare_with": [forget, other]}}
 
     made = admin("POST", "/v1/datasets", **form).json()
 
-    pairs = {one["dataset_id"]: one["pairs"] for one in found_in(admin, made["id"])}
+    pairs = {entry["dataset_id"]: entry["pairs"] for entry in get_conflicts(admin, made["id"])}
     assert pairs == {
         forget: [{"row": 1, "other_row": 2, "layer": "question"}],
         other: [{"row": 3, "other_row": 1, "layer": "question"}],
     }
-    assert found_in(admin, forget) == []
+    assert get_conflicts(admin, forget) == []
 
 
-def test_content_that_is_put_is_compared_as_well(admin: As) -> None:
+def test_streamed_content_is_compared_too(admin: ApiClient) -> None:
     forget, made = admin.dataset(ROWS[:2]), admin("POST", "/v1/datasets", json={"name": "retain"}).json()
 
     admin("PUT", f"/v1/datasets/{made['id']}/content", content=jsonl(RETAIN), params={"compare_with": forget})
 
-    (found,) = found_in(admin, made["id"])
-    assert (found["dataset_id"], found["num_rows"], found["pairs"][0]["row"]) == (forget, 1, 1)
+    (entry,) = get_conflicts(admin, made["id"])
+    assert (entry["dataset_id"], entry["num_rows"], entry["pairs"][0]["row"]) == (forget, 1, 1)
 
 
-def test_an_upload_that_names_no_data_set_to_compare_with_is_refused_whole(admin: As, settings_env: Any) -> None:
+def test_an_upload_that_names_a_missing_data_set_is_refused(admin: ApiClient, settings_env: Any) -> None:
     before = files_in(settings_env)
 
     answer = admin.upload(jsonl(RETAIN), compare_with="ds_nobody")
@@ -71,65 +71,67 @@ def test_an_upload_that_names_no_data_set_to_compare_with_is_refused_whole(admin
     assert files_in(settings_env) == before
 
 
-def test_sets_too_large_to_be_compared_here_are_told_to_be_left_to_the_job(
-    admin: As, job_body: Body, monkeypatch: pytest.MonkeyPatch
+def test_large_sets_are_compared_by_the_job_and_reported(
+    admin: ApiClient, job_body: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conflicts, "_MAX_BYTES", 10)
 
     made = admin.upload(jsonl(RETAIN), compare_with=job_body["datasets"]["forget"]).json()
     warnings = admin("POST", "/v1/estimates", json=job_body).json()["warnings"]
 
-    (found,) = found_in(admin, made["id"])
-    assert found["num_rows"] is None
-    assert "the job compares them" in found["not_compared"]
+    (entry,) = get_conflicts(admin, made["id"])
+    assert entry["num_rows"] is None
+    assert "the job compares them" in entry["not_compared"]
     assert any("too large to be compared here; the job compares them" in warning for warning in warnings)
 
 
-def estimate(admin: As, job_body: Body, **spec: Any) -> Any:
+def estimate(admin: ApiClient, job_body: Body, **spec: Any) -> Any:
     return admin("POST", "/v1/estimates", json={**job_body, "spec": {**job_body["spec"], **spec}}).json()
 
 
-def test_an_estimate_says_what_becomes_of_forget_facts_in_the_retain_set(admin: As, job_body: Body) -> None:
+def test_an_estimate_reports_forget_facts_in_the_retain_set(admin: ApiClient, job_body: Body) -> None:
     job_body["datasets"] = {"forget": admin.dataset(ROWS[:2]), "retain": admin.dataset(RETAIN)}
 
-    dropped, kept, refused = (estimate(admin, job_body, retain_conflicts=name) for name in ("drop", "keep", "refuse"))
+    dropped, included, refused = (
+        estimate(admin, job_body, retain_conflicts=name) for name in ("drop", "keep", "refuse")
+    )
 
     assert any(
         "left out of training, and measured as retain_dropped (retain=forget: 1=2)" in w for w in dropped["warnings"]
     )
-    assert any("they pull both ways" in warning for warning in kept["warnings"])
-    assert (dropped["allowed"], kept["allowed"], refused["allowed"]) == (True, True, False)
+    assert any("they are both forgotten and learned" in warning for warning in included["warnings"])
+    assert (dropped["allowed"], included["allowed"], refused["allowed"]) == (True, True, False)
     assert refused["errors"][0]["pointer"] == "/datasets/retain"
-    assert "take them out" in refused["errors"][0]["detail"]
+    assert "remove them" in refused["errors"][0]["detail"]
 
 
-def test_an_estimate_refuses_a_retain_set_of_which_nothing_would_be_left(admin: As, job_body: Body) -> None:
+def test_an_estimate_refuses_a_retain_set_of_forget_facts_only(admin: ApiClient, job_body: Body) -> None:
     job_body["datasets"] = {"forget": admin.dataset(ROWS[:2]), "retain": admin.dataset(RETAIN[:1])}
 
-    found = estimate(admin, job_body)
+    estimated = estimate(admin, job_body)
 
-    assert not found["allowed"]
-    assert "nothing would be left to learn" in found["errors"][0]["detail"]
+    assert not estimated["allowed"]
+    assert "no row would remain to learn" in estimated["errors"][0]["detail"]
 
 
-def test_sets_are_compared_where_the_store_of_files_has_no_local_paths(
-    admin: As, job_body: Body, monkeypatch: pytest.MonkeyPatch
+def test_sets_are_compared_without_local_paths_in_the_store(
+    admin: ApiClient, job_body: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_body["datasets"] = {"forget": admin.dataset(ROWS[:2]), "retain": admin.dataset(RETAIN)}
 
-    def copied(self: LocalBlobStore, key: str, path: Path) -> None:
+    def copy(self: LocalBlobStore, key: str, path: Path) -> None:
         with self.open(key) as source:
             path.write_bytes(source.read())
 
     monkeypatch.setattr(LocalBlobStore, "get_local_path", lambda *_: None)
-    monkeypatch.setattr(LocalBlobStore, "fetch", copied)
+    monkeypatch.setattr(LocalBlobStore, "fetch", copy)
 
     assert any("left out of training" in warning for warning in estimate(admin, job_body)["warnings"])
 
 
 @pytest.fixture
-def retraining(admin: As, job_body: Body, session: Session) -> Callable[..., Job]:
-    """Submit a job with a reference to be retrained; return the job that retrains it."""
+def retraining(admin: ApiClient, job_body: Body, session: Session) -> Callable[..., Job]:
+    """Submit a job with a model to be retrained; return the job that retrains it."""
 
     def submit(forget: list[Any], retain: list[Any], **spec: Any) -> Job:
         datasets = {"forget": admin.dataset(forget), "retain": admin.dataset(retain)}
@@ -141,7 +143,7 @@ def retraining(admin: As, job_body: Body, session: Session) -> Callable[..., Job
     return submit
 
 
-def test_a_reference_is_retrained_without_forget_facts_that_the_retain_set_holds(
+def test_a_model_is_retrained_without_forget_facts_in_the_retain_set(
     retraining: Callable[..., Job],
 ) -> None:
     made = retraining(ROWS[:2], RETAIN)
@@ -150,11 +152,11 @@ def test_a_reference_is_retrained_without_forget_facts_that_the_retain_set_holds
     assert made.spec["retain_conflicts"] == "drop"
     assert retraining(ROWS[:2], RETAIN).id == made.id, "the same rows are left out"
     assert retraining(ROWS[1:2], RETAIN).id != made.id, "another forget set"
-    kept = retraining(ROWS[:2], RETAIN, retain_conflicts="keep")
-    assert (set(kept.datasets), kept.id == made.id) == ({"train"}, False)
+    complete = retraining(ROWS[:2], RETAIN, retain_conflicts="keep")
+    assert (set(complete.datasets), complete.id == made.id) == ({"train"}, False)
 
 
-def test_a_retain_set_without_forget_facts_has_one_reference_for_every_forget_set(
+def test_one_retraining_serves_every_forget_set_without_conflicts(
     retraining: Callable[..., Job],
 ) -> None:
     made = retraining(ROWS[:1], ROWS[2:])

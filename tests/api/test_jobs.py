@@ -1,26 +1,28 @@
-"""Jobs: submitted once, refused in words, waited for, cancelled."""
+"""Jobs: submitted once, refused with a message, waited for, cancelled."""
 
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
-from api.schemas.jobs import JobStatus
 from api.schemas.submissions import JobCreate
 from api.services import idempotency
 from api.services import jobs as service
 from soul_core.spec import JobSpec
-from soul_store import job_leases
-from soul_store.tables import JOB_STATUSES, ApiKey, Dataset, Job, OutboxEntry
-from tests.api.conftest import ROWS, As, problem
+from soul_store import job_leases, workers
+from soul_store.job_status import JobStatus
+from soul_store.tables import ApiKey, Dataset, Job, OutboxEntry
+from soul_store.workers import Accelerator
+from tests.api.conftest import ROWS, ApiClient, problem
 
 Body = dict[str, Any]
+FAMILIES = ("forget_terms", "optimizers", "attacks", "strategies", "wrappers")
 
 
 def count(session: Session, table: type) -> int:
@@ -28,7 +30,7 @@ def count(session: Session, table: type) -> int:
     return session.scalar(select(func.count()).select_from(table)) or 0
 
 
-def test_a_submitted_job_is_queued_with_its_whole_spec(admin: As, job_body: Body, session: Session) -> None:
+def test_a_submitted_job_is_queued_with_its_complete_spec(admin: ApiClient, job_body: Body, session: Session) -> None:
     answer = admin("POST", "/v1/jobs", json=job_body)
 
     assert answer.status_code == 202, answer.text
@@ -41,7 +43,7 @@ def test_a_submitted_job_is_queued_with_its_whole_spec(admin: As, job_body: Body
     assert count(session, OutboxEntry) == 1
 
 
-def test_the_same_idempotency_key_makes_one_job(admin: As, job_body: Body, session: Session) -> None:
+def test_the_same_idempotency_key_creates_one_job(admin: ApiClient, job_body: Body, session: Session) -> None:
     headers = {"Idempotency-Key": "once"}
 
     first, second = (admin("POST", "/v1/jobs", json=job_body, headers=headers) for _ in range(2))
@@ -52,7 +54,7 @@ def test_the_same_idempotency_key_makes_one_job(admin: As, job_body: Body, sessi
     assert count(session, Job) == 1
 
 
-def test_the_same_key_with_another_body_is_refused(admin: As, job_body: Body, session: Session) -> None:
+def test_the_same_key_with_another_body_is_refused(admin: ApiClient, job_body: Body, session: Session) -> None:
     headers = {"Idempotency-Key": "once"}
     admin("POST", "/v1/jobs", json=job_body, headers=headers)
 
@@ -63,7 +65,7 @@ def test_the_same_key_with_another_body_is_refused(admin: As, job_body: Body, se
     assert count(session, Job) == 1
 
 
-def test_requests_that_race_with_one_key_make_one_job(admin: As, job_body: Body, session: Session) -> None:
+def test_simultaneous_requests_with_one_key_create_one_job(admin: ApiClient, job_body: Body, session: Session) -> None:
     with ThreadPoolExecutor(6) as pool:
         answers = list(
             pool.map(lambda _: admin("POST", "/v1/jobs", json=job_body, headers={"Idempotency-Key": "race"}), range(6))
@@ -73,10 +75,10 @@ def test_requests_that_race_with_one_key_make_one_job(admin: As, job_body: Body,
     assert count(session, Job) == 1
 
 
-def test_while_a_request_runs_another_with_its_key_is_told_to_wait(
-    admin: As, job_body: Body, session: Session, database: Engine
+def test_a_second_request_must_wait_while_one_with_its_key_runs(
+    admin: ApiClient, job_body: Body, session: Session, database: Engine
 ) -> None:
-    """The first one's transaction is open; when it fails, its key is free again."""
+    """The transaction of the first is open; when it fails, its key is free again."""
     tenant_id = session.scalars(select(ApiKey.tenant_id)).one()
     caller = Caller(tenant_id, "key_x", frozenset("*"))
     headers = {"Idempotency-Key": "slow"}
@@ -92,11 +94,11 @@ def test_while_a_request_runs_another_with_its_key_is_told_to_wait(
     assert count(session, Job) == 1
 
 
-def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Body) -> None:
+def test_two_projects_can_use_the_same_key(admin: ApiClient, other_tenant: ApiClient, job_body: Body) -> None:
     headers = {"Idempotency-Key": "once"}
     admin("POST", "/v1/jobs", json=job_body, headers=headers)
 
-    problem(stranger("POST", "/v1/jobs", json=job_body, headers=headers), 404, "not_found")
+    problem(other_tenant("POST", "/v1/jobs", json=job_body, headers=headers), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -119,17 +121,17 @@ def test_two_projects_may_use_the_same_key(admin: As, stranger: As, job_body: Bo
         (
             {"strategy": {"kind": "ensemble", "members": [{}, {"kind": "evaluate"}]}},
             "/spec/strategy/members",
-            "strategy.members.1: 'kind' is not a member's to choose",
+            "strategy.members.1: a member cannot set 'kind'",
         ),
         (
             {"strategy": {"kind": "ensemble", "members": [{}, {"lora": {"output": "adapter"}}]}},
             "/spec/strategy/members/1/lora/output",
-            "chooses or merges whole models",
+            "chooses or merges complete models",
         ),
     ],
 )
-def test_a_mistake_in_the_spec_is_pointed_at(
-    admin: As, job_body: Body, session: Session, spec: Body, pointer: str, hint: str
+def test_a_problem_of_the_spec_has_a_pointer(
+    admin: ApiClient, job_body: Body, session: Session, spec: Body, pointer: str, hint: str
 ) -> None:
     answer = admin("POST", "/v1/jobs", json={**job_body, "spec": spec})
 
@@ -140,67 +142,68 @@ def test_a_mistake_in_the_spec_is_pointed_at(
     assert count(session, Job) == 0
 
 
-def test_a_forget_set_equal_to_the_retain_set_is_refused(admin: As, job_body: Body, session: Session) -> None:
+def test_a_forget_set_equal_to_the_retain_set_is_refused(admin: ApiClient, job_body: Body, session: Session) -> None:
     same = {"forget": admin.dataset(ROWS), "retain": admin.dataset(ROWS)}
 
-    found = problem(admin("POST", "/v1/jobs", json={**job_body, "datasets": same}), 422, "invalid_job")
+    body = problem(admin("POST", "/v1/jobs", json={**job_body, "datasets": same}), 422, "invalid_job")
 
-    assert found["errors"][0]["pointer"] == "/datasets/retain"
+    assert body["errors"][0]["pointer"] == "/datasets/retain"
     assert count(session, Job) == 0
 
 
-def test_a_job_without_a_forget_or_needed_retain_set_is_refused(admin: As, job_body: Body) -> None:
+def test_a_job_without_a_forget_or_needed_retain_set_is_refused(admin: ApiClient, job_body: Body) -> None:
     for missing, word, pointer in (
         ("forget", "forget set", "/datasets"),
         ("retain", "retain set", "/spec/retain/kind"),
     ):
         sets = {name: value for name, value in job_body["datasets"].items() if name != missing}
-        found = problem(admin("POST", "/v1/jobs", json={**job_body, "datasets": sets}), 422, "invalid_job")
-        assert word in found["errors"][0]["detail"]
-        assert found["errors"][0]["pointer"] == pointer
+        body = problem(admin("POST", "/v1/jobs", json={**job_body, "datasets": sets}), 422, "invalid_job")
+        assert word in body["errors"][0]["detail"]
+        assert body["errors"][0]["pointer"] == pointer
 
 
-def test_a_data_set_still_empty_is_refused(admin: As, job_body: Body) -> None:
+def test_a_data_set_without_content_is_refused(admin: ApiClient, job_body: Body) -> None:
     empty = admin("POST", "/v1/datasets", json={"name": "later"}).json()["id"]
 
-    found = problem(
+    body = problem(
         admin("POST", "/v1/jobs", json={**job_body, "datasets": {**job_body["datasets"], "forget": empty}}),
         422,
         "invalid_job",
     )
 
-    assert "awaiting_content" in found["detail"]
+    assert "awaiting_content" in body["detail"]
 
 
-def test_another_projects_model_and_data_are_not_there(
-    admin: As, stranger: As, job_body: Body, session: Session
+def test_another_projects_model_and_data_are_not_found(
+    admin: ApiClient, other_tenant: ApiClient, job_body: Body, session: Session
 ) -> None:
-    found = problem(stranger("POST", "/v1/jobs", json=job_body), 404, "not_found")
+    body = problem(other_tenant("POST", "/v1/jobs", json=job_body), 404, "not_found")
 
-    pointers = {error["pointer"] for error in found["errors"]}
+    pointers = {error["pointer"] for error in body["errors"]}
     assert pointers == {"/model_id", "/datasets/forget", "/datasets/retain"}
     assert count(session, Job) == 0
 
 
-def test_another_projects_job_is_not_there(admin: As, stranger: As, job_body: Body) -> None:
+def test_another_projects_job_is_not_found(admin: ApiClient, other_tenant: ApiClient, job_body: Body) -> None:
     path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
 
     for where in ("", "/events", "/events/stream", "/metrics", "/report", "/artifacts"):
-        problem(stranger("GET", path + where), 404, "not_found")
-    problem(stranger("POST", f"{path}/cancel"), 404, "not_found")
-    assert stranger("GET", "/v1/jobs").json()["data"] == []
+        problem(other_tenant("GET", path + where), 404, "not_found")
+    problem(other_tenant("POST", f"{path}/cancel"), 404, "not_found")
+    assert other_tenant("GET", "/v1/jobs").json()["data"] == []
 
 
-def test_a_queued_job_is_cancelled_and_then_no_more(admin: As, job_body: Body) -> None:
+def test_a_queued_job_is_cancelled_once(admin: ApiClient, job_body: Body) -> None:
     path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
 
     assert admin("POST", f"{path}/cancel").json()["status"] == "cancelled"
 
-    found = problem(admin("POST", f"{path}/cancel"), 409, "not_allowed")
-    assert found["allowed_actions"] == []
+    body = problem(admin("POST", f"{path}/cancel"), 409, "not_allowed")
+    assert (body["detail"], body["job_status"]) == ("cannot cancel a job that is cancelled", "cancelled")
+    assert body["allowed_actions"] == []
 
 
-def test_an_unchanged_job_answers_304(admin: As, job_body: Body) -> None:
+def test_an_unchanged_job_answers_304(admin: ApiClient, job_body: Body) -> None:
     path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
     etag = admin("GET", path).headers["etag"]
 
@@ -210,7 +213,7 @@ def test_an_unchanged_job_answers_304(admin: As, job_body: Body) -> None:
     assert admin("GET", path, headers={"If-None-Match": etag}).status_code == 200
 
 
-def test_waiting_ends_when_the_job_changes(admin: As, job_body: Body) -> None:
+def test_a_wait_ends_when_the_job_changes(admin: ApiClient, job_body: Body) -> None:
     path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
     later = threading.Timer(0.5, lambda: admin("POST", f"{path}/cancel"))
     later.start()
@@ -223,13 +226,25 @@ def test_waiting_ends_when_the_job_changes(admin: As, job_body: Body) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_waiting_ends_at_its_limit(admin: As, job_body: Body) -> None:
+def test_a_wait_ends_at_its_limit(admin: ApiClient, job_body: Body) -> None:
     path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
 
     assert admin("GET", f"{path}?wait=0.3").json()["status"] == "queued"
 
 
-def test_the_list_is_filtered_and_comes_in_pages(admin: As, job_body: Body) -> None:
+def test_a_wait_ends_when_its_key_is_revoked(admin: ApiClient, job_body: Body) -> None:
+    path = f"/v1/jobs/{admin('POST', '/v1/jobs', json=job_body).json()['id']}"
+    key = admin("POST", "/v1/api-keys", json={"name": "reader", "scopes": ["jobs:read"]}).json()
+    later = threading.Timer(0.5, lambda: admin("DELETE", f"/v1/api-keys/{key['id']}"))
+    later.start()
+
+    answer = ApiClient(admin.http, key["key"])("GET", f"{path}?wait=20")
+
+    later.join()
+    problem(answer, 401, "unauthorized")
+
+
+def test_the_list_has_filters_and_pages(admin: ApiClient, job_body: Body) -> None:
     made = [admin("POST", "/v1/jobs", json={**job_body, "name": f"job {n}"}).json()["id"] for n in range(3)]
     admin("POST", f"/v1/jobs/{made[0]}/cancel")
 
@@ -240,16 +255,19 @@ def test_the_list_is_filtered_and_comes_in_pages(admin: As, job_body: Body) -> N
     assert [job["id"] for job in admin("GET", f"/v1/jobs?cursor={page['next_cursor']}").json()["data"]] == [made[0]]
 
 
-def test_a_mistyped_filter_is_refused_and_the_filter_knows_every_status(admin: As) -> None:
+@pytest.mark.parametrize("status", JobStatus)
+def test_the_filter_accepts_every_status(admin: ApiClient, status: JobStatus) -> None:
+    assert admin("GET", f"/v1/jobs?status={status}").json()["data"] == []
+
+
+def test_the_filter_refuses_an_unknown_status(admin: ApiClient) -> None:
     problem(admin("GET", "/v1/jobs?status=runing"), 422, "invalid_request")
 
-    assert get_args(JobStatus) == JOB_STATUSES
 
-
-def test_a_data_set_cannot_go_while_a_job_over_it_is_being_made(
-    admin: As, job_body: Body, session: Session, database: Engine
+def test_a_data_set_cannot_be_deleted_while_a_job_on_it_is_created(
+    admin: ApiClient, job_body: Body, session: Session, database: Engine
 ) -> None:
-    """The job's transaction is open: deleting waits for it, and then finds the job."""
+    """The job's transaction is open: the deletion waits for it, and then finds the job."""
     dataset_id = job_body["datasets"]["forget"]
     caller = Caller(
         session.get_one(Dataset, dataset_id).tenant_id, session.scalars(select(ApiKey.id)).one(), frozenset("*")
@@ -264,8 +282,10 @@ def test_a_data_set_cannot_go_while_a_job_over_it_is_being_made(
         problem(deletion.result(timeout=10), 409, "in_use")
 
 
-def test_jobs_over_the_same_data_sets_do_not_wait_for_each_other(admin: As, job_body: Body, session: Session) -> None:
-    """Nor can they deadlock: what each only holds, all may hold."""
+def test_jobs_on_the_same_data_sets_do_not_wait_for_each_other(
+    admin: ApiClient, job_body: Body, session: Session
+) -> None:
+    """Nor can they deadlock: they only share the rows."""
     tenant_id = session.get_one(Dataset, job_body["datasets"]["forget"]).tenant_id
     caller = Caller(tenant_id, session.scalars(select(ApiKey.id)).one(), frozenset("*"))
     service.create(session, caller, JobCreate.model_validate(job_body))
@@ -279,24 +299,24 @@ def test_jobs_over_the_same_data_sets_do_not_wait_for_each_other(admin: As, job_
     assert made.status_code == 202
 
 
-def test_an_estimate_charges_nothing_and_warns(admin: As, job_body: Body, session: Session) -> None:
+def test_an_estimate_writes_nothing_and_warns(admin: ApiClient, job_body: Body, session: Session) -> None:
     overlapping = {"forget": admin.dataset(ROWS[:2]), "retain": admin.dataset(ROWS[1:])}
 
-    found = admin("POST", "/v1/estimates", json={**job_body, "datasets": overlapping}).json()
+    estimate = admin("POST", "/v1/estimates", json={**job_body, "datasets": overlapping}).json()
 
-    assert found["allowed"]
-    assert found["seconds"] > 0
-    assert found["output_bytes"] == 8 * 4 * 4
-    told = "1 row of the retain set states, or asks for, facts of the forget set: left out of training"
-    assert any(warning.startswith(told) for warning in found["warnings"])
+    assert estimate["allowed"]
+    assert estimate["seconds"] > 0
+    assert estimate["output_bytes"] == 8 * 4 * 4
+    message = "1 row of the retain set states, or asks for, facts of the forget set: left out of training"
+    assert any(warning.startswith(message) for warning in estimate["warnings"])
     assert count(session, Job) == 0
 
 
-def test_the_size_of_the_output_follows_the_dtype(admin: As, job_body: Body, model_folder: Path) -> None:
+def test_the_size_of_the_output_follows_the_dtype(admin: ApiClient, job_body: Body, model_folder: Path) -> None:
     def output_bytes(**export: str) -> int:
-        found = admin("POST", "/v1/estimates", json={**job_body, "spec": {"export": export}}).json()
-        assert found["allowed"], found
-        return int(found["output_bytes"])
+        estimate = admin("POST", "/v1/estimates", json={**job_body, "spec": {"export": export}}).json()
+        assert estimate["allowed"], estimate
+        return int(estimate["output_bytes"])
 
     assert output_bytes() == output_bytes(dtype="float32") == 32 * 4
     assert output_bytes(dtype="bfloat16") == 32 * 2
@@ -304,26 +324,61 @@ def test_the_size_of_the_output_follows_the_dtype(admin: As, job_body: Body, mod
     assert output_bytes(gguf="q8_0") == 32 * 4 + 34
 
 
-def test_a_gguf_of_an_architecture_that_has_none_is_refused_at_submission(
-    admin: As, job_body: Body, model_folder: Path
+def test_an_architecture_without_gguf_is_refused_at_submission(
+    admin: ApiClient, job_body: Body, model_folder: Path
 ) -> None:
     path = model_folder / "config.json"
     path.write_text(path.read_text().replace("LlamaForCausalLM", "Gemma2ForCausalLM"))
     model = admin("POST", "/v1/models", json={"source": "local", "location": str(model_folder)}).json()
     body = {**job_body, "model_id": model["id"], "spec": {"export": {"gguf": "q8_0"}}}
 
-    found = problem(admin("POST", "/v1/jobs", json=body), 422, "invalid_job")
+    (error,) = problem(admin("POST", "/v1/jobs", json=body), 422, "invalid_job")["errors"]
 
-    assert found["errors"][0]["pointer"] == "/spec/export/gguf"
-    assert "Gemma2ForCausalLM cannot be written as GGUF" in found["errors"][0]["detail"]
+    assert error["pointer"] == "/spec/export/gguf"
+    assert "Gemma2ForCausalLM cannot be written as GGUF" in error["detail"]
     assert model["facts"]["parameters_by_dtype"] == {"float32": 32}
 
 
-def test_an_estimate_counts_every_training_and_every_attack(admin: As, job_body: Body) -> None:
+@pytest.mark.parametrize(
+    ("recorded", "device", "basis"),
+    [
+        ([], "auto", "one worker on a CPU (no worker has reported a GPU or a CPU) at 6e+10 operations per second"),
+        (["cpu"], "auto", "one worker on a CPU (the fastest that a worker has reported) at 6e+10"),
+        (["cpu", "cuda"], "auto", "one worker on a GPU (the fastest that a worker has reported) at 1.5e+14"),
+        (["cuda"], "cpu", "one worker on a CPU (spec.device is 'cpu') at 6e+10"),
+        ([], "cuda", "one worker on a GPU (spec.device is 'cuda') at 1.5e+14"),
+    ],
+)
+def test_an_estimate_assumes_the_fastest_accelerator_of_the_fleet(
+    admin: ApiClient, job_body: Body, session: Session, recorded: list[Accelerator], device: str, basis: str
+) -> None:
+    for number, accelerator in enumerate(recorded):
+        workers.record(session, name=f"host {number}", accelerator=accelerator)
+    session.commit()
+
+    estimate = admin("POST", "/v1/estimates", json={**job_body, "spec": {"device": device}}).json()
+
+    assert basis in estimate["basis"]
+
+
+def test_an_estimate_for_a_gpu_is_shorter(admin: ApiClient, job_body: Body, session: Session) -> None:
+    body = {**job_body, "spec": {"training": {"steps": 100_000}}}
+    on_cpu = admin("POST", "/v1/estimates", json=body).json()
+    workers.record(session, name="host", accelerator="cuda")
+    session.commit()
+
+    on_gpu = admin("POST", "/v1/estimates", json=body).json()
+
+    assert on_gpu["seconds"] < on_cpu["seconds"]
+    assert on_gpu["flops"] == on_cpu["flops"]
+
+
+def test_an_estimate_counts_every_training_and_every_attack(admin: ApiClient, job_body: Body) -> None:
     def flops(**spec: Any) -> float:
-        found = admin("POST", "/v1/estimates", json={**job_body, "spec": {"training": {"steps": 100}, **spec}}).json()
-        assert found["allowed"], found
-        return float(found["flops"])
+        body = {**job_body, "spec": {"training": {"steps": 100}, **spec}}
+        estimate = admin("POST", "/v1/estimates", json=body).json()
+        assert estimate["allowed"], estimate
+        return float(estimate["flops"])
 
     alone = flops(attacks=[])
 
@@ -336,7 +391,7 @@ def test_an_estimate_counts_every_training_and_every_attack(admin: As, job_body:
     assert flops(attacks=[], training={"epochs": 500}) > alone, "2 rows in batches of 4: 250 steps"
 
 
-def test_an_estimate_warns_of_criteria_that_nothing_can_decide(admin: As, job_body: Body) -> None:
+def test_an_estimate_warns_of_criteria_without_a_metric(admin: ApiClient, job_body: Body) -> None:
     criteria = [
         {"set": "forgte", "metric": "probability", "at_most": 0.1},
         {"set": "forget", "metric": "perplexity", "at_most": 9},
@@ -344,39 +399,47 @@ def test_an_estimate_warns_of_criteria_that_nothing_can_decide(admin: As, job_bo
     ]
     spec = {"criteria": criteria, "evaluation": {"metrics": ["probability"]}}
 
-    found = admin("POST", "/v1/estimates", json={**job_body, "spec": spec}).json()
+    warnings = admin("POST", "/v1/estimates", json={**job_body, "spec": spec}).json()["warnings"]
 
-    assert [warning.partition(" ")[0] for warning in found["warnings"]] == ["criteria.0", "criteria.1"]
-    assert "'forgte'" in found["warnings"][0]
-
-
-def test_an_estimate_says_why_a_job_would_be_refused(admin: As, job_body: Body) -> None:
-    found = admin("POST", "/v1/estimates", json={**job_body, "model_id": "mdl_nothing"}).json()
-
-    assert not found["allowed"]
-    assert found["errors"][0]["pointer"] == "/model_id"
+    assert [warning.partition(" ")[0] for warning in warnings] == ["criteria.0", "criteria.1"]
+    assert "'forgte'" in warnings[0]
 
 
-def test_methods_list_every_kind_with_schema_and_defaults(admin: As) -> None:
-    found = admin("GET", "/v1/methods").json()
+def test_an_estimate_lists_the_problems_of_a_job(admin: ApiClient, job_body: Body) -> None:
+    estimate = admin("POST", "/v1/estimates", json={**job_body, "model_id": "mdl_nothing"}).json()
 
-    assert {"grad_diff", "npo", "refusal"} <= {term["kind"] for term in found["forget_terms"]}
-    assert {"adamw", "sophia"} <= {each["kind"] for each in found["optimizers"]}
-    sophia = next(each for each in found["optimizers"] if each["kind"] == "sophia")
+    assert not estimate["allowed"]
+    assert estimate["errors"] == [{"pointer": "/model_id", "detail": "there is no model mdl_nothing"}]
+
+
+def test_methods_list_every_kind_with_schema_and_defaults(admin: ApiClient) -> None:
+    methods = admin("GET", "/v1/methods").json()
+
+    kinds = {
+        family: {method["kind"] for method in entries} for family, entries in methods.items() if family in FAMILIES
+    }
+    assert kinds["forget_terms"] >= {"grad_diff", "npo", "refusal"}
+    assert kinds["optimizers"] >= {"adamw", "sophia"}
+    assert kinds["attacks"] >= {"quantize", "relearn"}
+    assert kinds["strategies"] == {"single", "search", "ensemble", "influence"}
+    assert kinds["wrappers"] == {"parameters", "saliency", "sharpness", "lora"}
+    assert kinds["wrappers"] <= set(methods["spec"]["defaults"])
+    assert "probability" in {metric["name"] for metric in methods["metrics"]}
+    sophia = next(method for method in methods["optimizers"] if method["kind"] == "sophia")
     assert sophia["defaults"]["curvature"]["kind"] == "gnb"
     assert "properties" in sophia["schema"]
-    assert {"single", "search", "ensemble"} == {each["kind"] for each in found["strategies"]}
-    assert {each["kind"] for each in found["wrappers"]} <= set(found["spec"]["defaults"])
-    assert {"quantize", "relearn"} <= {each["kind"] for each in found["attacks"]}
-    tofu = next(task for task in found["tasks"] if task["name"] == "tofu")
-    assert JobSpec.model_validate(tofu["recipe"]).training.epochs == 5
-    assert "probability" in {metric["name"] for metric in found["metrics"]}
-    assert {"single", "search", "ensemble"} == {each["kind"] for each in found["strategies"]}
-    assert {"parameters", "saliency", "sharpness", "lora"} == {each["kind"] for each in found["wrappers"]}
-    assert {"tofu", "book", "detox", "personal_data"} <= {task["name"] for task in found["tasks"]}
 
 
-def test_a_running_jobs_cancel_is_a_requested_action(admin: As, job_body: Body, database: Engine) -> None:
+def test_methods_list_published_tasks_with_ready_specs(admin: ApiClient) -> None:
+    tasks = {task["name"]: task for task in admin("GET", "/v1/methods").json()["tasks"]}
+
+    assert {"tofu", "book", "detox", "personal_data"} <= set(tasks)
+    assert JobSpec.model_validate(tasks["tofu"]["recipe"]).training.epochs == 5
+
+
+def test_cancelling_a_running_job_records_the_requested_action(
+    admin: ApiClient, job_body: Body, database: Engine
+) -> None:
     job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
     with Session(database) as session, session.begin():
         job_leases.claim(session, job_id, worker="w", lease_seconds=60)

@@ -1,5 +1,6 @@
-"""A job that begins with an earlier job's output carries forward what must stay forgotten."""
+"""A job on the output of an earlier job evaluates the earlier forget sets again."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,23 +8,23 @@ from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
 from soul_store.tables import Job, Model
-from tests.api.conftest import ROWS, As, problem
+from tests.api.conftest import ROWS, ApiClient, problem
 
 Body = dict[str, Any]
 
 
 @pytest.fixture
-def next_body(admin: As, job_body: Body, session: Session) -> Body:
-    """The body of a job over the output of one that has succeeded."""
+def next_body(admin: ApiClient, job_body: Body, session: Session) -> Body:
+    """The body of a job on the output of a job that has succeeded."""
     first = admin("POST", "/v1/jobs", json=job_body).json()["id"]
     new = {"forget": admin.dataset([{**ROWS[0], "prompt": "Who?"}]), "retain": job_body["datasets"]["retain"]}
     return {**job_body, "model_id": output_of(session, first), "datasets": new}
 
 
 def output_of(session: Session, job_id: str) -> str:
-    """Let a job succeed, and return the model it left."""
-    ended = {"status": "succeeded", "verdict": "passed", "finished_at": func.now()}
-    session.execute(update(Job).where(Job.id == job_id).values(**ended))
+    """Let a job succeed, and return its output model."""
+    result = {"status": "succeeded", "verdict": "passed", "finished_at": func.now()}
+    session.execute(update(Job).where(Job.id == job_id).values(**result))
     output = Model(
         id=f"mdl_of_{job_id}",
         tenant_id=session.get_one(Job, job_id).tenant_id,
@@ -38,18 +39,17 @@ def output_of(session: Session, job_id: str) -> str:
     return str(output.id)
 
 
-def test_the_next_job_measures_what_the_earlier_one_forgot(admin: As, job_body: Body, next_body: Body) -> None:
+def test_the_next_job_evaluates_the_earlier_forget_set(admin: ApiClient, job_body: Body, next_body: Body) -> None:
     made = admin("POST", "/v1/jobs", json=next_body).json()
 
     assert made["datasets"] == {**next_body["datasets"], "prior_forget_1": job_body["datasets"]["forget"]}
     events = admin("GET", f"/v1/jobs/{made['id']}/events").json()["data"]
-    told = [event["data"]["message"] for event in events if event["kind"] == "log"]
-    assert len(told) == 1
-    assert told[0].startswith("prior_forget_1: what job job_")
+    (message,) = [event["data"]["message"] for event in events if event["kind"] == "log"]
+    assert re.fullmatch(r"prior_forget_1: a forget set of job job_\w+ is evaluated again", message)
 
 
-def test_fine_tuning_measures_it_too_and_hands_it_on(
-    admin: As, job_body: Body, next_body: Body, session: Session
+def test_fine_tuning_evaluates_the_set_too_and_passes_it_on(
+    admin: ApiClient, job_body: Body, next_body: Body, session: Session
 ) -> None:
     learning = {"model_id": next_body["model_id"], "spec": {"kind": "finetune"}}
     tuned = admin("POST", "/v1/jobs", json={**learning, "datasets": {"train": job_body["datasets"]["retain"]}}).json()
@@ -60,24 +60,24 @@ def test_fine_tuning_measures_it_too_and_hands_it_on(
         assert job["datasets"]["prior_forget_1"] == job_body["datasets"]["forget"]
 
 
-def test_a_forget_set_that_was_deleted_is_told_and_left_out(admin: As, job_body: Body, next_body: Body) -> None:
+def test_a_deleted_forget_set_is_reported_and_left_out(admin: ApiClient, job_body: Body, next_body: Body) -> None:
     assert admin("DELETE", f"/v1/datasets/{job_body['datasets']['forget']}").status_code == 200
 
     made = admin("POST", "/v1/jobs", json=next_body).json()
 
     assert made["datasets"] == next_body["datasets"]
     events = admin("GET", f"/v1/jobs/{made['id']}/events").json()["data"]
-    assert any("cannot be measured again" in event["data"].get("message", "") for event in events)
+    assert any("was deleted: it cannot be evaluated again" in event["data"].get("message", "") for event in events)
 
 
-def test_a_set_the_user_names_again_is_not_doubled(admin: As, job_body: Body, next_body: Body) -> None:
+def test_a_set_that_the_user_names_again_is_not_added_twice(admin: ApiClient, job_body: Body, next_body: Body) -> None:
     same = {**next_body, "datasets": {**next_body["datasets"], "forget": job_body["datasets"]["forget"]}}
 
     assert admin("POST", "/v1/jobs", json=same).json()["datasets"] == same["datasets"]
 
 
-def test_an_earlier_set_of_the_users_own_takes_no_name_from_one_that_is_carried_and_is_carried_on(
-    admin: As, job_body: Body, next_body: Body, session: Session
+def test_the_users_own_prior_set_keeps_its_name_and_is_passed_on(
+    admin: ApiClient, job_body: Body, next_body: Body, session: Session
 ) -> None:
     own = admin.dataset([{**ROWS[0], "prompt": "Where?"}])
     body = {**next_body, "datasets": {**next_body["datasets"], "prior_forget_1": own}}
@@ -95,8 +95,8 @@ def test_an_earlier_set_of_the_users_own_takes_no_name_from_one_that_is_carried_
     }
 
 
-def test_an_earlier_forget_set_that_is_now_kept_is_measured_as_what_it_was(
-    admin: As, job_body: Body, next_body: Body
+def test_a_prior_forget_set_that_is_now_retained_is_evaluated_as_prior(
+    admin: ApiClient, job_body: Body, next_body: Body
 ) -> None:
     forgotten = job_body["datasets"]["forget"]
 
@@ -106,26 +106,26 @@ def test_an_earlier_forget_set_that_is_now_kept_is_measured_as_what_it_was(
 
 
 @pytest.mark.parametrize("carried", [True, False])
-def test_a_set_that_joins_cannot_be_kept_too(admin: As, job_body: Body, next_body: Body, carried: bool) -> None:
+def test_a_set_that_is_unlearned_again_cannot_be_retained(
+    admin: ApiClient, job_body: Body, next_body: Body, carried: bool
+) -> None:
     sets = {**next_body["datasets"], "retain": job_body["datasets"]["forget"]}
     sets |= {} if carried else {"prior_forget_1": sets["retain"]}
     model_id = next_body["model_id"] if carried else job_body["model_id"]
     body = {**next_body, "model_id": model_id, "datasets": sets, "spec": {"prior_forget_sets": "unlearn"}}
     before = len(admin("GET", "/v1/jobs").json()["data"])
 
-    found = problem(admin("POST", "/v1/jobs", json=body), 422, "invalid_job")
+    errors = problem(admin("POST", "/v1/jobs", json=body), 422, "invalid_job")["errors"]
 
-    assert [(error["pointer"], "prior_forget_1" in error["detail"]) for error in found["errors"]] == [
-        ("/datasets/retain", True)
-    ]
+    assert [(error["pointer"], "prior_forget_1" in error["detail"]) for error in errors] == [("/datasets/retain", True)]
     assert len(admin("GET", "/v1/jobs").json()["data"]) == before
 
 
-def test_an_estimate_tells_and_counts_what_is_carried_forward(admin: As, job_body: Body, next_body: Body) -> None:
+def test_an_estimate_reports_and_counts_prior_forget_sets(admin: ApiClient, job_body: Body, next_body: Body) -> None:
     joined = {**next_body, "spec": {"prior_forget_sets": "unlearn", "training": {"epochs": 200}}}
     without = {**joined, "model_id": job_body["model_id"]}
 
-    alone, found = (admin("POST", "/v1/estimates", json=body).json() for body in (without, joined))
+    alone, joint = (admin("POST", "/v1/estimates", json=body).json() for body in (without, joined))
 
-    assert [warning for warning in found["warnings"] if warning.startswith("prior_forget_1: ")]
-    assert found["flops"] > 2 * alone["flops"], "1 row to unlearn, and 3 where the earlier 2 join"
+    assert [warning for warning in joint["warnings"] if warning.startswith("prior_forget_1: ")]
+    assert joint["flops"] > 2 * alone["flops"], "1 row to unlearn, and 3 where the earlier 2 join"

@@ -14,12 +14,12 @@ from soul_store import job_leases, job_logs
 from soul_store.job_leases import JobLease
 from soul_store.job_logs import LogLine
 from soul_store.tables import Job
-from tests.api.conftest import As
+from tests.api.conftest import ApiClient
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def read_lines(caller: As, job_id: str, **params: int) -> list[dict[str, Any]]:
+def read_lines(caller: ApiClient, job_id: str, **params: int) -> list[dict[str, Any]]:
     response = caller("GET", f"/v1/jobs/{job_id}/logs", params=params)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].startswith("application/jsonl")
@@ -27,7 +27,7 @@ def read_lines(caller: As, job_id: str, **params: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def job_id(admin: As, job_body: dict[str, Any], database: Engine) -> str:
+def job_id(admin: ApiClient, job_body: dict[str, Any], database: Engine) -> str:
     """A running job: its first attempt wrote 9 lines of which 3 to 7 were left out, its second one so far."""
     job_id: str = admin("POST", "/v1/jobs", json=job_body).json()["id"]
 
@@ -50,7 +50,7 @@ def job_id(admin: As, job_body: dict[str, Any], database: Engine) -> str:
     return job_id
 
 
-def test_a_log_is_one_json_object_per_line_while_the_job_runs(admin: As, job_id: str) -> None:
+def test_a_log_is_one_json_object_per_line_while_the_job_runs(admin: ApiClient, job_id: str) -> None:
     lines = read_lines(admin, job_id)
 
     assert lines[0] == {
@@ -66,7 +66,7 @@ def test_a_log_is_one_json_object_per_line_while_the_job_runs(admin: As, job_id:
     assert [line["attempt"] for line in lines] == [1, 1, 1, 1, 1, 2]
 
 
-def test_lines_that_were_left_out_are_counted(admin: As, job_id: str) -> None:
+def test_lines_that_were_left_out_are_counted(admin: ApiClient, job_id: str) -> None:
     gap = read_lines(admin, job_id)[2]
 
     assert gap["message"] == "5 lines were left out: an attempt's log keeps its first and its last lines"
@@ -87,35 +87,35 @@ def test_lines_that_were_left_out_are_counted(admin: As, job_id: str) -> None:
     ids=str,
 )
 def test_a_part_of_a_log_is_chosen_by_attempt_tail_and_page(
-    admin: As, job_id: str, params: dict[str, int], numbers: list[int]
+    admin: ApiClient, job_id: str, params: dict[str, int], numbers: list[int]
 ) -> None:
     assert [line["seq"] for line in read_lines(admin, job_id, **params)] == numbers
 
 
-def test_a_job_that_never_ran_has_an_empty_log(admin: As, job_body: dict[str, Any]) -> None:
+def test_a_job_that_never_ran_has_an_empty_log(admin: ApiClient, job_body: dict[str, Any]) -> None:
     job = admin("POST", "/v1/jobs", json=job_body).json()
 
     assert read_lines(admin, job["id"]) == []
     assert job["links"]["logs"] == f"/v1/jobs/{job['id']}/logs"
 
 
-def test_an_attempt_that_does_not_exist_is_not_found(admin: As, job_id: str) -> None:
+def test_an_attempt_that_does_not_exist_is_not_found(admin: ApiClient, job_id: str) -> None:
     problem = admin("GET", f"/v1/jobs/{job_id}/logs?attempt=3").json()
 
     assert (problem["status"], problem["code"]) == (404, "not_found")
     assert problem["detail"] == f"there is no attempt 3 of job {job_id}, which had 2"
 
 
-def test_a_log_needs_the_scope_and_the_project(admin: As, job_id: str, make_key: Callable[..., str]) -> None:
-    stranger = As(admin.http, make_key("another project", "*"))
-    writer = As(admin.http, make_key("default", "jobs:write"))
+def test_a_log_needs_the_scope_and_the_project(admin: ApiClient, job_id: str, make_key: Callable[..., str]) -> None:
+    other_tenant = ApiClient(admin.http, make_key("another project", "*"))
+    writer = ApiClient(admin.http, make_key("default", "jobs:write"))
 
-    assert stranger("GET", f"/v1/jobs/{job_id}/logs").status_code == 404
+    assert other_tenant("GET", f"/v1/jobs/{job_id}/logs").status_code == 404
     assert writer("GET", f"/v1/jobs/{job_id}/logs").json()["code"] == "missing_scope"
 
 
 def test_a_job_and_the_servers_log_have_the_id_of_the_request(
-    admin: As,
+    admin: ApiClient,
     job_body: dict[str, Any],
     database: Engine,
     monkeypatch: pytest.MonkeyPatch,
@@ -140,7 +140,7 @@ def test_a_job_and_the_servers_log_have_the_id_of_the_request(
 
 
 def test_the_server_logs_at_the_level_of_the_settings(
-    admin: As, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    admin: ApiClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SOUL_LOG_LEVEL", "WARNING")
     create_app()

@@ -1,4 +1,4 @@
-"""Models: registered with what pins them, or refused in words."""
+"""Models: registered with their digest, or refused with a message."""
 
 import json
 import shutil
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from soul_store.settings import get_settings
-from tests.api.conftest import As, problem
+from tests.api.conftest import ApiClient, problem
 
 
-def register(caller: As, folder: Path, source: str = "local") -> object:
+def register(caller: ApiClient, folder: Path, source: str = "local") -> object:
     return caller("POST", "/v1/models", json={"source": source, "location": str(folder)})
 
 
-def test_a_folder_is_registered_with_its_digest_and_facts(admin: As, model_folder: Path) -> None:
+def test_a_folder_is_registered_with_its_digest_and_facts(admin: ApiClient, model_folder: Path) -> None:
     answer = admin("POST", "/v1/models", json={"source": "local", "location": str(model_folder), "name": "mine"})
 
     assert answer.status_code == 201, answer.text
@@ -28,41 +28,41 @@ def test_a_folder_is_registered_with_its_digest_and_facts(admin: As, model_folde
     assert admin("GET", "/v1/models").json()["data"] == [made]
 
 
-def test_pickles_are_refused(admin: As, model_folder: Path) -> None:
+def test_pickles_are_refused(admin: ApiClient, model_folder: Path) -> None:
     (model_folder / "pytorch_model.bin").write_bytes(b"x")
 
     assert "pytorch_model.bin" in str(problem(register(admin, model_folder), 422, "unusable_model"))
 
 
-def test_code_is_refused(admin: As, model_folder: Path) -> None:
+def test_code_is_refused(admin: ApiClient, model_folder: Path) -> None:
     (model_folder / "modeling.py").write_text("import os")
 
     assert "modeling.py" in str(problem(register(admin, model_folder), 422, "unusable_model"))
 
 
-def test_an_auto_map_is_refused(admin: As, model_folder: Path) -> None:
+def test_an_auto_map_is_refused(admin: ApiClient, model_folder: Path) -> None:
     config = json.loads((model_folder / "config.json").read_text())
     (model_folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "x.Y"}}))
 
     assert "auto_map" in str(problem(register(admin, model_folder), 422, "unusable_model"))
 
 
-def test_a_truncated_file_is_refused(admin: As, model_folder: Path) -> None:
+def test_a_truncated_file_is_refused(admin: ApiClient, model_folder: Path) -> None:
     weights = model_folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
 
     assert "model.safetensors" in str(problem(register(admin, model_folder), 422, "unusable_model"))
 
 
-def test_a_gguf_file_that_is_not_one_is_refused(admin: As, tmp_path: Path) -> None:
+def test_a_gguf_file_that_is_not_one_is_refused(admin: ApiClient, tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"not a model")
 
     assert "GGUF" in problem(register(admin, file, "gguf"), 422, "unusable_model")["detail"]
 
 
-def test_a_model_outside_the_allowed_folders_is_not_there(
-    admin: As, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_outside_the_allowed_folders_is_not_found(
+    admin: ApiClient, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = tmp_path / "allowed"
     allowed.mkdir()
@@ -77,7 +77,7 @@ def test_a_model_outside_the_allowed_folders_is_not_there(
 
 
 def test_without_allowed_folders_no_path_is_read(
-    admin: As, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    admin: ApiClient, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOUL_MODEL_ROOTS", "")
     get_settings.cache_clear()
@@ -85,31 +85,31 @@ def test_without_allowed_folders_no_path_is_read(
     problem(register(admin, model_folder), 403, "local_models_disabled")
 
 
-def test_without_a_network_the_hub_is_said_to_be_out_of_reach(admin: As) -> None:
+def test_without_a_network_the_hub_is_reported_as_unreachable(admin: ApiClient) -> None:
     answer = admin("POST", "/v1/models", json={"source": "hub", "location": "HuggingFaceTB/SmolLM2-135M"})
 
     problem(answer, 503, "hub_unreachable")
 
 
-def test_a_wrong_source_says_which_there_are(admin: As) -> None:
-    found = problem(admin("POST", "/v1/models", json={"source": "gguff", "location": "x"}), 422, "invalid_request")
+def test_a_wrong_source_gives_the_known_ones(admin: ApiClient) -> None:
+    body = problem(admin("POST", "/v1/models", json={"source": "gguff", "location": "x"}), 422, "invalid_request")
 
-    assert "unknown source 'gguff'; did you mean 'gguf'" in found["detail"]
-    assert [error["pointer"] for error in found["errors"]] == ["/source"]
+    assert "unknown source 'gguff'; did you mean 'gguf'" in body["detail"]
+    assert [error["pointer"] for error in body["errors"]] == ["/source"]
 
 
-def test_a_path_with_a_nul_is_no_path(admin: As) -> None:
+def test_a_path_with_a_nul_is_refused(admin: ApiClient) -> None:
     problem(admin("POST", "/v1/models", json={"source": "local", "location": "/a\0b"}), 422, "unusable_model")
 
 
-def test_an_unfinished_job_has_no_model(admin: As, job_body: dict[str, object]) -> None:
+def test_an_unfinished_job_has_no_model(admin: ApiClient, job_body: dict[str, object]) -> None:
     job_id = admin("POST", "/v1/jobs", json=job_body).json()["id"]
 
     problem(admin("POST", "/v1/models", json={"source": "job", "location": job_id}), 409, "job_not_finished")
 
 
-def test_another_project_cannot_use_or_delete_it(admin: As, stranger: As, model_id: str) -> None:
-    problem(stranger("GET", f"/v1/models/{model_id}"), 404, "not_found")
-    problem(stranger("DELETE", f"/v1/models/{model_id}"), 404, "not_found")
+def test_another_project_cannot_use_or_delete_a_model(admin: ApiClient, other_tenant: ApiClient, model_id: str) -> None:
+    problem(other_tenant("GET", f"/v1/models/{model_id}"), 404, "not_found")
+    problem(other_tenant("DELETE", f"/v1/models/{model_id}"), 404, "not_found")
     assert admin("DELETE", f"/v1/models/{model_id}").status_code == 204
     problem(admin("GET", f"/v1/models/{model_id}"), 404, "not_found")

@@ -1,4 +1,4 @@
-"""The description of the API is complete, current, and served without torch."""
+"""The OpenAPI description is complete, current, and served without torch."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def test_the_description_is_served_with_torch_blocked() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_every_operation_has_an_id_a_tag_words_and_its_errors(description: dict[str, Any]) -> None:
+def test_every_operation_has_an_id_a_tag_a_text_and_its_errors(description: dict[str, Any]) -> None:
     for name, operation in operations(description):
         assert operation.get("operationId"), name
         assert operation.get("tags"), name
@@ -51,10 +51,12 @@ def test_every_operation_has_an_id_a_tag_words_and_its_errors(description: dict[
             assert {"401", "403", "404", "422", "500"} <= problems, name
 
 
-def test_every_operation_but_health_pages_and_schemas_asks_for_a_key(description: dict[str, Any]) -> None:
-    open_ones = {name for name, operation in operations(description) if operation.get("security") != [{"ApiKey": []}]}
+def test_only_health_and_schemas_need_no_key(description: dict[str, Any]) -> None:
+    open_operations = {
+        name for name, operation in operations(description) if operation.get("security") != [{"ApiKey": []}]
+    }
 
-    assert open_ones == {"get /healthz", "get /readyz", "get /v1/schemas/report"}
+    assert open_operations == {"get /healthz", "get /readyz", "get /v1/schemas/report"}
 
 
 def test_operation_ids_are_unique(description: dict[str, Any]) -> None:
@@ -63,19 +65,19 @@ def test_operation_ids_are_unique(description: dict[str, Any]) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_every_reference_leads_somewhere(description: dict[str, Any]) -> None:
+def test_every_reference_has_a_target(description: dict[str, Any]) -> None:
     def references(node: Any) -> list[str]:
         if isinstance(node, dict):
             own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
-            return own + [found for value in node.values() for found in references(value)]
-        return [found for value in node for found in references(value)] if isinstance(node, list) else []
+            return own + [reference for value in node.values() for reference in references(value)]
+        return [reference for value in node for reference in references(value)] if isinstance(node, list) else []
 
     known = {f"#/components/schemas/{name}" for name in description["components"]["schemas"]}
-    # pydantic's own schemas of single methods carry their definitions with them
-    assert {found for found in references(description) if found.startswith("#/components")} <= known
+    # pydantic's schemas of single methods contain their own definitions
+    assert {target for target in references(description) if target.startswith("#/components")} <= known
 
 
-def test_every_json_body_comes_with_an_example(description: dict[str, Any]) -> None:
+def test_every_json_body_has_an_example(description: dict[str, Any]) -> None:
     schemas = description["components"]["schemas"]
     bodies = {
         name: content["application/json"]["schema"]

@@ -1,4 +1,4 @@
-"""What only a real connection shows: forms cut off, bodies of no announced length, streams that stay open."""
+"""Behavior that only a real connection shows: interrupted forms, chunked bodies, open streams."""
 
 import json
 import socket
@@ -12,18 +12,41 @@ import pytest
 
 from api.middleware import MAX_JSON_BYTES
 from soul_store.settings import Settings
-from tests.api.conftest import ROWS, As, files_in, jsonl, problem
+from tests.api.conftest import ROWS, ApiClient, files_in, jsonl, problem
 from tests.live import live_api
 
 
 @pytest.fixture
-def wire(admin: As) -> Iterator[httpx.Client]:
+def wire(admin: ApiClient) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {admin.key}"}
     with live_api() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=20) as client:
         yield client
 
 
-def test_a_form_cut_off_inside_its_file_makes_no_data_set(wire: httpx.Client, settings_env: Settings) -> None:
+def wait_for_files(settings_env: Settings, *, exist: bool) -> None:
+    deadline = time.monotonic() + 10
+    while bool(files_in(settings_env)) is not exist and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert bool(files_in(settings_env)) is exist
+
+
+def test_an_interrupted_upload_leaves_no_file_and_can_be_sent_again(admin: ApiClient, settings_env: Settings) -> None:
+    made = admin("POST", "/v1/datasets", json={"name": "late"}).json()
+    content = jsonl(ROWS * 1000)
+    head = f"PUT /v1/datasets/{made['id']}/content HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin.key}\r\n"
+    head += f"Content-Length: {len(content)}\r\n\r\n"
+    with live_api() as port:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(head.encode() + content[: len(content) // 2])
+            wait_for_files(settings_env, exist=True)
+        wait_for_files(settings_env, exist=False)
+
+    assert [row["status"] for row in admin("GET", "/v1/datasets").json()["data"]] == ["awaiting_content"]
+    again = admin("PUT", f"/v1/datasets/{made['id']}/content", content=content)
+    assert again.json()["num_rows"] == 4000
+
+
+def test_a_form_interrupted_inside_its_file_creates_no_data_set(wire: httpx.Client, settings_env: Settings) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
     half = head + jsonl(ROWS)
     lines = ["POST /v1/datasets HTTP/1.1", "Host: test", f"Authorization: {wire.headers['authorization']}"]
@@ -39,7 +62,7 @@ def test_a_form_cut_off_inside_its_file_makes_no_data_set(wire: httpx.Client, se
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets"])
-def test_a_body_of_no_announced_length_is_measured_as_it_comes(wire: httpx.Client, path: str) -> None:
+def test_a_chunked_body_is_limited_too(wire: httpx.Client, path: str) -> None:
     chunks = (b" " * (1 << 20) for _ in range(MAX_JSON_BYTES // (1 << 20) + 1))
 
     answer = wire.post(path, content=chunks, headers={"Content-Type": "application/json"})
@@ -47,10 +70,10 @@ def test_a_body_of_no_announced_length_is_measured_as_it_comes(wire: httpx.Clien
     problem(answer, 413, "too_large")
 
 
-def test_a_stream_with_nothing_to_tell_sends_a_sign_of_life(
+def test_a_stream_without_events_sends_keep_alives(
     wire: httpx.Client, job_body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The framework's own, every 15 seconds: proxies cut what is silent."""
+    """The framework's own, every 15 seconds: proxies close idle connections."""
     monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.2)
     job = f"/v1/jobs/{wire.post('/v1/jobs', json=job_body).json()['id']}"
 
@@ -58,10 +81,10 @@ def test_a_stream_with_nothing_to_tell_sends_a_sign_of_life(
         assert next(line for line in stream.iter_lines() if line.startswith(":")) == ": ping"
 
 
-def test_open_streams_hold_no_connection_of_the_database_and_end_with_the_job(
+def test_open_streams_hold_no_database_connection_and_end_with_the_job(
     wire: httpx.Client, job_body: dict[str, Any]
 ) -> None:
-    """Forty of them: more than the pool's thirty connections."""
+    """Forty streams: more than the thirty connections of the pool."""
     job = f"/v1/jobs/{wire.post('/v1/jobs', json=job_body).json()['id']}"
     with ExitStack() as open_streams:
         streams = [open_streams.enter_context(wire.stream("GET", f"{job}/events/stream")) for _ in range(40)]

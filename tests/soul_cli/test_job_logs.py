@@ -77,12 +77,19 @@ def test_following_prints_new_lines_until_the_job_has_finished(
 
 
 def test_an_exception_is_shown_with_its_frames_and_causes() -> None:
-    exception = [
+    exceptions = [
         {"type": "ValueError", "frames": ["soul_core/run.py:3 in run"]},
         {"type": "OSError", "frames": ["x.py:1 in read"]},
     ]
     line = LogLine(
-        seq=1, attempt=1, at=AT, level="error", message="failed", source="engine", exception=exception, argv=["-m", "x"]
+        seq=1,
+        attempt=1,
+        at=AT,
+        level="error",
+        message="failed",
+        source="engine",
+        exceptions=exceptions,
+        argv=["-m", "x"],
     )
 
     assert format_log_line(line) == (

@@ -1,4 +1,4 @@
-"""What a person sees while a run runs, and after."""
+"""What the terminal shows during a run and after it."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_sees_one_line_with_step_loss_and_time_left() -> None:
+def test_a_terminal_shows_one_line_with_step_loss_and_time_left() -> None:
     stream = Terminal()
     console = ConsoleListener(stream)
     console.emit("phase", phase="unlearn")
@@ -25,7 +25,7 @@ def test_a_terminal_sees_one_line_with_step_loss_and_time_left() -> None:
     assert stream.getvalue().endswith("left\nwarning: careful\n")
 
 
-def test_a_log_file_is_not_flooded() -> None:
+def test_a_log_file_has_few_progress_lines() -> None:
     stream = io.StringIO()
     console = ConsoleListener(stream)
     for done in range(1, 101):
@@ -42,7 +42,7 @@ def test_a_failure_is_one_line_and_its_details() -> None:
     assert stream.getvalue() == "bad_data: 2 rows are bad\n  row 3: empty\n  row 9: empty\n"
 
 
-def test_a_cancel_is_never_softened() -> None:
+def test_an_interrupt_does_not_replace_a_cancel() -> None:
     console = ConsoleListener(io.StringIO())
     console.request_stop(StopRequest.CANCEL)
     console.request_stop(StopRequest.INTERRUPT)

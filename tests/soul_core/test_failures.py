@@ -1,4 +1,4 @@
-"""Trainings that fail for a real cause: memory that is not there, a learning rate far too high."""
+"""Trainings that fail for a real cause: too little memory, a learning rate far too high."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.fixtures.capitals_training import RecordingListener, examples_of
 from tests.paths import ROOT
 
 #: Four sequences of 512 tokens through a layer 16,384 wide: 0.5 GB of activations for all, an eighth of it for 256.
-HUNGRY = """
+LARGE_TRAINING = """
 import json, resource, sys
 from pathlib import Path
 import torch
@@ -37,7 +37,7 @@ examples = [Example(tuple((7 * i + 3 * row) % 50 for i in range(512)), 500, row)
 facts = ModelFacts(source="wide", digest="0" * 64, architecture="LlamaForCausalLM", num_parameters=1,
                    context_tokens=512, chat_template=False)
 
-def run(name, micro_batch_tokens, room_bytes=None):
+def run(name, micro_batch_tokens, free_bytes=None):
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=64, hidden_size=8, intermediate_size=16384, num_hidden_layers=1,
                          num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512,
@@ -45,50 +45,52 @@ def run(name, micro_batch_tokens, room_bytes=None):
     loaded = LoadedModel(LlamaForCausalLM(config).eval(), None, facts, torch.device("cpu"), torch.float32)
     training = {"steps": 2, "retain_batch": 4, "micro_batch_tokens": micro_batch_tokens}
     spec = JobSpec.model_validate({"kind": "finetune", "optimizer": {"kind": "adamw"}, "training": training})
-    if room_bytes is not None:
+    if free_bytes is not None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + room_bytes, resource.RLIM_INFINITY))
-    ear = RecordingListener()
+        resource.setrlimit(resource.RLIMIT_AS, (used + free_bytes, resource.RLIM_INFINITY))
+    listener = RecordingListener()
     try:
-        trained = train(loaded, spec, forget=(), retain=examples, state_dir=Path(sys.argv[1]) / name, listener=ear)
-        outcome = list(trained.curves["loss"])
+        result = train(loaded, spec, forget=(), retain=examples, state_dir=Path(sys.argv[1]) / name, listener=listener)
+        outcome = list(result.curves["loss"])
     except OutOfMemory as error:
         outcome = error.message
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    return {"outcome": outcome, "warnings": [data["message"] for data in ear.of("warning")]}
+    return {"outcome": outcome, "warnings": [data["message"] for data in listener.of("warning")]}
 
 print(json.dumps([run("plenty", 512), run("little", 2048, 400 << 20), run("none", 2048, 60 << 20)]))
 """
 
 
 @pytest.fixture(scope="module")
-def hungry(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The same training with plenty of memory in small batches, with little in large ones, and with next to none."""
-    command = [sys.executable, "-c", HUNGRY, str(tmp_path_factory.mktemp("hungry"))]
+def results_by_memory(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The same training with enough memory in small batches, with little in large ones, and with almost none."""
+    command = [sys.executable, "-c", LARGE_TRAINING, str(tmp_path_factory.mktemp("large"))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250, check=False)
+    assert process.returncode == 0, process.stderr[-2000:]
+    results: list[dict[str, Any]] = json.loads(process.stdout.splitlines()[-1])
+    return results
 
 
-def test_when_memory_really_runs_out_the_micro_batch_halves_and_the_maths_stays(hungry: list[dict[str, Any]]) -> None:
-    plenty, little, _ = hungry
+def test_when_memory_runs_out_the_micro_batch_halves_and_losses_stay_the_same(
+    results_by_memory: list[dict[str, Any]],
+) -> None:
+    plenty, little, _ = results_by_memory
 
     assert plenty["warnings"] == []
     assert "memory ran out; a forward pass now takes at most 1024 tokens" in little["warnings"][0]
     assert little["outcome"] == pytest.approx(plenty["outcome"], rel=1e-4)
 
 
-def test_when_not_even_one_sequence_fits_it_says_what_to_do(hungry: list[dict[str, Any]]) -> None:
-    message = hungry[2]["outcome"]
+def test_if_not_even_one_sequence_fits_the_error_has_a_remedy(results_by_memory: list[dict[str, Any]]) -> None:
+    message = results_by_memory[2]["outcome"]
 
     assert "not enough memory to train on one sequence of 512 tokens" in message
     assert "training.max_tokens" in message
 
 
-def test_a_learning_rate_far_too_high_diverges_and_is_stopped_before_its_update(
+def test_a_learning_rate_far_too_high_stops_before_the_non_finite_update(
     taught_model_dir: Path, tmp_path: Path
 ) -> None:
     loaded = load_model(taught_model_dir, device="cpu")

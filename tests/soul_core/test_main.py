@@ -1,4 +1,4 @@
-"""The engine as a process: exit codes, events, signals, one engine a state folder, no engine without its parent."""
+"""The engine as a process: exit codes, events, signals, one engine per state folder, no engine without its parent."""
 
 import fcntl
 import json
@@ -32,7 +32,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 @pytest.fixture
 def arguments(taught_model_dir: Path, tmp_path: Path) -> list[str]:
-    """Arguments of a run of some seconds; the output goes to tmp_path/out."""
+    """Arguments of a run of some seconds with its output in tmp_path/out."""
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SPEC))
     forget = write_rows(tmp_path / "forget.jsonl", list(COUNTRIES)[:4])
@@ -42,7 +42,7 @@ def arguments(taught_model_dir: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _signals_as_before() -> Iterator[None]:
+def _restore_signals() -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
@@ -72,7 +72,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, Any]]]:
     return process.returncode, [json.loads(line) for line in output.splitlines()]
 
 
-def test_terminated_then_killed_the_engine_still_ends_with_the_weights_of_an_undisturbed_run(
+def test_a_terminated_then_killed_engine_resumes_to_bit_identical_weights(
     arguments: list[str], taught_model_dir: Path, tmp_path: Path
 ) -> None:
     torch.set_num_threads(1)
@@ -111,7 +111,7 @@ def test_terminated_then_killed_the_engine_still_ends_with_the_weights_of_an_und
     assert len(report["run"]["resumed_at_steps"]) == 2
 
 
-def test_a_cancel_exits_5_and_leaves_nothing(arguments: list[str], tmp_path: Path) -> None:
+def test_a_cancel_exits_5_and_leaves_no_file(arguments: list[str], tmp_path: Path) -> None:
     process = start(arguments)
     read_until_step(process, 5)
     process.send_signal(signal.SIGUSR1)
@@ -121,7 +121,7 @@ def test_a_cancel_exits_5_and_leaves_nothing(arguments: list[str], tmp_path: Pat
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["lock"]
 
 
-def test_the_engine_dies_with_its_parent(arguments: list[str]) -> None:
+def test_the_engine_exits_with_its_parent(arguments: list[str]) -> None:
     code = (
         "import os, subprocess, sys, time\n"
         "parent = ['--parent-pid', str(os.getpid())]\n"
@@ -139,19 +139,19 @@ def test_the_engine_dies_with_its_parent(arguments: list[str]) -> None:
     parent.wait()
     parent.stdout.close()
     deadline = time.monotonic() + 10
-    while _lives(child):
+    while is_running(child):
         assert time.monotonic() < deadline, "the engine outlived its parent"
         time.sleep(0.05)
 
 
-def _lives(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_an_engine_whose_parent_is_gone_already_does_not_start(arguments: list[str], tmp_path: Path) -> None:
+def test_an_engine_without_its_parent_does_not_start(arguments: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main([*arguments, "--parent-pid", "1" if os.getppid() != 1 else "2"])
     assert not (tmp_path / "out").exists()
@@ -164,10 +164,10 @@ def test_a_second_engine_on_the_same_state_is_refused(
     with (tmp_path / "out" / ".state" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main(arguments) == 3
-    assert "another engine is at work" in capsys.readouterr().err
+    assert "another engine is running" in capsys.readouterr().err
 
 
-def test_a_mistyped_key_is_one_clear_line_with_the_near_spelling(
+def test_a_mistyped_key_is_one_line_with_the_similar_key(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "spec.json").write_text('{"training": {"stepps": 3}}')
@@ -180,7 +180,7 @@ def test_a_mistyped_key_is_one_clear_line_with_the_near_spelling(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"seed": -1}', None])
-def test_a_spec_that_is_none_is_refused(
+def test_an_invalid_spec_is_refused(
     arguments: list[str], tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "spec.json").unlink()
@@ -191,12 +191,14 @@ def test_a_spec_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("text", ["nameonly", "=x", "Upper=x", "forget=x"])
-def test_a_wrong_set_argument_is_refused(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_dataset_argument_is_refused(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*arguments, "--dataset", text]) == 2
     assert f"--dataset {text}: " in capsys.readouterr().err
 
 
-def test_without_events_a_person_reads_progress_and_a_table(
+def test_without_events_progress_and_a_table_are_printed(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = {**SPEC, "training": {"steps": 2}}
@@ -210,13 +212,13 @@ def test_without_events_a_person_reads_progress_and_a_table(
     assert '"source": "tiny"' in (tmp_path / "out" / "report.json").read_text()
 
 
-def test_a_crash_exits_1_and_its_event_holds_no_data(
+def test_a_crash_exits_1_and_its_event_contains_no_data(
     arguments: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("Paris is secret")
 
-    monkeypatch.setattr("soul_core.run.run", broken)
+    monkeypatch.setattr("soul_core.run.run", fail)
     assert main(arguments) == 1
     output = capfd.readouterr()
     assert "crash: ZeroDivisionError inside the engine" in output.err

@@ -1,4 +1,4 @@
-"""Every optimizer, every curvature and every wrapper: stopped in the middle, it goes on bit for bit."""
+"""Every optimizer, curvature and wrapper resumes bit-identical after an interruption."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
         "retain": {"kind": "kl"},
     },
     "lora": {"optimizer": SOPHIA, "lora": {"rank": 4}},
-    "lora, sharp, beside 4 bits": {
+    "lora, sharpness, base in 4 bits": {
         "optimizer": {"kind": "adamw", "lr": 1e-3},
         "lora": {"rank": 4, "base_weights": "nf4"},
         "sharpness": {},
@@ -48,35 +48,35 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("spec", CASES.values(), ids=CASES)
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+def test_a_resumed_training_equals_the_uninterrupted_one_bit_for_bit(
     spec: dict[str, Any], taught_model_dir: Path, tmp_path: Path
 ) -> None:
     if "base_weights" in spec.get("lora", {}):
         pytest.importorskip("torchao", reason="the extra 'quantized' is not installed")
     spec = {"training": TRAINING, **spec}
-    straight, straight_model = train_tiny(taught_model_dir, tmp_path / "straight", spec)
+    uninterrupted, uninterrupted_model = train_tiny(taught_model_dir, tmp_path / "uninterrupted", spec)
 
     with pytest.raises(RunInterruptedError):
         train_tiny(taught_model_dir, tmp_path / "resumed", spec, RecordingListener(stop_after_metrics=3))
     resumed, resumed_model = train_tiny(taught_model_dir, tmp_path / "resumed", spec)
 
-    assert torch.equal(weights(resumed_model), weights(straight_model))
-    assert resumed.curves == straight.curves
-    assert (resumed.steps, resumed.train_tokens, resumed.flops) == (6, straight.train_tokens, straight.flops)
+    assert torch.equal(weights(resumed_model), weights(uninterrupted_model))
+    assert resumed.curves == uninterrupted.curves
+    assert (resumed.steps, resumed.train_tokens, resumed.flops) == (6, uninterrupted.train_tokens, uninterrupted.flops)
     assert resumed.resumed_at_steps == [3]
 
 
 @pytest.mark.parametrize(
-    ("spec", "share"),
+    ("spec", "fraction"),
     [(CASES["selection"], 0.35), (CASES["lora"], 0.4)],
     ids=["selection", "lora"],
 )
-def test_a_checkpoint_holds_only_what_moves(
-    spec: dict[str, Any], share: float, taught_model_dir: Path, tmp_path: Path
+def test_a_checkpoint_has_the_trainable_parameters_only(
+    spec: dict[str, Any], fraction: float, taught_model_dir: Path, tmp_path: Path
 ) -> None:
     _, model = train_tiny(taught_model_dir, tmp_path, {"training": TRAINING, **spec})
 
     checkpoint = load_newest_checkpoint(tmp_path / "train", torch.device("cpu"))
     assert checkpoint is not None
     num_saved = sum(tensor.numel() for tensor in checkpoint.states["weights"]["parameters"])
-    assert 0 < num_saved < share * model.facts.num_parameters
+    assert 0 < num_saved < fraction * model.facts.num_parameters

@@ -1,4 +1,4 @@
-"""Whole runs on a tiny model that knows ten capitals: the result, what is refused, and what an interruption costs."""
+"""Complete runs on a tiny model that knows ten capitals: results, refusals, interruptions."""
 
 import json
 from pathlib import Path
@@ -32,22 +32,22 @@ SPEC = JobSpec.model_validate(
 
 
 class Recorder(SilentListener):
-    """Remembers events, and wishes `wanted` from the first event on that `when` likes."""
+    """Records events, and requests a stop from the first event on for which `when` is true."""
 
-    def __init__(self, wanted: StopRequest = StopRequest.NONE, when: Any = None) -> None:
+    def __init__(self, request: StopRequest = StopRequest.NONE, when: Any = None) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self._wanted, self._when, self._now = wanted, when or (lambda *_: False), StopRequest.NONE
+        self._request, self._when, self._now = request, when or (lambda *_: False), StopRequest.NONE
 
     def emit(self, kind: str, **data: Any) -> None:
         self.events.append((kind, data))
         if self._when(kind, data):
-            self._now = self._wanted
+            self._now = self._request
 
     def stop_request(self) -> StopRequest:
         return self._now
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        return [data for each, data in self.events if each == kind]
+        return [data for event_kind, data in self.events if event_kind == kind]
 
 
 @pytest.fixture(scope="module")
@@ -68,25 +68,25 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
-    out, heard = tmp_path_factory.mktemp("whole"), Recorder()
-    return run(SPEC, inputs, out, listener=heard), out, heard
+def finished_run(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
+    out, recorder = tmp_path_factory.mktemp("whole"), Recorder()
+    return run(SPEC, inputs, out, listener=recorder), out, recorder
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "checkpoint" / "model.safetensors")
 
 
-def same_numbers(report: Report) -> dict[str, Any]:
-    """Everything of a report that does not depend on the clock."""
+def drop_times(report: Report) -> dict[str, Any]:
+    """Return everything in a report that does not depend on the clock."""
     content = report.model_dump()
     for name in ("started_at", "finished_at", "seconds", "peak_memory_bytes", "resumed_at_steps", "curves"):
         content["run"].pop(name)
     return content
 
 
-def test_a_run_forgets_keeps_and_reports_both(whole: tuple[Report, Path, Recorder]) -> None:
-    report, out, _ = whole
+def test_a_run_unlearns_retains_and_reports_both(finished_run: tuple[Report, Path, Recorder]) -> None:
+    report, out, _ = finished_run
     before, after = report.models["base"].sets, report.models["unlearned"].sets
 
     def value(sets: Any, name: str, metric: str) -> float:
@@ -101,51 +101,53 @@ def test_a_run_forgets_keeps_and_reports_both(whole: tuple[Report, Path, Recorde
     assert json.loads((out / "report.json").read_text())["verdict"] == report.verdict
     assert report.run.steps == 12
     assert set(report.run.seconds) == {"load", "baseline", "unlearn", "evaluate", "export"}
-    assert {one.name: one.num_rows for one in report.data} == {"forget": 4, "retain": 6, "general": 1}
-    assert [one.row for one in report.examples if one.set == "forget"] == [1, 2, 3, 4]
+    assert {dataset.name: dataset.num_rows for dataset in report.data} == {"forget": 4, "retain": 6, "general": 1}
+    assert [sample.row for sample in report.examples if sample.set == "forget"] == [1, 2, 3, 4]
     assert report.examples[0].prompt == question("France")
     assert report.examples[0].answers["base"] == answer("France")
 
 
-def test_the_report_names_no_path_of_the_machine(whole: tuple[Report, Path, Recorder], inputs: RunInputs) -> None:
-    _, out, _ = whole
+def test_the_report_names_no_path_of_the_machine(
+    finished_run: tuple[Report, Path, Recorder], inputs: RunInputs
+) -> None:
+    _, out, _ = finished_run
     for name in ("report.json", "report.html", "manifest.json", "checkpoint/README.md"):
         assert str(Path(inputs.model).parent) not in (out / name).read_text()
 
 
-def test_phases_progress_and_the_end_are_told_in_order_and_no_row_is(
-    whole: tuple[Report, Path, Recorder],
+def test_phases_progress_and_the_end_are_emitted_in_order_and_no_row_is(
+    finished_run: tuple[Report, Path, Recorder],
 ) -> None:
-    report, _, heard = whole
-    assert [data["phase"] for data in heard.of("phase")] == ["load", "baseline", "unlearn", "evaluate", "export"]
-    assert heard.events[-1] == ("finished", {"verdict": report.verdict})
-    assert {data["phase"] for data in heard.of("progress")} == {"baseline", "unlearn", "evaluate"}
-    told = json.dumps(heard.events)
-    assert not any(word in told for word in ("France", "Paris", "capital"))
+    report, _, recorder = finished_run
+    assert [data["phase"] for data in recorder.of("phase")] == ["load", "baseline", "unlearn", "evaluate", "export"]
+    assert recorder.events[-1] == ("finished", {"verdict": report.verdict})
+    assert {data["phase"] for data in recorder.of("progress")} == {"baseline", "unlearn", "evaluate"}
+    text = json.dumps(recorder.events)
+    assert not any(word in text for word in ("France", "Paris", "capital"))
 
 
-def test_the_state_is_gone_after_the_result_and_running_again_changes_nothing(
-    whole: tuple[Report, Path, Recorder], inputs: RunInputs
+def test_the_state_is_removed_and_running_again_changes_nothing(
+    finished_run: tuple[Report, Path, Recorder], inputs: RunInputs
 ) -> None:
-    report, out, _ = whole
+    report, out, _ = finished_run
     assert list((out / ".state").iterdir()) == []
     manifest = (out / "manifest.json").read_bytes()
-    again = Recorder()
-    assert run(SPEC, inputs, out, listener=again) == report
+    second = Recorder()
+    assert run(SPEC, inputs, out, listener=second) == report
     assert (out / "manifest.json").read_bytes() == manifest
-    assert not again.of("metrics")
+    assert not second.of("metrics")
 
 
 def test_a_finished_folder_is_not_overwritten_by_another_run(
-    whole: tuple[Report, Path, Recorder], inputs: RunInputs
+    finished_run: tuple[Report, Path, Recorder], inputs: RunInputs
 ) -> None:
-    _, out, _ = whole
+    _, out, _ = finished_run
     with pytest.raises(BadSpec, match="another run"):
         run(SPEC.model_copy(update={"seed": 5}), inputs, out)
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"),
+    ("kind", "expected_data"),
     [
         ("progress", {"phase": "baseline"}),
         ("metrics", {"step": 6}),
@@ -153,35 +155,39 @@ def test_a_finished_folder_is_not_overwritten_by_another_run(
         ("phase", {"phase": "export"}),
     ],
 )
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights_and_numbers(
-    whole: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path, kind: str, found: dict[str, Any]
+def test_an_interrupted_run_resumes_to_the_same_weights_and_numbers(
+    finished_run: tuple[Report, Path, Recorder],
+    inputs: RunInputs,
+    tmp_path: Path,
+    kind: str,
+    expected_data: dict[str, Any],
 ) -> None:
-    report, out, _ = whole
+    report, out, _ = finished_run
 
-    def reached(each: str, data: dict[str, Any]) -> bool:
-        return each == kind and found.items() <= data.items()
+    def is_reached(event_kind: str, data: dict[str, Any]) -> bool:
+        return event_kind == kind and expected_data.items() <= data.items()
 
-    first = Recorder(StopRequest.INTERRUPT, reached)
-    if found == {"phase": "export"}:
-        run(SPEC, inputs, tmp_path, listener=first)  # nothing to wait for any more: it ends
+    first = Recorder(StopRequest.INTERRUPT, is_reached)
+    if expected_data == {"phase": "export"}:
+        run(SPEC, inputs, tmp_path, listener=first)  # it finishes: nothing checks for a stop after this event
     else:
         with pytest.raises(RunInterruptedError):
             run(SPEC, inputs, tmp_path, listener=first)
         assert not (tmp_path / "manifest.json").exists()
     second = Recorder()
     resumed = run(SPEC, inputs, tmp_path, listener=second)
-    assert same_numbers(resumed) == same_numbers(report)
+    assert drop_times(resumed) == drop_times(report)
     assert resumed.run.curves["loss"] == report.run.curves["loss"]
     theirs, ours = weights(out), weights(tmp_path)
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
-    if found == {"step": 6}:
+    if expected_data == {"step": 6}:
         assert resumed.run.resumed_at_steps == (6,)
         assert not [data for data in second.of("progress") if data["phase"] == "baseline"]
         assert [data["step"] for data in second.of("metrics")] == list(range(7, 13))
 
 
-def test_of_a_cancelled_run_nothing_stays_but_what_was_there(inputs: RunInputs, tmp_path: Path) -> None:
+def test_a_cancelled_run_leaves_only_the_files_that_were_there(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(RunCancelledError):
         run(SPEC, inputs, tmp_path, listener=Recorder(StopRequest.CANCEL, lambda kind, data: data.get("step") == 5))
@@ -196,73 +202,77 @@ def test_the_state_of_another_spec_is_refused(inputs: RunInputs, tmp_path: Path)
         run(SPEC.model_copy(update={"seed": 9}), inputs, tmp_path)
 
 
-def refused(inputs: RunInputs, tmp_path: Path, spec: JobSpec = SPEC, **changes: Any) -> tuple[Any, Recorder]:
-    """Run and return the user's fault with what was heard before it."""
-    heard = Recorder()
-    with pytest.raises((BadData, BadSpec, BadModel)) as caught:
-        run(spec, RunInputs(**{**vars(inputs), **changes}), tmp_path / "out", listener=heard)
-    assert not heard.of("metrics"), "a training step was spent"
-    assert "baseline" not in {data["phase"] for data in heard.of("phase")}
+def expect_refusal(inputs: RunInputs, tmp_path: Path, spec: JobSpec = SPEC, **changes: Any) -> tuple[Any, Recorder]:
+    """Run and return the user error with the events before it."""
+    recorder = Recorder()
+    with pytest.raises((BadData, BadSpec, BadModel)) as error_info:
+        run(spec, RunInputs(**{**vars(inputs), **changes}), tmp_path / "out", listener=recorder)
+    assert not recorder.of("metrics"), "a training step was run"
+    assert "baseline" not in {data["phase"] for data in recorder.of("phase")}
     assert not (tmp_path / "out" / "manifest.json").exists()
-    return caught.value, heard
+    return error_info.value, recorder
 
 
 def test_a_forget_set_equal_to_the_retain_set_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
     sets = {"forget": inputs.dataset_paths["forget"], "retain": write_rows(tmp_path / "same.jsonl", FORGET[::-1])}
-    error, _ = refused(inputs, tmp_path, dataset_paths=sets)
+    error, _ = expect_refusal(inputs, tmp_path, dataset_paths=sets)
     assert isinstance(error, BadData)
     assert "same rows" in error.message
 
 
-def test_rows_in_both_sets_are_warned_of_and_reported(inputs: RunInputs, tmp_path: Path) -> None:
+def test_rows_in_both_sets_have_a_warning_and_a_caveat(inputs: RunInputs, tmp_path: Path) -> None:
     sets = {
         "forget": inputs.dataset_paths["forget"],
         "retain": write_rows(tmp_path / "some.jsonl", [*RETAIN, FORGET[0]]),
     }
-    heard = Recorder()
+    recorder = Recorder()
     spec = SPEC.model_copy(update={"training": SPEC.training.model_copy(update={"steps": 1})})
-    report = run(spec, RunInputs(model=inputs.model, dataset_paths=sets), tmp_path / "out", listener=heard)
-    assert "retain=forget: 7=1" in heard.of("warning")[0]["message"]
+    report = run(spec, RunInputs(model=inputs.model, dataset_paths=sets), tmp_path / "out", listener=recorder)
+    assert "retain=forget: 7=1" in recorder.of("warning")[0]["message"]
     assert any(caveat.startswith("1 row of the retain set states, or asks for, facts") for caveat in report.caveats)
 
 
-def test_every_bad_row_is_named_with_its_set(inputs: RunInputs, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.jsonl"
+def test_every_bad_row_is_listed_with_its_set(inputs: RunInputs, tmp_path: Path) -> None:
+    bad_file = tmp_path / "bad.jsonl"
     good = json.dumps({"prompt": "a", "completion": "b"})
-    bad.write_text(f'{good}\n{{"prompt": "a"}}\n{good}\nnot json\n{good}')
-    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "retain": bad})
+    bad_file.write_text(f'{good}\n{{"prompt": "a"}}\n{good}\nnot json\n{good}')
+    error, _ = expect_refusal(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "retain": bad_file})
     assert error.message.startswith("retain set: 2 of 5 rows")
     assert [line.split(":")[0] for line in error.details] == ["row 2", "row 4"]
 
 
-def test_a_row_longer_than_the_context_is_named(inputs: RunInputs, tmp_path: Path) -> None:
-    long = tmp_path / "long.jsonl"
-    long.write_text(json.dumps({"prompt": "x", "completion": "capital of " * 200}) + "\n")
-    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": long})
+def test_a_row_longer_than_the_context_is_listed(inputs: RunInputs, tmp_path: Path) -> None:
+    long_file = tmp_path / "long.jsonl"
+    long_file.write_text(json.dumps({"prompt": "x", "completion": "capital of " * 200}) + "\n")
+    error, _ = expect_refusal(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": long_file})
     assert error.message.startswith("forget set: ")
     assert error.details[0].startswith("row 1: ")
     assert "the limit is 128 (training.max_tokens" in error.details[0]
 
 
-def test_plain_text_cannot_be_refused_and_says_so_before_the_baseline(inputs: RunInputs, tmp_path: Path) -> None:
+def test_refusals_on_plain_text_are_refused_before_the_baseline(inputs: RunInputs, tmp_path: Path) -> None:
     text = tmp_path / "book.txt"
     text.write_text("The capital is Rome.\n")
     spec = SPEC.model_copy(update={"forget": Refusal()})
-    error, _ = refused(inputs, tmp_path, spec, dataset_paths={**inputs.dataset_paths, "forget": text})
+    error, _ = expect_refusal(inputs, tmp_path, spec, dataset_paths={**inputs.dataset_paths, "forget": text})
     assert "or take 'npo'" in error.message
     assert error.details[0].startswith("row 1: plain text")
 
 
 def test_an_empty_and_a_missing_file_are_refused(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": tmp_path / "empty.jsonl"})
+    error, _ = expect_refusal(
+        inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": tmp_path / "empty.jsonl"}
+    )
     assert error.message.startswith("forget set: ")
-    error, _ = refused(inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": tmp_path / "none.jsonl"})
+    error, _ = expect_refusal(
+        inputs, tmp_path, dataset_paths={**inputs.dataset_paths, "forget": tmp_path / "none.jsonl"}
+    )
     assert "none.jsonl" in error.message
 
 
-def test_a_retain_term_without_a_retain_set_says_what_to_do(inputs: RunInputs, tmp_path: Path) -> None:
-    error, _ = refused(inputs, tmp_path, dataset_paths={"forget": inputs.dataset_paths["forget"]})
+def test_a_retain_term_without_a_retain_set_is_refused_with_a_remedy(inputs: RunInputs, tmp_path: Path) -> None:
+    error, _ = expect_refusal(inputs, tmp_path, dataset_paths={"forget": inputs.dataset_paths["forget"]})
     assert isinstance(error, BadSpec)
     assert "needs a retain set" in "".join(error.details)
 
@@ -272,11 +282,11 @@ def test_a_model_with_a_pickle_is_refused(inputs: RunInputs, tmp_path: Path) -> 
     for path in Path(inputs.model).iterdir():
         (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"x")
-    error, _ = refused(inputs, tmp_path, model=str(tmp_path / "model"))
+    error, _ = expect_refusal(inputs, tmp_path, model=str(tmp_path / "model"))
     assert isinstance(error, BadModel)
 
 
-def test_without_a_retain_set_the_verdict_is_open_and_the_limits_say_so(inputs: RunInputs, tmp_path: Path) -> None:
+def test_without_a_retain_set_the_verdict_is_open_with_a_caveat(inputs: RunInputs, tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"retain": NoRetain(), "optimizer": AdamW(lr=1e-2)})
     report = run(
         spec, RunInputs(model=inputs.model, dataset_paths={"forget": inputs.dataset_paths["forget"]}), tmp_path
@@ -311,59 +321,59 @@ def test_an_untouched_model_fails(inputs: RunInputs, tmp_path: Path) -> None:
     assert run(spec, inputs, tmp_path).verdict == "failed"
 
 
-def test_a_result_that_cannot_fit_is_told_before_training(
+def test_a_result_that_does_not_fit_the_disk_is_refused_before_training(
     inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
         free = 100_000  # the tiny model takes 121,984 bytes
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
-    heard = Recorder()
+    recorder = Recorder()
     with pytest.raises(DiskFull, match=r"needs 119.1 KiB, but .* has 97.7 KiB left"):
-        run(SPEC, inputs, tmp_path, listener=heard)
-    assert not heard.of("metrics")
+        run(SPEC, inputs, tmp_path, listener=recorder)
+    assert not recorder.of("metrics")
     Usage.free = 200_000
     with pytest.raises(RunInterruptedError):
         run(SPEC, inputs, tmp_path, listener=Recorder(StopRequest.INTERRUPT, lambda kind, _: kind == "warning"))
 
 
 @pytest.mark.parametrize("strategy", [Search(), Ensemble(members=({}, {}))])
-def test_what_is_kept_of_trials_is_counted_in_the_warning_of_little_room(
+def test_the_disk_space_warning_counts_the_files_of_trials(
     strategy: Strategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
-        free = 7 * 4_000  # result, and checkpoints twice: weights and two moments
+        free = 7 * 4_000  # the result, and two checkpoints of weights and two moments
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
-    heard = Recorder()
+    recorder = Recorder()
 
     for spec in (SPEC, SPEC.model_copy(update={"strategy": strategy})):
-        check_disk_space(tmp_path, spec, 1_000, heard)
+        check_disk_space(tmp_path, spec, 1_000, recorder)
 
-    assert [warning["message"].partition(",")[0] for warning in heard.of("warning")] == [
+    assert [warning["message"].partition(",")[0] for warning in recorder.of("warning")] == [
         "result and checkpoints may need 35.2 KiB"
     ]
 
 
-def test_an_output_folder_that_cannot_be_written_is_told_at_once(inputs: RunInputs, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_written_is_refused_at_once(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match="cannot write to"):
         run(SPEC, inputs, tmp_path / "file" / "out")
 
 
-def test_a_full_disk_has_its_name_and_the_run_can_go_on(
-    whole: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_raises_disk_full_and_the_run_can_be_resumed(
+    finished_run: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import errno
 
     from soul_core import run as run_module
 
-    def full(*_: Any) -> None:
+    def fill_disk(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "write_report", full)
+        patch.setattr(run_module, "write_report", fill_disk)
         with pytest.raises(DiskFull):
             run(SPEC, inputs, tmp_path)
     assert not (tmp_path / "manifest.json").exists()
-    assert same_numbers(run(SPEC, inputs, tmp_path)) == same_numbers(whole[0])
+    assert drop_times(run(SPEC, inputs, tmp_path)) == drop_times(finished_run[0])

@@ -1,4 +1,4 @@
-"""Attacks within a whole run: every model is attacked, no weight changes by it, criteria can rest on it."""
+"""Attacks in a complete run: every model is attacked, no weight changes, criteria can name an attack."""
 
 from pathlib import Path
 
@@ -56,49 +56,51 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
-    out, heard = tmp_path_factory.mktemp("attacked"), Recorder()
-    return run(SPEC, inputs, out, listener=heard), out, heard
+def finished_run(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
+    out, recorder = tmp_path_factory.mktemp("attacked"), Recorder()
+    return run(SPEC, inputs, out, listener=recorder), out, recorder
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "checkpoint" / "model.safetensors")
 
 
-def test_every_cheap_attack_compares_base_unlearned_and_reference(whole: tuple[Report, Path, Recorder]) -> None:
-    report, _, heard = whole
+def test_every_cheap_attack_compares_base_unlearned_and_retrained_model(
+    finished_run: tuple[Report, Path, Recorder],
+) -> None:
+    report, _, recorder = finished_run
 
     assert [attack.label for attack in report.attacks] == [attack.label for attack in CHEAP_ATTACKS]
     for attack in report.attacks:
         assert attack.absent_reason is None, f"{attack.label}: {attack.absent_reason}"
         if attack.label != "poison":
             assert set(attack.attacked) == {"base", "unlearned", "retrained"}, attack.label
-    progress = [each for each in heard.of("progress") if each["phase"] == "attack"]
+    progress = [data for data in recorder.of("progress") if data["phase"] == "attack"]
     assert progress
     assert report.run.seconds["attack"] > 0
     assert any(caveat.startswith("Attacks tried: relearn, relearn_retain") for caveat in report.caveats)
 
 
-def test_criteria_may_rest_on_an_attack(whole: tuple[Report, Path, Recorder]) -> None:
-    report, _, _ = whole
+def test_criteria_may_name_an_attack(finished_run: tuple[Report, Path, Recorder]) -> None:
+    report, _, _ = finished_run
     quantized = next(attack for attack in report.attacks if attack.label == "quantize_8bit")
 
     assert report.criteria[1].value == quantized.attacked["unlearned"]["forget"]["probability"].value
     assert [result.outcome for result in report.criteria[1:]] == ["passed", "passed"]
 
 
-def test_attacks_leave_no_trace_in_the_weights(
-    whole: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path
+def test_attacks_do_not_change_the_weights(
+    finished_run: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path
 ) -> None:
     run(JobSpec.model_validate({**COMMON, "attacks": [], "criteria": []}), inputs, tmp_path)
 
-    attacked, quiet = weights(whole[1]), weights(tmp_path)
+    attacked, quiet = weights(finished_run[1]), weights(tmp_path)
     assert all(torch.equal(attacked[name], quiet[name]) for name in quiet)
 
 
 @pytest.mark.parametrize("model", ["base", "unlearned"])
-def test_a_run_interrupted_under_attack_goes_on_to_the_same_numbers(
-    whole: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path, model: str
+def test_a_run_interrupted_under_attack_resumes_to_the_same_numbers(
+    finished_run: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path, model: str
 ) -> None:
     attacking = False
 
@@ -113,13 +115,13 @@ def test_a_run_interrupted_under_attack_goes_on_to_the_same_numbers(
 
     drop = {"seconds"}
     assert [a.model_dump(exclude=drop) for a in report.attacks] == [
-        a.model_dump(exclude=drop) for a in whole[0].attacks
+        a.model_dump(exclude=drop) for a in finished_run[0].attacks
     ]
-    first, second = weights(whole[1]), weights(tmp_path)
+    first, second = weights(finished_run[1]), weights(tmp_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_cancelled_under_attack_leaves_nothing(inputs: RunInputs, tmp_path: Path) -> None:
+def test_a_run_cancelled_under_attack_leaves_no_file(inputs: RunInputs, tmp_path: Path) -> None:
     cancel = Recorder(StopRequest.CANCEL, lambda kind, data: kind == "progress" and data["phase"] == "attack")
 
     with pytest.raises(RunCancelledError):

@@ -1,4 +1,4 @@
-"""Whole runs: the measured model is the exported one under every strategy, and the report says what rounding lost."""
+"""Complete runs: the measured model is the exported one with every strategy; the report states what rounding lost."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ SPEC: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def base(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The taught model as bfloat16, as most are published."""
+    """The taught model in bfloat16, as most models are published."""
     folder = tmp_path_factory.mktemp("bf16")
     AutoModelForCausalLM.from_pretrained(taught_model_dir, dtype=torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(taught_model_dir).save_pretrained(folder)
@@ -46,7 +46,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def probability_by_plain_transformers(folder: Path, names: list[str]) -> float:
-    """Mean over rows of exp(mean log-probability of an answer token), read off without any code of the product."""
+    """Return the mean over rows of exp(mean log-probability of an answer token), without any code of this project."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     values = []
@@ -66,7 +66,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "single": {},
     "float16": {"export": {"dtype": "float16"}},
     "lora": {"lora": {"rank": 2}},
-    "influence": {"optimizer": {"kind": "influence"}, "training": {}, "retain": {"kind": "nll"}},
+    "influence": {"strategy": {"kind": "influence"}, "optimizer": {}, "training": {}, "retain": {"kind": "nll"}},
     "search": {"strategy": {"kind": "search", "lr": [1e-3, 1e-2], "trials": 2, "eval_every": 1}},
     "ensemble": {
         "strategy": {"kind": "ensemble", "merge": "mean", "members": [{}, {"optimizer": {"kind": "adamw", "lr": 1e-3}}]}
@@ -83,14 +83,14 @@ def test_the_reports_numbers_are_those_of_the_exported_weights(
     report = run(spec, RunInputs(model=str(base), dataset_paths=sets), tmp_path)
 
     dtype = {"float16": torch.float16}.get(name, torch.bfloat16)
-    assert {each.dtype for each in load_file(tmp_path / "checkpoint" / "model.safetensors").values()} == {dtype}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "checkpoint" / "model.safetensors").values()} == {dtype}
     for set_name, names in (("forget", FORGET), ("retain", RETAIN)):
         reported = report.models["unlearned"].sets[set_name]["probability"].value
         assert probability_by_plain_transformers(tmp_path / "checkpoint", names) == pytest.approx(reported, abs=1e-4)
     assert all(finding.passed for finding in verify_export(tmp_path))
 
 
-def test_a_fine_tuned_model_is_rounded_as_well(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
+def test_a_fine_tuned_model_is_rounded_too(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
     spec = JobSpec.model_validate({key: SPEC[key] for key in SPEC if key != "retain"} | {"kind": "finetune"})
     report = run(spec, RunInputs(model=str(base), dataset_paths={"train": sets["retain"]}), tmp_path)
     reported = report.models["finetuned"].sets["train"]["probability"].value
@@ -109,20 +109,22 @@ def test_an_evaluation_rounds_nothing_and_writes_no_model(base: Path, sets: dict
 
 
 @pytest.fixture(scope="module")
-def timid(
+def small_steps(
     base: Path, sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Report, Path]]:
-    """Two runs whose steps are far smaller than bfloat16 can hold, one exported in it and one in float32."""
-    made = {}
+    """Two runs with steps far below the precision of bfloat16, one exported in it and one in float32."""
+    runs = {}
     for dtype in ("base", "float32"):
         spec = JobSpec.model_validate({**SPEC, "optimizer": {"kind": "adamw", "lr": 1e-7}, "export": {"dtype": dtype}})
         out = tmp_path_factory.mktemp(dtype)
-        made[dtype] = run(spec, RunInputs(model=str(base), dataset_paths=sets), out), out
-    return made
+        runs[dtype] = run(spec, RunInputs(model=str(base), dataset_paths=sets), out), out
+    return runs
 
 
-def test_a_training_that_rounding_undoes_is_told_with_a_remedy(timid: dict[str, tuple[Report, Path]]) -> None:
-    report, out = timid["base"]
+def test_a_training_that_rounding_undoes_has_a_caveat_with_a_remedy(
+    small_steps: dict[str, tuple[Report, Path]],
+) -> None:
+    report, out = small_steps["base"]
     assert report.export is not None
     assert report.export.changed_share_kept is not None
     assert report.export.changed_share_kept < 0.05
@@ -133,10 +135,10 @@ def test_a_training_that_rounding_undoes_is_told_with_a_remedy(timid: dict[str, 
     assert after == pytest.approx(before, abs=1e-3)
 
 
-def test_float32_keeps_every_change_and_the_card_says_what_vllm_does_with_it(
-    timid: dict[str, tuple[Report, Path]],
+def test_float32_keeps_every_change_and_the_card_names_the_vllm_option(
+    small_steps: dict[str, tuple[Report, Path]],
 ) -> None:
-    report, out = timid["float32"]
+    report, out = small_steps["float32"]
     assert report.export is not None
     assert report.export.changed_share_kept == 1.0
     assert not any("undid" in caveat for caveat in report.caveats)
@@ -145,8 +147,8 @@ def test_float32_keeps_every_change_and_the_card_says_what_vllm_does_with_it(
     assert "--dtype float32" in card
 
 
-class Interrupts(SilentListener):
-    """Wishes to interrupt from the phase `when` on."""
+class InterruptAtPhase(SilentListener):
+    """Requests an interrupt from a phase on."""
 
     def __init__(self, when: str) -> None:
         self._when, self._now = when, StopRequest.NONE
@@ -162,18 +164,18 @@ class Interrupts(SilentListener):
 def test_a_resumed_run_rounds_to_the_same_bits(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
     spec, inputs = JobSpec.model_validate(SPEC), RunInputs(model=str(base), dataset_paths=sets)
     with pytest.raises(RunInterruptedError):
-        run(spec, inputs, tmp_path / "a", listener=Interrupts("evaluate"))
+        run(spec, inputs, tmp_path / "a", listener=InterruptAtPhase("evaluate"))
 
     resumed = run(spec, inputs, tmp_path / "a")
 
     undisturbed = run(spec, inputs, tmp_path / "b")
-    files = [load_file(tmp_path / one / "checkpoint" / "model.safetensors") for one in "ab"]
+    files = [load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in "ab"]
     assert all(torch.equal(files[0][name], files[1][name]) for name in files[1])
     assert resumed.models == undisturbed.models
     assert resumed.export == undisturbed.export
 
 
-def test_a_gguf_file_is_one_more_file_of_the_result(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
+def test_a_gguf_file_is_an_additional_file_of_the_result(base: Path, sets: dict[str, Path], tmp_path: Path) -> None:
     spec = JobSpec.model_validate({**SPEC, "export": {"gguf": "f16"}})
 
     report = run(spec, RunInputs(model=str(base), dataset_paths=sets), tmp_path / "out")
@@ -188,8 +190,8 @@ def test_a_gguf_file_is_one_more_file_of_the_result(base: Path, sets: dict[str, 
     ours, again = (load_model(path, device="cpu").model for path in (tmp_path / "out" / "checkpoint", folder))
     ids = torch.tensor([[5, 9, 20, 31]])
     with torch.no_grad():
-        said, expected = (model(ids).logits.log_softmax(-1) for model in (again, ours))
-    assert (said.exp() - expected.exp()).abs().max() < 1e-3
+        read_back, expected = (model(ids).logits.log_softmax(-1) for model in (again, ours))
+    assert (read_back.exp() - expected.exp()).abs().max() < 1e-3
     assert "model-f16.gguf" in (tmp_path / "out" / "checkpoint" / "README.md").read_text()
 
 
@@ -201,7 +203,7 @@ def test_a_gguf_file_is_one_more_file_of_the_result(base: Path, sets: dict[str, 
         ({"kind": "evaluate", "export": {"gguf": "f16"}}, "writes no model"),
     ],
 )
-def test_what_an_export_cannot_be_is_told_before_anything_is_loaded(
+def test_an_impossible_export_is_refused_before_anything_is_loaded(
     sets: dict[str, Path], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     spec = {key: value for key, value in SPEC.items() if "kind" not in changes or key == "evaluation"}

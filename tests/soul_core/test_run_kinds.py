@@ -1,4 +1,4 @@
-"""The three kinds of run, and models measured beside the job's own."""
+"""The three kinds of run, and models to compare with."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def finetuned(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+def finetuned_model(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     out = tmp_path_factory.mktemp("finetuned")
     return run(
         FINETUNE,
@@ -50,27 +50,27 @@ def finetuned(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     ), out
 
 
-def test_finetuning_learns_its_train_set_and_leaves_a_model(finetuned: tuple[Report, Path]) -> None:
-    report, out = finetuned
+def test_finetuning_learns_its_train_set_and_writes_a_model(finetuned_model: tuple[Report, Path]) -> None:
+    report, out = finetuned_model
 
     before, after = (report.models[name].sets["train"]["probability"].value for name in ("base", "finetuned"))
     assert before is not None
     assert after is not None
     assert after > before
     assert report.verdict == "passed"
-    assert "recovered" not in report.verdict_reason, "nothing was to go"
+    assert "recovered" not in report.verdict_reason, "nothing was unlearned"
     assert set(report.run.curves) == {"loss", "grad_norm", "lr"}
     load_model(str(out / "checkpoint"), device="cpu")
 
 
-def test_an_evaluation_changes_nothing_and_puts_models_side_by_side(
-    taught_model_dir: Path, finetuned: tuple[Report, Path], sets: dict[str, Path], tmp_path: Path
+def test_an_evaluation_changes_no_model_and_compares_several(
+    taught_model_dir: Path, finetuned_model: tuple[Report, Path], sets: dict[str, Path], tmp_path: Path
 ) -> None:
-    others = {"base": str(taught_model_dir), "retrained": str(finetuned[1] / "checkpoint")}
+    others = {"base": str(taught_model_dir), "retrained": str(finetuned_model[1] / "checkpoint")}
     inputs = RunInputs(model=str(taught_model_dir), dataset_paths=sets, compared_models=others)
-    heard = Recorder()
+    recorder = Recorder()
 
-    report = run(AUDIT, inputs, tmp_path, listener=heard)
+    report = run(AUDIT, inputs, tmp_path, listener=recorder)
 
     assert list(report.models) == ["base", "evaluated", "retrained"]
     assert report.models["base"].sets == report.models["evaluated"].sets
@@ -82,7 +82,7 @@ def test_an_evaluation_changes_nothing_and_puts_models_side_by_side(
     assert not (tmp_path / "checkpoint").exists()
     listed = {entry["path"] for entry in json.loads((tmp_path / "manifest.json").read_text())["files"]}
     assert listed == {"report.json", "report.html", *(f"logs/{name}.json" for name in report.models)}
-    assert [(each["phase"], each.get("detail")) for each in heard.of("phase")] == [
+    assert [(data["phase"], data.get("detail")) for data in recorder.of("phase")] == [
         ("load", None),
         ("compare", "base"),
         ("compare", "retrained"),
@@ -91,7 +91,7 @@ def test_an_evaluation_changes_nothing_and_puts_models_side_by_side(
     ]
 
 
-def test_probes_of_the_forget_rows_are_measured_as_sets_of_their_own(
+def test_probes_of_the_forget_rows_are_measured_as_additional_sets(
     taught_model_dir: Path, sets: dict[str, Path], tmp_path: Path
 ) -> None:
     evaluation = {**EVALUATION, "metrics": ["keyword_recall"], "probes": ["fill_in", "question"]}
@@ -134,7 +134,7 @@ def test_probes_of_the_forget_rows_are_measured_as_sets_of_their_own(
         ),
     ],
 )
-def test_what_a_kind_cannot_do_is_refused_with_the_way_out(
+def test_what_a_kind_does_not_support_is_refused_with_a_remedy(
     spec: dict[str, object], names: list[str], models: list[str], claim: str, tmp_path: Path
 ) -> None:
     inputs = RunInputs(

@@ -1,4 +1,4 @@
-"""Whole runs on models of other chat templates: the numbers are plain transformers', on every day and in every zone."""
+"""Complete runs with other chat templates: numbers equal those of plain transformers, on any date and in any zone."""
 
 import json
 import math
@@ -65,24 +65,28 @@ def sets(tmp_path: Path) -> dict[str, Path]:
 
 
 def plain_probability(folder: Path) -> float:
-    """exp(mean log-probability) of each answer and its end, averaged, by plain transformers alone."""
+    """Return the mean of exp(mean log-probability) of each answer and its end, by plain transformers alone."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     values = []
     for question, answer in ROWS:
         chat = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         text = tokenizer.apply_chat_template(chat, tokenize=False).rstrip("\n")
-        text = text.removesuffix(tokenizer.eos_token) if text.count("<|end|>\n") == 2 else text  # two marks: the first
+        text = (
+            text.removesuffix(tokenizer.eos_token) if text.count("<|end|>\n") == 2 else text
+        )  # with two end marks the first counts
         encoded = tokenizer(text.rstrip("\n"), add_special_tokens=False, return_offsets_mapping=True)
         ids, begins = encoded["input_ids"], text.rindex(answer)
         with torch.no_grad():
             logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        places = [i for i, (_, stop) in enumerate(encoded["offset_mapping"]) if stop > begins]
-        values.append(math.exp(sum(logp[i - 1, ids[i]].item() for i in places) / len(places)))
+        positions = [i for i, (_, stop) in enumerate(encoded["offset_mapping"]) if stop > begins]
+        values.append(math.exp(sum(logp[i - 1, ids[i]].item() for i in positions) / len(positions)))
     return sum(values) / len(values)
 
 
 @pytest.mark.parametrize("name", ["thinking", "inst", "channels", "named", "opened", "two_marks", "silent"])
-def test_the_base_reads_what_plain_transformers_reads(name: str, sets: dict[str, Path], tmp_path: Path) -> None:
+def test_the_base_models_probability_equals_plain_transformers(
+    name: str, sets: dict[str, Path], tmp_path: Path
+) -> None:
     folder = save_model(tmp_path / "model", TEMPLATES[name])
 
     report = run(JobSpec.model_validate(AUDIT), RunInputs(str(folder), sets), tmp_path / "out")
@@ -92,15 +96,15 @@ def test_the_base_reads_what_plain_transformers_reads(name: str, sets: dict[str,
     )
 
 
-def test_what_stands_before_an_answer_is_in_the_report_beside_it(sets: dict[str, Path], tmp_path: Path) -> None:
+def test_text_before_an_answer_is_in_the_report(sets: dict[str, Path], tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", "{{ messages[0]['content'] }}{{ eos_token }}")
     template = TEMPLATES["thinking"].replace("enable_thinking is defined and enable_thinking is false", "false")
     thinking = AUDIT | {"chat_template": template + "{{ '<think>' if add_generation_prompt }}"}
 
     report = run(JobSpec.model_validate(thinking), RunInputs(str(folder), sets), tmp_path / "out")
 
-    shown = [row for row in report.examples if row.set == "forget"]
-    assert all(row.preambles["evaluated"] and not row.answers["evaluated"] for row in shown)
+    samples = [row for row in report.examples if row.set == "forget"]
+    assert all(row.preambles["evaluated"] and not row.answers["evaluated"] for row in samples)
     assert any("still thinking" in caveat and "3 rows of the forget set" in caveat for caveat in report.caveats)
 
 
@@ -112,27 +116,27 @@ def test_a_variable_that_the_template_does_not_read_is_refused(sets: dict[str, P
         run(spec, RunInputs(str(folder), sets), tmp_path / "out")
 
 
-def test_a_system_turn_that_has_to_move_is_reported(tmp_path: Path, sets: dict[str, Path]) -> None:
+def test_a_system_turn_that_has_to_move_has_a_warning(tmp_path: Path, sets: dict[str, Path]) -> None:
     folder = save_model(tmp_path / "model", STRICT)
-    heard = Recorder()
+    recorder = Recorder()
     sets["forget"] = write(tmp_path / "with_system.jsonl", system="Answer briefly.")
 
-    run(JobSpec.model_validate(SPEC), RunInputs(str(folder), sets), tmp_path / "out", listener=heard)
+    run(JobSpec.model_validate(SPEC), RunInputs(str(folder), sets), tmp_path / "out", listener=recorder)
 
-    told = [event["message"] for event in heard.of("warning")]
-    assert any(message.startswith("forget set: the model's chat template takes no system turn") for message in told)
-    assert any(message.endswith("1, 2, 3") for message in told)
+    messages = [event["message"] for event in recorder.of("warning")]
+    assert any(message.startswith("forget set: the model's chat template has no system turn") for message in messages)
+    assert any(message.endswith("1, 2, 3") for message in messages)
 
 
-def test_a_system_turn_that_the_template_leaves_out_is_reported(tmp_path: Path, sets: dict[str, Path]) -> None:
+def test_a_system_turn_that_the_template_leaves_out_has_a_warning(tmp_path: Path, sets: dict[str, Path]) -> None:
     silent = "{% for m in messages if m['role'] != 'system' %}" + CHATML.removeprefix("{% for m in messages %}")
-    folder, heard = save_model(tmp_path / "model", silent), Recorder()
+    folder, recorder = save_model(tmp_path / "model", silent), Recorder()
     sets["forget"] = write(tmp_path / "with_system.jsonl", system="Answer briefly.")
 
-    run(JobSpec.model_validate(AUDIT), RunInputs(str(folder), sets), tmp_path / "out", listener=heard)
+    run(JobSpec.model_validate(AUDIT), RunInputs(str(folder), sets), tmp_path / "out", listener=recorder)
 
-    told = [event["message"] for event in heard.of("warning")]
-    assert any("leaves the system turn out" in message and message.endswith("1, 2, 3") for message in told)
+    messages = [event["message"] for event in recorder.of("warning")]
+    assert any("leaves the system turn out" in message and message.endswith("1, 2, 3") for message in messages)
 
 
 def test_a_template_that_does_not_show_the_question_is_refused(sets: dict[str, Path], tmp_path: Path) -> None:
@@ -143,7 +147,7 @@ def test_a_template_that_does_not_show_the_question_is_refused(sets: dict[str, P
         run(JobSpec.model_validate(AUDIT), RunInputs(str(folder), sets), tmp_path / "out")
 
 
-def test_an_own_template_is_used_and_exported(sets: dict[str, Path], tmp_path: Path) -> None:
+def test_the_specs_own_template_is_used_and_exported(sets: dict[str, Path], tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", CHATML)
     own = CHATML.replace("<|im_start|>", "<|start|>")
 
@@ -173,9 +177,7 @@ def run_elsewhere(spec: Path, folder: Path, sets: dict[str, Path], out: Path, **
     subprocess.run(command, check=True, capture_output=True, env=os.environ | environment)
 
 
-def test_time_zone_language_and_hash_seed_of_the_process_change_no_weight(
-    sets: dict[str, Path], tmp_path: Path
-) -> None:
+def test_time_zone_locale_and_hash_seed_of_the_process_change_no_weight(sets: dict[str, Path], tmp_path: Path) -> None:
     folder, spec = save_model(tmp_path / "model", DATED), SPEC | {"template_date": "2025-03-09"}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     run(JobSpec.model_validate(spec), RunInputs(str(folder), sets), tmp_path / "here")
@@ -187,7 +189,7 @@ def test_time_zone_language_and_hash_seed_of_the_process_change_no_weight(
 
 
 class Clock(datetime):
-    """A clock that a test moves."""
+    """A clock that a test sets forward."""
 
     ahead = timedelta()
 
@@ -200,7 +202,7 @@ def test_a_run_resumed_after_midnight_equals_an_uninterrupted_one(
     sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, spec = save_model(tmp_path / "model", DATED), JobSpec.model_validate(SPEC)
-    whole = run(spec, RunInputs(str(folder), sets), tmp_path / "whole")
+    uninterrupted = run(spec, RunInputs(str(folder), sets), tmp_path / "whole")
     interrupt = Recorder(state.StopRequest.INTERRUPT, lambda kind, data: kind == "metrics" and data["step"] == 1)
     with pytest.raises(RunInterruptedError):
         run(spec, RunInputs(str(folder), sets), tmp_path / "cut", listener=interrupt)
@@ -210,14 +212,14 @@ def test_a_run_resumed_after_midnight_equals_an_uninterrupted_one(
     resumed = run(spec, RunInputs(str(folder), sets), tmp_path / "cut")
 
     assert resumed.run.resumed_at_steps == (1,)
-    assert resumed.template_date == whole.template_date == whole.run.started_at.date()
+    assert resumed.template_date == uninterrupted.template_date == uninterrupted.run.started_at.date()
     assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
 
 
 def test_another_day_gives_other_weights_unless_the_date_is_pinned(
     sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without this the tests above could not fail: the date is in the tokens."""
+    """The date is in the tokens; without this the tests above could not fail."""
     folder = save_model(tmp_path / "model", DATED)
 
     def base(name: str, **more: object) -> Report:

@@ -1,4 +1,4 @@
-"""`python -m soul_core.verify_export`: a whole result passes, and each way to spoil it is named."""
+"""`python -m soul_core.verify_export`: an unchanged result passes, and every change of it is named."""
 
 import json
 import shutil
@@ -13,45 +13,46 @@ from transformers import LlamaConfig
 
 from bench.tiny_architectures import TINY_SHAPE
 from bench.tiny_tokenizer import VOCAB_SIZE
+from soul_core.errors import ExitCode
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.outputs.load_probe import PROBE_TEXT, LoadProbe
 from soul_core.outputs.result import export_weights, write_manifest
-from soul_core.verify_export import AGREES, DIFFERS, NOTHING_TO_CHECK, VerificationNotPossible, main, verify_export
+from soul_core.verify_export import VerificationNotPossible, main, verify_export
 from tests.fixtures.capitals import COUNTRIES, make_untrained_model
 from tests.fixtures.capitals_training import train_tiny
-from tests.soul_core.outputs.bases import BASES, exported, loaded_base
+from tests.soul_core.outputs.bases import BASES, export_as_run, load_base
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return loaded_base(tmp_path_factory.mktemp("base"), BASES["llama_100000"])
+def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_base(tmp_path_factory.mktemp("base"), BASES["llama_100000"])
 
 
 @pytest.fixture(scope="module")
-def result(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def result(llama: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
-    exported(loaded, out / "checkpoint")
+    export_as_run(llama, out / "checkpoint")
     write_manifest(out)
     return out
 
 
-def passed(folder: Path, **options: Any) -> dict[str, bool | None]:
-    return {finding.what: finding.passed for finding in verify_export(folder, **options)}
+def verify(folder: Path, **options: Any) -> dict[str, bool | None]:
+    return {result.what: result.passed for result in verify_export(folder, **options)}
 
 
 @pytest.mark.parametrize("part", [".", "checkpoint"])
 def test_a_result_and_the_checkpoint_inside_it_pass(result: Path, part: str) -> None:
-    assert passed(result / part) == {"files": True, "tokenizer": True, "chat template": True, "model": True}
+    assert verify(result / part) == {"files": True, "tokenizer": True, "chat template": True, "model": True}
 
 
 def test_a_checkpoint_without_its_manifest_is_compared_by_its_numbers(result: Path, tmp_path: Path) -> None:
     shutil.copytree(result / "checkpoint", tmp_path / "elsewhere")
-    assert passed(tmp_path / "elsewhere") == {"files": None, "tokenizer": True, "chat template": True, "model": True}
+    assert verify(tmp_path / "elsewhere") == {"files": None, "tokenizer": True, "chat template": True, "model": True}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_computing_in_16_bits_is_within_its_own_tolerance(result: Path, dtype: str) -> None:
-    assert passed(result, dtype=dtype)["model"] is True
+    assert verify(result, dtype=dtype)["model"] is True
 
 
 def edit_config(folder: Path) -> None:
@@ -92,7 +93,7 @@ def other_template(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "what"),
+    ("change", "what"),
     [
         (edit_config, "model"),
         (scale_a_matrix, "model"),
@@ -102,44 +103,44 @@ def other_template(folder: Path) -> None:
         (other_template, "chat template"),
     ],
 )
-def test_what_was_spoiled_is_named_with_and_without_a_manifest(
-    result: Path, tmp_path: Path, spoil: Callable[[Path], None], what: str
+def test_a_change_is_named_with_and_without_a_manifest(
+    result: Path, tmp_path: Path, change: Callable[[Path], None], what: str
 ) -> None:
     out = shutil.copytree(result, tmp_path / "out")
-    spoil(out / "checkpoint")
-    assert passed(out) == {"files": False, "model": None}
+    change(out / "checkpoint")
+    assert verify(out) == {"files": False, "model": None}
     (out / "manifest.json").unlink()
-    assert next(name for name, good in passed(out).items() if good is False) == what
+    assert next(name for name, has_passed in verify(out).items() if has_passed is False) == what
 
 
-def test_files_that_are_missing_or_were_put_there_are_named(result: Path, tmp_path: Path) -> None:
+def test_missing_and_additional_files_are_named(result: Path, tmp_path: Path) -> None:
     out = shutil.copytree(result, tmp_path / "out")
     (out / "checkpoint" / "generation_config.json").unlink()
     (out / "checkpoint" / "model-00001-of-00002.safetensors").write_bytes(b"")
-    detail = next(finding.detail for finding in verify_export(out) if finding.what == "files")
+    detail = next(result.detail for result in verify_export(out) if result.what == "files")
     assert "checkpoint/generation_config.json is missing" in detail
     assert "model-00001-of-00002.safetensors is not in the manifest" in detail
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
-def test_an_adapter_is_compared_on_its_base(tmp_path: Path) -> None:
+def test_an_adapter_is_compared_on_its_base_model(tmp_path: Path) -> None:
     base = make_untrained_model(tmp_path / "base")
     spec = {"lora": {"output": "adapter", "rank": 4}, "training": {"steps": 3}, "optimizer": {"lr": 1e-2}}
     trained, merged = train_tiny(base, tmp_path / "state", spec)
     export_weights(merged, trained.adapter, tmp_path / "out")
     write_manifest(tmp_path / "out")
 
-    assert passed(tmp_path / "out", base=str(base)) == dict.fromkeys(
+    assert verify(tmp_path / "out", base=str(base)) == dict.fromkeys(
         ("files", "tokenizer", "chat template", "model"), True
     )
     other = make_untrained_model(tmp_path / "other", seed=1)
-    assert passed(tmp_path / "out", base=str(other))["model"] is False
+    assert verify(tmp_path / "out", base=str(other))["model"] is False
     with pytest.raises(VerificationNotPossible, match="--base"):
         verify_export(tmp_path / "out")
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "no folder"), ("", "holds no export_check.json")])
-def test_a_folder_that_is_no_export_is_not_called_passed(tmp_path: Path, content: str | None, message: str) -> None:
+@pytest.mark.parametrize(("content", "message"), [(None, "no folder"), ("", "has no export_check.json")])
+def test_a_folder_that_is_not_an_export_does_not_pass(tmp_path: Path, content: str | None, message: str) -> None:
     folder = tmp_path / "x"
     if content is not None:
         folder.mkdir()
@@ -148,30 +149,30 @@ def test_a_folder_that_is_no_export_is_not_called_passed(tmp_path: Path, content
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "not JSON", '{"format": 99, "text": ""}'])
-def test_a_damaged_probe_is_not_called_passed(result: Path, tmp_path: Path, content: str) -> None:
+def test_a_damaged_probe_does_not_pass(result: Path, tmp_path: Path, content: str) -> None:
     out = shutil.copytree(result / "checkpoint", tmp_path / "out")
     (out / "export_check.json").write_text(content)
     with pytest.raises(VerificationNotPossible):
         verify_export(out)
 
 
-def test_exit_codes_and_words_tell_the_three_endings(
+def test_exit_code_and_text_distinguish_equal_different_and_unchecked(
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoiled = shutil.copytree(result, tmp_path / "out")
-    edit_config(spoiled / "checkpoint")
-    codes = [main([str(folder)]) for folder in (result, spoiled, tmp_path / "nothing")]
-    told = capsys.readouterr()
-    assert codes == [AGREES, DIFFERS, NOTHING_TO_CHECK]
-    assert "PASSED: this is the measured model" in told.out
-    assert "FAILED" in told.out
-    assert "checkpoint/config.json was changed" in told.out or "config.json has" in told.out
-    assert "not checked: there is no folder" in told.err
+    changed = shutil.copytree(result, tmp_path / "out")
+    edit_config(changed / "checkpoint")
+    codes = [main([str(folder)]) for folder in (result, changed, tmp_path / "nothing")]
+    printed = capsys.readouterr()
+    assert codes == [ExitCode.OK, ExitCode.MISMATCH, ExitCode.BAD_INPUT]
+    assert "PASSED: this is the measured model" in printed.out
+    assert "FAILED" in printed.out
+    assert "checkpoint/config.json was changed" in printed.out or "config.json has" in printed.out
+    assert "not checked: there is no folder" in printed.err
     main([str(result), "--json"])
     assert json.loads(capsys.readouterr().out)["passed"] is True
 
 
-def test_the_probe_holds_no_word_of_anybody(result: Path) -> None:
+def test_the_probe_has_no_text_of_the_data_sets(result: Path) -> None:
     probe = LoadProbe.read(result / "checkpoint")
     text = (result / "checkpoint" / "export_check.json").read_text()
     assert not any(word in text for pair in COUNTRIES.items() for word in pair)
@@ -180,15 +181,15 @@ def test_the_probe_holds_no_word_of_anybody(result: Path) -> None:
     assert PROBE_TEXT in json.loads(text)["text"]
 
 
-def test_the_numbers_of_a_probe_do_not_depend_on_how_attention_is_computed(loaded: LoadedModel, result: Path) -> None:
-    """The run computes by its own packed attention, users by transformers' default."""
-    details = [finding.detail for finding in verify_export(result) if finding.what == "model"]
+def test_the_numbers_of_a_probe_are_the_same_with_other_attention(llama: LoadedModel, result: Path) -> None:
+    """The run uses its own packed attention, verify_export the eager one of transformers."""
+    details = [check.detail for check in verify_export(result) if check.what == "model"]
     assert float(details[0].split("largest difference ")[1].split(",")[0]) < 1e-4
 
 
-def test_a_template_that_asks_for_the_date_is_not_compared(tmp_path: Path) -> None:
+def test_a_template_that_writes_the_date_is_not_compared(tmp_path: Path) -> None:
     folder = tmp_path / "base"
-    loaded_base(folder, LlamaConfig(**TINY_SHAPE))
+    load_base(folder, LlamaConfig(**TINY_SHAPE))
     loaded = load_model(folder, device="cpu")
     loaded.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}"
-    assert passed(exported(loaded, tmp_path / "out"))["chat template"] is None
+    assert verify(export_as_run(loaded, tmp_path / "out"))["chat template"] is None

@@ -1,4 +1,4 @@
-"""The state machine: what may follow what, who may write, and what is written beside."""
+"""The state machine: allowed transitions, who may write, and the rows written with a transition."""
 
 import contextlib
 import time
@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from soul_core.events import Event
 from soul_store import job_leases, job_queries, job_state_machine, jobs
 from soul_store.job_leases import JobLease, LeaseLostError
-from soul_store.tables import JOB_STATUSES, Artifact, AuditEntry, Job, JobEvent, JobMetric, OutboxEntry
+from soul_store.job_status import TERMINAL_STATUSES, TRANSITIONS, JobStatus
+from soul_store.tables import Artifact, AuditEntry, Job, JobEvent, JobMetric, OutboxEntry
 from tests.soul_store.conftest import Owner, make_owner
 
 NewJob = Callable[[], Job]
@@ -32,25 +33,23 @@ def statuses(session: Session, job_id: str) -> list[str]:
     return [event.data["status"] for event in job_queries.list_events(session, job_id, 0) if event.kind == "status"]
 
 
-def test_every_status_of_the_table_has_its_transitions_and_actions() -> None:
-    assert set(job_state_machine.TRANSITIONS) == set(job_state_machine.ALLOWED_ACTIONS) == set(JOB_STATUSES)
-    assert {follower for followers in job_state_machine.TRANSITIONS.values() for follower in followers} <= set(
-        JOB_STATUSES
-    )
+def test_every_status_has_transitions() -> None:
+    assert set(TRANSITIONS) == set(JobStatus)
 
 
-def test_terminal_statuses_absorb() -> None:
-    assert {"succeeded", "failed", "cancelled"} == job_state_machine.TERMINAL_STATUSES
+def test_terminal_statuses_allow_no_action() -> None:
+    assert {"succeeded", "failed", "cancelled"} == TERMINAL_STATUSES
+    assert {status for status in JobStatus if not status.allowed_actions} == TERMINAL_STATUSES
 
 
-@pytest.mark.parametrize("status", JOB_STATUSES)
-def test_a_status_becomes_what_the_table_says_and_nothing_else(session: Session, new_job: NewJob, status: str) -> None:
+@pytest.mark.parametrize("status", JobStatus)
+def test_only_the_transitions_of_the_table_are_possible(session: Session, new_job: NewJob, status: JobStatus) -> None:
     became = set()
-    for follower in JOB_STATUSES:
+    for follower in JobStatus:
         job = new_job()
         now = func.now()
-        values = {"lease_until": now if status == "running" else None}
-        values["finished_at"] = now if status in job_state_machine.TERMINAL_STATUSES else None
+        values = {"lease_until": now if status == JobStatus.RUNNING else None}
+        values["finished_at"] = now if status.is_terminal else None
         session.execute(update(Job).where(Job.id == job.id).values(status=status, **values))
         session.refresh(job)
         with contextlib.suppress(AssertionError):
@@ -58,10 +57,10 @@ def test_a_status_becomes_what_the_table_says_and_nothing_else(session: Session,
             became.add(follower)
         assert (job.status == follower) == (follower in became or follower == status)
 
-    assert became == job_state_machine.TRANSITIONS[status]
+    assert became == TRANSITIONS[status]
 
 
-def test_creating_a_job_writes_row_event_audit_and_message_together(
+def test_insert_writes_row_event_audit_entry_and_message_together(
     session: Session, owner: Owner, new_job: NewJob
 ) -> None:
     job = new_job()
@@ -73,7 +72,7 @@ def test_creating_a_job_writes_row_event_audit_and_message_together(
     assert actions == ["job.create"]
 
 
-def test_a_job_whose_request_rolls_back_leaves_nothing(session: Session, owner: Owner) -> None:
+def test_a_rolled_back_insert_leaves_no_row(session: Session, owner: Owner) -> None:
     jobs.insert(
         session,
         tenant_id=owner.tenant_id,
@@ -98,9 +97,9 @@ def test_two_workers_that_race_for_a_job_claim_it_once(database: Engine, new_job
             return job_leases.claim(session, job_id, worker=worker, lease_seconds=60) is not None
 
     with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(claim, map(str, range(8))))
+        claims = list(pool.map(claim, map(str, range(8))))
 
-    assert won.count(True) == 1
+    assert claims.count(True) == 1
 
 
 def test_a_claim_raises_the_epoch_and_takes_a_lease(running: Job) -> None:
@@ -179,8 +178,8 @@ def test_success_shows_artifacts_verdict_and_usage_in_one_commit(session: Sessio
     assert session.scalars(select(Artifact.path)).all() == ["report.json"]
 
 
-@pytest.mark.parametrize("status", sorted(job_state_machine.TERMINAL_STATUSES))
-def test_a_job_that_is_over_cannot_be_cancelled(session: Session, running: Job, status: str) -> None:
+@pytest.mark.parametrize("status", sorted(TERMINAL_STATUSES))
+def test_a_finished_job_cannot_be_cancelled(session: Session, running: Job, status: str) -> None:
     ends = {
         "succeeded": lambda: job_leases.succeed(
             session, JobLease(running.id, 1), verdict="passed", report_blob="r", artifacts=[], usage={}
@@ -190,10 +189,8 @@ def test_a_job_that_is_over_cannot_be_cancelled(session: Session, running: Job, 
     }
     ends[status]()
 
-    with pytest.raises(job_state_machine.ActionNotAllowed) as refused:
+    with pytest.raises(job_state_machine.ActionNotAllowedError, match=f"cannot cancel a job that is {status}"):
         jobs.request_cancel(session, running, "key")
-
-    assert refused.value.allowed_actions == ()
 
 
 def test_a_queued_job_is_cancelled_at_once(session: Session, new_job: NewJob) -> None:
@@ -204,17 +201,17 @@ def test_a_queued_job_is_cancelled_at_once(session: Session, new_job: NewJob) ->
     assert job_leases.claim(session, job.id, worker="w", lease_seconds=60) is None
 
 
-def test_a_running_job_is_wished_cancelled_and_its_worker_hears_it(session: Session, running: Job) -> None:
+def test_a_worker_receives_the_request_to_cancel_its_job(session: Session, running: Job) -> None:
     jobs.request_cancel(session, running, "key")
-    jobs.request_cancel(session, running, "key")  # asking twice is no error
+    jobs.request_cancel(session, running, "key")  # a second request changes nothing
     session.commit()
 
     assert job_leases.heartbeat(session, JobLease(running.id, 1), lease_seconds=60) == "cancel"
-    requests = [event for event in job_queries.list_events(session, running.id, 0) if event.kind == "requested_action"]
-    assert len(requests) == 1
+    events = job_queries.list_events(session, running.id, 0)
+    assert [event.data for event in events if event.kind == "requested_action"] == [{"requested_action": "cancel"}]
 
 
-def test_a_job_whose_lease_ran_out_goes_back_to_the_queue(session: Session, new_job: NewJob) -> None:
+def test_a_job_with_an_expired_lease_is_requeued(session: Session, new_job: NewJob) -> None:
     job = job_leases.claim(session, new_job().id, worker="w", lease_seconds=0.05)
     session.commit()
     assert job is not None
@@ -229,11 +226,11 @@ def test_a_job_whose_lease_ran_out_goes_back_to_the_queue(session: Session, new_
     assert job.status_reason["code"] == "worker_lost"
 
 
-def test_a_job_with_a_living_lease_is_left_alone(session: Session, running: Job) -> None:
+def test_a_job_with_a_valid_lease_is_not_requeued(session: Session, running: Job) -> None:
     assert jobs.requeue_stalled(session, max_attempts=3) == []
 
 
-def test_the_third_loss_fails_the_job(session: Session, running: Job) -> None:
+def test_the_third_failed_attempt_fails_the_job(session: Session, running: Job) -> None:
     session.execute(update(Job).values(attempt=2))
     session.commit()
 
@@ -244,7 +241,7 @@ def test_the_third_loss_fails_the_job(session: Session, running: Job) -> None:
     assert (running.status, running.attempt) == ("failed", 3)
 
 
-def test_the_second_loss_waits_before_it_is_tried_again(session: Session, running: Job) -> None:
+def test_the_second_failed_attempt_delays_the_next(session: Session, running: Job) -> None:
     session.execute(update(Job).values(attempt=1))
     session.commit()
 
@@ -254,7 +251,7 @@ def test_the_second_loss_waits_before_it_is_tried_again(session: Session, runnin
     assert job_leases.claim(session, running.id, worker="w", lease_seconds=60) is None, "it is not due yet"
 
 
-def test_handing_back_spends_no_attempt(session: Session, running: Job) -> None:
+def test_a_released_job_keeps_its_attempts(session: Session, running: Job) -> None:
     job_leases.release(session, JobLease(running.id, 1), usage=USAGE)
     session.commit()
 
@@ -263,7 +260,7 @@ def test_handing_back_spends_no_attempt(session: Session, running: Job) -> None:
     assert job_leases.claim(session, running.id, worker="w", lease_seconds=60) is not None
 
 
-def test_a_cancelled_job_whose_worker_died_ends_cancelled(session: Session, new_job: NewJob) -> None:
+def test_a_stalled_job_with_a_requested_cancel_is_cancelled(session: Session, new_job: NewJob) -> None:
     job = job_leases.claim(session, new_job().id, worker="w", lease_seconds=0.05)
     assert job is not None
     jobs.request_cancel(session, job, "key")
@@ -277,11 +274,11 @@ def test_a_cancelled_job_whose_worker_died_ends_cancelled(session: Session, new_
     assert job.status == "cancelled"
 
 
-@pytest.mark.parametrize("attempts_spent", [0, 2])
-def test_a_job_wished_cancelled_is_not_queued_again_however_its_engine_ended(
-    session: Session, running: Job, attempts_spent: int
+@pytest.mark.parametrize("num_attempts", [0, 2])
+def test_a_failed_attempt_with_a_requested_cancel_ends_cancelled(
+    session: Session, running: Job, num_attempts: int
 ) -> None:
-    session.execute(update(Job).values(attempt=attempts_spent, requested_action="cancel"))
+    session.execute(update(Job).values(attempt=num_attempts, requested_action="cancel"))
     session.commit()
 
     job_leases.retry_or_fail(session, JobLease(running.id, 1), reason=REASON, max_attempts=3, usage=USAGE)
@@ -291,7 +288,7 @@ def test_a_job_wished_cancelled_is_not_queued_again_however_its_engine_ended(
     assert (running.status, running.requested_action, running.usage) == ("cancelled", None, USAGE)
 
 
-def test_a_job_wished_cancelled_is_not_handed_back(session: Session, running: Job) -> None:
+def test_a_released_job_with_a_requested_cancel_is_cancelled(session: Session, running: Job) -> None:
     jobs.request_cancel(session, running, "key")
 
     job_leases.release(session, JobLease(running.id, 1), usage=USAGE)
@@ -301,27 +298,27 @@ def test_a_job_wished_cancelled_is_not_handed_back(session: Session, running: Jo
     assert running.status == "cancelled"
 
 
-def test_events_are_numbered_without_gaps_and_progress_is_not_kept_as_events(session: Session, running: Job) -> None:
-    told = [
+def test_events_have_no_gaps_and_progress_is_not_stored_as_an_event(session: Session, running: Job) -> None:
+    events = [
         Event(kind="phase", data={"phase": "unlearn"}),
         Event(kind="metrics", data={"step": 1, "loss": 2.0}),
         Event(kind="progress", data={"phase": "unlearn", "done": 1, "total": 4, "eta_seconds": 3.0}),
         Event(kind="checkpoint", data={"step": 1}),
     ]
 
-    job_leases.record_events(session, JobLease(running.id, 1), told)
+    job_leases.record_events(session, JobLease(running.id, 1), events)
     session.commit()
 
-    events = job_queries.list_events(session, running.id, 0)
-    assert [event.seq for event in events] == list(range(1, len(events) + 1))
-    assert [event.kind for event in events] == ["status", "status", "phase", "checkpoint"]
+    rows = job_queries.list_events(session, running.id, 0)
+    assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+    assert [row.kind for row in rows] == ["status", "status", "phase", "checkpoint"]
     session.refresh(running)
     assert running.phase == "unlearn"
     assert running.progress["fraction"] == 0.25
     assert session.scalars(select(JobMetric.values)).all() == [{"loss": 2.0}]
 
 
-def test_a_step_told_twice_is_one_point_of_the_curve(session: Session, running: Job) -> None:
+def test_a_step_recorded_twice_is_one_point_of_the_curve(session: Session, running: Job) -> None:
     for loss in (2.0, 1.0):
         job_leases.record_events(
             session, JobLease(running.id, 1), [Event(kind="metrics", data={"step": 1, "loss": loss})]
@@ -332,13 +329,13 @@ def test_a_step_told_twice_is_one_point_of_the_curve(session: Session, running: 
 
 
 def test_another_tenant_sees_no_job(session: Session, new_job: NewJob) -> None:
-    job, other = new_job(), make_owner(session, "stranger")
+    job, other = new_job(), make_owner(session, "other")
 
     assert job_queries.get(session, other.tenant_id, job.id) is None
     assert job_queries.list_page(session, other.tenant_id, limit=10) == []
 
 
-def test_pages_go_from_new_to_old(session: Session, owner: Owner, new_job: NewJob) -> None:
+def test_pages_begin_with_the_newest_job(session: Session, owner: Owner, new_job: NewJob) -> None:
     ids = [new_job().id for _ in range(3)]
 
     first = job_queries.list_page(session, owner.tenant_id, limit=2)
@@ -353,7 +350,7 @@ def test_the_queue_position_counts_the_jobs_ahead(session: Session, new_job: New
     assert [job_queries.get_queue_position(session, job) for job in (first, second)] == [0, 1]
 
 
-def test_queued_jobs_the_broker_forgot_are_sent_again(session: Session, new_job: NewJob) -> None:
+def test_messages_that_the_broker_lost_are_sent_again(session: Session, new_job: NewJob) -> None:
     job = new_job()
     session.execute(OutboxEntry.__table__.delete())
     session.commit()

@@ -1,4 +1,4 @@
-"""A job that waits for another: not claimed before, let go with that one's output, ended when there is none."""
+"""A job that waits for another: claimed after it has succeeded, with its output; failed if it has none."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from soul_core.spec import JobKind
 from soul_store import job_leases, job_queries, jobs, models, retrained_models
 from soul_store.job_leases import JobLease
 from soul_store.tables import Dataset, Job, Model, OutboxEntry
@@ -25,7 +26,7 @@ def retraining(session: Session, owner: Owner) -> Job:
         tenant_id=owner.tenant_id,
         created_by=owner.key_id,
         name="retrained",
-        kind="finetune",
+        kind=JobKind.FINETUNE,
         model_id=owner.model_id,
         datasets={"train": owner.dataset_id},
         spec={},
@@ -57,7 +58,7 @@ def waiting(session: Session, owner: Owner, retraining: Job) -> Job:
 def succeed(session: Session, retraining: Job) -> Callable[[], None]:
     def end() -> None:
         prefix = f"jobs/{retraining.id}/1"
-        made = [
+        artifacts = [
             job_leases.NewArtifact(path, f"{prefix}/{path}", 1, "ab")
             for path in ("checkpoint/config.json", "checkpoint/model.safetensors", "report.json")
         ]
@@ -66,7 +67,7 @@ def succeed(session: Session, retraining: Job) -> Callable[[], None]:
             JobLease(retraining.id, 1),
             verdict="failed",
             report_blob=f"{prefix}/report.json",
-            artifacts=made,
+            artifacts=artifacts,
             usage={},
         )
         session.commit()
@@ -79,13 +80,13 @@ def messages(session: Session, job: Job) -> int:
     return session.scalar(entries) or 0
 
 
-def find(session: Session, owner: Owner, **other: str) -> Job | None:
+def find_retraining(session: Session, owner: Owner, **other: str) -> Job | None:
     model = session.get_one(Model, owner.model_id)
-    wanted = {"train_sha256": "rows", "spec_sha256": SPEC, **other}
-    return retrained_models.find_retraining_job(session, owner.tenant_id, model=model, excluded_sha256s={}, **wanted)
+    digests = {"train_sha256": "rows", "spec_sha256": SPEC, **other}
+    return retrained_models.find_retraining_job(session, owner.tenant_id, model=model, excluded_sha256s={}, **digests)
 
 
-def test_a_job_that_waits_for_another_is_ahead_of_nobody(
+def test_a_job_that_waits_for_another_is_not_ahead_in_the_queue(
     session: Session, new_job: Callable[[], Job], waiting: Job, succeed: Callable[[], None]
 ) -> None:
     later = new_job()
@@ -107,7 +108,7 @@ def test_a_waiting_job_is_neither_sent_nor_claimed(session: Session, waiting: Jo
     assert jobs.resend_job_messages(session, num_waiting_messages=0, silent_seconds=0.01) == []
 
 
-def test_success_lets_the_waiting_go_with_its_output_as_their_reference(
+def test_success_starts_the_waiting_job_with_the_output_as_retrained_model(
     session: Session, retraining: Job, waiting: Job, succeed: Callable[[], None]
 ) -> None:
     succeed()
@@ -121,7 +122,7 @@ def test_success_lets_the_waiting_go_with_its_output_as_their_reference(
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "lost"])
-def test_without_the_reference_the_waiting_fail_and_name_the_job(
+def test_without_a_retrained_model_the_waiting_job_fails_and_names_the_job(
     session: Session, retraining: Job, waiting: Job, end: str
 ) -> None:
     if end == "failed":
@@ -140,7 +141,7 @@ def test_without_the_reference_the_waiting_fail_and_name_the_job(
     assert ("not finite" in waiting.status_reason["message"]) == (end != "cancelled")
 
 
-def test_a_retraining_that_is_tried_again_keeps_the_waiting_waiting(
+def test_a_retraining_that_is_requeued_keeps_the_waiting_job_queued(
     session: Session, retraining: Job, waiting: Job
 ) -> None:
     job_leases.retry_or_fail(session, JobLease(retraining.id, 1), reason=REASON, max_attempts=3, usage={})
@@ -150,7 +151,9 @@ def test_a_retraining_that_is_tried_again_keeps_the_waiting_waiting(
     assert waiting.status == "queued"
 
 
-def test_cancelling_the_waiting_leaves_the_retraining_alone(session: Session, retraining: Job, waiting: Job) -> None:
+def test_cancelling_the_waiting_job_does_not_cancel_the_retraining(
+    session: Session, retraining: Job, waiting: Job
+) -> None:
     jobs.request_cancel(session, waiting, "key")
     session.commit()
 
@@ -159,29 +162,29 @@ def test_cancelling_the_waiting_leaves_the_retraining_alone(session: Session, re
     assert (retraining.status, retraining.requested_action) == ("running", None)
 
 
-def test_a_retraining_is_found_again_while_it_runs_and_when_it_has_succeeded(
+def test_a_retraining_is_reused_while_it_runs_and_after_it_succeeded(
     session: Session, owner: Owner, retraining: Job, succeed: Callable[[], None]
 ) -> None:
-    running = find(session, owner)
+    running = find_retraining(session, owner)
     succeed()
-    done = find(session, owner)
+    done = find_retraining(session, owner)
 
     assert running is not None
     assert done is not None
     assert running.id == done.id == retraining.id
 
 
-def test_a_retraining_that_came_to_nothing_is_not_found(session: Session, owner: Owner, retraining: Job) -> None:
+def test_a_failed_retraining_is_not_reused(session: Session, owner: Owner, retraining: Job) -> None:
     job_leases.fail(session, JobLease(retraining.id, 1), reason=REASON, usage={})
 
-    assert find(session, owner) is None
+    assert find_retraining(session, owner) is None
 
 
 @pytest.mark.parametrize("other", [{"train_sha256": "other rows"}, {"spec_sha256": "other settings"}])
-def test_other_rows_or_settings_are_another_retraining(
+def test_other_rows_or_settings_need_another_retraining(
     session: Session, owner: Owner, retraining: Job, other: dict[str, str]
 ) -> None:
-    assert find(session, owner, **other) is None
+    assert find_retraining(session, owner, **other) is None
 
 
 def test_the_same_weights_under_another_id_are_the_same_model(session: Session, owner: Owner, retraining: Job) -> None:
@@ -189,27 +192,25 @@ def test_the_same_weights_under_another_id_are_the_same_model(session: Session, 
     session.add(twin)
     session.flush()
 
-    found = retrained_models.find_retraining_job(
+    job = retrained_models.find_retraining_job(
         session, owner.tenant_id, model=twin, train_sha256="rows", spec_sha256=SPEC, excluded_sha256s={}
     )
 
-    assert found is not None
+    assert job is not None
 
 
-def test_a_retraining_whose_output_was_deleted_is_not_found_until_it_is_registered_again(
+def test_a_deleted_output_is_reused_only_after_it_is_registered_again(
     session: Session, owner: Owner, retraining: Job, succeed: Callable[[], None]
 ) -> None:
     succeed()
     models.delete(session, retrained_models.ensure_output_model(session, retraining), owner.key_id)
 
-    assert find(session, owner) is None
+    assert find_retraining(session, owner) is None
     retrained_models.ensure_output_model(session, retraining)
-    assert find(session, owner) is not None
+    assert find_retraining(session, owner) is not None
 
 
-def test_a_model_registered_anew_after_its_files_changed_is_another_model(
-    session: Session, owner: Owner, retraining: Job
-) -> None:
+def test_a_model_whose_files_changed_is_another_model(session: Session, owner: Owner, retraining: Job) -> None:
     changed = Model(id="mdl_2", tenant_id=owner.tenant_id, name="t", source="local", location="/m", digest="others")
     session.add(changed)
     session.flush()
@@ -232,7 +233,7 @@ def test_an_output_is_registered_once(session: Session, retraining: Job, succeed
     assert len(session.scalars(select(Model).where(Model.parent_job_id == retraining.id)).all()) == 1
 
 
-def test_lists_can_be_had_by_kind(session: Session, owner: Owner, retraining: Job, waiting: Job) -> None:
-    found = job_queries.list_page(session, owner.tenant_id, limit=10, kind="finetune")
+def test_a_list_is_filtered_by_kind(session: Session, owner: Owner, retraining: Job, waiting: Job) -> None:
+    page = job_queries.list_page(session, owner.tenant_id, limit=10, kind=JobKind.FINETUNE)
 
-    assert [job.id for job in found] == [retraining.id]
+    assert [job.id for job in page] == [retraining.id]

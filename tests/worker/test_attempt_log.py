@@ -119,7 +119,7 @@ def test_events_and_records_of_the_engine_become_lines(desk: Desk, lease: JobLea
 
     assert (lines[0].at, lines[0].attempt) == (at, 1)
     assert [(line.level, line.message, line.data) for line in lines] == [
-        ("info", "phase", {"source": "engine", "phase": "load"}),
+        ("info", "phase begins", {"source": "engine", "phase": "load"}),
         ("error", "not finite", {"source": "engine", "code": "diverged", "details": []}),
         ("info", "ready", {"source": "engine"}),
         ("warning", "out of memory", {"source": "stderr"}),

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from soul_store.blobs import get_blob_store
 from soul_store.settings import Settings
 from soul_store.tables import Job
+from tests.fixtures.blobs import put_bytes
 from tests.worker.conftest import Desk, Fleet
 from worker.cleanup import remove_leftovers
 
@@ -31,7 +32,7 @@ def leave_behind(desk: Desk, scratch: Path, status: str, *, epoch: int = 2) -> s
     inputs.mkdir(parents=True)
     (inputs / "forget.jsonl").write_text("personal data")
     for number in range(1, epoch + 1):
-        get_blob_store().put_stream(f"jobs/{job_id}/{number}/report.json", [b"{}"])
+        put_bytes(get_blob_store(), f"jobs/{job_id}/{number}/report.json", b"{}")
     return job_id
 
 

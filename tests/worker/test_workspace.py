@@ -8,6 +8,7 @@ import pytest
 from soul_core.__main__ import _others, _parser, _sets
 from soul_store.blobs import LocalBlobStore
 from soul_store.tables import Artifact, Dataset, Job, Model
+from tests.fixtures.blobs import put_bytes
 from worker.workspace import JobInputs, Workspace
 
 
@@ -15,7 +16,7 @@ from worker.workspace import JobInputs, Workspace
 def store(tmp_path: Path) -> LocalBlobStore:
     blob_store = LocalBlobStore(tmp_path / "blobs")
     for key in ("datasets/a.jsonl", "jobs/job_1/1/checkpoint/config.json", "jobs/job_2/1/logs/retrained.json"):
-        blob_store.put_stream(key, [b"{}"])
+        put_bytes(blob_store, key, b"{}")
     return blob_store
 
 

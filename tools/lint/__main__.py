@@ -19,7 +19,7 @@ comment holds "lint: quote" is not checked.
 
 examples:
   python -m tools.lint                         every file that git knows or does not ignore
-  python -m tools.lint worker docs/tasks.md    only these
+  python -m tools.lint worker docs/index.md    only these
   python -m tools.lint --commits main..HEAD    the subjects of these commits, nothing else
 """
 

@@ -1,8 +1,8 @@
-"""Goal-seeking: few trials from the base, each with other settings, until one holds every criterion.
+"""Search: few trials from the base model, each with other settings, until one meets every criterion.
 
-Settings are proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), behind the spec's own, which
-come first; a trial that is worse than the median of the earlier ones at the same step is given up (Optuna's
-MedianPruner). The weights of the best look of all are on disk, and written down as the best only behind that.
+Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) proposes settings after the spec's own, which are the
+first trial; a trial that is worse than the median of the earlier ones at the same step is pruned (Optuna's
+MedianPruner). The weights of the best criteria check are saved before the check is recorded as the best.
 """
 
 import math
@@ -18,7 +18,7 @@ from soul_core.errors import TrainingDivergedError
 from soul_core.evaluation.verdict import format_criterion
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
-from soul_core.pipeline.strategies.goal import CriteriaCheck, is_met
+from soul_core.pipeline.strategies.criteria_check import CriteriaCheck
 from soul_core.pipeline.strategies.single import StrategyResult, count_steps, train_model
 from soul_core.pipeline.strategies.trials import Trial, TrialLog
 from soul_core.pipeline.strategies.weights import BaseWeights, load_trainable, save_trainable
@@ -30,147 +30,158 @@ from soul_core.training.trainable import TrainableParameters
 
 
 def run_search(model_under_test: ModelUnderTest, spec: JobSpec, state: RunState) -> StrategyResult:
-    """Leave the model with the weights of the best look: the first that held all criteria, else the nearest to it."""
+    """Leave in the model the weights of the first check that met all criteria, else of the one with least shortfall."""
     strategy = spec.strategy
     assert isinstance(strategy, Search)
-    run = _Search(model_under_test, spec, strategy, state)
-    while not run.over():
-        run.try_next()
-    return run.outcome()
+    search = _Search(model_under_test, spec, strategy, state)
+    while not search.is_finished():
+        search.run_next_trial()
+    return search.load_best()
 
 
 class _Search:
-    """The trials so far, and how the next one goes."""
+    """The trials so far, and how the next one runs."""
 
-    def __init__(self, subject: ModelUnderTest, spec: JobSpec, strategy: Search, state: RunState) -> None:
-        self._subject, self._spec, self._strategy, self._state = subject, spec, strategy, state
+    def __init__(self, model_under_test: ModelUnderTest, spec: JobSpec, strategy: Search, state: RunState) -> None:
+        self._model, self._spec, self._strategy, self._state = model_under_test, spec, strategy, state
         self._folder = state.folder / "search"
-        self._base = BaseWeights(subject.loaded)
-        self._goal = CriteriaCheck(
-            subject, spec, max_rows=strategy.eval_rows, folder=self._folder / "looks", listener=state
+        self._base = BaseWeights(model_under_test.loaded)
+        self._check = CriteriaCheck(
+            model_under_test, spec, max_rows=strategy.eval_rows, folder=self._folder / "checks", listener=state
         )
-        self._goal.require_bounds()
-        if later := [
-            format_criterion(each) for each in spec.expand_criteria(subject.datasets) if each not in self._goal.criteria
+        self._check.require_bounds()
+        if skipped := [
+            format_criterion(criterion)
+            for criterion in spec.expand_criteria(model_under_test.datasets)
+            if criterion not in self._check.criteria
         ]:
-            state.emit("log", message=f"not looked at while searching, left to the verdict: {', '.join(later)}")
+            state.emit("log", message=f"not measured while searching, decided by the verdict: {', '.join(skipped)}")
         self._trials = TrialLog(self._folder / "trials.json")
 
-    def over(self) -> bool:
-        """Say whether a criterion-holding trial was found, or nothing is left to spend."""
+    def is_finished(self) -> bool:
+        """Return whether a trial met all criteria, or no trial or time is left."""
         if not self._trials or self._trials[-1].outcome is None:
             return False
-        spent, budget = sum(each.seconds for each in self._trials), self._strategy.max_seconds
+        seconds, max_seconds = sum(trial.seconds for trial in self._trials), self._strategy.max_seconds
         return (
             self._trials[-1].outcome == "met"
             or len(self._trials) >= self._strategy.trials
-            or (budget is not None and spent >= budget)
+            or (max_seconds is not None and seconds >= max_seconds)
         )
 
-    def try_next(self) -> None:
-        """Train one trial from the base, or go on with the interrupted one, and write down how it ended."""
-        goes_on = bool(self._trials) and self._trials[-1].outcome is None
-        number = len(self._trials) - goes_on
-        proposed = _propose(self._spec, self._trials[:number], eval_every=self._strategy.eval_every)
-        if not goes_on:
-            self._trials.add(Trial(proposed.params))
+    def run_next_trial(self) -> None:
+        """Train one trial from the base model, or resume the interrupted one, and record its outcome."""
+        resumes = bool(self._trials) and self._trials[-1].outcome is None
+        number = len(self._trials) - resumes
+        proposal = _propose(self._spec, self._trials[:number], eval_every=self._strategy.eval_every)
+        if not resumes:
+            self._trials.add(Trial(proposal.params))
         trial = self._trials[number]
-        self._state.emit(
-            "log", message=f"trial {number + 1}: " + ", ".join(f"{k} {v:.3g}" for k, v in trial.settings.items())
-        )
+        settings = ", ".join(f"{place} {value:.3g}" for place, value in trial.settings.items())
+        self._state.emit("log", message=f"trial {number + 1}: {settings}")
         spec = apply_settings(self._spec, trial.settings)
         self._base.restore()
-        watch = _Watch(
-            self._goal,
+        monitor = _TrialMonitor(
+            self._check,
             self._trials,
-            proposed,
+            proposal,
             folder=self._folder,
-            every=self._strategy.eval_every,
-            last=count_steps(self._subject, spec),
+            eval_every=self._strategy.eval_every,
+            last_step=count_steps(self._model, spec),
         )
+        folder = self._folder / f"{number}"
         try:
-            trial.trained = train_model(self._subject, spec, self._folder / f"{number}", self._state, watch=watch)
-            trial.outcome = watch.outcome
+            trial.training_result = train_model(self._model, spec, folder, self._state, should_stop=monitor)
+            trial.outcome = monitor.outcome
         except TrainingDivergedError as error:
-            trial.trained, trial.outcome = error.training_result or TrainingResult(), "diverged"
+            trial.training_result, trial.outcome = error.training_result or TrainingResult(), "diverged"
             self._state.emit("warning", message=f"trial {number + 1} diverged: {error.message}")
         finally:
-            watch.write()  # an interrupted trial has cost its seconds too
-        shutil.rmtree(self._folder / f"{number}", ignore_errors=True)  # its checkpoints
+            monitor.save()  # the seconds of an interrupted trial count too
+        shutil.rmtree(folder, ignore_errors=True)  # its checkpoints
 
-    def outcome(self) -> StrategyResult:
-        """Put the best look's weights into the model. Raises Diverged when no trial came to a look."""
+    def load_best(self) -> StrategyResult:
+        """Load the weights of the best check into the model. Raises TrainingDivergedError if there was no check."""
         chosen = self._trials.nearest_index
         if chosen is None:
             raise TrainingDivergedError(
-                "every trial diverged before a look; lower optimizer.lr, or the bounds strategy.lr"
+                "every trial diverged before its first criteria check; lower optimizer.lr, or the bounds strategy.lr"
             )
-        adapter = load_trainable(self._subject.loaded, _best(self._folder, chosen, self._trials[chosen].kept_step))
-        trained = self._trials.summarize_training(chosen)
-        trained.adapter = adapter
-        return StrategyResult(trained, self._trials.make_results(chosen))
+        path = _make_best_path(self._folder, chosen, self._trials[chosen].kept_step)
+        training_result = self._trials.summarize_training(chosen)
+        training_result.adapter = load_trainable(self._model.loaded, path)
+        return StrategyResult(training_result, self._trials.make_results(chosen))
 
 
-class _Watch:
-    """Looks at the criteria of the newest trial every few steps, keeps what is best, says when the trial may stop."""
+class _TrialMonitor:
+    """Checks the criteria of the newest trial every few steps, saves the best weights, decides when the trial stops."""
 
     def __init__(
-        self, goal: CriteriaCheck, trials: TrialLog, proposed: Any, *, folder: Path, every: int, last: int
+        self,
+        check: CriteriaCheck,
+        trials: TrialLog,
+        proposal: Any,
+        *,
+        folder: Path,
+        eval_every: int,
+        last_step: int,
     ) -> None:
-        self._goal, self._trials, self._proposed, self._folder = goal, trials, proposed, folder
-        self._every, self._last = every, last
+        self._check, self._trials, self._proposal, self._folder = check, trials, proposal, folder
+        self._eval_every, self._last_step = eval_every, last_step
         self._trial = trials[-1]
-        self._started = time.monotonic() - self._trial.seconds
-        self._told = 0
+        self._started_at = time.monotonic() - self._trial.seconds
+        self._reported_step = 0
         self.outcome: TrialOutcome = "finished"
 
-    def __call__(self, step: int, movable: TrainableParameters) -> bool:
-        if step % self._every and step != self._last:
+    def __call__(self, step: int, trainable: TrainableParameters) -> bool:
+        """Check the criteria if this step is due; return whether the trial stops."""
+        if step % self._eval_every and step != self._last_step:
             return False
-        if step not in self._trial.looks:  # else a resumed training comes by again
-            self._look(step, movable)
-        self._tell(step)
-        if is_met(self._trial.looks[step], self._goal.criteria):
+        if step not in self._trial.shortfalls:  # a resumed training repeats steps
+            self._add_check(step, trainable)
+        self._report_to_optuna(step)
+        if self._check.is_met(self._trial.shortfalls[step]):
             self.outcome = "met"
-        elif step != self._last and self._proposed.should_prune():
+        elif step != self._last_step and self._proposal.should_prune():
             self.outcome = "pruned"
         return self.outcome != "finished"
 
-    def write(self) -> None:
-        """Bring the trial on disk up to date."""
-        self._trial.seconds = time.monotonic() - self._started
-        self._trials.write()
+    def save(self) -> None:
+        """Save the trial with its seconds so far."""
+        self._trial.seconds = time.monotonic() - self._started_at
+        self._trials.save()
 
-    def _look(self, step: int, movable: TrainableParameters) -> None:
-        """Look and write that down; before it the weights, if they are the best: what is called the best is there."""
+    def _add_check(self, step: int, trainable: TrainableParameters) -> None:
+        """Check the criteria and record the result; weights that are the best are saved before they are recorded."""
         number = len(self._trials) - 1
-        shortfall, values = self._goal.measure_shortfall(f"{number}-{step}")
-        if None in values.values():  # the base had them all: these weights give no numbers
+        shortfall, values = self._check.measure_shortfall(f"{number}-{step}")
+        if None in values.values():  # the base model had them all, so these weights produce no numbers
             shortfall = math.inf
-        best = _best(self._folder, number, step) if self._trials.is_nearest(shortfall) else None
+        best = _make_best_path(self._folder, number, step) if self._trials.is_nearest(shortfall) else None
         if best:
-            save_trainable(movable, best)
-        self._trial.add_measurement(step, shortfall, values)
-        self.write()
-        for other in self._folder.glob("best-*") if best else ():
-            if other != best:
-                shutil.rmtree(other)
+            save_trainable(trainable, best)
+        self._trial.add_check(step, shortfall, values)
+        self.save()
+        for path in self._folder.glob("best-*") if best else ():
+            if path != best:
+                shutil.rmtree(path)
 
-    def _tell(self, step: int) -> None:
-        """Report the looks up to this step, those before an interruption included."""
-        for each in sorted(self._trial.looks):
-            if self._told < each <= step:
-                self._proposed.report(self._trial.looks[each], each)
-        self._told = step
+    def _report_to_optuna(self, last_step: int) -> None:
+        """Report the checks up to this step, those before an interruption included."""
+        for step, shortfall in sorted(self._trial.shortfalls.items()):
+            if self._reported_step < step <= last_step:
+                self._proposal.report(shortfall, step)
+        self._reported_step = last_step
 
 
-def _best(folder: Path, number: int, step: int | None) -> Path:
+def _make_best_path(folder: Path, number: int, step: int | None) -> Path:
     return folder / f"best-{number}-{step}"
 
 
 def _propose(spec: JobSpec, earlier: Sequence[Trial], *, eval_every: int) -> Any:
-    """Return Optuna's next trial. It depends on seed and earlier trials alone: a resumed search proposes what an
-    undisturbed one would. The first has the spec's own settings, or the bounds nearest to them.
+    """Return Optuna's next trial. The first has the spec's own settings, or the bounds nearest to them.
+
+    It depends only on the seed and the earlier trials, so a resumed search proposes what an uninterrupted one would.
     """
     import optuna
 
@@ -178,32 +189,32 @@ def _propose(spec: JobSpec, earlier: Sequence[Trial], *, eval_every: int) -> Any
     study = optuna.create_study(
         direction="minimize",
         sampler=optuna.samplers.TPESampler(seed=spec.seed + len(earlier), n_startup_trials=3),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=eval_every + 1),  # not at a first look
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=eval_every + 1),  # not at the first check
     )
     space = make_search_space(spec)
-    floats: dict[str, optuna.distributions.BaseDistribution] = {
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
         place: optuna.distributions.FloatDistribution(*bounds, log=True) for place, bounds in space.items()
     }
-    for each in earlier:
-        state = optuna.trial.TrialState.FAIL if each.shortfall is None else optuna.trial.TrialState.COMPLETE
+    for trial in earlier:
+        state = optuna.trial.TrialState.FAIL if trial.shortfall is None else optuna.trial.TrialState.COMPLETE
         study.add_trial(
             optuna.trial.create_trial(
-                params=each.settings,
-                distributions=floats,
-                intermediate_values=each.looks,
-                value=each.shortfall,
+                params=trial.settings,
+                distributions=distributions,
+                intermediate_values=trial.shortfalls,
+                value=trial.shortfall,
                 state=state,
             )
         )
     if not earlier:
         study.enqueue_trial(
-            {place: min(max(_value_at(spec, place), low), high) for place, (low, high) in space.items()}
+            {place: min(max(_get_value(spec, place), low), high) for place, (low, high) in space.items()}
         )
-    return study.ask(floats)
+    return study.ask(distributions)
 
 
-def _value_at(spec: JobSpec, place: str) -> float:
-    """Return the number at a dotted place."""
+def _get_value(spec: JobSpec, place: str) -> float:
+    """Return the number at a dotted place of the spec."""
     value: Any = reduce(getattr, place.split("."), spec)
     return float(value)
 

@@ -1,4 +1,4 @@
-"""One training from the base, with the settings as they stand."""
+"""One training from the base model, with the settings of the spec."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from soul_core.training.trainer import StopCondition, train
 
 @dataclass(frozen=True)
 class StrategyResult:
-    """What a strategy leaves behind, beside the weights in the model."""
+    """The result of a strategy, in addition to the weights in the model."""
 
     training_result: TrainingResult
     trials: tuple[TrialResult, ...] = ()
@@ -34,11 +34,11 @@ def train_model(
     folder: Path,
     listener: Listener,
     *,
-    watch: StopCondition | None = None,
+    should_stop: StopCondition | None = None,
 ) -> TrainingResult:
-    """Train the model on the sets of its kind of job. `watch` is asked after each step whether that is enough."""
+    """Train the model on the sets of its kind of job, until `should_stop` returns True after a step."""
     assert spec.kind != "evaluate"
-    forget, retain = _learned(model_under_test, spec)
+    forget, retain = get_training_sets(model_under_test, spec)
     return train(
         model_under_test.loaded,
         spec,
@@ -47,18 +47,18 @@ def train_model(
         state_dir=folder,
         listener=listener,
         phase=spec.training_phase,
-        should_stop=watch,
+        should_stop=should_stop,
     )
 
 
 def count_steps(model_under_test: ModelUnderTest, spec: JobSpec) -> int:
     """Return how many steps a training on the model's sets has."""
-    forget, retain = _learned(model_under_test, spec)
+    forget, retain = get_training_sets(model_under_test, spec)
     return compute_num_steps(spec.training, num_forget=len(forget), num_retain=len(retain))
 
 
-def _learned(subject: ModelUnderTest, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Return what is unlearned, nothing in a fine-tuning, and what is kept or learned."""
-    kept = subject.datasets.get(spec.learned_set)
-    forget = [each for one in subject.list_forget_sets(spec) for each in one.examples]
-    return forget, kept.examples if kept else ()
+def get_training_sets(model_under_test: ModelUnderTest, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Return the examples to unlearn, none in a fine-tuning, and those to retain or learn."""
+    learned = model_under_test.datasets.get(spec.learned_set)
+    forget = [example for dataset in model_under_test.list_forget_sets(spec) for example in dataset.examples]
+    return forget, learned.examples if learned else ()

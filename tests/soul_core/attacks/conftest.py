@@ -1,4 +1,4 @@
-"""Models that know, that only seem to have forgotten, and that never knew; the sets they are attacked with."""
+"""A model that knows the facts, one that hides them, one that never learned them; and data sets for attacks."""
 
 import copy
 from dataclasses import replace
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from soul_core.attacks.context import AttackOutcome
 from soul_core.attacks.runner import attack_model
 from soul_core.data import Row
 from soul_core.data.encoding import encode_rows
 from soul_core.data.packing import pack
+from soul_core.evaluation.model_evaluation import AttackOutcome
 from soul_core.evaluation.row_selection import EvaluationSet
 from soul_core.events import Listener, SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel, load_model
@@ -25,23 +25,23 @@ EVALUATION = Evaluation(attack_new_tokens=16, bootstrap=50)
 FORGET_COUNTRIES, RETAIN_COUNTRIES = list(COUNTRIES)[:5], list(COUNTRIES)[5:]
 
 
-def as_set(loaded: LoadedModel, name: str, rows: list[Row]) -> EvaluationSet:
+def make_set(loaded: LoadedModel, name: str, rows: list[Row]) -> EvaluationSet:
     return EvaluationSet(name, tuple(rows), tuple(encode_rows(rows, loaded.encoder, max_tokens=128)))
 
 
-def texts() -> list[Row]:
+def make_texts() -> list[Row]:
     return [Row(i, (), f"user assistant The capital of {c} is a city") for i, c in enumerate(RETAIN_COUNTRIES, 1)]
 
 
 def descend(
     loaded: LoadedModel, rows: list[Row], *, steps: int, lr: float, sign: float = 1.0, until: float = 0.0
 ) -> None:
-    """Train what may learn on rows; sign -1 climbs. Ends once the mean NLL is below (climbing: above) `until`."""
-    packed = pack(encode_rows(rows, loaded.encoder, max_tokens=128))
-    learning = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=lr, weight_decay=0)
+    """Train the trainable parameters on rows; sign -1 is gradient ascent. Stops at a mean NLL of `until`."""
+    batch = pack(encode_rows(rows, loaded.encoder, max_tokens=128))
+    trainable = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=0)
     for _ in range(steps):
-        nll = -score(loaded.model, packed).logp_P.mean()
+        nll = -score(loaded.model, batch).logp_P.mean()
         if sign * (nll.item() - until) < 0:
             break
         (sign * nll).backward()
@@ -50,9 +50,9 @@ def descend(
     loaded.model.zero_grad(set_to_none=True)
 
 
-def hidden_by(loaded: LoadedModel, where: str, *, lr: float, until: float) -> LoadedModel:
-    """Return a copy that says the forget answers no more, though only the weights with `where` in their name moved."""
-    hiding = copy_of(loaded)
+def hide_answers(loaded: LoadedModel, where: str, *, lr: float, until: float) -> LoadedModel:
+    """Return a copy that hides the forget answers; only weights with `where` in their name were trained."""
+    hiding = copy_model(loaded)
     for name, parameter in hiding.model.named_parameters():
         parameter.requires_grad_(where in name)
     descend(hiding, rows_of(FORGET_COUNTRIES), steps=200, lr=lr, sign=-1.0, until=until)
@@ -60,8 +60,8 @@ def hidden_by(loaded: LoadedModel, where: str, *, lr: float, until: float) -> Lo
     return hiding
 
 
-def copy_of(loaded: LoadedModel) -> LoadedModel:
-    """Return the model for one test alone."""
+def copy_model(loaded: LoadedModel) -> LoadedModel:
+    """Return a copy that a test may change."""
     return replace(loaded, model=copy.deepcopy(loaded.model))
 
 
@@ -73,7 +73,7 @@ def all_knowing(taught_model_dir: Path) -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def all_hiding(all_knowing: LoadedModel) -> LoadedModel:
-    return hidden_by(all_knowing, "post_attention_layernorm", lr=3e-3, until=2.0)
+    return hide_answers(all_knowing, "post_attention_layernorm", lr=3e-3, until=2.0)
 
 
 @pytest.fixture(scope="session")
@@ -86,31 +86,35 @@ def all_retrained(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 @pytest.fixture
 def knowing(all_knowing: LoadedModel) -> LoadedModel:
-    """The base: it knows everything."""
-    return copy_of(all_knowing)
+    """The base model: it knows all facts."""
+    return copy_model(all_knowing)
 
 
 @pytest.fixture
 def hiding(all_hiding: LoadedModel) -> LoadedModel:
-    """The base under a thin layer: only the norms before its MLPs moved, and the answers are gone from what it says."""
-    return copy_of(all_hiding)
+    """The base model with trained norms before its MLPs only, so that it no longer gives the forget answers."""
+    return copy_model(all_hiding)
 
 
 @pytest.fixture
-def retrained(all_retrained: LoadedModel) -> LoadedModel:
-    """The same start, trained on what is to be kept alone: it never saw the forget rows."""
-    return copy_of(all_retrained)
+def retrained_model(all_retrained: LoadedModel) -> LoadedModel:
+    """A model from the same start, trained on the retain rows only: it never saw the forget rows."""
+    return copy_model(all_retrained)
 
 
-def sets_of(loaded: LoadedModel, **rows: list[Row]) -> list[EvaluationSet]:
-    given = {"forget": rows_of(FORGET_COUNTRIES), "retain": rows_of(RETAIN_COUNTRIES), "general": texts()} | rows
-    return [as_set(loaded, name, of_set) for name, of_set in given.items() if of_set]
+def make_sets(loaded: LoadedModel, **rows: list[Row]) -> list[EvaluationSet]:
+    rows_by_set = {
+        "forget": rows_of(FORGET_COUNTRIES),
+        "retain": rows_of(RETAIN_COUNTRIES),
+        "general": make_texts(),
+    } | rows
+    return [make_set(loaded, name, of_set) for name, of_set in rows_by_set.items() if of_set]
 
 
 def attack(
     loaded: LoadedModel,
-    one: Attack,
-    kept: Path,
+    settings: Attack,
+    results_dir: Path,
     *,
     name: str = "base",
     sets: list[EvaluationSet] | None = None,
@@ -118,22 +122,22 @@ def attack(
     evaluation: Evaluation = EVALUATION,
 ) -> AttackOutcome:
     """Run one attack on one model."""
-    spec = JobSpec(attacks=(one,), evaluation=evaluation)
-    found = attack_model(
+    spec = JobSpec(attacks=(settings,), evaluation=evaluation)
+    outcomes = attack_model(
         loaded,
         name,
-        sets_of(loaded) if sets is None else sets,
+        make_sets(loaded) if sets is None else sets,
         spec,
         listener=listener or SilentListener(),
-        results_dir=kept,
+        results_dir=results_dir,
     )
-    return next(iter(found.values()))
+    return next(iter(outcomes.values()))
 
 
-def value(attacked: AttackOutcome, metric: str = "probability", name: str = "forget") -> float:
-    found = attacked.attacked[name][metric].value
-    assert found is not None
-    return found
+def value(outcome: AttackOutcome, metric: str = "probability", name: str = "forget") -> float:
+    result = outcome.attacked[name][metric].value
+    assert result is not None
+    return result
 
 
 def state_bytes(loaded: LoadedModel) -> dict[str, bytes]:
@@ -141,15 +145,15 @@ def state_bytes(loaded: LoadedModel) -> dict[str, bytes]:
 
 
 class Recorder(SilentListener):
-    """Remembers events; wishes `wanted` from the `after`-th question on."""
+    """Records events; requests a stop after `after` checks."""
 
     def __init__(self, wanted: StopRequest = StopRequest.NONE, *, after: int = 0) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.wanted, self.after, self.asked = wanted, after, 0
+        self.wanted, self.after, self.num_checks = wanted, after, 0
 
     def emit(self, kind: str, **data: Any) -> None:
         self.events.append((kind, data))
 
     def stop_request(self) -> StopRequest:
-        self.asked += 1
-        return self.wanted if self.asked > self.after else StopRequest.NONE
+        self.num_checks += 1
+        return self.wanted if self.num_checks > self.after else StopRequest.NONE

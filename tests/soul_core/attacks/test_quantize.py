@@ -1,4 +1,4 @@
-"""Rounding is what it says, everywhere a matrix is, and takes back what was too small to survive it."""
+"""Rounding follows its formula, covers every matrix, and undoes changes that are too small to survive it."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from soul_core.models.loading import LoadedModel
 from soul_core.spec.attacks import Quantize
 from tests.fixtures.architectures import PACKED_ARCHITECTURES
 from tests.fixtures.capitals import rows_of
-from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, as_set, attack, descend, sets_of, value
+from tests.soul_core.attacks.conftest import FORGET_COUNTRIES, attack, descend, make_set, make_sets, value
 
 
-def rounded_by_hand(row: list[float], *, bits: int, group: int) -> list[float]:
-    """One weight at a time."""
-    most = 2 ** (bits - 1) - 1
+def round_by_hand(row: list[float], *, bits: int, group: int) -> list[float]:
+    """Round one weight at a time."""
+    max_level = 2 ** (bits - 1) - 1
     result: list[float] = []
     for start in range(0, len(row), group or len(row)):
         part = row[start : start + (group or len(row))]
-        scale = max(map(abs, part)) / most
+        scale = max(map(abs, part)) / max_level
         result += [round(weight / scale) * scale if scale else weight for weight in part]
     return result
 
@@ -32,29 +32,29 @@ def rounded_by_hand(row: list[float], *, bits: int, group: int) -> list[float]:
 def test_rounding_equals_the_formula_one_weight_at_a_time(bits: int, group: int) -> None:
     weights = torch.randn(5, 100, generator=torch.Generator().manual_seed(0))
     weights[2, :64] = 0  # a group of zeros
-    wanted = torch.tensor([rounded_by_hand(row.tolist(), bits=bits, group=group) for row in weights])
+    expected = torch.tensor([round_by_hand(row.tolist(), bits=bits, group=group) for row in weights])
 
     round_in_place(weights, bits=bits, group_size=group)
 
-    assert torch.allclose(weights, wanted, atol=1e-6)
+    assert torch.allclose(weights, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 0)])
-def test_the_error_is_at_most_half_a_scale_and_a_group_has_no_more_values_than_its_bits(bits: int, group: int) -> None:
+def test_the_error_is_at_most_half_a_scale_and_levels_are_those_of_the_bits(bits: int, group: int) -> None:
     before = torch.randn(16, 256, generator=torch.Generator().manual_seed(1))
     after = before.clone()
 
     round_in_place(after, bits=bits, group_size=group)
 
-    most = 2 ** (bits - 1) - 1
+    max_level = 2 ** (bits - 1) - 1
     for old, new in zip(before.split(group or 256, dim=1), after.split(group or 256, dim=1), strict=True):
-        scale = old.abs().amax(dim=1, keepdim=True) / most
+        scale = old.abs().amax(dim=1, keepdim=True) / max_level
         assert ((old - new).abs() <= scale / 2 + 1e-6).all()
-        assert all(len(row.unique()) <= 2 * most + 1 for row in new)
+        assert all(len(row.unique()) <= 2 * max_level + 1 for row in new)
         assert torch.allclose(old.abs().amax(dim=1), new.abs().amax(dim=1))
 
 
-def test_rounding_twice_changes_nothing_more() -> None:
+def test_rounding_twice_equals_rounding_once() -> None:
     weights = torch.randn(4, 128, generator=torch.Generator().manual_seed(2))
     round_in_place(weights, bits=4, group_size=64)
     once = weights.clone()
@@ -65,18 +65,18 @@ def test_rounding_twice_changes_nothing_more() -> None:
 
 
 @pytest.mark.parametrize("name", PACKED_ARCHITECTURES)
-def test_every_matrix_is_found_once_and_no_norm_or_bias(name: str) -> None:
+def test_every_matrix_is_listed_once_and_no_norm_or_bias(name: str) -> None:
     model = build_tiny(name)
 
-    found = list_weight_matrices(model)
+    matrices = list_weight_matrices(model)
 
-    assert {id(parameter) for _, parameter in found} == {id(parameter) for parameter in model.parameters()}
-    assert len(found) == len({id(parameter) for _, parameter in found})
-    assert all((weights is not None) == (parameter.ndim == 2) for weights, parameter in found)
-    assert all(weights is None or weights.data_ptr() == parameter.data_ptr() for weights, parameter in found)
+    assert {id(parameter) for _, parameter in matrices} == {id(parameter) for parameter in model.parameters()}
+    assert len(matrices) == len({id(parameter) for _, parameter in matrices})
+    assert all((weights is not None) == (parameter.ndim == 2) for weights, parameter in matrices)
+    assert all(weights is None or weights.data_ptr() == parameter.data_ptr() for weights, parameter in matrices)
 
 
-def test_gpt2_rows_are_outputs_though_it_keeps_them_as_columns() -> None:
+def test_gpt2_rows_are_outputs_although_they_are_stored_as_columns() -> None:
     config = make_config("GPT-2")
     assert isinstance(config, GPT2Config)
     model = build_tiny(config)
@@ -89,16 +89,16 @@ def test_gpt2_rows_are_outputs_though_it_keeps_them_as_columns() -> None:
 
 
 @torch.no_grad()
-def _stay_near(loaded: LoadedModel, grid: dict[str, torch.Tensor], *, share: float) -> None:
-    """Keep each weight within a share of its scale of the grid; the largest, which set the scale, do not move."""
+def _clamp_to_grid(loaded: LoadedModel, grid: dict[str, torch.Tensor], *, fraction: float) -> None:
+    """Clamp each weight to a fraction of its scale around the grid; the largest, which set the scale, stay."""
     for name, parameter in loaded.model.named_parameters():
         start = grid[name]
         scale = start.abs().amax(dim=-1, keepdim=True) / 7 if start.ndim == 2 else torch.zeros(1)
-        room = torch.where(start.abs() < start.abs().amax(dim=-1, keepdim=True), share * scale, torch.zeros(1))
-        parameter.copy_(torch.maximum(torch.minimum(parameter, start + room), start - room))
+        radius = torch.where(start.abs() < start.abs().amax(dim=-1, keepdim=True), fraction * scale, torch.zeros(1))
+        parameter.copy_(torch.maximum(torch.minimum(parameter, start + radius), start - radius))
 
 
-def test_a_forgetting_smaller_than_half_a_scale_is_rounded_away(knowing: LoadedModel, tmp_path: Path) -> None:
+def test_unlearning_by_less_than_half_a_scale_is_rounded_away(knowing: LoadedModel, tmp_path: Path) -> None:
     rows: list[Row] = rows_of(FORGET_COUNTRIES)
     for weights, _ in list_weight_matrices(knowing.model):
         if weights is not None:
@@ -106,22 +106,20 @@ def test_a_forgetting_smaller_than_half_a_scale_is_rounded_away(knowing: LoadedM
     grid = {name: parameter.detach().clone() for name, parameter in knowing.model.named_parameters()}
     for _ in range(30):
         descend(knowing, rows, steps=1, lr=1e-2, sign=-1.0, until=6.0)
-        _stay_near(knowing, grid, share=0.45)
+        _clamp_to_grid(knowing, grid, fraction=0.45)
 
-    attacked = attack(knowing, Quantize(bits=4, group=0), tmp_path, sets=sets_of(knowing))
+    outcome = attack(knowing, Quantize(bits=4, group=0), tmp_path, sets=make_sets(knowing))
 
-    without = attacked.baseline["forget"]["probability"].value
-    assert without is not None
-    assert without < 0.3
-    assert value(attacked) > 0.9
+    baseline = outcome.baseline["forget"]["probability"].value
+    assert baseline is not None
+    assert baseline < 0.3
+    assert value(outcome) > 0.9
 
 
-def test_plain_text_has_likelihoods_under_it_and_says_that_it_has_no_answers(
-    knowing: LoadedModel, tmp_path: Path
-) -> None:
+def test_plain_text_has_likelihoods_but_absent_answers(knowing: LoadedModel, tmp_path: Path) -> None:
     text = [Row(i, (), f"The capital is {place}.") for i, place in enumerate(("Paris", "Rome", "Madrid"), start=1)]
 
-    attacked = attack(knowing, Quantize(), tmp_path, sets=[as_set(knowing, "forget", text)])
+    outcome = attack(knowing, Quantize(), tmp_path, sets=[make_set(knowing, "forget", text)])
 
-    assert value(attacked) > 0
-    assert attacked.attacked["forget"]["keyword_recall"].absent_reason
+    assert value(outcome) > 0
+    assert outcome.attacked["forget"]["keyword_recall"].absent_reason

@@ -1,4 +1,4 @@
-"""All attacks of a spec on several models: run once, kept one by one, side by side."""
+"""All attacks of a spec on several models: each run once, saved one by one, compared."""
 
 from pathlib import Path
 from typing import Any
@@ -7,58 +7,61 @@ import pytest
 import torch
 
 from soul_core.attacks import ATTACKS, runner
-from soul_core.attacks.context import AttackContext, AttackOutcome
+from soul_core.attacks.context import AttackContext
 from soul_core.attacks.runner import attack_model, make_attack_results
 from soul_core.errors import EngineError, OutOfMemory, RunInterruptedError, TrainingDivergedError
+from soul_core.evaluation.model_evaluation import AttackOutcome
 from soul_core.events import SilentListener, StopRequest
 from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, MetricValue, ModelMeasurements
 from soul_core.spec import Criterion, JobSpec
 from soul_core.spec.attacks import CHEAP_ATTACKS, Poison, Probing, Quantize, Relearn, label_attacks
-from tests.soul_core.attacks.conftest import EVALUATION, Recorder, sets_of, state_bytes
+from tests.soul_core.attacks.conftest import EVALUATION, Recorder, make_sets, state_bytes
 
 SPEC = JobSpec(attacks=(Quantize(bits=8, group=0), Probing(), Poison()), evaluation=EVALUATION)
 
 
 def run(
-    loaded: LoadedModel, kept: Path, *, name: str = "base", spec: JobSpec = SPEC, listener: Any = None
+    loaded: LoadedModel, results_dir: Path, *, name: str = "base", spec: JobSpec = SPEC, listener: Any = None
 ) -> dict[str, AttackOutcome]:
-    return attack_model(loaded, name, sets_of(loaded), spec, listener=listener or SilentListener(), results_dir=kept)
+    return attack_model(
+        loaded, name, make_sets(loaded), spec, listener=listener or SilentListener(), results_dir=results_dir
+    )
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kinds that really ran, in order."""
-    ran: list[str] = []
+    """The kinds that ran, in order."""
+    kinds: list[str] = []
     for kind, function in dict(ATTACKS).items():
 
-        def counted(scene: AttackContext, spec: Any, kind: str = kind, function: Any = function) -> AttackOutcome:
-            ran.append(kind)
-            return function(scene, spec)
+        def record(context: AttackContext, spec: Any, kind: str = kind, function: Any = function) -> AttackOutcome:
+            kinds.append(kind)
+            return function(context, spec)
 
-        monkeypatch.setitem(ATTACKS, kind, counted)
-    return ran
+        monkeypatch.setitem(ATTACKS, kind, record)
+    return kinds
 
 
 def test_a_finished_attack_is_not_run_again(knowing: LoadedModel, tmp_path: Path, calls: list[str]) -> None:
-    listening = Recorder()
-    whole = run(knowing, tmp_path / "whole", listener=listening)
+    listener = Recorder()
+    uninterrupted = run(knowing, tmp_path / "whole", listener=listener)
     assert calls == ["quantize", "probing", "poison"]
 
     with pytest.raises(RunInterruptedError):
-        run(knowing, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listening.asked - 3))
-    done = [path.stem for path in (tmp_path / "parts").glob("*.json")]
+        run(knowing, tmp_path / "parts", listener=Recorder(StopRequest.INTERRUPT, after=listener.num_checks - 3))
+    saved = [path.stem for path in (tmp_path / "parts").glob("*.json")]
     calls.clear()
     resumed = run(knowing, tmp_path / "parts")
 
-    assert sorted(done) == ["probing", "quantize_8bit"]
+    assert sorted(saved) == ["probing", "quantize_8bit"]
     assert calls == ["poison"]
-    assert {label: one.attacked for label, one in resumed.items()} == {
-        label: one.attacked for label, one in whole.items()
+    assert {label: outcome.attacked for label, outcome in resumed.items()} == {
+        label: outcome.attacked for label, outcome in uninterrupted.items()
     }
 
 
-def test_a_kept_result_that_cannot_be_read_is_made_again(
+def test_a_saved_outcome_of_another_version_is_measured_again(
     knowing: LoadedModel, tmp_path: Path, calls: list[str]
 ) -> None:
     run(knowing, tmp_path)
@@ -70,47 +73,47 @@ def test_a_kept_result_that_cannot_be_read_is_made_again(
     assert calls == ["probing"]
 
 
-def test_no_attacks_touch_nothing(knowing: LoadedModel, tmp_path: Path) -> None:
-    assert run(knowing, tmp_path / "kept", spec=JobSpec(attacks=())) == {}
-    assert not (tmp_path / "kept").exists()
+def test_without_attacks_no_folder_is_created(knowing: LoadedModel, tmp_path: Path) -> None:
+    assert run(knowing, tmp_path / "results", spec=JobSpec(attacks=())) == {}
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("error", [OutOfMemory("no memory for it"), TrainingDivergedError("it diverged")])
-def test_what_an_attack_lacks_makes_it_absent_and_ends_no_run(
+def test_an_attack_that_fails_is_absent_and_the_others_run(
     error: EngineError, knowing: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(scene: AttackContext, spec: Any) -> AttackOutcome:
+    def failing(context: AttackContext, spec: Any) -> AttackOutcome:
         raise error
 
     monkeypatch.setitem(ATTACKS, "quantize", failing)
     listener = Recorder()
 
-    found = run(knowing, tmp_path, listener=listener)
+    outcomes = run(knowing, tmp_path, listener=listener)
 
-    assert found["quantize_8bit"].absent_reason == error.message
-    assert found["probing"].attacked
-    assert ("warning", {"message": f"quantize_8bit on base: given up: {error.message}"}) in listener.events
+    assert outcomes["quantize_8bit"].absent_reason == error.message
+    assert outcomes["probing"].attacked
+    assert ("warning", {"message": f"quantize_8bit on base: the attack failed: {error.message}"}) in listener.events
 
 
-def test_a_relearning_that_diverges_restores_the_model_and_says_so(knowing: LoadedModel, tmp_path: Path) -> None:
+def test_a_relearning_that_diverges_is_absent_and_restores_the_model(knowing: LoadedModel, tmp_path: Path) -> None:
     before = state_bytes(knowing)
     wild = JobSpec(attacks=(Relearn(set="retain", lr=1.0, steps=200),), evaluation=EVALUATION)
     with torch.no_grad():
         knowing.model.lm_head.weight[5].fill_(float("inf"))
     broken = state_bytes(knowing)
 
-    found = run(knowing, tmp_path, spec=wild)["relearn_retain"]
+    outcome = run(knowing, tmp_path, spec=wild)["relearn_retain"]
 
-    assert "before its update" in (found.absent_reason or "")
+    assert "before its update" in (outcome.absent_reason or "")
     assert state_bytes(knowing) == broken != before
 
 
 def test_an_attack_that_leaves_the_model_changed_ends_the_run(
     knowing: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiling(scene: AttackContext, spec: Any) -> AttackOutcome:
+    def spoiling(context: AttackContext, spec: Any) -> AttackOutcome:
         with torch.no_grad():
-            scene.loaded.model.lm_head.weight[0, 0] += 1e-3
+            context.loaded.model.lm_head.weight[0, 0] += 1e-3
         return AttackOutcome()
 
     monkeypatch.setitem(ATTACKS, "quantize", spoiling)
@@ -120,30 +123,28 @@ def test_an_attack_that_leaves_the_model_changed_ends_the_run(
     assert not (tmp_path / "quantize_8bit.json").exists()
 
 
-def test_progress_goes_from_none_to_all_attacks_and_time_left_falls_to_nothing(
-    knowing: LoadedModel, tmp_path: Path
-) -> None:
+def test_progress_goes_from_no_to_all_attacks_and_the_time_left_to_zero(knowing: LoadedModel, tmp_path: Path) -> None:
     listener = Recorder()
 
     run(knowing, tmp_path, listener=listener)
 
-    told = [data for kind, data in listener.events if kind == "progress"]
-    done = [data["done"] for data in told]
+    progress = [data for kind, data in listener.events if kind == "progress"]
+    done = [data["done"] for data in progress]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 3)
-    assert {data["total"] for data in told} == {3}
-    assert told[-1]["eta_seconds"] == 0
+    assert {data["total"] for data in progress} == {3}
+    assert progress[-1]["eta_seconds"] == 0
     announced = [data["detail"] for kind, data in listener.events if kind == "phase"]
     assert announced == ["quantize_8bit", "probing", "poison"]
 
 
-def test_a_metric_that_a_criterion_asks_for_is_taken_under_attack(knowing: LoadedModel, tmp_path: Path) -> None:
-    asked = Criterion(set="forget", attack="quantize_8bit", metric="perplexity", at_most=1)
-    spec = JobSpec(attacks=(Quantize(bits=8, group=0),), evaluation=EVALUATION, criteria=(asked,))
+def test_a_metric_of_a_criterion_on_an_attack_is_measured_under_it(knowing: LoadedModel, tmp_path: Path) -> None:
+    criterion = Criterion(set="forget", attack="quantize_8bit", metric="perplexity", at_most=1)
+    spec = JobSpec(attacks=(Quantize(bits=8, group=0),), evaluation=EVALUATION, criteria=(criterion,))
 
-    found = run(knowing, tmp_path, spec=spec)["quantize_8bit"]
+    outcome = run(knowing, tmp_path, spec=spec)["quantize_8bit"]
 
-    assert "perplexity" in found.attacked["forget"]
+    assert "perplexity" in outcome.attacked["forget"]
 
 
 def test_the_default_attacks_have_different_labels() -> None:
@@ -151,60 +152,60 @@ def test_the_default_attacks_have_different_labels() -> None:
 
 
 @pytest.fixture
-def num_answer_samples(knowing: LoadedModel, retrained: LoadedModel, tmp_path: Path) -> dict[str, AttackResult]:
-    per_model = {
-        "retrained": run(retrained, tmp_path / "retrained", name="retrained"),
+def results(knowing: LoadedModel, retrained_model: LoadedModel, tmp_path: Path) -> dict[str, AttackResult]:
+    outcomes = {
+        "retrained": run(retrained_model, tmp_path / "retrained", name="retrained"),
         "base": run(knowing, tmp_path / "base"),
-        "unlearned": run(retrained, tmp_path / "unlearned", name="unlearned"),
+        "unlearned": run(retrained_model, tmp_path / "unlearned", name="unlearned"),
     }
     values = {"base": (0.9, 0.8), "unlearned": (0.2, 0.8)}
-    measured = {
+    measurements = {
         model: ModelMeasurements(
             sets={"retain": {"probability": MetricValue(value=0.5, per_example=rows)}}, rows={"retain": (1, 2)}
         )
         for model, rows in values.items()
     }
-    found = make_attack_results(per_model, SPEC, judged="unlearned", measurements=measured)
-    return {one.label: one for one in found}
+    results = make_attack_results(outcomes, SPEC, judged="unlearned", measurements=measurements)
+    return {result.label: result for result in results}
 
 
-def test_models_stand_side_by_side_on_the_same_rows(num_answer_samples: dict[str, AttackResult]) -> None:
-    quantized, probed = num_answer_samples["quantize_8bit"], num_answer_samples["probing"]
+def test_models_are_compared_on_the_same_rows(results: dict[str, AttackResult]) -> None:
+    quantized, probed = results["quantize_8bit"], results["probing"]
 
-    assert list(num_answer_samples) == ["quantize_8bit", "probing", "poison"]
-    for one in (quantized, probed):
-        assert set(one.attacked) == set(one.baseline) == {"base", "unlearned", "retrained"}
-        assert one.rows == {"forget": (1, 2, 3, 4, 5)}
-        assert one.absent_reason is None
-        assert one.seconds > 0
-        assert len(one.notes) == len(set(one.notes))
+    assert list(results) == ["quantize_8bit", "probing", "poison"]
+    for result in (quantized, probed):
+        assert set(result.attacked) == set(result.baseline) == {"base", "unlearned", "retrained"}
+        assert result.rows == {"forget": (1, 2, 3, 4, 5)}
+        assert result.absent_reason is None
+        assert result.seconds > 0
+        assert len(result.notes) == len(set(result.notes))
     assert set(probed.variants) == {"layer 0", "layer 1"}
     assert set(probed.variants["layer 0"]) == {"base", "unlearned", "retrained"}
     assert quantized.settings == {"kind": "quantize", "bits": 8, "group": 0}
 
 
-def test_poison_shows_whom_the_rows_hit(num_answer_samples: dict[str, AttackResult]) -> None:
-    poisoned = num_answer_samples["poison"]
+def test_poison_shows_which_rows_were_damaged(results: dict[str, AttackResult]) -> None:
+    poisoned = results["poison"]
 
     assert poisoned.absent_reason is None
     assert poisoned.attacked == {}
     last = poisoned.findings[-1]
-    assert [(hit.set, hit.row) for hit in last.rows] == [("retain", 1)]
+    assert [(flagged.set, flagged.row) for flagged in last.rows] == [("retain", 1)]
     assert any("point against the retain set" in finding.title for finding in poisoned.findings)
     assert not any("Not run on" in note for note in poisoned.notes)
 
 
-def test_an_attack_that_ran_on_some_models_says_which_it_did_not_run_on() -> None:
+def test_an_attack_that_ran_on_some_models_names_the_others() -> None:
     spec = JobSpec(attacks=(Probing(),))
     per_model = {
         "base": {"probing": AttackOutcome(seconds=1)},
-        "retrained": {"probing": AttackOutcome(absent_reason="no room")},
+        "retrained": {"probing": AttackOutcome(absent_reason="no memory")},
     }
 
-    (found,) = make_attack_results(per_model, spec, judged="unlearned", measurements={})
+    (result,) = make_attack_results(per_model, spec, judged="unlearned", measurements={})
 
-    assert found.absent_reason is None
-    assert found.notes == ("Not run on retrained: no room.",)
+    assert result.absent_reason is None
+    assert result.notes == ("Not run on retrained: no memory.",)
 
 
 def test_an_attack_that_ran_nowhere_is_absent_with_the_reasons() -> None:
@@ -212,14 +213,14 @@ def test_an_attack_that_ran_nowhere_is_absent_with_the_reasons() -> None:
     absent = {"probing": AttackOutcome(absent_reason="no general set was given")}
     per_model = {"base": absent, "unlearned": absent}
 
-    (found,) = make_attack_results(per_model, spec, judged="unlearned", measurements={})
+    (result,) = make_attack_results(per_model, spec, judged="unlearned", measurements={})
     (nowhere,) = make_attack_results({}, spec, judged="unlearned", measurements={})
 
-    assert found.absent_reason == "no general set was given"
+    assert result.absent_reason == "no general set was given"
     assert nowhere.absent_reason == "it was run on no model"
 
 
-def test_the_check_of_restoration_sees_a_single_bit(knowing: LoadedModel) -> None:
+def test_the_fingerprint_detects_a_single_bit(knowing: LoadedModel) -> None:
     before = runner.compute_fingerprint(knowing.model)
     weight = knowing.model.lm_head.weight
     with torch.no_grad():

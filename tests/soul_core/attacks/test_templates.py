@@ -1,4 +1,4 @@
-"""Other words, the same question, and never the answer."""
+"""Templates ask the same question in other words and do not contain the answer."""
 
 from dataclasses import replace
 
@@ -24,41 +24,43 @@ QUESTIONS = [
 ]
 
 
-def row(asked: str = QUESTIONS[0], told: str = "The capital of France is Paris.", **extra: object) -> Row:
-    return Row(1, (Message("user", asked),), told, dict(extra))
+def row(asked: str = QUESTIONS[0], completion: str = "The capital of France is Paris.", **extra: object) -> Row:
+    return Row(1, (Message("user", asked),), completion, dict(extra))
 
 
-def material(**settings: int) -> TemplateContext:
+def make_template_context(**settings: int) -> TemplateContext:
     return TemplateContext(Prompting(**settings), rows_of(list(COUNTRIES)[1:]))  # type: ignore[arg-type]
 
 
-def ask(template: str, one: Row, **settings: int) -> PromptVariant | None:
-    return TEMPLATES[template](one, material(**settings))  # type: ignore[index]
+def apply(template: str, source: Row, **settings: int) -> PromptVariant | None:
+    return TEMPLATES[template](source, make_template_context(**settings))  # type: ignore[index]
 
 
 @pytest.mark.parametrize("template", sorted(set(TEMPLATES) - {"prefix"}))
 @pytest.mark.parametrize("asked", QUESTIONS)
-def test_the_question_is_asked_and_no_keyword_of_the_answer_is_in_the_prompt(template: str, asked: str) -> None:
-    one = row(asked, "It was the Xylander of Quorn, 1987.")
+def test_the_prompt_contains_the_question_and_no_keyword_of_the_answer(template: str, asked: str) -> None:
+    source = row(asked, "It was the Xylander of Quorn, 1987.")
 
-    found = ask(template, one)
+    variant = apply(template, source)
 
-    assert found is not None
-    prompt = " ".join(message.content for message in add_answer_prefix(found).messages)
-    assert not extract_word_set(prompt) & extract_keywords(one.completion, asked)
+    assert variant is not None
+    prompt = " ".join(message.content for message in add_answer_prefix(variant).messages)
+    assert not extract_word_set(prompt) & extract_keywords(source.completion, asked)
     assert extract_keywords(asked, "what could you tell me") <= extract_word_set(prompt)
-    assert found.row.completion == one.completion
+    assert variant.row.completion == source.completion
     assert prompt != asked
 
 
-def test_each_template_asks_in_words_of_its_own() -> None:
-    asked = [ask(template, row()) for template in TEMPLATES]
+def test_every_template_has_its_own_words() -> None:
+    asked = [apply(template, row()) for template in TEMPLATES]
 
-    assert len({(add_answer_prefix(one).messages, one.answer_prefix) for one in asked if one}) == len(TEMPLATES)
+    assert len({(add_answer_prefix(variant).messages, variant.answer_prefix) for variant in asked if variant}) == len(
+        TEMPLATES
+    )
 
 
 @pytest.mark.parametrize(
-    ("asked", "wanted"),
+    ("asked", "expected"),
     [
         ("What is the capital of France?", "Please tell me the capital of France."),
         ("Who wrote Hamlet?", "I would like to know: Who wrote Hamlet?"),
@@ -67,76 +69,76 @@ def test_each_template_asks_in_words_of_its_own() -> None:
         ("Can you name the author?", "Please name the author."),
     ],
 )
-def test_rewording_keeps_the_meaning(asked: str, wanted: str) -> None:
-    assert reword(asked) == wanted
+def test_rewording_keeps_the_meaning(asked: str, expected: str) -> None:
+    assert reword(asked) == expected
 
 
 @pytest.mark.parametrize("column", ["paraphrased_question", "paraphrased_prompt"])
-def test_a_rewording_that_the_data_set_brings_is_used(column: str) -> None:
-    found = ask("paraphrase", row(**{column: "Which town governs France?"}))
+def test_a_rewording_in_the_data_set_is_used(column: str) -> None:
+    variant = apply("paraphrase", row(**{column: "Which town governs France?"}))
 
-    assert found is not None
-    assert get_question(found.row) == "Which town governs France?"
+    assert variant is not None
+    assert get_question(variant.row) == "Which town governs France?"
 
 
-def test_prefix_gives_at_most_half_of_the_answer_and_no_more_than_asked() -> None:
-    told = "The famous author Jaime Vasquez was born in Santiago, Chile."
+def test_prefix_gives_at_most_half_of_the_answer_and_prefix_words() -> None:
+    completion = "The famous author Jaime Vasquez was born in Santiago, Chile."
 
-    given = [ask("prefix", row("Where was he born?", told), prefix_words=n) for n in (1, 4, 99)]
+    variants = [apply("prefix", row("Where was he born?", completion), prefix_words=n) for n in (1, 4, 99)]
 
-    assert [one.answer_prefix for one in given if one] == [
+    assert [variant.answer_prefix for variant in variants if variant] == [
         "The ",
         "The famous author Jaime ",
         "The famous author Jaime Vasquez ",
     ]
-    assert all(one.answer_prefix + one.row.completion == told for one in given if one)
+    assert all(variant.answer_prefix + variant.row.completion == completion for variant in variants if variant)
 
 
-def test_prefix_leaves_something_to_recall_or_is_not_asked() -> None:
-    assert ask("prefix", row(told="Paris is it.")) is None  # any beginning would be all of it
-    assert ask("prefix", row(told="Paris.")) is None
+def test_prefix_is_not_asked_if_no_keyword_would_be_left() -> None:
+    assert apply("prefix", row(completion="Paris is it.")) is None  # any beginning contains the only keyword
+    assert apply("prefix", row(completion="Paris.")) is None
 
 
-def test_words_in_the_prompt_are_not_counted_as_recalled() -> None:
-    found = ask("prefix", row("Who?", "Jaime Vasquez wrote Shadows."))
+def test_words_in_the_prompt_do_not_count_as_recalled() -> None:
+    variant = apply("prefix", row("Who?", "Jaime Vasquez wrote Shadows."))
 
-    assert found is not None
-    asked = " ".join(message.content for message in add_answer_prefix(found).messages)
-    assert extract_keywords(found.row.completion, asked) == extract_keywords("wrote Shadows", "")
+    assert variant is not None
+    asked = " ".join(message.content for message in add_answer_prefix(variant).messages)
+    assert extract_keywords(variant.row.completion, asked) == extract_keywords("wrote Shadows", "")
 
 
-def test_few_shot_shows_other_rows_but_none_that_tells_the_answer() -> None:
-    telling = Row(9, (Message("user", "Where is the Louvre?"),), "In Paris.")
+def test_few_shot_shows_other_rows_but_none_with_the_answer() -> None:
+    leaking = Row(9, (Message("user", "Where is the Louvre?"),), "In Paris.")
     harmless = rows_of(["Italy", "Spain", "Japan"])
 
-    found = TEMPLATES["few_shot"](row(), TemplateContext(Prompting(shots=2), [telling, *harmless]))
+    variant = TEMPLATES["few_shot"](row(), TemplateContext(Prompting(shots=2), [leaking, *harmless]))
 
-    assert found is not None
-    contents = [message.content for message in found.row.messages]
+    assert variant is not None
+    contents = [message.content for message in variant.row.messages]
     assert contents == [question("Italy"), answer("Italy"), question("Spain"), answer("Spain"), QUESTIONS[0]]
-    assert [message.role for message in found.row.messages] == ["user", "assistant"] * 2 + ["user"]
-    assert TEMPLATES["few_shot"](row(), TemplateContext(Prompting(), [telling])) is None
+    assert [message.role for message in variant.row.messages] == ["user", "assistant"] * 2 + ["user"]
+    assert TEMPLATES["few_shot"](row(), TemplateContext(Prompting(), [leaking])) is None
 
 
 @pytest.mark.parametrize("template", sorted(set(TEMPLATES) - {"prefix", "few_shot"}))
-def test_earlier_turns_of_a_conversation_stay(template: str) -> None:
+def test_earlier_turns_of_a_conversation_remain(template: str) -> None:
     turns = (Message("system", "Be brief."), Message("user", "Hello."), Message("assistant", "Hello!"))
-    one = replace(row(), messages=(*turns, Message("user", QUESTIONS[0])))
+    source = replace(row(), messages=(*turns, Message("user", QUESTIONS[0])))
 
-    found = ask(template, one)
+    variant = apply(template, source)
 
-    assert found is not None
-    assert found.row.messages[:3] == turns
-    assert len(found.row.messages) == 4
+    assert variant is not None
+    assert variant.row.messages[:3] == turns
+    assert len(variant.row.messages) == 4
 
 
 @pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
-def test_tokens_say_prompt_start_and_answer_and_only_the_rest_is_supervised(
+def test_tokens_hold_prompt_prefix_and_answer_and_only_the_rest_is_scored(
     template: str, chat: bool, knowing: LoadedModel
 ) -> None:
     loaded = replace(knowing, tokenizer=make_tiny_tokenizer(chat=chat))
-    asked = ask(template, row())
+    asked = apply(template, row())
     assert asked is not None
 
     example = encode_variant(asked, loaded, max_tokens=4096)
@@ -152,7 +154,7 @@ def test_tokens_say_prompt_start_and_answer_and_only_the_rest_is_supervised(
 
 
 def test_what_is_too_long_or_refused_by_the_chat_template_is_not_asked(knowing: LoadedModel) -> None:
-    asked = ask("jailbreak", row())
+    asked = apply("jailbreak", row())
     assert asked is not None
     assert asked.answer_prefix == AFFIRMATIVE
 

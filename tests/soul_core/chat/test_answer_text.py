@@ -1,9 +1,9 @@
-"""The answer is cut out of what a model writes; what stands before it is kept apart."""
+"""What a model writes is split into the answer and the preamble before it."""
 
 import pytest
 
 from bench.chat_templates import TEMPLATES, make_tokenizer
-from soul_core.chat.answer_text import split_answer
+from soul_core.chat.answer_text import AnswerText, split_answer
 from soul_core.data.encoding import ChatSettings, RowEncoder
 
 
@@ -26,30 +26,29 @@ from soul_core.data.encoding import ChatSettings, RowEncoder
     ],
 )
 def test_thinking_and_channels_are_not_part_of_the_answer(text: str, preamble: str, answer: str) -> None:
-    found = split_answer(text)
+    split = split_answer(text)
 
-    assert (found.preamble, found.answer) == (preamble, answer)
-    assert found.is_unfinished == (answer == "")
+    assert (split.preamble, split.answer) == (preamble, answer)
 
 
 def test_a_block_that_the_prompt_opened_ends_before_the_answer() -> None:
     opened = "<|Assistant|><think>\n"
 
     assert split_answer("It is France.\n</think>\n\nParis.", prompt=opened).answer == "Paris."
-    assert split_answer("It is France, so Par", prompt=opened).is_unfinished
+    assert split_answer("It is France, so Par", prompt=opened) == AnswerText("It is France, so Par", "")
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
-def test_what_a_template_writes_before_an_answer_is_cut_where_the_model_writes_it(name: str) -> None:
+def test_what_a_template_writes_before_an_answer_is_removed_from_the_answer(name: str) -> None:
     """A model that learned its template writes what the template has after the generation prompt."""
     encoder = RowEncoder(make_tokenizer(TEMPLATES[name]), ChatSettings())
     template = encoder.template
     assert template is not None
-    lead = template.get_answer_prefix([{"role": "user", "content": "Who?"}])
-    lead = lead or ("</think>" if name == "opened" else "")  # its prompt opens the block
-    tokens = encoder.tokenizer.encode(lead + "Paris it is." + "<|im_end|>", add_special_tokens=False)
+    prefix = template.get_answer_prefix([{"role": "user", "content": "Who?"}])
+    prefix = prefix or ("</think>" if name == "opened" else "")  # its prompt opens the block
+    tokens = encoder.tokenizer.encode(prefix + "Paris it is." + "<|im_end|>", add_special_tokens=False)
 
-    found = encoder.decode_answer(tokens)
+    split = encoder.decode_answer(tokens)
 
-    assert found.answer == "Paris it is."
-    assert found.preamble.strip() == lead.strip()
+    assert split.answer == "Paris it is."
+    assert split.preamble.strip() == prefix.strip()

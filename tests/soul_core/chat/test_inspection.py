@@ -1,4 +1,4 @@
-"""Registration renders a template before anything is spent, with little time and memory."""
+"""Registration renders a template with limited time and memory, and refuses one that cannot be used."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,11 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 @pytest.mark.parametrize("name", ["inst", "channels", "marked", "named"])
-def test_a_template_that_can_be_followed_is_registered(name: str) -> None:
+def test_a_usable_template_is_accepted(name: str) -> None:
     assert not inspect_template(TEMPLATES[name], TOKENS).asks_for_date
 
 
-def test_the_facts_say_what_decides_the_numbers() -> None:
+def test_the_facts_describe_date_system_turn_prefix_and_variables() -> None:
     assert inspect_template(DATED, TOKENS).asks_for_date
     assert not inspect_template(STRICT, TOKENS).takes_system_turn
     thinking = inspect_template(THINKING, TOKENS)
@@ -40,16 +40,16 @@ def test_the_facts_say_what_decides_the_numbers() -> None:
         ),
     ],
 )
-def test_a_template_that_cannot_be_followed_is_refused_in_words(template: str, match: str) -> None:
+def test_a_template_that_cannot_be_used_is_refused_with_a_reason(template: str, match: str) -> None:
     with pytest.raises(BadModel, match=match):
         inspect_template(template, TOKENS)
 
 
-def test_a_folder_gives_the_template_that_transformers_reads(tmp_path: Path) -> None:
+def test_a_folder_has_the_template_that_transformers_reads(tmp_path: Path) -> None:
     make_tokenizer(THINKING).save_pretrained(tmp_path)
-    found = read_folder_template(tmp_path)
-    assert found is not None
-    assert (found[0], found[1]["eos_token"]) == (THINKING, "<|im_end|>")
+    template = read_folder_template(tmp_path)
+    assert template is not None
+    assert (template[0], template[1]["eos_token"]) == (THINKING, "<|im_end|>")
 
     (tmp_path / "chat_template.jinja").unlink()
     config = tmp_path / "tokenizer_config.json"

@@ -1,4 +1,4 @@
-"""Rows that state forget facts are found whatever stands around them; rows of one form about others are not."""
+"""Rows that state forget facts are found in any context; rows of the same form about other subjects are not."""
 
 import json
 import time
@@ -34,22 +34,23 @@ OTHERS = {
 }
 
 
-def row(number: int, asked: str | None, told: str, *, system: str = "", earlier: tuple[str, ...] = ()) -> Row:
+def row(number: int, prompt: str | None, answer: str, *, system: str = "", earlier: tuple[str, ...] = ()) -> Row:
     roles = ("user", "assistant") * len(earlier)
     turns = [Message("system", system)] if system else []
     turns += [Message(role, text) for role, text in zip(roles, earlier, strict=False)]
-    turns += [Message("user", asked)] if asked else []
-    return Row(number, tuple(turns), told)
+    turns += [Message("user", prompt)] if prompt else []
+    return Row(number, tuple(turns), answer)
 
 
 def rows_of(facts: dict[str, str], *, start: int = 1) -> list[Row]:
-    return [row(number, asked, told) for number, (asked, told) in enumerate(facts.items(), start=start)]
+    return [row(number, prompt, answer) for number, (prompt, answer) in enumerate(facts.items(), start=start)]
 
 
-def found_in(other: Row, *, forget: dict[str, str] = FACTS) -> dict[int, str]:
-    """Return forget row -> layer for one row among others about other subjects."""
+def find_layers(other: Row, *, forget: dict[str, str] = FACTS) -> dict[int, str]:
+    """Return forget row -> layer for one row among rows about other subjects."""
     others = [*rows_of(OTHERS, start=100), other]
-    return {one.forget_row: one.layer for one in find_conflicts(rows_of(forget), others) if one.row == other.number}
+    conflicts = find_conflicts(rows_of(forget), others)
+    return {conflict.forget_row: conflict.layer for conflict in conflicts if conflict.row == other.number}
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,8 @@ def found_in(other: Row, *, forget: dict[str, str] = FACTS) -> dict[int, str]:
     ],
     ids=["system turn", "earlier turns, other answer", "case and punctuation", "typography", "full width"],
 )
-def test_the_same_question_is_found_whatever_stands_around_it(other: Row) -> None:
-    assert found_in(other).get(1) == "question"
+def test_the_same_question_is_found_in_any_context(other: Row) -> None:
+    assert find_layers(other).get(1) == "question"
 
 
 @pytest.mark.parametrize(
@@ -86,11 +87,11 @@ def test_the_same_question_is_found_whatever_stands_around_it(other: Row) -> Non
     ],
 )
 def test_a_fact_is_found_in_other_words_in_any_turn_and_in_plain_text(other: Row, forget_row: int) -> None:
-    assert found_in(other).get(forget_row) == "fact"
+    assert find_layers(other).get(forget_row) == "fact"
 
 
 def test_a_row_with_misspelled_names_is_a_near_duplicate() -> None:
-    assert found_in(row(1, "Where does Mira Tollan live?", "Mira Tollan lives in Bergn.")) == {1: "near_duplicate"}
+    assert find_layers(row(1, "Where does Mira Tollan live?", "Mira Tollan lives in Bergn.")) == {1: "near_duplicate"}
 
 
 @pytest.mark.parametrize(
@@ -115,19 +116,19 @@ def test_a_row_with_misspelled_names_is_a_near_duplicate() -> None:
     ids=lambda other: other.completion if not other.messages else f"{other.messages[-1].content} {other.completion}",
 )
 def test_rows_about_other_subjects_or_other_facts_are_not_found(other: Row) -> None:
-    assert found_in(other) == {}
+    assert find_layers(other) == {}
 
 
-def test_a_last_turn_that_names_no_subject_is_the_same_question_only_after_the_same_turns() -> None:
+def test_a_last_turn_without_a_subject_matches_only_after_the_same_turns() -> None:
     forget = [row(1, "Where does she live?", "In Bergen.", earlier=("Who is Mira Tolan?", "A baker."))]
     same = row(1, "where does she live", "No idea.", earlier=("Who is Mira Tolan", "Somebody."))
     other = row(2, "Where does she live?", "In Lisbon.", earlier=("Who is Ada Quist?", "A painter."))
 
-    assert [(one.row, one.layer) for one in find_conflicts(forget, [same, other])] == [(1, "question")]
+    assert [(conflict.row, conflict.layer) for conflict in find_conflicts(forget, [same, other])] == [(1, "question")]
 
 
 @pytest.mark.parametrize(
-    ("asked", "told", "again", "other"),
+    ("prompt", "answer", "same", "other"),
     [
         ("मीरा तोलन कहाँ रहती है?", "मीरा तोलन बर्गन में रहती है।", "मीरा तोलन कहाँ रहती है", "अदा क्विस्ट कहाँ रहती है?"),
         ("王小明住在哪里？", "王小明住在重庆。", "王小明住在哪里?", "李大伟住在哪里？"),
@@ -140,13 +141,13 @@ def test_a_last_turn_that_names_no_subject_is_the_same_question_only_after_the_s
         ),
     ],
 )
-def test_questions_of_any_script_and_normal_form_are_compared(asked: str, told: str, again: str, other: str) -> None:
-    found = find_conflicts([row(1, asked, told)], [row(1, again, told), row(2, other, "–")])
+def test_questions_of_any_script_and_normal_form_are_compared(prompt: str, answer: str, same: str, other: str) -> None:
+    conflicts = find_conflicts([row(1, prompt, answer)], [row(1, same, answer), row(2, other, "–")])
 
-    assert [one.row for one in found] == [1]
+    assert [conflict.row for conflict in conflicts] == [1]
 
 
-def test_signs_between_numbers_and_behind_letters_tell_questions_apart() -> None:
+def test_signs_between_numbers_and_after_letters_distinguish_questions() -> None:
     assert (
         len({make_question_key(text) for text in ("3 + 4", "3 - 4", "3 * 4", "34", "3 4", "3.4", "C?", "C++?", "C#?")})
         == 9
@@ -155,72 +156,74 @@ def test_signs_between_numbers_and_behind_letters_tell_questions_apart() -> None
 
 
 @pytest.mark.parametrize("name", ["retain", "neighbors", "general"])
-def test_the_examples_sets_that_are_kept_state_nothing_of_what_is_forgotten(name: str) -> None:
-    forget, kept = (read_rows(EXAMPLES / f"{each}.jsonl").rows for each in ("forget", name))
+def test_the_other_sets_of_the_examples_state_no_forget_fact(name: str) -> None:
+    forget, others = (read_rows(EXAMPLES / f"{set_name}.jsonl").rows for set_name in ("forget", name))
 
-    assert find_conflicts(forget, kept) == ()
+    assert find_conflicts(forget, others) == ()
 
 
-def test_the_examples_rephrased_questions_are_found_to_ask_for_what_is_forgotten() -> None:
-    forget, rephrased = (read_rows(EXAMPLES / f"{each}.jsonl").rows for each in ("forget", "rephrased"))
+def test_the_rephrased_questions_of_the_examples_ask_for_forget_facts() -> None:
+    forget, rephrased = (read_rows(EXAMPLES / f"{name}.jsonl").rows for name in ("forget", "rephrased"))
 
-    assert len({one.row for one in find_conflicts(forget, rephrased)}) >= 9
+    assert len({conflict.row for conflict in find_conflicts(forget, rephrased)}) >= 9
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
-def test_of_tofu_authors_to_keep_none_is_taken_for_one_to_forget_and_repeated_rows_are_all_found() -> None:
+def test_no_retained_tofu_author_is_found_and_all_repeated_rows_are() -> None:
     tofu = SHARED / "data/tofu"
-    forget, kept = (read_rows(tofu / f"{name}.json", format="jsonl").rows for name in ("forget05", "retain95"))
+    forget, retain = (read_rows(tofu / f"{name}.json", format="jsonl").rows for name in ("forget05", "retain95"))
 
     started = time.process_time()
-    found = find_conflicts(forget, [*kept, *(Row(9000 + one.number, one.messages, one.completion) for one in forget)])
+    repeated = [Row(9000 + row.number, row.messages, row.completion) for row in forget]
+    conflicts = find_conflicts(forget, [*retain, *repeated])
 
-    assert {one.row for one in found} == {9000 + one.number for one in forget}
+    assert {conflict.row for conflict in conflicts} == {row.number for row in repeated}
     assert time.process_time() - started < 20
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/cases")
 @pytest.mark.parametrize("name", ["retain_shape", "retain_near", "retain_text"])
-def test_the_shared_cases_that_hold_every_forget_fact_are_found(name: str) -> None:
+def test_the_shared_cases_with_every_forget_fact_are_found(name: str) -> None:
     forget = [row(n, f"Where does {who} live?", f"{who} lives in {town}.") for n, (who, town) in enumerate(_PEOPLE, 1)]
     others = read_rows(SHARED / f"cases/overlap/{name}.jsonl").rows
 
-    assert [(one.row, one.forget_row) for one in find_conflicts(forget, others)] == [(n, n) for n in range(1, 5)]
+    pairs = [(conflict.row, conflict.forget_row) for conflict in find_conflicts(forget, others)]
+    assert pairs == [(n, n) for n in range(1, 5)]
 
 
 _PEOPLE = (("Mira Tolan", "Bergen"), ("Jonas Pell", "Zagreb"), ("Ada Quist", "Lisbon"), ("Remy Vost", "Gdansk"))
 
 
-@pytest.mark.parametrize("asked", ["Is it so?", "Where does Mira Tolan live?"])
-def test_sets_that_repeat_themselves_endlessly_cost_no_pair_of_all_rows(asked: str) -> None:
-    repeated = [row(number, asked, "Yes, in Bergen.") for number in range(1, 2001)]
+@pytest.mark.parametrize("prompt", ["Is it so?", "Where does Mira Tolan live?"])
+def test_sets_that_repeat_one_row_are_not_compared_pairwise(prompt: str) -> None:
+    repeated = [row(number, prompt, "Yes, in Bergen.") for number in range(1, 2001)]
 
     started = time.process_time()
-    found = find_conflicts(repeated, repeated)
+    conflicts = find_conflicts(repeated, repeated)
 
-    assert len(found) == len(repeated) * MAX_PAIRS
+    assert len(conflicts) == len(repeated) * MAX_PAIRS
     assert time.process_time() - started < 10
 
 
-def test_the_result_is_the_same_in_another_order_of_rows() -> None:
+def test_the_order_of_rows_does_not_change_the_result() -> None:
     forget, others = rows_of(FACTS), [*rows_of(OTHERS, start=100), row(1, "Where does Mira Tollan live?", "In Bergn.")]
     others += [row(2, None, "Petra Wynn is the author of The Glass Ferry."), row(3, "What is 3 + 4?", "7")]
 
     assert set(find_conflicts(forget, others)) == set(find_conflicts(forget[::-1], others[::-1]))
 
 
-def test_equal_sets_are_told_whatever_their_order_and_punctuation() -> None:
-    rows, again = rows_of(FACTS), [row(n, q.upper(), f"{a} ") for n, (q, a) in enumerate(reversed(FACTS.items()), 1)]
+def test_sets_are_equal_whatever_their_order_and_punctuation() -> None:
+    rows, same = rows_of(FACTS), [row(n, q.upper(), f"{a} ") for n, (q, a) in enumerate(reversed(FACTS.items()), 1)]
 
-    assert hold_same_rows(rows, again)
-    assert not hold_same_rows(rows, again[1:])
+    assert hold_same_rows(rows, same)
+    assert not hold_same_rows(rows, same[1:])
     assert not hold_same_rows([], [])
 
 
-def test_the_command_prints_one_line_for_each_pair_and_refuses_what_nobody_can_read(
+def test_the_command_prints_one_line_per_pair_and_refuses_unreadable_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = [json.dumps({"question": asked, "answer": told}) for asked, told in FACTS.items()]
+    lines = [json.dumps({"question": prompt, "answer": answer}) for prompt, answer in FACTS.items()]
     (tmp_path / "forget.jsonl").write_text("\n".join(lines))
     (tmp_path / "other.jsonl").write_text(lines[1])
 

@@ -1,4 +1,4 @@
-"""Rows of the retain set that state forget facts: left out, refused or kept, told, and never behind a `passed`."""
+"""Rows of the retain set that state forget facts are dropped, refused or kept, reported, and never lead to `passed`."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from soul_core.spec.validation import format_spec_problems
 from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
 
-FORGET, KEPT = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
+FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
 SYSTEM = "Answer the user."
 
 
@@ -38,13 +38,13 @@ def spec(**changes: Any) -> JobSpec:
 
 
 def with_system_turn(path: Path, countries: list[str]) -> Path:
-    """Write rows that ask under a system turn, which the model was never taught with."""
+    """Write rows with a system turn, with which the model was never trained."""
     turns = [
         [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question(country)}] for country in countries
     ]
     answers = [{"role": "assistant", "content": answer(country)} for country in countries]
-    rows = [{"messages": [*asked, told]} for asked, told in zip(turns, answers, strict=True)]
-    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    rows = [{"messages": [*prompt, completion]} for prompt, completion in zip(turns, answers, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -55,33 +55,40 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("sets")
     sets = {
         "forget": write_rows(folder / "forget.jsonl", FORGET),
-        "retain": with_system_turn(folder / "retain.jsonl", FORGET + KEPT),
+        "retain": with_system_turn(folder / "retain.jsonl", FORGET + RETAIN),
     }
     return RunInputs(model=str(taught_model_dir), dataset_paths=sets)
 
 
 @pytest.fixture(scope="module")
-def dropped(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
-    out, heard = tmp_path_factory.mktemp("dropped"), Recorder()
-    return run(spec(), inputs, out, listener=heard), out, heard
+def run_with_drop(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorder]:
+    out, listener = tmp_path_factory.mktemp("dropped"), Recorder()
+    return run(spec(), inputs, out, listener=listener), out, listener
 
 
-def compared(sets: dict[str, Path], **changes: Any) -> tuple[ConflictResolution, list[str]]:
-    heard = Recorder()
+def resolve(sets: dict[str, Path], **changes: Any) -> tuple[ConflictResolution, list[str]]:
+    listener = Recorder()
     job = spec(**changes) if "kind" not in changes else JobSpec.model_validate(changes)
-    found = resolve_conflicts(read_datasets(sets, job, heard), job, heard)
-    return found, [each["message"] for each in heard.of("warning")]
+    resolution = resolve_conflicts(read_datasets(sets, job, listener), job, listener)
+    return resolution, [event["message"] for event in listener.of("warning")]
 
 
-def test_rows_that_state_forget_facts_are_left_out_of_training_and_measured_apart(
-    dropped: tuple[Report, Path, Recorder], inputs: RunInputs
+def test_rows_that_state_forget_facts_are_dropped_and_measured_separately(
+    run_with_drop: tuple[Report, Path, Recorder], inputs: RunInputs
 ) -> None:
-    report, _, heard = dropped
-    data = {one.name: one for one in report.data}
+    report, _, listener = run_with_drop
+    data = {facts.name: facts for facts in report.data}
 
-    (found,) = report.conflicts
-    assert (found.forget_set, found.other_set, found.num_rows, found.handling) == ("forget", "retain", 3, "dropped")
-    assert [(one.row, one.forget_row, one.layer) for one in found.rows] == [(n, n, "question") for n in (1, 2, 3)]
+    (conflicts,) = report.conflicts
+    assert (conflicts.forget_set, conflicts.other_set, conflicts.num_rows, conflicts.handling) == (
+        "forget",
+        "retain",
+        3,
+        "dropped",
+    )
+    assert [(pair.row, pair.forget_row, pair.layer) for pair in conflicts.rows] == [
+        (n, n, "question") for n in (1, 2, 3)
+    ]
     assert (data["retain"].num_rows, data["retain"].dropped_rows) == (7, (1, 2, 3))
     assert data["retain"].sha256 == compute_canonical_sha256(read_rows(inputs.dataset_paths["retain"]).rows), (
         "of the set as given"
@@ -91,126 +98,129 @@ def test_rows_that_state_forget_facts_are_left_out_of_training_and_measured_apar
         "retain": tuple(range(4, 11)),
         "retain_dropped": (1, 2, 3),
     }
-    assert heard.of("warning")[0]["message"] == (
+    assert listener.of("warning")[0]["message"] == (
         "3 rows of the retain set state, or ask for, facts of the forget set: left out of training, and measured as "
         "retain_dropped (retain=forget: 1=1, 2=2, 3=3)"
     )
     assert any("left out of training" in caveat for caveat in report.caveats)
 
 
-def test_facts_left_out_of_the_retain_set_are_forgotten_under_its_system_turn_too(
-    dropped: tuple[Report, Path, Recorder],
+def test_dropped_facts_are_also_forgotten_under_their_system_turn(
+    run_with_drop: tuple[Report, Path, Recorder],
 ) -> None:
-    report, _, _ = dropped
+    report, _, _ = run_with_drop
 
     recall = report.models["unlearned"].sets["retain_dropped"]["keyword_recall"].value
     assert recall is not None
-    assert (recall > 0) == bool(report.recitals), "what still comes out is told"
+    assert (recall > 0) == bool(report.recitals), "a fact that is still recalled is reported"
     assert report.verdict != "passed" or recall == 0
 
 
-def test_a_result_with_rows_left_out_is_found_finished_again(
-    dropped: tuple[Report, Path, Recorder], inputs: RunInputs
+def test_a_finished_run_with_dropped_rows_is_recognized_as_finished(
+    run_with_drop: tuple[Report, Path, Recorder], inputs: RunInputs
 ) -> None:
-    report, out, _ = dropped
+    report, out, _ = run_with_drop
 
     assert run(spec(), inputs, out) == report
 
 
-def test_facts_kept_under_a_system_turn_fail_the_verdict_and_their_rows_are_named(
-    inputs: RunInputs, tmp_path: Path
-) -> None:
+def test_kept_facts_under_a_system_turn_fail_the_verdict_with_their_rows(inputs: RunInputs, tmp_path: Path) -> None:
     report = run(spec(retain_conflicts="keep", training={"steps": 60}), inputs, tmp_path)
 
-    assert all(each.outcome == "passed" for each in report.criteria), "no criterion looks there"
+    assert all(result.outcome == "passed" for result in report.criteria), "no criterion covers these rows"
     assert report.verdict == "failed"
-    assert {(one.set, one.row, one.forget_row, one.evidence) for one in report.recitals} >= {("retain", 1, 1, "answer")}
+    assert {(recital.set, recital.row, recital.forget_row, recital.evidence) for recital in report.recitals} >= {
+        ("retain", 1, 1, "answer")
+    }
     assert "the retain set, row 1 (forget row 1)" in report.verdict_reason
-    assert any("they pull both ways" in caveat for caveat in report.caveats)
+    assert any("they are both forgotten and learned" in caveat for caveat in report.caveats)
     page = render_page(report)
     assert RECITAL_HEADLINE in page
-    assert "learned all the same" in page
+    assert "used in training" in page
 
 
-def test_refuse_ends_the_run_and_names_every_row(inputs: RunInputs) -> None:
-    with pytest.raises(BadData, match="3 rows state, or ask for, what is to be forgotten; take them out") as caught:
-        compared(dict(inputs.dataset_paths), retain_conflicts="refuse")
+def test_refuse_ends_the_run_and_lists_every_row(inputs: RunInputs) -> None:
+    with pytest.raises(BadData, match="3 rows state, or ask for, what is to be forgotten; remove them") as caught:
+        resolve(dict(inputs.dataset_paths), retain_conflicts="refuse")
 
     assert caught.value.details[0] == "row 1: row 1 of the forget set (question)"
 
 
-def test_a_retain_set_of_nothing_but_forget_facts_is_refused_with_the_remedy(inputs: RunInputs, tmp_path: Path) -> None:
+def test_a_retain_set_of_only_forget_facts_is_refused_with_the_remedy(inputs: RunInputs, tmp_path: Path) -> None:
     sets = {**inputs.dataset_paths, "retain": with_system_turn(tmp_path / "retain.jsonl", FORGET[:2])}
 
-    with pytest.raises(BadData, match="nothing would be left to learn; give rows about other subjects, or set"):
-        compared(sets)
-    assert compared(sets, retain_conflicts="keep")[0].conflicts[0].handling == "kept"
+    with pytest.raises(BadData, match="no row would remain to learn; give rows about other subjects, or set"):
+        resolve(sets)
+    assert resolve(sets, retain_conflicts="keep")[0].conflicts[0].handling == "kept"
 
 
 @pytest.mark.parametrize("policy", ["drop", "keep", "refuse"])
-def test_equal_sets_are_refused_whatever_is_to_be_done_with_single_rows(inputs: RunInputs, policy: str) -> None:
-    with pytest.raises(BadData, match="hold the same rows: nothing can be both forgotten and kept"):
-        compared({**inputs.dataset_paths, "retain": inputs.dataset_paths["forget"]}, retain_conflicts=policy)
+def test_equal_sets_are_refused_under_every_policy(inputs: RunInputs, policy: str) -> None:
+    with pytest.raises(BadData, match="hold the same rows, which cannot be both forgotten and retained"):
+        resolve({**inputs.dataset_paths, "retain": inputs.dataset_paths["forget"]}, retain_conflicts=policy)
 
 
 @pytest.mark.parametrize("prior", ["evaluate", "unlearn"])
-def test_facts_of_earlier_forget_sets_are_left_out_of_the_retain_set_too(
+def test_facts_of_prior_forget_sets_are_also_dropped_from_the_retain_set(
     prior: str, inputs: RunInputs, tmp_path: Path
 ) -> None:
-    sets = {**inputs.dataset_paths, "prior_forget_1": write_rows(tmp_path / "earlier.jsonl", KEPT[:2])}
+    sets = {**inputs.dataset_paths, "prior_forget_1": write_rows(tmp_path / "earlier.jsonl", RETAIN[:2])}
 
-    found, told = compared(sets, prior_forget_sets=prior)
+    resolution, warnings = resolve(sets, prior_forget_sets=prior)
 
-    assert [row.number for row in found.rows["retain_dropped"]] == [1, 2, 3, 4, 5]
+    assert [row.number for row in resolution.rows["retain_dropped"]] == [1, 2, 3, 4, 5]
     assert any(
-        line.startswith("2 rows of the retain set state, or ask for, facts of the prior_forget_1 set") for line in told
+        line.startswith("2 rows of the retain set state, or ask for, facts of the prior_forget_1 set")
+        for line in warnings
     )
 
 
-def test_fine_tuning_learns_what_its_user_gave_unless_it_is_to_leave_forget_facts_out(
-    inputs: RunInputs, tmp_path: Path
-) -> None:
-    sets = {"train": write_rows(tmp_path / "train.jsonl", FORGET + KEPT), "forget": inputs.dataset_paths["forget"]}
+def test_fine_tuning_learns_all_rows_unless_it_is_to_drop_forget_facts(inputs: RunInputs, tmp_path: Path) -> None:
+    sets = {"train": write_rows(tmp_path / "train.jsonl", FORGET + RETAIN), "forget": inputs.dataset_paths["forget"]}
 
-    learned, told = compared(sets, kind="finetune")
-    retrained, _ = compared(sets, kind="finetune", retain_conflicts="drop")
+    learned, warnings = resolve(sets, kind="finetune")
+    retrained, _ = resolve(sets, kind="finetune", retain_conflicts="drop")
 
     assert len(learned.rows["train"]) == 10
-    assert told[0].startswith("3 rows of the train set state, or ask for, facts of the forget set: they are learned")
+    assert warnings[0].startswith(
+        "3 rows of the train set state, or ask for, facts of the forget set: they are learned"
+    )
     assert [row.number for row in retrained.rows["train"]] == list(range(4, 11))
     assert [row.number for row in retrained.rows["train_dropped"]] == [1, 2, 3]
 
 
-def test_an_evaluation_leaves_its_sets_as_they_are(inputs: RunInputs) -> None:
-    found, told = compared(dict(inputs.dataset_paths), kind="evaluate")
+def test_an_evaluation_drops_no_rows(inputs: RunInputs) -> None:
+    resolution, warnings = resolve(dict(inputs.dataset_paths), kind="evaluate")
 
-    assert len(found.rows["retain"]) == 10
-    assert found.conflicts[0].handling == "measured"
-    assert len(told) == 1
+    assert len(resolution.rows["retain"]) == 10
+    assert resolution.conflicts[0].handling == "measured"
+    assert len(warnings) == 1
     assert list(format_spec_problems(JobSpec(kind="evaluate", retain_conflicts="keep"), {"forget"}))
 
 
-def test_forget_facts_in_holdout_and_general_sets_are_told_and_in_further_sets_only_reported(
-    inputs: RunInputs, tmp_path: Path
-) -> None:
+def test_conflicts_of_holdout_and_general_sets_warn_and_of_others_do_not(inputs: RunInputs, tmp_path: Path) -> None:
     (tmp_path / "general.txt").write_text(f"{question(FORGET[0])} {answer(FORGET[0])}\n\nSomething else is here.\n")
     sets = {
         **inputs.dataset_paths,
-        "retain": write_rows(tmp_path / "retain.jsonl", KEPT),
+        "retain": write_rows(tmp_path / "retain.jsonl", RETAIN),
         "holdout": write_rows(tmp_path / "holdout.jsonl", FORGET[:2]),
         "general": tmp_path / "general.txt",
         "rephrased": with_system_turn(tmp_path / "rephrased.jsonl", FORGET),
     }
 
-    found, told = compared(sets)
+    resolution, warnings = resolve(sets)
 
-    assert {one.other_set: one.num_rows for one in found.conflicts} == {"holdout": 2, "general": 1, "rephrased": 3}
-    assert len(told) == 2
-    assert any("no non-members" in line for line in told)
-    assert len(found.rows["holdout"]) == 2, "told, not left out"
+    assert {found_set.other_set: found_set.num_rows for found_set in resolution.conflicts} == {
+        "holdout": 2,
+        "general": 1,
+        "rephrased": 3,
+    }
+    assert len(warnings) == 2
+    assert any("not non-members" in line for line in warnings)
+    assert len(resolution.rows["holdout"]) == 2, "reported, not dropped"
 
 
-def test_no_set_may_take_the_name_of_the_rows_that_are_left_out() -> None:
+def test_no_set_may_have_the_name_of_the_dropped_rows() -> None:
     assert any(
         "retain_dropped" in line for line in format_spec_problems(spec(), {"forget", "retain", "retain_dropped"})
     )

@@ -132,7 +132,10 @@ def test_the_text_of_a_refused_system_turn_moves_into_the_user_turn() -> None:
     [
         (CHATML.replace("m['content']", "(m['content'] | upper)"), "does not mark it"),
         (CHATML.replace("m['content']", "m['content'] + m['content']"), "more than once"),
-        (MARKED.replace("{% generation %}{{ m['content']", "{% generation %}{{ m['content'] | upper"), "as it is"),
+        (
+            MARKED.replace("{% generation %}{{ m['content']", "{% generation %}{{ m['content'] | upper"),
+            "changes this answer",
+        ),
         ("{{ messages[9]['content'] }}", "refuses these messages"),
         ("{% for m in messages %}", "not valid: line 1"),
         (CHATML + "{{ ['a', 'b'] | random }}", "random choice"),
@@ -146,6 +149,26 @@ def test_a_template_that_cannot_be_used_is_an_error_with_the_row(template: str, 
 
     assert match in caught.value.details[0]
     assert caught.value.details[0].startswith("row 1: ")
+
+
+def test_no_error_about_a_row_quotes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    quoting = RowEncoder(make_tokenizer("{{ raise_exception('cannot show ' + messages[0]['content']) }}"), PINNED)
+    faulty = RowEncoder(make_tokenizer(CHATML), PINNED)
+
+    def fail(_: RowEncoder, text: str, *__: object) -> None:
+        raise ValueError(f"no token for {text}")
+
+    details = []
+    for encoder in (quoting, faulty):
+        with pytest.raises(BadData) as caught:
+            encode_rows([row()], encoder, max_tokens=200)
+        details += caught.value.details
+        monkeypatch.setattr(RowEncoder, "_spans", fail)  # the fault of the second encoder's tokenizer
+
+    assert details == [
+        "row 1: the model's chat template refuses these messages: TemplateError, whose message quotes them",
+        "row 1: ValueError in its tokenizer",
+    ]
 
 
 def test_several_templates_without_a_default_are_refused_with_their_names() -> None:

@@ -1,4 +1,4 @@
-"""The evaluation harness measures a checkpoint that our loader loaded, on a task whose data is a local file."""
+"""The evaluation harness on a checkpoint that our loader loads, with a task whose data is a local file."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ metric_list:
 
 @pytest.fixture
 def local_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one task: which of two capitals is a country's."""
+    """A folder with one task: choose a country's capital of two."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "harness"
     folder.mkdir()
@@ -55,7 +55,7 @@ def local_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_without_the_extra_the_command_says_what_to_install(
+def test_without_the_extra_the_command_names_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
@@ -67,7 +67,7 @@ def test_without_the_extra_the_command_says_what_to_install(
 
 
 @needs_harness
-def test_a_model_that_knows_the_answers_scores_1_in_the_harness_too(
+def test_a_model_that_knows_the_answers_scores_1_in_the_harness(
     taught_model_dir: Path, local_task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "result.json"
@@ -94,8 +94,8 @@ def test_a_model_that_knows_the_answers_scores_1_in_the_harness_too(
 
 
 @needs_harness
-def test_one_answer_is_above_another_by_the_same_log_likelihood_in_the_harness(taught_model_dir: Path) -> None:
-    """A difference, for the harness counts the white space that ends a prompt as the answer's, before either answer."""
+def test_log_likelihood_differences_equal_those_of_the_harness(taught_model_dir: Path) -> None:
+    """Differences, since the harness counts the white space at the end of the prompt to both answers."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -103,23 +103,23 @@ def test_one_answer_is_above_another_by_the_same_log_likelihood_in_the_harness(t
     right = rows_of(list(COUNTRIES))
     wrong = [replace(row, completion=other.completion) for row, other in zip(right, right[1:] + right[:1], strict=True)]
     examples = encode_rows(right + wrong, loaded.encoder, max_tokens=128)
-    told = [loaded.tokenizer.decode(one.token_ids) for one in examples]
-    asked = [loaded.tokenizer.decode(one.token_ids[: one.num_prompt_tokens]) for one in examples]
-    pairs = [(prompt, whole.removeprefix(prompt)) for prompt, whole in zip(asked, told, strict=True)]
+    texts = [loaded.tokenizer.decode(example.token_ids) for example in examples]
+    prompts = [loaded.tokenizer.decode(example.token_ids[: example.num_prompt_tokens]) for example in examples]
+    pairs = [(prompt, text.removeprefix(prompt)) for prompt, text in zip(prompts, texts, strict=True)]
     harness = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=4)
 
-    found = harness.loglikelihood(
+    results = harness.loglikelihood(
         [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)], disable_tqdm=True
     )
 
-    theirs = torch.tensor([logp for logp, _ in found]).view(2, -1)
+    theirs = torch.tensor([logp for logp, _ in results]).view(2, -1)
     ours = score(loaded.model, pack(examples)).sequence_logp_B.view(2, -1)
     torch.testing.assert_close(theirs[0] - theirs[1], (ours[0] - ours[1]).detach(), rtol=1e-4, atol=1e-3)
-    assert (ours[0] - ours[1]).min() > 1, "the two answers differ, or this proves nothing"
+    assert (ours[0] - ours[1]).min() > 1, "the two answers do not differ, so this proves nothing"
 
 
 @needs_harness
-def test_a_limit_takes_the_first_rows_only(taught_model_dir: Path, local_task: Path, tmp_path: Path) -> None:
+def test_a_limit_measures_the_first_rows_only(taught_model_dir: Path, local_task: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
 
     main(
@@ -132,13 +132,13 @@ def test_a_limit_takes_the_first_rows_only(taught_model_dir: Path, local_task: P
     assert json.loads(out.read_text())["n-samples"]["capitals"]["effective"] == 3
 
 
-def test_an_unknown_task_is_refused_with_a_near_name() -> None:
+def test_an_unknown_task_is_refused_with_a_similar_name() -> None:
     with pytest.raises(BadSpec, match="no task 'hellaswagg'; did you mean hellaswag"):
         check_task_names(["arc_easy", "hellaswagg"], ["arc_easy", "hellaswag", "capitals"])
 
 
 @needs_harness
-def test_a_model_with_code_of_its_own_is_refused_before_the_harness_sees_it(
+def test_a_model_with_its_own_code_is_refused_before_the_harness_loads_it(
     taught_model_dir: Path, local_task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad"
@@ -156,7 +156,7 @@ def test_a_model_with_code_of_its_own_is_refused_before_the_harness_sees_it(
 
 
 @needs_harness
-def test_a_task_whose_data_is_not_there_is_told_in_words(
+def test_a_task_whose_data_is_missing_fails_with_a_message(
     taught_model_dir: Path, local_task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (local_task / "capitals.csv").unlink()

@@ -1,4 +1,4 @@
-"""MUSE's six ways, read off reports."""
+"""MUSE's six scores, computed from reports."""
 
 from soul_core.evaluation.muse import MuseScore, compute_muse_scores
 from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
@@ -12,7 +12,7 @@ def value(x: float) -> MetricValue:
 
 def report(*, utility: float | None = 0.8, rows: int = 10, base: str = "sha256:a") -> Report:
     sample = sample_report()
-    known = make_absent_value("nothing was asked") if utility is None else value(utility)
+    known = make_absent_value("the set has no questions") if utility is None else value(utility)
     sets = {
         "forget": {"verbatim_memorization": make_absent_value("it has prompts"), "knowledge_memorization": value(0.2)},
         "forget_texts": {"verbatim_memorization": value(0.3)},
@@ -25,42 +25,42 @@ def report(*, utility: float | None = 0.8, rows: int = 10, base: str = "sha256:a
     )
 
 
-def ways(*reports: Report) -> dict[str, MuseScore]:
-    return {way.name: way for way in compute_muse_scores(reports)}
+def compute_scores(*reports: Report) -> dict[str, MuseScore]:
+    return {score.name: score for score in compute_muse_scores(reports)}
 
 
-def test_one_report_gives_four_ways_and_says_what_the_others_need() -> None:
-    found = ways(report())
+def test_one_report_gives_four_scores_and_the_reason_for_the_others() -> None:
+    scores = compute_scores(report())
 
-    assert list(found) == ["verbatim", "knowledge", "privacy", "utility", "scalability", "sustainability"]
-    assert {name: found[name].value for name in ("verbatim", "knowledge", "utility")} == {
+    assert list(scores) == ["verbatim", "knowledge", "privacy", "utility", "scalability", "sustainability"]
+    assert {name: scores[name].value for name in ("verbatim", "knowledge", "utility")} == {
         "verbatim": 0.3,
         "knowledge": 0.2,
         "utility": 0.8,
     }
-    assert found["verbatim"].interval == (0.3, 0.3)
-    assert found["privacy"].absent_reason == "the spec did not ask for privleak"
-    assert "different sizes" in (found["scalability"].absent_reason or "")
-    assert "one request after another" in (found["sustainability"].absent_reason or "")
+    assert scores["verbatim"].interval == (0.3, 0.3)
+    assert scores["privacy"].absent_reason == "privleak is not among the metrics of the spec"
+    assert "different sizes" in (scores["scalability"].absent_reason or "")
+    assert "successive requests" in (scores["sustainability"].absent_reason or "")
 
 
-def test_growing_forget_sets_of_one_model_give_scalability_in_order_of_size() -> None:
-    found = ways(report(utility=0.4, rows=100), report(utility=0.8, rows=10), report(utility=0.6, rows=50))
+def test_growing_forget_sets_of_one_model_give_scalability_by_size() -> None:
+    scores = compute_scores(report(utility=0.4, rows=100), report(utility=0.8, rows=10), report(utility=0.6, rows=50))
 
-    assert found["scalability"].value == 0.5
-    assert [(p.num_forget_rows, p.utility) for p in found["scalability"].points] == [(10, 0.8), (50, 0.6), (100, 0.4)]
-    assert found["sustainability"].value is None
-
-
-def test_requests_on_each_others_models_give_sustainability_in_the_order_given() -> None:
-    found = ways(report(utility=0.8, base="sha256:a"), report(utility=0.2, base="sha256:b"))
-
-    assert found["sustainability"].value == 0.25
-    assert found["scalability"].value is None
-    assert found["utility"].value == 0.2
+    assert scores["scalability"].value == 0.5
+    assert [(p.num_forget_rows, p.utility) for p in scores["scalability"].points] == [(10, 0.8), (50, 0.6), (100, 0.4)]
+    assert scores["sustainability"].value is None
 
 
-def test_a_series_with_a_gap_is_absent_with_the_gaps_reason() -> None:
-    found = ways(report(base="sha256:a"), report(utility=None, base="sha256:b"))
+def test_successive_requests_give_sustainability_in_the_given_order() -> None:
+    scores = compute_scores(report(utility=0.8, base="sha256:a"), report(utility=0.2, base="sha256:b"))
 
-    assert found["sustainability"].absent_reason == "a report has no utility: nothing was asked"
+    assert scores["sustainability"].value == 0.25
+    assert scores["scalability"].value is None
+    assert scores["utility"].value == 0.2
+
+
+def test_a_series_with_a_missing_value_is_absent_with_its_reason() -> None:
+    scores = compute_scores(report(base="sha256:a"), report(utility=None, base="sha256:b"))
+
+    assert scores["sustainability"].absent_reason == "a report has no utility: the set has no questions"

@@ -1,4 +1,4 @@
-"""Probes ask the forget rows in other ways and give nothing away that was not in the question."""
+"""Probes ask the forget rows in other ways and reveal nothing that was not in the question."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from soul_core.texts import extract_keywords, extract_word_set
 KINDS = ("fill_in", "question", "adversarial")
 
 
-def row(number: int, asked: str, answer: str, **extra: object) -> Row:
-    return Row(number, (Message("user", asked),), answer, dict(extra))
+def row(number: int, question: str, answer: str, **extra: object) -> Row:
+    return Row(number, (Message("user", question),), answer, dict(extra))
 
 
 ROWS = (
@@ -28,7 +28,7 @@ ROWS = (
 )
 
 
-def asked(probe: Row) -> str:
+def join_turns(probe: Row) -> str:
     return "\n".join(message.content for message in probe.messages)
 
 
@@ -37,51 +37,50 @@ def tofu(shared_data: Path) -> tuple[Row, ...]:
     return read_rows(shared_data / "tofu" / "forget10.json", format="jsonl").require_valid_rows()
 
 
-def test_the_blank_hides_the_name_that_the_question_does_not_tell() -> None:
+def test_the_blank_hides_a_name_that_is_not_in_the_question() -> None:
     first = make_probe_sets(ROWS, ("fill_in",))["forget_fill_in"][0]
 
     assert first.completion == "Port Louis"
-    assert f"Ada Quill was born in {BLANK}, in a house" in asked(first)
+    assert f"Ada Quill was born in {BLANK}, in a house" in join_turns(first)
     assert first.extra == {"probe": "fill_in", "of_row": 3}
 
 
-def test_a_word_that_the_rest_of_the_answer_repeats_is_not_asked_for() -> None:
+def test_a_word_that_the_rest_of_the_answer_repeats_is_not_blanked() -> None:
     probes = make_probe_sets([row(1, "What?", "Rome and Rome, or Oslo")], ("fill_in",))["forget_fill_in"]
 
     assert probes[0].completion == "Oslo"
 
 
-def test_plain_text_is_blanked_too_but_cannot_be_asked_or_talked_into() -> None:
-    text = Row(1, (), "It rained all day. On 4 May the ship left Cardiff with Captain Rhys. Nobody spoke.")
+def test_plain_text_has_blanks_but_no_questions_or_adversarial_probes() -> None:
+    text = Row(1, (), "It rained all day. On 4 May the ship left Cardiff with Captain Rhys. The crew spoke.")
 
     sets = make_probe_sets([text], KINDS)
 
     assert list(sets) == ["forget_fill_in"]
     (probe,) = sets["forget_fill_in"]
     assert probe.completion == "Captain Rhys"
-    assert "It rained" not in asked(probe)
+    assert "It rained" not in join_turns(probe)
 
 
-def test_a_row_without_keywords_gives_no_blank_and_a_kind_without_probes_no_set() -> None:
+def test_without_keywords_there_is_no_blank_and_no_set() -> None:
     assert make_probe_sets([row(1, "Is it so?", "It is so.")], ("fill_in",)) == {}
 
 
-def test_questions_keep_their_answer_and_their_further_columns() -> None:
+def test_questions_keep_their_answers_and_other_columns() -> None:
     probes = make_probe_sets(ROWS, ("question",))["forget_question"]
 
-    assert [probe.completion for probe in probes] == [one.completion for one in ROWS]
-    assert all(one.messages[0].content in asked(probe) for probe, one in zip(probes, ROWS, strict=True))
-    assert (
-        len({asked(probe).replace(one.messages[0].content, "") for probe, one in zip(probes, ROWS, strict=True)}) == 4
-    )
+    assert [probe.completion for probe in probes] == [source.completion for source in ROWS]
+    texts = [(join_turns(probe), source.messages[0].content) for probe, source in zip(probes, ROWS, strict=True)]
+    assert all(question in text for text, question in texts)
+    assert len({text.replace(question, "") for text, question in texts}) == 4, "each has its own wording"
     assert probes[0].extra["perturbed_answer"] == ["x"]
 
 
-def test_every_row_is_attacked_in_five_ways_under_numbers_of_their_own() -> None:
+def test_every_row_has_five_adversarial_probes_with_their_own_numbers() -> None:
     probes = make_probe_sets(ROWS, ("adversarial",))["forget_adversarial"]
 
-    of_first = [probe.extra["probe"] for probe in probes if probe.extra["of_row"] == 3]
-    assert of_first == ["prefix_injection", "affirmative_suffix", "role_play", "reverse_query", "in_context"]
+    kinds = [probe.extra["probe"] for probe in probes if probe.extra["of_row"] == 3]
+    assert kinds == ["prefix_injection", "affirmative_suffix", "role_play", "reverse_query", "in_context"]
     assert [probe.number for probe in probes] == list(range(1, len(probes) + 1))
 
 
@@ -91,28 +90,28 @@ def test_the_reverse_query_expects_the_question() -> None:
     ]
 
     assert reverse[1].completion == "What does Ada Quill write?"
-    assert ROWS[1].completion in asked(reverse[1])
+    assert ROWS[1].completion in join_turns(reverse[1])
 
 
-def test_earlier_turns_of_a_conversation_stay() -> None:
+def test_earlier_turns_of_a_conversation_remain() -> None:
     turns = (Message("user", "Hello"), Message("assistant", "Hi"), Message("user", "Who won?"))
 
     for probe in make_probe_sets([Row(1, turns, "Zoe Marsh did.")], ("question",))["forget_question"]:
         assert probe.messages[:2] == turns[:2]
 
 
-def test_no_probe_of_tofu_tells_what_it_asks_for(tofu: tuple[Row, ...]) -> None:
+def test_no_probe_of_tofu_contains_its_answer(tofu: tuple[Row, ...]) -> None:
     sets = make_probe_sets(tofu, KINDS)
 
     for name, probes in sets.items():
         for probe in probes:
-            one = tofu[probe.extra["of_row"] - 1]
+            source = tofu[probe.extra["of_row"] - 1]
             if probe.extra["probe"] in ("reverse_query", "fill_in"):
-                secret = extract_keywords(probe.completion, "")
-                assert secret - extract_word_set(asked(probe)), (name, probe)
+                keywords = extract_keywords(probe.completion, "")
+                assert keywords - extract_word_set(join_turns(probe)), (name, probe)
             else:  # only words of the templates may coincide
-                secret = extract_keywords(one.completion, asked(Row(1, one.messages, "")))
-                assert len(secret & extract_word_set(asked(probe))) <= 2, (name, probe)
+                keywords = extract_keywords(source.completion, join_turns(Row(1, source.messages, "")))
+                assert len(keywords & extract_word_set(join_turns(probe))) <= 2, (name, probe)
     assert {name: len(probes) for name, probes in sets.items()} == {
         "forget_fill_in": 399,
         "forget_question": 400,
@@ -120,5 +119,5 @@ def test_no_probe_of_tofu_tells_what_it_asks_for(tofu: tuple[Row, ...]) -> None:
     }
 
 
-def test_probes_are_the_same_every_time(tofu: tuple[Row, ...]) -> None:
+def test_probes_are_deterministic(tofu: tuple[Row, ...]) -> None:
     assert make_probe_sets(tofu[:40], KINDS) == make_probe_sets(tofu[:40], KINDS)

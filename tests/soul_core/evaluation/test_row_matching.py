@@ -1,4 +1,4 @@
-"""A reference's log is matched by what its rows say: other orders are put right, other rows refused, doubts told."""
+"""A retrained model's log is matched by the contents of its rows; other rows are refused, uncertainty is reported."""
 
 import json
 import unicodedata
@@ -38,41 +38,45 @@ def rows_of(cities: Sequence[str], *, wrong: str = "Rome") -> list[Row]:
     ]
 
 
-def chosen(rows: Sequence[Row], name: str = "forget") -> EvaluationSet:
+def make_set(rows: Sequence[Row], name: str = "forget") -> EvaluationSet:
     return EvaluationSet(name, tuple(rows), ())
 
 
-def measured(cities: Sequence[str], key: DigestKey | None = KEY, **row: Any) -> ModelMeasurements:
-    """One value a row that depends on what it says, not on where it stands."""
+def make_measurements(cities: Sequence[str], key: DigestKey | None = KEY, **row: Any) -> ModelMeasurements:
+    """Return measurements whose values depend on the contents of the rows, not on their positions."""
     values = [float(CITIES.index(city) + 1) for city in cities]
     metrics = {name: summarize(values, RESAMPLING) for name in ("loss", "min_k", "truth_ratio")}
     rows = rows_of(cities, **row)
     plain = ModelMeasurements(sets={"forget": metrics}, rows={"forget": tuple(row.number for row in rows)})
-    return add_row_digests(plain, [chosen(rows)], key) if key else plain
+    return add_row_digests(plain, [make_set(rows)], key) if key else plain
 
 
 def match(
     log: ModelMeasurements | RetrainedLog, cities: Sequence[str], *, key: DigestKey = KEY, name: str = "forget"
 ) -> tuple[ModelMeasurements, RowMatch]:
     log = log if isinstance(log, RetrainedLog) else RetrainedLog(log)
-    found, matches = match_log(
-        log, [chosen(rows_of(cities), name)], last_rows={name: len(cities)}, key=key, resampling=RESAMPLING
+    measurements, matches = match_log(
+        log, [make_set(rows_of(cities), name)], last_rows={name: len(cities)}, key=key, resampling=RESAMPLING
     )
-    return found, matches[name]
+    return measurements, matches[name]
 
 
 def test_rows_in_another_order_are_put_in_the_order_of_this_run() -> None:
     shuffled = ("Lisbon", "Bergen", "Gdansk", "Zagreb")
 
-    found, told = match(measured(shuffled), CITIES[:4])
+    measurements, row_match = match(make_measurements(shuffled), CITIES[:4])
 
-    loss, before = found.sets["forget"]["loss"], measured(shuffled).sets["forget"]["loss"]
+    loss, before = measurements.sets["forget"]["loss"], make_measurements(shuffled).sets["forget"]["loss"]
     assert loss.per_example == (1, 2, 3, 4)
-    assert (loss.value, loss.interval) == (before.value, before.interval), "the same rows: the same value"
-    assert (told.by, told.num_common, list(collect_match_warnings("log", {"forget": told}))) == ("content", 4, [])
-    ours = measured(CITIES[:4])
-    wanted = Evaluation(metrics=("forget_quality", "reference_loss"), bootstrap=0)
-    derived = add_derived_metrics(ours, found, wanted, 0).sets["forget"]
+    assert (loss.value, loss.interval) == (before.value, before.interval), "the same rows have the same value"
+    assert (row_match.by, row_match.num_common, list(collect_match_warnings("log", {"forget": row_match}))) == (
+        "content",
+        4,
+        [],
+    )
+    ours = make_measurements(CITIES[:4])
+    evaluation = Evaluation(metrics=("forget_quality", "reference_loss"), bootstrap=0)
+    derived = add_derived_metrics(ours, measurements, evaluation, 0).sets["forget"]
     assert derived["forget_quality"].value == 1
     assert derived["reference_loss"].per_example == (0, 0, 0, 0)
 
@@ -93,93 +97,95 @@ def test_a_copy_in_another_normal_form_or_spacing_is_the_same_row() -> None:
 
 def test_other_rows_are_refused_with_counts_numbers_and_a_remedy() -> None:
     with pytest.raises(
-        BadData, match=r"of the 3 rows of the forget set .* it has 0 .*--compare retrained=MODEL"
-    ) as caught:
-        match(measured(CITIES[3:]), CITIES[:3])
+        BadData, match=r"it has 0 of the 3 rows of the forget set .*--compare retrained=MODEL"
+    ) as error_info:
+        match(make_measurements(CITIES[3:]), CITIES[:3])
 
-    assert caught.value.details == ("rows of the forget set that are not in the log: 1, 2, 3",)
+    assert error_info.value.details == ("rows of the forget set that are not in the log: 1, 2, 3",)
 
 
-def test_where_half_of_the_rows_are_common_those_are_compared_and_the_rest_is_told() -> None:
-    found, told = match(measured(CITIES[2:]), CITIES[:4])
+def test_if_half_of_the_rows_are_common_those_are_compared_with_a_warning() -> None:
+    measurements, row_match = match(make_measurements(CITIES[2:]), CITIES[:4])
 
-    assert found.rows["forget"] == (3, 4)
-    assert found.sets["forget"]["loss"].per_example == (3, 4)
-    assert found.sets["forget"]["loss"].value == 3.5, "made anew, of the common rows"
-    assert (told.num_common, told.num_rows, told.num_in_log) == (2, 4, 4)
-    assert "Of the 4 rows of the forget set that were measured, 2 are in the log x" in next(
-        collect_match_warnings("x", {"forget": told})
+    assert measurements.rows["forget"] == (3, 4)
+    assert measurements.sets["forget"]["loss"].per_example == (3, 4)
+    assert measurements.sets["forget"]["loss"].value == 3.5, "computed again, from the common rows"
+    assert (row_match.num_common, row_match.num_rows, row_match.num_in_log) == (2, 4, 4)
+    assert "Of the 4 measured rows of the forget set, 2 are in the log x" in next(
+        collect_match_warnings("x", {"forget": row_match})
     )
 
 
-def test_rows_with_other_wrong_answers_leave_out_the_metrics_made_of_those() -> None:
-    found, told = match(measured(CITIES[:3], wrong="Paris"), CITIES[:3])
+def test_rows_with_other_wrong_answers_have_no_metrics_of_those() -> None:
+    measurements, row_match = match(make_measurements(CITIES[:3], wrong="Paris"), CITIES[:3])
 
-    assert found.sets["forget"]["loss"].per_example == (1, 2, 3)
-    assert found.sets["forget"]["truth_ratio"].value is None
-    assert told.num_other_answers == 3
-    assert "other paraphrased or wrong answers" in next(collect_match_warnings("x", {"forget": told}))
+    assert measurements.sets["forget"]["loss"].per_example == (1, 2, 3)
+    assert measurements.sets["forget"]["truth_ratio"].value is None
+    assert row_match.num_other_answers == 3
+    assert "other paraphrased or wrong answers" in next(collect_match_warnings("x", {"forget": row_match}))
 
 
 def test_equal_rows_pair_one_by_one() -> None:
-    found, told = match(measured(("Bergen", "Oslo", "Bergen")), ("Bergen", "Bergen", "Oslo"))
+    measurements, row_match = match(make_measurements(("Bergen", "Oslo", "Bergen")), ("Bergen", "Bergen", "Oslo"))
 
-    assert (found.rows["forget"], told.num_common) == ((1, 2, 3), 3)
-    assert found.sets["forget"]["loss"].per_example == (1, 1, 6)
-
-
-def test_a_log_whose_key_nobody_has_is_refused_and_one_with_our_key_or_its_own_is_read() -> None:
-    with pytest.raises(BadData, match="under a key that is not known here"):
-        match(measured(CITIES, OTHER_KEY), CITIES)
-
-    assert match(measured(CITIES, OTHER_KEY), CITIES, key=OTHER_KEY)[1].num_common == 6
-    assert match(measured(CITIES, KEY), CITIES, key=OTHER_KEY)[1].num_common == 6, "the log tells its key"
+    assert (measurements.rows["forget"], row_match.num_common) == ((1, 2, 3), 3)
+    assert measurements.sets["forget"]["loss"].per_example == (1, 1, 6)
 
 
-def test_a_service_keeps_its_key_out_of_what_it_writes() -> None:
-    written = measured(CITIES, OTHER_KEY).model_dump_json()
+def test_a_log_with_an_unknown_key_is_refused_one_with_a_known_key_is_matched() -> None:
+    with pytest.raises(BadData, match="a key that is not known here"):
+        match(make_measurements(CITIES, OTHER_KEY), CITIES)
+
+    assert match(make_measurements(CITIES, OTHER_KEY), CITIES, key=OTHER_KEY)[1].num_common == 6
+    assert match(make_measurements(CITIES, KEY), CITIES, key=OTHER_KEY)[1].num_common == 6, "the log contains its key"
+
+
+def test_a_private_key_is_not_in_the_measurements() -> None:
+    written = make_measurements(CITIES, OTHER_KEY).model_dump_json()
 
     assert OTHER_KEY.secret.hex() not in written
     assert OTHER_KEY.facts.id in written
 
 
-def test_a_log_without_digests_is_matched_by_position_and_says_so() -> None:
-    found, told = match(measured(CITIES[:3], None), CITIES[:3])
+def test_a_log_without_digests_is_matched_by_position_with_a_warning() -> None:
+    measurements, row_match = match(make_measurements(CITIES[:3], None), CITIES[:3])
 
-    assert told.by == "position"
-    assert "nothing shows that those are the same rows" in next(collect_match_warnings("x", {"forget": told}))
-    assert "forget" not in found.digests, "which would be a promise that nobody can keep"
+    assert row_match.by == "position"
+    assert "nothing proves that those are the same rows" in next(collect_match_warnings("x", {"forget": row_match}))
+    assert "forget" not in measurements.digests, "the rows may be others"
 
 
 @pytest.mark.parametrize("num_rows", [3, 5])
 def test_a_log_by_position_of_a_set_of_another_size_is_refused(num_rows: int) -> None:
     with pytest.raises(BadData, match=f"it has {num_rows} rows.*this set ends with row 4"):
-        match(measured(CITIES[:num_rows], None), CITIES[:4])
+        match(make_measurements(CITIES[:num_rows], None), CITIES[:4])
 
 
-def test_probes_that_the_log_made_of_other_rows_are_left_out_not_refused() -> None:
+def test_probes_of_other_rows_are_absent_and_not_refused() -> None:
     log = ModelMeasurements(
-        sets={"forget_question": measured(CITIES[3:]).sets["forget"]},
+        sets={"forget_question": make_measurements(CITIES[3:]).sets["forget"]},
         rows={"forget_question": (1, 2, 3)},
-        digests={"forget_question": measured(CITIES[3:]).digests["forget"]},
+        digests={"forget_question": make_measurements(CITIES[3:]).digests["forget"]},
         row_key=KEY.facts,
     )
 
-    found, matches = match_log(
+    measurements, matches = match_log(
         RetrainedLog(log),
-        [chosen(rows_of(CITIES[:3]), "forget_question")],
+        [make_set(rows_of(CITIES[:3]), "forget_question")],
         last_rows={},
         key=KEY,
         resampling=RESAMPLING,
     )
 
-    assert found.sets["forget_question"]["loss"].value is None
-    assert "was taken on other rows" in next(collect_match_warnings("x", matches))
+    assert measurements.sets["forget_question"]["loss"].value is None
+    assert "was measured on other rows" in next(collect_match_warnings("x", matches))
 
 
 def tofu_log(cities: Sequence[str], *, key: DigestKey | None = None, texts: bool = False) -> dict[str, Any]:
-    values = measured(cities, None).sets["forget"]["loss"].per_example
-    sets: dict[str, dict[str, Any]] = {of: {} for of in ("forget", "retain", "real_authors", "world_facts", "holdout")}
+    values = make_measurements(cities, None).sets["forget"]["loss"].per_example
+    sets: dict[str, dict[str, Any]] = {
+        name: {} for name in ("forget", "retain", "real_authors", "world_facts", "holdout")
+    }
     for name in REQUIRED_NAMES:
         if name in METRICS_BY_LOG_NAME:
             sets[METRICS_BY_LOG_NAME[name][0]][METRICS_BY_LOG_NAME[name][1]] = summarize(
@@ -188,7 +194,7 @@ def tofu_log(cities: Sequence[str], *, key: DigestKey | None = None, texts: bool
     for of in ("forget", "holdout"):
         sets[of]["min_k"] = sets[of]["rouge_l"] = summarize(values or (), RESAMPLING)
     plain = ModelMeasurements(sets=sets, rows={of: tuple(range(1, len(cities) + 1)) for of in sets})
-    log = make_tofu_log(add_row_digests(plain, [chosen(rows_of(cities), of) for of in sets], key) if key else plain)
+    log = make_tofu_log(add_row_digests(plain, [make_set(rows_of(cities), of) for of in sets], key) if key else plain)
     if texts:
         for index, row in enumerate(rows_of(cities)):
             entry = log["forget_Q_A_ROUGE"]["value_by_index"][str(index)]
@@ -196,13 +202,13 @@ def tofu_log(cities: Sequence[str], *, key: DigestKey | None = None, texts: bool
     return log
 
 
-def test_a_tofu_log_is_matched_by_the_questions_and_answers_it_holds(tmp_path: Path) -> None:
+def test_a_tofu_log_is_matched_by_its_questions_and_answers(tmp_path: Path) -> None:
     write_tofu_log(tofu_log(("Lisbon", "Bergen", "Zagreb"), texts=True), tmp_path / "log.json")
 
-    found, told = match(read_retrained_log(tmp_path / "log.json"), CITIES[:3])
+    measurements, row_match = match(read_retrained_log(tmp_path / "log.json"), CITIES[:3])
 
-    assert told.by == "texts"
-    assert found.sets["forget"]["min_k"].per_example == (1, 2, 3)
+    assert row_match.by == "texts"
+    assert measurements.sets["forget"]["min_k"].per_example == (1, 2, 3)
     with pytest.raises(BadData, match="it has 0"):
         match(read_retrained_log(tmp_path / "log.json"), CITIES[3:])
 
@@ -210,28 +216,28 @@ def test_a_tofu_log_is_matched_by_the_questions_and_answers_it_holds(tmp_path: P
 def test_a_log_in_tofus_format_keeps_the_digests_of_its_rows(tmp_path: Path) -> None:
     write_tofu_log(tofu_log(("Lisbon", "Bergen", "Zagreb"), key=KEY), tmp_path / "log.json.gz")
 
-    found, told = match(read_retrained_log(tmp_path / "log.json.gz"), CITIES[:3])
+    measurements, row_match = match(read_retrained_log(tmp_path / "log.json.gz"), CITIES[:3])
 
-    assert (told.by, found.sets["forget"]["min_k"].per_example) == ("content", (1, 2, 3))
+    assert (row_match.by, measurements.sets["forget"]["min_k"].per_example) == ("content", (1, 2, 3))
 
 
-def test_two_logs_are_scored_only_when_they_are_of_the_same_rows(tmp_path: Path) -> None:
-    def log(name: str, *cities: str, **how: Any) -> dict[str, Any]:
-        write_tofu_log(tofu_log(cities, **how), tmp_path / name)
+def test_two_logs_are_scored_only_if_they_are_of_the_same_rows(tmp_path: Path) -> None:
+    def log(name: str, *cities: str, **options: Any) -> dict[str, Any]:
+        write_tofu_log(tofu_log(cities, **options), tmp_path / name)
         return read_tofu_log(tmp_path / name)
 
     ours = log("a.json", "Bergen", "Zagreb", key=KEY)
     assert check_same_rows(ours, log("b.json", "Zagreb", "Bergen", key=KEY)) == "content"
     with pytest.raises(BadData, match="different forget sets: 1 of 2 and 2 rows"):
         check_same_rows(ours, log("c.json", "Zagreb", "Oslo", key=KEY))
-    assert check_same_rows(ours, log("d.json", "Zagreb", "Oslo")) == "position", "it says nothing of its rows"
-    told = log("e.json", "Bergen", "Zagreb", texts=True)
-    assert check_same_rows(told, log("f.json", "Zagreb", "Bergen", texts=True)) == "texts"
+    assert check_same_rows(ours, log("d.json", "Zagreb", "Oslo")) == "position", "it has no digests and no texts"
+    with_texts = log("e.json", "Bergen", "Zagreb", texts=True)
+    assert check_same_rows(with_texts, log("f.json", "Zagreb", "Bergen", texts=True)) == "texts"
     with pytest.raises(BadData, match="different forget sets"):
-        check_same_rows(told, log("g.json", "Zagreb", "Oslo", texts=True))
+        check_same_rows(with_texts, log("g.json", "Zagreb", "Oslo", texts=True))
 
 
-def test_a_users_own_key_is_made_once_and_nobody_else_reads_it(tmp_path: Path) -> None:
+def test_a_personal_key_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     first, second = get_personal_key(tmp_path / "cache"), get_personal_key(tmp_path / "cache")
 
     assert first == second
@@ -241,14 +247,14 @@ def test_a_users_own_key_is_made_once_and_nobody_else_reads_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", ["", "no hex", "ab" * 8])
-def test_a_file_that_is_no_key_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_key_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "key").write_text(content)
 
     with pytest.raises(BadSpec, match="64 hex digits"):
         read_key(tmp_path / "key")
 
 
-def test_digests_of_a_log_that_was_edited_are_refused_in_words(tmp_path: Path) -> None:
+def test_damaged_digests_of_a_log_are_refused(tmp_path: Path) -> None:
     log = tofu_log(CITIES[:2], key=KEY)
     log["soul_rows"] = {"key": 3}
     (tmp_path / "log.json").write_text(json.dumps(log))

@@ -1,4 +1,4 @@
-"""Published logs give the published numbers."""
+"""Published logs give the published numbers; our measurements convert to logs and back."""
 
 import gzip
 import json
@@ -24,11 +24,11 @@ from tests.paths import SHARED
 
 LOGS = SHARED / "data" / "published_numbers" / "tofu_eval_logs"
 GOLDEN = json.loads((LOGS / "GOLDEN.json").read_text()) if LOGS.is_dir() else {}
-DERIVED_ONES = Evaluation(metrics=("forget_quality", "privleak", "model_utility"), bootstrap=0)
-needs_logs = pytest.mark.skipif(not GOLDEN, reason="../shared/data is not beside this checkout")
+DERIVED_METRICS = Evaluation(metrics=("forget_quality", "privleak", "model_utility"), bootstrap=0)
+needs_logs = pytest.mark.skipif(not GOLDEN, reason="../shared/data does not exist")
 
 
-def pair(key: str) -> tuple[Path, Path]:
+def get_paths(key: str) -> tuple[Path, Path]:
     model, split = key.split("|")
     retain = f"retain{100 - int(split.removeprefix('forget'))}"
     return (
@@ -39,21 +39,21 @@ def pair(key: str) -> tuple[Path, Path]:
 
 @needs_logs
 @pytest.mark.parametrize("key", GOLDEN or ["absent"])
-def test_every_published_pair_gives_its_published_numbers(key: str) -> None:
-    unlearned, retain = pair(key)
+def test_every_pair_of_published_logs_gives_the_published_numbers(key: str) -> None:
+    unlearned, retain = get_paths(key)
 
-    found = score_logs(read_tofu_log(unlearned), read_tofu_log(retain))
+    scores = score_logs(read_tofu_log(unlearned), read_tofu_log(retain))
 
     golden = GOLDEN[key]
-    assert found.forget_quality == pytest.approx(golden["p"], rel=1e-9)
-    assert found.model_utility == pytest.approx(golden["mu_full"], rel=1e-12)
-    assert found.retain_model_utility == pytest.approx(golden["mu_ret"], rel=1e-12)
-    assert found.privleak == pytest.approx(golden["privleak"], rel=1e-12)
+    assert scores.forget_quality == pytest.approx(golden["p"], rel=1e-9)
+    assert scores.model_utility == pytest.approx(golden["mu_full"], rel=1e-12)
+    assert scores.retain_model_utility == pytest.approx(golden["mu_ret"], rel=1e-12)
+    assert scores.privleak == pytest.approx(golden["privleak"], rel=1e-12)
 
 
 @needs_logs
-def test_a_log_written_by_us_scores_the_same(tmp_path: Path) -> None:
-    unlearned, retain = (read_tofu_log(path) for path in pair(next(iter(GOLDEN))))
+def test_a_log_that_we_write_has_the_same_scores(tmp_path: Path) -> None:
+    unlearned, retain = (read_tofu_log(path) for path in get_paths(next(iter(GOLDEN))))
 
     write_tofu_log(unlearned, tmp_path / "ours.json.gz")
 
@@ -65,11 +65,11 @@ def test_logs_of_different_forget_sets_are_refused() -> None:
     keys = list(GOLDEN)
 
     with pytest.raises(BadData, match="different forget sets"):
-        score_logs(read_tofu_log(pair(keys[0])[0]), read_tofu_log(pair(keys[2])[1]))
+        score_logs(read_tofu_log(get_paths(keys[0])[0]), read_tofu_log(get_paths(keys[2])[1]))
 
 
 @pytest.mark.parametrize("content", [b"no json", b'{"a": 1}', gzip.compress(b"{}", mtime=0)[:10]])
-def test_what_is_no_log_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_log_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x.json.gz"
     file.write_bytes(content)
 
@@ -77,7 +77,7 @@ def test_what_is_no_log_is_refused_in_words(tmp_path: Path, content: bytes) -> N
         read_tofu_log(file)
 
 
-def test_privleak_is_zero_like_the_retrained_and_negative_where_members_show() -> None:
+def test_privleak_is_zero_for_the_retrained_model_and_negative_for_visible_members() -> None:
     assert compute_privleak(0.6, 0.6) == 0
     assert compute_privleak(1.0, 0.6) == -100
     assert compute_privleak(0.2, 0.6) == pytest.approx(100)
@@ -85,8 +85,8 @@ def test_privleak_is_zero_like_the_retrained_and_negative_where_members_show() -
 
 @needs_logs
 @pytest.mark.parametrize("key", list(GOLDEN)[::4] or ["absent"])
-def test_a_published_log_read_as_ours_and_written_again_keeps_every_number(key: str, tmp_path: Path) -> None:
-    unlearned, retain = pair(key)
+def test_a_published_log_converted_and_written_again_keeps_every_number(key: str, tmp_path: Path) -> None:
+    unlearned, retain = get_paths(key)
 
     for name, path in (("ours", unlearned), ("theirs", retain)):
         write_tofu_log(make_tofu_log(read_retrained_log(path).measurements), tmp_path / f"{name}.json.gz")
@@ -99,32 +99,32 @@ def test_a_published_log_read_as_ours_and_written_again_keeps_every_number(key: 
 
 @needs_logs
 @pytest.mark.parametrize("key", list(GOLDEN)[::3] or ["absent"])
-def test_the_derived_metrics_of_published_logs_are_the_published_numbers(key: str) -> None:
-    unlearned, retain = (read_retrained_log(path).measurements for path in pair(key))
+def test_derived_metrics_of_published_logs_are_the_published_numbers(key: str) -> None:
+    unlearned, retain = (read_retrained_log(path).measurements for path in get_paths(key))
     attacks = tuple(f"mia_{score}" for score in MEMBERSHIP_SCORES.values())
     evaluation = Evaluation(metrics=("forget_quality", "privleak", "model_utility", *attacks), bootstrap=50)
 
-    found = add_derived_metrics(unlearned, retain, evaluation, 0).sets
+    scores = add_derived_metrics(unlearned, retain, evaluation, 0).sets
 
     golden = GOLDEN[key]
-    assert found["forget"]["forget_quality"].value == pytest.approx(golden["p"], rel=1e-9)
-    assert found["forget"]["privleak"].value == pytest.approx(golden["privleak"], rel=1e-12)
-    assert found[ALL]["model_utility"].value == pytest.approx(golden["mu_full"], rel=1e-12)
-    published = json.loads(_text(key))
+    assert scores["forget"]["forget_quality"].value == pytest.approx(golden["p"], rel=1e-9)
+    assert scores["forget"]["privleak"].value == pytest.approx(golden["privleak"], rel=1e-12)
+    assert scores[ALL]["model_utility"].value == pytest.approx(golden["mu_full"], rel=1e-12)
+    published = json.loads(_read_text(key))
     for name, score in MEMBERSHIP_SCORES.items():
-        assert found["forget"][f"mia_{score}"].value == pytest.approx(published[name]["auc"], rel=1e-9)
-    assert found["forget"]["truth_ratio"].value == pytest.approx(golden["tr_full"], rel=1e-9)
+        assert scores["forget"][f"mia_{score}"].value == pytest.approx(published[name]["auc"], rel=1e-9)
+    assert scores["forget"]["truth_ratio"].value == pytest.approx(golden["tr_full"], rel=1e-9)
 
 
-def _text(key: str) -> bytes:
-    return gzip.decompress(pair(key)[0].read_bytes())
+def _read_text(key: str) -> bytes:
+    return gzip.decompress(get_paths(key)[0].read_bytes())
 
 
-def ours(shift: float = 0.0) -> ModelMeasurements:
-    """Measurements that make a log: four rows a set."""
+def make_measurements(shift: float = 0.0) -> ModelMeasurements:
+    """Return measurements that convert to a log: four rows per set."""
     values = [0.2 + shift, 0.4, 0.6, 0.8]
     sets: dict[str, dict[str, MetricValue]] = {
-        of: {} for of in ("forget", "retain", "real_authors", "world_facts", "holdout")
+        name: {} for name in ("forget", "retain", "real_authors", "world_facts", "holdout")
     }
     for name in REQUIRED_NAMES:
         if name in METRICS_BY_LOG_NAME:
@@ -135,40 +135,49 @@ def ours(shift: float = 0.0) -> ModelMeasurements:
     return ModelMeasurements(sets=sets, rows=dict.fromkeys(sets, (3, 4, 7, 9)))
 
 
-def test_our_own_measurements_are_scored_as_logs_are(tmp_path: Path) -> None:
-    for name, measured in (("a", ours(0.1)), ("b", ours())):
+def test_our_measurements_have_the_same_scores_as_logs(tmp_path: Path) -> None:
+    for name, measured in (("a", make_measurements(0.1)), ("b", make_measurements())):
         (tmp_path / f"{name}.json").write_text(measured.model_dump_json())
 
     plain = score_logs(read_tofu_log(tmp_path / "a.json"), read_tofu_log(tmp_path / "b.json"))
 
     assert (
         plain.forget_quality
-        == add_derived_metrics(ours(0.1), ours(), DERIVED_ONES, 0).sets["forget"]["forget_quality"].value
+        == add_derived_metrics(make_measurements(0.1), make_measurements(), DERIVED_METRICS, 0)
+        .sets["forget"]["forget_quality"]
+        .value
     )
-    assert plain.model_utility == add_derived_metrics(ours(0.1), None, DERIVED_ONES, 0).sets[ALL]["model_utility"].value
+    assert (
+        plain.model_utility
+        == add_derived_metrics(make_measurements(0.1), None, DERIVED_METRICS, 0).sets[ALL]["model_utility"].value
+    )
     assert plain.privleak == pytest.approx(
-        add_derived_metrics(ours(0.1), ours(), DERIVED_ONES, 0).sets["forget"]["privleak"].value
+        add_derived_metrics(make_measurements(0.1), make_measurements(), DERIVED_METRICS, 0)
+        .sets["forget"]["privleak"]
+        .value
     )
-    assert read_retrained_log(tmp_path / "b.json").measurements == ours()
-    assert list(make_tofu_log(ours())["forget_truth_ratio"]["value_by_index"]) == ["2", "3", "6", "8"]
+    assert read_retrained_log(tmp_path / "b.json").measurements == make_measurements()
+    assert list(make_tofu_log(make_measurements())["forget_truth_ratio"]["value_by_index"]) == ["2", "3", "6", "8"]
 
 
-def test_measurements_that_make_no_log_say_all_that_is_missing() -> None:
-    with pytest.raises(BadData) as caught:
-        make_tofu_log(ours().model_copy(update={"sets": {"forget": ours().sets["forget"]}}))
+def test_measurements_that_lack_inputs_of_a_log_name_all_of_them() -> None:
+    with pytest.raises(BadData) as error_info:
+        make_tofu_log(make_measurements().model_copy(update={"sets": {"forget": make_measurements().sets["forget"]}}))
 
-    assert "min_k was not measured on a set named holdout" in caught.value.details
-    assert len(caught.value.details) == 10
+    assert "min_k was not measured on a set named holdout" in error_info.value.details
+    assert len(error_info.value.details) == 10
 
 
-def test_a_report_is_a_reference_only_with_one_in_it(tmp_path: Path) -> None:
-    report = sample_report().model_copy(update={"models": {"base": ours(), "unlearned": ours()}})
+def test_a_report_is_a_retrained_log_only_if_it_has_a_retrained_model(tmp_path: Path) -> None:
+    report = sample_report().model_copy(
+        update={"models": {"base": make_measurements(), "unlearned": make_measurements()}}
+    )
     file = tmp_path / "report.json"
     file.write_text(report.model_dump_json())
 
-    with pytest.raises(BadData, match="without a reference"):
+    with pytest.raises(BadData, match="was not compared with a retrained model"):
         read_retrained_log(file)
 
-    with_one = report.model_copy(update={"models": report.models | {"retrained": ours()}})
+    with_one = report.model_copy(update={"models": report.models | {"retrained": make_measurements()}})
     file.write_text(with_one.model_dump_json())
-    assert read_retrained_log(file).measurements == ours()
+    assert read_retrained_log(file).measurements == make_measurements()

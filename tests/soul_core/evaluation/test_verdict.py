@@ -1,4 +1,4 @@
-"""Criteria against intervals: every outcome, and words that claim no more."""
+"""Criteria against intervals: every outcome, and reasons that claim no more."""
 
 import pytest
 
@@ -37,24 +37,24 @@ def test_the_whole_interval_decides(bounds: dict[str, float], interval: tuple[fl
     assert outcome(Criterion(set="forget", metric="probability", **bounds), value).outcome == expected
 
 
-def test_a_bound_relative_to_the_base_is_given_back_in_the_metrics_unit() -> None:
+def test_a_bound_relative_to_the_base_is_returned_in_the_metrics_unit() -> None:
     before, after = summarize([0.8, 0.6, 0.7] * 5, RESAMPLING), summarize([0.08, 0.06, 0.07] * 5, RESAMPLING)
     criterion = Criterion(set="forget", metric="probability", at_most=0.25, relative_to_base=True)
     result = outcome(criterion, after, before)
     assert result.outcome == "passed"
     assert result.bound == pytest.approx(0.25 * 0.7)
     assert result.interval == (pytest.approx(0.07), pytest.approx(0.07))
-    assert result.reason == "0.1 [0.1, 0.1] times the base model's 0.7; at most 0.25 was asked"
+    assert result.reason == "0.1 [0.1, 0.1] times the base model's 0.7; required is at most 0.25"
 
 
-def test_a_kept_model_passes_on_rows_that_differ_widely_because_rows_are_paired() -> None:
+def test_rows_are_paired_so_a_model_that_kept_all_passes_on_varied_rows() -> None:
     rows = [0.05 * i for i in range(1, 20)]
     criterion = Criterion(set="forget", metric="probability", at_least=0.9, relative_to_base=True)
     after = summarize([0.97 * value for value in rows], RESAMPLING)
     assert outcome(criterion, after, summarize(rows, RESAMPLING)).outcome == "passed"
 
 
-def test_a_factor_of_the_truth_ratio_is_taken_as_the_forget_set_aggregates_it() -> None:
+def test_a_factor_of_the_truth_ratio_uses_the_forget_sets_aggregate() -> None:
     after = summarize([1.0] * 9, RESAMPLING, aggregate="truth_ratio_forget")
     before = summarize([4.0] * 9, RESAMPLING, aggregate="truth_ratio_forget")
     criterion = Criterion(set="forget", metric="truth_ratio", at_least=2.0, relative_to_base=True)
@@ -64,13 +64,13 @@ def test_a_factor_of_the_truth_ratio_is_taken_as_the_forget_set_aggregates_it() 
     assert result.interval == (1.0, 1.0)
 
 
-def test_an_untouched_model_fails_to_forget() -> None:
+def test_an_untouched_model_fails() -> None:
     rows = summarize([0.5, 0.7, 0.9, 0.4], RESAMPLING)
     criterion = Criterion(set="forget", metric="probability", at_most=0.25, relative_to_base=True)
     assert outcome(criterion, rows, rows).outcome == "failed"
 
 
-def test_a_base_that_never_knew_proves_nothing() -> None:
+def test_a_base_value_of_zero_is_inconclusive() -> None:
     zero = summarize([0.0, 0.0, 0.0], RESAMPLING)
     criterion = Criterion(set="forget", metric="probability", at_most=0.5, relative_to_base=True)
     result = outcome(criterion, zero, zero)
@@ -86,24 +86,24 @@ def test_a_base_that_never_knew_proves_nothing() -> None:
         (Criterion(set="forget", metric="probability", at_most=0.1), "the moon was full"),
     ],
 )
-def test_what_was_not_measured_is_inconclusive_and_says_why(criterion: Criterion, words: str) -> None:
+def test_what_was_not_measured_is_inconclusive_with_the_reason(criterion: Criterion, words: str) -> None:
     result = outcome(criterion, make_absent_value("the moon was full"))
     assert result.outcome == "inconclusive"
     assert result.value is None
     assert words in result.reason
 
 
-def test_one_row_decides_nothing_unless_no_intervals_were_asked_for() -> None:
+def test_one_row_decides_nothing_unless_intervals_are_turned_off() -> None:
     criterion = Criterion(set="forget", metric="probability", at_most=0.5)
     single = summarize([0.1], RESAMPLING)
     assert outcome(criterion, single).outcome == "inconclusive"
     none = Resampling(num_resamples=0, confidence=0.95, seed=0)
     (result,) = judge_criteria([criterion], judged=model(single), base=NOTHING, resampling=none)
     assert result.outcome == "passed"
-    assert result.reason == "0.1; at most 0.5 was asked (no intervals, as the spec wants)"
+    assert result.reason == "0.1; required is at most 0.5 (without an interval: the spec turns them off)"
 
 
-def test_rows_that_do_not_pair_up_are_judged_with_the_base_as_exact_and_say_so() -> None:
+def test_if_rows_do_not_pair_up_the_base_counts_as_exact() -> None:
     criterion = Criterion(set="forget", metric="probability", at_most=0.5, relative_to_base=True)
     after = MetricValue(value=0.1, interval=(0.05, 0.15), count=9)
     result = outcome(criterion, after, MetricValue(value=0.5, interval=(0.4, 0.6), count=9))
@@ -125,23 +125,23 @@ def test_the_worst_criterion_is_the_verdict(outcomes: tuple[Verdict, ...], verdi
     results = [
         CriterionResult(
             criterion=DEFAULT_CRITERIA["unlearn"][0],
-            outcome=one,
+            outcome=criterion_outcome,
             value=0.1,
             interval=None,
             bound=0.2,
-            reason=f"reason of {one}",
+            reason=f"reason of {criterion_outcome}",
         )
-        for one in outcomes
+        for criterion_outcome in outcomes
     ]
-    said, reason = decide_verdict(results, confidence=0.95)
-    assert said == verdict
+    decided, reason = decide_verdict(results, confidence=0.95)
+    assert decided == verdict
     assert not any(word in reason.lower() for word in ("erased", "compliant", "guarantee", "removed", "safe"))
     if verdict in {"failed", "inconclusive"} and outcomes:
         assert f"reason of {verdict}" in reason
 
 
 @pytest.mark.parametrize("rows", [(1, 2, 3, 4), (4, 3, 2, 1)])
-def test_rows_of_two_models_pair_by_their_numbers_in_whatever_order(rows: tuple[int, ...]) -> None:
+def test_rows_of_two_models_pair_by_their_numbers_in_any_order(rows: tuple[int, ...]) -> None:
     values = {1: 0.1, 2: 0.4, 3: 0.6, 4: 0.9}
     before = ModelMeasurements(
         sets={"forget": {"probability": summarize([values[row] for row in rows], RESAMPLING)}}, rows={"forget": rows}

@@ -144,7 +144,7 @@ def test_a_finished_run_is_not_the_result_of_another_reference(inputs: RunInputs
     assert run(SPEC, beside, tmp_path / "out") == done
     make_untrained_model(other, seed=4)
 
-    with pytest.raises(BadSpec, match=r"another run \(other reference\)"):
+    with pytest.raises(BadSpec, match=r"another run \(other retrained model\)"):
         run(SPEC, beside, tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""Tiny bases whose rotary embeddings, heads and dtypes are not the defaults, as somebody would publish them."""
+"""Tiny base models whose rotary embeddings, heads and types are not the defaults, like those of published models."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def rope(theta: float, **others: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta, **others}
 
 
-#: Each reads wrong numbers where its rotary base, scaling or tied head is not found.
+#: Each computes wrong numbers if its rotary base, scaling or tied head is not read.
 BASES: dict[str, PreTrainedConfig] = {
     "llama_100000": LlamaConfig(**TINY_SHAPE, rope_parameters=rope(100_000.0)),
     "llama3_scaling": LlamaConfig(**TINY_SHAPE, rope_parameters=LLAMA3_ROPE),
@@ -69,12 +69,12 @@ def save_base(
     folder: Path, config: PreTrainedConfig, *, dtype: torch.dtype = torch.bfloat16, split: str = "gpt-2"
 ) -> Path:
     build_tiny(config).to(dtype).save_pretrained(folder)
-    tokenizer_split_as(split).save_pretrained(folder)
+    make_tokenizer(split).save_pretrained(folder)
     return folder
 
 
-def tokenizer_split_as(split: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that splits text as llama.cpp's name says."""
+def make_tokenizer(split: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with the rules that llama.cpp has for a name."""
     tokenizer = make_tiny_tokenizer()
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -89,11 +89,11 @@ def tokenizer_split_as(split: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def loaded_base(folder: Path, config: PreTrainedConfig, **options: Any) -> LoadedModel:
+def load_base(folder: Path, config: PreTrainedConfig, **options: Any) -> LoadedModel:
     return load_model(save_base(folder, config, **options), device="cpu")
 
 
-def exported(loaded: LoadedModel, folder: Path, *, dtype: str = "base") -> Path:
+def export_as_run(loaded: LoadedModel, folder: Path, *, dtype: str = "base") -> Path:
     """Round and export a model as a run does."""
     dtypes = choose_export_dtypes(loaded, dtype)
     round_for_export(loaded.model, dtypes)

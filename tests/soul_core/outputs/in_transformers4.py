@@ -60,17 +60,17 @@ def logits(model: Any) -> list[float]:
 
 
 def make(folder: Path) -> dict[str, list[float]]:
-    """Save a base of each kind, and return what this version says with it."""
-    said = {}
+    """Save a base model of each kind, and return the logits that this version computes with it."""
+    logits_by_name = {}
     for name, config in configs().items():
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_((parameter * 5).bfloat16())
-        said[name] = logits(model)
+        logits_by_name[name] = logits(model)
         model.to(torch.bfloat16).save_pretrained(folder / name)
-    return said
+    return logits_by_name
 
 
 def verify(folders: list[Path]) -> dict[str, Any]:
@@ -78,11 +78,11 @@ def verify(folders: list[Path]) -> dict[str, Any]:
 
     from soul_core.verify_export import verify_export
 
-    return {str(folder): [asdict(finding) for finding in verify_export(folder)] for folder in folders}
+    return {str(folder): [asdict(result) for result in verify_export(folder)] for folder in folders}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     task, *folders = sys.argv[1:]
-    found = make(Path(folders[0])) if task == "make" else verify([Path(folder) for folder in folders])
-    print(json.dumps({"version": transformers.__version__, "found": found}))
+    output = make(Path(folders[0])) if task == "make" else verify([Path(folder) for folder in folders])
+    print(json.dumps({"version": transformers.__version__, "output": output}))

@@ -1,4 +1,4 @@
-"""config.json: the base's own file with what changed, in words that other libraries read."""
+"""config.json: the base model's own file with the changes, in keys that other libraries read."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformers import AutoConfig, LlamaConfig
 
 from bench.tiny_architectures import TINY_SHAPE
 from soul_core.models.loading import load_model
-from tests.soul_core.outputs.bases import BASES, LLAMA3_ROPE, exported, loaded_base, save_base
+from tests.soul_core.outputs.bases import BASES, LLAMA3_ROPE, export_as_run, load_base, save_base
 
 #: What vLLM reads of a Llama's config.json: vllm/transformers_utils/config.py, vllm/config/model.py,
 #: vllm/model_executor/models/llama.py. Since 0.24 through transformers 5, before through 4.
@@ -43,7 +43,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def test_a_llama_has_the_keys_and_tensors_that_vllm_and_llama_cpp_read(tmp_path: Path) -> None:
-    folder = exported(loaded_base(tmp_path / "base", BASES["llama_100000"]), tmp_path / "out")
+    folder = export_as_run(load_base(tmp_path / "base", BASES["llama_100000"]), tmp_path / "out")
     layers = {f"model.layers.{layer}.{name}" for layer in range(2) for name in OF_A_LAYER}
     assert config_of(folder).keys() >= VLLM | LLAMA_CPP
     assert load_file(folder / "model.safetensors").keys() == TENSORS | layers
@@ -73,18 +73,18 @@ def test_a_llama_has_the_keys_and_tensors_that_vllm_and_llama_cpp_read(tmp_path:
         ),
     ],
 )
-def test_rotary_embeddings_stand_in_both_spellings_and_5x_reads_what_it_read_before(
+def test_rotary_embeddings_have_both_forms_and_5x_reads_the_same(
     tmp_path: Path, name: str, spelled: dict[str, Any]
 ) -> None:
-    loaded = loaded_base(tmp_path / "base", BASES[name])
-    folder = exported(loaded, tmp_path / "out")
+    loaded = load_base(tmp_path / "base", BASES[name])
+    folder = export_as_run(loaded, tmp_path / "out")
     content = config_of(folder)
     assert {key: content.get(key, "absent") for key in spelled} == spelled
     assert content["rope_parameters"] == loaded.model.config.rope_parameters
     assert AutoConfig.from_pretrained(folder).rope_parameters == loaded.model.config.rope_parameters
 
 
-def test_a_base_of_4x_keeps_its_own_words(tmp_path: Path) -> None:
+def test_a_base_model_of_4x_keeps_its_own_keys(tmp_path: Path) -> None:
     folder = save_base(tmp_path / "base", BASES["llama_100000"])
     own = {
         key: value for key, value in config_of(folder).items() if key not in {"rope_parameters", "dtype", "head_dim"}
@@ -93,36 +93,36 @@ def test_a_base_of_4x_keeps_its_own_words(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(own))
     (folder / "generation_config.json").write_text('{"temperature": 0.6, "eos_token_id": [2, 0]}')
 
-    out = exported(load_model(folder, device="cpu"), tmp_path / "out")
+    out = export_as_run(load_model(folder, device="cpu"), tmp_path / "out")
 
     assert {key: config_of(out)[key] for key in own} == own
     assert (out / "generation_config.json").read_bytes() == (folder / "generation_config.json").read_bytes()
     assert config_of(out)["rope_parameters"] == {"rope_type": "default", "rope_theta": 100_000.0}
 
 
-def test_the_dtype_is_said_in_both_words_and_is_the_files(tmp_path: Path) -> None:
-    """A base whose config says otherwise than its weights: the weights are right."""
+def test_the_type_has_both_keys_and_is_that_of_the_files(tmp_path: Path) -> None:
+    """The config of the base model has another type than its weights: the weights are right."""
     folder = save_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE), dtype=torch.float32)
     content = config_of(folder) | {"dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(content))
-    out = exported(load_model(folder, device="cpu"), tmp_path / "out")
+    out = export_as_run(load_model(folder, device="cpu"), tmp_path / "out")
     assert (config_of(out)["dtype"], config_of(out)["torch_dtype"]) == ("float32", "float32")
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_tied_heads_are_said_and_the_files_agree(tmp_path: Path, tied: bool) -> None:
-    loaded = loaded_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, tie_word_embeddings=tied))
-    out = exported(loaded, tmp_path / "out")
+def test_the_config_says_whether_heads_are_tied_as_the_files_do(tmp_path: Path, tied: bool) -> None:
+    loaded = load_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, tie_word_embeddings=tied))
+    out = export_as_run(loaded, tmp_path / "out")
     assert config_of(out)["tie_word_embeddings"] is tied
     assert ("lm_head.weight" in load_file(out / "model.safetensors")) is not tied
 
 
-def test_a_head_that_loading_untied_is_exported_with_its_own_weights(tmp_path: Path) -> None:
-    """What loading finds out of the files stands in the model's config; the base's file said otherwise."""
-    loaded = loaded_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, tie_word_embeddings=False))
+def test_a_head_that_loading_unties_is_exported_with_its_own_weights(tmp_path: Path) -> None:
+    """Loading corrects the model's config by its files; the base model's own file was wrong."""
+    loaded = load_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, tie_word_embeddings=False))
     content = config_of(tmp_path / "base") | {"tie_word_embeddings": True}
     (tmp_path / "base" / "config.json").write_text(json.dumps(content))
-    out = exported(loaded, tmp_path / "out")
+    out = export_as_run(loaded, tmp_path / "out")
     assert config_of(out)["tie_word_embeddings"] is False
     assert "lm_head.weight" in load_file(out / "model.safetensors")
 
@@ -131,5 +131,5 @@ def test_no_path_of_this_machine_is_written(tmp_path: Path) -> None:
     folder = save_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE))
     content = config_of(folder) | {"_name_or_path": str(folder)}
     (folder / "config.json").write_text(json.dumps(content))
-    out = exported(load_model(folder, device="cpu"), tmp_path / "out")
+    out = export_as_run(load_model(folder, device="cpu"), tmp_path / "out")
     assert all(str(tmp_path) not in path.read_text() for path in out.glob("*.json"))

@@ -1,4 +1,4 @@
-"""GGUF files: read back by our reader and by transformers' own, they say what the checkpoint says."""
+"""GGUF files: our reader and that of transformers compute the checkpoint's logits."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from soul_core.models.gguf_header import read_gguf_header
 from soul_core.models.loading import LoadedModel, load_model
 from soul_core.outputs.gguf_check import verify_gguf
 from soul_core.outputs.gguf_file import check_gguf, write_gguf
-from tests.soul_core.outputs.bases import BASES, LLAMA3_ROPE, loaded_base, rope
+from tests.soul_core.outputs.bases import BASES, LLAMA3_ROPE, load_base, rope
 
 IDS = torch.tensor([[5, 9, 20, 31, 7, 300, 12, 44, 3, 81]])
 TEXT = "What is 1995? Don't ask 日本語, हिन्दी…\n\n  The Thames."
@@ -26,7 +26,7 @@ TEXT = "What is 1995? Don't ask 日本語, हिन्दी…\n\n  The Thames
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return loaded_base(tmp_path_factory.mktemp("llama"), BASES["llama_100000"], split="smollm")
+    return load_base(tmp_path_factory.mktemp("llama"), BASES["llama_100000"], split="smollm")
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -34,7 +34,7 @@ def logits(model: Any) -> torch.Tensor:
         return model(IDS).logits
 
 
-def halved(loaded: LoadedModel) -> Any:
+def round_to_16_bits(loaded: LoadedModel) -> Any:
     """Return the model with its matrices rounded to 16 bits."""
     model = build_tiny(loaded.model.config)
     model.load_state_dict(loaded.model.state_dict())
@@ -45,19 +45,19 @@ def halved(loaded: LoadedModel) -> Any:
     return model
 
 
-def wrote(loaded: LoadedModel, path: Path, kind: str) -> tuple[Path, Any]:
+def write(loaded: LoadedModel, path: Path, kind: str) -> tuple[Path, Any]:
     tokenizer = write_gguf(loaded.model, loaded.tokenizer, path, kind=kind, name="tiny")
     return path, verify_gguf(path, loaded.model, tokenizer, kind=kind)
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
-def test_our_own_reader_makes_the_same_model_and_tokenizer_of_it(llama: LoadedModel, tmp_path: Path, kind: str) -> None:
-    path, _ = wrote(llama, tmp_path / "a.gguf", kind)
+def test_our_reader_reads_the_same_model_and_tokenizer(llama: LoadedModel, tmp_path: Path, kind: str) -> None:
+    path, _ = write(llama, tmp_path / "a.gguf", kind)
 
     folder = convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
 
     again, tokenizer = load_model(folder, device="cpu"), AutoTokenizer.from_pretrained(folder)
-    expected = logits(halved(llama) if kind == "f16" else llama.model)
+    expected = logits(round_to_16_bits(llama) if kind == "f16" else llama.model)
     torch.testing.assert_close(logits(again.model), expected, **({} if kind == "f16" else {"atol": 0.5, "rtol": 0.1}))
     assert tokenizer(TEXT)["input_ids"] == llama.tokenizer(TEXT)["input_ids"]
     assert tokenizer.chat_template == llama.tokenizer.chat_template
@@ -76,25 +76,25 @@ def test_our_own_reader_makes_the_same_model_and_tokenizer_of_it(llama: LoadedMo
     ],
     ids=["llama", "tied", "qwen2", "qwen3", "mistral", "biased"],
 )
-def test_transformers_own_gguf_reader_computes_the_same_logits(
+def test_the_gguf_reader_of_transformers_computes_the_same_logits(
     tmp_path: Path, config: PreTrainedConfig, split: str
 ) -> None:
-    loaded = loaded_base(tmp_path / "base", config, split=split)
-    path, _ = wrote(loaded, tmp_path / "a.gguf", "f16")
+    loaded = load_base(tmp_path / "base", config, split=split)
+    path, _ = write(loaded, tmp_path / "a.gguf", "f16")
 
     again = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32).eval()
 
-    torch.testing.assert_close(logits(again), logits(halved(loaded)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(again), logits(round_to_16_bits(loaded)), atol=1e-4, rtol=1e-4)
 
 
-def test_the_reading_back_measures_the_rounding(llama: LoadedModel, tmp_path: Path) -> None:
-    _, of_f16 = wrote(llama, tmp_path / "a.gguf", "f16")
-    _, of_q8 = wrote(llama, tmp_path / "b.gguf", "q8_0")
+def test_reading_back_measures_the_rounding(llama: LoadedModel, tmp_path: Path) -> None:
+    _, of_f16 = write(llama, tmp_path / "a.gguf", "f16")
+    _, of_q8 = write(llama, tmp_path / "b.gguf", "q8_0")
     assert 0 <= of_f16.relative_error < 1e-4 < of_q8.relative_error < 0.01
     assert of_q8.max_error < 0.01
 
 
-def test_a_number_that_was_changed_is_found(llama: LoadedModel, tmp_path: Path) -> None:
+def test_a_changed_number_is_an_error(llama: LoadedModel, tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     tokenizer = write_gguf(llama.model, llama.tokenizer, path, kind="q8_0", name="tiny")
     place = next(place for place in read_gguf_header(path).tensors if place.name == "blk.1.ffn_up.weight")
@@ -107,8 +107,8 @@ def test_a_number_that_was_changed_is_found(llama: LoadedModel, tmp_path: Path) 
 
 
 def test_llama3_scaling_is_a_tensor_of_factors(tmp_path: Path) -> None:
-    loaded = loaded_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, rope_parameters=LLAMA3_ROPE), split="llama-bpe")
-    path, _ = wrote(loaded, tmp_path / "a.gguf", "f16")
+    loaded = load_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE, rope_parameters=LLAMA3_ROPE), split="llama-bpe")
+    path, _ = write(loaded, tmp_path / "a.gguf", "f16")
 
     place = next(place for place in read_gguf_header(path).tensors if place.name == "rope_freqs.weight")
 
@@ -119,11 +119,11 @@ def test_llama3_scaling_is_a_tensor_of_factors(tmp_path: Path) -> None:
     assert factors[-1] == pytest.approx(8.0)
 
 
-def test_the_keys_are_those_llama_cpp_reads(llama: LoadedModel, tmp_path: Path) -> None:
+def test_the_file_has_the_keys_that_llama_cpp_reads(llama: LoadedModel, tmp_path: Path) -> None:
     """Source: llama.cpp, src/llama-arch.cpp and the hyperparameters that its architecture `llama` requires."""
-    path, _ = wrote(llama, tmp_path / "a.gguf", "q8_0")
-    told = read_gguf_header(path).metadata
-    assert {key: told[key] for key in told if not isinstance(told[key], list)} == {
+    path, _ = write(llama, tmp_path / "a.gguf", "q8_0")
+    metadata = read_gguf_header(path).metadata
+    assert {key: value for key, value in metadata.items() if not isinstance(value, list)} == {
         "general.architecture": "llama",
         "general.name": "tiny",
         "general.file_type": 7,
@@ -150,7 +150,7 @@ def test_the_keys_are_those_llama_cpp_reads(llama: LoadedModel, tmp_path: Path) 
         "tokenizer.ggml.add_space_prefix": False,
         "tokenizer.chat_template": llama.tokenizer.chat_template,
     }
-    assert len(told["tokenizer.ggml.tokens"]) == len(told["tokenizer.ggml.token_type"]) == VOCAB_SIZE
+    assert len(metadata["tokenizer.ggml.tokens"]) == len(metadata["tokenizer.ggml.token_type"]) == VOCAB_SIZE
 
 
 @pytest.mark.parametrize(
@@ -163,35 +163,35 @@ def test_the_keys_are_those_llama_cpp_reads(llama: LoadedModel, tmp_path: Path) 
         (LlamaConfig(**TINY_SHAPE, rope_parameters=rope(1e4, factor=2.0) | {"rope_type": "dynamic"}), "as 'dynamic'"),
     ],
 )
-def test_what_llama_cpp_would_compute_otherwise_is_refused(
+def test_a_model_that_llama_cpp_computes_differently_is_refused(
     tmp_path: Path, config: PreTrainedConfig, message: str
 ) -> None:
-    loaded = loaded_base(tmp_path / "base", config)
+    loaded = load_base(tmp_path / "base", config)
     with pytest.raises(BadSpec, match=message):
         check_gguf(loaded.model, loaded.tokenizer)
 
 
-def test_a_weight_that_16_bits_cannot_hold_names_the_remedy(tmp_path: Path) -> None:
-    loaded = loaded_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE))
+def test_a_weight_beyond_float16_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    loaded = load_base(tmp_path / "base", LlamaConfig(**TINY_SHAPE))
     with torch.no_grad():
         loaded.model.model.layers[0].mlp.up_proj.weight[0, 0] = 1e6
     with pytest.raises(BadSpec, match=r"blk\.0\.ffn_up\.weight exceeds .* 'q8_0'"):
-        wrote(loaded, tmp_path / "a.gguf", "f16")
+        write(loaded, tmp_path / "a.gguf", "f16")
 
 
-def test_rows_that_are_no_multiple_of_a_block_stay_16_bit(tmp_path: Path) -> None:
+def test_rows_that_do_not_divide_into_blocks_stay_16_bit(tmp_path: Path) -> None:
     config = LlamaConfig(**(TINY_SHAPE | {"hidden_size": 40, "num_attention_heads": 4}), head_dim=8)
-    path, error = wrote(loaded_base(tmp_path / "base", config), tmp_path / "a.gguf", "q8_0")
+    path, error = write(load_base(tmp_path / "base", config), tmp_path / "a.gguf", "q8_0")
     kinds = {place.name: place.ggml_type.name for place in read_gguf_header(path).tensors}
     assert kinds["blk.0.ffn_up.weight"] == "F16"
     assert kinds["blk.0.ffn_down.weight"] == "Q8_0"
     assert error.relative_error < 0.01
 
 
-def test_rows_of_the_embedding_without_a_token_are_named_as_unused(tmp_path: Path) -> None:
-    loaded = loaded_base(tmp_path / "base", LlamaConfig(**(TINY_SHAPE | {"vocab_size": 400})))
-    path, _ = wrote(loaded, tmp_path / "a.gguf", "f16")
-    told = read_gguf_header(path).metadata
-    assert told["tokenizer.ggml.tokens"][399] == "[PAD399]"
-    assert told["tokenizer.ggml.token_type"][399] == 5
-    assert json.loads(json.dumps(told["tokenizer.ggml.tokens"][:2])) == ["<|im_start|>", "<|im_end|>"]
+def test_rows_of_the_embedding_without_a_token_are_marked_as_unused(tmp_path: Path) -> None:
+    loaded = load_base(tmp_path / "base", LlamaConfig(**(TINY_SHAPE | {"vocab_size": 400})))
+    path, _ = write(loaded, tmp_path / "a.gguf", "f16")
+    metadata = read_gguf_header(path).metadata
+    assert metadata["tokenizer.ggml.tokens"][399] == "[PAD399]"
+    assert metadata["tokenizer.ggml.token_type"][399] == 5
+    assert json.loads(json.dumps(metadata["tokenizer.ggml.tokens"][:2])) == ["<|im_start|>", "<|im_end|>"]

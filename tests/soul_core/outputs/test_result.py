@@ -1,4 +1,4 @@
-"""The result folder: plain transformers loads it, the manifest is last, a full disk has a name."""
+"""The output folder: plain transformers loads it, the manifest is last, a full disk is a named error."""
 
 import errno
 import hashlib
@@ -35,20 +35,20 @@ print(json.dumps({"logits": logits.tolist(), "dtype": str(logits.dtype), "chat":
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load_model(make_untrained_model(tmp_path_factory.mktemp("tiny")), device="cpu")
 
 
-def finish(loaded: LoadedModel, out: Path) -> None:
-    export_checkpoint(loaded.model, loaded.tokenizer, out / "checkpoint")
+def finish(llama: LoadedModel, out: Path) -> None:
+    export_checkpoint(llama.model, llama.tokenizer, out / "checkpoint")
     write_report(sample_report(), out)
     write_manifest(out)
 
 
 def test_plain_transformers_loads_the_checkpoint_and_computes_the_same_logits(
-    loaded: LoadedModel, tmp_path: Path
+    llama: LoadedModel, tmp_path: Path
 ) -> None:
-    finish(loaded, tmp_path)
+    finish(llama, tmp_path)
     ids = [5, 9, 20, 31]
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, str(tmp_path / "checkpoint"), json.dumps(ids)],
@@ -61,18 +61,16 @@ def test_plain_transformers_loads_the_checkpoint_and_computes_the_same_logits(
     assert done.returncode == 0, done.stderr
     plain = json.loads(done.stdout)
     with torch.no_grad():
-        ours = loaded.model(torch.tensor([ids])).logits[0, -1]
+        ours = llama.model(torch.tensor([ids])).logits[0, -1]
     assert torch.allclose(torch.tensor(plain["logits"]), ours, atol=1e-5)
     assert plain["dtype"] == "torch.float32"
     assert "<|im_start|>user" in plain["chat"]
 
 
-def test_the_manifest_names_every_file_with_its_digest_and_leaves_out_the_runs_state(
-    loaded: LoadedModel, tmp_path: Path
-) -> None:
+def test_the_manifest_lists_every_file_with_its_digest_except_the_state(llama: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / ".state").mkdir()
     (tmp_path / ".state" / "secret.json").write_text("{}")
-    finish(loaded, tmp_path)
+    finish(llama, tmp_path)
     files = json.loads((tmp_path / "manifest.json").read_text())["files"]
     paths = {file["path"] for file in files}
     assert {"report.json", "report.html", "checkpoint/config.json", "checkpoint/model.safetensors"} <= paths
@@ -84,22 +82,22 @@ def test_the_manifest_names_every_file_with_its_digest_and_leaves_out_the_runs_s
     assert not any(path.endswith((".bin", ".py", ".pkl", ".partial")) for path in paths)
 
 
-def test_without_a_manifest_there_is_no_result(loaded: LoadedModel, tmp_path: Path) -> None:
-    export_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "checkpoint")
+def test_a_folder_without_manifest_has_no_result(llama: LoadedModel, tmp_path: Path) -> None:
+    export_checkpoint(llama.model, llama.tokenizer, tmp_path / "checkpoint")
     write_report(sample_report(), tmp_path)
     assert read_finished_report(tmp_path) is None
     write_manifest(tmp_path)
     assert read_finished_report(tmp_path) == sample_report()
 
 
-def test_what_an_interrupted_export_left_is_replaced(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_files_of_an_interrupted_export_are_replaced(llama: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "model-00001-of-00009.safetensors").write_bytes(b"half")
-    finish(loaded, tmp_path)
+    finish(llama, tmp_path)
     assert not (tmp_path / "checkpoint" / "model-00001-of-00009.safetensors").exists()
 
 
-def test_a_generation_config_that_transformers_refuses_to_save_does_not_stop_the_export(tmp_path: Path) -> None:
+def test_a_generation_config_that_cannot_be_saved_does_not_stop_the_export(tmp_path: Path) -> None:
     loaded = load_model(make_untrained_model(tmp_path / "model"), device="cpu")
     loaded.model.generation_config.temperature = 0.3  # without do_sample: refused
     eos = loaded.model.generation_config.eos_token_id
@@ -115,26 +113,26 @@ def test_a_generation_config_that_transformers_refuses_to_save_does_not_stop_the
         RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk_has_a_name(loaded: LoadedModel, tmp_path: Path, monkeypatch: Any, error: Exception) -> None:
+def test_a_full_disk_is_a_named_error(llama: LoadedModel, tmp_path: Path, monkeypatch: Any, error: Exception) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(loaded.model, "save_pretrained", full)
+    monkeypatch.setattr(llama.model, "save_pretrained", full)
     with pytest.raises(DiskFull, match="no space left"):
-        export_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "checkpoint")
+        export_checkpoint(llama.model, llama.tokenizer, tmp_path / "checkpoint")
 
 
-def test_a_really_full_device_has_a_name_too() -> None:
+def test_a_full_device_is_a_named_error() -> None:
     with pytest.raises(DiskFull), translate_disk_errors("a test"), Path("/dev/full").open("wb", buffering=0) as file:
         file.write(b"x")
 
 
-def test_other_errors_keep_theirs() -> None:
+def test_other_errors_are_unchanged() -> None:
     with pytest.raises(PermissionError), translate_disk_errors("a test"):
         raise PermissionError(errno.EACCES, "no")
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a.json", "old")
     write_atomically(tmp_path / "a.json", "new")
     assert (tmp_path / "a.json").read_text() == "new"

@@ -1,4 +1,4 @@
-"""The tokenizer's files: the base's own where nothing changed, and nothing that transformers 4.57 cannot read."""
+"""The tokenizer's files: the base model's own if nothing changed, readable by transformers 4.57."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, LlamaConfig
 
 from bench.tiny_architectures import TINY_SHAPE
 from soul_core.models.loading import load_model
-from tests.soul_core.outputs.bases import exported, save_base
+from tests.soul_core.outputs.bases import export_as_run, save_base
 
 CONFIG = LlamaConfig(**TINY_SHAPE)
 TEXT = "What is 1995? Don't <tool> <|im_end|> 日本語"
@@ -22,14 +22,14 @@ def test_files_written_by_4x_are_copied_byte_by_byte(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(own))
     (folder / "special_tokens_map.json").write_text('{"eos_token": "<|im_end|>", "bos_token": "<|im_start|>"}')
 
-    out = exported(load_model(folder, device="cpu"), tmp_path / "out")
+    out = export_as_run(load_model(folder, device="cpu"), tmp_path / "out")
 
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         assert (out / name).read_bytes() == (folder / name).read_bytes(), name
     assert not (out / "chat_template.jinja").exists()
 
 
-def test_words_of_5x_alone_are_put_into_words_of_both(tmp_path: Path) -> None:
+def test_keys_of_5x_are_rewritten_for_both_versions(tmp_path: Path) -> None:
     folder = save_base(tmp_path / "base", CONFIG)
     content = json.loads((folder / "tokenizer_config.json").read_text())
     content |= {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "is_local": True}
@@ -37,7 +37,7 @@ def test_words_of_5x_alone_are_put_into_words_of_both(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(content))
     loaded = load_model(folder, device="cpu")
 
-    out = exported(loaded, tmp_path / "out")
+    out = export_as_run(loaded, tmp_path / "out")
 
     written = json.loads((out / "tokenizer_config.json").read_text())
     assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -48,10 +48,10 @@ def test_words_of_5x_alone_are_put_into_words_of_both(tmp_path: Path) -> None:
     assert set(again.all_special_tokens) == set(loaded.tokenizer.all_special_tokens)
 
 
-def test_a_template_of_the_users_own_replaces_the_bases(tmp_path: Path) -> None:
+def test_a_template_of_the_user_replaces_that_of_the_base_model(tmp_path: Path) -> None:
     loaded = load_model(save_base(tmp_path / "base", CONFIG), device="cpu")
     loaded.tokenizer.chat_template = "{{ messages[0]['content'] }}!"
-    out = exported(loaded, tmp_path / "out")
+    out = export_as_run(loaded, tmp_path / "out")
     assert (
         AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
         == "a!"
@@ -59,8 +59,8 @@ def test_a_template_of_the_users_own_replaces_the_bases(tmp_path: Path) -> None:
     assert (out / "tokenizer.json").read_bytes() == (tmp_path / "base" / "tokenizer.json").read_bytes()
 
 
-def test_a_tokenizer_that_has_more_tokens_than_the_bases_is_written_anew(tmp_path: Path) -> None:
+def test_a_tokenizer_with_additional_tokens_is_written_anew(tmp_path: Path) -> None:
     loaded = load_model(save_base(tmp_path / "base", CONFIG), device="cpu")
     loaded.tokenizer.add_tokens(["<tool>"])
-    out = exported(loaded, tmp_path / "out")
+    out = export_as_run(loaded, tmp_path / "out")
     assert AutoTokenizer.from_pretrained(out)(TEXT)["input_ids"] == loaded.tokenizer(TEXT)["input_ids"]

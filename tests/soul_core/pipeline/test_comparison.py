@@ -1,34 +1,37 @@
-"""Models of a run beside each other, and beside a log that stands for the reference."""
+"""Models of a run compared with each other, and with a log of a retrained model."""
 
 from pathlib import Path
 
 import pytest
 
+from soul_core.evaluation.model_evaluation import ModelEvaluation
 from soul_core.evaluation.tofu_format import make_tofu_log
 from soul_core.evaluation.tofu_logs import write_tofu_log
 from soul_core.pipeline.comparison import compare_models, read_retrained_log_file
-from soul_core.pipeline.model_under_test import Examined
 from soul_core.spec import Evaluation, JobSpec
-from tests.soul_core.evaluation.test_tofu_logs import ours
+from tests.soul_core.evaluation.test_tofu_logs import make_measurements
 
 SPEC = JobSpec(evaluation=Evaluation(metrics=("forget_quality", "privleak"), bootstrap=50))
 
 
-@pytest.mark.parametrize("format", ["log", "measurements"])
-def test_every_model_is_held_against_the_reference_and_the_reference_against_itself(
+@pytest.mark.parametrize("file_format", ["log", "measurements"])
+def test_every_model_is_compared_with_the_retrained_one_and_that_with_itself(
     tmp_path: Path,
-    format: str,  # noqa: A002
+    file_format: str,
 ) -> None:
     file = tmp_path / "retrained.json"
-    if format == "log":
-        write_tofu_log(make_tofu_log(ours()), file)
+    if file_format == "log":
+        write_tofu_log(make_tofu_log(make_measurements()), file)
     else:
-        file.write_text(ours().model_dump_json())
-    examined = {name: Examined(ours(shift), {}, {}) for name, shift in (("base", 0.5), ("unlearned", 0.1))}
+        file.write_text(make_measurements().model_dump_json())
+    evaluations = {
+        name: ModelEvaluation(measurements=make_measurements(shift))
+        for name, shift in (("base", 0.5), ("unlearned", 0.1))
+    }
 
-    models = compare_models(SPEC, "unlearned", examined, read_retrained_log_file(file))
+    models = compare_models(SPEC, "unlearned", evaluations, read_retrained_log_file(file))
 
     assert list(models) == ["base", "unlearned", "retrained"]
-    found = {name: model.sets["forget"] for name, model in models.items()}
-    assert all(one["forget_quality"].value is not None for one in found.values())
-    assert (found["retrained"]["forget_quality"].value, found["retrained"]["privleak"].value) == (1.0, 0.0)
+    metrics = {name: model.sets["forget"] for name, model in models.items()}
+    assert all(set_metrics["forget_quality"].value is not None for set_metrics in metrics.values())
+    assert (metrics["retrained"]["forget_quality"].value, metrics["retrained"]["privleak"].value) == (1.0, 0.0)

@@ -1,4 +1,4 @@
-"""The state folder: bound to one run, its clock runs on over attempts."""
+"""The state folder: bound to one run and one format; it adds up the seconds of all attempts."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_seconds_and_start_survive_attempts(tmp_path: Path) -> None:
     assert second.started_at == first.started_at
 
 
-def test_a_checkpoint_brings_the_clock_on_disk_up_to_date(tmp_path: Path) -> None:
+def test_a_checkpoint_saves_the_seconds(tmp_path: Path) -> None:
     state = RunState(tmp_path, SilentListener())
     state.claim(MINE)
     with state.phase("unlearn"):
@@ -34,14 +34,23 @@ def test_a_checkpoint_brings_the_clock_on_disk_up_to_date(tmp_path: Path) -> Non
         assert json.loads((tmp_path / "run.json").read_text())["seconds"]["unlearn"] > 0
 
 
-def test_the_state_of_another_run_is_refused_and_says_what_differs(tmp_path: Path) -> None:
+def test_the_state_of_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     RunState(tmp_path, SilentListener()).claim(MINE)
     RunState(tmp_path, SilentListener()).claim(MINE)
     with pytest.raises(BadSpec, match=r"other forget set, spec\)"):
         RunState(tmp_path, SilentListener()).claim(MINE | {"spec": "x", "forget set": "y"})
 
 
-def test_a_wish_stops_before_the_next_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("version", [{}, {"format": 1}, {"format": 99}])
+def test_the_state_of_another_version_is_refused_with_a_remedy(tmp_path: Path, version: dict[str, int]) -> None:
+    record = {"started_at": "2026-01-01T00:00:00+00:00", "seconds": {}, "belongs_to": MINE}
+    (tmp_path / "run.json").write_text(json.dumps(record | version))
+
+    with pytest.raises(BadSpec, match="written by another version of SOUL and cannot be resumed; remove it"):
+        RunState(tmp_path, SilentListener())
+
+
+def test_a_stop_request_is_obeyed_before_the_next_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listener = JsonLinesListener()
     listener.request_stop(StopRequest.INTERRUPT)
     with pytest.raises(RunInterruptedError), RunState(tmp_path, listener).phase("export"):
@@ -53,7 +62,7 @@ def test_discard_leaves_only_the_lock(tmp_path: Path) -> None:
     state = RunState(tmp_path, SilentListener())
     state.claim(MINE)
     (tmp_path / "lock").touch()
-    (tmp_path / "measured").mkdir()
-    (tmp_path / "measured" / "forget.json").touch()
+    (tmp_path / "evaluations").mkdir()
+    (tmp_path / "evaluations" / "forget.json").touch()
     state.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]

@@ -7,8 +7,10 @@ import pytest
 
 from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
 from soul_core.optimizers import OPTIMIZERS
+from soul_core.pipeline.strategies import STRATEGIES
 from soul_core.spec import JobSpec
 from soul_core.spec.optimizers import Curvature, Optimizer
+from soul_core.spec.strategy import Strategy
 from soul_core.spec.terms import ForgetTerm, RetainTerm
 from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS
 from tests.paths import ROOT
@@ -24,7 +26,8 @@ def kinds(union: Any) -> set[str]:
 FAMILIES = [
     ("Forget terms", ForgetTerm, set(FORGET_TERMS)),
     ("Retain terms", RetainTerm, {*RETAIN_TERMS, "none"}),  # none is the absence of a term
-    ("Optimizers", Optimizer, {*OPTIMIZERS, "influence"}),  # one static step: soul_core.training.influence
+    ("Optimizers", Optimizer, set(OPTIMIZERS)),
+    ("Strategies", Strategy, set(STRATEGIES)),
     ("Curvature", Curvature, set(CURVATURE_ESTIMATORS)),
 ]
 

@@ -41,9 +41,9 @@ def test_a_refused_pair_of_terms_says_why_and_what_to_use(forget: str, retain: s
     ("spec", "sets"),
     [
         ({}, BOTH),
-        ({"optimizer": {"kind": "influence"}}, BOTH),
-        ({"optimizer": {"kind": "influence"}, "forget": {"kind": "grad_diff"}, "lora": {}}, BOTH),
-        ({"optimizer": {"kind": "influence"}, "training": {"micro_batch_tokens": 512, "max_tokens": 64}}, BOTH),
+        ({"strategy": {"kind": "influence"}}, BOTH),
+        ({"strategy": {"kind": "influence"}, "forget": {"kind": "grad_diff"}, "lora": {}}, BOTH),
+        ({"strategy": {"kind": "influence"}, "training": {"micro_batch_tokens": 512, "max_tokens": 64}}, BOTH),
         ({"saliency": {}, "sharpness": {}, "parameters": {"include": ["*mlp*"]}}, BOTH),
         ({"lora": {"output": "adapter"}, "sharpness": {}}, BOTH),
         ({"kind": "finetune", "lora": {}, "parameters": {"exclude": ["*norm*"]}, "training": {"epochs": 3}}, {"train"}),
@@ -57,15 +57,16 @@ def test_settings_that_go_together_pass(spec: dict[str, Any], sets: set[str]) ->
 @pytest.mark.parametrize(
     ("spec", "place"),
     [
-        ({"optimizer": {"kind": "influence"}, "kind": "finetune"}, "optimizer.kind"),
-        ({"optimizer": {"kind": "influence"}, "forget": {"kind": "refusal"}}, "forget.kind"),
-        ({"optimizer": {"kind": "influence"}, "forget": {"kind": "npo", "beta": 0.7}}, "forget.kind"),
-        ({"optimizer": {"kind": "influence"}, "forget": {"kind": "grad_diff", "weight": 5}}, "forget.kind"),
-        ({"optimizer": {"kind": "influence"}, "retain": {"kind": "kl"}}, "retain.kind"),
-        ({"optimizer": {"kind": "influence"}, "retain": {"weight": 3}}, "retain.kind"),
-        ({"optimizer": {"kind": "influence"}, "training": {"steps": 7}}, "training.steps"),
-        ({"optimizer": {"kind": "influence"}, "training": {"schedule": "cosine"}}, "training.schedule"),
-        ({"optimizer": {"kind": "influence"}, "sharpness": {}}, "sharpness"),
+        ({"strategy": {"kind": "influence"}, "kind": "finetune"}, "strategy.kind"),
+        ({"strategy": {"kind": "influence"}, "forget": {"kind": "refusal"}}, "forget.kind"),
+        ({"strategy": {"kind": "influence"}, "forget": {"kind": "npo", "beta": 0.7}}, "forget.kind"),
+        ({"strategy": {"kind": "influence"}, "forget": {"kind": "grad_diff", "weight": 5}}, "forget.kind"),
+        ({"strategy": {"kind": "influence"}, "retain": {"kind": "kl"}}, "retain.kind"),
+        ({"strategy": {"kind": "influence"}, "retain": {"weight": 3}}, "retain.kind"),
+        ({"strategy": {"kind": "influence"}, "training": {"steps": 7}}, "training.steps"),
+        ({"strategy": {"kind": "influence"}, "training": {"schedule": "cosine"}}, "training.schedule"),
+        ({"strategy": {"kind": "influence"}, "sharpness": {}}, "sharpness"),
+        ({"strategy": {"kind": "influence"}, "optimizer": {"kind": "adamw"}}, "optimizer"),
         ({"kind": "finetune", "sharpness": {}}, "sharpness"),
         ({"kind": "finetune", "saliency": {}}, "saliency"),
         ({"saliency": {}, "lora": {}}, "saliency"),
@@ -81,7 +82,7 @@ def test_a_setting_that_does_not_fit_is_refused_at_its_place(spec: dict[str, Any
 @pytest.mark.parametrize(
     ("spec", "places"),
     [
-        ({"optimizer": {"kind": "influence"}, "retain": {"kind": "none"}}, ["optimizer.kind", "retain.kind"]),
+        ({"strategy": {"kind": "influence"}, "retain": {"kind": "none"}}, ["strategy.kind", "retain.kind"]),
         (
             {"saliency": {"score": "relative"}, "retain": {"kind": "none"}, "optimizer": {"kind": "adamw"}},
             ["saliency.score"],

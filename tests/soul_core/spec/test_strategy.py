@@ -88,3 +88,22 @@ def test_search_bounds_are_in_order_and_within_those_of_the_settings() -> None:
     for bounds, message in (([1e-3, 1e-5], "give the smaller one first"), ([0.1, 2], "less than or equal to 1")):
         with pytest.raises(ValidationError, match=message):
             spec(strategy={"kind": "search", "lr": bounds})
+
+
+@pytest.mark.parametrize(
+    ("spec", "place"),
+    [
+        ({"optimizer": {"kind": "influence", "iterations": 4}}, "optimizer"),
+        (
+            {"strategy": {"kind": "ensemble", "members": [{}, {"optimizer": {"kind": "influence"}}]}},
+            "strategy.members.1.optimizer",
+        ),
+    ],
+)
+def test_influence_as_an_optimizer_is_refused_with_its_place(spec: dict[str, Any], place: str) -> None:
+    expected = '\'influence\' is not an optimizer but a strategy: set strategy to {"kind": "influence"}'
+
+    with pytest.raises(ValidationError, match=re.escape(expected)) as caught:
+        JobSpec.model_validate(spec)
+
+    assert place in str(caught.value)

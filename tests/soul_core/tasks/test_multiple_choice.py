@@ -1,4 +1,4 @@
-"""Multiple-choice benchmarks become rows that the engine reads and choice_accuracy measures."""
+"""Multiple-choice benchmarks become rows that the engine reads and choice_accuracy scores."""
 
 import csv
 import json
@@ -34,51 +34,51 @@ def question(text: str, answer: int) -> dict[str, object]:
 
 @pytest.fixture
 def small_mmlu(tmp_path: Path) -> Path:
-    write_csv(tmp_path / "test" / "sky_colours_test.csv", question("By day?", 2), question("At dusk?", 0))
-    write_csv(tmp_path / "dev" / "sky_colours_dev.csv", question("In fog?", 3))
+    write_csv(tmp_path / "test" / "sky_colors_test.csv", question("By day?", 2), question("At dusk?", 0))
+    write_csv(tmp_path / "dev" / "sky_colors_dev.csv", question("In fog?", 3))
     return tmp_path
 
 
-def test_a_question_stands_after_worked_examples_with_the_wrong_letters_beside_the_right_one(small_mmlu: Path) -> None:
+def test_a_question_follows_few_shot_examples_and_has_right_and_wrong_letters(small_mmlu: Path) -> None:
     first, _ = read_mmlu(small_mmlu, num_shots=1)
 
     assert first == {
-        "prompt": "The following are multiple choice questions (with answers) about sky colours.\n\n"
+        "prompt": "The following are multiple choice questions (with answers) about sky colors.\n\n"
         "In fog?\nA. red\nB. green\nC. blue\nD. white\nAnswer: D\n\n"
         "By day?\nA. red\nB. green\nC. blue\nD. white\nAnswer:",
         "completion": "C",
         "perturbed_answer": ["A", "B", "D"],
-        "subject": "sky_colours",
+        "subject": "sky_colors",
     }
 
 
-def test_too_few_worked_examples_or_an_unknown_subject_are_refused(small_mmlu: Path) -> None:
-    with pytest.raises(BadData, match="sky_colours has 1 worked examples, 5 were asked for"):
+def test_too_few_few_shot_examples_or_an_unknown_subject_are_refused(small_mmlu: Path) -> None:
+    with pytest.raises(BadData, match="sky_colors has 1 few-shot examples; set --shots to at most that number"):
         read_mmlu(small_mmlu)
-    with pytest.raises(BadSpec, match="no such subjects: sea; there are: sky_colours"):
+    with pytest.raises(BadSpec, match="no such subjects: sea; available: sky_colors"):
         read_mmlu(small_mmlu, subjects=["sea"])
 
 
 @pytest.mark.parametrize("broken", [{"question": "?", "answer": 0}, question("?", 4)])
-def test_a_file_that_is_no_mmlu_is_refused_by_row(tmp_path: Path, broken: dict[str, object]) -> None:
+def test_a_file_that_is_not_mmlu_is_refused_with_its_row(tmp_path: Path, broken: dict[str, object]) -> None:
     write_csv(tmp_path / "test" / "x_test.csv", broken)
 
-    with pytest.raises(BadData, match="row 1 is not question"):
+    with pytest.raises(BadData, match="row 1 lacks question, choice0 to choice3 or answer 0-3"):
         read_mmlu(tmp_path, num_shots=0)
 
 
-def test_a_folder_or_table_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_or_table_with_other_content_is_refused(tmp_path: Path) -> None:
     write_csv(tmp_path / "other.csv", {"a": 1})
 
-    with pytest.raises(BadData, match="holds no MMLU"):
+    with pytest.raises(BadData, match="does not contain MMLU"):
         read_mmlu(tmp_path)
-    with pytest.raises(BadData, match="is no TruthfulQA: row 1 has no column"):
+    with pytest.raises(BadData, match="is not TruthfulQA: row 1 has no column"):
         read_truthfulqa(tmp_path / "other.csv")
     with pytest.raises(BadData, match="cannot read"):
         read_truthfulqa(tmp_path / "absent.csv")
 
 
-def test_all_57_subjects_give_all_14042_questions_with_5_examples(shared_data: Path) -> None:
+def test_all_57_subjects_have_14042_questions_with_5_examples(shared_data: Path) -> None:
     records = read_mmlu(shared_data / "mmlu")
 
     assert len(records) == 14042
@@ -126,10 +126,10 @@ def test_a_limit_draws_the_same_questions_every_time(small_mmlu: Path, capsys: p
     assert first == second
 
 
-def test_a_mistake_on_the_command_line_exits_with_2_and_says_what(
+def test_a_mistake_on_the_command_line_exits_with_2_and_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["mmlu", str(tmp_path)])
 
     assert code == 2
-    assert "holds no MMLU" in capsys.readouterr().err
+    assert "does not contain MMLU" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every task writes sets of the promised size that the engine reads, and a spec that it obeys."""
+"""Every task writes sets of the documented size that the engine reads, and a spec that it accepts."""
 
 import json
 import subprocess
@@ -24,22 +24,22 @@ from soul_core.training.schedule import compute_num_steps
 from tests.paths import ROOT
 
 
-def of_tofu(forget: int) -> dict[str, int]:
+def tofu_sizes(forget: int) -> dict[str, int]:
     sizes = dict.fromkeys(("forget", "holdout", "rephrased"), forget)
     return sizes | {"retain": 4000 - forget, "real_authors": 100, "world_facts": 117, "train": 4000}
 
 
-def of_book(holdout: int) -> dict[str, int]:
+def book_sizes(holdout: int) -> dict[str, int]:
     return {"forget": 200, "retain": 400, "holdout": holdout, "general": 100, "train": 600}
 
 
 SIZES = {
-    ("tofu", "forget10"): of_tofu(400),
-    ("tofu", "forget05"): of_tofu(200),
-    ("tofu", "forget01"): of_tofu(40),
-    ("book", "dracula_345"): of_book(248),
-    ("book", "pride_and_prejudice_1342"): of_book(137),
-    ("book", "sherlock_holmes_1661"): of_book(90),
+    ("tofu", "forget10"): tofu_sizes(400),
+    ("tofu", "forget05"): tofu_sizes(200),
+    ("tofu", "forget01"): tofu_sizes(40),
+    ("book", "dracula_345"): book_sizes(248),
+    ("book", "pride_and_prejudice_1342"): book_sizes(137),
+    ("book", "sherlock_holmes_1661"): book_sizes(90),
     ("detox", None): {"forget": 200, "unseen": 200, "retain": 200, "general": 100, "truthfulqa": 817},
     ("personal_data", "question_answer"): {
         "forget": 40,
@@ -59,12 +59,12 @@ SIZES = {
     },
     ("general_text", None): {"retain": 200, "general": 100},
 }
-#: Optimizer steps that the ready spec makes of those rows.
+#: Optimizer steps of the spec on those rows.
 STEPS = {"forget10": 500, "forget05": 250, "forget01": 50, "book": 250, "detox": 250, "personal_data": 20}
 
 
 @pytest.fixture(scope="module", params=SIZES, ids=lambda key: f"{key[0]} {key[1]}")
-def prepared(
+def prepared_task(
     request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[tuple[str, str | None], PreparedTask]:
     name, variant = request.param
@@ -77,21 +77,21 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> PreparedTask:
     return TASKS["personal_data"].prepare(out, out)  # reads no data
 
 
-def test_every_set_has_the_promised_rows_and_the_engine_reads_each(
-    prepared: tuple[tuple[str, str | None], PreparedTask],
+def test_every_set_has_the_documented_rows_and_the_engine_reads_it(
+    prepared_task: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
-    key, task = prepared
+    key, task = prepared_task
 
-    read = {name: read_rows(path).require_valid_rows() for name, path in task.files.items()}
+    rows_by_set = {name: read_rows(path).require_valid_rows() for name, path in task.files.items()}
 
-    assert {name: len(rows) for name, rows in read.items()} == SIZES[key]
-    assert set(read) <= set(TASKS[key[0]].sets)
+    assert {name: len(rows) for name, rows in rows_by_set.items()} == SIZES[key]
+    assert set(rows_by_set) <= set(TASKS[key[0]].sets)
 
 
-def test_the_ready_spec_is_obeyed_by_the_engine_and_asks_for_metrics_that_there_are(
-    prepared: tuple[tuple[str, str | None], PreparedTask],
+def test_the_spec_is_valid_and_names_existing_metrics_and_sets(
+    prepared_task: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
-    (name, variant), task = prepared
+    (name, variant), task = prepared_task
 
     spec = JobSpec.model_validate_json(task.spec_file.read_bytes())
 
@@ -103,10 +103,10 @@ def test_the_ready_spec_is_obeyed_by_the_engine_and_asks_for_metrics_that_there_
         assert compute_num_steps(spec.training, **rows) == STEPS.get(str(variant), STEPS.get(name))
 
 
-def test_what_is_listed_of_a_task_is_the_spec_that_the_command_writes(
-    prepared: tuple[tuple[str, str | None], PreparedTask],
+def test_the_listed_recipe_is_the_spec_that_the_command_writes(
+    prepared_task: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
-    (name, _), task = prepared
+    (name, _), task = prepared_task
 
     listed = TASKS[name].describe()["recipe"]
 
@@ -114,26 +114,26 @@ def test_what_is_listed_of_a_task_is_the_spec_that_the_command_writes(
     assert JobSpec.model_validate(listed) == JobSpec.model_validate_json(task.spec_file.read_bytes())
 
 
-def test_every_variant_of_every_task_is_prepared_here() -> None:
+def test_this_file_covers_every_variant_of_every_task() -> None:
     assert list(SIZES) == [(name, variant) for name, task in TASKS.items() for variant in task.variants or (None,)]
 
 
-@pytest.mark.parametrize("prepared", [key for key in SIZES if "forget" in SIZES[key]], indirect=True, ids=str)
-def test_what_is_forgotten_is_neither_kept_nor_in_the_holdout(
-    prepared: tuple[tuple[str, str | None], PreparedTask],
+@pytest.mark.parametrize("prepared_task", [key for key in SIZES if "forget" in SIZES[key]], indirect=True, ids=str)
+def test_no_forget_row_is_in_the_retain_or_holdout_set(
+    prepared_task: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
-    _, task = prepared
+    _, task = prepared_task
     forget = read_rows(task.files["forget"]).rows
 
     for name in {"retain", "holdout", "unseen"} & set(task.files):
         assert not same_rows(forget, read_rows(task.files[name]).rows), name
 
 
-@pytest.mark.parametrize("prepared", [key for key in SIZES if "train" in SIZES[key]], indirect=True, ids=str)
-def test_the_target_is_trained_on_all_that_is_forgotten_and_kept_and_on_no_holdout(
-    prepared: tuple[tuple[str, str | None], PreparedTask],
+@pytest.mark.parametrize("prepared_task", [key for key in SIZES if "train" in SIZES[key]], indirect=True, ids=str)
+def test_the_train_set_has_all_forget_and_retain_rows_and_no_holdout_row(
+    prepared_task: tuple[tuple[str, str | None], PreparedTask],
 ) -> None:
-    _, task = prepared
+    _, task = prepared_task
     rows = {name: read_rows(path).rows for name, path in task.files.items()}
 
     assert len(same_rows(rows["forget"], rows["train"])) == len(rows["forget"])
@@ -142,12 +142,12 @@ def test_the_target_is_trained_on_all_that_is_forgotten_and_kept_and_on_no_holdo
 
 
 def same_rows(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
-    """Return the rows that the others hold too."""
-    there = {(row.messages, row.completion) for row in others}
-    return [row for row in rows if (row.messages, row.completion) in there]
+    """Return the rows that are also in `others`."""
+    contents = {(row.messages, row.completion) for row in others}
+    return [row for row in rows if (row.messages, row.completion) in contents]
 
 
-def test_tofu_rows_carry_what_truth_ratio_needs(shared_data: Path, tmp_path: Path) -> None:
+def test_tofu_rows_have_the_columns_of_the_truth_ratio(shared_data: Path, tmp_path: Path) -> None:
     files = TASKS["tofu"].prepare(shared_data, tmp_path, variant="forget05").files
 
     for name, number in (("forget", 200), ("retain", 400), ("real_authors", 100), ("world_facts", 117)):
@@ -158,7 +158,7 @@ def test_tofu_rows_carry_what_truth_ratio_needs(shared_data: Path, tmp_path: Pat
     assert read_rows(files["rephrased"]).rows[0].messages[0].content == first.extra["paraphrased_question"]
 
 
-def test_of_a_large_retain_set_the_rows_with_wrong_answers_are_measured(shared_data: Path, tmp_path: Path) -> None:
+def test_rows_with_wrong_answers_are_selected_from_a_large_retain_set(shared_data: Path, tmp_path: Path) -> None:
     rows = read_rows(TASKS["tofu"].prepare(shared_data, tmp_path, variant="forget01").files["retain"]).rows
     examples = [Example((0, 1), 1, row.number) for row in rows]
 
@@ -171,22 +171,22 @@ def test_of_a_large_retain_set_the_rows_with_wrong_answers_are_measured(shared_d
     assert fewer.rows != choose_rows("retain", rows, examples, max_rows=50, seed=1).rows
 
 
-def test_detox_declines_in_words_of_its_own_where_the_default_says_that_it_does_not_know() -> None:
+def test_detox_has_its_own_refusals_different_from_the_default() -> None:
     refusals = JobSpec.model_validate(TASKS["detox"].recipe).forget.refusals
 
     assert len(set(refusals)) == 16
     assert not set(refusals) & set(Refusal().refusals)
 
 
-def test_passages_are_of_equal_length_and_hold_every_word_but_the_last_few() -> None:
+def test_passages_have_equal_length_and_every_word_except_a_remainder() -> None:
     text = "One two\nthree.\n\nFour five six seven.\n\nEight"
 
-    cut = cut_passages(text, words_per_passage=3)
+    passages = cut_passages(text, words_per_passage=3)
 
-    assert cut == ["One two three.", "Four five six"]
+    assert passages == ["One two three.", "Four five six"]
 
 
-def test_people_are_made_alike_for_a_seed_and_share_no_number() -> None:
+def test_people_are_equal_for_a_seed_and_have_distinct_numbers() -> None:
     first, again, other = (make_people(50, seed=seed) for seed in (0, 0, 1))
 
     assert first == again
@@ -196,7 +196,7 @@ def test_people_are_made_alike_for_a_seed_and_share_no_number() -> None:
     assert all(person.facts["telephone"].startswith("555-01") for person in first)
 
 
-def test_wrong_answers_about_people_are_never_the_right_one(people: PreparedTask) -> None:
+def test_wrong_answers_about_people_are_never_right(people: PreparedTask) -> None:
     for row in read_rows(people.files["forget"]).rows:
         assert len(row.extra["perturbed_answer"]) == 4
         assert row.extra["paraphrased_answer"] not in row.extra["perturbed_answer"]
@@ -211,39 +211,41 @@ def test_another_seed_forgets_other_rows(shared_data: Path, tmp_path: Path) -> N
     assert first != other
 
 
-def test_missing_data_and_unknown_variants_are_said_in_words(tmp_path: Path) -> None:
+def test_missing_data_and_unknown_variants_are_reported(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"forget10\.json"):
         TASKS["tofu"].prepare(tmp_path, tmp_path)
-    with pytest.raises(BadSpec, match="no variant 'forget99'; there are: forget10, forget05, forget01"):
+    with pytest.raises(BadSpec, match="no variant 'forget99'; available: forget10, forget05, forget01"):
         TASKS["tofu"].prepare(tmp_path, tmp_path, variant="forget99")
     with pytest.raises(BadSpec, match="no book 'dracula_345'"):
         TASKS["book"].prepare(tmp_path, tmp_path)
 
 
-def test_the_command_writes_the_files_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_files_and_prints_the_next_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = main(["personal_data", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--variant", "free_text"])
 
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert code == 0
-    assert f"{tmp_path}/out/forget.jsonl  5 rows" in said
-    assert f"--forget {tmp_path}/out/forget.jsonl" in said
-    assert f"--dataset questions={tmp_path}/out/questions.jsonl" in said
-    assert "train=" not in said
+    assert f"{tmp_path}/out/forget.jsonl  5 rows" in output
+    assert f"--forget {tmp_path}/out/forget.jsonl" in output
+    assert f"--dataset questions={tmp_path}/out/questions.jsonl" in output
+    assert "train=" not in output
 
 
-def test_the_command_exits_with_2_where_the_data_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_exits_with_2_if_the_data_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["detox", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
 
     assert code == 2
     assert "harmless-base-test.jsonl.gz" in capsys.readouterr().err
 
 
-def test_the_list_names_every_task_and_its_entry_is_plain_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_has_every_task_and_descriptions_are_plain_json(capsys: pytest.CaptureFixture[str]) -> None:
     main(["list"])
 
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name, task in TASKS.items():
-        assert f"{name}: {task.description}" in said
+        assert f"{name}: {task.description}" in output
         assert json.loads(json.dumps(task.describe())) == task.describe()
 
 
@@ -253,7 +255,7 @@ def test_tasks_and_benchmarks_never_load_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_documentation_tells_of_every_task_and_set() -> None:
+def test_the_documentation_lists_every_task_and_set() -> None:
     page = (ROOT / "docs" / "reference" / "tasks.md").read_text()
     headings = [line.removeprefix("## `").removesuffix("`") for line in page.splitlines() if line.startswith("## `")]
 

@@ -1,6 +1,7 @@
-"""The one static step: its algebra, its bound, its search, and that it may be stopped."""
+"""The influence step: its algebra, its bound, the search for its damping, interruption and resumption."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,25 +11,24 @@ from soul_core.events import StopRequest
 from soul_core.models.loading import load_model
 from soul_core.spec import JobSpec
 from soul_core.training.checkpoint import load_newest_checkpoint
-from soul_core.training.influence import build_krylov_space
+from soul_core.training.influence import build_krylov_space, take_influence_step
 from soul_core.training.second_order import gauss_newton_vector_product
 from soul_core.training.step import compute_nll_gradients
-from soul_core.training.trainer import train
 from tests.fixtures.capitals_training import RecordingListener, examples_of, probability, train_tiny, weights
 from tests.fixtures.tiny_derivatives import batcher, flat, jacobian_PVW, small_llama, units
 
-SPEC = {"optimizer": {"kind": "influence", "iterations": 6}}
+SPEC: dict[str, Any] = {"strategy": {"kind": "influence", "iterations": 6}}
 
 
-def dense(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def make_system(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(size, size, generator=generator)
     return root @ root.T / size, torch.randn(size, generator=generator)
 
 
 @pytest.mark.parametrize("damping", [1e-2, 1.0, 100.0])
-def test_a_whole_space_solves_the_damped_system_for_every_damping(damping: float) -> None:
-    matrix, start = dense(12)
+def test_a_complete_space_solves_the_damped_system_for_every_damping(damping: float) -> None:
+    matrix, start = make_system(12)
 
     space = build_krylov_space(lambda v: [matrix @ v[0]], [start], 12)
 
@@ -37,8 +37,8 @@ def test_a_whole_space_solves_the_damped_system_for_every_damping(damping: float
     assert space.largest_eigenvalue == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-4)
 
 
-def test_a_part_of_it_is_as_many_steps_of_conjugate_gradients() -> None:
-    matrix, start = dense(30)
+def test_a_partial_space_gives_as_many_iterations_of_conjugate_gradients() -> None:
+    matrix, start = make_system(30)
     damped = matrix + 0.1 * torch.eye(30)
     x, residual = torch.zeros(30), start.clone()
     direction = residual.clone()
@@ -61,7 +61,7 @@ def test_it_ends_early_where_the_matrix_adds_nothing_new() -> None:
     torch.testing.assert_close(space.solve(0.0)[0], torch.tensor([1.5, 2.0]))
 
 
-def test_on_a_small_llama_the_step_is_the_damped_inverse_of_the_written_out_matrix() -> None:
+def test_on_a_small_llama_the_step_is_the_damped_inverse_of_the_dense_matrix() -> None:
     loaded = small_llama()
     jacobian, logits_PV = jacobian_PVW(loaded)
     p_PV = torch.softmax(logits_PV, dim=-1).double()
@@ -97,51 +97,53 @@ def test_it_makes_the_forget_answers_less_probable_and_keeps_its_bound(taught_mo
 
 
 def test_a_looser_bound_lets_it_forget_more(taught_model_dir: Path, tmp_path: Path) -> None:
-    found = []
+    forget_nlls = []
     for bound in (0.02, 0.5):
-        spec = {"optimizer": {**SPEC["optimizer"], "max_retain_increase": bound}}
+        spec = {"strategy": {**SPEC["strategy"], "max_retain_increase": bound}}
         trained, _ = train_tiny(taught_model_dir, tmp_path / str(bound), spec)
-        found.append(trained.curves["forget_nll"][-1])
+        forget_nlls.append(trained.curves["forget_nll"][-1])
 
-    assert found[1] > found[0]
+    assert forget_nlls[1] > forget_nlls[0]
 
 
-def test_a_bound_that_nothing_keeps_stops_and_leaves_the_weights_whole(taught_model_dir: Path, tmp_path: Path) -> None:
+def test_a_bound_that_no_damping_keeps_is_an_error_and_restores_the_weights(
+    taught_model_dir: Path, tmp_path: Path
+) -> None:
     base = load_model(taught_model_dir, device="cpu")
     forget, _ = examples_of(base)
-    spec = JobSpec.model_validate({"optimizer": {**SPEC["optimizer"], "max_retain_increase": 1e-9}})
+    spec = JobSpec.model_validate({"strategy": {**SPEC["strategy"], "max_retain_increase": 1e-9}})
     loaded = load_model(taught_model_dir, device="cpu")
 
-    with pytest.raises(TrainingDivergedError, match=r"raise optimizer\.max_retain_increase"):
-        # what is to be forgotten is what is to stay
-        train(loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=RecordingListener())
+    with pytest.raises(TrainingDivergedError, match=r"raise strategy\.max_retain_increase"):
+        # the forget set is the retain set
+        take_influence_step(
+            loaded, spec, forget=forget, retain=forget, state_dir=tmp_path, listener=RecordingListener()
+        )
 
     assert torch.equal(weights(loaded), weights(base))
 
 
-def test_a_damping_that_is_given_is_taken(taught_model_dir: Path, tmp_path: Path) -> None:
-    spec = {"optimizer": {**SPEC["optimizer"], "damping": 0.02}}
+def test_a_damping_of_the_spec_is_used_whatever_the_bound(taught_model_dir: Path, tmp_path: Path) -> None:
+    spec = {"strategy": {**SPEC["strategy"], "damping": 0.02}}
 
     trained, _ = train_tiny(taught_model_dir, tmp_path, spec)
 
     assert trained.curves["damping"] == (0.02,)
 
 
-def test_a_step_once_taken_is_kept_and_an_interrupted_one_begins_anew_to_the_same_bits(
-    taught_model_dir: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_step_starts_again_and_a_taken_step_is_restored(taught_model_dir: Path, tmp_path: Path) -> None:
     _, straight = train_tiny(taught_model_dir, tmp_path / "straight", SPEC)
 
     with pytest.raises(RunInterruptedError):
         train_tiny(taught_model_dir, tmp_path / "again", SPEC, RecordingListener(stop_after_metrics=1))
-    _, anew = train_tiny(taught_model_dir, tmp_path / "again", SPEC)
-    ear = RecordingListener()
-    taken, kept = train_tiny(taught_model_dir, tmp_path / "again", SPEC, ear)
+    _, repeated = train_tiny(taught_model_dir, tmp_path / "again", SPEC)
+    listener = RecordingListener()
+    result, restored = train_tiny(taught_model_dir, tmp_path / "again", SPEC, listener)
 
-    assert torch.equal(weights(anew), weights(straight))
-    assert torch.equal(weights(kept), weights(straight))
-    assert ear.of("progress") == []
-    assert taken.resumed_at_steps == [1]
+    assert torch.equal(weights(repeated), weights(straight))
+    assert torch.equal(weights(restored), weights(straight))
+    assert listener.of("progress") == []
+    assert result.resumed_at_steps == [1]
 
 
 def test_it_can_be_cancelled(taught_model_dir: Path, tmp_path: Path) -> None:
@@ -153,11 +155,11 @@ def test_it_can_be_cancelled(taught_model_dir: Path, tmp_path: Path) -> None:
     assert load_newest_checkpoint(tmp_path / "train", torch.device("cpu")) is None
 
 
-def test_of_the_weights_only_the_selected_move(taught_model_dir: Path, tmp_path: Path) -> None:
+def test_only_the_selected_weights_change(taught_model_dir: Path, tmp_path: Path) -> None:
     spec = {**SPEC, "parameters": {"include": ["model.layers.1.mlp.*"]}}
     before = load_model(taught_model_dir, device="cpu").model.state_dict()
 
     _, after = train_tiny(taught_model_dir, tmp_path, spec)
 
-    moved = {name for name, tensor in after.model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
+    changed = {name for name, tensor in after.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}

@@ -1,4 +1,4 @@
-"""Goal-seeking on a tiny model that knows ten capitals. Its rules without a model: test_search_checks."""
+"""Search on a tiny model that knows ten capitals. Its rules without a model: test_search_checks."""
 
 import json
 import sys
@@ -18,9 +18,9 @@ from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
-#: Never held, and the more a trial learns the farther from it: its best look is its first.
+#: Never met, and the more a trial learns the larger the shortfall: its best check is its first.
 WORSENING = [{"set": "retain", "metric": "probability", "at_least": 2.0}]
-#: The same the other way round.
+#: Never met, and the more a trial learns the smaller the shortfall.
 IMPROVING = [{"set": "forget", "metric": "probability", "at_most": -1.0}]
 STEPS, EVERY = 12, 4
 COMMON = {
@@ -51,13 +51,13 @@ def inputs(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def tofu_like(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
-    """Every set that model utility reads, each row with a wrong answer; and one the model has no answer to."""
+    """Every set that model utility reads, each row with a wrong answer; and one that the model cannot answer."""
     folder = tmp_path_factory.mktemp("tofu")
 
     def write(name: str, countries: list[str]) -> Path:
         rows = [
-            {"prompt": question(one), "completion": answer(one), "perturbed_answer": ["The capital is Bonn."]}
-            for one in countries
+            {"prompt": question(country), "completion": answer(country), "perturbed_answer": ["The capital is Bonn."]}
+            for country in countries
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         return folder / f"{name}.jsonl"
@@ -84,11 +84,11 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def shown(report: Report) -> list[dict[str, Any]]:
+def list_trials(report: Report) -> list[dict[str, Any]]:
     return [trial.model_dump(exclude={"seconds"}) for trial in report.trials]
 
 
-def test_a_search_ends_at_the_first_look_that_holds_all_criteria(inputs: RunInputs, tmp_path: Path) -> None:
+def test_a_search_ends_at_the_first_check_that_meets_all_criteria(inputs: RunInputs, tmp_path: Path) -> None:
     criteria = [
         {"set": "forget", "metric": "probability", "at_most": 0.6, "relative_to_base": True},
         {"set": "retain", "metric": "probability", "at_least": 0.3, "relative_to_base": True},
@@ -110,7 +110,7 @@ def test_a_search_ends_at_the_first_look_that_holds_all_criteria(inputs: RunInpu
     assert forget == pytest.approx(last.values["forget probability"], rel=1e-4)
 
 
-def test_a_search_can_hold_a_floor_of_utility(tofu_like: RunInputs, tmp_path: Path) -> None:
+def test_a_search_can_keep_a_minimum_of_utility(tofu_like: RunInputs, tmp_path: Path) -> None:
     listener = Recorder()
     criteria = [
         {"set": "forget", "metric": "probability", "at_most": 0.6, "relative_to_base": True},
@@ -133,17 +133,20 @@ def test_a_search_can_hold_a_floor_of_utility(tofu_like: RunInputs, tmp_path: Pa
     assert report.trials[-1].outcome == "met"
     utility = report.models["unlearned"].sets["all"]["model_utility"].value
     assert utility == pytest.approx(report.trials[-1].values["all model_utility"], rel=1e-4)
-    assert "left to the verdict: forget probability under quantize_8bit" in str(listener.of("log"))
+    assert "decided by the verdict: forget probability under quantize_8bit" in str(listener.of("log"))
 
 
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
         ({"set": "forget", "metric": "truth_ratio"}, r"criteria\.0: .* rows with wrong answers"),
-        ({"set": "unknown", "metric": "keyword_recall", "relative_to_base": True}, "a factor of 0 is no bound"),
+        (
+            {"set": "unknown", "metric": "keyword_recall", "relative_to_base": True},
+            "a factor of the base model's value, which is 0, is 0",
+        ),
     ],
 )
-def test_a_search_for_what_its_rows_do_not_allow_is_refused_before_any_trial(
+def test_criteria_that_the_rows_do_not_allow_are_refused_before_any_trial(
     criterion: dict[str, Any], message: str, tofu_like: RunInputs, tmp_path: Path
 ) -> None:
     listener = Recorder()
@@ -162,7 +165,7 @@ def test_a_search_for_what_its_rows_do_not_allow_is_refused_before_any_trial(
 
 @pytest.mark.parametrize("lora", [None, {"rank": 2, "base_weights": "bfloat16"}, {"rank": 2, "output": "adapter"}])
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
-def test_the_best_look_is_kept_as_if_the_training_had_ended_there(
+def test_the_weights_of_the_best_check_equal_a_training_that_ends_there(
     lora: dict[str, Any] | None, inputs: RunInputs, tmp_path: Path
 ) -> None:
     worse_each_step = {"optimizer": {"kind": "sophia", "lr": 1e-3}, "retain": {"kind": "nll", "weight": 1.0}}
@@ -178,7 +181,7 @@ def test_the_best_look_is_kept_as_if_the_training_had_ended_there(
     assert same(weights(tmp_path / "search"), weights(tmp_path / "there"))
 
 
-def test_a_trial_that_diverges_keeps_its_good_look(
+def test_a_trial_that_diverges_keeps_its_best_check(
     inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
@@ -195,18 +198,20 @@ def test_a_trial_that_diverges_keeps_its_good_look(
     )
 
 
-def test_a_search_whose_every_trial_diverges_says_so(
+def test_a_search_whose_every_trial_diverges_fails(
     inputs: RunInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = sys.modules["soul_core.training.trainer"]
-    # the fault; the look behind step 4 finds no numbers, step 5 diverges
+    # the fault: the check after step 4 measures no numbers, step 5 diverges
     monkeypatch.setattr(trainer, "compute_lr_factor", lambda _, step, __: 1.0 if step < EVERY - 1 else float("inf"))
 
-    with pytest.raises(TrainingDivergedError, match=r"every trial diverged before a look; lower optimizer\.lr"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"every trial diverged before its first criteria check; lower optimizer\.lr"
+    ):
         run(spec(2), inputs, tmp_path)
 
 
-def test_an_interrupted_search_goes_on_to_the_same_end(inputs: RunInputs, tmp_path: Path) -> None:
+def test_an_interrupted_search_resumes_to_the_same_result(inputs: RunInputs, tmp_path: Path) -> None:
     searching = spec(
         5,
         strategy={"lr": [1e-4, 6e-3], "retain_weight": [1, 5], "eval_every": 3},
@@ -214,7 +219,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end(inputs: RunInputs, tmp_pa
         retain={"kind": "nll", "weight": 1.0},
         seed=20,
     )
-    whole = run(searching, inputs, tmp_path / "whole")
+    uninterrupted = run(searching, inputs, tmp_path / "whole")
     stop = Recorder(
         StopRequest.INTERRUPT, lambda kind, data: "trial 5" in str(stop.of("log")) and data.get("step") == 8
     )
@@ -223,17 +228,15 @@ def test_an_interrupted_search_goes_on_to_the_same_end(inputs: RunInputs, tmp_pa
         run(searching, inputs, tmp_path / "parts", listener=stop)
     resumed = run(searching, inputs, tmp_path / "parts")
 
-    assert [(trial.outcome, trial.steps) for trial in whole.trials[3:]] == [
-        ("pruned", 6),  # not at its first look
-        ("finished", STEPS),  # at step 9 beyond the median: its looks before the interruption save it
+    assert [(trial.outcome, trial.steps) for trial in uninterrupted.trials[3:]] == [
+        ("pruned", 6),  # not at its first check
+        ("finished", STEPS),  # at step 9 worse than the median: its checks before the interruption prevent pruning
     ]
-    assert shown(resumed) == shown(whole)
+    assert list_trials(resumed) == list_trials(uninterrupted)
     assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
-def test_no_trial_begins_after_the_seconds_even_if_they_were_spent_before_an_interruption(
-    inputs: RunInputs, tmp_path: Path
-) -> None:
+def test_no_trial_begins_after_max_seconds_over_all_attempts(inputs: RunInputs, tmp_path: Path) -> None:
     searching = spec(3, strategy={"max_seconds": 500})
     trials = tmp_path / ".state" / "search" / "trials.json"
     on_disk: list[dict[str, Any]] = []
@@ -245,7 +248,7 @@ def test_no_trial_begins_after_the_seconds_even_if_they_were_spent_before_an_int
 
     with pytest.raises(RunInterruptedError):
         run(searching, inputs, tmp_path, listener=Recorder(StopRequest.INTERRUPT, at_step_6))
-    assert list(on_disk[0]["looks"]) == [f"{EVERY}"]  # written as they happen: nobody asks a process that is killed
+    assert list(on_disk[0]["shortfalls"]) == [f"{EVERY}"], "saved at once, for a process that is killed"
     (written,) = json.loads(trials.read_text())
     assert 0 < written["seconds"] < 500
     trials.write_text(json.dumps([{**written, "seconds": 600.0}]))  # a slow machine

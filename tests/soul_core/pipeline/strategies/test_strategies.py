@@ -19,7 +19,7 @@ from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.soul_core.spec.test_methods_docs import kinds
-from tests.soul_core.test_run import refused
+from tests.soul_core.test_run import expect_refusal
 
 CRITERIA = [
     {"set": "forget", "metric": "probability", "at_most": 0.3, "relative_to_base": True},
@@ -54,13 +54,13 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "checkpoint" / "model.safetensors")
 
 
-def test_spec_and_table_know_the_same_strategies() -> None:
+def test_spec_and_table_have_the_same_strategies() -> None:
     from soul_core.spec.strategy import Strategy
 
     assert kinds(Strategy) == set(STRATEGIES)
 
 
-#: Scores of the base, a mask, adapters, alternates that the base writes: each recipe makes its own, from the base.
+#: Recipes with base scores, a mask, adapters, alternative answers: each computes its own from the base model.
 MEMBERS: list[dict[str, Any]] = [
     {"seed": 1, "saliency": {}},
     {"forget": {"kind": "grad_diff", "weight": 0.2}, "optimizer": {"kind": "adamw", "lr": 1e-3}},
@@ -71,15 +71,15 @@ MEMBERS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def changes(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
-    """What each of MEMBERS changes in the weights when it is a job of its own."""
-    base, found = load_file(Path(inputs.model) / "model.safetensors"), []
+    """The weight changes of each of MEMBERS as a job of its own."""
+    base, all_changes = load_file(Path(inputs.model) / "model.safetensors"), []
     for member in MEMBERS:
         content = COMMON | {
             key: {**COMMON.get(key, {}), **of} if key == "training" else of for key, of in member.items()
         }
         run(JobSpec.model_validate(content), inputs, out := tmp_path_factory.mktemp("alone"))
-        found.append({name: after - base[name] for name, after in weights(out).items()})
-    return found
+        all_changes.append({name: after - base[name] for name, after in weights(out).items()})
+    return all_changes
 
 
 @pytest.mark.parametrize(("merge", "of"), [("mean", merge_mean), ("ties", partial(merge_ties, density=0.3))])
@@ -101,7 +101,7 @@ def test_an_ensemble_is_the_base_plus_the_merged_changes_of_its_recipes(
     assert report.run.steps == 12 + 12 + 6 + 4
 
 
-def test_the_best_of_two_recipes_is_the_one_nearer_to_the_criteria(inputs: RunInputs, tmp_path: Path) -> None:
+def test_the_best_of_two_recipes_is_the_one_with_the_smaller_shortfall(inputs: RunInputs, tmp_path: Path) -> None:
     idle = {"optimizer": {"lr": 1e-9}}
 
     report: Report = run(
@@ -112,7 +112,7 @@ def test_the_best_of_two_recipes_is_the_one_nearer_to_the_criteria(inputs: RunIn
     assert (report.trials[0].shortfall or 0) > (report.trials[1].shortfall or 0)
 
 
-def test_a_recipe_that_diverges_is_reported_and_the_others_make_the_result(inputs: RunInputs, tmp_path: Path) -> None:
+def test_a_recipe_that_diverges_is_reported_and_the_others_are_used(inputs: RunInputs, tmp_path: Path) -> None:
     far_too_high = {"kind": "adamw", "lr": 1.0, "beta2": 0.0}
     runaway = {"optimizer": far_too_high, "training": {"steps": 100, "forget_batch": 1}}
     quiet = {"seed": 1}
@@ -120,8 +120,8 @@ def test_a_recipe_that_diverges_is_reported_and_the_others_make_the_result(input
     report = run(spec(strategy={"kind": "ensemble", "merge": "best", "members": [runaway, quiet]}), inputs, tmp_path)
 
     assert [(trial.outcome == "diverged", trial.chosen) for trial in report.trials] == [(True, False), (False, True)]
-    kept = report.models["unlearned"].sets["retain"]["probability"].value
-    assert kept == pytest.approx(report.trials[1].values["retain probability"], rel=1e-4)
+    retain_probability = report.models["unlearned"].sets["retain"]["probability"].value
+    assert retain_probability == pytest.approx(report.trials[1].values["retain probability"], rel=1e-4)
     with pytest.raises(TrainingDivergedError, match="1 of 2 recipes diverged, and 'mean' needs more than are left"):
         run(spec(strategy={"kind": "ensemble", "members": [runaway, quiet]}), inputs, tmp_path / "mean")
 
@@ -136,7 +136,7 @@ def test_ties_elects_signs_and_averages_those_that_agree() -> None:
 
 @pytest.mark.filterwarnings("ignore:The density 1.0:UserWarning")
 @pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
-def test_ties_is_that_of_peft_for_one_tensor(density: float) -> None:
+def test_ties_equals_pefts_for_one_tensor(density: float) -> None:
     changes = list(torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(0)))
     theirs = ties(changes, torch.ones(3), density)
     torch.testing.assert_close(merge_ties(changes, density=density), theirs)
@@ -147,21 +147,21 @@ def test_ties_is_that_of_peft_for_one_tensor(density: float) -> None:
     [
         ({"parameters": {"include": ["nope.*"]}}, r"strategy.members.1: parameters.include.0: 'nope\.\*' matches no"),
         ({"lora": {"targets": ["nope"]}}, r"strategy.members.1: lora.targets"),
-        ({"forget": {"kind": "rmu", "layer": 9}}, r"strategy.members.1: forget.layer: the model has 2 layers"),
+        ({"forget": {"kind": "rmu", "layer": 9}}, r"strategy.members.1: forget.layer: the model has layers 0 to 1"),
         ({"forget": {"kind": "dpo", "refusals": ["no " * 200]}}, r"strategy.members.1: forget set: 4 of 4 rows"),
-        ({"forget": {"kind": "simnpo"}, "optimizer": {"kind": "influence"}}, "the spec has 4 problems"),
+        ({"retain": {"kind": "rmu_retain"}, "saliency": {}, "lora": {}}, "the spec has 2 problems"),
         (
             {"lora": {"output": "adapter"}},
             r"strategy.members.1.lora.output: 'ensemble' chooses or merges complete models",
         ),
     ],
 )
-def test_what_a_recipe_cannot_do_is_told_before_another_is_trained(
+def test_a_recipe_that_cannot_run_is_refused_before_another_is_trained(
     inputs: RunInputs, tmp_path: Path, member: dict[str, Any], claim: str
 ) -> None:
     wrong = spec(strategy={"kind": "ensemble", "members": [{}, member]})
 
-    error, _ = refused(inputs, tmp_path, wrong)
+    error, _ = expect_refusal(inputs, tmp_path, wrong)
 
     assert re.match(claim, error.message), error.message
 
@@ -169,14 +169,14 @@ def test_what_a_recipe_cannot_do_is_told_before_another_is_trained(
 @pytest.mark.parametrize(
     "field", ["kind", "criteria", "evaluation", "prior_forget_sets", "strategy", "attacks", "dtype"]
 )
-def test_a_recipe_holds_no_setting_that_only_the_job_can_have(field: str) -> None:
+def test_a_recipe_has_no_setting_of_the_job(field: str) -> None:
     value = spec(kind="evaluate", criteria=[]).model_dump()[field]
 
     with pytest.raises(ValidationError, match=f"strategy.members.1: a member cannot set '{field}'"):
         spec(strategy={"kind": "ensemble", "members": [{}, {field: value}]})
 
 
-def test_mistakes_in_a_member_are_told_before_anything_is_spent() -> None:
+def test_invalid_members_are_refused_with_the_spec() -> None:
     with pytest.raises(ValidationError, match="did you mean 'seed'"):
         spec(strategy={"kind": "ensemble", "members": [{"sead": 1}, {}]})
     with pytest.raises(ValidationError, match=r"strategy.members.1.optimizer.adamw.lr: Input should be greater than 0"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from soul_core.pipeline.strategies.goal import compute_shortfall
+from soul_core.pipeline.strategies.criteria_check import compute_shortfall
 from soul_core.report import CriterionResult, Verdict
 from soul_core.spec import Criterion
 
@@ -21,7 +21,12 @@ def result(value: float | None, **bound: float) -> CriterionResult:
         (0.8, {"at_most": 0.2}, 0.8, 1.0),
         (0.0, {"at_least": 0.9}, 1.0, 1.0),  # all that the base had is lost
         (0.45, {"at_least": 0.9}, 1.0, 0.5),
-        (132.0, {"at_most": 33.0}, 30.0, 2 - 1 / 3),  # a perplexity: however high, not everything else beside it
+        (
+            132.0,
+            {"at_most": 33.0},
+            30.0,
+            2 - 1 / 3,
+        ),  # a high perplexity does not dominate the others
         (None, {"at_most": 0.2}, 0.8, 1.0),
     ],
 )

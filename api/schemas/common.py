@@ -1,0 +1,39 @@
+"""What the bodies of several resources share."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+T = TypeVar("T")
+
+
+class ResponseModel(BaseModel):
+    """Base of the bodies of responses."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class HasId(Protocol):
+    """A row with an id."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=HasId)
+
+
+class Page(ResponseModel, Generic[T]):
+    """One page of a list, newest first."""
+
+    data: list[T]
+    has_more: bool = False
+    next_cursor: str | None = Field(None, description="Send it as `cursor` to get the next page.")
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], limit: int, to_out: Callable[[Row], T]) -> "Page[T]":
+        """Return the first `limit` rows as a page; `rows` has one row more if another page follows."""
+        shown, has_more = rows[:limit], len(rows) > limit
+        return cls(data=list(map(to_out, shown)), has_more=has_more, next_cursor=shown[-1].id if has_more else None)
