@@ -90,7 +90,6 @@ def format_result_table(report: Report, out: Path) -> str:
     # scipy takes a second, for which `--help` and messages about mistakes need not wait
     from soul_core.evaluation.verdict import format_criterion
 
-
     models = list(report.models)
     rows = [["set", "metric", *models]]
     sets = dict.fromkeys(name for model in report.models.values() for name in model.sets)

@@ -1,1 +1,1 @@
-"""Models: files checked and loaded, packed attention, one forward pass scored, answers generated."""
+"""Models: checks of their files, loading, packed attention, scores of a forward pass, generated answers."""

@@ -1,7 +1,9 @@
-"""What follows a batch of rows, token by token: with a cache where that is exact, else from the whole rows each time.
+"""The next-token logits of a batch of rows: from a cache where that is exact, else from the complete rows each time.
 
-`load_model` finds which (`probes`): some states run through left padding, some caches are of another kind,
-and LongRoPE would read a long text's old keys with the frequencies of short ones.
+`load_model` decides which (`probes`): recurrent states can run through left padding, some architectures have a cache of
+another kind, and LongRoPE would read the old keys of a long text with the frequencies of short ones.
+
+Shapes: B rows, L new tokens of each, W tokens of the longest row so far, V vocabulary size.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from soul_core.models.forward_calls import compute_logits, make_last_token_calls
 
 @dataclass(slots=True)
 class RowCache:
-    """What a model keeps of the rows so far: keys, values and states, the tokens themselves, or both."""
+    """What is stored of the rows so far: keys, values and states of the model, the tokens themselves, or both."""
 
     states: DynamicCache | None
     keeps_tokens: bool
@@ -23,20 +25,20 @@ class RowCache:
 
     @classmethod
     def for_model(cls, model: PreTrainedModel) -> "RowCache":
-        """Return an empty cache of the kind that this model's decoding needs."""
-        found = get_capabilities(model)
-        states = DynamicCache(config=model.config) if found.supports_cache else None
-        return cls(states, keeps_tokens=states is None or found.max_short_rope_tokens is not None)
+        """Return an empty cache of the kind that decoding with this model needs."""
+        capabilities = get_capabilities(model)
+        states = DynamicCache(config=model.config) if capabilities.supports_cache else None
+        return cls(states, keeps_tokens=states is None or capabilities.max_short_rope_tokens is not None)
 
     def select_rows(self, rows_B: torch.Tensor) -> None:
-        """Drop all rows but these."""
+        """Keep only these rows."""
         if self.states is not None:
-            self.states.reorder_cache(rows_B)  # batch_select_indices knows no recurrent states
+            self.states.reorder_cache(rows_B)  # batch_select_indices ignores recurrent states
         if self.keeps_tokens:
             self.rows = [self.rows[row] for row in rows_B.tolist()]
 
     def extend(self, input_BL: torch.Tensor, mask_BL: torch.Tensor) -> None:
-        """Add tokens to the rows, without padding."""
+        """Append tokens to the rows, without padding."""
         new = [ids[mask.bool()] for ids, mask in zip(input_BL, mask_BL, strict=True)]
         self.rows = [torch.cat(pair) for pair in zip(self.rows, new, strict=True)] if self.rows else new
 
@@ -44,8 +46,11 @@ class RowCache:
 def compute_next_logits(
     model: PreTrainedModel, input_BL: torch.Tensor, mask_BW: torch.Tensor, position_BL: torch.Tensor, cache: RowCache
 ) -> torch.Tensor:
-    """Return the logits of what follows each row, (B, V), after `input_BL`: the prompts, padded on the left, or the
-    tokens chosen last. `mask_BW` covers the rows so far.
+    """Return the logits of the token after each row, (B, V).
+
+    Args:
+        input_BL: The prompts, padded on the left, or the tokens chosen last.
+        mask_BW: 0 for padding, over the rows so far, `input_BL` included.
     """
     if cache.keeps_tokens:
         cache.extend(input_BL, mask_BW[:, -input_BL.shape[1] :])

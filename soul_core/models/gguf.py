@@ -1,7 +1,7 @@
-"""A GGUF file turned into a plain safetensors folder that transformers loads, once, in a cache.
+"""Converts a GGUF file to a safetensors folder that transformers loads, once, in a cache.
 
 Llama files are converted here; transformers' own loader, which is slower, reads the other architectures
-(`gguf_transformers`). Tokenizers are rebuilt here for all of them. The folder's name is the file's digest.
+(`gguf_transformers`). Tokenizers of all architectures are rebuilt here. The folder's name contains the file's digest.
 """
 
 import os
@@ -25,15 +25,15 @@ from soul_core.models.gguf_header import GgufHeader, TensorInfo, read_gguf_heade
 from soul_core.models.gguf_rope import ROPE_FACTORS_TENSOR, make_rope_parameters
 from soul_core.models.gguf_tokenizer import LLAMA3_SPLIT_PATTERN, build_tokenizer
 
-_LAYOUT = 2  # raise it when what is written changes: old cache folders are then left alone
-#: Bytes of a tensor that one call reads.
-_MOST_AT_ONCE = 1 << 30
+_LAYOUT = 2  # raise it when the written files change: old cache folders are not used then
+#: Maximum number of bytes that one system call reads.
+_MAX_READ_BYTES = 1 << 30
 
-#: The name by which scripts that write GGUF files for us know it.
+#: The name under which scripts that write GGUF files import it.
 _LLAMA3_SPLIT = LLAMA3_SPLIT_PATTERN
 
-#: File of a converted folder that says what the others hold.
-_SEAL = "SHA256SUMS"
+#: File of a converted folder with the sha256 of the others.
+_CHECKSUMS = "SHA256SUMS"
 
 _NORMAL_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -54,10 +54,15 @@ _LAYER_NAMES = {
 
 
 def convert_to_folder(path: Path, *, digest: str, cache_dir: Path) -> Path:
-    """Return a folder with the file's model as safetensors and tokenizer, written at the first call.
+    """Return a folder with the file's model as safetensors and its tokenizer, written at the first call.
 
-    A folder that was damaged since is written anew. Raises BadModel for a file that cannot be rebuilt exactly, or
-    changed while it was converted; `digest` is that of `inspect_model`.
+    A damaged folder is written again.
+
+    Args:
+        digest: The file's digest by `inspect_model`.
+
+    Raises:
+        BadModel: The file cannot be converted exactly, or changed meanwhile.
     """
     folder = cache_dir / f"gguf-{digest[:32]}-{_LAYOUT}"
     if _is_intact(folder):
@@ -65,45 +70,45 @@ def convert_to_folder(path: Path, *, digest: str, cache_dir: Path) -> Path:
     header = read_gguf_header(path)
     require_readable(header)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".gguf-", dir=cache_dir))
+    partial = Path(tempfile.mkdtemp(prefix=".gguf-", dir=cache_dir))
     try:
-        _write(header, path, unfinished)
+        _write(header, path, partial)
         if inspect_model(path).digest != digest:
             raise BadModel(f"{path.name} changed while it was converted; run again when no other process writes to it")
-        _seal(unfinished)
-        _replace(folder, unfinished)
+        _write_checksums(partial)
+        _replace(folder, partial)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
-def _replace(folder: Path, made: Path) -> None:
-    """Put a new folder in place; the damaged one that may lie there goes. Another process may have been quicker."""
-    damaged = made.with_name(f"{made.name}-damaged")
+def _replace(folder: Path, partial: Path) -> None:
+    """Rename a new folder to its place, instead of a damaged one. Another process may have done so already."""
+    damaged = partial.with_name(f"{partial.name}-damaged")
     try:
         if folder.exists() and not _is_intact(folder):
             folder.rename(damaged)
-        made.rename(folder)
+        partial.rename(folder)
     except OSError:
-        if not _is_intact(folder):  # else another process was quicker, and its folder is the same
+        if not _is_intact(folder):  # else another process wrote the same folder
             raise
     finally:
         shutil.rmtree(damaged, ignore_errors=True)
 
 
-def _seal(folder: Path) -> None:
-    """Write every file's sha256, in the form of sha256sum."""
+def _write_checksums(folder: Path) -> None:
+    """Write the sha256 of every file, in the format of sha256sum."""
     lines = [f"{compute_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
-    (folder / _SEAL).write_text("".join(lines))
+    (folder / _CHECKSUMS).write_text("".join(lines))
 
 
 def _is_intact(folder: Path) -> bool:
-    """Say whether a converted folder is there and holds what was written."""
+    """Return whether a converted folder exists and holds what was written."""
     try:
-        lines = [line.split("  ", 1) for line in (folder / _SEAL).read_text().splitlines()]
-        sealed = {name: sha256 for sha256, name in lines}
-        names = {path.name for path in folder.iterdir()} - {_SEAL}
-        return names == sealed.keys() and all(compute_sha256(folder / name) == sealed[name] for name in names)
+        lines = [line.split("  ", 1) for line in (folder / _CHECKSUMS).read_text().splitlines()]
+        checksums = {name: sha256 for sha256, name in lines}
+        names = {path.name for path in folder.iterdir()} - {_CHECKSUMS}
+        return names == checksums.keys() and all(compute_sha256(folder / name) == checksums[name] for name in names)
     except (OSError, ValueError):
         return False
 
@@ -125,25 +130,31 @@ def _write(header: GgufHeader, path: Path, folder: Path) -> None:
 
 
 def _write_llama(header: GgufHeader, path: Path, folder: Path) -> None:
-    places = {place.name: place for place in header.tensors}
+    tensors = {tensor.name: tensor for tensor in header.tensors}
     with path.open("rb") as file:
-        factors = dequantize(places.pop(ROPE_FACTORS_TENSOR), file.fileno()) if ROPE_FACTORS_TENSOR in places else None
-        config = _config(header, factors)
-        state = {_plain_name(name): _llama_tensor(place, file.fileno(), config) for name, place in places.items()}
-    _require_whole(state, config)
+        rope_tensor = tensors.pop(ROPE_FACTORS_TENSOR, None)
+        factors = dequantize(rope_tensor, file.fileno()) if rope_tensor else None
+        config = _make_llama_config(header, factors)
+        state = {
+            _translate_name(name): _read_llama_tensor(info, file.fileno(), config) for name, info in tensors.items()
+        }
+    _require_complete(state, config)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
 
 
-def _config(header: GgufHeader, factors: NDArray[np.float32] | None) -> LlamaConfig:
+def _make_llama_config(header: GgufHeader, factors: NDArray[np.float32] | None) -> LlamaConfig:
     num_heads, num_kv_heads, head_dim = get_head_counts(header)
     if header.metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
-        raise BadModel("the GGUF file rotates a part of each head only, which a Llama does not")
+        raise BadModel(
+            "the GGUF file rotates a part of each head only, which a Llama does not; give the model as a "
+            "safetensors folder"
+        )
     vocabulary = read_tokenizer_settings(header)
-    names = {place.name for place in header.tensors}
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
-        vocab_size=next(place.shape[0] for place in header.tensors if place.name == "token_embd.weight"),
+        vocab_size=shapes["token_embd.weight"][0],
         hidden_size=int(header.get_number("embedding_length")),
         intermediate_size=int(header.get_number("feed_forward_length")),
         num_hidden_layers=int(header.get_number("block_count")),
@@ -153,9 +164,9 @@ def _config(header: GgufHeader, factors: NDArray[np.float32] | None) -> LlamaCon
         max_position_embeddings=int(header.get_number("context_length")),
         rms_norm_eps=header.get_number("attention.layer_norm_rms_epsilon"),  # llama.cpp has no default either
         rope_parameters=make_rope_parameters(header, factors, head_dim=head_dim),
-        tie_word_embeddings="output.weight" not in names,
-        attention_bias="blk.0.attn_q.bias" in names,
-        mlp_bias="blk.0.ffn_gate.bias" in names,
+        tie_word_embeddings="output.weight" not in shapes,
+        attention_bias="blk.0.attn_q.bias" in shapes,
+        mlp_bias="blk.0.ffn_gate.bias" in shapes,
         bos_token_id=vocabulary.bos_id,
         eos_token_id=vocabulary.eos_id,
         pad_token_id=vocabulary.pad_id,
@@ -163,29 +174,31 @@ def _config(header: GgufHeader, factors: NDArray[np.float32] | None) -> LlamaCon
     )
 
 
-def _plain_name(name: str) -> str:
+def _translate_name(name: str) -> str:
     if name in _NORMAL_NAMES:
         return _NORMAL_NAMES[name]
     match name.split("."):
         case ["blk", layer, part, ("weight" | "bias") as kind] if part in _LAYER_NAMES:
             return f"model.layers.{layer}.{_LAYER_NAMES[part]}.{kind}"
-    raise BadModel(f"the GGUF file holds the tensor {name}, which a plain Llama does not have")
+    raise BadModel(
+        f"the GGUF file holds the tensor {name}, which a Llama does not have; give the model as a safetensors folder"
+    )
 
 
 def _read(file: int, num_bytes: int, start: int) -> bytearray:
-    """Read a tensor's bytes. One call to the kernel stops at 2 GiB, and an embedding may be larger."""
+    """Read a tensor's bytes. A system call stops at 2 GiB, and an embedding may be larger."""
     content = bytearray(num_bytes)
     done = 0
     while done < num_bytes:
-        part = os.preadv(file, [memoryview(content)[done : done + _MOST_AT_ONCE]], start + done)
+        part = os.preadv(file, [memoryview(content)[done : done + _MAX_READ_BYTES]], start + done)
         if part == 0:
-            raise BadModel("the GGUF file ends before its tensors do; is it whole?")
+            raise BadModel("the GGUF file ends before its tensors do; download it again")
         done += part
     return content
 
 
 def dequantize(tensor_info: TensorInfo, file: int) -> NDArray[np.float32]:
-    """Read one tensor as float32. Raises BadModel for a quantization that gguf does not know."""
+    """Read one tensor as float32. Raises BadModel for a quantization that gguf does not support."""
     raw = np.frombuffer(_read(file, tensor_info.size_bytes, tensor_info.file_offset), dtype=np.uint8)
     rows = raw.reshape(*tensor_info.shape[:-1], -1)
     try:
@@ -194,33 +207,36 @@ def dequantize(tensor_info: TensorInfo, file: int) -> NDArray[np.float32]:
         )
     except NotImplementedError as error:
         raise BadModel(
-            f"the quantization {tensor_info.ggml_type.name} of tensor {tensor_info.name} is not supported"
+            f"the quantization {tensor_info.ggml_type.name} of tensor {tensor_info.name} is not supported; give the "
+            "model as a safetensors folder"
         ) from error
     return np.ascontiguousarray(weight)
 
 
-def _llama_tensor(place: TensorInfo, file: int, config: LlamaConfig) -> NDArray[np.float32]:
-    weight = dequantize(place, file)
-    if ".attn_q." in place.name:
-        return _unpermuted(weight, config.num_attention_heads)
-    if ".attn_k." in place.name:
-        return _unpermuted(weight, config.num_key_value_heads)
+def _read_llama_tensor(tensor_info: TensorInfo, file: int, config: LlamaConfig) -> NDArray[np.float32]:
+    weight = dequantize(tensor_info, file)
+    if ".attn_q." in tensor_info.name:
+        return _undo_permutation(weight, config.num_attention_heads)
+    if ".attn_k." in tensor_info.name:
+        return _undo_permutation(weight, config.num_key_value_heads)
     return weight
 
 
-def _unpermuted(weight: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """Put the rows of a query or key matrix back: llama.cpp rotates neighbors, transformers the two halves."""
+def _undo_permutation(weight: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+    """Reorder the rows of a query or key matrix: llama.cpp rotates neighbors, transformers the two halves."""
     num_rows = weight.shape[0]
     pairs = weight.reshape(num_heads, num_rows // num_heads // 2, 2, *weight.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(weight.shape))
 
 
-def _require_whole(state: dict[str, Any], config: LlamaConfig) -> None:
-    wanted = {"model.embed_tokens.weight", "model.norm.weight"}
-    wanted |= {
+def _require_complete(state: dict[str, Any], config: LlamaConfig) -> None:
+    expected = {"model.embed_tokens.weight", "model.norm.weight"}
+    expected |= {
         f"model.layers.{layer}.{part}.weight"
         for layer in range(config.num_hidden_layers)
         for part in _LAYER_NAMES.values()
     }
-    if missing := sorted(wanted - state.keys()):
-        raise BadModel("the GGUF file lacks tensors of a Llama", details=tuple(missing[:20]))
+    if missing := sorted(expected - state.keys()):
+        raise BadModel(
+            "the GGUF file lacks tensors of a Llama; download or convert it again", details=tuple(missing[:20])
+        )

@@ -1,7 +1,7 @@
-"""Which GGUF files can be read: their architectures and the metadata that each of them may have. Torch-free.
+"""The architectures of GGUF files that can be converted, and the metadata that each of them may have. Torch-free.
 
-The API asks at registration, the engine before it converts. A hyperparameter that nothing here reads would change what
-the model computes without a word, so a key that is not listed is refused by name.
+The API checks at registration, the engine before it converts. A hyperparameter that the conversion ignores could change
+what the model computes, so a key that is not listed is refused by name.
 """
 
 from soul_core.errors import BadModel
@@ -42,7 +42,7 @@ _ROPE = frozenset(
 )
 _RMS, _LAYER_NORM = frozenset({"attention.layer_norm_rms_epsilon"}), frozenset({"attention.layer_norm_epsilon"})
 
-#: Architecture (general.architecture) -> keys of it that are read. All but `llama` go through transformers' loader.
+#: Architecture (general.architecture) -> its keys that are read. transformers' loader reads all of them but `llama`.
 METADATA_KEYS: dict[str, frozenset[str]] = {
     "llama": _SHAPE | _ROPE | _RMS,
     "qwen2": _SHAPE | _ROPE | _RMS,
@@ -58,13 +58,12 @@ METADATA_KEYS: dict[str, frozenset[str]] = {
 
 
 def require_readable(header: GgufHeader) -> None:
-    """Raise BadModel naming what of a GGUF file cannot be read, and what to do instead."""
+    """Raise BadModel unless the architecture and all its metadata can be read."""
     architecture = header.architecture
     if architecture not in METADATA_KEYS:
         raise BadModel(
             f"GGUF files of the architecture '{architecture}' cannot be read, only those of "
-            f"{', '.join(sorted(METADATA_KEYS))}; "
-            f"{_REMEDY}"
+            f"{', '.join(sorted(METADATA_KEYS))}; {_REMEDY}"
         )
     if header.metadata.get(f"{architecture}.expert_count"):
         raise BadModel(f"this GGUF file is a mixture of experts, which is not read from GGUF; {_REMEDY}")

@@ -1,7 +1,7 @@
-"""What a GGUF file means by the keys it leaves out: llama.cpp's defaults. Torch-free.
+"""llama.cpp's defaults for the keys that a GGUF file leaves out. Torch-free.
 
-Source: llama.cpp, `llama_vocab::impl::load` (src/llama-vocab.cpp) for the tokenizer, and what src/llama-model.cpp does
-with the general hyperparameters, as of 2026. The key of a file always wins over a default.
+Source: llama.cpp, `llama_vocab::impl::load` (src/llama-vocab.cpp) for the tokenizer, and src/llama-model.cpp for the
+general hyperparameters, as of 2026. A key in the file takes precedence over a default.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 LLAMA3_PRE_TOKENIZERS = frozenset(
     {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"}
 )
-#: Byte-level vocabularies that begin a text with BOS where the file does not say.
+#: Byte-level vocabularies that begin a text with BOS unless the file says otherwise.
 _BPE_WITH_BOS = LLAMA3_PRE_TOKENIZERS | {"tekken", "chameleon"}
-#: Those in which a word that is a token is taken whole, whatever the merges say.
+#: Those that encode a word that is a token as this token, whatever the merges say.
 IGNORE_MERGES_PRE_TOKENIZERS = LLAMA3_PRE_TOKENIZERS | {"tekken", "youtu", "minicpm5", "granite-embed-multi-97m"}
-#: Special tokens by kind of vocabulary (tokenizer.ggml.model): begin, end, unknown.
+#: Ids of special tokens by kind of vocabulary (tokenizer.ggml.model): begin, end, unknown.
 _SPECIAL: dict[str, tuple[int | None, int | None, int | None]] = {"llama": (1, 2, 0), "gpt2": (11, 11, None)}
-#: Tokens that end a turn or a generation, by their text, where no key names them.
+#: Tokens that end a turn or a generation, by their text, if no key names them.
 _END_OF_TURN = (
     "<|eot_id|>",
     "<|im_end|>",
@@ -40,7 +40,7 @@ _END_OF_TURN = (
 
 @dataclass(frozen=True, slots=True)
 class GgufTokenizerSettings:
-    """The tokenizer's settings with every default filled in. `ends`: all tokens at which a generation is over."""
+    """The tokenizer's settings with every default filled in. `end_ids`: all tokens that end a generation."""
 
     kind: str
     pre_tokenizer: str
@@ -58,20 +58,23 @@ class GgufTokenizerSettings:
 
 def read_tokenizer_settings(header: GgufHeader) -> GgufTokenizerSettings:
     """Return the tokenizer's settings. Raises BadModel for a file that contradicts itself."""
-    told = {key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()}
-    kind, split = str(told.get("model")), str(told.get("pre") or "default")
-    tokens = told.get("tokens")
+    metadata = {key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()}
+    kind, pre_tokenizer = str(metadata.get("model")), str(metadata.get("pre") or "default")
+    tokens = metadata.get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise BadModel("the GGUF file holds no vocabulary (tokenizer.ggml.tokens)")
-    types = told.get("token_type") or [1] * len(tokens)
+        raise BadModel("the GGUF file holds no vocabulary (tokenizer.ggml.tokens); convert the model again")
+    types = metadata.get("token_type") or [1] * len(tokens)
     if len(types) != len(tokens):
-        raise BadModel(f"the GGUF file has {len(tokens)} tokens, but types (tokenizer.ggml.token_type) of {len(types)}")
+        raise BadModel(
+            f"the GGUF file has {len(tokens)} tokens, but {len(types)} token types (tokenizer.ggml.token_type); "
+            "convert the model again"
+        )
     bos, eos, unknown = _SPECIAL.get(kind, (None, None, None))
     if kind == "gpt2":
-        # Falcon's 11 in every other vocabulary would be some letter: the default counts where it is a control token
+        # Falcon's id 11 is a letter in other vocabularies: the default applies only if it is a control token
         bos = eos = 11 if len(types) > 11 and types[11] == CONTROL else None
     ids = {
-        name: _token_id(told, name, len(tokens), default)
+        name: _get_token_id(metadata, name, len(tokens), default)
         for name, default in (
             ("bos", bos),
             ("eos", eos),
@@ -81,10 +84,10 @@ def read_tokenizer_settings(header: GgufHeader) -> GgufTokenizerSettings:
             ("eom", None),
         )
     }
-    add_bos = bool(told.get("add_bos_token", kind == "llama" or split in _BPE_WITH_BOS))
+    add_bos = bool(metadata.get("add_bos_token", kind == "llama" or pre_tokenizer in _BPE_WITH_BOS))
     if add_bos and ids["bos"] is None:
         raise BadModel(
-            "texts of this GGUF file begin with BOS, but it does not say which token that is "
+            "texts of this GGUF file begin with BOS, but the file does not name that token "
             "(tokenizer.ggml.bos_token_id); convert the model again, or give it as a safetensors folder"
         )
     by_text = [
@@ -92,42 +95,45 @@ def read_tokenizer_settings(header: GgufHeader) -> GgufTokenizerSettings:
         for index, (token, type_) in enumerate(zip(tokens, types, strict=True))
         if token in _END_OF_TURN and type_ == CONTROL
     ]
-    ends = dict.fromkeys(i for i in (ids["eos"], ids["eot"], ids["eom"], *by_text) if i is not None)
+    end_ids = dict.fromkeys(i for i in (ids["eos"], ids["eot"], ids["eom"], *by_text) if i is not None)
     return GgufTokenizerSettings(
         kind=kind,
-        pre_tokenizer=split,
+        pre_tokenizer=pre_tokenizer,
         tokens=tuple(tokens),
         token_types=tuple(types),
         add_bos=add_bos,
-        add_eos=bool(told.get("add_eos_token", False)),
-        add_space_prefix=bool(told.get("add_space_prefix", kind == "llama")),
+        add_eos=bool(metadata.get("add_eos_token", False)),
+        add_space_prefix=bool(metadata.get("add_space_prefix", kind == "llama")),
         bos_id=ids["bos"],
-        eos_id=ids["eos"] if ids["eos"] is not None else next(iter(ends), None),
+        eos_id=ids["eos"] if ids["eos"] is not None else next(iter(end_ids), None),
         unk_id=ids["unknown"],
         pad_id=ids["padding"],
-        end_ids=tuple(ends),
+        end_ids=tuple(end_ids),
     )
 
 
 def get_number_or(header: GgufHeader, key: str, default: float) -> float:
-    """Return `<architecture>.<key>`, or the default where the file leaves it out. Raises BadModel for no number."""
+    """Return `<architecture>.<key>`, or the default if the file has no such key. Raises BadModel for other types."""
     return header.get_number(key) if f"{header.architecture}.{key}" in header.metadata else default
 
 
 def get_head_counts(header: GgufHeader) -> tuple[int, int, int]:
-    """Return attention heads, key and value heads (default: as many), and a head's size (default: width / heads)."""
+    """Return the number of query heads, of key and value heads (default: as many), and a head's size (default: hidden
+    size / heads).
+    """
     num_heads = int(header.get_number("attention.head_count"))
     num_kv_heads = int(get_number_or(header, "attention.head_count_kv", num_heads))
     if num_heads < 1 or num_kv_heads < 1:
-        raise BadModel("the GGUF file has a model without attention heads")
+        raise BadModel("the GGUF file has a model without attention heads; give the model as a safetensors folder")
     head_dim = int(
         get_number_or(header, "attention.key_length", int(header.get_number("embedding_length")) // num_heads)
     )
     return num_heads, num_kv_heads, head_dim
 
 
-def _token_id(told: dict[str, Any], name: str, num_tokens: int, default: int | None) -> int | None:
+def _get_token_id(metadata: dict[str, Any], name: str, num_tokens: int, default: int | None) -> int | None:
     """Return a special token's id; as in llama.cpp an id outside the vocabulary counts as absent."""
-    given = told.get(f"{name}_token_id")
-    found = given if isinstance(given, int) and 0 <= given < num_tokens else default
-    return found if found is not None and found < num_tokens else None
+    token_id = metadata.get(f"{name}_token_id")
+    if isinstance(token_id, int) and 0 <= token_id < num_tokens:
+        return token_id
+    return default if default is not None and default < num_tokens else None

@@ -1,4 +1,4 @@
-"""A GGUF file's tokenizer rebuilt as transformers has it, so that it splits text as the original does."""
+"""Rebuilds the tokenizer of a GGUF file for transformers, so that it splits text as the original does."""
 
 from collections.abc import Sequence
 
@@ -26,47 +26,47 @@ from soul_core.models.gguf_defaults import (
 )
 from soul_core.models.gguf_header import GgufHeader
 
-_SPACE = "\u2581"  # how SentencePiece writes a space
+_SPACE = "\u2581"  # SentencePiece's character for a space
 #: Llama 3's split, as its tokenizer publishes it.
 LLAMA3_SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-#: GPT-2's split; what no part of it matches stays a piece.
+#: GPT-2's split; text that no part of it matches stays one piece.
 _GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 
-#: `tokenizer.ggml.pre` by the family that splits alike.
+#: Values of `tokenizer.ggml.pre` that split alike.
 _LIKE_GPT2 = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4", "mellum", "a.x-4.0", "gigachat"})
 _LIKE_STARCODER = frozenset(
     {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
-)  # each digit by itself
+)  # each digit is a piece
 _LIKE_LLAMA3 = LLAMA3_PRE_TOKENIZERS | {"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}
 _LIKE_QWEN2 = frozenset({"qwen2", "stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"})
-#: Several splits, one inside the pieces of the other. `default` is what llama.cpp does where a file names none.
-_IN_TURN = {
+#: Several splits, each applied to the pieces of the one before. llama.cpp uses `default` if a file names none.
+_SPLIT_SEQUENCES = {
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]"),
     "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2_SPLIT, r"[0-9][0-9][0-9]"),
 }
-#: Those whose own tokenizer composes characters first.
+#: Those that normalize text to NFC first.
 _NFC = frozenset({"qwen2", "deepseek-r1-qwen", "qwen35"})
 
-#: What every tokenizer must give back unchanged.
+#: Texts that every tokenizer must decode to themselves.
 _PROBES = ("The capital of France is Paris.", " It's 3.14 in 1995,\n\nno?", "caf\u00e9 \u4e2d\u6587 \U0001f600")
 
 
 def build_tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
-    """Rebuild the tokenizer from the metadata. Raises BadModel for one that cannot be rebuilt exactly."""
+    """Rebuild the tokenizer from the metadata. Raises BadModel if it cannot be rebuilt exactly."""
     vocabulary = read_tokenizer_settings(header)
     if vocabulary.kind == "gpt2":
-        tokenizer = _byte_level(header, vocabulary)
+        tokenizer = _build_byte_level(header, vocabulary)
     elif vocabulary.kind == "llama":
-        tokenizer = _sentencepiece(header, vocabulary)
+        tokenizer = _build_sentencepiece(header, vocabulary)
     else:
         raise BadModel(
             f"the tokenizer of this GGUF file is '{vocabulary.kind}', only byte-level BPE ('gpt2') and SentencePiece "
             "('llama') can be rebuilt; give the model as a safetensors folder"
         )
-    known = tokenizer.get_vocab()  # Gemma's runs of spaces have another spelling there, and merges that make them
+    known = tokenizer.get_vocab()  # Gemma's runs of spaces are spelled otherwise there, and merges produce them
     tokenizer.add_tokens(
         [
             AddedToken(token, special=kind == CONTROL, normalized=False)
@@ -74,7 +74,7 @@ def build_tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
             if kind in {CONTROL, USER_DEFINED} and token in known
         ]
     )
-    _add_ends(tokenizer, vocabulary)
+    _add_bos_and_eos(tokenizer, vocabulary)
     special = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id, "unk": vocabulary.unk_id, "pad": vocabulary.pad_id}
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -87,38 +87,43 @@ def build_tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def _byte_level(header: GgufHeader, vocabulary: GgufTokenizerSettings) -> Tokenizer:
+def _build_byte_level(header: GgufHeader, vocabulary: GgufTokenizerSettings) -> Tokenizer:
     merges = header.metadata.get("tokenizer.ggml.merges")
     if not isinstance(merges, list):
-        raise BadModel("the GGUF file's byte-level tokenizer has no merges (tokenizer.ggml.merges)")
+        raise BadModel(
+            "the GGUF file's byte-level tokenizer has no merges (tokenizer.ggml.merges); convert the model again"
+        )
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
     tokenizer = Tokenizer(
         models.BPE(vocab=ids, merges=pairs, ignore_merges=vocabulary.pre_tokenizer in IGNORE_MERGES_PRE_TOKENIZERS)
     )
-    tokenizer.pre_tokenizer = _pre_tokenizer(vocabulary.pre_tokenizer, prefix_space=vocabulary.add_space_prefix)
+    tokenizer.pre_tokenizer = _make_pre_tokenizer(vocabulary.pre_tokenizer, prefix_space=vocabulary.add_space_prefix)
     tokenizer.decoder = decoders.ByteLevel()
     if vocabulary.pre_tokenizer in _NFC:
         tokenizer.normalizer = normalizers.NFC()
     return tokenizer
 
 
-def _sentencepiece(header: GgufHeader, vocabulary: GgufTokenizerSettings) -> Tokenizer:
-    """Rebuild a SentencePiece BPE: the pair whose token has the highest score is merged first.
+def _build_sentencepiece(header: GgufHeader, vocabulary: GgufTokenizerSettings) -> Tokenizer:
+    """Rebuild a SentencePiece BPE, which first merges the pair whose token has the highest score.
 
-    llama.cpp puts a space before the text and after every special token, also where a space stands there already.
+    llama.cpp inserts a space before the text and after every special token, even if there is a space already.
     """
-    told = {key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()}
-    scores = told.get("scores")
-    if "merges" not in told and (not isinstance(scores, list) or len(scores) != len(vocabulary.tokens)):
-        raise BadModel("the GGUF file's SentencePiece tokenizer has no score for each token (tokenizer.ggml.scores)")
+    metadata = {key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()}
+    scores = metadata.get("scores")
+    if "merges" not in metadata and (not isinstance(scores, list) or len(scores) != len(vocabulary.tokens)):
+        raise BadModel(
+            "the GGUF file's SentencePiece tokenizer does not have one score per token (tokenizer.ggml.scores); "
+            "convert the model again"
+        )
     tokens, order = list(vocabulary.tokens), None
     if header.architecture.startswith("gemma"):
-        # its converter writes runs of spaces as they are, while its text has them as SentencePiece does
+        # its converter writes runs of spaces as spaces, while its text has SentencePiece's character
         tokens = [_SPACE * len(token) if token and not token.strip(" ") else token for token in tokens]
-        # and its scores do not follow the order of its merges; its ids do
+        # its ids follow the order of the merges, its scores do not
         order = {token: -index for index, token in enumerate(tokens)}
-    merges = get_merges({**told, "tokens": tokens}, order)
+    merges = get_merges({**metadata, "tokens": tokens}, order)
     unknown = None if vocabulary.unk_id is None else tokens[vocabulary.unk_id]
     ids = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
@@ -131,8 +136,8 @@ def _sentencepiece(header: GgufHeader, vocabulary: GgufTokenizerSettings) -> Tok
     return tokenizer
 
 
-def _pre_tokenizer(split: str, *, prefix_space: bool) -> pre_tokenizers.PreTokenizer:
-    """Return how `tokenizer.ggml.pre` says text is split before the merges.
+def _make_pre_tokenizer(split: str, *, prefix_space: bool) -> pre_tokenizers.PreTokenizer:
+    """Return the split before the merges that `tokenizer.ggml.pre` names.
 
     Source: each model's tokenizer.json; llama.cpp (src/llama-vocab.cpp) for `default` and `falcon`.
     """
@@ -141,19 +146,20 @@ def _pre_tokenizer(split: str, *, prefix_space: bool) -> pre_tokenizers.PreToken
         return byte_level
     if split in _LIKE_STARCODER:
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-    if split in _IN_TURN:
-        return _splits(_IN_TURN[split], prefix_space=prefix_space)
+    if split in _SPLIT_SEQUENCES:
+        return _make_splits(_SPLIT_SEQUENCES[split], prefix_space=prefix_space)
     if split in _LIKE_LLAMA3:
-        return _splits([LLAMA3_SPLIT_PATTERN], prefix_space=prefix_space)
+        return _make_splits([LLAMA3_SPLIT_PATTERN], prefix_space=prefix_space)
     known = GGUF_PRE_TOKENIZER_SPLITS.get("qwen2" if split in _LIKE_QWEN2 else split)
     if known is not None:
-        return _splits([known], prefix_space=prefix_space)
+        return _make_splits([known], prefix_space=prefix_space)
     raise BadModel(
-        f"the GGUF file splits text as '{split}', which cannot be rebuilt exactly; give a safetensors folder"
+        f"the GGUF file splits text as '{split}', which cannot be rebuilt exactly; give the model as a safetensors "
+        "folder"
     )
 
 
-def _splits(patterns: Sequence[str], *, prefix_space: bool) -> pre_tokenizers.PreTokenizer:
+def _make_splits(patterns: Sequence[str], *, prefix_space: bool) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [
             *(pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns),
@@ -162,8 +168,8 @@ def _splits(patterns: Sequence[str], *, prefix_space: bool) -> pre_tokenizers.Pr
     )
 
 
-def _add_ends(tokenizer: Tokenizer, vocabulary: GgufTokenizerSettings) -> None:
-    """Put BOS before and EOS behind a text, where the file, or llama.cpp's default for it, says so."""
+def _add_bos_and_eos(tokenizer: Tokenizer, vocabulary: GgufTokenizerSettings) -> None:
+    """Add BOS before and EOS after a text if the file, or llama.cpp's default, requires it."""
     first = [vocabulary.bos_id] if vocabulary.add_bos and vocabulary.bos_id is not None else []
     last = [vocabulary.eos_id] if vocabulary.add_eos and vocabulary.eos_id is not None else []
     if not first and not last:
@@ -177,14 +183,15 @@ def _add_ends(tokenizer: Tokenizer, vocabulary: GgufTokenizerSettings) -> None:
 
 
 def _require_round_trip(tokenizer: PreTrainedTokenizerFast, vocabulary: GgufTokenizerSettings) -> None:
-    """Raise BadModel when text does not come back from its tokens, or the rebuilt vocabulary has other ids."""
+    """Raise BadModel if texts do not decode to themselves, or the rebuilt vocabulary has another size."""
     if len(tokenizer) != len(vocabulary.tokens):
         raise BadModel(
-            f"the tokenizer rebuilt from the GGUF file has {len(tokenizer)} tokens, the file {len(vocabulary.tokens)}"
+            f"the tokenizer rebuilt from the GGUF file has {len(tokenizer)} tokens, the file {len(vocabulary.tokens)}; "
+            "give the model as a safetensors folder"
         )
     for text in _PROBES:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        unknown = vocabulary.unk_id is not None and vocabulary.unk_id in ids  # a small vocabulary knows no byte
+        unknown = vocabulary.unk_id is not None and vocabulary.unk_id in ids  # a small vocabulary lacks some bytes
         if not unknown and tokenizer.decode(ids) != text:
             raise BadModel(
                 f"the tokenizer rebuilt from the GGUF file turns {text!r} into {tokenizer.decode(ids)!r}; give the "

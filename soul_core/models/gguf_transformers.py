@@ -1,7 +1,7 @@
-"""GGUF files of other architectures than Llama: the config from our own table, the weights by transformers' loader.
+"""Converts GGUF files of architectures other than Llama: the config by a table here, the weights by transformers.
 
-transformers' loader leaves out what its tables do not name: a rope's scaling, a window, whole tensors. So the config is
-made here from every key that `gguf_architectures` lets pass, and every tensor of the file must have been read.
+transformers' loader ignores what its tables do not name: a rope scaling, a sliding window, complete tensors. So the
+config is made here from every key that `gguf_architectures` accepts, and every tensor of the file must be read.
 """
 
 import tempfile
@@ -26,13 +26,13 @@ Settings = dict[str, Any]
 def write_model(header: GgufHeader, path: Path, folder: Path) -> None:
     """Write config.json and model.safetensors of a GGUF file into `folder`.
 
-    Raises BadModel when the loader cannot read it, left a weight out, or did not read a tensor of the file.
+    Raises BadModel if the loader cannot read it, leaves a weight out, or ignores a tensor of the file.
     """
-    config = _config(header, path)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-        link = Path(beside) / "model.gguf"  # the loader goes by the name's ending
+    config = _make_config(header, path)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        link = Path(temporary) / "model.gguf"  # the loader requires this suffix
         link.symlink_to(path.resolve())
-        model = _loaded(link, config)
+        model = _load(link, config)
     _require_all_read(header, model)
     if header.architecture == "falcon":
         _regroup_falcon(model)
@@ -43,39 +43,42 @@ def write_model(header: GgufHeader, path: Path, folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def _loaded(path: Path, config: PreTrainedConfig) -> PreTrainedModel:
+def _load(path: Path, config: PreTrainedConfig) -> PreTrainedModel:
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(
+        model, loading_info = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, config=config, dtype=torch.float32, output_loading_info=True
         )
-    except Exception as error:  # its tables and its readers raise all kinds
+    except Exception as error:  # its tables and readers raise exceptions of any class
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise BadModel(
             f"transformers cannot read this GGUF file: {error}; give the model as a folder with safetensors"
         ) from error
-    lost = [*told["missing_keys"], *(str(key) for key in told["mismatched_keys"]), *told["unexpected_keys"]]
-    if lost:
-        raise BadModel("the GGUF file lacks weights of its model, or has others", details=tuple(sorted(lost)[:20]))
+    keys = ("missing_keys", "mismatched_keys", "unexpected_keys")
+    if wrong := sorted(str(name) for key in keys for name in loading_info[key]):
+        raise BadModel(
+            "the GGUF file lacks weights of its model, or has others; give the model as a folder with safetensors",
+            details=tuple(wrong[:20]),
+        )
     return model
 
 
 def _require_all_read(header: GgufHeader, model: PreTrainedModel) -> None:
     processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config={})
     read = set(get_gguf_hf_weights_map(model, processor)) | {"output.weight"}
-    if unread := sorted(place.name for place in header.tensors if place.name not in read):
+    if unread := sorted(tensor.name for tensor in header.tensors if tensor.name not in read):
         raise BadModel(
-            f"the GGUF file holds tensors that a plain {header.architecture} does not have; give the model as a folder "
+            f"the GGUF file holds tensors that a {header.architecture} does not have; give the model as a folder "
             "with safetensors",
             details=tuple(unread[:20]),
         )
 
 
-def _config(header: GgufHeader, path: Path) -> PreTrainedConfig:
+def _make_config(header: GgufHeader, path: Path) -> PreTrainedConfig:
     num_heads, num_kv_heads, head_dim = get_head_counts(header)
     vocabulary = read_tokenizer_settings(header)
     settings = {
-        "vocab_size": next(place.shape[0] for place in header.tensors if place.name == "token_embd.weight"),
+        "vocab_size": next(tensor.shape[0] for tensor in header.tensors if tensor.name == "token_embd.weight"),
         "hidden_size": int(header.get_number("embedding_length")),
         "num_hidden_layers": int(header.get_number("block_count")),
         "num_attention_heads": num_heads,
@@ -87,25 +90,25 @@ def _config(header: GgufHeader, path: Path) -> PreTrainedConfig:
         "pad_token_id": vocabulary.pad_id,
         "dtype": "float32",
     }
-    model_type, own = _OWN[header.architecture]
-    return CONFIG_MAPPING[model_type](**{**settings, **own(header, head_dim)})
+    model_type, make_settings = _SETTINGS[header.architecture]
+    return CONFIG_MAPPING[model_type](**{**settings, **make_settings(header, head_dim)})
 
 
 def _is_tied(header: GgufHeader, path: Path) -> bool:
-    """Say whether the head is the embedding: it is not in the file, or it is there as an equal copy."""
-    places = {place.name: place for place in header.tensors}
-    head, embedding = places.get("output.weight"), places["token_embd.weight"]
+    """Return whether the output head is the embedding: the file has no head, or an equal copy."""
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    head, embedding = tensors.get("output.weight"), tensors["token_embd.weight"]
     if head is None:
         return True
     if (head.ggml_type, head.size_bytes) != (embedding.ggml_type, embedding.size_bytes):
         return False
-    if header.architecture != "gpt2":  # the one whose converter writes the tied head again
+    if header.architecture != "gpt2":  # only its converter writes a tied head as a copy
         return False
     with path.open("rb") as file:
         copies = []
-        for place in (head, embedding):
-            file.seek(place.file_offset)
-            copies.append(file.read(place.size_bytes))
+        for tensor in (head, embedding):
+            file.seek(tensor.file_offset)
+            copies.append(file.read(tensor.size_bytes))
     return copies[0] == copies[1]
 
 
@@ -135,7 +138,7 @@ def _gemma2(header: GgufHeader, head_dim: int) -> Settings:
 
 
 def _gemma3(header: GgufHeader, head_dim: int) -> Settings:
-    everywhere = _rope(header, head_dim)["rope_parameters"]
+    full = _rope(header, head_dim)["rope_parameters"]
     window = {"rope_type": "default", "rope_theta": get_number_or(header, "rope.freq_base_swa", 10_000.0)}
     return (
         _rms(header)
@@ -145,7 +148,7 @@ def _gemma3(header: GgufHeader, head_dim: int) -> Settings:
             "query_pre_attn_scalar": _query_scale(header, head_dim, largest_layers=62),
             "sliding_window": int(header.get_number("attention.sliding_window")),
             "final_logit_softcapping": get_number_or(header, "final_logit_softcapping", 0.0) or None,
-            "rope_parameters": {"full_attention": everywhere, "sliding_attention": window},
+            "rope_parameters": {"full_attention": full, "sliding_attention": window},
         }
     )
 
@@ -178,7 +181,7 @@ def _starcoder2(header: GgufHeader, head_dim: int) -> Settings:
         | {
             "norm_epsilon": header.get_number("attention.layer_norm_epsilon"),
             "use_bias": _has(header, "attn_q.bias"),
-            "sliding_window": None,  # llama.cpp lets it see everything
+            "sliding_window": None,  # llama.cpp uses no window
         }
     )
 
@@ -205,8 +208,8 @@ def _gpt2(header: GgufHeader, head_dim: int) -> Settings:
     return {"n_inner": int(header.get_number("feed_forward_length")), "layer_norm_epsilon": epsilon}
 
 
-#: Architecture -> model_type of transformers, and what its config has besides the shape.
-_OWN: dict[str, tuple[str, Callable[[GgufHeader, int], Settings]]] = {
+#: Architecture -> model_type of transformers, and the settings of its config in addition to the common ones.
+_SETTINGS: dict[str, tuple[str, Callable[[GgufHeader, int], Settings]]] = {
     "qwen2": ("qwen2", _qwen2),
     "qwen3": ("qwen3", _qwen3),
     "gemma2": ("gemma2", _gemma2),
@@ -228,33 +231,39 @@ def _gated(header: GgufHeader) -> Settings:
 
 
 def _rope(header: GgufHeader, head_dim: int, *, partial: bool = False) -> Settings:
-    """Return the rotary embedding; `partial`: the architecture may rotate a part of each head only."""
-    rotated = int(get_number_or(header, "rope.dimension_count", head_dim))
-    if rotated > head_dim or (rotated != head_dim and not partial):
-        raise BadModel(f"the GGUF file rotates {rotated} of each head's {head_dim} dimensions, which cannot be rebuilt")
-    found = make_rope_parameters(header, None, head_dim=head_dim)
-    return {"rope_parameters": found | ({"partial_rotary_factor": rotated / head_dim} if partial else {})}
+    """Return the rotary embedding; `partial`: the architecture may rotate only a part of each head."""
+    num_rotated = int(get_number_or(header, "rope.dimension_count", head_dim))
+    if num_rotated > head_dim or (num_rotated != head_dim and not partial):
+        raise BadModel(
+            f"the GGUF file rotates {num_rotated} of each head's {head_dim} dimensions, which cannot be "
+            "converted; give the model as a folder with safetensors"
+        )
+    parameters = make_rope_parameters(header, None, head_dim=head_dim)
+    return {"rope_parameters": parameters | ({"partial_rotary_factor": num_rotated / head_dim} if partial else {})}
 
 
 def _query_scale(header: GgufHeader, head_dim: int, *, largest_layers: int) -> int:
-    """Return what Gemma's queries are divided by the root of. Source: llama.cpp, which tells the 27B by its layers."""
+    """Return the number whose root divides Gemma's queries. Source: llama.cpp, which identifies 27B by its layers."""
     if int(header.get_number("block_count")) != largest_layers:
         return head_dim
     return int(header.get_number("embedding_length")) // int(header.get_number("attention.head_count"))
 
 
 def _has(header: GgufHeader, part: str) -> bool:
-    return any(place.name == f"blk.0.{part}" for place in header.tensors)
+    return any(tensor.name == f"blk.0.{part}" for tensor in header.tensors)
 
 
 def _require_even_heads(header: GgufHeader, head_dim: int) -> None:
-    """Raise BadModel where heads are not the width divided by their number: these configs cannot say otherwise."""
+    """Raise BadModel unless a head's size is hidden size / heads: these configs cannot express another."""
     if head_dim * get_head_counts(header)[0] != int(header.get_number("embedding_length")):
-        raise BadModel(f"the GGUF file has heads of {head_dim} dimensions, which a {header.architecture} cannot have")
+        raise BadModel(
+            f"the GGUF file has heads of {head_dim} dimensions, which a {header.architecture} cannot have; give the "
+            "model as a folder with safetensors"
+        )
 
 
 def _regroup_falcon(model: PreTrainedModel) -> None:
-    """Put fused queries, keys and values back in groups: llama.cpp has all queries first, then keys, then values."""
+    """Restore the groups of fused queries, keys and values: llama.cpp stores all queries, then keys, then values."""
     config = model.config
     num_groups, head_dim = config.num_kv_heads, config.hidden_size // config.num_attention_heads
     if not config.new_decoder_architecture:

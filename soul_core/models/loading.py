@@ -1,7 +1,7 @@
 """Loads the base model and its tokenizer: a folder, a GGUF file, or a hub id pinned to a commit. Safetensors only.
 
-Parameters are float32 always: they are the master weights, and a step of 2e-5 moves few weights of a bfloat16 copy.
-Computing in bfloat16 is `Loaded.autocast()`, which trainer and evaluation open around their forward passes.
+Parameters are always float32: they are the master weights, and a step of 2e-5 changes few weights of a bfloat16 copy.
+Trainer and evaluation compute in bfloat16 by `LoadedModel.autocast()` around their forward passes.
 """
 
 import re
@@ -47,7 +47,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to train or to measure, in eval mode; its tokenizer pads on the left."""
+    """A model for training or evaluation, in eval mode, and its tokenizer, which pads on the left."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -58,11 +58,11 @@ class LoadedModel:
 
     @property
     def encoder(self) -> RowEncoder:
-        """What turns rows into this model's tokens."""
+        """The encoder of rows as this model's tokens."""
         return RowEncoder(self.tokenizer, self.chat)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Return the context forward passes run in: bfloat16 matrix products over float32 weights, or nothing."""
+        """Return the context of forward passes: with bfloat16 compute, bfloat16 matrix products of float32 weights."""
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16, cache_enabled=False
         )
@@ -74,12 +74,12 @@ def get_default_cache_dir() -> Path:
 
 
 def choose_device(requested: str | torch.device = "auto") -> torch.device:
-    """Return the device; "auto" is the GPU where there is one. Raises BadSpec for a GPU that is not there."""
+    """Return the device; "auto" is the GPU if there is one. Raises BadSpec if a requested GPU does not exist."""
     if str(requested) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(requested)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadSpec("device: cuda was asked for, but this machine has no usable GPU; say auto or cpu")
+        raise BadSpec("device: this machine has no usable GPU for 'cuda'; use 'auto' or 'cpu'")
     return device
 
 
@@ -104,24 +104,32 @@ def load_model(
     chat: ChatSettings | None = None,
     chat_template: str | None = None,
 ) -> LoadedModel:
-    """Load `source` with float32 parameters on `device`; `dtype` is the compute type, `chat_template` replaces its own.
+    """Load a model with float32 parameters.
 
-    A GGUF file is dequantized once into `cache_dir`, a hub id is downloaded into it (default: ~/.cache/soul).
-    `digest` is the one it was registered with, `shown` what errors call it.
-    Raises BadModel with what to do about it, also when the model is not the registered one.
+    Args:
+        source: A folder with safetensors, a GGUF file, or a hub id.
+        revision: Commit, branch or tag of a hub id.
+        dtype: The compute type.
+        cache_dir: A GGUF file is converted into it once, a hub id downloaded. Default: ~/.cache/soul.
+        digest: The digest that the model was registered with.
+        display_name: The model's name in errors.
+        chat_template: Replaces the model's own.
+
+    Raises:
+        BadModel: The model cannot be used, or is not the registered one.
     """
     device = choose_device(device)
     cache_dir = Path(cache_dir) if cache_dir else get_default_cache_dir()
-    folder, own_digest = _local_folder(source, revision, cache_dir)
-    before = read_file_stamps(folder)
+    folder, own_digest = _find_local_folder(source, revision, cache_dir)
+    stamps = read_file_stamps(folder)
     inspection = inspect_model(folder, hash_files=own_digest is None)
     require_digest(display_name or str(source), own_digest or inspection.digest, digest)
     tokenizer = _load_tokenizer(folder)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    model = _load_capable(folder, device)
+    model = _load_and_probe(folder, device)
     copy_parameters_to_memory(model)
-    require_unchanged(display_name or str(source), folder, before)
+    require_unchanged(display_name or str(source), folder, stamps)
     _check_vocabulary(model, tokenizer)
     facts = ModelFacts(
         source=str(source),
@@ -139,12 +147,13 @@ def _require_finite(model: PreTrainedModel) -> None:
     wrong = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
     if wrong:
         raise BadModel(
-            "weights hold NaN or infinity: the file is damaged, or its training diverged", details=tuple(wrong[:20])
+            "weights hold NaN or infinity, because the file is damaged or its training diverged; give another model",
+            details=tuple(wrong[:20]),
         )
 
 
-def _local_folder(source: Path | str, revision: str | None, cache_dir: Path) -> tuple[Path, str | None]:
-    """Return a folder of safetensors for any source, and its digest where that is not the folder's own."""
+def _find_local_folder(source: Path | str, revision: str | None, cache_dir: Path) -> tuple[Path, str | None]:
+    """Return a folder of safetensors for any source, and the source's digest if it is not that of the folder."""
     path = Path(source)
     if path.is_file():
         digest = inspect_model(path).digest
@@ -152,35 +161,39 @@ def _local_folder(source: Path | str, revision: str | None, cache_dir: Path) -> 
     if path.is_dir():
         return path, None
     if not _HUB_ID.fullmatch(str(source)):
-        raise BadModel(f"there is no model at {source}")
-    return _from_hub(str(source), revision, cache_dir)
+        raise BadModel(f"there is no model at {source}; give a folder with safetensors, a GGUF file or a hub id")
+    return _download(str(source), revision, cache_dir)
 
 
-def _from_hub(repository: str, revision: str | None, cache_dir: Path) -> tuple[Path, str]:
-    """Download what loading reads, at a commit: the given one, or the one the branch or tag stands at now."""
+def _download(repository: str, revision: str | None, cache_dir: Path) -> tuple[Path, str]:
+    """Download the files that loading reads at a commit: the given one, or the present one of the branch or tag.
+
+    Returns:
+        The folder and the commit.
+    """
     try:
         if revision and _COMMIT.fullmatch(revision):
             try:
-                return _snapshot(repository, revision, cache_dir, local_only=True), revision
+                return _get_snapshot(repository, revision, cache_dir, local_only=True), revision
             except OSError:
-                commit = revision  # not in the cache yet
+                commit = revision  # not in the cache
         else:
             commit = str(HfApi().model_info(repository, revision=revision).sha)
-        return _snapshot(repository, commit, cache_dir, local_only=False), commit
+        return _get_snapshot(repository, commit, cache_dir, local_only=False), commit
     except GatedRepoError as error:
         raise BadModel(f"{repository} is gated: accept its terms on the hub and set HF_TOKEN") from error
     except RevisionNotFoundError as error:
-        raise BadModel(f"{repository} has no revision {revision}") from error
+        raise BadModel(f"{repository} has no revision {revision}; give an existing commit, branch or tag") from error
     except RepositoryNotFoundError as error:
         raise BadModel(f"the hub has no model {repository}, or it is private: check the name, set HF_TOKEN") from error
-    except (HTTPError, OSError, ValueError) as error:  # no network, or an id or a cache the client refuses
+    except (HTTPError, OSError, ValueError) as error:  # no network, or an id or a cache that the client refuses
         raise BadModel(
-            f"{repository} is neither a local path nor to be had from the hub ({type(error).__name__}); where there is "
-            "no network give a folder with safetensors or a GGUF file"
+            f"{repository} is neither a local path nor available from the hub ({type(error).__name__}); without a "
+            "network give a folder with safetensors or a GGUF file"
         ) from error
 
 
-def _snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool) -> Path:
+def _get_snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool) -> Path:
     folder = Path(
         snapshot_download(
             repository,
@@ -196,59 +209,60 @@ def _snapshot(repository: str, commit: str, cache_dir: Path, *, local_only: bool
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     transformers_logging.disable_progress_bar()
-    with _bad_model("the model's tokenizer"):
+    with _translate_errors("the model's tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise BadModel("the tokenizer has neither a padding nor an end-of-sequence token")
-        tokenizer.pad_token = tokenizer.eos_token  # harmless: masks come from lengths
+            raise BadModel("the tokenizer has neither a padding nor an end-of-sequence token; set one of them")
+        tokenizer.pad_token = tokenizer.eos_token  # masks are computed from lengths, not from this token
     tokenizer.padding_side = "left"
     return tokenizer
 
 
-def _load_capable(folder: Path, device: torch.device) -> PreTrainedModel:
-    """Load the model with packed attention, or with its own where it cannot take that; find out what it can do.
+def _load_and_probe(folder: Path, device: torch.device) -> PreTrainedModel:
+    """Load the model with packed attention, or else its own, and store its capabilities on it.
 
-    Raises BadModel where neither way gives the scores of single texts.
+    Raises BadModel if a batch does not give the scores of single texts either way.
     """
     model, batches = _load_with_attention(folder, device)
     _require_finite(model)
-    switch = get_max_short_rope_tokens(model)
-    if switch is not None:
+    max_short_rope_tokens = get_max_short_rope_tokens(model)
+    if max_short_rope_tokens is not None:
         batches = "padded"
-    set_capabilities(model, Capabilities(batches, max_short_rope_tokens=switch))
+    set_capabilities(model, Capabilities(batches, max_short_rope_tokens=max_short_rope_tokens))
     try:
         require_causal(model)
         if batches == "padded":
             require_padding(model)
     except ValueError as error:
         raise BadModel(str(error)) from error
-    except Exception as error:  # an architecture that wants images, or states, or whatever a text is not
+    except Exception as error:  # an architecture that requires images, states or other inputs
         raise BadModel(f"{type(model).__name__} cannot be run on text alone: {error}") from error
     set_capabilities(
-        model, Capabilities(batches, supports_cache=can_decode_cached(model), max_short_rope_tokens=switch)
+        model,
+        Capabilities(batches, supports_cache=can_decode_cached(model), max_short_rope_tokens=max_short_rope_tokens),
     )
     return model
 
 
 def _load_with_attention(folder: Path, device: torch.device) -> tuple[PreTrainedModel, BatchLayout]:
-    """Load with the attention that packed batches need, else with the architecture's own."""
+    """Load with packed attention, or with the architecture's own if that fails."""
     try:
         model = _load_weights(folder, PACKED_ATTENTION).to(device)
         check_isolation(model)
     except _AttentionRefusedError:
         pass
     except ValueError:
-        del model  # before there is a second one
+        del model  # before the second one is loaded
     else:
         return model, "packed"
     return _load_weights(folder, None).to(device), "padded"
 
 
 def _load_weights(folder: Path, attention: str | None) -> PreTrainedModel:
-    """Load float32 weights in eval mode; `attention` None is the architecture's own. Raises BadModel."""
-    with _bad_model("the model"), _attention_refused(attention):
-        model, told = AutoModelForCausalLM.from_pretrained(
+    """Load float32 weights in eval mode, with the architecture's own attention if `attention` is None."""
+    with _translate_errors("the model"), _detect_refused_attention(attention):
+        model, loading_info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             attn_implementation=attention,
@@ -257,18 +271,18 @@ def _load_weights(folder: Path, attention: str | None) -> PreTrainedModel:
             use_safetensors=True,
             output_loading_info=True,
         )
-    check_loaded_tensors(model, folder, told)
+    check_loaded_tensors(model, folder, loading_info)
     untie_output_head(model)
     model.eval()
     return cast("PreTrainedModel", model)
 
 
 class _AttentionRefusedError(Exception):
-    """The architecture was written before attention could be exchanged."""
+    """The architecture does not support another attention function."""
 
 
 @contextmanager
-def _attention_refused(attention: str | None) -> Iterator[None]:
+def _detect_refused_attention(attention: str | None) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError) as error:
@@ -278,19 +292,22 @@ def _attention_refused(attention: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _bad_model(what: str) -> Iterator[None]:
-    """Turn what loaders of weights, configs and tokenizers raise, `Exception` itself too, into BadModel."""
+def _translate_errors(what: str) -> Iterator[None]:
+    """Turn any exception of transformers' loaders into BadModel, except errors of the machine."""
     try:
         yield
     except _AttentionRefusedError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the machine's fault, not the model's
+            raise  # a fault of the machine
         raise BadModel(f"transformers cannot load {what}: {error}") from error
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     num_embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > num_embeddings:
-        raise BadModel(f"the tokenizer has {len(tokenizer)} tokens, the model embeddings for {num_embeddings} only")
+        raise BadModel(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model has {num_embeddings} embeddings; give the "
+            "model's own tokenizer"
+        )

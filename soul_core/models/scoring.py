@@ -1,7 +1,7 @@
-"""Packed examples through the model -> log-probabilities at the supervised positions, and only there.
+"""Scores packed examples: log-probabilities at the supervised positions only.
 
-Shape legend of the engine: B sequences (examples), T tokens of a pack, P supervised positions, V vocabulary,
-D hidden size. A name ends in its shape: `logp_P`, `logits_PV`.
+Shapes of the engine: B sequences (examples), T tokens of a pack, P supervised positions, V vocabulary size, D hidden
+size; W tokens of the longest row of a padded call. A name ends in its shape: `logp_P`, `logits_PV`.
 """
 
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ from soul_core.models.forward_calls import compute_logits, make_forward_calls, r
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What terms see of B sequences. Differentiable where the forward pass was."""
+    """The scores of B sequences. Differentiable if the forward pass was."""
 
     logits_PV: torch.Tensor  # float32
     labels_P: torch.Tensor
     logp_P: torch.Tensor  # log-probability of each label
     sequence_P: torch.Tensor  # 0..B-1
     num_sequences: int
-    hidden_PD: torch.Tensor | None = None  # float32; output of the layer that was asked for
-    head_input_PD: torch.Tensor | None = None  # what went into the vocabulary projection, where it was asked for
+    hidden_PD: torch.Tensor | None = None  # float32; output of the requested layer
+    head_input_PD: torch.Tensor | None = None  # input of the vocabulary projection, if requested
 
     @property
     def sequence_logp_B(self) -> torch.Tensor:
-        """Log-probability of each whole answer: the SUM over its tokens."""
+        """Log-probability of each complete answer: the SUM over its tokens, in nats."""
         return self.logp_P.new_zeros(self.num_sequences).index_add(0, self.sequence_P, self.logp_P)
 
     @property
@@ -62,14 +62,20 @@ class Scores:
 def score(
     model: PreTrainedModel, packed: PackedBatch, *, layer: torch.nn.Module | None = None, with_head_input: bool = False
 ) -> Scores:
-    """Score a pack, in one packed call or in padded ones: what the model can take (`capabilities`).
+    """Score a pack in one packed call or in padded ones, by the model's capabilities.
 
-    The vocabulary projection happens at the P supervised positions only, inside the model, so whatever an architecture
-    does to its logits (a softcap, a scale) is done. The output of `layer` is kept there too, and with `with_last` what
-    goes into the projection.
+    The vocabulary projection inside the model computes the P supervised positions only, so all that an architecture
+    does to its logits (a softcap, a scale) is included.
+
+    Args:
+        layer: The scores include its output at these positions.
+        with_head_input: The scores include the input of the vocabulary projection.
     """
     calls = make_forward_calls(model, packed)
-    with _outputs_of(layer) as hidden, _inputs_of(model.get_output_embeddings() if with_head_input else None) as last:
+    with (
+        _record_outputs(layer) as hidden,
+        _record_inputs(model.get_output_embeddings() if with_head_input else None) as last,
+    ):
         logits_PV = restore_order(calls, [compute_logits(model, call) for call in calls])
     logits_PV = logits_PV.float()  # softmax over a large vocabulary in bfloat16 loses the tail
     return Scores(
@@ -84,36 +90,36 @@ def score(
 
 
 @contextmanager
-def _outputs_of(layer: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
-    """Catch what a layer gives out in each call, (B, W, D)."""
-    caught: list[torch.Tensor] = []
+def _record_outputs(layer: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
+    """Record the output of a layer in each call, (B, W, D)."""
+    recorded: list[torch.Tensor] = []
     if layer is None:
-        yield caught
+        yield recorded
         return
 
-    def catch(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
+    def record(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        recorded.append(output[0] if isinstance(output, tuple) else output)
 
-    hook = layer.register_forward_hook(catch)
+    hook = layer.register_forward_hook(record)
     try:
-        yield caught
+        yield recorded
     finally:
         hook.remove()
 
 
 @contextmanager
-def _inputs_of(layer: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
-    """Catch what goes into a layer in each call."""
-    caught: list[torch.Tensor] = []
+def _record_inputs(layer: torch.nn.Module | None) -> Iterator[list[torch.Tensor]]:
+    """Record the input of a layer in each call."""
+    recorded: list[torch.Tensor] = []
     if layer is None:
-        yield caught
+        yield recorded
         return
 
-    def catch(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        caught.append(inputs[0])
+    def record(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        recorded.append(inputs[0])
 
-    hook = layer.register_forward_pre_hook(catch)
+    hook = layer.register_forward_pre_hook(record)
     try:
-        yield caught
+        yield recorded
     finally:
         hook.remove()

@@ -1,77 +1,65 @@
-"""Which dtype each tensor has in a model's files, from their headers alone. Torch-free."""
+"""The dtype of each tensor in a model's files, from their headers alone. Torch-free."""
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from soul_core.models.gguf_header import read_gguf_header
+from soul_core.models.weight_files import INDEX_FILE, WEIGHTS_FILE, read_safetensors_header
 
-#: safetensors' short names -> the names torch and the spec use. Others (F8_E4M3, ...) become float8, int8, ...
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_NAMES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)} | {
-    f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)
-}
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+#: safetensors' and GGUF's prefixes -> the names that torch and the spec use.
+_PREFIXES = {"BF": "bfloat", "F": "float", "I": "int", "U": "uint", "C": "complex"}
 
 
 def read_stored_dtypes(path: Path) -> dict[str, str]:
-    """Return tensor name -> dtype of a folder's safetensors, or of a GGUF file's tensors (`q4_1`, ... where quantized).
+    """Return tensor name -> dtype of a folder's safetensors, or of a GGUF file's tensors (`q4_1`, ... if quantized).
 
-    The files were inspected before: a header that cannot be read raises whatever reading raises.
+    Raises BadModel for damaged files.
     """
-    return {name: dtype for name, dtype, _ in _tensors(path)}
+    return {name: dtype for name, dtype, _ in _list_tensors(path)}
 
 
 def count_parameters_by_dtype(path: Path) -> dict[str, int]:
     """Return dtype -> number of weights stored in it."""
     counts: Counter[str] = Counter()
-    for _, dtype, count in _tensors(path):
-        counts[dtype] += count
+    for _, dtype, num_weights in _list_tensors(path):
+        counts[dtype] += num_weights
     return dict(sorted(counts.items()))
 
 
 def read_gguf_dtype(path: Path) -> str:
-    """Return the one dtype that stands for a GGUF file: that of its matrices, which may be a quantization.
-
-    Vectors are float32 in any GGUF file and say nothing.
-    """
-    matrices = {_gguf_name(place.ggml_type.name) for place in read_gguf_header(path).tensors if len(place.shape) > 1}
-    quantized = sorted(matrices - _FLOATS)
-    widest = next((dtype for dtype in ("float64", "float32", "bfloat16", "float16") if dtype in matrices), "float32")
+    """Return the dtype of a GGUF file's matrices, which may be a quantization. Its vectors are float32 in any case."""
+    tensors = read_gguf_header(path).tensors
+    dtypes = {_translate_dtype(tensor.ggml_type.name) for tensor in tensors if len(tensor.shape) > 1}
+    quantized = sorted(dtypes - _FLOATS)
+    widest = next((dtype for dtype in ("float64", "float32", "bfloat16", "float16") if dtype in dtypes), "float32")
     return quantized[0] if quantized else widest
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, str, int]]:
-    if path.is_file():
-        for place in read_gguf_header(path).tensors:
-            yield place.name, _gguf_name(place.ggml_type.name), math.prod(place.shape)
-        return
-    for shard in list_weight_files(path):
-        for name, entry in _safetensors_header(shard).items():
-            if name != "__metadata__":
-                yield name, _NAMES.get(entry["dtype"], _plain(entry["dtype"])), math.prod(entry["shape"])
 
 
 def list_weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that loading reads: those of the index, or the only one."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX_FILE
     if index.is_file():
         return [folder / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
-    return [folder / "model.safetensors"]
+    return [folder / WEIGHTS_FILE]
 
 
-def _safetensors_header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        content: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        return content
+def _list_tensors(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield name, dtype and number of weights of each tensor."""
+    if path.is_file():
+        for tensor in read_gguf_header(path).tensors:
+            yield tensor.name, _translate_dtype(tensor.ggml_type.name), math.prod(tensor.shape)
+        return
+    for file in list_weight_files(path):
+        for name, stored in read_safetensors_header(file).items():
+            yield name, _translate_dtype(stored.dtype), math.prod(stored.shape)
 
 
-def _plain(dtype: str) -> str:
-    return f"float8_{dtype[3:].lower()}" if dtype.startswith("F8_") else dtype.lower()
-
-
-def _gguf_name(kind: str) -> str:
-    return _NAMES.get(kind, kind.lower())
+def _translate_dtype(name: str) -> str:
+    """Return the lower-case long name: BF16 -> bfloat16, F8_E4M3 -> float8_e4m3, BOOL -> bool, Q4_1 -> q4_1."""
+    match = re.fullmatch(r"(BF|F|I|U|C)(\d+)(_\w+)?", name)
+    return f"{_PREFIXES[match[1]]}{match[2]}{(match[3] or '').lower()}" if match else name.lower()

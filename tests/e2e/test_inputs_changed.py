@@ -56,7 +56,7 @@ def test_a_job_on_inputs_that_changed_fails_and_names_both_digests(
 
     assert reason["code"] == compared_reason["code"] == "bad_model"
     for each_reason in (reason, compared_reason):
-        assert "no longer what was registered" in each_reason["message"]
+        assert "changed since it was registered" in each_reason["message"]
         assert {model.digest, now} <= {detail.split(": ")[1] for detail in each_reason["details"]}
     # registered again, it is another model, and the job runs
     again = client.add_model("local", str(folder))

@@ -55,7 +55,7 @@ def test_a_model_that_changed_since_it_was_registered_is_refused_and_both_digest
     registered = inspect_model(model).digest
     now = exchange()
 
-    with pytest.raises(BadModel, match=r"no longer what was registered.*Register it again") as caught:
+    with pytest.raises(BadModel, match=r"changed since it was registered; register it again") as caught:
         run(SPEC, but(inputs, model_digest=registered, model_name="mine"), tmp_path / "out")
 
     assert "mine" in caught.value.message
@@ -91,7 +91,7 @@ def test_a_model_that_changes_while_others_are_measured_is_refused(
     monkeypatch.setattr(page, "evaluate_model", evaluate_model)
     other = make_untrained_model(tmp_path / "other", seed=3)
 
-    with pytest.raises(BadModel, match="no longer what was registered"):
+    with pytest.raises(BadModel, match="changed since it was registered"):
         run(SPEC, but(inputs, compared_models={"retrained": str(other)}), tmp_path / "out")
 
 
@@ -100,14 +100,14 @@ def test_files_that_are_written_while_a_model_is_loaded_are_noticed(
 ) -> None:
     from soul_core.models import loading
 
-    load = loading._load_capable
+    load = loading._load_and_probe
 
     def slowly(folder: Path, device: torch.device) -> Any:
         found = load(folder, device)
         save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", metadata={"format": "pt"})
         return found
 
-    monkeypatch.setattr(loading, "_load_capable", slowly)
+    monkeypatch.setattr(loading, "_load_and_probe", slowly)
 
     with pytest.raises(BadModel, match="changed while it was loaded") as caught:
         load_model(model, device="cpu")

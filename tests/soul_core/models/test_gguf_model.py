@@ -56,7 +56,7 @@ def test_a_tensor_larger_than_one_read_arrives_whole(tmp_path, monkeypatch):
     path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer(), kind=GGMLQuantizationType.Q8_0)
     digest = inspect_model(path).digest
     whole = convert_to_folder(path, digest=digest, cache_dir=tmp_path / "whole")
-    monkeypatch.setattr(gguf, "_MOST_AT_ONCE", 100)
+    monkeypatch.setattr(gguf, "_MAX_READ_BYTES", 100)
 
     in_parts = convert_to_folder(path, digest=digest, cache_dir=tmp_path / "parts")
 
