@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-from celery import shared_task
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
@@ -23,6 +22,7 @@ from soul_store.job_status import JobStatus
 from soul_store.settings import get_settings
 from soul_store.tables import Artifact, Dataset, Job, Model, Tenant
 from worker.attempt_log import AttemptLog, LogLimits
+from worker.celery_app import app
 from worker.cleanup import remove_leftovers
 from worker.db_retry import run_when_database_available
 from worker.drain import is_draining
@@ -34,7 +34,7 @@ from worker.workspace import JobInputs, Workspace
 log = structlog.stdlib.get_logger(__name__)
 
 
-@shared_task(name=RUN_JOB_TASK)
+@app.task(name=RUN_JOB_TASK)
 def run_job(job_id: str) -> None:
     """Run one attempt of a queued job. A message for a job that cannot be claimed has no effect."""
     settings = get_settings()
