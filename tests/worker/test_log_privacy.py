@@ -101,7 +101,7 @@ def run_with_fault(fault: str, job_id: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv(SOCKET_VARIABLE)  # its own process, not a fork of the engine server
     get_settings.cache_clear()
     monkeypatch.setattr(supervisor, "ENGINE_COMMAND", (sys.executable, str(engine), fault))
-    run_job(job_id)
+    run_job.run(job_id)  # the function itself: no message, no broker
 
 
 def read_log(desk: Desk, job_id: str) -> list[LogLine]:
@@ -156,7 +156,7 @@ def test_an_unexpected_exception_is_logged_with_types_and_frames(
     error, cause = line.data["exceptions"]
     assert (error["type"], cause["type"]) == ("RuntimeError", "KeyError")
     assert error["frames"][-1].endswith("in raise_unexpected")
-    assert any(frame.startswith("soul_core/data/encoding.py:") for frame in error["frames"]), error["frames"]
+    assert any(frame.startswith("soul_core/run.py:") for frame in error["frames"])
 
 
 def test_a_crash_of_the_interpreter_is_logged_with_its_frames(
