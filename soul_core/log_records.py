@@ -67,6 +67,6 @@ def shorten_path(path: str) -> str:
 
     Import folders are the entries of `sys.path` and this project's own: an editable install is on no entry.
     """
-    folders = [str(Path(entry).absolute()) + "/" for entry in (*sys.path, Path(__file__).parents[1])]
+    folders = [str(Path(entry).absolute()) + "/" for entry in (*sys.path, str(Path(__file__).parents[1]))]
     prefix = max((folder for folder in folders if path.startswith(folder)), key=len, default="")
     return path.removeprefix(prefix)
