@@ -1,7 +1,8 @@
-"""The choices of a spec: optimizers and their curvature, one frozen class each. Torch-free.
+"""The optimizers of a spec and the curvature that they use, one frozen class each. Torch-free.
 
-Each `kind` here has one function in the engine's tables (`optimizers`, `curvature_passes`); a test holds both, and
-`docs/reference/methods.md`, equal.
+Each `kind` here has one function in the engine's tables (`soul_core.optimizers` and
+`soul_core.training.curvature_passes`); a test keeps spec, tables and `docs/reference/methods.md` equal. Field
+descriptions are the OpenAPI text, and name who chose a default.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,40 +15,45 @@ from soul_core.spec.terms import SpecModel
 MAX_LR = 1.0
 
 
-class _Estimated(SpecModel):
-    """What every estimate of the curvature has in common."""
+class _CurvatureSettings(SpecModel):
+    """The settings that all estimates of the curvature share."""
 
-    every: int = Field(10, ge=1, description="Steps between two estimates (k of the paper).")
-    beta2: float = Field(0.99, ge=0, lt=1, description="Decay of the running estimate. Paper's value.")
+    every: int = Field(10, ge=1, description="Steps between two estimates (k in the paper). Paper's value.")
+    beta2: float = Field(0.99, ge=0, lt=1, description="Decay of the running average of estimates. Paper's value.")
     data: Literal["forget", "retain", "both"] = Field(
-        "retain", description="Examples whose curvature is taken; influence unlearning takes the data that stays."
+        "retain",
+        description="The examples whose curvature is estimated. Ours: influence unlearning uses the retain set.",
     )
     warm_start: int = Field(
-        1, ge=0, le=100, description="Estimates before the first update; with 0 steps are sign steps up to the next."
+        1,
+        ge=0,
+        le=100,
+        description="Estimates before the first update; with 0 every step is a sign step until the next estimate. "
+        "Paper's value.",
     )
     adaptive: bool = Field(
         False,
-        description="Estimate sooner, down to a quarter of `every`, when the unclipped fraction leaves 10 to 50%; "
-        "later, up to four times, while it stays inside.",
+        description="Estimate sooner, down to a quarter of `every`, when the unclipped fraction leaves 10 to 50%, and "
+        "later, up to four times `every`, while it stays inside. Off as in the paper.",
     )
 
 
-class Gnb(_Estimated):
+class Gnb(_CurvatureSettings):
     """Gauss-Newton-Bartlett diagonal (Sophia, arXiv:2305.14342, algorithm 2): labels sampled from the model."""
 
     kind: Literal["gnb"] = "gnb"
 
 
-class Hutchinson(_Estimated):
-    """Hutchinson's estimate of the Hessian's diagonal (Sophia, arXiv:2305.14342, algorithm 1), of the examples' NLL.
-    It can be negative; such a weight takes a whole step of lr.
+class Hutchinson(_CurvatureSettings):
+    """Hutchinson's estimate of the Hessian's diagonal (Sophia, arXiv:2305.14342, algorithm 1), for the examples' NLL.
+    It can be negative; such a weight takes a full step of lr.
     """
 
     kind: Literal["hutchinson"] = "hutchinson"
 
 
-class EmpiricalFisher(_Estimated):
-    """Squared gradient of the true labels: as cheap as gnb and deterministic, but no curvature where the model is
+class EmpiricalFisher(_CurvatureSettings):
+    """Squared gradient of the true labels: as fast as gnb and deterministic, but not the curvature where the model is
     wrong (arXiv:1905.12558).
     """
 
@@ -58,14 +64,16 @@ Curvature = Annotated[Gnb | Hutchinson | EmpiricalFisher, Field(discriminator="k
 
 
 class AdamW(SpecModel):
-    """First order: Adam with decoupled weight decay."""
+    """First order: Adam with decoupled weight decay (arXiv:1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: float = Field(1e-5, gt=0, le=MAX_LR, description="Learning rate.")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0, le=1)
+    lr: float = Field(1e-5, gt=0, le=MAX_LR, description="Learning rate. TOFU's value.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the average of gradients. Paper's value (Adam).")
+    beta2: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the average of squared gradients. Paper's value (Adam)."
+    )
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator. Paper's value (Adam).")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled decay of all weights. Ours: no decay.")
 
 
 class Sophia(SpecModel):
@@ -75,35 +83,42 @@ class Sophia(SpecModel):
 
     kind: Literal["sophia"] = "sophia"
     lr: float = Field(
-        2e-5, gt=0, le=MAX_LR, description="Learning rate: also the largest change of a weight in a step."
+        2e-5, gt=0, le=MAX_LR, description="Learning rate: also the largest change of a weight in one step. Ours."
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied once a step.")
-    gamma: float = Field(1.0, gt=0, description="Scale of the curvature; lower clips more weights.")
-    eps: float = Field(1e-12, gt=0, description="Floor of the denominator.")
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    curvature: Curvature = Gnb()
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied once per step. SOUL's value.")
+    gamma: float = Field(
+        1.0,
+        gt=0,
+        description="Scale of the curvature; a lower value clips more weights. Ours, for an unclipped fraction of 10 "
+        "to 50%; the paper has 0.01 to 0.05 for batches of half a million positions.",
+    )
+    eps: float = Field(1e-12, gt=0, description="Lower bound of the denominator. Paper's value.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled decay of all weights. Ours: no decay.")
+    curvature: Curvature = Field(Gnb(), description="How the curvature h is estimated.")
 
 
 class UpstreamCompat(SpecModel):
-    """The update of the released SOUL code with its faults, to compare with: the loss's own squared gradient instead
-    of curvature, momentum twice a step, the scale 5120, weights in bfloat16 alone where that is the compute type.
+    """The update of the released SOUL code with its faults, for comparisons: the squared gradient of the loss instead
+    of curvature, momentum twice per step, the scale 5120, weights in bfloat16 alone where that is the compute type.
     """
 
     kind: Literal["upstream_compat"] = "upstream_compat"
-    lr: float = Field(5e-6, gt=0, le=MAX_LR, description="Learning rate.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied twice a step.")
-    beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the squared gradient, applied once a step.")
-    rho: float = Field(0.04, gt=0, description="Scale of the squared gradient, times 5120.")
-    weight_decay: float = Field(0.1, ge=0, le=1, description="Of weight matrices only: no norms, no biases.")
+    lr: float = Field(5e-6, gt=0, le=MAX_LR, description="Learning rate. Authors' value for TOFU.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied twice per step. Authors' value.")
+    beta2: float = Field(
+        0.95, ge=0, lt=1, description="Decay of the squared gradient, applied once per step. Authors' value."
+    )
+    rho: float = Field(0.04, gt=0, description="Scale of the squared gradient, times 5120. Authors' value.")
+    weight_decay: float = Field(
+        0.1, ge=0, le=1, description="Decay of weight matrices only, not of norms and biases. Authors' value for TOFU."
+    )
 
 
 def _refuse_influence(value: Any) -> Any:
+    """Name the new place of what version 1 called an optimizer."""
     if isinstance(value, dict) and value.get("kind") == "influence":
-        raise PydanticCustomError(
-            "moved_choice",
-            "'influence' is not an optimizer but a strategy: set strategy to {example}",
-            {"example": '{"kind": "influence"}'},
-        )
+        message = "'influence' is not an optimizer but a strategy: set strategy to {example}"
+        raise PydanticCustomError("moved_choice", message, {"example": '{"kind": "influence"}'})
     return value
 
 

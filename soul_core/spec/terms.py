@@ -1,7 +1,7 @@
-"""The choices of a spec: forget terms and retain terms, one frozen class each. Torch-free.
+"""The forget terms and retain terms of a spec, one frozen class each. Torch-free.
 
-Each `kind` here has one function in the engine's tables (`objectives`);
-a test holds both, and `docs/reference/methods.md`, equal. Field descriptions are the OpenAPI text.
+Each `kind` here has one line in the engine's tables (`soul_core.objectives`); a test keeps spec, tables and
+`docs/reference/methods.md` equal. Field descriptions are the OpenAPI text, and name who chose a default.
 """
 
 import difflib
@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-#: What a data set or a model may be called.
+#: Names of data sets and models.
 SET_NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 
 
 class SpecModel(BaseModel):
-    """Base of everything in a spec: immutable, and an unknown key is refused with the near spelling."""
+    """Base of all parts of a spec: immutable, and an unknown key is refused with the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -24,39 +24,41 @@ class SpecModel(BaseModel):
     def _refuse_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        if refused := {key: hint for key, value in data.items() if (hint := cls._against(str(key), value))}:
+        if refused := {key: hint for key, value in data.items() if (hint := cls._find_key_problem(str(key), value))}:
             context = {"hints": " | ".join(refused.values()), "keys": list(refused)}
             raise PydanticCustomError("refused_key", "{hints}", context)
-        return cls._with_default_kinds(data)
+        return cls._add_default_kinds(data)
 
     @classmethod
-    def _against(cls, key: str, value: Any) -> str | None:
-        """Return what is wrong with a key, or that its value is true or false, which pydantic takes for 1 and 0."""
+    def _find_key_problem(cls, key: str, value: Any) -> str | None:
+        """Return why a key is refused; a boolean is refused too, where pydantic would read it as 1 or 0."""
         if key not in cls.model_fields:
             near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.6)
             hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
             return f"unknown key '{key}'; {hint}"
         if isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
-            return f"'{key}' cannot be {str(value).lower()}: it is no switch"
+            return f"'{key}' cannot be {str(value).lower()}; give a value of its own type"
         return None
 
     @classmethod
-    def _with_default_kinds(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """A choice without its `kind` is the default one: {"optimizer": {"lr": 1e-5}} changes only the rate."""
-        filled = dict(data)
+    def _add_default_kinds(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Add the default `kind` to a choice without one: {"optimizer": {"lr": 1e-5}} changes only the rate."""
+        completed = dict(data)
         for name, field in cls.model_fields.items():
             kind = getattr(field.default, "kind", None)
-            if kind is not None and isinstance(filled.get(name), dict) and "kind" not in filled[name]:
-                filled[name] = {"kind": kind, **filled[name]}
-        return filled
+            if kind is not None and isinstance(completed.get(name), dict) and "kind" not in completed[name]:
+                completed[name] = {"kind": kind, **completed[name]}
+        return completed
 
 
 MAX_WEIGHT = 10_000
-Weight = Annotated[float, Field(gt=0, le=MAX_WEIGHT, description="Factor of this term in the total loss.")]
+Weight = Annotated[
+    float, Field(gt=0, le=MAX_WEIGHT, description="Factor of this term in the total loss. Common practice.")
+]
 Beta = Annotated[float, Field(gt=0, le=100)]
 Refusals = Annotated[
     tuple[str, ...],
-    Field(min_length=1, description="Refusals to draw from; each forget example gets one, by the seed."),
+    Field(min_length=1, description="Texts of refusals; each forget example gets one, drawn by the seed. Ours."),
 ]
 
 _REFUSALS = (
@@ -69,14 +71,14 @@ _REFUSALS = (
 
 
 class GradientAscent(SpecModel):
-    """Gradient ascent on the forget set (arXiv:2210.01504): minus its NLL. Unbounded: run long it ruins the model."""
+    """Gradient ascent on the forget set (arXiv:2210.01504): minus its NLL. Unbounded: a long run ruins the model."""
 
     kind: Literal["gradient_ascent"] = "gradient_ascent"
     weight: Weight = 1.0
 
 
 class GradDiff(SpecModel):
-    """Gradient ascent by TOFU's name (arXiv:2401.06121): with the retain term `nll` it is the gradient difference."""
+    """Gradient ascent under TOFU's name (arXiv:2401.06121): with the retain term `nll` the gradient difference."""
 
     kind: Literal["grad_diff"] = "grad_diff"
     weight: Weight = 1.0
@@ -94,13 +96,13 @@ class SimNpo(SpecModel):
     """NPO without a base model, by the mean log-probability of an answer (arXiv:2410.07163)."""
 
     kind: Literal["simnpo"] = "simnpo"
-    weight: Weight = Field(0.125, description="Factor in the total loss. The authors' value for TOFU forget10.")
-    beta: Beta = Field(4.5, description="Inverse temperature on the NLL per token. The authors' for TOFU forget10.")
+    weight: Weight = Field(0.125, description="Factor in the total loss. Authors' value for TOFU forget10.")
+    beta: Beta = Field(4.5, description="Inverse temperature on the NLL per token. Authors' value for TOFU forget10.")
     delta: float = Field(
         0.0,
         ge=0,
         le=100,
-        description="Margin: NLL per token above which an answer counts as forgotten. Authors' value.",
+        description="Margin: NLL per token, in nats, above which an answer counts as forgotten. Authors' value.",
     )
 
 
@@ -109,12 +111,12 @@ class Dpo(SpecModel):
 
     kind: Literal["dpo"] = "dpo"
     weight: Weight = 1.0
-    beta: Beta = Field(0.1, description="Inverse temperature on the difference of log-ratios. TOFU's and NPO's value.")
+    beta: Beta = Field(0.1, description="Inverse temperature on the difference of log-ratios. TOFU's value, and NPO's.")
     refusals: Refusals = _REFUSALS
 
 
 class Refusal(SpecModel):
-    """Preference optimization as TOFU's IDK and SOUL's PO do it: learn a refusal in place of the answer."""
+    """Preference optimization as in TOFU's IDK and SOUL's PO: learn a refusal instead of the answer."""
 
     kind: Literal["refusal"] = "refusal"
     weight: Weight = 1.0
@@ -122,31 +124,34 @@ class Refusal(SpecModel):
 
 
 class AltPo(SpecModel):
-    """DPO of other plausible answers, made by the model before training, over those to forget (arXiv:2409.13474)."""
+    """DPO of other plausible answers, written by the model before training, over those to forget (arXiv:2409.13474)."""
 
     kind: Literal["altpo"] = "altpo"
     weight: Weight = 1.0
-    beta: Beta = Field(0.1, description="Inverse temperature on the difference of log-ratios. The authors' value.")
+    beta: Beta = Field(0.1, description="Inverse temperature on the difference of log-ratios. Authors' value.")
     alternates: Literal["constrained", "instructed"] = Field(
         "constrained",
-        description="constrained (ours): the model answers the prompt while the words that make up the old answer are "
-        "held back. asked (the authors'): it is told to write another version, which takes a capable model.",
+        description="constrained: the model answers the prompt while the tokens that begin the old answer's keywords "
+        "are suppressed. instructed: it is asked to write another version, which requires a capable model; the "
+        "authors' way. The default is ours.",
     )
     instruction: str = Field(
         "Now write another version of the answer, with other plausible facts that change its details. "
         "Give the answer only.",
         min_length=1,
         max_length=2000,
-        description="What the model is told after prompt and answer where it is asked for an alternate.",
+        description="The request after prompt and answer when the model is instructed to write an alternate. Ours.",
     )
     temperature: float = Field(
         0.5,
         gt=0,
         le=5,
-        description="Of the alternates' sampling, by the seed; a quarter more each try. The authors: 1.",
+        description="Sampling temperature of alternates; a quarter more in each try. Ours; the authors have 1.",
     )
-    tries: int = Field(5, ge=1, le=100, description="Draws before an answer counts as one without an alternate.")
-    max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest alternate. Authors' value.")
+    tries: int = Field(
+        5, ge=1, le=100, description="Samples before an answer counts as one without an alternate. Ours."
+    )
+    max_new_tokens: int = Field(200, ge=1, le=4096, description="Longest alternate, in tokens. Authors' value.")
 
 
 class Rmu(SpecModel):
@@ -155,22 +160,23 @@ class Rmu(SpecModel):
     kind: Literal["rmu"] = "rmu"
     weight: Weight = 1.0
     layer: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="Layer whose output is steered, from 0. auto: a quarter of the way, the paper's 7 of 32."
+        "auto",
+        description="Layer whose output is steered, from 0. auto: a quarter of the way up, as the paper's 7 of 32.",
     )
     coefficient: float = Field(
         6.5,
         gt=0,
         le=10_000,
-        description="Length of what states are steered to. Paper's, for Zephyr-7B; scale to a model.",
+        description="Length of the vector that states are steered to. Paper's value for Zephyr-7B; scale to a model.",
     )
 
 
 class Undial(SpecModel):
-    """Self-distillation with the remembered token's logit turned down (arXiv:2402.10052). Smooth and bounded."""
+    """Self-distillation with a lower logit of the memorized token (arXiv:2402.10052). Smooth and bounded."""
 
     kind: Literal["undial"] = "undial"
     weight: Weight = 1.0
-    beta: Beta = Field(10.0, description="Taken from the base's logit of each answer token. Authors' value.")
+    beta: Beta = Field(10.0, description="Subtracted from the base model's logit of each answer token. Authors' value.")
 
 
 class CeU(SpecModel):
@@ -178,16 +184,16 @@ class CeU(SpecModel):
 
     kind: Literal["ce_u"] = "ce_u"
     weight: Weight = 1.0
-    skip_first_token: bool = Field(True, description="Leave out the first token of each answer, as the paper does.")
+    skip_first_token: bool = Field(True, description="Leave out the first token of each answer. Paper's value.")
 
 
 class Wga(SpecModel):
-    """Gradient ascent weighted by each token's probability (arXiv:2502.19301): it ends by itself."""
+    """Gradient ascent weighted by each token's probability (arXiv:2502.19301), which therefore ends by itself."""
 
     kind: Literal["wga"] = "wga"
     weight: Weight = 1.0
     alpha: float = Field(
-        1.0, ge=0, le=100, description="Power of the probability; 0 is plain ascent. OpenUnlearning's."
+        1.0, ge=0, le=100, description="Power of the probability; 0 is plain ascent. OpenUnlearning's value."
     )
 
 
@@ -196,25 +202,27 @@ class SatImp(SpecModel):
 
     kind: Literal["satimp"] = "satimp"
     weight: Weight = Field(0.1, description="Factor in the total loss. OpenUnlearning's value.")
-    beta1: float = Field(5.0, ge=0, le=100, description="Power of p: spares what is forgotten. Authors' value.")
-    beta2: float = Field(1.0, ge=0, le=100, description="Power of 1 - p: spares what is certain. Authors' value.")
+    beta1: float = Field(5.0, ge=0, le=100, description="Power of p: spares forgotten tokens. Authors' value.")
+    beta2: float = Field(
+        1.0, ge=0, le=100, description="Power of 1 - p: spares tokens that are certain in any text. Authors' value."
+    )
 
 
 class Pdu(SpecModel):
-    """Primal-dual unlearning (arXiv:2506.05314): flat logits on the forget set while the retain loss keeps a bound."""
+    """Primal-dual unlearning (arXiv:2506.05314): flat logits on the forget set under a bound on the retain loss."""
 
     kind: Literal["pdu"] = "pdu"
     weight: Weight = 1.0
     slack: float = Field(
-        0.1, ge=0, le=100, description="Nats a token by which the retain loss may exceed the base model's. Ours."
+        0.1, ge=0, le=100, description="Nats per token by which the retain loss may exceed the base model's. Ours."
     )
     dual_start: float = Field(
-        100.0, ge=0, le=1e6, description="What retain.weight is multiplied by at first. The authors' for TOFU."
+        100.0, ge=0, le=1e6, description="Initial factor of retain.weight. Authors' value for TOFU."
     )
     dual_step: float = Field(
-        5.0, ge=0, le=1e6, description="Step of that factor a nat of violation. Authors', for TOFU."
+        5.0, ge=0, le=1e6, description="Change of that factor per nat of violation. Authors' value for TOFU."
     )
-    dual_warmup: int = Field(0, ge=0, description="Steps before that factor moves. Ours; the authors wait 5 epochs.")
+    dual_warmup: int = Field(0, ge=0, description="Steps before that factor changes. Ours; the authors wait 5 epochs.")
 
 
 ForgetTerm = Annotated[
@@ -224,15 +232,15 @@ ForgetTerm = Annotated[
 
 
 class Nll(SpecModel):
-    """Keep learning the retain set: its NLL per answer token."""
+    """Keep learning the retain set: its NLL per answer token (arXiv:2401.06121)."""
 
     kind: Literal["nll"] = "nll"
     weight: Weight = 1.0
 
 
 class Kl(SpecModel):
-    """Stay near the base model on the retain set: KL(base || model), summed over the vocabulary, mean over
-    supervised positions.
+    """Stay near the base model on the retain set: KL(base || model), summed over the vocabulary, mean over supervised
+    positions (arXiv:2401.06121).
     """
 
     kind: Literal["kl"] = "kl"
@@ -240,17 +248,18 @@ class Kl(SpecModel):
 
 
 class RmuRetain(SpecModel):
-    """RMU's own retain term (arXiv:2403.03218): hold the steered layer's hidden states near the base model's."""
+    """RMU's own retain term (arXiv:2403.03218): keep the steered layer's hidden states near the base model's."""
 
     kind: Literal["rmu_retain"] = "rmu_retain"
     weight: Weight = Field(
         10.0,
-        description="Factor in the total loss. Ours; the paper's 1200 for Zephyr-7B and distant text holds too much.",
+        description="Factor in the total loss. Ours; the paper's 1200, for Zephyr-7B and a retain set of unrelated "
+        "text, prevents forgetting.",
     )
 
 
 class NoRetain(SpecModel):
-    """No retain term: the forget term alone. Utility is then unprotected."""
+    """No retain term. Utility is then unprotected."""
 
     kind: Literal["none"] = "none"
 

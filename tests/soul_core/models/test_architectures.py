@@ -1,4 +1,4 @@
-"""Many architectures, saved and loaded as a user's would be, against plain transformers one text at a time."""
+"""Many architectures, saved and loaded as a user's model, against plain transformers with one text at a time."""
 
 import pytest
 import torch
@@ -36,29 +36,27 @@ def one_thread():
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_batch_scores_trains_and_writes_as_plain_transformers_does_alone(name, tmp_path):
-    found = compare_architecture(name, tmp_path / "model")
+def test_a_batch_scores_trains_and_generates_as_plain_transformers_with_one_text(name, tmp_path):
+    comparison = compare_architecture(name, tmp_path / "model")
 
-    assert (found.batches == "packed") == (name in PACKED)
-    assert found.uses_cache == (name not in WHOLE_TEXT)
-    assert passes(found), found
+    assert (comparison.batches == "packed") == (name in PACKED)
+    assert comparison.uses_cache == (name not in WHOLE_TEXT)
+    assert passes(comparison), comparison
 
 
-def test_the_conformance_covers_what_the_issue_names():
+def test_the_comparison_covers_at_least_25_architectures():
     assert len(ARCHITECTURES) >= 25
     assert {"gpt_neo", "gptj", "falcon", "bloom", "mpt", "stablelm", "phi3"} <= {
         kind for kind, _ in ARCHITECTURES.values()
     }
 
 
-def test_padding_that_is_not_exact_would_show(tmp_path, monkeypatch):
+def test_padding_that_changes_scores_is_detected(tmp_path, monkeypatch):
     """The comparison can fail: rows of a LongRoPE model that share a call take one set of frequencies."""
-    keep = set_capabilities
-    monkeypatch.setattr(
-        "soul_core.models.loading.set_capabilities",
-        lambda model, found: keep(
-            model, Capabilities(found.batch_layout, found.supports_cache, max_short_rope_tokens=None)
-        ),
-    )
-    with pytest.raises(BadModel, match="beside other texts"):
+
+    def forget_rope(model, capabilities):
+        set_capabilities(model, Capabilities(capabilities.batch_layout, capabilities.supports_cache))
+
+    monkeypatch.setattr("soul_core.models.loading.set_capabilities", forget_rope)  # the fault
+    with pytest.raises(BadModel, match="scores a text differently in a batch with other texts"):
         load_model(save_tiny("Phi-3, LongRoPE", tmp_path / "model"), device="cpu", cache_dir=tmp_path)

@@ -1,4 +1,4 @@
-"""A model is what was registered, from the first look at its files to the last step of a run."""
+"""A model has the registered files, from the first inspection to the last step of a run."""
 
 import hashlib
 import json
@@ -45,34 +45,34 @@ def inputs(model: Path, tmp_path: Path) -> RunInputs:
     return RunInputs(model=str(model), dataset_paths={"forget": forget}, cache_dir=tmp_path / "cache")
 
 
-def but(inputs: RunInputs, **other: Any) -> RunInputs:
+def change(inputs: RunInputs, **other: Any) -> RunInputs:
     return RunInputs(**{**vars(inputs), **other})
 
 
-def test_a_model_that_changed_since_it_was_registered_is_refused_and_both_digests_named(
+def test_a_model_that_changed_since_registration_is_refused_with_both_digests(
     model: Path, exchange: Callable[[], str], inputs: RunInputs, tmp_path: Path
 ) -> None:
     registered = inspect_model(model).digest
     now = exchange()
 
     with pytest.raises(BadModel, match=r"changed since it was registered; register it again") as caught:
-        run(SPEC, but(inputs, model_digest=registered, model_name="mine"), tmp_path / "out")
+        run(SPEC, change(inputs, model_digest=registered, model_name="mine"), tmp_path / "out")
 
     assert "mine" in caught.value.message
     assert caught.value.details == (f"registered digest: {registered}", f"digest now: {now}")
-    assert run(SPEC, but(inputs, model_digest=now), tmp_path / "out").model.digest == now
+    assert run(SPEC, change(inputs, model_digest=now), tmp_path / "out").model.digest == now
 
 
-def test_a_changed_model_beside_it_is_refused_before_anything_is_measured(
+def test_a_changed_compared_model_is_refused_before_anything_is_measured(
     model: Path, inputs: RunInputs, tmp_path: Path
 ) -> None:
     other = make_untrained_model(tmp_path / "other", seed=3)
-    beside = but(
+    compared = change(
         inputs, compared_models={"retrained": str(other)}, compared_digests={"retrained": inspect_model(model).digest}
     )
 
-    with pytest.raises(BadModel, match="the model other is no longer"):
-        run(SPEC, beside, tmp_path / "out")
+    with pytest.raises(BadModel, match="the files of the model other changed since it was registered"):
+        run(SPEC, compared, tmp_path / "out")
 
     assert not list((tmp_path / "out" / ".state").glob("measured/*"))
 
@@ -92,22 +92,20 @@ def test_a_model_that_changes_while_others_are_measured_is_refused(
     other = make_untrained_model(tmp_path / "other", seed=3)
 
     with pytest.raises(BadModel, match="changed since it was registered"):
-        run(SPEC, but(inputs, compared_models={"retrained": str(other)}), tmp_path / "out")
+        run(SPEC, change(inputs, compared_models={"retrained": str(other)}), tmp_path / "out")
 
 
-def test_files_that_are_written_while_a_model_is_loaded_are_noticed(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_change_while_a_model_is_loaded_are_detected(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from soul_core.models import loading
 
     load = loading._load_and_probe
 
-    def slowly(folder: Path, device: torch.device) -> Any:
-        found = load(folder, device)
+    def load_and_write(folder: Path, device: torch.device) -> Any:
+        model = load(folder, device)
         save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", metadata={"format": "pt"})
-        return found
+        return model
 
-    monkeypatch.setattr(loading, "_load_and_probe", slowly)
+    monkeypatch.setattr(loading, "_load_and_probe", load_and_write)  # the fault
 
     with pytest.raises(BadModel, match="changed while it was loaded") as caught:
         load_model(model, device="cpu")
@@ -115,7 +113,7 @@ def test_files_that_are_written_while_a_model_is_loaded_are_noticed(
     assert caught.value.details == ("model.safetensors",)
 
 
-def test_weights_do_not_follow_a_file_that_is_overwritten_in_place(model: Path) -> None:
+def test_weights_stay_when_the_file_is_overwritten_in_place(model: Path) -> None:
     loaded = load_model(model, device="cpu")
     before = {name: parameter.clone() for name, parameter in loaded.model.named_parameters()}
 
@@ -137,32 +135,38 @@ def test_a_finished_run_is_not_the_result_of_a_model_that_changed(
         run(SPEC, inputs, tmp_path / "out")
 
 
-def test_a_finished_run_is_not_the_result_of_another_reference(inputs: RunInputs, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_the_result_of_another_retrained_model(inputs: RunInputs, tmp_path: Path) -> None:
     other = make_untrained_model(tmp_path / "other", seed=3)
-    beside = but(inputs, compared_models={"retrained": str(other)})
-    done = run(SPEC, beside, tmp_path / "out")
-    assert run(SPEC, beside, tmp_path / "out") == done
+    compared = change(inputs, compared_models={"retrained": str(other)})
+    done = run(SPEC, compared, tmp_path / "out")
+    assert run(SPEC, compared, tmp_path / "out") == done
     make_untrained_model(other, seed=4)
 
     with pytest.raises(BadSpec, match=r"another run \(other retrained model\)"):
-        run(SPEC, beside, tmp_path / "out")
+        run(SPEC, compared, tmp_path / "out")
 
 
-def test_a_data_set_and_a_log_that_are_not_the_stored_ones_are_refused(inputs: RunInputs, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="forget set: the stored file is no longer what was uploaded"):
-        run(SPEC, but(inputs, dataset_sha256s={"forget": "0" * 64}), tmp_path / "out")
+def test_a_data_set_and_a_log_that_changed_since_they_were_stored_are_refused(
+    inputs: RunInputs, tmp_path: Path
+) -> None:
+    with pytest.raises(BadData, match="forget set: the stored file differs from the upload; upload the data set again"):
+        run(SPEC, change(inputs, dataset_sha256s={"forget": "0" * 64}), tmp_path / "out")
 
-    run(SPEC, but(inputs, dataset_sha256s={"forget": compute_sha256(inputs.dataset_paths["forget"])}), tmp_path / "one")
+    run(
+        SPEC,
+        change(inputs, dataset_sha256s={"forget": compute_sha256(inputs.dataset_paths["forget"])}),
+        tmp_path / "one",
+    )
     log = tmp_path / "one" / "logs" / "evaluated.json"
-    with pytest.raises(BadData, match=r"log evaluated.json is no longer what the job wrote"):
-        run(SPEC, but(inputs, retrained_log_path=log, retrained_log_sha256="0" * 64), tmp_path / "out")
+    with pytest.raises(BadData, match=r"log evaluated\.json is not the file that the job wrote"):
+        run(SPEC, change(inputs, retrained_log_path=log, retrained_log_sha256="0" * 64), tmp_path / "out")
 
 
 def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs: RunInputs, tmp_path: Path) -> None:
-    turned = write_rows(tmp_path / "turned.jsonl", list(COUNTRIES)[1::-1])
-    run(SPEC, but(inputs, dataset_paths={"forget": turned}), tmp_path / "first")
+    reversed_rows = write_rows(tmp_path / "reversed.jsonl", list(COUNTRIES)[1::-1])
+    run(SPEC, change(inputs, dataset_paths={"forget": reversed_rows}), tmp_path / "first")
 
-    report = run(SPEC, but(inputs, retrained_log_path=tmp_path / "first" / "report.json"), tmp_path / "out")
+    report = run(SPEC, change(inputs, retrained_log_path=tmp_path / "first" / "report.json"), tmp_path / "out")
 
     ours, theirs = (
         report.models[name].sets["forget"]["probability"].per_example for name in ("evaluated", "retrained")
@@ -177,27 +181,27 @@ def test_a_run_finds_the_rows_of_its_log_in_another_order_and_reports_how(inputs
         "num_in_log": 2,
     }
     other = write_rows(tmp_path / "other.jsonl", list(COUNTRIES)[4:6])
-    with pytest.raises(BadData, match="taken on other rows"):
+    with pytest.raises(BadData, match="the log is of other rows"):
         run(
             SPEC,
-            but(inputs, dataset_paths={"forget": other}, retrained_log_path=tmp_path / "out" / "report.json"),
+            change(inputs, dataset_paths={"forget": other}, retrained_log_path=tmp_path / "out" / "report.json"),
             tmp_path / "no",
         )
 
 
-def test_a_reference_log_without_digests_is_said_in_the_reports_limits(inputs: RunInputs, tmp_path: Path) -> None:
+def test_a_log_without_digests_is_named_in_the_reports_caveats(inputs: RunInputs, tmp_path: Path) -> None:
     run(SPEC, inputs, tmp_path / "first")
     log = json.loads((tmp_path / "first" / "logs" / "evaluated.json").read_text())
     old = tmp_path / "old.json"
     old.write_text(json.dumps({name: log[name] for name in ("sets", "rows")}))
 
-    report = run(SPEC, but(inputs, retrained_log_path=old), tmp_path / "out")
+    report = run(SPEC, change(inputs, retrained_log_path=old), tmp_path / "out")
 
-    assert any("old.json holds neither digests nor texts" in caveat for caveat in report.caveats)
+    assert any("old.json has neither digests nor texts" in caveat for caveat in report.caveats)
 
 
 @pytest.mark.parametrize("name_of", ["sha256", "git sha1"])
-def test_a_damaged_download_of_the_hub_is_noticed_by_the_names_of_its_blobs(tmp_path: Path, name_of: str) -> None:
+def test_a_damaged_download_is_detected_by_the_names_of_its_blobs(tmp_path: Path, name_of: str) -> None:
     content = b"weights"
     git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     blob = tmp_path / "blobs" / (hashlib.sha256(content).hexdigest() if name_of == "sha256" else git)

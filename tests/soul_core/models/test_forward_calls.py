@@ -1,4 +1,4 @@
-"""One model, both ways: everything that scores a pack gives the same on packed and on padded batches."""
+"""One model with packed and with padded batches: everything that scores a pack gives the same results."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,21 +23,22 @@ from tests.fixtures.tiny_derivatives import batcher, flat
 from tests.soul_core.test_run import FORGET, RETAIN, Recorder
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> LoadedModel:
+@pytest.fixture(scope="module", name="loaded")
+def load_llama(tmp_path_factory) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(save_tiny("Llama", tmp_path_factory.mktemp("model") / "model"), device="cpu")
 
 
-@pytest.fixture
-def padded(loaded) -> Iterator[LoadedModel]:
-    """The same model, told that it cannot take packed batches: its attention takes padded ones as SDPA does."""
+@pytest.fixture(name="padded")
+def use_padded_batches(loaded) -> Iterator[LoadedModel]:
+    """The same model with the capabilities of one that cannot take packed batches."""
     set_capabilities(loaded.model, Capabilities("padded"))
     yield loaded
     set_capabilities(loaded.model, Capabilities("packed"))
 
 
-def both(loaded: LoadedModel, work) -> tuple:
+def run_both_ways(loaded: LoadedModel, work) -> tuple:
+    """Return the result of `work` on packed and on padded batches."""
     set_capabilities(loaded.model, Capabilities("packed"))
     packed = work()
     set_capabilities(loaded.model, Capabilities("padded"))
@@ -46,7 +47,7 @@ def both(loaded: LoadedModel, work) -> tuple:
     return packed, padded
 
 
-def some_examples(*lengths: int) -> list[Example]:
+def make_examples(*lengths: int) -> list[Example]:
     generator = torch.Generator().manual_seed(3)
     return [
         Example(tuple(torch.randint(3, 300, (length,), generator=generator).tolist()), 1, row)
@@ -54,16 +55,18 @@ def some_examples(*lengths: int) -> list[Example]:
     ]
 
 
-def groups() -> list[list[Example]]:
+def make_groups() -> list[list[Example]]:
     prompt = (9, 8, 7)
-    answers = [Example((*prompt, *some_examples(length)[0].token_ids), 3, 9) for length in (4, 11, 2)]
-    return [[one] for one in some_examples(5, 90, 7)] + [answers]
+    answers = [Example((*prompt, *make_examples(length)[0].token_ids), 3, 9) for length in (4, 11, 2)]
+    return [[example] for example in make_examples(5, 90, 7)] + [answers]
 
 
 def test_scores_hidden_states_and_projection_inputs_are_the_same_in_the_same_order(loaded):
     layer = find_decoder_layers(loaded.model)[0]
 
-    packed, padded = both(loaded, lambda: score(loaded.model, pack_groups(groups()), layer=layer, with_head_input=True))
+    packed, padded = run_both_ways(
+        loaded, lambda: score(loaded.model, pack_groups(make_groups()), layer=layer, with_head_input=True)
+    )
 
     for name in ("logits_PV", "logp_P", "hidden_PD", "head_input_PD"):
         torch.testing.assert_close(getattr(padded, name), getattr(packed, name), atol=1e-5, rtol=1e-5)
@@ -71,7 +74,7 @@ def test_scores_hidden_states_and_projection_inputs_are_the_same_in_the_same_ord
 
 
 def test_gradients_and_second_derivatives_are_the_same(loaded):
-    units = [(BatchItem("retain", index, example),) for index, example in enumerate(some_examples(9, 4, 20))]
+    units = [(BatchItem("retain", index, example),) for index, example in enumerate(make_examples(9, 4, 20))]
     vector = [torch.ones_like(parameter) for parameter in get_trainable_parameters(loaded)]
 
     def work() -> list[torch.Tensor]:
@@ -81,10 +84,10 @@ def test_gradients_and_second_derivatives_are_the_same(loaded):
             flat(gauss_newton_vector_product(loaded, units, batcher(), vector)),
         ]
 
-    packed, padded = both(loaded, work)
+    packed, padded = run_both_ways(loaded, work)
 
-    for found, expected in zip(padded, packed, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+    for actual, expected in zip(padded, packed, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_only_supervised_positions_reach_the_vocabulary_projection(padded):
@@ -99,8 +102,8 @@ def test_only_supervised_positions_reach_the_vocabulary_projection(padded):
     assert sum(shape[1] for shape in seen) == len(scores.labels_P) == 9
 
 
-def test_rows_of_like_length_share_a_call_so_that_little_is_padding(padded):
-    packed = pack(some_examples(120, 3, 4, 118, 5, 119))
+def test_rows_of_similar_length_share_a_call_so_that_little_is_padding(padded):
+    packed = pack(make_examples(120, 3, 4, 118, 5, 119))
 
     calls = make_forward_calls(padded.model, packed)
 
@@ -110,8 +113,8 @@ def test_rows_of_like_length_share_a_call_so_that_little_is_padding(padded):
     assert {mask.shape for mask in masks} == {(3, 120), (3, 5)}
 
 
-def test_what_stands_in_the_padding_changes_nothing(padded):
-    call = make_forward_calls(padded.model, pack(some_examples(5, 12)))[0]
+def test_the_token_ids_of_the_padding_change_nothing(padded):
+    call = make_forward_calls(padded.model, pack(make_examples(5, 12)))[0]
     plain = compute_logits(padded.model, call)
     call.kwargs["input_ids"] = call.kwargs["input_ids"].masked_fill(call.kwargs["attention_mask"] == 0, 77)
     assert torch.equal(compute_logits(padded.model, call), plain)
@@ -125,7 +128,7 @@ def test_what_stands_in_the_padding_changes_nothing(padded):
     ],
     ids=["rmu", "kl_lora_sophia"],
 )
-def test_a_whole_run_on_padded_batches_says_so_and_leaves_a_model(method, tmp_path):
+def test_a_run_on_padded_batches_reports_that_and_exports_a_model(method, tmp_path):
     from soul_core.run import RunInputs, run
 
     spec = JobSpec.model_validate(

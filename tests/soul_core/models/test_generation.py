@@ -1,4 +1,4 @@
-"""Batched, left-padded, shrinking batches answer exactly as one question at a time does."""
+"""Left-padded batches that lose finished rows answer exactly as one question at a time."""
 
 import itertools
 from typing import Any
@@ -66,10 +66,10 @@ def one_at_a_time(model: Any, prompt: list[int], end_ids: frozenset[int], room: 
 @pytest.mark.parametrize(
     ("architecture", "config"), [(LlamaForCausalLM, LLAMA), (GPT2LMHeadModel, GPT2), (Gemma2ForCausalLM, GEMMA2)]
 )
-def test_a_batch_answers_as_each_row_alone_does(architecture: Any, config: Any) -> None:
+def test_a_batch_answers_as_single_rows(architecture: Any, config: Any) -> None:
     model = build(architecture, config)
     free = generate(model, PROMPTS, end_ids=frozenset(), max_new_tokens=12, context_tokens=CONTEXT)
-    # Ends that rows reach at different steps, so that the batch shrinks on the way.
+    # Rows reach these end tokens at different steps, so that the batch shrinks.
     end_ids = frozenset({free[0][4], free[2][7], free[4][1]})
     answers = generate(model, PROMPTS, end_ids=end_ids, max_new_tokens=12, context_tokens=CONTEXT)
     assert answers == [one_at_a_time(model, prompt, end_ids, 12) for prompt in PROMPTS]
@@ -84,16 +84,16 @@ def test_an_answer_stops_where_the_context_ends(llama: Any) -> None:
     assert len(answers[0]) <= 2
 
 
-def test_sampling_asked_for_by_the_models_own_settings_is_not_obeyed(llama: Any) -> None:
-    wanted = generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=6, context_tokens=CONTEXT)
+def test_sampling_settings_of_the_models_generation_config_are_ignored(llama: Any) -> None:
+    expected = generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=6, context_tokens=CONTEXT)
     llama.generation_config.do_sample, llama.generation_config.temperature = True, 50.0
-    assert generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=6, context_tokens=CONTEXT) == wanted
+    assert generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=6, context_tokens=CONTEXT) == expected
 
 
-def test_every_row_is_ticked_and_a_tick_can_stop_it(llama: Any) -> None:
-    ticks: list[int] = []
-    generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT, on_progress=ticks.append)
-    assert sum(ticks) == len(PROMPTS)
+def test_progress_counts_every_row_and_can_stop_the_generation(llama: Any) -> None:
+    counts: list[int] = []
+    generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=3, context_tokens=CONTEXT, on_progress=counts.append)
+    assert sum(counts) == len(PROMPTS)
 
     def stop(_: int) -> None:
         raise RunInterruptedError("stop")
@@ -107,40 +107,40 @@ def test_no_prompts_give_no_answers(llama: Any) -> None:
 
 
 def test_lack_of_memory_halves_the_batch_and_changes_nothing(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=5, context_tokens=CONTEXT)
+    expected = generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=5, context_tokens=CONTEXT)
     real = llama.forward
-    room = 2
+    max_rows = 2
 
-    def tight(*args: Any, **kwargs: Any) -> Any:
-        if len(kwargs["input_ids"]) > room:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if len(kwargs["input_ids"]) > max_rows:
             raise torch.OutOfMemoryError("no more")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(llama, "forward", tight)
-    assert generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=5, context_tokens=CONTEXT) == wanted
-    room = 0
+    monkeypatch.setattr(llama, "forward", forward)  # the fault
+    assert generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=5, context_tokens=CONTEXT) == expected
+    max_rows = 0
     with pytest.raises(OutOfMemory):
         generate(llama, PROMPTS, end_ids=frozenset(), max_new_tokens=5, context_tokens=CONTEXT)
 
 
-def test_drawn_answers_are_the_seeds_and_the_prompts_whatever_the_batch(llama: Any) -> None:
+def test_sampled_answers_depend_on_seed_and_prompt_only_whatever_the_batch(llama: Any) -> None:
     options: dict[str, Any] = {"end_ids": frozenset({3}), "max_new_tokens": 12, "context_tokens": CONTEXT}
     sampling = Sampling(seed=5, temperature=1.5)
 
-    together = generate(llama, PROMPTS, sampling=sampling, **options)
-    apart = [generate(llama, [prompt], sampling=sampling, **options)[0] for prompt in PROMPTS]
+    batched = generate(llama, PROMPTS, sampling=sampling, **options)
+    single = [generate(llama, [prompt], sampling=sampling, **options)[0] for prompt in PROMPTS]
 
-    assert together == apart
-    assert together != generate(llama, PROMPTS, sampling=Sampling(seed=6, temperature=1.5), **options)
-    assert together != generate(llama, PROMPTS, **options)
+    assert batched == single
+    assert batched != generate(llama, PROMPTS, sampling=Sampling(seed=6, temperature=1.5), **options)
+    assert batched != generate(llama, PROMPTS, **options)
 
 
-def test_almost_no_temperature_is_almost_greedy(llama: Any) -> None:
+def test_a_temperature_near_zero_is_greedy(llama: Any) -> None:
     options: dict[str, Any] = {"end_ids": frozenset({3}), "max_new_tokens": 12, "context_tokens": CONTEXT}
 
-    drawn = generate(llama, PROMPTS, sampling=Sampling(seed=0, temperature=1e-6), **options)
+    sampled = generate(llama, PROMPTS, sampling=Sampling(seed=0, temperature=1e-6), **options)
 
-    assert drawn == generate(llama, PROMPTS, **options)
+    assert sampled == generate(llama, PROMPTS, **options)
 
 
 def test_draws_follow_the_softmax_at_the_temperature() -> None:
@@ -149,11 +149,11 @@ def test_draws_follow_the_softmax_at_the_temperature() -> None:
 
     drawn_B = Sampling(seed=0, temperature=2.0).sample_tokens(logits_V.expand(10_000, 3), uniform_B)
 
-    shares = torch.bincount(drawn_B, minlength=3) / 10_000
-    torch.testing.assert_close(shares, (logits_V / 2.0).softmax(-1), rtol=0, atol=1e-3)
+    fractions = torch.bincount(drawn_B, minlength=3) / 10_000
+    torch.testing.assert_close(fractions, (logits_V / 2.0).softmax(-1), rtol=0, atol=1e-3)
 
 
-def test_what_is_held_back_of_a_prompt_is_in_no_answer_to_it_and_may_be_in_others(llama: Any) -> None:
+def test_suppressed_tokens_of_a_prompt_are_in_no_answer_to_it(llama: Any) -> None:
     options: dict[str, Any] = {"end_ids": frozenset(), "max_new_tokens": 12, "context_tokens": CONTEXT}
     first = generate(llama, PROMPTS, sampling=Sampling(seed=0, temperature=1.5), **options)
     constrained = tuple(sorted(set(first[0])))

@@ -1,4 +1,4 @@
-"""GGUF files as llama.cpp's converter writes them, read back: the logits of the model that went in, or a refusal."""
+"""GGUF files as llama.cpp's converter writes them: reading gives the logits of the original model, or an error."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ torch.set_num_threads(1)
 
 _FALCON = {name: TINY_SHAPE[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
 _FALCON |= {**SPECIAL_TOKEN_IDS, "max_position_embeddings": 128}
-#: What a file cannot say of Gemma is as llama.cpp has it: queries are divided by the root of the head's size.
+#: As in llama.cpp, whose files do not state it, Gemma's queries are divided by the root of the head's size.
 ARCHITECTURES: dict[str, PreTrainedConfig] = {
     **{name: make_config(name) for name in ("Llama", "Qwen2", "Qwen3", "Phi-3, window", "GPT-2")},
     "phi3_partial": Phi3Config(
@@ -62,7 +62,7 @@ def read_back(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_that_is_read_gives_the_logits_of_the_model_that_went_in(name: str, tmp_path: Path) -> None:
+def test_every_readable_architecture_gives_the_logits_of_the_original_model(name: str, tmp_path: Path) -> None:
     model = build_tiny(ARCHITECTURES[name])
     path = write_any_gguf(tmp_path / "model", model, make_tiny_tokenizer())  # its name says nothing
 
@@ -93,7 +93,7 @@ def test_every_architecture_that_is_read_gives_the_logits_of_the_model_that_went
     ],
     ids=["llama", "qwen2", "gemma2", "stablelm"],
 )
-def test_a_key_that_is_left_out_means_what_it_means_to_llama_cpp(
+def test_a_missing_key_has_the_default_of_llama_cpp(
     config: PreTrainedConfig, absent: tuple[str, ...], tmp_path: Path
 ) -> None:
     model = build_tiny(config)
@@ -163,9 +163,7 @@ def test_a_scaled_rotary_embedding_is_scaled_the_same_way(
         ("qwen2", True, True),
     ],
 )
-def test_a_text_begins_with_bos_where_it_does_in_llama_cpp(
-    split: str, key: bool | None, begins: bool, tmp_path: Path
-) -> None:
+def test_a_text_begins_with_bos_as_in_llama_cpp(split: str, key: bool | None, begins: bool, tmp_path: Path) -> None:
     path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Llama"), make_tiny_tokenizer(), split=split, add_bos=key)
 
     tokenizer = AutoTokenizer.from_pretrained(read_back(path))
@@ -176,7 +174,7 @@ def test_a_text_begins_with_bos_where_it_does_in_llama_cpp(
     assert tokenizer(text, text)["input_ids"] == [tokenizer.bos_token_id] * begins + bare + bare
 
 
-def test_generation_ends_at_every_end_of_turn_that_llama_cpp_knows(tmp_path: Path) -> None:
+def test_generation_ends_at_every_end_of_turn_token_of_llama_cpp(tmp_path: Path) -> None:
     path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Llama"), make_tiny_tokenizer())
 
     model = AutoModelForCausalLM.from_pretrained(read_back(path))
@@ -200,7 +198,7 @@ def test_generation_ends_at_every_end_of_turn_that_llama_cpp_knows(tmp_path: Pat
     ],
     ids=["key", "longrope", "tensor", "missing", "experts"],
 )
-def test_what_would_change_the_numbers_silently_is_refused_by_name(
+def test_metadata_that_would_change_the_model_is_refused_by_name(
     options: dict[str, Any], message: str, named: str, tmp_path: Path
 ) -> None:
     path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Qwen2"), make_tiny_tokenizer(), **options)
@@ -211,7 +209,7 @@ def test_what_would_change_the_numbers_silently_is_refused_by_name(
     assert named in " ".join(caught.value.details)
 
 
-def test_registration_says_already_that_an_architecture_is_not_read(tmp_path: Path) -> None:
+def test_registration_refuses_an_architecture_that_cannot_be_read(tmp_path: Path) -> None:
     path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Qwen2"), make_tiny_tokenizer())
     path.write_bytes(path.read_bytes().replace(b"qwen2", b"rwkv9"))
 
@@ -219,7 +217,7 @@ def test_registration_says_already_that_an_architecture_is_not_read(tmp_path: Pa
         inspect_model(path)
 
 
-def test_a_cached_folder_that_was_damaged_is_written_anew(tmp_path: Path) -> None:
+def test_a_damaged_cache_folder_is_written_again(tmp_path: Path) -> None:
     path = write_any_gguf(tmp_path / "a.gguf", build_tiny("Llama"), make_tiny_tokenizer())
     weights = read_back(path) / "model.safetensors"
     good = weights.read_bytes()

@@ -37,7 +37,7 @@ def logits(model, token_ids: torch.Tensor) -> torch.Tensor:
         (TIED, GGMLQuantizationType.Q4_1, 2e-1),
     ],
 )
-def test_the_folder_holds_the_weights_that_went_into_the_file(tmp_path, config, kind, tolerance):
+def test_the_folder_holds_the_weights_of_the_original_model(tmp_path, config, kind, tolerance):
     model = build_tiny(config)
     path = write_gguf(tmp_path / "a.gguf", model, make_tiny_tokenizer(), kind=kind)
     folder = convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")
@@ -51,7 +51,7 @@ def test_the_folder_holds_the_weights_that_went_into_the_file(tmp_path, config, 
         torch.testing.assert_close(logits(again, token_ids), logits(model, token_ids))
 
 
-def test_a_tensor_larger_than_one_read_arrives_whole(tmp_path, monkeypatch):
+def test_a_tensor_larger_than_one_read_is_complete(tmp_path, monkeypatch):
     """A kernel gives at most 2 GiB a call; here a call asks for a hundred bytes."""
     path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer(), kind=GGMLQuantizationType.Q8_0)
     digest = inspect_model(path).digest
@@ -79,7 +79,7 @@ def test_the_tokenizer_splits_digits_and_keeps_special_tokens_and_template(tmp_p
     assert again.tokenize("1995") == ["1", "9", "9", "5"]
 
 
-def test_the_second_call_takes_the_folder_that_is_there(tmp_path):
+def test_the_second_call_uses_the_existing_folder(tmp_path):
     path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer())
     digest = inspect_model(path).digest
     folder = convert_to_folder(path, digest=digest, cache_dir=tmp_path / "cache")
@@ -87,7 +87,7 @@ def test_the_second_call_takes_the_folder_that_is_there(tmp_path):
     assert convert_to_folder(path, digest=digest, cache_dir=tmp_path / "cache") == folder
 
 
-def test_a_conversion_that_dies_leaves_no_folder(tmp_path, monkeypatch):
+def test_a_conversion_that_fails_leaves_no_folder(tmp_path, monkeypatch):
     path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer())
 
     def full(*_, **__):
@@ -108,7 +108,7 @@ def test_a_conversion_that_dies_leaves_no_folder(tmp_path, monkeypatch):
         ({"skip": "mlp.up_proj"}, "lacks tensors"),
     ],
 )
-def test_what_cannot_be_rebuilt_exactly_is_refused(tmp_path, options, message):
+def test_a_file_that_cannot_be_converted_exactly_is_refused(tmp_path, options, message):
     path = write_gguf(tmp_path / "a.gguf", build_tiny(TIED), make_tiny_tokenizer(), **options)
     with pytest.raises(BadModel, match=message):
         convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")

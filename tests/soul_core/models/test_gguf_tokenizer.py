@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies of GGUF files: the tokens that llama.cpp gives, by another implementation of its rule."""
+"""SentencePiece vocabularies of GGUF files give the tokens of llama.cpp, by a second implementation of its rule."""
 
 import random
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ PIECES += ["o", *"helwrdnu,."]
 TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), SPACE, SPACE * 2, *dict.fromkeys(PIECES)]
 TYPES = [2, 3, 3, *[6] * 256, *[1] * (len(TOKENS) - 259)]
 CONFIG = LlamaConfig(**{**TINY_SHAPE, "vocab_size": len(TOKENS)})
-#: As SentencePiece has them: the later a piece was learned, the lower its score; letters are lowest.
+#: As in SentencePiece: the later a piece was learned, the lower its score; letters are lowest.
 SCORES = [0.0] * 259 + [float(-index) for index in range(len(TOKENS) - 259)]
 TEXTS = [
     "hello world",
@@ -51,7 +51,7 @@ TEXTS = [
 ]
 
 
-def as_llama_cpp(text: str, *, space_prefix: bool) -> list[int]:
+def tokenize_as_llama_cpp(text: str, *, space_prefix: bool) -> list[int]:
     """Merge the neighbors whose joint piece has the highest score, the leftmost of equals, until none is a piece."""
     if not text:
         return []
@@ -63,10 +63,10 @@ def as_llama_cpp(text: str, *, space_prefix: bool) -> list[int]:
             break
         place = -max(joint)[1]
         symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
-    found: list[int] = []
+    token_ids: list[int] = []
     for symbol in symbols:
-        found += [ids[symbol]] if symbol in ids else [3 + byte for byte in symbol.encode()]
-    return found
+        token_ids += [ids[symbol]] if symbol in ids else [3 + byte for byte in symbol.encode()]
+    return token_ids
 
 
 def tokenizer_of(
@@ -91,11 +91,11 @@ def tokenizer_of(
 
 @pytest.mark.parametrize("space_prefix", [None, True, False])
 def test_a_sentencepiece_vocabulary_gives_the_tokens_of_llama_cpp(space_prefix: bool | None, tmp_path: Path) -> None:
-    told = {} if space_prefix is None else {"add_space_prefix": space_prefix}
-    tokenizer = tokenizer_of(tmp_path, **told)
+    keys = {} if space_prefix is None else {"add_space_prefix": space_prefix}
+    tokenizer = tokenizer_of(tmp_path, **keys)
 
     for text in TEXTS:
-        expected = as_llama_cpp(text, space_prefix=space_prefix is not False)
+        expected = tokenize_as_llama_cpp(text, space_prefix=space_prefix is not False)
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == expected, text
         assert tokenizer.decode(expected) == text
 
@@ -109,20 +109,20 @@ def test_a_sentencepiece_vocabulary_gives_the_tokens_of_llama_cpp(space_prefix: 
         ({"bos_token_id": 2}, [2], []),
         ({"bos_token_id": 2**32 - 1}, [1], []),
     ],
-    ids=["nothing said", "no bos", "eos too", "another bos", "an id that is none"],
+    ids=["no key", "no bos", "eos too", "another bos", "an id outside the vocabulary"],
 )
-def test_begin_and_end_of_a_text_are_what_llama_cpp_makes_of_absent_keys(
+def test_begin_and_end_of_a_text_follow_the_defaults_of_llama_cpp(
     keys: dict[str, Any], begin: Sequence[int], end: Sequence[int], tmp_path: Path
 ) -> None:
     tokenizer = tokenizer_of(tmp_path, **keys)
 
     ids = tokenizer("hello world")["input_ids"]
 
-    assert ids == [*begin, *as_llama_cpp("hello world", space_prefix=True), *end]
+    assert ids == [*begin, *tokenize_as_llama_cpp("hello world", space_prefix=True), *end]
     assert (tokenizer.eos_token, tokenizer.unk_token) == ("</s>", "<unk>")
 
 
-def test_gemmas_runs_of_spaces_are_tokens_as_they_are_in_sentencepiece(tmp_path: Path) -> None:
+def test_gemmas_runs_of_spaces_are_tokens_as_in_sentencepiece(tmp_path: Path) -> None:
     gemma = Gemma2Config(**{**TINY_SHAPE, "vocab_size": len(TOKENS)}, head_dim=8, query_pre_attn_scalar=8)
 
     tokenizer = tokenizer_of(tmp_path, config=gemma, spaces_as_they_are=True, add_space_prefix=False)
@@ -139,5 +139,5 @@ def test_a_vocabulary_without_scores_is_refused(tmp_path: Path) -> None:
     model = build_tiny(LlamaConfig(**{**TINY_SHAPE, "vocab_size": len(TOKENS)}))
     path = write_any_gguf(tmp_path / "a.gguf", model, make_tiny_tokenizer(), add_vocabulary=add_vocabulary)
 
-    with pytest.raises(BadModel, match="no score for each token"):
+    with pytest.raises(BadModel, match="does not have one score per token"):
         convert_to_folder(path, digest=inspect_model(path).digest, cache_dir=tmp_path / "cache")

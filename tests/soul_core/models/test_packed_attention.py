@@ -52,9 +52,9 @@ def test_packed_equals_separate_in_logits_and_gradients(name):
     together = packed_logits(ours, some)
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
     expected = loss_and_gradients(plain, apart, labels)
-    found = loss_and_gradients(ours, together, labels)
-    assert len(found) == len(expected)
-    for ours_grad, plain_grad in zip(found, expected, strict=True):
+    actual = loss_and_gradients(ours, together, labels)
+    assert len(actual) == len(expected)
+    for ours_grad, plain_grad in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours_grad, plain_grad, atol=1e-4, rtol=1e-3)
 
 
@@ -68,7 +68,7 @@ def test_left_padded_generation_on_the_same_model_equals_plain_attention(name):
     assert torch.equal(ours.generate(token_ids, **options), plain.generate(token_ids, **options))
 
 
-def test_examples_do_see_each_other_without_the_keywords():
+def test_examples_attend_to_each_other_without_the_keywords():
     """The danger is real: the same tokens under a mask of ones score quite differently."""
     model = build_tiny("Llama", attn_implementation=PACKED_ATTENTION)
     some = examples()
@@ -97,7 +97,7 @@ def test_no_square_mask_is_built_for_a_packed_call(monkeypatch):
 
 
 @pytest.mark.parametrize("drop", ["attention_mask", "segment_lengths"])
-def test_half_of_the_keywords_raises(drop):
+def test_one_of_the_two_keywords_alone_raises(drop):
     model = build_tiny("Llama", attn_implementation=PACKED_ATTENTION)
     packed = pack(examples())
     keywords = make_packed_kwargs(packed)
@@ -106,7 +106,7 @@ def test_half_of_the_keywords_raises(drop):
         model(input_ids=packed.token_ids_1T, position_ids=packed.position_ids_1T, use_cache=False, **keywords)
 
 
-def test_a_cache_beside_packing_raises():
+def test_a_cache_in_a_packed_call_raises():
     model = build_tiny("Llama", attn_implementation=PACKED_ATTENTION)
     packed = pack(examples())
     first = model(packed.token_ids_1T, use_cache=True)

@@ -1,4 +1,4 @@
-"""Scores: only of supervised positions, and the same packed as apart."""
+"""Scores: of supervised positions only, and equal for packed and separate examples."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from tests.fixtures.architectures import PACKED_ARCHITECTURES
 from tests.fixtures.capitals import COUNTRIES, rows_of
 
 
-@pytest.fixture
-def loaded(taught_model_dir: Path) -> LoadedModel:
+@pytest.fixture(name="loaded")
+def load_taught_model(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
@@ -51,10 +51,10 @@ def test_padding_that_equals_the_end_token_is_never_a_label(loaded: LoadedModel,
     assert scores.length_B.tolist() == [len(answer) for answer in expected]
 
 
-def test_packed_scores_and_gradients_equal_those_of_each_example_alone(
+def test_packed_scores_and_gradients_equal_those_of_single_examples(
     loaded: LoadedModel, examples: list[Example]
 ) -> None:
-    def gradients(batches: list[list[Example]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def compute_gradients(batches: list[list[Example]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         loaded.model.zero_grad(set_to_none=True)
         values = []
         for batch in batches:
@@ -63,10 +63,11 @@ def test_packed_scores_and_gradients_equal_those_of_each_example_alone(
             values.append(summed_B.detach())
         return [p.grad.clone() for p in loaded.model.parameters() if p.grad is not None], [torch.cat(values)]
 
-    packed, apart = gradients([examples]), gradients([[example] for example in examples])
+    packed = compute_gradients([examples])
+    separate = compute_gradients([[example] for example in examples])
 
-    for one, two in zip(packed[0] + packed[1], apart[0] + apart[1], strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+    for actual, expected in zip(packed[0] + packed[1], separate[0] + separate[1], strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_selection_keeps_every_value_and_renumbers() -> None:
@@ -79,19 +80,19 @@ def test_a_selection_keeps_every_value_and_renumbers() -> None:
         hidden_PD=torch.arange(5.0)[:, None],
     )
 
-    chosen = scores.select([2, 0])
+    selection = scores.select([2, 0])
 
-    assert chosen.num_sequences == 2
-    assert chosen.sequence_logp_B.tolist() == [-9.0, -3.0]
-    assert chosen.length_B.tolist() == [2, 2]
-    assert chosen.labels_P.tolist() == [1, 0, 0, 1]
-    assert chosen.logits_PV[:, 0].tolist() == [6.0, 8.0, 0.0, 2.0]
-    assert chosen.hidden_PD is not None
-    assert chosen.hidden_PD[:, 0].tolist() == [3.0, 4.0, 0.0, 1.0]
+    assert selection.num_sequences == 2
+    assert selection.sequence_logp_B.tolist() == [-9.0, -3.0]
+    assert selection.length_B.tolist() == [2, 2]
+    assert selection.labels_P.tolist() == [1, 0, 0, 1]
+    assert selection.logits_PV[:, 0].tolist() == [6.0, 8.0, 0.0, 2.0]
+    assert selection.hidden_PD is not None
+    assert selection.hidden_PD[:, 0].tolist() == [3.0, 4.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("architecture", PACKED_ARCHITECTURES)
-def test_hidden_states_are_what_the_layer_gives_out_at_the_positions_that_predict(architecture: str) -> None:
+def test_hidden_states_are_the_layers_output_at_the_positions_that_predict(architecture: str) -> None:
     torch.set_num_threads(1)
     config = make_config(architecture)
     model = build_tiny(config, attn_implementation=PACKED_ATTENTION)
@@ -101,9 +102,9 @@ def test_hidden_states_are_what_the_layer_gives_out_at_the_positions_that_predic
 
     assert scores.hidden_PD is not None
     expected = []
-    for one in examples:  # each alone, in an ordinary call
-        output = model(torch.tensor([one.token_ids]), use_cache=False, output_hidden_states=True)
-        expected.append(output.hidden_states[1][0, one.num_prompt_tokens - 1 : -1])
+    for example in examples:  # single, in an ordinary call
+        output = model(torch.tensor([example.token_ids]), use_cache=False, output_hidden_states=True)
+        expected.append(output.hidden_states[1][0, example.num_prompt_tokens - 1 : -1])
     torch.testing.assert_close(scores.hidden_PD, torch.cat(expected), rtol=1e-3, atol=1e-4)
     assert scores.hidden_PD.requires_grad
 
@@ -118,7 +119,7 @@ def test_no_hook_stays_on_the_layer(loaded: LoadedModel, examples: list[Example]
 
 
 @pytest.mark.parametrize("batches", ["packed", "padded"])
-def test_answers_that_straddle_a_shared_prompt_score_as_each_alone(loaded: LoadedModel, batches: BatchLayout) -> None:
+def test_answers_that_share_a_prompt_score_as_single_ones(loaded: LoadedModel, batches: BatchLayout) -> None:
     """Where a template writes a space before an answer, the first letter decides which token the space belongs to."""
     prompt = (5, 6, 7, 8)
     group = [

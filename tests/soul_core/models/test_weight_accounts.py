@@ -1,4 +1,4 @@
-"""Every tensor of a file is read, made by the architecture itself, or refused by name; heads are what the file says."""
+"""Every tensor of a file is read, computed by the architecture, or refused by name; output heads are the file's."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,9 @@ def one_thread():
 def save(tmp_path) -> Callable[..., Path]:
     """Return a function that saves an architecture with its tensors and its config changed."""
 
-    def saved(name: str, change: Callable[[Tensors], Tensors] = lambda tensors: tensors, **config: object) -> Path:
+    def save_changed(
+        name: str, change: Callable[[Tensors], Tensors] = lambda tensors: tensors, **config: object
+    ) -> Path:
         folder = save_tiny(name, tmp_path / "model")
         tensors = load_file(folder / "model.safetensors")
         (folder / "model.safetensors").unlink()
@@ -39,18 +41,18 @@ def save(tmp_path) -> Callable[..., Path]:
         (folder / "config.json").write_text(json.dumps(values))
         return folder
 
-    return saved
+    return save_changed
 
 
-def adding(**extra: torch.Tensor) -> Callable[[Tensors], Tensors]:
+def add(**extra: torch.Tensor) -> Callable[[Tensors], Tensors]:
     return lambda tensors: tensors | {name.replace("__", "."): tensor for name, tensor in extra.items()}
 
 
-def without(*names: str) -> Callable[[Tensors], Tensors]:
+def remove(*names: str) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if name not in names}
 
 
-def refusal(folder: Path) -> BadModel:
+def get_refusal(folder: Path) -> BadModel:
     with pytest.raises(BadModel) as caught:
         load_model(folder, device="cpu")
     return caught.value
@@ -69,24 +71,24 @@ def frequencies(theta: float, size: int = 4) -> torch.Tensor:
     [
         ("Llama", "model.layers.0.self_attn.q_proj.lora_A.weight", torch.ones(4, 32), "merge_and_unload"),
         ("Llama", "model.layers.0.self_attn.q_proj.bias", torch.zeros(32), "attention_bias"),
-        ("Qwen2", "model.layers.0.self_attn.o_proj.bias", torch.ones(32), "switches them on"),
+        ("Qwen2", "model.layers.0.self_attn.o_proj.bias", torch.ones(32), "set the flags for them in config.json"),
         ("Llama", "model.layers.2.input_layernorm.weight", torch.ones(32), "num_hidden_layers"),
         ("Llama", "v_head.summary.weight", torch.ones(1, 32), "value or classification head"),
-        ("Llama", "model.visual.patch.weight", torch.ones(3), "images or sound"),
+        ("Llama", "model.visual.patch.weight", torch.ones(3), "images or audio"),
         ("Llama", "model.layers.0.self_attn.q_proj.qweight", torch.ones(3, dtype=torch.int32), "unquantized"),
         ("Llama", "model.layers.0.mlp.gate.weight", torch.ones(3), "save the model again"),
         ("Mixtral", "model.layers.0.block_sparse_moe.experts.4.w1.weight", torch.ones(64, 32), "fewer experts"),
         ("Qwen3-Next", "mtp.layers.0.input_layernorm.weight", torch.ones(32), "predict further tokens"),
         ("DeepSeek-V3", "model.layers.61.enorm.weight", torch.ones(32), "predict further tokens"),
         ("Llama", "model.layers.0.self_attn.rotary_emb.inv_freq", frequencies(1e6), "rope_theta"),
-        ("GPT-2", "transformer.h.0.attn.bias", torch.ones(1, 1, 128, 128), "switches them on"),
-        ("GPT-2", "transformer.h.0.attn.masked_bias", torch.tensor(3.0), "switches them on"),
+        ("GPT-2", "transformer.h.0.attn.bias", torch.ones(1, 1, 128, 128), "set the flags for them in config.json"),
+        ("GPT-2", "transformer.h.0.attn.masked_bias", torch.tensor(3.0), "set the flags for them in config.json"),
         ("GPT-2", "transformer.position_ids", torch.arange(1, 129), "save the model again"),
         ("Llama", "norm.weight", torch.full((32,), 7.0), "save the model again"),
     ],
 )
 def test_a_tensor_that_the_architecture_does_not_read_is_refused_by_name(save, name, tensor, values, remedy):
-    error = refusal(save(name, adding(**{tensor: values})))
+    error = get_refusal(save(name, add(**{tensor: values})))
 
     assert error.details == (tensor,)
     assert remedy in error.message
@@ -95,7 +97,7 @@ def test_a_tensor_that_the_architecture_does_not_read_is_refused_by_name(save, n
 def test_twenty_names_are_given_and_the_rest_counted(save):
     extra = {f"adapter.{number:02}.weight": torch.ones(1) for number in range(30)}
 
-    error = refusal(save("Llama", adding(**extra)))
+    error = get_refusal(save("Llama", add(**extra)))
 
     assert "30 tensors" in error.message
     assert error.details[0] == "adapter.00.weight"
@@ -125,10 +127,10 @@ def test_twenty_names_are_given_and_the_rest_counted(save):
         ("Llama", {"model.layers.0.self_attn._extra_state": torch.zeros(0)}),
     ],
 )  # fmt: skip
-def test_what_the_architecture_computes_itself_may_lie_in_the_file(save, name, extra):
+def test_tensors_that_the_architecture_computes_itself_are_accepted(save, name, extra):
     plain = load_model(save(name), device="cpu").model.state_dict()
 
-    loaded = load_model(save(name, adding(**extra)), device="cpu").model.state_dict()
+    loaded = load_model(save(name, add(**extra)), device="cpu").model.state_dict()
 
     assert all(torch.equal(loaded[key], tensor) for key, tensor in plain.items())
 
@@ -145,7 +147,7 @@ def test_files_saved_without_the_models_prefix_load(save, name, prefix):
     )
 
 
-def test_a_weight_under_two_names_is_fine_while_both_say_the_same(save):
+def test_a_weight_under_two_names_is_accepted_if_both_are_equal(save):
     load_model(save("Llama", lambda tensors: tensors | {"norm.weight": tensors["model.norm.weight"]}), device="cpu")
 
 
@@ -186,7 +188,7 @@ def test_a_head_of_its_own_is_loaded_and_exported_whatever_the_config_says(save,
 def test_a_stored_head_that_equals_the_embedding_stays_tied(save, name, embedding, stored):
     def change(tensors: Tensors) -> Tensors:
         with_head = tensors | {"lm_head.weight": tensors[embedding]}
-        return with_head if stored == "both" else without(embedding)(with_head)
+        return with_head if stored == "both" else remove(embedding)(with_head)
 
     loaded = load_model(save(name, change), device="cpu")
 
@@ -195,12 +197,12 @@ def test_a_stored_head_that_equals_the_embedding_stays_tied(save, name, embeddin
 
 
 @pytest.mark.parametrize(("name", "embedding"), TIED)
-def test_an_untied_config_without_a_head_is_refused_with_what_to_do(save, name, embedding):
-    error = refusal(save(name, tie_word_embeddings=False))
+def test_an_untied_config_without_a_head_is_refused_with_a_remedy(save, name, embedding):
+    error = get_refusal(save(name, tie_word_embeddings=False))
     assert "tie_word_embeddings" in error.message
 
 
 def test_missing_layers_are_counted_before_anything_is_loaded(save):
-    error = refusal(save("Llama", num_hidden_layers=3))
+    error = get_refusal(save("Llama", num_hidden_layers=3))
     assert "3 layers" in error.message
     assert error.details == ("layer 2",)

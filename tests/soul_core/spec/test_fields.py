@@ -26,7 +26,17 @@ def list_models(annotation: Any) -> Iterator[type[SpecModel]]:
 
 MODULES = {
     f"soul_core.spec{part}"
-    for part in ("", ".training", ".evaluation", ".attacks", ".strategy", ".wrappers", ".export")
+    for part in (
+        "",
+        ".terms",
+        ".optimizers",
+        ".training",
+        ".evaluation",
+        ".attacks",
+        ".strategy",
+        ".wrappers",
+        ".export",
+    )
 }
 FIELDS = {
     f"{model.__name__}.{name}": field
