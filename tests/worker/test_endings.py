@@ -15,7 +15,9 @@ from worker.workspace import WorkspaceBusy
 
 
 def list_error_kinds(kind: type[EngineError] = EngineError) -> Iterator[type[EngineError]]:
-    yield kind
+    """Yield the classes with a code of their own: only the code and the exit code leave the engine's process."""
+    if {"code", "exit_code"} & vars(kind).keys():
+        yield kind
     for subclass in kind.__subclasses__():
         yield from list_error_kinds(subclass)
 

@@ -13,6 +13,7 @@ from soul_store import datasets, job_logs
 from soul_store.blobs import get_blob_store
 from soul_store.job_logs import LogLine
 from soul_store.settings import Settings, get_settings
+from tests.fixtures.forked_engines import SOCKET_VARIABLE
 from tests.worker.conftest import Desk
 from worker import supervisor
 from worker.tasks import run_job
@@ -97,6 +98,7 @@ def run_with_fault(fault: str, job_id: str, tmp_path: Path, monkeypatch: pytest.
     engine = tmp_path / "faulty_engine.py"
     engine.write_text(FAULTY_ENGINE)
     monkeypatch.setenv("SOUL_MAX_ATTEMPTS", "1")
+    monkeypatch.delenv(SOCKET_VARIABLE)  # its own process, not a fork of the engine server
     get_settings.cache_clear()
     monkeypatch.setattr(supervisor, "ENGINE_COMMAND", (sys.executable, str(engine), fault))
     run_job(job_id)
