@@ -1,7 +1,7 @@
 """Gradient ascent on the forget set: the term of both `gradient_ascent` and `grad_diff`.
 
 Source: Jang et al. 2022, arXiv:2210.01504 (ascent on what is to be forgotten); TOFU (Maini et al. 2024,
-arXiv:2401.06121, section 4), whose "gradient difference" is this term with `nll` beside it.
+arXiv:2401.06121, section 4), whose "gradient difference" is this term together with `nll`.
 The mean is over the step's answer tokens, as a causal language model's own loss takes it.
 """
 

@@ -1,4 +1,4 @@
-"""Keep learning what must be kept.
+"""Continue to learn the retain set.
 
 Source: the retain term of GradDiff in TOFU (arXiv:2401.06121, section 4).
 """

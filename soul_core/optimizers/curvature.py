@@ -6,7 +6,7 @@ import torch
 
 
 def sample_labels(logits_PV: torch.Tensor, uniform_P: torch.Tensor) -> torch.Tensor:
-    """Draw one label a position from the model's own softmax, by inverting its distribution at `uniform_P` in [0, 1).
+    """Draw one label per position from the model's own softmax, by inverting its distribution at `uniform_P` in [0, 1).
 
     The uniforms come from outside so that splitting a batch changes no draw.
     """

@@ -1,6 +1,6 @@
-"""Low-rank adapters: put beside frozen weights for a training, merged into the weights after it.
+"""Low-rank adapters: added to frozen weights for a training, merged into the weights after it.
 
-What comes behind a training (measuring, attacks, export) sees a plain model of the same layers as before.
+What follows a training (evaluation, attacks, export) sees a plain model of the same layers as before.
 Source: LoRA (Hu et al. 2021, arXiv:2106.09685), by peft: W + alpha / rank * B A, B zero at first.
 Differs from it: no dropout, because the model stays in eval mode.
 """
@@ -113,7 +113,7 @@ class Adapters:
 
 
 def find_adapter_targets(model: PreTrainedModel, spec: Lora, trainable_names: set[str]) -> list[str]:
-    """Return the names of the linear layers that get an adapter, of those whose weight is in `movable`.
+    """Return the names of the linear layers that get an adapter, of those whose weight is in `trainable`.
 
     Raises BadSpec for a target that no layer is called by, with the near name.
     """

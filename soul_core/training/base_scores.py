@@ -1,9 +1,9 @@
 """The base model's numbers, taken once before training: no second model in memory, no second forward a step.
 
 NPO needs one number a forget answer. KL needs a distribution a retain position: P x V of them would be gigabytes, so
-the hidden states in front of the vocabulary projection are kept (P x D, in the host's memory) with one frozen copy of
+the hidden states in front of the vocabulary projection are stored (P x D, in the host's memory) with one frozen copy of
 the projection on the device, both in the compute type: as the model itself projects. RMU's retain term needs the
-hidden states of one layer, kept in the same way.
+hidden states of one layer, stored in the same way.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -28,10 +28,10 @@ from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 
 _FILE = "reference.safetensors"
 
-#: Most memory for kept hidden states: 2 million positions of a model 2,048 wide in bfloat16.
+#: Most memory for stored hidden states: 2 million positions of a model 2,048 wide in bfloat16.
 MAX_HIDDEN_STATE_BYTES = 8 << 30
 
-#: Needs that keep P x D numbers a sequence.
+#: Needs that keep P x D numbers per sequence.
 _WIDE: tuple[BaseScoreKind, ...] = ("logits", "hidden")
 
 
@@ -84,13 +84,13 @@ class BaseScores:
         self._device = device
 
     def get(self, group: ExampleGroup, indices: Sequence[int]) -> GroupBaseScores:
-        """Return the reference of some sequences of a group, in their order: whatever was kept of it."""
+        """Return the reference of some sequences of a group, in their order: what was computed of it."""
 
-        def found(need: BaseScoreKind) -> list[torch.Tensor] | None:
+        def stack(need: BaseScoreKind) -> list[torch.Tensor] | None:
             by_index = self.tensors.get((group, need))
             return None if by_index is None else [by_index[index] for index in indices]
 
-        logp, last, hidden = found("sequence_logp"), found("logits"), found("hidden")
+        logp, last, hidden = stack("sequence_logp"), stack("logits"), stack("hidden")
         logits_PV = None
         if last is not None:
             assert self.projection is not None
@@ -102,22 +102,22 @@ class BaseScores:
         )
 
     def mean_nll(self, group: ExampleGroup, indices: Sequence[int], num_tokens: int) -> float:
-        """Return the base model's mean NLL a token over some sequences that have so many tokens together."""
+        """Return the base model's mean NLL per token over sequences with `num_tokens` tokens together."""
         by_index = self.tensors[group, "sequence_logp"]
         return -sum(float(by_index[index]) for index in indices) / num_tokens
 
     def save(self, folder: Path) -> None:
-        """Keep the numbers for a resumed run. The projection is the base model's own and is not kept."""
+        """Keep the numbers for a resumed run. The projection is the base model's own and is not stored."""
         tensors = {
             f"{need}.{group}.{index}": value
             for (group, need), by_index in self.tensors.items()
             for index, value in by_index.items()
         }
-        save_tensors(folder / _FILE, tensors, "the reference scores")
+        save_tensors(folder / _FILE, tensors, "the base scores")
 
     @classmethod
     def load(cls, folder: Path, loaded: LoadedModel) -> "BaseScores | None":
-        """Return what an earlier attempt kept, if it did. The model must still be the base."""
+        """Return what an earlier attempt stored, if it did. The model must still be the base."""
         if not (folder / _FILE).exists():
             return None
         reference = cls(loaded.device)
@@ -145,46 +145,50 @@ def compute_base_scores(
     """
     _check_room(loaded, requests)
     reference = BaseScores(loaded.device)
-    if any("logits" in one.kinds for one in requests.values()):
+    if any("logits" in request.kinds for request in requests.values()):
         reference.projection = VocabularyProjection.from_model(loaded)
-    for group, one in requests.items():
-        kept: dict[BaseScoreKind, dict[int, torch.Tensor]] = {
-            need: reference.tensors.setdefault((group, need), {}) for need in one.kinds
+    for group, request in requests.items():
+        tensors_by_index: dict[BaseScoreKind, dict[int, torch.Tensor]] = {
+            need: reference.tensors.setdefault((group, need), {}) for need in request.kinds
         }
 
-        def work(items: list[BatchItem], kept: dict[BaseScoreKind, dict[int, torch.Tensor]] = kept) -> None:
+        def work(
+            items: list[BatchItem], tensors_by_index: dict[BaseScoreKind, dict[int, torch.Tensor]] = tensors_by_index
+        ) -> None:
             raise_if_stop_requested(listener)
             with loaded.autocast():
                 packed = pack([item.example for item in items], loaded.device)
                 scores = score(loaded.model, packed, layer=layer, with_head_input=reference.projection is not None)
-            if "sequence_logp" in kept:
+            if "sequence_logp" in tensors_by_index:
                 pairs = zip(items, scores.sequence_logp_B, strict=True)
-                kept["sequence_logp"].update((item.index, value) for item, value in pairs)
-            if "logits" in kept:
+                tensors_by_index["sequence_logp"].update((item.index, value) for item, value in pairs)
+            if "logits" in tensors_by_index:
                 assert reference.projection is not None
                 assert scores.head_input_PD is not None
                 last_PD = scores.head_input_PD.to(loaded.compute_dtype)
                 _check_projection(reference.projection(last_PD), scores.logits_PV, loaded.model)
-                _keep_rows(kept["logits"], items, scores, last_PD)
-            if "hidden" in kept:
+                _keep_rows(tensors_by_index["logits"], items, scores, last_PD)
+            if "hidden" in tensors_by_index:
                 assert scores.hidden_PD is not None
-                _keep_rows(kept["hidden"], items, scores, scores.hidden_PD.to(loaded.compute_dtype))
+                _keep_rows(tensors_by_index["hidden"], items, scores, scores.hidden_PD.to(loaded.compute_dtype))
 
-        units: list[BatchUnit] = [(BatchItem(group, index, one.examples[index]),) for index in one.indices]
+        units: list[BatchUnit] = [(BatchItem(group, index, request.examples[index]),) for index in request.indices]
         batcher.run(units, work, undo=lambda: None)
     return reference
 
 
-def _keep_rows(kept: dict[int, torch.Tensor], items: list[BatchItem], scores: Scores, rows_PD: torch.Tensor) -> None:
+def _keep_rows(
+    tensors_by_index: dict[int, torch.Tensor], items: list[BatchItem], scores: Scores, rows_PD: torch.Tensor
+) -> None:
     for place, item in enumerate(items):
-        kept[item.index] = rows_PD[scores.sequence_P == place].cpu()
+        tensors_by_index[item.index] = rows_PD[scores.sequence_P == place].cpu()
 
 
 def _check_room(loaded: LoadedModel, wanted: Mapping[ExampleGroup, BaseScoreRequest]) -> None:
     position_bytes = loaded.model.get_output_embeddings().weight.shape[1] * loaded.compute_dtype.itemsize
-    for group, one in wanted.items():
-        wide = [need for need in one.kinds if need in _WIDE]
-        examples = [one.examples[index] for index in one.indices]
+    for group, request in wanted.items():
+        wide = [need for need in request.kinds if need in _WIDE]
+        examples = [request.examples[index] for index in request.indices]
         num_positions = sum(len(example.token_ids) - example.num_prompt_tokens for example in examples)
         needed = num_positions * position_bytes * len(wide)
         if needed > MAX_HIDDEN_STATE_BYTES:

@@ -12,7 +12,7 @@ from soul_core.training.micro_batching import BatchItem, BatchUnit
 
 
 class TrainingBatches:
-    """The forget and the retain stream of a run. Its state is where they stand."""
+    """The forget and the retain stream of a run. Its state is their positions."""
 
     def __init__(self, spec: JobSpec, groups: Mapping[ExampleGroup, Sequence[Example]]) -> None:
         self._spec, self.groups = spec, groups
@@ -47,21 +47,21 @@ class TrainingBatches:
         return sorted({index for _ in range(num_steps) for index in stream.next_batch()}) if stream else []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the streams stand, as plain values."""
+        """Return the positions of the streams, as plain values."""
         return {
             "forget_stream": self._forget.state_dict() if self._forget else None,
             "retain_stream": self._retain.state_dict() if self._retain else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of the same run."""
+        """Continue from a state of the same run."""
         if self._forget:
             self._forget.load_state_dict(state["forget_stream"])
         if self._retain:
             self._retain.load_state_dict(state["retain_stream"])
 
     def _of_kind(self, units: Sequence[BatchUnit], data: str) -> list[BatchUnit]:
-        """Return the examples of the wanted kind; drawn anew when the loss has none (no retain term)."""
+        """Return the examples of the requested kind; drawn again when the loss has none (no retain term)."""
         chosen = [unit for unit in units if data in {"both", "retain" if is_retain(unit) else "forget"}]
         if not any(map(is_retain, units)) and data != "forget" and self._retain:
             chosen += [self._unit(("retain",), index) for index in self._retain.next_batch()]
@@ -80,5 +80,5 @@ class TrainingBatches:
 
 
 def is_retain(unit: BatchUnit) -> bool:
-    """Say whether a unit belongs to the retain term."""
+    """Return whether a unit belongs to the retain term."""
     return unit[0].group == "retain"

@@ -30,7 +30,9 @@ def _hutchinson(
 ) -> list[torch.Tensor]:
     probes = [
         probe.to(loaded.device)
-        for probe in curvature.sample_rademacher([each.shape for each in get_trainable_parameters(loaded)], generator)
+        for probe in curvature.sample_rademacher(
+            [parameter.shape for parameter in get_trainable_parameters(loaded)], generator
+        )
     ]
     return curvature.hutchinson(probes, hessian_vector_product(loaded, units, batcher, probes))
 

@@ -1,6 +1,6 @@
-"""Linear layers whose frozen weights are kept in few bits while adapters beside them train, as in QLoRA.
+"""Linear layers whose frozen weights are stored in few bits while their adapters train, as in QLoRA.
 
-Source: Dettmers et al. 2023, arXiv:2305.14314 (4-bit NormalFloat with double quantization; weights made whole for each
+Source: Dettmers et al. 2023, arXiv:2305.14314 (4-bit NormalFloat with double quantization; weights dequantized for each
 product). Differs from it: int8 and plain bfloat16 are choices too, and the original weights are kept in the host's
 memory: adapters are merged into them, not into the rounded ones.
 """
@@ -30,13 +30,13 @@ def check_quantizable(layer: torch.nn.Linear, storage_format: StorageFormat) -> 
 
 
 class FrozenLinear(torch.nn.Linear):
-    """A linear layer that gives what the original would, but for the rounding of its weights."""
+    """A linear layer that computes what the original would, except for the rounding of its weights."""
 
     def __init__(self, original: torch.nn.Linear, storage_format: StorageFormat) -> None:
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = original.in_features, original.out_features, original.bias
         weight = original.weight.detach()
-        self._whole = _KEEPERS[storage_format](weight)
+        self._whole = _STORAGE_FORMATS[storage_format](weight)
         self._device = weight.device
         # empty: what peft asks for the device and the type of its adapters
         self.register_buffer("weight", torch.empty(0, device=weight.device, dtype=weight.dtype), persistent=False)
@@ -62,7 +62,7 @@ Dequantizer = Callable[[torch.dtype], torch.Tensor]
 
 
 class _Product(torch.autograd.Function):
-    """x W^T with a frozen W that is made whole anew for the backward pass instead of being kept for it."""
+    """x W^T with a frozen W that is dequantized again for the backward pass instead of being stored for it."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, whole: Dequantizer) -> torch.Tensor:
@@ -84,30 +84,30 @@ def _int8(weight: torch.Tensor) -> Dequantizer:
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype)
     layer.weight.data.copy_(weight)
     torchao.quantize_(layer, torchao.Int8WeightOnlyConfig())
-    kept: Any = layer.weight.detach()
-    return lambda dtype: kept.dequantize().to(dtype)
+    stored: Any = layer.weight.detach()
+    return lambda dtype: stored.dequantize().to(dtype)
 
 
 def _nf4(weight: torch.Tensor) -> Dequantizer:
     torchao = _torchao("nf4")
     num_blocks = weight.numel() // _BLOCK
     scale_block = next(size for size in range(min(_SCALE_BLOCK, num_blocks), 0, -1) if num_blocks % size == 0)
-    kept = torchao.to_nf4(weight.contiguous(), block_size=_BLOCK, scaler_block_size=scale_block)
-    return lambda dtype: kept.get_original_weight().to(dtype)
+    stored = torchao.to_nf4(weight.contiguous(), block_size=_BLOCK, scaler_block_size=scale_block)
+    return lambda dtype: stored.get_original_weight().to(dtype)
 
 
-def _torchao(kept: str) -> Any:
+def _torchao(storage_format: str) -> Any:
     try:
         import torchao.quantization
-    except (ImportError, OSError, AttributeError) as error:  # not there, or built for another torch
+    except (ImportError, OSError, AttributeError) as error:  # missing, or built for another torch
         raise BadSpec(
-            f"lora.base_weights: '{kept}' needs torchao on the worker (pip install 'soul-unlearning[quantized]'), "
-            f"which cannot be used here: {type(error).__name__}; take 'bfloat16'"
+            f"lora.base_weights: '{storage_format}' needs torchao on the worker (pip install "
+            f"'soul-unlearning[quantized]'), which cannot be used here: {type(error).__name__}; take 'bfloat16'"
         ) from error
     return torchao.quantization
 
 
-_KEEPERS: dict[StorageFormat, Callable[[torch.Tensor], Dequantizer]] = {
+_STORAGE_FORMATS: dict[StorageFormat, Callable[[torch.Tensor], Dequantizer]] = {
     "bfloat16": _bfloat16,
     "int8": _int8,
     "nf4": _nf4,

@@ -2,7 +2,8 @@
 
 Source: SalUn (Fan et al. 2023, arXiv:2310.12508, equation 5): a mask of the largest |gradient of the forget loss|;
 WAGLE (Jia et al. 2024, arXiv:2410.17509): |w g_f - g_r g_f / gamma|.
-Differs from them: the gradients are of the answers' NLL whatever the forget term, and a share is kept, not a threshold.
+Differs from them: the gradients are of the answers' NLL whatever the forget term, and a
+fraction is kept, not a threshold.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ class SaliencyMask:
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._tensors = list(tensors)
-        self.trainable_fraction = sum(int(one.sum()) for one in tensors) / sum(one.numel() for one in tensors)
+        self.trainable_fraction = sum(int(mask.sum()) for mask in tensors) / sum(mask.numel() for mask in tensors)
         """Share of the trainable weights that may move."""
 
     def apply(self, values: Sequence[torch.Tensor | None]) -> None:
@@ -62,10 +63,10 @@ def load_or_compute_mask(
     batcher: MicroBatcher,
     folder: Path,
 ) -> SaliencyMask:
-    """Return the mask an earlier attempt kept in `folder`, or choose it: the model must still be the base then."""
+    """Return the mask an earlier attempt saved in `folder`, or choose it: the model must still be the base then."""
     if (folder / _FILE).exists():
-        kept = load_file(folder / _FILE, device=str(loaded.device))
-        return SaliencyMask([kept[str(number)] for number in range(len(kept))])
+        saved = load_file(folder / _FILE, device=str(loaded.device))
+        return SaliencyMask([saved[str(number)] for number in range(len(saved))])
     forget = compute_nll_gradients(loaded, select_units("forget", groups["forget"], spec.max_examples, seed), batcher)[
         0
     ]
@@ -110,7 +111,7 @@ def _lowest_kept(scores: Sequence[torch.Tensor], share: float) -> float:
     low, high = 1, int(torch.tensor(float("inf")).view(torch.int32))  # low is reached by enough, or is the smallest
     while high - low > 1:
         middle = (low + high) // 2
-        if sum(int((one >= middle).sum()) for one in bits) >= wanted:
+        if sum(int((tensor_bits >= middle).sum()) for tensor_bits in bits) >= wanted:
             low = middle
         else:
             high = middle

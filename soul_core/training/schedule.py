@@ -6,7 +6,7 @@ from soul_core.spec import JobSpec, Training
 
 
 def compute_num_steps(training: Training, *, num_forget: int, num_retain: int) -> int:
-    """Return the optimizer steps of a run over so many forget and retain rows (`train` rows of a fine-tuning).
+    """Return the optimizer steps of a run over `num_forget` and `num_retain` rows (`train` rows of a fine-tuning).
 
     Epochs are counted over what is learned or unlearned: the forget set, or without one the train set.
     """

@@ -32,7 +32,9 @@ def hessian_vector_product(
     def product(scores: Scores, parameters: Tensors, num_positions: int) -> Tensors:
         loss = cross_entropy(scores.logits_PV, scores.labels_P, reduction="sum") / num_positions
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
-        dot = torch.stack([(one * other).sum() for one, other in zip(gradients, vector, strict=True)]).sum()
+        dot = torch.stack(
+            [(gradient * direction).sum() for gradient, direction in zip(gradients, vector, strict=True)]
+        ).sum()
         return list(torch.autograd.grad(dot, parameters, materialize_grads=True))
 
     return _over(loaded, units, batcher, product)
@@ -68,15 +70,15 @@ def _over(
 ) -> Tensors:
     """Add up the products of the micro-batches."""
     parameters: Tensors = [*get_trainable_parameters(loaded)]
-    num_positions = sum(one.num_tokens for one in count_totals(units).values())
+    num_positions = sum(totals.num_tokens for totals in count_totals(units).values())
     total = [torch.zeros_like(parameter) for parameter in parameters]
 
     def work(items: list[BatchItem]) -> None:
         with use_twice_differentiable_attention():
             scores = score(loaded.model, pack([item.example for item in items], loaded.device))
             part = product(scores, parameters, num_positions)
-        for whole, one in zip(total, part, strict=True):
-            whole.add_(one)
+        for tensor, addend in zip(total, part, strict=True):
+            tensor.add_(addend)
 
     def undo() -> None:
         for whole in total:

@@ -22,7 +22,7 @@ def select_parameters(model: Module, selection: ParameterSelection) -> set[str]:
     included = set(_matched(names, selection.include, "parameters.include"))
     excluded = set(_matched(names, selection.exclude, "parameters.exclude"))
     by_tensor = {id(parameter): name for name, parameter in model.named_parameters()}
-    first = {name: by_tensor[id(each)] for name, each in model.named_parameters(remove_duplicate=False)}
+    first = {name: by_tensor[id(parameter)] for name, parameter in model.named_parameters(remove_duplicate=False)}
     chosen = {first[name] for name in included} - {first[name] for name in excluded}
     if not chosen:
         raise BadSpec("parameters: every weight that is included is excluded too; nothing could move")
@@ -32,15 +32,15 @@ def select_parameters(model: Module, selection: ParameterSelection) -> set[str]:
 def _matched(names: list[str], patterns: tuple[str, ...], place: str) -> Iterator[str]:
     for number, pattern in enumerate(patterns):
         expression = _compiled(pattern, f"{place}.{number}")
-        found = [name for name in names if expression.fullmatch(name)]
-        if not found:
+        matches = [name for name in names if expression.fullmatch(name)]
+        if not matches:
             near = difflib.get_close_matches(pattern, names, n=_NEAR, cutoff=0) or names[:_NEAR]
             raise BadSpec(f"{place}.{number}: '{pattern}' matches no weight; near: {', '.join(near)}")
-        yield from found
+        yield from matches
 
 
 def _compiled(pattern: str, place: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else translate(pattern))
     except re.error as error:
-        raise BadSpec(f"{place}: '{pattern}' is no regular expression: {error}") from error
+        raise BadSpec(f"{place}: '{pattern}' is not a regular expression: {error}") from error

@@ -33,25 +33,25 @@ def add_sharpness_aware_gradients(
     with _moved(loaded, pop_gradients(loaded), rho):
         add_gradients(forget)
     worst = pop_gradients(loaded)
-    kept = add_gradients(retain) if retain else Losses()
+    retain_losses = add_gradients(retain) if retain else Losses()
     for parameter, gradient in zip(get_trainable_parameters(loaded), worst, strict=True):
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    return Losses(total=losses.total + kept.total, forget=losses.forget, retain=kept.retain)
+    return Losses(total=losses.total + retain_losses.total, forget=losses.forget, retain=retain_losses.retain)
 
 
 @contextmanager
 def _moved(loaded: LoadedModel, direction: list[torch.Tensor], distance: float) -> Iterator[None]:
-    """Move the trainable weights by `distance` along `direction`; they come back to the bit."""
-    norm = torch.stack([one.norm() for one in direction]).norm()
+    """Move the trainable weights by `distance` along `direction`; they are restored exactly."""
+    norm = torch.stack([tensor.norm() for tensor in direction]).norm()
     parameters = get_trainable_parameters(loaded)
     before = [parameter.detach().clone() for parameter in parameters]
     try:
         with torch.no_grad():
-            for parameter, one in zip(parameters, direction, strict=True):
-                parameter.add_(one * (distance / norm.clamp(min=torch.finfo(norm.dtype).tiny)))
+            for parameter, tensor in zip(parameters, direction, strict=True):
+                parameter.add_(tensor * (distance / norm.clamp(min=torch.finfo(norm.dtype).tiny)))
         direction.clear()
         yield
     finally:
         with torch.no_grad():
-            for parameter, kept in zip(parameters, before, strict=True):
-                parameter.copy_(kept)
+            for parameter, saved in zip(parameters, before, strict=True):
+                parameter.copy_(saved)

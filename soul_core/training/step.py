@@ -73,7 +73,7 @@ def compute_nll_gradients(
 
     Against the true labels; with `sampled_by` against labels sampled from the model, whose draws come from it alone.
     """
-    num_positions = sum(one.num_tokens for one in count_totals(units).values())
+    num_positions = sum(totals.num_tokens for totals in count_totals(units).values())
     uniform = torch.empty(0)
     if label_generator is not None:
         uniform = torch.rand(num_positions, generator=label_generator, dtype=torch.float64).to(loaded.device)
@@ -99,9 +99,10 @@ def compute_nll_gradients(
 
 
 def pop_gradients(loaded: LoadedModel) -> list[torch.Tensor]:
-    """Return the gradients that stand in the trainable parameters, zeros where there is none, and clear them."""
+    """Return the gradients of the trainable parameters, zeros where there is none, and clear them."""
     gradients = [
-        torch.zeros_like(each) if each.grad is None else each.grad for each in get_trainable_parameters(loaded)
+        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for parameter in get_trainable_parameters(loaded)
     ]
     loaded.model.zero_grad(set_to_none=True)
     return gradients

@@ -189,7 +189,7 @@ class TrainingRun:
         self.curvature_schedule.record_estimate(self.step)
 
     def add_gradients(self, units: Sequence[BatchUnit]) -> Losses:
-        """Accumulate the gradient of the total loss, sharpness-aware if the spec says so."""
+        """Accumulate the gradient of the total loss, sharpness-aware if the spec has `sharpness`."""
         add = partial(
             add_gradients,
             self.loaded,

@@ -16,7 +16,9 @@ from soul_core.spec.terms import ForgetTerm, RetainTerm, SpecModel
 
 TABLES = {**FORGET_TERMS, **RETAIN_TERMS}
 CLASSES: dict[str, type[SpecModel]] = {
-    one.model_fields["kind"].default: one for union in (ForgetTerm, RetainTerm) for one in get_args(get_args(union)[0])
+    entry.model_fields["kind"].default: entry
+    for union in (ForgetTerm, RetainTerm)
+    for entry in get_args(get_args(union)[0])
 }
 
 
@@ -28,19 +30,19 @@ def evaluate(
 ) -> torch.Tensor:
     """Return a term's value where these sequences are all there is."""
     totals: dict[ExampleGroup, Totals] = {
-        group: Totals(one.num_sequences, len(one.labels_P)) for group, one in scores.items()
+        group: Totals(entry.num_sequences, len(entry.labels_P)) for group, entry in scores.items()
     }
     return TABLES[kind].loss_fn(TermInputs(scores, totals, reference or {}), CLASSES[kind](**spec))
 
 
-def told(answers: list[list[float]], *, differentiable: bool = False) -> Scores:
+def make_inputs(answers: list[list[float]], *, differentiable: bool = False) -> Scores:
     """Return scores in which each answer token has the given log-probability."""
     logp_P = torch.tensor([value for answer in answers for value in answer], requires_grad=differentiable)
     sequence_P = torch.tensor([index for index, answer in enumerate(answers) for _ in answer])
     return Scores(logp_P[:, None], torch.zeros_like(sequence_P), logp_P, sequence_P, len(answers))
 
 
-def distributed(p_PV: list[list[float]], *, labels: list[int], sequences: list[int] | None = None) -> Scores:
+def make_distribution(p_PV: list[list[float]], *, labels: list[int], sequences: list[int] | None = None) -> Scores:
     """Return scores in which each position has the given distribution."""
     return from_logits(torch.tensor(p_PV, dtype=torch.float64).log().float(), labels, sequences)
 
@@ -52,7 +54,7 @@ def from_logits(logits_PV: torch.Tensor, labels: list[int], sequences: list[int]
     return Scores(logits_PV, labels_P, logp_P, sequence_P, int(sequence_P.max()) + 1)
 
 
-def hidden(rows: list[list[float]]) -> Scores:
+def hidden_states(rows: list[list[float]]) -> Scores:
     zeros_P = torch.zeros(len(rows), dtype=torch.long)
     return Scores(zeros_P[:, None].float(), zeros_P, zeros_P.float(), zeros_P, 1, torch.tensor(rows))
 
@@ -67,12 +69,12 @@ def test_every_kind_of_the_spec_but_none_has_a_line_in_a_table() -> None:
 
 @pytest.mark.parametrize("kind", ["gradient_ascent", "grad_diff"])
 def test_ascent_is_minus_the_mean_nll_of_the_tokens(kind: str) -> None:
-    assert float(evaluate(kind, {"forget": told([[-1.0, -3.0], [-2.0]])})) == pytest.approx(-2.0)
+    assert float(evaluate(kind, {"forget": make_inputs([[-1.0, -3.0], [-2.0]])})) == pytest.approx(-2.0)
 
 
 def test_nll_and_refusal_are_the_mean_nll_of_the_tokens() -> None:
-    assert float(evaluate("nll", {"retain": told([[-1.0, -3.0], [-2.0]])})) == pytest.approx(2.0)
-    assert float(evaluate("refusal", {"refusal": told([[-1.0, -3.0], [-2.0]])})) == pytest.approx(2.0)
+    assert float(evaluate("nll", {"retain": make_inputs([[-1.0, -3.0], [-2.0]])})) == pytest.approx(2.0)
+    assert float(evaluate("refusal", {"refusal": make_inputs([[-1.0, -3.0], [-2.0]])})) == pytest.approx(2.0)
 
 
 def test_npo_takes_sums_over_answers_and_the_beta_of_the_spec() -> None:
@@ -80,41 +82,45 @@ def test_npo_takes_sums_over_answers_and_the_beta_of_the_spec() -> None:
     ratios = [(-1.0 - 3.0) - (-2.0), -2.0 - (-5.0)]
     for beta in (0.1, 2.0):
         expected = sum(2 / beta * math.log(1 + math.exp(beta * ratio)) for ratio in ratios) / 2
-        found = evaluate("npo", {"forget": told([[-1.0, -3.0], [-2.0]])}, {"forget": logp(-2.0, -5.0)}, beta=beta)
-        assert float(found) == pytest.approx(expected, rel=1e-5)
+        result = evaluate(
+            "npo", {"forget": make_inputs([[-1.0, -3.0], [-2.0]])}, {"forget": logp(-2.0, -5.0)}, beta=beta
+        )
+        assert float(result) == pytest.approx(expected, rel=1e-5)
 
 
 def test_npo_at_the_base_is_two_over_beta_times_log_two() -> None:
-    found = evaluate("npo", {"forget": told([[-1.0, -3.0]])}, {"forget": logp(-4.0)}, beta=0.1)
+    result = evaluate("npo", {"forget": make_inputs([[-1.0, -3.0]])}, {"forget": logp(-4.0)}, beta=0.1)
 
-    assert float(found) == pytest.approx(20 * math.log(2), rel=1e-5)
+    assert float(result) == pytest.approx(20 * math.log(2), rel=1e-5)
 
 
 def test_simnpo_takes_the_mean_nll_of_each_answer_less_the_margin() -> None:
-    found = evaluate("simnpo", {"forget": told([[-1.0, -3.0], [-5.0]])}, beta=2.0, delta=1.0)
+    result = evaluate("simnpo", {"forget": make_inputs([[-1.0, -3.0], [-5.0]])}, beta=2.0, delta=1.0)
 
     expected = (math.log(1 + math.exp(-2 * (2 - 1))) + math.log(1 + math.exp(-2 * (5 - 1)))) / 2
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(result) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "winner"), [("dpo", "refusal"), ("altpo", "alternate")])
 def test_a_preference_is_of_the_winner_over_the_answer_both_relative_to_the_base(
     kind: str, winner: ExampleGroup
 ) -> None:
-    scores: dict[ExampleGroup, Scores] = {winner: told([[-0.5, -0.5]]), "forget": told([[-4.0]])}
+    scores: dict[ExampleGroup, Scores] = {winner: make_inputs([[-0.5, -0.5]]), "forget": make_inputs([[-4.0]])}
     reference: dict[ExampleGroup, GroupBaseScores] = {winner: logp(-3.0), "forget": logp(-1.0)}
 
-    found = evaluate(kind, scores, reference, beta=0.5)
+    result = evaluate(kind, scores, reference, beta=0.5)
 
     margin = (-1.0 - -3.0) - (-4.0 - -1.0)
-    assert float(found) == pytest.approx(4 * math.log(1 + math.exp(-0.5 * margin)), rel=1e-5)
+    assert float(result) == pytest.approx(4 * math.log(1 + math.exp(-0.5 * margin)), rel=1e-5)
 
 
 def test_without_a_winner_that_moved_dpo_is_npo() -> None:
-    forget, base = told([[-4.0, -1.0], [-2.0]]), logp(-1.0, -3.0)
+    forget, base = make_inputs([[-4.0, -1.0], [-2.0]]), logp(-1.0, -3.0)
 
     preferred = evaluate(
-        "dpo", {"refusal": told([[-2.0], [-2.0]]), "forget": forget}, {"refusal": logp(-2.0, -2.0), "forget": base}
+        "dpo",
+        {"refusal": make_inputs([[-2.0], [-2.0]]), "forget": forget},
+        {"refusal": logp(-2.0, -2.0), "forget": base},
     )
 
     assert float(preferred) == pytest.approx(float(evaluate("npo", {"forget": forget}, {"forget": base})), rel=1e-5)
@@ -123,18 +129,18 @@ def test_without_a_winner_that_moved_dpo_is_npo() -> None:
 def test_undial_learns_the_bases_distribution_with_the_label_turned_down() -> None:
     base_PV = torch.zeros(1, 2)  # one half each; log 3 less for the label leaves it one quarter
 
-    found = evaluate(
+    result = evaluate(
         "undial",
-        {"forget": distributed([[0.8, 0.2]], labels=[0])},
+        {"forget": make_distribution([[0.8, 0.2]], labels=[0])},
         {"forget": GroupBaseScores(logits_PV=base_PV)},
         beta=math.log(3),
     )
 
-    assert float(found) == pytest.approx(-0.25 * math.log(0.8) - 0.75 * math.log(0.2), rel=1e-5)
+    assert float(result) == pytest.approx(-0.25 * math.log(0.8) - 0.75 * math.log(0.2), rel=1e-5)
 
 
 def test_ce_u_learns_the_models_distribution_without_the_label() -> None:
-    scores = distributed([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], labels=[0, 2])
+    scores = make_distribution([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], labels=[0, 2])
     first, second = -0.6 * math.log(0.3) - 0.4 * math.log(0.2), -math.log(0.1)
 
     assert float(evaluate("ce_u", {"forget": scores}, skip_first_token=False)) == pytest.approx((first + second) / 2)
@@ -142,41 +148,45 @@ def test_ce_u_learns_the_models_distribution_without_the_label() -> None:
 
 
 def test_ce_u_leaves_out_the_first_token_of_every_answer() -> None:
-    scores = distributed([[0.5, 0.5], [0.9, 0.1], [0.7, 0.3], [0.5, 0.5]], labels=[0, 0, 0, 0], sequences=[0, 0, 0, 1])
+    scores = make_distribution(
+        [[0.5, 0.5], [0.9, 0.1], [0.7, 0.3], [0.5, 0.5]], labels=[0, 0, 0, 0], sequences=[0, 0, 0, 1]
+    )
 
-    found = evaluate("ce_u", {"forget": scores})
+    result = evaluate("ce_u", {"forget": scores})
 
-    assert float(found) == pytest.approx((-math.log(0.1) - math.log(0.3)) / 2, rel=1e-5)
+    assert float(result) == pytest.approx((-math.log(0.1) - math.log(0.3)) / 2, rel=1e-5)
 
 
 def test_wga_weighs_by_a_power_of_the_probability() -> None:
-    scores = told([[math.log(0.5)], [math.log(0.25)]], differentiable=True)
+    scores = make_inputs([[math.log(0.5)], [math.log(0.25)]], differentiable=True)
 
-    found = evaluate("wga", {"forget": scores}, alpha=2.0)
+    result = evaluate("wga", {"forget": scores}, alpha=2.0)
 
-    assert float(found.detach()) == pytest.approx((0.25 * math.log(0.5) + 0.0625 * math.log(0.25)) / 2, rel=1e-5)
-    assert torch.autograd.grad(found, scores.logp_P)[0].tolist() == pytest.approx([0.25 / 2, 0.0625 / 2], rel=1e-5)
+    assert float(result.detach()) == pytest.approx((0.25 * math.log(0.5) + 0.0625 * math.log(0.25)) / 2, rel=1e-5)
+    assert torch.autograd.grad(result, scores.logp_P)[0].tolist() == pytest.approx([0.25 / 2, 0.0625 / 2], rel=1e-5)
 
 
 def test_satimp_weighs_by_saturation_and_importance() -> None:
-    scores = told([[math.log(0.5)], [math.log(0.25)]], differentiable=True)
+    scores = make_inputs([[math.log(0.5)], [math.log(0.25)]], differentiable=True)
     weights = [0.5**2 * 0.5**3, 0.25**2 * 0.75**3]
 
-    found = evaluate("satimp", {"forget": scores}, beta1=2.0, beta2=3.0)
+    result = evaluate("satimp", {"forget": scores}, beta1=2.0, beta2=3.0)
 
-    assert float(found.detach()) == pytest.approx(
+    assert float(result.detach()) == pytest.approx(
         (weights[0] * math.log(0.5) + weights[1] * math.log(0.25)) / 2, rel=1e-5
     )
     expected = [weight / 2 for weight in weights]
-    assert torch.autograd.grad(found, scores.logp_P)[0].tolist() == pytest.approx(expected, rel=1e-5)
+    assert torch.autograd.grad(result, scores.logp_P)[0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_rmu_is_the_squared_distance_to_the_steered_direction_over_the_width() -> None:
-    at_zero = evaluate("rmu", {"forget": hidden([[0.0, 0.0], [0.0, 0.0]])}, coefficient=6.5)
+    at_zero = evaluate("rmu", {"forget": hidden_states([[0.0, 0.0], [0.0, 0.0]])}, coefficient=6.5)
     steered = (6.5 * make_control_vector_D(0, 2)).float().tolist()
 
     assert float(at_zero) == pytest.approx(6.5**2 / 2), "whatever the direction: it is a unit vector"
-    assert float(evaluate("rmu", {"forget": hidden([steered])}, coefficient=6.5)) == pytest.approx(0.0, abs=1e-10)
+    assert float(evaluate("rmu", {"forget": hidden_states([steered])}, coefficient=6.5)) == pytest.approx(
+        0.0, abs=1e-10
+    )
 
 
 def test_the_direction_of_rmu_is_the_seeds() -> None:
@@ -188,9 +198,9 @@ def test_the_direction_of_rmu_is_the_seeds() -> None:
 def test_rmu_retain_is_the_squared_distance_to_the_base_over_the_width() -> None:
     base = GroupBaseScores(hidden_PD=torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
-    found = evaluate("rmu_retain", {"retain": hidden([[1.0, 2.0], [1.0, 1.0]])}, {"retain": base})
+    result = evaluate("rmu_retain", {"retain": hidden_states([[1.0, 2.0], [1.0, 1.0]])}, {"retain": base})
 
-    assert float(found) == pytest.approx((1 + 4) / 2 / 2)
+    assert float(result) == pytest.approx((1 + 4) / 2 / 2)
 
 
 def test_pdu_is_the_squared_margin_over_the_mean_logit() -> None:
@@ -201,7 +211,7 @@ def test_pdu_is_the_squared_margin_over_the_mean_logit() -> None:
 
 def test_kl_is_the_true_one_worked_out_by_hand() -> None:
     # Upstream leaves the base's entropy out: its "KL" of a model with itself is that entropy, not zero.
-    model, base = distributed([[0.5, 0.5]], labels=[0]), distributed([[0.9, 0.1]], labels=[0])
+    model, base = make_distribution([[0.5, 0.5]], labels=[0]), make_distribution([[0.9, 0.1]], labels=[0])
 
     def kl(of: Scores) -> float:
         return float(evaluate("kl", {"retain": of}, {"retain": GroupBaseScores(logits_PV=base.logits_PV)}))
@@ -214,7 +224,7 @@ def test_kl_is_the_true_one_worked_out_by_hand() -> None:
 
 
 @pytest.fixture
-def drawn() -> Scores:
+def draw() -> Scores:
     generator = torch.Generator().manual_seed(0)
     return from_logits(
         3 * torch.randn(6, 9, generator=generator), labels=[0, 3, 8, 2, 2, 5], sequences=[0, 0, 0, 1, 1, 1]
@@ -230,47 +240,47 @@ def base_PV() -> torch.Tensor:
     ("kind", "spec"),
     [("gradient_ascent", {}), ("wga", {"alpha": 0.0}), ("satimp", {"beta1": 0.0, "beta2": 0.0})],
 )
-def test_unweighted_ascent_is_minus_torchs_cross_entropy(kind: str, spec: dict[str, float], drawn: Scores) -> None:
-    expected = -cross_entropy(drawn.logits_PV, drawn.labels_P)
+def test_unweighted_ascent_is_minus_torchs_cross_entropy(kind: str, spec: dict[str, float], draw: Scores) -> None:
+    expected = -cross_entropy(draw.logits_PV, draw.labels_P)
 
-    torch.testing.assert_close(evaluate(kind, {"forget": drawn}, **spec), expected)
+    torch.testing.assert_close(evaluate(kind, {"forget": draw}, **spec), expected)
 
 
-def test_kl_is_torchs_kl_of_the_base_from_the_model(drawn: Scores, base_PV: torch.Tensor) -> None:
-    expected = kl_divergence(Categorical(logits=base_PV), Categorical(logits=drawn.logits_PV)).mean()
+def test_kl_is_torchs_kl_of_the_base_from_the_model(draw: Scores, base_PV: torch.Tensor) -> None:
+    expected = kl_divergence(Categorical(logits=base_PV), Categorical(logits=draw.logits_PV)).mean()
 
     torch.testing.assert_close(
-        evaluate("kl", {"retain": drawn}, {"retain": GroupBaseScores(logits_PV=base_PV)}), expected
+        evaluate("kl", {"retain": draw}, {"retain": GroupBaseScores(logits_PV=base_PV)}), expected
     )
 
 
-def test_undial_is_torchs_kl_and_entropy_of_its_targets(drawn: Scores, base_PV: torch.Tensor) -> None:
+def test_undial_is_torchs_kl_and_entropy_of_its_targets(draw: Scores, base_PV: torch.Tensor) -> None:
     adjusted_PV = base_PV.clone()
-    adjusted_PV[range(6), drawn.labels_P] -= 10.0
+    adjusted_PV[range(6), draw.labels_P] -= 10.0
     target = Categorical(logits=adjusted_PV)
-    expected = (kl_divergence(target, Categorical(logits=drawn.logits_PV)) + target.entropy()).mean()
+    expected = (kl_divergence(target, Categorical(logits=draw.logits_PV)) + target.entropy()).mean()
 
-    found = evaluate("undial", {"forget": drawn}, {"forget": GroupBaseScores(logits_PV=base_PV)})
+    result = evaluate("undial", {"forget": draw}, {"forget": GroupBaseScores(logits_PV=base_PV)})
 
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
 
-def test_undial_leaves_the_bases_logits_as_they_were(drawn: Scores, base_PV: torch.Tensor) -> None:
+def test_undial_leaves_the_bases_logits_as_they_were(draw: Scores, base_PV: torch.Tensor) -> None:
     before = base_PV.clone()
 
-    evaluate("undial", {"forget": drawn}, {"forget": GroupBaseScores(logits_PV=base_PV)})
+    evaluate("undial", {"forget": draw}, {"forget": GroupBaseScores(logits_PV=base_PV)})
 
     assert torch.equal(base_PV, before)
 
 
-def test_the_gradient_of_ce_u_is_the_models_distribution_less_its_target(drawn: Scores) -> None:
-    logits_PV = drawn.logits_PV.clone().requires_grad_()
-    scores = from_logits(logits_PV, drawn.labels_P.tolist(), drawn.sequence_P.tolist())
-    without_PV = drawn.logits_PV.scatter(1, drawn.labels_P[:, None], -torch.inf)
+def test_the_gradient_of_ce_u_is_the_models_distribution_less_its_target(draw: Scores) -> None:
+    logits_PV = draw.logits_PV.clone().requires_grad_()
+    scores = from_logits(logits_PV, draw.labels_P.tolist(), draw.sequence_P.tolist())
+    without_PV = draw.logits_PV.scatter(1, draw.labels_P[:, None], -torch.inf)
 
     evaluate("ce_u", {"forget": scores}, skip_first_token=False).backward()
 
-    expected_PV = (drawn.logits_PV.softmax(-1) - without_PV.softmax(-1)) / 6
+    expected_PV = (draw.logits_PV.softmax(-1) - without_PV.softmax(-1)) / 6
     torch.testing.assert_close(logits_PV.grad, expected_PV)
 
 

@@ -135,11 +135,11 @@ def test_at_the_base_holding_on_to_it_costs_nothing(retain: str, taught_model_di
     assert losses.retain == pytest.approx(0.0, abs=1e-5)
 
 
-def _assert_close(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+def _assert_close(result: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
     """Compare gradients by the size of the largest: losses of the terms differ by orders of magnitude."""
     scale = max(float(gradient.abs().max()) for gradient in expected)
-    for one, two in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, two, rtol=2e-3, atol=2e-5 * scale)
+    for entry, two in zip(result, expected, strict=True):
+        torch.testing.assert_close(entry, two, rtol=2e-3, atol=2e-5 * scale)
 
 
 def _padded_loss(material: Material) -> torch.Tensor:
@@ -166,8 +166,8 @@ def _whole(reference: BaseScores, group: ExampleGroup, groups: dict[ExampleGroup
 def _padded_scores(loaded: LoadedModel, examples: list[Example]) -> Scores:
     width = max(len(example.token_ids) for example in examples)
     pad = loaded.tokenizer.pad_token_id
-    ids_BT = torch.tensor([[pad] * (width - len(one.token_ids)) + list(one.token_ids) for one in examples])
-    mask_BT = torch.tensor([[0] * (width - len(one.token_ids)) + [1] * len(one.token_ids) for one in examples])
+    ids_BT = torch.tensor([[pad] * (width - len(entry.token_ids)) + list(entry.token_ids) for entry in examples])
+    mask_BT = torch.tensor([[0] * (width - len(entry.token_ids)) + [1] * len(entry.token_ids) for entry in examples])
     output = loaded.model(
         input_ids=ids_BT,
         attention_mask=mask_BT,
@@ -176,12 +176,12 @@ def _padded_scores(loaded: LoadedModel, examples: list[Example]) -> Scores:
         output_hidden_states=True,
     )
     rows, columns, sequences, labels = [], [], [], []
-    for index, one in enumerate(examples):
-        for place in range(one.num_prompt_tokens, len(one.token_ids)):
+    for index, entry in enumerate(examples):
+        for place in range(entry.num_prompt_tokens, len(entry.token_ids)):
             rows.append(index)
-            columns.append(width - len(one.token_ids) + place - 1)
+            columns.append(width - len(entry.token_ids) + place - 1)
             sequences.append(index)
-            labels.append(one.token_ids[place])
+            labels.append(entry.token_ids[place])
     logits_PV = output.logits[rows, columns].float()
     labels_P = torch.tensor(labels)
     logp_P = logits_PV.log_softmax(-1)[range(len(labels)), labels_P]

@@ -83,9 +83,9 @@ def weights(loaded: LoadedModel) -> torch.Tensor:
 def test_its_defaults_forget_what_they_should_and_keep_more_of_the_rest(run: Run, kind: str, optimizer: str) -> None:
     _, loaded = run(spec_of(kind, optimizer))
 
-    forgotten, kept = probability(loaded, FORGET), probability(loaded, RETAIN)
+    forgotten, remaining = probability(loaded, FORGET), probability(loaded, RETAIN)
     assert forgotten < 0.9  # 0.997 before
-    assert forgotten < kept
+    assert forgotten < remaining
 
 
 @pytest.mark.parametrize("kind", ["rmu", "pdu", "altpo", "undial", "dpo"])
@@ -131,7 +131,7 @@ def test_the_retain_weight_of_pdu_grows_while_the_retain_loss_is_over_its_bound(
     under, _ = run(spec_of("pdu", steps=8, slack=50.0, dual_start=1.0, dual_step=1.0), state="under")
     late, _ = run(spec_of("pdu", steps=8, slack=50.0, dual_start=1.0, dual_warmup=99), state="late")
 
-    rising, falling, still = (one.curves["retain_weight"] for one in (over, under, late))
+    rising, falling, still = (entry.curves["retain_weight"] for entry in (over, under, late))
     assert rising[-1] is not None
     assert rising[-1] > 1.0
     assert falling[1:] == (0.0,) * 7, "held at zero"

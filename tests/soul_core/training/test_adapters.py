@@ -23,7 +23,7 @@ from tests.fixtures.capitals import write_rows
 from tests.fixtures.capitals_training import NAMES, RecordingListener, examples_of, probability, train_tiny, weights
 
 NEEDS_TORCHAO = pytest.mark.skipif(find_spec("torchao") is None, reason="the extra 'quantized' is not installed")
-FEW_BITS = [pytest.param(kept, marks=NEEDS_TORCHAO) for kept in ("int8", "nf4")]
+FEW_BITS = [pytest.param(remaining, marks=NEEDS_TORCHAO) for remaining in ("int8", "nf4")]
 
 FORGETS = {
     "optimizer": {"kind": "adamw", "lr": 5e-3},
@@ -34,7 +34,7 @@ FORGETS = {
 
 
 @pytest.fixture
-def loaded(taught_model_dir: Path) -> LoadedModel:
+def loaded_model(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
@@ -44,66 +44,70 @@ def spec_of(**lora: Any) -> JobSpec:
 
 
 @torch.no_grad()
-def logits(loaded: LoadedModel) -> torch.Tensor:
-    return score(loaded.model, pack(examples_of(loaded)[0])).logits_PV
+def logits(loaded_model: LoadedModel) -> torch.Tensor:
+    return score(loaded_model.model, pack(examples_of(loaded_model)[0])).logits_PV
 
 
-def test_at_first_adapters_change_nothing_and_only_they_may_move(loaded: LoadedModel) -> None:
-    before = logits(loaded)
+def test_at_first_adapters_change_nothing_and_only_they_may_move(loaded_model: LoadedModel) -> None:
+    before = logits(loaded_model)
 
-    movable = TrainableParameters(loaded, spec_of(rank=4))
+    trainable_parameters = TrainableParameters(loaded_model, spec_of(rank=4))
 
-    assert torch.equal(logits(loaded), before)
-    moving = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
+    assert torch.equal(logits(loaded_model), before)
+    moving = [name for name, parameter in loaded_model.model.named_parameters() if parameter.requires_grad]
     assert len(moving) == 2 * 2 * 7  # A and B, two layers, seven projections each; not the last layer
     assert all(".lora_" in name for name in moving)
-    movable.finalize()
+    trainable_parameters.finalize()
 
 
-def test_merged_the_model_says_what_it_said_with_adapters_and_is_plain(loaded: LoadedModel) -> None:
-    names = {name: parameter.shape for name, parameter in loaded.model.named_parameters()}
-    movable = TrainableParameters(loaded, spec_of(rank=4))
+def test_merged_the_model_says_what_it_said_with_adapters_and_is_plain(loaded_model: LoadedModel) -> None:
+    names = {name: parameter.shape for name, parameter in loaded_model.model.named_parameters()}
+    trainable_parameters = TrainableParameters(loaded_model, spec_of(rank=4))
     with torch.no_grad():
-        for name, parameter in loaded.model.named_parameters():
+        for name, parameter in loaded_model.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
-    adapted = logits(loaded)
+    adapted = logits(loaded_model)
 
-    movable.finalize()
+    trainable_parameters.finalize()
 
-    torch.testing.assert_close(logits(loaded), adapted, rtol=1e-3, atol=1e-3)
-    assert {name: parameter.shape for name, parameter in loaded.model.named_parameters()} == names
-    assert all(parameter.requires_grad for parameter in loaded.model.parameters())
-    assert not hasattr(loaded.model, "peft_config")
+    torch.testing.assert_close(logits(loaded_model), adapted, rtol=1e-3, atol=1e-3)
+    assert {name: parameter.shape for name, parameter in loaded_model.model.named_parameters()} == names
+    assert all(parameter.requires_grad for parameter in loaded_model.model.parameters())
+    assert not hasattr(loaded_model.model, "peft_config")
 
 
-def test_adapters_are_born_the_same_from_the_same_seed_and_leave_the_global_draws_alone(loaded: LoadedModel) -> None:
+def test_equal_seeds_make_equal_adapters_and_no_global_random_draws(
+    loaded_model: LoadedModel,
+) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     born = []
     for seed in (0, 0, 1):
         torch.manual_seed(11)
-        movable = TrainableParameters(loaded, JobSpec.model_validate({"lora": {"rank": 4}, "seed": seed}))
+        trainable_parameters = TrainableParameters(
+            loaded_model, JobSpec.model_validate({"lora": {"rank": 4}, "seed": seed})
+        )
         assert torch.equal(torch.rand(3), expected)
         born.append(
-            torch.cat([p.flatten() for name, p in loaded.model.named_parameters() if "lora_A" in name]).detach()
+            torch.cat([p.flatten() for name, p in loaded_model.model.named_parameters() if "lora_A" in name]).detach()
         )
-        movable.finalize()
+        trainable_parameters.finalize()
 
     assert torch.equal(born[0], born[1])
     assert not torch.equal(born[0], born[2])
 
 
-def test_patterns_choose_which_layers_get_an_adapter(loaded: LoadedModel) -> None:
+def test_patterns_choose_which_layers_get_an_adapter(loaded_model: LoadedModel) -> None:
     spec = JobSpec.model_validate(
         {"lora": {"targets": ["q_proj", "down_proj"]}, "parameters": {"include": ["model.layers.1.*"]}}
     )
 
-    movable = TrainableParameters(loaded, spec)
+    trainable_parameters = TrainableParameters(loaded_model, spec)
 
-    adapted = {name.partition(".lora_")[0] for name, p in loaded.model.named_parameters() if p.requires_grad}
+    adapted = {name.partition(".lora_")[0] for name, p in loaded_model.model.named_parameters() if p.requires_grad}
     assert adapted == {"model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"}
-    movable.finalize()
+    trainable_parameters.finalize()
 
 
 @pytest.mark.parametrize(
@@ -116,10 +120,10 @@ def test_patterns_choose_which_layers_get_an_adapter(loaded: LoadedModel) -> Non
     ],
 )
 def test_what_the_model_does_not_have_is_refused_before_anything_is_spent(
-    loaded: LoadedModel, spec: dict[str, Any], message: str
+    loaded_model: LoadedModel, spec: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BadSpec, match=message):
-        check_trainable_parameters(loaded, JobSpec.model_validate(spec))
+        check_trainable_parameters(loaded_model, JobSpec.model_validate(spec))
 
 
 def test_npo_with_lora_on_all_linear_layers_really_forgets(taught_model_dir: Path, tmp_path: Path) -> None:
@@ -133,12 +137,12 @@ def test_npo_with_lora_on_all_linear_layers_really_forgets(taught_model_dir: Pat
     assert probability(after, retain) > 0.7
 
 
-@pytest.mark.parametrize("kept", ["bfloat16", *FEW_BITS])
-def test_beside_frozen_weights_of_few_bits_it_forgets_too_and_only_adapters_are_added_to_the_original(
-    kept: str, taught_model_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("remaining", ["bfloat16", *FEW_BITS])
+def test_lora_on_quantized_weights_forgets_and_the_original_gets_only_adapters(
+    remaining: str, taught_model_dir: Path, tmp_path: Path
 ) -> None:
     before = load_model(taught_model_dir, device="cpu")
-    spec = {**FORGETS, "lora": {"base_weights": kept, "rank": 2, "output": "adapter"}, "training": {"steps": 20}}
+    spec = {**FORGETS, "lora": {"base_weights": remaining, "rank": 2, "output": "adapter"}, "training": {"steps": 20}}
 
     trained, after = train_tiny(taught_model_dir, tmp_path, spec)
 
@@ -152,25 +156,25 @@ def test_beside_frozen_weights_of_few_bits_it_forgets_too_and_only_adapters_are_
 
 
 @pytest.mark.parametrize(
-    ("kept", "bits"),
+    ("remaining", "bits"),
     [
         ("bfloat16", 8),
         pytest.param("int8", 7, marks=NEEDS_TORCHAO),
         pytest.param("nf4", 3, marks=NEEDS_TORCHAO),
     ],
 )
-def test_a_frozen_layer_gives_what_the_original_does_but_for_rounding(kept: StorageFormat, bits: int) -> None:
+def test_a_frozen_layer_gives_what_the_original_does_but_for_rounding(remaining: StorageFormat, bits: int) -> None:
     torch.manual_seed(0)
     original = torch.nn.Linear(64, 48)
     x = torch.randn(5, 64, requires_grad=True)
     expected = original(x)
     (wanted,) = torch.autograd.grad(expected.square().sum(), x)
 
-    frozen = FrozenLinear(original, kept)
-    found = frozen(x)
-    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    frozen = FrozenLinear(original, remaining)
+    result = frozen(x)
+    (gradient,) = torch.autograd.grad(result.square().sum(), x)
 
-    assert ((found - expected).norm() / expected.norm()).item() < 2 ** (1 - bits)
+    assert ((result - expected).norm() / expected.norm()).item() < 2 ** (1 - bits)
     assert ((gradient - wanted).norm() / wanted.norm()).item() < 2 ** (2 - bits)
     assert [name for name, _ in frozen.named_parameters()] == ["bias"]
 
@@ -191,19 +195,19 @@ def test_a_layer_that_does_not_fill_blocks_is_refused_in_4_bits() -> None:
 
 
 def test_without_torchao_few_bits_are_refused_with_what_to_install(
-    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    loaded_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)  # the fault
 
     with pytest.raises(
         BadSpec, match=r"'nf4' needs torchao on the worker \(pip install 'soul-unlearning\[quantized\]'"
     ):
-        check_trainable_parameters(loaded, spec_of(base_weights="nf4"))
+        check_trainable_parameters(loaded_model, spec_of(base_weights="nf4"))
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_an_adapter_left_behind_is_peft_s_own_and_says_the_same(
-    taught_model_dir: Path, tmp_path: Path, loaded: LoadedModel
+    taught_model_dir: Path, tmp_path: Path, loaded_model: LoadedModel
 ) -> None:
     from peft import PeftModel
 
@@ -219,8 +223,8 @@ def test_an_adapter_left_behind_is_peft_s_own_and_says_the_same(
     ]
     assert str(taught_model_dir.parent) not in (tmp_path / "out" / "adapter" / "adapter_config.json").read_text()
     expected = logits(merged)
-    PeftModel.from_pretrained(loaded.model, tmp_path / "out" / "adapter")
-    torch.testing.assert_close(logits(loaded), expected, rtol=1e-3, atol=1e-3)
+    PeftModel.from_pretrained(loaded_model.model, tmp_path / "out" / "adapter")
+    torch.testing.assert_close(logits(loaded_model), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_merged_run_leaves_no_adapter_behind(taught_model_dir: Path, tmp_path: Path) -> None:
@@ -232,17 +236,17 @@ def test_a_merged_run_leaves_no_adapter_behind(taught_model_dir: Path, tmp_path:
     assert torch.equal(weights(plain), weights(merged))
 
 
-def test_a_training_that_fails_leaves_a_plain_model(loaded: LoadedModel, tmp_path: Path) -> None:
-    names = [name for name, _ in loaded.model.named_parameters()]
-    forget, retain = examples_of(loaded)
+def test_a_training_that_fails_leaves_a_plain_model(loaded_model: LoadedModel, tmp_path: Path) -> None:
+    names = [name for name, _ in loaded_model.model.named_parameters()]
+    forget, retain = examples_of(loaded_model)
     spec = JobSpec.model_validate({**FORGETS, "lora": {"base_weights": "bfloat16"}})
     ear = RecordingListener(stop_after_metrics=1, request=StopRequest.CANCEL)
 
     with pytest.raises(RunCancelledError):
-        train(loaded, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=ear)
+        train(loaded_model, spec, forget=forget, retain=retain, state_dir=tmp_path, listener=ear)
 
-    assert [name for name, _ in loaded.model.named_parameters()] == names
-    assert all(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert [name for name, _ in loaded_model.model.named_parameters()] == names
+    assert all(parameter.requires_grad for parameter in loaded_model.model.parameters())
 
 
 RUN: dict[str, Any] = {

@@ -46,10 +46,10 @@ def test_its_state_goes_on_where_it_was() -> None:
     straight = CurvatureSchedule(every=6, adaptive=True)
     half = CurvatureSchedule(every=6, adaptive=True)
     for step, fraction in enumerate(fractions):
-        for one in (straight, half):
-            if one.is_due(step):
-                one.record_estimate(step)
-            one.record_unclipped_fraction(fraction)
+        for entry in (straight, half):
+            if entry.is_due(step):
+                entry.record_estimate(step)
+            entry.record_unclipped_fraction(fraction)
         half_again = CurvatureSchedule(every=6, adaptive=True)
         half_again.load_state_dict(half.state_dict())
         half = half_again

@@ -15,43 +15,47 @@ from tests.fixtures.capitals_training import batcher, examples_of, train_tiny, w
 
 
 @pytest.fixture(scope="module")
-def loaded(taught_model_dir: Path) -> LoadedModel:
+def loaded_model(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
 
-def mask_of(loaded: LoadedModel, folder: Path, **saliency: Any) -> tuple[SaliencyMask, torch.Tensor]:
-    forget, retain = examples_of(loaded)
+def mask_of(loaded_model: LoadedModel, folder: Path, **saliency: Any) -> tuple[SaliencyMask, torch.Tensor]:
+    forget, retain = examples_of(loaded_model)
     groups = {"forget": forget, "retain": retain}
-    mask = load_or_compute_mask(loaded, Saliency(**saliency), groups, seed=0, batcher=batcher(), folder=folder)  # type: ignore[arg-type]
-    ones = [torch.ones_like(parameter) for parameter in get_trainable_parameters(loaded)]
+    mask = load_or_compute_mask(loaded_model, Saliency(**saliency), groups, seed=0, batcher=batcher(), folder=folder)  # type: ignore[arg-type]
+    ones = [torch.ones_like(parameter) for parameter in get_trainable_parameters(loaded_model)]
     mask.apply(ones)
-    return mask, torch.cat([one.flatten() for one in ones]).bool()
+    return mask, torch.cat([entry.flatten() for entry in ones]).bool()
 
 
-def gradient(loaded: LoadedModel, units: list[BatchUnit]) -> torch.Tensor:
-    return torch.cat([one.flatten() for one in compute_nll_gradients(loaded, units, batcher())[0]])
+def gradient(loaded_model: LoadedModel, units: list[BatchUnit]) -> torch.Tensor:
+    return torch.cat([entry.flatten() for entry in compute_nll_gradients(loaded_model, units, batcher())[0]])
 
 
-def test_it_keeps_the_share_with_the_largest_gradients(loaded: LoadedModel, tmp_path: Path) -> None:
-    mask, kept = mask_of(loaded, tmp_path, keep_fraction=0.1)
+def test_it_keeps_the_share_with_the_largest_gradients(loaded_model: LoadedModel, tmp_path: Path) -> None:
+    mask, remaining = mask_of(loaded_model, tmp_path, keep_fraction=0.1)
 
-    forget, _ = examples_of(loaded)
-    size = gradient(loaded, select_units("forget", forget, 9, 0)).abs()
+    forget, _ = examples_of(loaded_model)
+    size = gradient(loaded_model, select_units("forget", forget, 9, 0)).abs()
     assert mask.trainable_fraction == pytest.approx(0.1, abs=1e-3)
-    assert float(size[kept].min()) >= float(size[~kept].max())
+    assert float(size[remaining].min()) >= float(size[~remaining].max())
 
 
 @pytest.mark.parametrize("score", ["relative", "wagle"])
-def test_the_other_scores_are_their_formulas(loaded: LoadedModel, tmp_path: Path, score: str) -> None:
-    _, kept = mask_of(loaded, tmp_path, keep_fraction=0.1, score=score, gamma=0.5)
+def test_the_other_scores_are_their_formulas(loaded_model: LoadedModel, tmp_path: Path, score: str) -> None:
+    _, remaining = mask_of(loaded_model, tmp_path, keep_fraction=0.1, score=score, gamma=0.5)
 
-    forget, retain = examples_of(loaded)
-    g_f = gradient(loaded, select_units("forget", forget, 9, 0))
-    g_r = gradient(loaded, select_units("retain", retain, 9, 0))
-    value = g_f.abs() / (g_r.abs() + 1e-12) if score == "relative" else (weights(loaded) * g_f - g_r * g_f / 0.5).abs()
-    assert float(value[kept].min()) >= float(value[~kept].max())
-    assert float(kept.double().mean()) == pytest.approx(0.1, abs=1e-3)
+    forget, retain = examples_of(loaded_model)
+    g_f = gradient(loaded_model, select_units("forget", forget, 9, 0))
+    g_r = gradient(loaded_model, select_units("retain", retain, 9, 0))
+    value = (
+        g_f.abs() / (g_r.abs() + 1e-12)
+        if score == "relative"
+        else (weights(loaded_model) * g_f - g_r * g_f / 0.5).abs()
+    )
+    assert float(value[remaining].min()) >= float(value[~remaining].max())
+    assert float(remaining.double().mean()) == pytest.approx(0.1, abs=1e-3)
 
 
 def test_the_lowest_score_kept_is_exact_and_never_zero() -> None:
@@ -63,7 +67,7 @@ def test_the_lowest_score_kept_is_exact_and_never_zero() -> None:
 
 @pytest.mark.parametrize("optimizer", [{"kind": "sophia", "lr": 1e-3}, {"kind": "adamw", "lr": 1e-3}])
 def test_the_others_stay_to_the_bit_whatever_decays(
-    optimizer: dict[str, Any], loaded: LoadedModel, taught_model_dir: Path, tmp_path: Path
+    optimizer: dict[str, Any], loaded_model: LoadedModel, taught_model_dir: Path, tmp_path: Path
 ) -> None:
     spec = {
         "saliency": {"keep_fraction": 0.1},
@@ -74,16 +78,16 @@ def test_the_others_stay_to_the_bit_whatever_decays(
 
     trained, after = train_tiny(taught_model_dir, tmp_path, spec)
 
-    _, kept = mask_of(loaded, tmp_path / "train")
-    moved = weights(after) != weights(loaded)
-    assert not (moved & ~kept).any()
+    _, remaining = mask_of(loaded_model, tmp_path / "train")
+    moved = weights(after) != weights(loaded_model)
+    assert not (moved & ~remaining).any()
     assert float(moved.double().mean()) > 0.09
     if optimizer["kind"] == "sophia":
         assert all(0 <= value <= 1 for value in trained.curves["unclipped_fraction"] if value is not None)
 
 
-def test_of_a_large_set_it_looks_at_as_many_examples_as_asked(loaded: LoadedModel) -> None:
-    _, retain = examples_of(loaded)
+def test_of_a_large_set_it_looks_at_as_many_examples_as_asked(loaded_model: LoadedModel) -> None:
+    _, retain = examples_of(loaded_model)
 
     chosen, again = (select_units("retain", retain, 3, seed=1) for _ in "ab")
 

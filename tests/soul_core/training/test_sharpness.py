@@ -38,7 +38,7 @@ def ascend_and_keep(loaded: LoadedModel, at: list[torch.Tensor], chosen: Sequenc
     return losses
 
 
-def test_it_is_the_forget_gradient_at_the_worst_point_and_the_retain_gradient_at_home() -> None:
+def test_the_forget_gradient_is_of_the_worst_point_the_retain_gradient_is_not() -> None:
     loaded, at = small_llama(), []
     home = flat([*get_trainable_parameters(loaded)])
 
@@ -47,12 +47,12 @@ def test_it_is_the_forget_gradient_at_the_worst_point_and_the_retain_gradient_at
     forget, retain = units()
     plain = small_llama()
     direction = -flat(compute_nll_gradients(plain, [forget], batcher())[0])
-    kept = 2 * flat(compute_nll_gradients(plain, [retain], batcher())[0])
+    remaining = 2 * flat(compute_nll_gradients(plain, [retain], batcher())[0])
     worst = home + RHO * direction / direction.norm()
     with torch.no_grad():
         for parameter, part in zip(get_trainable_parameters(plain), unflat(plain, worst), strict=True):
             parameter.copy_(part)
-    expected = -flat(compute_nll_gradients(plain, [forget], batcher())[0]) + kept
+    expected = -flat(compute_nll_gradients(plain, [forget], batcher())[0]) + remaining
     torch.testing.assert_close(flat([p.grad for p in get_trainable_parameters(loaded) if p.grad is not None]), expected)
     torch.testing.assert_close(at[1], worst)
     assert torch.equal(at[0], home)
