@@ -25,7 +25,7 @@ Run = Callable[..., tuple[TrainingResult, LoadedModel]]
 
 
 class Leaver(SilentListener):
-    """Wishes to leave after some steps."""
+    """Requests a stop after some steps."""
 
     def __init__(self, after: int) -> None:
         self._left = after
