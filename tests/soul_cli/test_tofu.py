@@ -37,7 +37,7 @@ def test_a_file_that_is_no_log_is_bad_input(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["tofu", "score", str(tmp_path / "a.json"), str(tmp_path / "a.json")])
 
     assert result.exit_code == 2
-    assert "no TOFU evaluation log" in result.stderr
+    assert "is not a TOFU evaluation log" in result.stderr
 
 
 @pytest.fixture
