@@ -139,7 +139,8 @@ def _handle_unavailable_database(request: Request, error: Exception) -> JSONResp
 
 def _handle_crash(request: Request, error: Exception) -> JSONResponse:
     request_id = get_request_id(request)
-    log.error("request %s crashed", request_id, exc_info=error)
+    # the handler runs outside the middleware, which adds the id to all other records
+    log.error("request %s crashed", request_id, exc_info=error, extra={"request_id": request_id})
     detail = f"internal error; the server's log has the cause under the request id {request_id}"
     return make_problem_response(
         request, ServiceError(ErrorCode.INTERNAL_ERROR, detail, headers={"X-Request-Id": request_id})

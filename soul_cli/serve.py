@@ -51,7 +51,8 @@ def serve(
         ),
     ] = None,
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], typer.Option(help="Lowest level of the logs.")
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(help="Lowest level of the logs.", envvar="SOUL_LOG_LEVEL", case_sensitive=False),
     ] = "info",
 ) -> None:
     """Run the complete service on this machine until Ctrl-C.
@@ -95,9 +96,9 @@ def _start(
     service.start_servers()
     # API and worker take a second or two to import; the schema is migrated meanwhile.
     api = ["uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port)]
-    api += ["--timeout-graceful-shutdown", "2", "--no-access-log", "--log-level", log_level]
+    api += ["--timeout-graceful-shutdown", "2"]
     server = service.start_child("api", *api)
-    worker = ["celery", "-A", "worker.celery_app", "worker", "--concurrency", "1", "--loglevel", log_level]
+    worker = ["celery", "-A", "worker.celery_app", "worker", "--concurrency", "1"]
     service.start_child("worker", *worker, "--without-gossip", "--without-mingle", "--without-heartbeat")
     key = _prepare_database()
     _write_connection(service.data, url, key)  # before the next start can fail: the key must not be lost

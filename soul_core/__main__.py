@@ -226,7 +226,7 @@ def _configure_logging(events: TextIO | None) -> None:
             f"{', '.join(get_args(LogLevel))}, the format one of {', '.join(get_args(LogFormat))}"
         )
     if events is not None:
-        configure_engine_logging(events, level=level)
+        configure_engine_logging(events, level="debug" if level == "debug" else "info")  # less would say nothing
     else:
         configure_logging(level=level, output_format=cast("LogFormat", output_format))
 
@@ -263,4 +263,7 @@ def _lock_state(state: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # everything is written; unloading torch takes seconds, which a draining worker may not have

@@ -1,4 +1,4 @@
-"""Files that survive a crash: written beside, flushed to disk, renamed. A full disk is one error with one name."""
+"""Writes files that survive a crash: to a temporary file, flushed to disk, then renamed; and reports a full disk."""
 
 import errno
 import hashlib
@@ -14,7 +14,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @contextmanager
 def translate_disk_errors(description: str) -> Iterator[None]:
-    """Turn any sign of a full disk into DiskFull: writers in other languages only say it in their message."""
+    """Convert every sign of a full disk to DiskFull; libraries in other languages report it only in their message."""
     try:
         yield
     except DiskFull:
@@ -23,19 +23,21 @@ def translate_disk_errors(description: str) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in _FULL
         text = str(error)
         if full or "No space left on device" in text or "(os error 28)" in text or "Disk quota exceeded" in text:
-            raise DiskFull(f"no space left on the disk while writing {description}; free some and run again") from error
+            raise DiskFull(
+                f"no space left on the disk while writing {description}; free some space and run again"
+            ) from error
         raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing: after a crash the path holds the old content or all of the new."""
-    beside = path.with_name(path.name + ".partial")
+    """Write a complete file or nothing: after a crash the path has the old content or all of the new."""
+    temporary = path.with_name(path.name + ".partial")
     with translate_disk_errors(path.name):
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
         fsync_path(path.parent)
 
 
@@ -49,6 +51,6 @@ def fsync_path(path: Path) -> None:
 
 
 def compute_sha256(path: Path) -> str:
-    """Return a file's sha256."""
+    """Return the sha256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

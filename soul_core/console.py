@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from soul_core.catalogue import METRIC_CATALOG
-from soul_core.evaluation.verdict import format_criterion
 from soul_core.events import EventKind, StopRequest
 from soul_core.formatting import format_duration, format_estimate, format_number
 from soul_core.outputs.layout import CHECKPOINT, REPORT_PAGE
@@ -88,6 +87,9 @@ class ConsoleListener:
 
 def format_result_table(report: Report, out: Path) -> str:
     """Return verdict, metrics and criteria as plain text."""
+    # scipy takes a second, for which `--help` and messages about mistakes need not wait
+    from soul_core.evaluation.verdict import format_criterion
+
     models = list(report.models)
     rows = [["set", "metric", *models]]
     sets = dict.fromkeys(name for model in report.models.values() for name in model.sets)

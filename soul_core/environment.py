@@ -51,5 +51,5 @@ def seed_everything(seed: int, *, device: torch.device | str = "cpu") -> None:
     torch.manual_seed(seed)
     on_cpu = torch.device(device).type == "cpu"
     if not on_cpu:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.use_deterministic_algorithms(True, warn_only=not on_cpu)

@@ -49,12 +49,14 @@ def configure_logging(*, level: str, output_format: LogFormat) -> None:
 
 
 def configure_engine_logging(stream: TextIO, *, level: str) -> None:
-    """Send all records of an engine to its supervisor, as one `LogRecord` per line of `stream`.
+    """Send the records of an engine to its supervisor, as one `LogRecord` per line of `stream`.
 
+    Records of libraries below a warning are sent only at level debug.
     Exceptions are described without their messages. Warnings, uncaught exceptions of threads and crashes of the
     interpreter become records as well; what a C library writes to stderr stays there.
     """
-    _install_handler(logging.StreamHandler(stream), [_render_record], level)
+    _install_handler(logging.StreamHandler(stream), [_render_record], "debug" if level == "debug" else "warning")
+    logging.getLogger("soul_core").setLevel(level.upper())
     logging.raiseExceptions = False  # it would print the arguments of a malformed record
     warnings.showwarning = _log_warning
     sys.excepthook = lambda _, error, __: _log_uncaught(error)

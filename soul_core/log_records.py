@@ -63,7 +63,10 @@ def _format_frame(frame: FrameType, line: int) -> str:
 
 
 def shorten_path(path: str) -> str:
-    """Return a source file's path relative to the longest entry of `sys.path` that contains it."""
-    folders = [str(Path(entry).absolute()) + "/" for entry in sys.path]
+    """Return a source file's path relative to the longest import folder that contains it.
+
+    Import folders are the entries of `sys.path` and this project's own: an editable install is on no entry.
+    """
+    folders = [str(Path(entry).absolute()) + "/" for entry in (*sys.path, str(Path(__file__).parents[1]))]
     prefix = max((folder for folder in folders if path.startswith(folder)), key=len, default="")
     return path.removeprefix(prefix)

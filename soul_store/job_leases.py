@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from soul_core.events import Event
 from soul_store import job_state_machine as states
 from soul_store.ids import new_id
+from soul_store.job_status import JobStatus
 from soul_store.tables import Artifact, Job, JobMetric
 
 #: Kinds of event that update the job's row and are not stored as events: they would outnumber all others.
@@ -54,7 +55,7 @@ def claim(session: Session, job_id: str, *, worker: str, lease_seconds: float) -
         return None
     is_first_attempt = job.started_at is None
     states.transition(
-        session, job, "running", worker=worker, epoch=job.epoch + 1, status_reason=None, next_attempt_at=None
+        session, job, JobStatus.RUNNING, worker=worker, epoch=job.epoch + 1, status_reason=None, next_attempt_at=None
     )
     times: dict[str, Any] = {"lease_until": states.make_time_from_now(lease_seconds)}
     if is_first_attempt:
@@ -114,20 +115,20 @@ def succeed(
     for artifact in artifacts:
         session.add(Artifact(id=new_id("art"), tenant_id=job.tenant_id, job_id=job.id, **vars(artifact)))
     usage = _add_usage(job.usage, usage)
-    states.transition(session, job, "succeeded", verdict=verdict, report_blob=report_blob, usage=usage)
+    states.transition(session, job, JobStatus.SUCCEEDED, verdict=verdict, report_blob=report_blob, usage=usage)
 
 
 def fail(session: Session, lease: JobLease, *, reason: dict[str, Any], usage: dict[str, Any]) -> None:
     """End the job as failed. `reason` is {code, message, retryable, details}."""
     job = _lock(session, lease)
-    states.transition(session, job, "failed", status_reason=reason, usage=_add_usage(job.usage, usage))
+    states.transition(session, job, JobStatus.FAILED, status_reason=reason, usage=_add_usage(job.usage, usage))
 
 
 def cancel(session: Session, lease: JobLease, *, usage: dict[str, Any]) -> None:
     """End the job as cancelled, because its owner requested it."""
     job = _lock(session, lease)
     reason = states.make_status_reason("cancelled", "cancelled while it ran")
-    states.transition(session, job, "cancelled", status_reason=reason, usage=_add_usage(job.usage, usage))
+    states.transition(session, job, JobStatus.CANCELLED, status_reason=reason, usage=_add_usage(job.usage, usage))
 
 
 def release(session: Session, lease: JobLease, *, usage: dict[str, Any]) -> None:
@@ -156,7 +157,7 @@ def retry_or_fail(
 
 
 def _is_held(lease: JobLease) -> tuple[Any, ...]:
-    return Job.id == lease.job_id, Job.epoch == lease.epoch, Job.status == "running"
+    return Job.id == lease.job_id, Job.epoch == lease.epoch, Job.status == JobStatus.RUNNING
 
 
 def _lock(session: Session, lease: JobLease) -> Job:

@@ -1,4 +1,4 @@
-"""Where the project and the shared folder beside its checkout lie, whatever folder a test stands in."""
+"""The folders of the project and of the shared inputs, for tests in any folder."""
 
 from pathlib import Path
 

@@ -61,3 +61,8 @@ def test_every_page_of_the_documentation_is_on_the_index() -> None:
     decisions = set((ROOT / "docs" / "decisions").glob("0*.md")) | {ROOT / "docs" / "decisions" / "template.md"}
 
     assert set((ROOT / "docs").rglob("*.md")) - linked - decisions - {index} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_has_the_marks_of_an_unresolved_merge(page: Path) -> None:
+    assert re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", page.read_text(), flags=re.MULTILINE) == []

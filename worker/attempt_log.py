@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
+from soul_core.errors import RunCancelledError, RunInterruptedError
 from soul_core.events import Event
 from soul_core.log_records import LogLevel, LogRecord
 from soul_store import job_logs
@@ -28,6 +29,8 @@ log = structlog.stdlib.get_logger(__name__)
 #: Longer messages are cut and larger fields left out: one line must not use up the space of the others.
 _MAX_MESSAGE_CHARS, _MAX_FIELDS_CHARS = 4_000, 32_000
 _EVENT_MESSAGES = {"phase": "phase begins", "checkpoint": "checkpoint written", "finished": "run finished"}
+#: Codes of runs that failed because they were asked to stop.
+_REQUESTED_ENDS = frozenset({RunCancelledError.code, RunInterruptedError.code})
 #: Kinds of event that would outnumber all others.
 _SKIPPED_EVENT_KINDS = frozenset({"progress", "metrics"})
 
@@ -78,7 +81,9 @@ class AttemptLog:
         """Add an event of the engine, so that the log shows the run in order."""
         if event.kind in _SKIPPED_EVENT_KINDS:
             return
-        level: LogLevel = {"warning": "warning", "failed": "error"}.get(event.kind, "info")  # type: ignore[assignment]
+        level: LogLevel = "warning" if event.kind == "warning" else "info"
+        if event.kind == "failed" and event.data["code"] not in _REQUESTED_ENDS:
+            level = "error"
         fields = {name: value for name, value in event.data.items() if name != "message"}
         message = event.data.get("message") or _EVENT_MESSAGES.get(event.kind, event.kind)
         self._add(level, message, at=event.at, source="engine", **fields)

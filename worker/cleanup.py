@@ -18,7 +18,7 @@ from sqlalchemy import select
 from soul_core.log_config import configure_logging
 from soul_store.blobs import BlobStore, get_blob_store
 from soul_store.database import transaction
-from soul_store.job_status import TERMINAL_STATUSES
+from soul_store.job_status import TERMINAL_STATUSES, JobStatus
 from soul_store.settings import get_settings
 from soul_store.tables import Job
 
@@ -39,7 +39,7 @@ def remove_leftovers(scratch: Path) -> None:
     for job_id, status, epoch in finished:
         with _try_lock(scratch / f"{job_id}.lock") as is_locked:
             if is_locked:
-                _remove_outputs(get_blob_store(), job_id, kept_epoch=epoch if status == "succeeded" else None)
+                _remove_outputs(get_blob_store(), job_id, kept_epoch=epoch if status == JobStatus.SUCCEEDED else None)
                 shutil.rmtree(scratch / job_id, ignore_errors=True)
                 (scratch / f"{job_id}.lock").unlink(missing_ok=True)
                 log.info("removed what a finished job left", job_id=job_id)

@@ -21,6 +21,7 @@ from soul_core.errors import (
 from soul_store.blobs import StorageFull
 from soul_store.job_leases import NewArtifact
 from soul_store.job_state_machine import make_status_reason
+from soul_store.job_status import JobStatus
 from worker.supervisor import EngineExit, describe_exit
 from worker.workspace import WorkspaceBusy
 
@@ -38,18 +39,18 @@ class Ending:
     tells the user that the same job may succeed if it is submitted again.
     """
 
-    status: Literal["succeeded", "failed", "cancelled", "queued"]
+    status: JobStatus
     counts_as_attempt: bool = False
     is_retryable: bool = False
 
 
-_USER_FAULT = Ending("failed")
-_FAILED = Ending("failed", is_retryable=True)
-_INFRASTRUCTURE = Ending("queued", counts_as_attempt=True, is_retryable=True)
+_USER_FAULT = Ending(JobStatus.FAILED)
+_FAILED = Ending(JobStatus.FAILED, is_retryable=True)
+_INFRASTRUCTURE = Ending(JobStatus.QUEUED, counts_as_attempt=True, is_retryable=True)
 
 #: THE table. A test checks that every subclass of EngineError is in it.
 ENDINGS: Mapping[EngineEnd, Ending] = {
-    ExitCode.OK: Ending("succeeded"),
+    ExitCode.OK: Ending(JobStatus.SUCCEEDED),
     # the request is wrong: another attempt cannot succeed
     BadSpec: _USER_FAULT,
     BadData: _USER_FAULT,
@@ -60,8 +61,8 @@ ENDINGS: Mapping[EngineEnd, Ending] = {
     OutOfMemory: _FAILED,
     EngineError: _FAILED,
     # the run stopped on request
-    RunCancelledError: Ending("cancelled"),
-    RunInterruptedError: Ending("queued"),
+    RunCancelledError: Ending(JobStatus.CANCELLED),
+    RunInterruptedError: Ending(JobStatus.QUEUED),
     # another attempt may succeed, on another machine or after a repair
     DiskFull: _INFRASTRUCTURE,
     ExitCode.CRASH: _INFRASTRUCTURE,

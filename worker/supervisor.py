@@ -86,6 +86,7 @@ def run_engine(
             if stop.is_overdue():
                 attempt_log.warning("the engine did not stop in time and is killed", grace_seconds=grace_seconds)
                 child.kill()
+                child.wait()
     except BaseException:
         child.kill()
         child.wait()

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-from celery import shared_task
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
@@ -19,10 +18,11 @@ from soul_store.blobs import get_blob_store
 from soul_store.database import transaction
 from soul_store.job_leases import JobLease, LeaseLostError
 from soul_store.job_state_machine import RUN_JOB_TASK
-from soul_store.job_status import TERMINAL_STATUSES
+from soul_store.job_status import JobStatus
 from soul_store.settings import get_settings
 from soul_store.tables import Artifact, Dataset, Job, Model, Tenant
 from worker.attempt_log import AttemptLog, LogLimits
+from worker.celery_app import app
 from worker.cleanup import remove_leftovers
 from worker.db_retry import run_when_database_available
 from worker.drain import is_draining
@@ -34,7 +34,7 @@ from worker.workspace import JobInputs, Workspace
 log = structlog.stdlib.get_logger(__name__)
 
 
-@shared_task(name=RUN_JOB_TASK)
+@app.task(name=RUN_JOB_TASK)
 def run_job(job_id: str) -> None:
     """Run one attempt of a queued job. A message for a job that cannot be claimed has no effect."""
     settings = get_settings()
@@ -58,7 +58,7 @@ def run_job(job_id: str) -> None:
             end = _run_attempt(job, workspace, heartbeat, attempt_log)
             attempt_log.info("attempt ended", next_status=end.ending.status, reason=end.reason.get("code"))
             status = run_when_database_available(partial(_write_end, lease, end, attempt_log))
-            if status in TERMINAL_STATUSES:
+            if status.is_terminal:
                 workspace.wipe()
         except LeaseLostError:
             log.warning("the lease is lost: this attempt writes nothing more")
@@ -78,7 +78,7 @@ def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_l
                 arguments, heartbeat, attempt_log, is_draining=is_draining, grace_seconds=settings.grace_seconds
             )
             end = conclude_exit(engine_exit, heartbeat.requested_action)
-            return _publish(job, workspace, end) if end.ending.status == "succeeded" else end
+            return _publish(job, workspace, end) if end.ending.status == JobStatus.SUCCEEDED else end
     except LeaseLostError:
         raise
     except Exception as error:
@@ -120,13 +120,13 @@ def _publish(job: Job, workspace: Workspace, end: AttemptEnd) -> AttemptEnd:
     return AttemptEnd(end.ending, usage=usage, outputs=Outputs(report["verdict"], report_blob, artifacts))
 
 
-def _write_end(lease: JobLease, end: AttemptEnd, attempt_log: AttemptLog, session: Session) -> str | None:
+def _write_end(lease: JobLease, end: AttemptEnd, attempt_log: AttemptLog, session: Session) -> JobStatus:
     """Write how the attempt ended, and the rest of its log. Return the job's status."""
     if end.outputs is not None:
         job_leases.succeed(session, lease, **vars(end.outputs), usage=end.usage)
-    elif end.ending.status == "failed":
+    elif end.ending.status == JobStatus.FAILED:
         job_leases.fail(session, lease, reason=end.reason, usage=end.usage)
-    elif end.ending.status == "cancelled":
+    elif end.ending.status == JobStatus.CANCELLED:
         job_leases.cancel(session, lease, usage=end.usage)
     elif end.ending.counts_as_attempt:
         max_attempts = get_settings().max_attempts
@@ -134,4 +134,4 @@ def _write_end(lease: JobLease, end: AttemptEnd, attempt_log: AttemptLog, sessio
     else:
         job_leases.release(session, lease, usage=end.usage)
     attempt_log.write(session)
-    return session.scalar(select(Job.status).where(Job.id == lease.job_id))
+    return session.scalars(select(Job.status).where(Job.id == lease.job_id)).one()

@@ -55,7 +55,10 @@ def run_poison(context: AttackContext, spec: Poison) -> AttackOutcome:
         raise AttackNotPossible(f"no {' or '.join(PROTECTED_SETS)} set was given that forget rows could damage")
     forget_set = context.full_sets[FORGET]
     suspects = choose_rows(FORGET, forget_set.rows, forget_set.examples, max_rows=evaluation.max_examples, seed=seed)
-    parameters = _list_last_parameters(context, spec.last_layers)
+    last_layers = list(find_decoder_layers(context.loaded.model))[-spec.last_layers :]
+    parameters = [
+        parameter for layer in last_layers for parameter in layer.parameters() if parameter.is_floating_point()
+    ]
     with require_grad_only(context.loaded.model, parameters):
         directions = {
             selection.name: _compute_mean_gradient(context, selection.examples, parameters) for selection in protected
@@ -101,11 +104,6 @@ def find_most_affected_rows(
             )
         )
     return tuple(findings)
-
-
-def _list_last_parameters(context: AttackContext, num_layers: int) -> list[torch.nn.Parameter]:
-    last_layers = list(find_decoder_layers(context.loaded.model))[-num_layers:]
-    return [parameter for layer in last_layers for parameter in layer.parameters() if parameter.is_floating_point()]
 
 
 def _compute_mean_gradient(

@@ -13,7 +13,6 @@ from soul_core.attacks.finetuning import finetune_model
 from soul_core.attacks.snapshot import preserve_model_state
 from soul_core.data.encoding import Example
 from soul_core.evaluation.model_evaluation import AttackOutcome
-from soul_core.evaluation.row_selection import EvaluationSet
 from soul_core.formatting import format_number
 from soul_core.report import SetMetrics
 from soul_core.spec import FORGET
@@ -103,12 +102,7 @@ def split_forget_rows(context: AttackContext, spec: Relearn) -> tuple[list[int],
         )
     relearned = sorted(rng.sample(range(num_rows), num_relearned))
     held_out = [i for i in range(num_rows) if i not in set(relearned)]
-    unmeasured = _list_unmeasured_examples(full_set, selection)
+    measured = {example.token_ids for example in selection.examples}  # copies of measured rows are left out too
+    unmeasured = [example for example in full_set.examples if example.token_ids not in measured]
     further = rng.sample(unmeasured, min(num_examples - num_relearned, len(unmeasured)))
     return relearned, held_out, [selection.examples[i] for i in relearned] + further
-
-
-def _list_unmeasured_examples(full_set: EvaluationSet, selection: EvaluationSet) -> list[Example]:
-    """Return the examples that are neither measured nor copies of measured ones."""
-    measured = {example.token_ids for example in selection.examples}
-    return [example for example in full_set.examples if example.token_ids not in measured]

@@ -56,7 +56,8 @@ def preserve_rng_state() -> Iterator[None]:
 @torch.no_grad()
 def compute_fingerprint(model: PreTrainedModel) -> list[int]:
     """Return the sum of each tensor's bits, read as integers: one pass over memory, exact in any order."""
-    sums = [_view_bits(tensor).sum(dtype=torch.int64) for tensor in list_tensors(model)]
+    bits = (tensor.detach().contiguous().view(_INTEGER_DTYPES[tensor.element_size()]) for tensor in list_tensors(model))
+    sums = [tensor.sum(dtype=torch.int64) for tensor in bits]
     return torch.stack(sums).tolist() if sums else []
 
 
@@ -68,10 +69,6 @@ def list_tensors(model: PreTrainedModel) -> list[torch.Tensor]:
 def _get_local_part(tensor: torch.Tensor) -> torch.Tensor:
     to_local: Any = getattr(tensor, "to_local", None)
     return to_local() if to_local else tensor
-
-
-def _view_bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().view(_INTEGER_DTYPES[tensor.element_size()])
 
 
 def _choose_device(model: PreTrainedModel, tensors: list[torch.Tensor]) -> torch.device:

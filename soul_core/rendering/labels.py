@@ -9,8 +9,8 @@ from soul_core.report import AttackResult, Report, Verdict
 from soul_core.spec import ALL, BASE, EVALUATED, FINETUNED, RETRAINED, UNLEARNED, Criterion, JobKind
 
 HEADLINES = {
-    Verdict.PASSED: "Passed: the model meets every criterion of this job",
-    Verdict.FAILED: "Failed: the model does not meet at least one criterion of this job",
+    Verdict.PASSED: "Passed: every criterion of this job is met",
+    Verdict.FAILED: "Failed: at least one criterion of this job is not met",
     Verdict.INCONCLUSIVE: "Inconclusive: the measurements do not decide every criterion",
 }
 #: The headline of a failed verdict without a failed criterion.

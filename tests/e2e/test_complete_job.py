@@ -1,4 +1,4 @@
-"""The whole road: HTTP, row, queue, worker, engine, report and checkpoint, download, plain transformers."""
+"""A job end to end: HTTP, row, queue, worker, engine, report, checkpoint, download, plain transformers."""
 
 import json
 import subprocess
@@ -42,11 +42,11 @@ def test_from_post_to_a_checkpoint_that_answers(
     }
 
     job = client.submit(model_id=model.id, datasets={"forget": forget.id, "retain": retain.id}, spec=spec)
-    told = [event.kind for event in client.stream_events(job.id)]
+    event_kinds = [event.kind for event in client.stream_events(job.id)]
     job = client.get_job(job.id)
 
     assert job.status == "succeeded", (job.status_reason, fleet.log("worker"))
-    assert "phase" in told
+    assert "phase" in event_kinds
     assert len(client.get_metrics(job.id)["steps"]) == 60
     report = client.get_report(job.id)
     values = {name: report["models"][name]["sets"]["forget"]["probability"]["value"] for name in ("base", "unlearned")}
@@ -56,8 +56,8 @@ def test_from_post_to_a_checkpoint_that_answers(
     assert "<html" in client.get_report_html(job.id)
 
     fetched = client.download(job.id, tmp_path / "download")
-    assert all(one.how == "downloaded" for one in fetched)
-    assert all(one.how == "already there" for one in client.download(job.id, tmp_path / "download"))
+    assert all(file.how == "downloaded" for file in fetched)
+    assert all(file.how == "already there" for file in client.download(job.id, tmp_path / "download"))
     listed = json.loads((tmp_path / "download" / "manifest.json").read_text())["files"]
     assert all((tmp_path / "download" / entry["path"]).stat().st_size == entry["size"] for entry in listed)
 
@@ -73,5 +73,5 @@ def test_from_post_to_a_checkpoint_that_answers(
         )
         for country in (countries[0], countries[5])
     }
-    assert COUNTRIES[countries[0]] not in answers[countries[0]], "it was to be forgotten"
-    assert COUNTRIES[countries[5]] in answers[countries[5]], "it was to be kept"
+    assert COUNTRIES[countries[0]] not in answers[countries[0]], "the answer is in the forget set"
+    assert COUNTRIES[countries[5]] in answers[countries[5]], "the answer is in the retain set"

@@ -1,4 +1,4 @@
-"""Inputs are named by places, and places change: what a job reads is what was registered, or the job says so."""
+"""A job reads the inputs that were registered: if a file changed since, the job fails and names it."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def datasets(client: SoulClient, fleet: Fleet, tmp_path: Path) -> dict[str, str]
     return {name: client.add_dataset(write_rows(tmp_path / f"{name}.jsonl", part)).id for name, part in sets.items()}
 
 
-def failure(client: SoulClient, fleet: Fleet, **body: Any) -> dict[str, Any]:
+def run_to_failure(client: SoulClient, fleet: Fleet, **body: Any) -> dict[str, Any]:
     """Submit a job that cannot succeed and return why it failed."""
     job = client.wait(client.submit(spec=SPEC, **body).id)
     assert (job.status, job.attempt) == ("failed", 0), (job.status, fleet.log("worker"))
@@ -37,7 +37,7 @@ def failure(client: SoulClient, fleet: Fleet, **body: Any) -> dict[str, Any]:
     return job.status_reason
 
 
-def test_a_job_on_inputs_that_changed_since_fails_and_names_both_digests(
+def test_a_job_on_inputs_that_changed_fails_and_names_both_digests(
     client: SoulClient, fleet: Fleet, datasets: dict[str, str], taught_model_dir: Path, tmp_path: Path, session: Session
 ) -> None:
     folder = shutil.copytree(taught_model_dir, tmp_path / "model")
@@ -45,8 +45,8 @@ def test_a_job_on_inputs_that_changed_since_fails_and_names_both_digests(
     make_untrained_model(folder, seed=7)
     now = inspect_model(folder).digest
 
-    reason = failure(client, fleet, model_id=model.id, datasets=datasets)
-    beside = failure(
+    reason = run_to_failure(client, fleet, model_id=model.id, datasets=datasets)
+    compared_reason = run_to_failure(
         client,
         fleet,
         model_id=other.id,
@@ -54,11 +54,11 @@ def test_a_job_on_inputs_that_changed_since_fails_and_names_both_digests(
         retrained={"kind": "model", "model_id": model.id},
     )
 
-    assert reason["code"] == beside["code"] == "bad_model"
-    for told in (reason, beside):
-        assert "changed since it was registered" in told["message"]
-        assert {model.digest, now} <= {detail.split(": ")[1] for detail in told["details"]}
-    # registered again it is another model, and the job runs
+    assert reason["code"] == compared_reason["code"] == "bad_model"
+    for each_reason in (reason, compared_reason):
+        assert "changed since it was registered" in each_reason["message"]
+        assert {model.digest, now} <= {detail.split(": ")[1] for detail in each_reason["details"]}
+    # registered again, it is another model, and the job runs
     again = client.add_model("local", str(folder))
     assert again.digest == now
     job = client.wait(client.submit(model_id=again.id, datasets=datasets, spec=SPEC).id)
@@ -69,13 +69,11 @@ def test_a_job_on_inputs_that_changed_since_fails_and_names_both_digests(
     assert isinstance(store, LocalBlobStore)
     blob = session.scalar(select(Dataset.blob).where(Dataset.id == datasets["forget"]))
     assert blob is not None
-    place = store.root / blob
-    row = json.loads(place.read_text().splitlines()[0])
-    place.write_text(json.dumps({**row, "completion": "Something else."}) + "\n")
+    path = store.root / blob
+    row = json.loads(path.read_text().splitlines()[0])
+    path.write_text(json.dumps({**row, "completion": "Something else."}) + "\n")
 
-    reason = failure(client, fleet, model_id=other.id, datasets=datasets)
+    reason = run_to_failure(client, fleet, model_id=other.id, datasets=datasets)
 
-    assert (reason["code"], "forget set: the stored file is no longer what was uploaded" in reason["message"]) == (
-        "bad_data",
-        True,
-    )
+    assert reason["code"] == "bad_data"
+    assert reason["message"] == "forget set: the stored file differs from the upload; upload the data set again"

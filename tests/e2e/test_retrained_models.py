@@ -1,4 +1,4 @@
-"""Retrained references and audits, from a request to the report: through queue, workers and engine."""
+"""Retrained models and evaluations end to end: from the request through queue, worker and engine to the report."""
 
 import shutil
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SPEC = {
 
 @dataclass
 class Case:
-    """What a user has: a model that knows too much, one from before, and the data."""
+    """What a user has: a model and the data sets."""
 
     model_id: str
     datasets: dict[str, str]
@@ -44,7 +44,7 @@ def probability(report: dict[str, Any], model: str, of: str = "forget") -> float
     return value
 
 
-def test_a_reference_is_retrained_once_measured_beside_and_its_log_serves_an_audit(
+def test_a_retrained_model_is_made_once_compared_and_its_log_used_again(
     client: SoulClient, case: Case, fleet: Fleet
 ) -> None:
     retrain = {"kind": "retrain", "model_id": case.model_id, "training": {"steps": 4}}
@@ -62,37 +62,37 @@ def test_a_reference_is_retrained_once_measured_beside_and_its_log_serves_an_aud
     own = client.get_report(retraining.id)["models"]["finetuned"]["sets"]["train"]["probability"]["value"]
     assert probability(report, "retrained", "retain") == pytest.approx(own, rel=1e-5), "it is the retrained model"
 
-    # the same reference is asked for again: there is one already
+    # the same retrained model is requested again: it exists already
     again = client.submit(model_id=case.model_id, datasets=case.datasets, spec=SPEC, retrained=retrain)
     assert (again.depends_on_job_id, again.models) == (retraining.id, job.models)
     client.cancel(again.id)
 
-    # an audit of what came out beside what went in; the reference by its log alone
-    made = client.add_model("job", job.id)
-    audit = client.evaluate(
-        model_id=made.id,
+    # an evaluation of the output, compared with the input and with the log of the retrained model
+    unlearned = client.add_model("job", job.id)
+    evaluation = client.evaluate(
+        model_id=unlearned.id,
         models={"before": case.model_id},
         datasets={"forget": case.datasets["forget"]},
         spec={"evaluation": SPEC["evaluation"], "attacks": []},
         retrained={"kind": "log", "job_id": job.id},
     )
-    audit = client.wait(audit.id)
+    evaluation = client.wait(evaluation.id)
 
-    assert audit.status == "succeeded", (audit.status_reason, fleet.log("worker"))
-    found = client.get_report(audit.id)
-    assert found["model"]["digest"] == made.digest, "registered from the manifest, as it is when its files are read"
-    assert probability(found, "evaluated") == pytest.approx(probability(report, "unlearned"), rel=1e-4)
-    assert probability(found, "before") == pytest.approx(probability(report, "base"), rel=1e-4)
-    assert probability(found, "retrained") == probability(report, "retrained")
-    assert found["retrained"]["from_log"] is True
-    paths = {artifact.path for artifact in client.list_artifacts(audit.id)}
+    assert evaluation.status == "succeeded", (evaluation.status_reason, fleet.log("worker"))
+    evaluation_report = client.get_report(evaluation.id)
+    assert evaluation_report["model"]["digest"] == unlearned.digest, "the manifest has the digest of the files"
+    assert probability(evaluation_report, "evaluated") == pytest.approx(probability(report, "unlearned"), rel=1e-4)
+    assert probability(evaluation_report, "before") == pytest.approx(probability(report, "base"), rel=1e-4)
+    assert probability(evaluation_report, "retrained") == probability(report, "retrained")
+    assert evaluation_report["retrained"]["from_log"] is True
+    paths = {artifact.path for artifact in client.list_artifacts(evaluation.id)}
     assert "logs/evaluated.json" in paths
     assert not any(path.startswith("checkpoint/") for path in paths), "nothing was changed"
-    assert [each.id for each in client.list_evaluations()] == [audit.id]
-    assert client.get_report_pdf(audit.id).startswith(b"%PDF-")
+    assert [listed.id for listed in client.list_evaluations()] == [evaluation.id]
+    assert client.get_report_pdf(evaluation.id).startswith(b"%PDF-")
 
 
-def test_a_reference_that_fails_ends_the_job_that_waits_for_it(
+def test_a_failed_retraining_fails_the_job_that_waits_for_it(
     client: SoulClient, case: Case, taught_model_dir: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(taught_model_dir, tmp_path / "gone")

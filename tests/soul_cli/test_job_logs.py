@@ -16,9 +16,8 @@ from soul_cli.resources import LogLine
 from soul_store import job_leases, job_logs
 from soul_store.job_leases import JobLease
 from tests.soul_cli.test_cli import Soul, files, queued_job, soul
-from tests.worker.conftest import taught_model_dir
 
-__all__ = ["files", "queued_job", "soul", "taught_model_dir"]
+__all__ = ["files", "queued_job", "soul"]
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

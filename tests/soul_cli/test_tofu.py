@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from soul_cli.main import app
 from tests.fixtures.sample_report import sample_report
 from tests.paths import SHARED
-from tests.soul_core.evaluation.test_tofu_logs import ours
+from tests.soul_core.evaluation.test_tofu_logs import make_measurements
 
 LOGS = SHARED / "data" / "published_numbers" / "tofu_eval_logs"
 
@@ -37,7 +37,7 @@ def test_a_file_that_is_no_log_is_bad_input(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["tofu", "score", str(tmp_path / "a.json"), str(tmp_path / "a.json")])
 
     assert result.exit_code == 2
-    assert "no TOFU evaluation log" in result.stderr
+    assert "is not a TOFU evaluation log" in result.stderr
 
 
 @pytest.fixture
@@ -45,7 +45,9 @@ def reports(tmp_path: Path) -> tuple[Path, Path]:
     """Reports of an unlearned and of a retrained model, with TOFU's sets."""
     paths = (tmp_path / "unlearned.json", tmp_path / "retrained.json")
     for path, shift in zip(paths, (0.1, 0.0), strict=True):
-        report = sample_report().model_copy(update={"models": {"unlearned": ours(shift), "retrained": ours()}})
+        report = sample_report().model_copy(
+            update={"models": {"unlearned": make_measurements(shift), "retrained": make_measurements()}}
+        )
         path.write_text(report.model_dump_json())
     return paths
 

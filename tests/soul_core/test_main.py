@@ -223,3 +223,11 @@ def test_a_crash_exits_1_and_its_event_contains_no_data(
     output = capfd.readouterr()
     assert "crash: ZeroDivisionError inside the engine" in output.err
     assert "Traceback" in output.err
+
+
+def test_arguments_are_read_before_anything_slow_is_imported() -> None:
+    code = (
+        "import sys, soul_core.__main__; print({'torch', 'transformers', 'scipy', 'matplotlib'} & sys.modules.keys())"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert output.stdout == "set()\n"

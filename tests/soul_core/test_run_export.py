@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.tiny_tokenizer import CHAT_TEMPLATE
 from soul_core.errors import BadSpec, RunInterruptedError
 from soul_core.events import SilentListener, StopRequest
 from soul_core.models.files import inspect_model
@@ -18,7 +19,7 @@ from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
 from soul_core.verify_export import verify_export
-from tests.fixtures.capitals import CHAT_TEMPLATE, COUNTRIES, answer, question, write_rows
+from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 
 FORGET, RETAIN = list(COUNTRIES)[:4], list(COUNTRIES)[4:]
 SPEC: dict[str, Any] = {

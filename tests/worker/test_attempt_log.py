@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from soul_core.events import Event
@@ -10,6 +11,7 @@ from soul_core.log_records import LogRecord
 from soul_store import job_leases, job_logs
 from soul_store.job_leases import JobLease, LeaseLostError
 from soul_store.job_logs import LogLine
+from soul_store.tables import Job, JobEvent
 from tests.worker.conftest import Desk
 from worker.attempt_log import AttemptLog, LogLimits
 
@@ -127,6 +129,17 @@ def test_events_and_records_of_the_engine_become_lines(desk: Desk, lease: JobLea
         ("error", "(withheld: an incomplete record)", {"source": "engine"}),
         ("error", "Fatal Python error: Segmentation fault", {"source": "engine"}),
     ]
+
+
+def test_the_log_is_removed_with_its_job(desk: Desk, lease: JobLease, attempt_log: AttemptLog) -> None:
+    attempt_log.info("a line")
+    write(desk, attempt_log)
+
+    with Session(desk.database) as session, session.begin():
+        session.execute(delete(JobEvent).where(JobEvent.job_id == lease.job_id))
+        session.execute(delete(Job).where(Job.id == lease.job_id))
+
+    assert read(desk, lease) == []
 
 
 def test_what_the_database_cannot_store_is_replaced_or_cut(

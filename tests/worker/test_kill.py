@@ -76,7 +76,7 @@ def test_a_killed_job_resumes_and_ends_with_the_same_weights(
     assert desk.statuses(job_id) == ["queued", "running", "queued", "running", "succeeded"]
     assert (job.epoch, job.attempt) == (2, 1)
     resumed = [event for event in desk.events(job_id) if "resumed from the checkpoint" in event.data.get("message", "")]
-    assert resumed, "it began anew"
+    assert resumed, "it started again from step 0"
 
 
 @pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])

@@ -101,7 +101,7 @@ def run_with_fault(fault: str, job_id: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv(SOCKET_VARIABLE)  # its own process, not a fork of the engine server
     get_settings.cache_clear()
     monkeypatch.setattr(supervisor, "ENGINE_COMMAND", (sys.executable, str(engine), fault))
-    run_job(job_id)
+    run_job.run(job_id)  # the function itself: no message, no broker
 
 
 def read_log(desk: Desk, job_id: str) -> list[LogLine]:

@@ -21,7 +21,7 @@ from worker.workspace import Workspace
 
 def run_here(job_id: str) -> None:
     """Run a job in this process."""
-    run_job(job_id)
+    run_job.run(job_id)  # the function itself: no message, no broker
 
 
 def test_a_job_publishes_its_artifacts_and_leaves_no_data_on_the_worker(

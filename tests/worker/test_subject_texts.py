@@ -18,9 +18,9 @@ ROWS = (
 def texts(tmp_path: Path) -> SubjectTexts:
     path = tmp_path / "forget.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    found = SubjectTexts()
-    found.set_files([path])
-    return found
+    subject_texts = SubjectTexts()
+    subject_texts.set_files([path])
+    return subject_texts
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from soul_core.__main__ import _others, _parser, _sets
+from soul_core.__main__ import _collect_datasets, _make_parser, _parse_pairs
 from soul_store.blobs import LocalBlobStore
 from soul_store.tables import Artifact, Dataset, Job, Model
 from tests.fixtures.blobs import put_bytes
@@ -44,14 +44,14 @@ def test_everything_a_job_names_reaches_the_engine(store: LocalBlobStore, tmp_pa
 
     arguments = workspace.fetch_inputs(store, Job(id="job_3", epoch=2, request_id="req_1", spec={"seed": 7}), needs)
 
-    args = _parser().parse_args(arguments)
+    args = _make_parser().parse_args(arguments)
     assert (args.job_id, args.attempt, args.request_id) == ("job_3", 2, "req_1")
     assert (args.model, args.revision, args.model_name) == ("owner/name", "abc", "a model")
     assert json.loads(args.spec.read_text()) == {"seed": 7}
-    sets = _sets(args)
+    sets = _collect_datasets(args)
     assert set(sets) == set(named)
     assert all(path.exists() for path in sets.values())
-    others = _others(args)
+    others = _parse_pairs(args.compare, "--compare", "MODEL")
     assert others["before"] == "owner/other@def"
     assert (Path(others["retrained"]) / "config.json").exists()
     assert args.retrained_log.name == "job_2-retrained.json", "the report names the job it is from"
@@ -69,7 +69,7 @@ def test_every_input_reaches_the_engine_with_its_digest(store: LocalBlobStore, t
         row_key=KEY,
     )
 
-    args = _parser().parse_args(
+    args = _make_parser().parse_args(
         Workspace(tmp_path / "scratch", "job_3").fetch_inputs(store, Job(id="job_3", epoch=1, spec={}), needs)
     )
 

@@ -207,16 +207,9 @@ def _propose(spec: JobSpec, earlier: Sequence[Trial], *, eval_every: int) -> Any
             )
         )
     if not earlier:
-        study.enqueue_trial(
-            {place: min(max(_get_value(spec, place), low), high) for place, (low, high) in space.items()}
-        )
+        values: dict[str, Any] = {place: reduce(getattr, place.split("."), spec) for place in space}
+        study.enqueue_trial({place: min(max(values[place], low), high) for place, (low, high) in space.items()})
     return study.ask(distributions)
-
-
-def _get_value(spec: JobSpec, place: str) -> float:
-    """Return the number at a dotted place of the spec."""
-    value: Any = reduce(getattr, place.split("."), spec)
-    return float(value)
 
 
 def apply_settings(spec: JobSpec, settings: Mapping[str, float]) -> JobSpec:

@@ -30,7 +30,7 @@ def test_the_pdf_has_pages_a_title_and_the_verdict_as_text(reader: PdfReader) ->
     assert len(reader.pages) > 2
     assert reader.metadata is not None
     assert reader.metadata.title == f"SOUL report: passed · {report.job_id}"
-    assert "Passed: the model meets every criterion of this job" in text
+    assert "Passed: every criterion of this job is met" in text
     assert f"1 / {len(reader.pages)}" in text
 
 
