@@ -3,10 +3,8 @@
 The page holds the `--help` text of every command, at a fixed width.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,6 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from soul_cli.main import app
+from soul_core.generated_file import print_or_check
 
 WIDTH = 100
 INTRODUCTION = """\
@@ -54,17 +53,8 @@ def render_reference() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print or check the page; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m soul_cli.reference", description=__doc__)
-    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with this copy instead of printing")
-    copy: Path | None = parser.parse_args(arguments).check
-    if copy is None:
-        sys.stdout.write(render_reference())
-        return 0
-    if copy.exists() and copy.read_text(encoding="utf-8") == render_reference():
-        return 0
-    sys.stderr.write(f"{copy} is not current: run `make openapi` and review the changes\n")
-    return 1
+    """Print or check the file; return the exit code."""
+    return print_or_check("soul_cli.reference", __doc__, render_reference, arguments)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 Torch-free. The copy is docs/report.schema.json.
 """
 
-import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
+from soul_core.generated_file import print_or_check
 from soul_core.report import SCHEMA_VERSION, Report
 
 
@@ -24,17 +23,8 @@ def render_schema() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print or check; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m soul_core.report.schema", description=__doc__)
-    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with this copy instead of printing")
-    checked: Path | None = parser.parse_args(arguments).check
-    if checked is None:
-        sys.stdout.write(render_schema())
-        return 0
-    if checked.exists() and checked.read_text(encoding="utf-8") == render_schema():
-        return 0
-    sys.stderr.write(f"{checked} is not current: run `make openapi` and look at what changed for users\n")
-    return 1
+    """Print or check the file; return the exit code."""
+    return print_or_check("soul_core.report.schema", __doc__, render_schema, arguments)
 
 
 if __name__ == "__main__":
