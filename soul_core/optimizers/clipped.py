@@ -2,13 +2,14 @@
 type.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 
-class ClippedOptimizer(Optimizer):
+class ClippedOptimizer(Optimizer, ABC):
     """Base of optimizers that clip the step of each weight. A subclass defines `_update`."""
 
     unclipped_fraction: float | None = None
@@ -38,6 +39,6 @@ class ClippedOptimizer(Optimizer):
             for name, tensor in state_dict["state"].get(number, {}).items():
                 self.state[parameter][name] = tensor.to(parameter.device, copy=True)
 
+    @abstractmethod
     def _update(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> torch.Tensor:
         """Update one parameter in place; return how many of its weights were not clipped."""
-        raise NotImplementedError
