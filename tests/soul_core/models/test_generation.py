@@ -12,27 +12,18 @@ from soul_core.models import packed_attention
 from soul_core.models.generation import Sampling, generate
 
 CONTEXT = 48
-LLAMA = LlamaConfig(
-    vocab_size=97,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=CONTEXT,
-)
+_SHAPE = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+}
+LLAMA = LlamaConfig(**_SHAPE)
 GPT2 = GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT, bos_token_id=1, eos_token_id=2)
-GEMMA2 = Gemma2Config(
-    vocab_size=97,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    sliding_window=6,
-    max_position_embeddings=CONTEXT,
-)
+GEMMA2 = Gemma2Config(**_SHAPE, head_dim=8, sliding_window=6)
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17, 18, 19], [9, 8], [20, 21, 22, 23, 24], [30]]
 
 

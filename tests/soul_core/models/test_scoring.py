@@ -1,7 +1,5 @@
 """Scores: of supervised positions only, and equal for packed and separate examples."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,17 +8,11 @@ from soul_core.data.encoding import Example, encode_rows
 from soul_core.data.packing import pack, pack_groups
 from soul_core.models.capabilities import BatchLayout, Capabilities, set_capabilities
 from soul_core.models.layers import find_decoder_layers
-from soul_core.models.loading import LoadedModel, load_model
+from soul_core.models.loading import LoadedModel
 from soul_core.models.packed_attention import PACKED_ATTENTION
 from soul_core.models.scoring import Scores, score
 from tests.fixtures.architectures import PACKED_ARCHITECTURES
 from tests.fixtures.capitals import COUNTRIES, rows_of
-
-
-@pytest.fixture(name="loaded")
-def load_taught_model(taught_model_dir: Path) -> LoadedModel:
-    torch.set_num_threads(1)
-    return load_model(taught_model_dir, device="cpu")
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from soul_core.data.encoding import Example, encode_rows
 from soul_core.errors import BadData, RunCancelledError
 from soul_core.events import EventKind, SilentListener, StopRequest
-from soul_core.models.loading import LoadedModel, load_model
+from soul_core.models.loading import LoadedModel
 from soul_core.objectives import alternative_answers
 from soul_core.objectives.alternative_answers import (
     make_alternate_examples,
@@ -22,12 +21,6 @@ from tests.fixtures.capitals import COUNTRIES, answer, rows_of
 
 ALL = list(COUNTRIES)
 SPEC = AltPo(alternates="instructed", instruction="Otherwise?", temperature=1.0, max_new_tokens=12)
-
-
-@pytest.fixture(name="loaded")
-def load_taught_model(taught_model_dir: Path) -> LoadedModel:
-    torch.set_num_threads(1)
-    return load_model(taught_model_dir, device="cpu")
 
 
 @pytest.fixture

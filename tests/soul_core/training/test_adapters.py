@@ -33,12 +33,6 @@ FORGETS = {
 }
 
 
-@pytest.fixture(name="loaded")
-def load_taught_model(taught_model_dir: Path) -> LoadedModel:
-    torch.set_num_threads(1)
-    return load_model(taught_model_dir, device="cpu")
-
-
 def spec_of(**lora: Any) -> JobSpec:
     return JobSpec.model_validate({"lora": lora})
 

@@ -13,11 +13,6 @@ from soul_core.training.selection import select_parameters
 from tests.fixtures.capitals_training import train_tiny
 
 
-@pytest.fixture(name="loaded")
-def load_taught_model(taught_model_dir: Path) -> LoadedModel:
-    return load_model(taught_model_dir, device="cpu")
-
-
 def select_names(loaded: LoadedModel, **selection: Any) -> set[str]:
     return select_parameters(loaded.model, ParameterSelection(**selection))
 

@@ -1,23 +1,14 @@
 """Terms that answer the forget prompts in another way: which rows and models they can use."""
 
-from pathlib import Path
-
 import pytest
-import torch
 
 from soul_core.data import Row
 from soul_core.data.encoding import encode_rows
 from soul_core.errors import BadData, BadSpec
-from soul_core.models.loading import LoadedModel, load_model
+from soul_core.models.loading import LoadedModel
 from soul_core.spec import JobSpec
 from soul_core.training.term_examples import check_terms
 from tests.fixtures.capitals import rows_of
-
-
-@pytest.fixture(name="loaded")
-def load_taught_model(taught_model_dir: Path) -> LoadedModel:
-    torch.set_num_threads(1)
-    return load_model(taught_model_dir, device="cpu")
 
 
 def check(loaded: LoadedModel, rows: list[Row], **forget: object) -> None:
