@@ -8,8 +8,10 @@ from typing import Any
 import torch
 import transformers
 
+from bench.tiny_tokenizer import VOCAB_SIZE
+
 SHAPE = {
-    "vocab_size": 320,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -49,7 +51,7 @@ def configs() -> dict[str, Any]:
         ),
         "phi3": t.Phi3Config(**SHAPE, rope_theta=70_000.0),
         "gpt2": t.GPT2Config(
-            vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
+            vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
         ),
     }
 
