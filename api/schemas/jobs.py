@@ -110,7 +110,7 @@ class EstimateBasis(ResponseModel):
     )
     num_jobs: int = Field(description="Finished jobs from which the seconds were learned.")
     memory_source: Literal["worker_kind", "other_kinds", "constants"] = Field(
-        description="Where the peak memory comes from. A resumed job does not tell its peak."
+        description="Where the peak memory comes from. A resumed job has no known peak."
     )
     memory_num_jobs: int = Field(description="Finished jobs from which the peak memory was learned.")
     accelerator: Literal["cpu", "cuda"]
@@ -124,15 +124,15 @@ class EstimateOut(ResponseModel):
     allowed: bool
     errors: list[RequestProblem]
     warnings: list[str]
-    seconds: float | None = None
+    seconds: float | None
     seconds_interval: tuple[float, float] | None = Field(
-        None, description="Lowest and highest seconds to expect; 9 of 10 jobs lie inside, once enough have finished."
+        description="Lowest and highest seconds to expect; 9 of 10 jobs lie inside, once enough have finished."
     )
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: int | None
     peak_memory_bytes_interval: tuple[int, int] | None = Field(
-        None, description="Lowest and highest peak memory to expect, as `seconds_interval`."
+        description="Lowest and highest peak memory to expect, as `seconds_interval`."
     )
-    flops: float | None = None
-    output_bytes: int | None = None
-    based_on: EstimateBasis | None = None
+    flops: float | None
+    output_bytes: int | None
+    based_on: EstimateBasis | None
     basis: str

@@ -36,7 +36,19 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     if problems or not num_parameters:
         unknown = "the size of the model is not known before it is loaded"
         basis = f"no estimate: {'the job would be refused' if num_parameters else unknown}"
-        return EstimateOut(allowed=not problems, errors=problems, warnings=warnings, basis=basis)
+        return EstimateOut(
+            allowed=not problems,
+            errors=problems,
+            warnings=warnings,
+            seconds=None,
+            seconds_interval=None,
+            peak_memory_bytes=None,
+            peak_memory_bytes_interval=None,
+            flops=None,
+            output_bytes=None,
+            based_on=None,
+            basis=basis,
+        )
     work = _count_work(body, request, num_parameters)
     history = _read_history(session, accelerator, body.spec.dtype)
     seconds = predict(work.by_phase, history.times, typed=_list_typed_seconds(body, request, work, accelerator))
