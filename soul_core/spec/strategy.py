@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec.evaluation import Criterion
+from soul_core.spec.names import RETAIN_HELD_OUT
 from soul_core.spec.optimizers import MAX_LR
 from soul_core.spec.terms import MAX_WEIGHT, NoRetain, SpecModel
 
@@ -138,7 +139,9 @@ def select_search_criteria(spec: "JobSpec", sets: Collection[str]) -> tuple[Crit
     return tuple(
         criterion
         for criterion in spec.expand_criteria(sets)
-        if criterion.attack is None and not is_compared_with_retrained(criterion)
+        if criterion.attack is None
+        and not is_compared_with_retrained(criterion)
+        and (criterion.set != RETAIN_HELD_OUT or criterion.set in sets)  # a small retain set is not split
     )
 
 
