@@ -71,9 +71,9 @@ def run(
             model = load(source, resolution, is_trained=is_trained)
             log = match_log_rows(log, model, spec, state) if log else None
             compared_sources = {name: pin_source(compared) for name, compared in compared_sources.items()}
+            resolution, model = add_own_texts(resolution, model, spec, state)
             check_run(spec, model, out, state)
             state.claim(_make_identity(spec, model, log))
-            resolution, model = add_own_texts(resolution, model, spec, state)
 
         evaluations: dict[str, ModelEvaluation] = {}
         retrained = log.facts if log else None

@@ -19,11 +19,10 @@ from soul_core.data.general_text import MAX_OWN_TOKENS, MIN_OWN_TOKENS, NUM_OWN_
 from soul_core.events import raise_if_stop_requested
 from soul_core.models.generation import Sampling, generate, get_end_ids
 from soul_core.models.loading import LoadedModel
-from soul_core.pipeline.model_under_test import ModelUnderTest, add_dataset
+from soul_core.pipeline.model_under_test import ModelUnderTest, add_dataset, compute_weights_digest
 from soul_core.pipeline.state import RunState
 from soul_core.spec import GENERAL_OWN, JobSpec
 
-_FILE = "own_texts.json"
 #: Asked in turn where a model only writes after a prompt.
 _REQUESTS = (
     "Write a few sentences about anything you like.",
@@ -53,7 +52,9 @@ def add_own_texts(
     """
     if GENERAL_OWN not in spec.list_made_sets(resolution.rows):
         return resolution, model_under_test
-    path = state.folder / _FILE
+    path = (
+        state.folder / f"own_texts-{spec.compute_sha256()[:16]}-{compute_weights_digest(model_under_test.loaded)}.json"
+    )
     if path.exists():
         texts = json.loads(path.read_text())
     else:
