@@ -9,7 +9,7 @@ from soul_core.errors import BadData
 from soul_core.events import Listener
 from soul_core.formatting import MAX_LISTED_ROWS, format_list
 from soul_core.report import ConflictHandling, DatasetFacts, DatasetOrigin, RowConflict, SetConflicts
-from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN_HELD_OUT, JobSpec, is_forget_set
+from soul_core.spec import DROPPED_SUFFIX, FORGET, GENERAL, HOLDOUT, RETAIN, RETAIN_HELD_OUT, JobSpec, is_forget_set
 
 #: What conflicts mean in sets that are not learned.
 _CONSEQUENCES = {
@@ -49,6 +49,14 @@ class ConflictResolution:
     def made_texts(self) -> frozenset[str]:
         """The sets of text that the user did not write: they are cut where they do not fit the model."""
         return frozenset(name for name, (origin, _) in self.origins.items() if origin in {"shipped", "sampled"})
+
+    def get_given_numbers(self, name: str) -> list[int] | None:
+        """Return the numbers of all rows of a set as it was given; None if the run uses all of them."""
+        parts = [f"{name}{DROPPED_SUFFIX}"]
+        if name == RETAIN and self.origins.get(RETAIN_HELD_OUT, ("given",))[0] == "held_out":
+            parts.append(RETAIN_HELD_OUT)
+        others = [row.number for part in parts for row in self.rows.get(part, ())]
+        return sorted([*others, *(row.number for row in self.rows[name])]) if others else None
 
     def update_facts(self, name: str, facts: DatasetFacts) -> DatasetFacts:
         """Return a set's facts with its origin, its original sha256 and the rows dropped from it."""

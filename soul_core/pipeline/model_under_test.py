@@ -100,7 +100,10 @@ def load_model_under_test(
     for of_set in rows.values():
         check_against_transformers(loaded.encoder, of_set)
     datasets = encode_datasets(rows, loaded.encoder, max_tokens=max_tokens)
-    selections = {name: _select_measured_rows(dataset, spec) for name, dataset in datasets.items()}
+    selections = {
+        name: _select_measured_rows(dataset, spec, resolution.get_given_numbers(name))
+        for name, dataset in datasets.items()
+    }
     forget_rows = selections[FORGET].rows if FORGET in selections else ()
     return ModelUnderTest(
         loaded=loaded,
@@ -143,9 +146,16 @@ def cut_texts(rows: Sequence[Row], loaded: LoadedModel, max_tokens: int) -> tupl
     return tuple(cut_rows)
 
 
-def _select_measured_rows(dataset: EncodedDataset, spec: JobSpec) -> EvaluationSet:
+def _select_measured_rows(
+    dataset: EncodedDataset, spec: JobSpec, given_numbers: Sequence[int] | None = None
+) -> EvaluationSet:
     return choose_rows(
-        dataset.name, dataset.rows, dataset.examples, max_rows=spec.evaluation.max_examples, seed=spec.seed
+        dataset.name,
+        dataset.rows,
+        dataset.examples,
+        max_rows=spec.evaluation.max_examples,
+        seed=spec.seed,
+        given_numbers=given_numbers,
     )
 
 
