@@ -16,6 +16,7 @@ from soul_core.pipeline.strategies import single
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
+from soul_core.spec.validation import find_spec_problems
 from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.soul_core.test_run import Recorder, drop_times, weights
 
@@ -160,3 +161,47 @@ def test_other_kinds_of_jobs_make_no_sets(paths: dict[str, Path], kind: str) -> 
     resolution = prepare_datasets(read_datasets(paths, job, Recorder()), job, Recorder())
 
     assert set(resolution.rows) == {"forget", "retain"}
+
+
+def test_a_run_reports_that_the_retain_set_is_overfitted(inputs: RunInputs, tmp_path: Path) -> None:
+    listener = Recorder()
+
+    report = run(
+        spec(retain={"kind": "nll", "weight": 10.0}, training={"steps": 12}), inputs, tmp_path, listener=listener
+    )
+
+    reported = [caveat for caveat in report.caveats if caveat.startswith("The retain set is overfitted")]
+    assert len(reported) == 1
+    assert reported[0].removesuffix(".") in [event["message"] for event in listener.of("warning")]
+    assert {result.outcome for result in report.criteria if result.criterion.set == "retain"} == {"passed"}
+    assert {result.outcome for result in report.criteria if result.criterion.set == "retain_held_out"} == {"failed"}
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "fraction", "words"),
+    [(7, 0.2, "Only 2 retain rows were held out"), (4, 0.2, "give 50 or more"), (7, 0, "data.retain_held_out is 0")],
+)
+def test_too_few_held_out_rows_are_a_caveat(
+    inputs: RunInputs, tmp_path: Path, num_rows: int, fraction: float, words: str
+) -> None:
+    sets = {**inputs.dataset_paths, "retain": write_rows(tmp_path / "retain", RETAIN[:num_rows])}
+    few_steps = spec(data={"retain_held_out": fraction}, training={"steps": 1})
+
+    report = run(few_steps, RunInputs(model=inputs.model, dataset_paths=sets), tmp_path / "out")
+
+    assert sum(words in caveat for caveat in report.caveats) == 1
+
+
+def test_held_out_rows_that_are_trained_on_are_a_caveat(inputs: RunInputs, tmp_path: Path) -> None:
+    sets = {**inputs.dataset_paths, "retain_held_out": write_rows(tmp_path / "held", RETAIN[:3])}
+
+    report = run(spec(training={"steps": 1}), RunInputs(model=inputs.model, dataset_paths=sets), tmp_path / "out")
+
+    assert any("3 rows of the retain_held_out set are in the retain set too" in caveat for caveat in report.caveats)
+    assert report.verdict != "passed"
+
+
+def test_only_unlearning_holds_rows_out() -> None:
+    job = JobSpec.model_validate({"kind": "evaluate", "data": {"retain_held_out": 0.1}})
+
+    assert [problem.place for problem in find_spec_problems(job, {"retain"})] == ["data.retain_held_out"]
