@@ -28,7 +28,7 @@ def find(retain: list[float], held_out: list[float], resampling: Resampling = RE
     return find_overfitting(measure(retain, held_out), measure(ROWS, ROWS), resampling)
 
 
-def test_held_out_rows_that_fall_below_a_kept_retain_set_are_reported_with_the_remedy() -> None:
+def test_held_out_rows_that_fall_below_the_retain_set_are_reported_with_a_remedy() -> None:
     sentence = find(scale(1.02), scale(0.8)) or ""
 
     assert "its probability is 1.02 times the base model's" in sentence
