@@ -9,7 +9,8 @@ from api.schemas.submissions import JobCreate
 from api.services import conflicts
 from api.services.cost_prediction import History, Observation, Prediction, predict
 from api.services.job_validation import ValidatedRequest, validate_request
-from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, TRAIN, JobKind, JobSpec
+from soul_core.data.held_out import MIN_SPLIT_ROWS
+from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, RETAIN_HELD_OUT, TRAIN, JobKind, JobSpec
 from soul_core.spec.export import compute_output_bytes
 from soul_store import job_costs, workers
 from soul_store.blobs import get_blob_store
@@ -30,7 +31,7 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     request = validate_request(session, caller, body)
     conflict_problems = conflicts.find_problems(request.all_datasets, body.spec)
     problems = [*request.missing, *request.problems, *conflict_problems]
-    warnings = _find_warnings(request, body.spec) + _find_undecidable_criteria(body)
+    warnings = _find_warnings(request, body.spec) + _find_undecidable_criteria(body, request)
     num_parameters = request.model.facts.get("num_parameters") if request.model else None
     accelerator, reason = _choose_accelerator(session, body.spec)
     if problems or not num_parameters:
@@ -178,13 +179,16 @@ def _find_warnings(request: ValidatedRequest, spec: JobSpec) -> list[str]:
     return [*warnings, *request.prior_forget_sets.messages]
 
 
-def _find_undecidable_criteria(body: JobCreate) -> list[str]:
+def _find_undecidable_criteria(body: JobCreate, request: ValidatedRequest) -> list[str]:
     """Return a warning for each criterion whose metric is not computed: with it no verdict can be `passed`."""
     spec, warnings = body.spec, []
+    sets = {*body.datasets, *spec.list_made_sets(body.datasets)}
+    if RETAIN_HELD_OUT not in body.datasets and _has_small_retain_set(request):
+        sets.discard(RETAIN_HELD_OUT)
     for number, criterion in enumerate(spec.criteria):
         if criterion.set == ALL_PRIOR_FORGET_SETS:  # applies to the sets that exist
             continue
-        if criterion.set != ALL and criterion.set not in body.datasets:
+        if criterion.set != ALL and criterion.set not in sets:
             missing = f"the data set '{criterion.set}', which the job does not have"
         elif criterion.metric not in spec.evaluation.metrics:
             missing = f"'{criterion.metric}', which evaluation.metrics does not name"
@@ -194,3 +198,9 @@ def _find_undecidable_criteria(body: JobCreate) -> list[str]:
             continue
         warnings.append(f"criteria.{number} needs {missing}: it will be inconclusive")
     return warnings
+
+
+def _has_small_retain_set(request: ValidatedRequest) -> bool:
+    """Return whether the retain set has too few rows to hold some out."""
+    retain = request.datasets.get(RETAIN)
+    return retain is not None and (retain.num_rows or 0) < MIN_SPLIT_ROWS

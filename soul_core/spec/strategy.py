@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec.evaluation import Criterion
+from soul_core.spec.names import GENERAL_OWN, RETAIN_HELD_OUT
 from soul_core.spec.optimizers import MAX_LR, MAX_RISE, Sophia
 from soul_core.spec.terms import MAX_WEIGHT, NoRetain, SpecModel
 
@@ -129,6 +130,10 @@ Strategy = Annotated[Single | Search | Ensemble | Influence, Field(discriminator
 _SEARCH_FACTOR = 10
 
 
+#: Sets that a run does not always make: a small retain set is not split, and a model may write nothing.
+_SOMETIMES_MADE = frozenset({RETAIN_HELD_OUT, GENERAL_OWN})
+
+
 def select_search_criteria(spec: "JobSpec", sets: Collection[str]) -> tuple[Criterion, ...]:
     """Return the criteria that a search measures during training on data sets of these names.
 
@@ -138,7 +143,9 @@ def select_search_criteria(spec: "JobSpec", sets: Collection[str]) -> tuple[Crit
     return tuple(
         criterion
         for criterion in spec.expand_criteria(sets)
-        if criterion.attack is None and not is_compared_with_retrained(criterion)
+        if criterion.attack is None
+        and not is_compared_with_retrained(criterion)
+        and (criterion.set in sets or criterion.set not in _SOMETIMES_MADE)
     )
 
 
