@@ -86,7 +86,7 @@ class JobSpec(SpecModel):
         "finetune: learn the `train` set. evaluate: measure a model, and others for comparison, and change none.",
     )
     forget: ForgetTerm = Field(Npo(), description="Loss term that makes the model forget the forget set.")
-    retain: RetainTerm = Field(Nll(), description="Loss term that protects the model on the retain set.")
+    retain: RetainTerm = Field(Nll(weight=10), description="Loss term that protects the model on the retain set.")
     optimizer: Optimizer = Field(Sophia(), description="How the weights are updated.")
     parameters: ParameterSelection = Field(ParameterSelection(), description="Which weights are trained, by name.")
     saliency: Saliency | None = Field(None, description="Train only the weights that matter most for the forget set.")

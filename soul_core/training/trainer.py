@@ -37,7 +37,7 @@ from soul_core.training.sharpness import add_sharpness_aware_gradients
 from soul_core.training.step import Losses, add_gradients
 from soul_core.training.term_examples import make_term_examples
 from soul_core.training.trainable import TrainableParameters
-from soul_core.training.trust_region import NUM_GUARD_ROWS, TrustRegion, compute_rms
+from soul_core.training.trust_region import LORA_FACTOR, NUM_GUARD_ROWS, TrustRegion, compute_rms
 from soul_core.training.watched_rows import ForgetProgress, WatchedRows
 
 #: (number of steps taken, trainable parameters) -> whether the training ends here.
@@ -302,7 +302,7 @@ class TrainingRun:
             WatchedRows(self.loaded, examples[:NUM_GUARD_ROWS], self.batcher),
             budget=self.spec.optimizer.max_rise,
             num_steps=self.num_steps,
-            weight_rms=compute_rms(self.trainable.parameters),
+            weight_rms=compute_rms(self.trainable.parameters) * (LORA_FACTOR if self.spec.lora else 1),
         )
 
     def _load_or_compute_base_scores(self) -> BaseScores:

@@ -22,7 +22,9 @@ GROW, SHRINK = 1.5, 0.5
 #: A step that raises the loss too far is cut to this part of its length, at most MAX_CUTS times.
 CUT, MAX_CUTS = 0.3, 6
 #: The largest learning rate, as a fraction of the weights' root mean square: where curvature is too small to matter.
-MAX_RELATIVE_LR = 1e-3
+MAX_RELATIVE_LR = 4e-4
+#: Adapters start near zero, and their steps are ten times those of complete matrices.
+LORA_FACTOR = 10
 #: Guard rows that are scored after every step.
 NUM_GUARD_ROWS = 8
 

@@ -14,7 +14,7 @@ from soul_core.models.scoring import score
 from soul_core.training.micro_batching import BatchItem, MicroBatcher
 
 #: Forget rows that are scored, and the steps between two scorings.
-MAX_FORGET_ROWS, SCORE_EVERY = 32, 4
+MAX_FORGET_ROWS, SCORE_EVERY = 32, 2
 
 
 class WatchedRows:
