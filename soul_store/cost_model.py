@@ -13,9 +13,11 @@ from soul_core.spec.optimizers import Sophia
 from soul_core.spec.strategy import Ensemble, Influence, Search, get_metric_inputs, select_search_criteria
 from soul_core.training.schedule import compute_num_steps
 
+#: Raised when the numbers of this module change: what was learned under another version is not comparable.
+COST_MODEL_VERSION = 1
 #: Operations per parameter and token. A backward pass costs twice a forward pass.
 FORWARD, GRADIENT = 2.0, 6.0
-#: Exact products with second derivatives, in gradients (counted by tests/api/test_cost_model.py).
+#: Exact products with second derivatives, in gradients (counted by tests/soul_store/test_cost_model.py).
 HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 3.0, 2.5
 #: Dampings that an influence step tries: half of those in its range.
 _DAMPING_TRIALS = 11
@@ -84,12 +86,29 @@ def count_operations(
     spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, *, num_compared_models: int
 ) -> Operations:
     """Return the operations of a job of any kind that evaluates `num_compared_models` in addition to its own."""
-    num_own_models = 1 if spec.kind == JobKind.EVALUATE else 2  # before and after training
-    evaluation = _count_evaluation(spec, sets) + _count_attacks(spec, sets)
-    written_tokens = sets[GENERAL_OWN].num_tokens if GENERAL_OWN in sets else 0.0
-    per_parameter = _count_strategy(spec, sets) + evaluation.scale(num_own_models + num_compared_models)
-    per_parameter += Operations(generation=FORWARD * written_tokens)
-    return per_parameter.scale(num_parameters)
+    parts = count_phase_operations(spec, sets, num_parameters, num_compared_models=num_compared_models)
+    return sum(parts.values(), start=Operations())
+
+
+def count_phase_operations(
+    spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, *, num_compared_models: int
+) -> dict[str, Operations]:
+    """Return the operations of each phase; a training other than a single one is named with its strategy.
+
+    A search ends early, an ensemble never does: their rates are not those of a single training.
+    """
+    evaluation, attacks = _count_evaluation(spec, sets), _count_attacks(spec, sets)
+    phases = {"compare": evaluation.scale(num_compared_models), "evaluate": evaluation}
+    num_models = 1 + num_compared_models
+    if spec.kind != JobKind.EVALUATE:
+        num_models += 1  # before and after training
+        is_single = spec.strategy.kind == "single"
+        training = spec.training_phase if is_single else f"{spec.training_phase}:{spec.strategy.kind}"
+        written_tokens = sets[GENERAL_OWN].num_tokens if GENERAL_OWN in sets else 0.0
+        baseline = evaluation + Operations(generation=FORWARD * written_tokens)
+        phases |= {"baseline": baseline, training: _count_strategy(spec, sets)}
+    phases["attack"] = attacks.scale(num_models)
+    return {phase: per_parameter.scale(num_parameters) for phase, per_parameter in phases.items()}
 
 
 # --- below: operations per parameter ---
