@@ -69,9 +69,9 @@ def run(
             )
             is_trained = spec.kind != JobKind.EVALUATE
             model = load(source, resolution, is_trained=is_trained)
-            log = match_log_rows(log, model, spec, state) if log else None
-            compared_sources = {name: pin_source(compared) for name, compared in compared_sources.items()}
             resolution, model = add_own_texts(resolution, model, spec, state)
+            log = match_log_rows(log, model, spec, state, made_sets=resolution.origins) if log else None
+            compared_sources = {name: pin_source(compared) for name, compared in compared_sources.items()}
             check_run(spec, model, out, state)
             state.claim(_make_identity(spec, model, log))
 

@@ -405,6 +405,19 @@ def test_an_estimate_warns_of_criteria_without_a_metric(admin: ApiClient, job_bo
     assert "'forgte'" in warnings[0]
 
 
+def test_an_estimate_knows_the_sets_that_a_run_makes(admin: ApiClient, job_body: Body) -> None:
+    rows = [{"prompt": f"Who lives at number {number}?", "completion": f"Person {number}."} for number in range(5)]
+    large = {**job_body["datasets"], "retain": admin.dataset(rows)}
+
+    def get(datasets: Body, **spec: Any) -> Any:
+        return admin("POST", "/v1/estimates", json={**job_body, "datasets": datasets, "spec": spec}).json()
+
+    small_warnings, large_warnings = get(job_body["datasets"])["warnings"], get(large)["warnings"]
+    assert [warning for warning in small_warnings if "'retain_held_out'" in warning]
+    assert not [warning for warning in large_warnings if "it will be inconclusive" in warning]
+    assert get(large)["flops"] > get(large, evaluation={"general_text": []})["flops"]
+
+
 def test_an_estimate_lists_the_problems_of_a_job(admin: ApiClient, job_body: Body) -> None:
     estimate = admin("POST", "/v1/estimates", json={**job_body, "model_id": "mdl_nothing"}).json()
 
