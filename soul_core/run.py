@@ -21,6 +21,7 @@ from soul_core.outputs.result import discard_outputs, export_gguf, export_weight
 from soul_core.pipeline.comparison import RetrainedLogFile, match_log_rows, read_retrained_log_file
 from soul_core.pipeline.conclusion import RunResults, build_report
 from soul_core.pipeline.inputs import RunInputs
+from soul_core.pipeline.missing_retain_set import make_missing_retain_set
 from soul_core.pipeline.model_under_test import ModelUnderTest, evaluate_model, load_model_under_test
 from soul_core.pipeline.preflight import check_run
 from soul_core.pipeline.state import RunState
@@ -47,6 +48,7 @@ def run(
     Raises:
         EngineError: The run failed; a `UserError` is raised before any training.
     """
+    spec = spec.complete(inputs.dataset_paths)
     check_spec(spec, inputs.dataset_paths, models=inputs.compared_models, has_retrained_log=inputs.has_retrained_log)
     check_writable(out)
     state = RunState(state_folder or out / ".state", listener or SilentListener())
@@ -60,15 +62,16 @@ def run(
             if report := find_existing_report(spec, source, out, resolution.sha256s, retrained=reference):
                 state.emit("finished", verdict=report.verdict)
                 return report
+            made = make_missing_retain_set(resolution, spec, source, state)
             load = partial(
                 load_model_under_test,
-                rows=resolution.rows,
+                rows=made.resolution.rows,
                 spec=spec,
                 key=inputs.get_digest_key(),
                 template_date=state.started_at.date(),
             )
             is_trained = spec.kind != JobKind.EVALUATE
-            model = load(source, is_trained=is_trained)
+            model = load(source, is_trained=is_trained, loaded=made.take_model())
             log = match_log_rows(log, model, spec, state) if log else None
             compared_sources = {name: pin_source(compared) for name, compared in compared_sources.items()}
             check_run(spec, model, out, state)
@@ -102,7 +105,7 @@ def run(
 
         with state.phase("export"):
             export = _export_model(spec, model, result, rounding, out) if rounding else None
-            results = RunResults(model, resolution, evaluations, log, retrained, result, export)
+            results = RunResults(model, made.resolution, made.facts, evaluations, log, retrained, result, export)
             report = build_report(spec, results, state, job_id=inputs.job_id)
             write_report(report, out)
             write_manifest(out)

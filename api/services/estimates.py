@@ -4,10 +4,17 @@ from api.auth import Caller
 from api.schemas.jobs import EstimateOut
 from api.schemas.submissions import JobCreate
 from api.services import conflicts
-from api.services.cost_model import Operations, SetSize, count_operations
+from api.services.cost_model import (
+    Operations,
+    SetSize,
+    count_generation,
+    count_operations,
+    estimate_generated_retain,
+)
 from api.services.job_validation import ValidatedRequest, validate_request
 from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, TRAIN, JobKind, JobSpec
 from soul_core.spec.export import compute_output_bytes
+from soul_core.spec.generated_retain import GenerateRetain
 from soul_store import workers
 from soul_store.blobs import get_blob_store
 from soul_store.database import Session
@@ -23,6 +30,7 @@ _LOAD_SECONDS = 15.0
 
 def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     """Return whether the job would be accepted and what it would cost. Writes nothing."""
+    body = body.with_complete_spec()
     request = validate_request(session, caller, body)
     conflict_problems = conflicts.find_problems(request.all_datasets, body.spec)
     problems = [*request.missing, *request.problems, *conflict_problems]
@@ -75,8 +83,11 @@ def _choose_accelerator(session: Session, spec: JobSpec) -> tuple[Accelerator, s
 def _count_operations(body: JobCreate, request: ValidatedRequest, num_parameters: int) -> Operations:
     """Return the operations of the job, and of the job that makes its retrained model if the body asks for one."""
     sets = {name: _measure(row) for name, row in request.all_datasets.items()}
+    if body.spec.makes_retain_set(sets):
+        sets[RETAIN] = estimate_generated_retain(body.spec, sets)
     num_compared_models = len(request.resolved_models.get_names())
-    operations = count_operations(body.spec, sets, num_parameters, num_compared_models=num_compared_models)
+    operations = count_generation(body.spec, request.all_datasets, num_parameters)
+    operations += count_operations(body.spec, sets, num_parameters, num_compared_models=num_compared_models)
     retrain_spec = request.resolved_models.retrain_spec
     if retrain_spec is not None:
         operations += count_operations(retrain_spec, {TRAIN: sets[RETAIN]}, num_parameters, num_compared_models=0)
@@ -104,6 +115,9 @@ def _find_warnings(request: ValidatedRequest, spec: JobSpec) -> list[str]:
         groups = (row.validation or {}).get("duplicates", [])
         if groups:
             warnings.append(f"{name}: {sum(map(len, groups)) - len(groups)} rows repeat others")
+    settings = spec.data.auto_retain
+    if isinstance(settings, GenerateRetain) and spec.makes_retain_set(request.all_datasets):
+        warnings.append(f"no retain set is given: the base model makes one of about {settings.num_rows} rows")
     warnings += conflicts.find_warnings(request.all_datasets, spec)
     if request.resolved_models.retrain_spec is not None:
         warnings.append("a model is retrained first, unless an earlier one can be reused: its cost is included")
@@ -113,10 +127,11 @@ def _find_warnings(request: ValidatedRequest, spec: JobSpec) -> list[str]:
 def _find_undecidable_criteria(body: JobCreate) -> list[str]:
     """Return a warning for each criterion whose metric is not computed: with it no verdict can be `passed`."""
     spec, warnings = body.spec, []
+    sets = {*body.datasets, *((RETAIN,) if spec.makes_retain_set(body.datasets) else ())}
     for number, criterion in enumerate(spec.criteria):
         if criterion.set == ALL_PRIOR_FORGET_SETS:  # applies to the sets that exist
             continue
-        if criterion.set != ALL and criterion.set not in body.datasets:
+        if criterion.set != ALL and criterion.set not in sets:
             missing = f"the data set '{criterion.set}', which the job does not have"
         elif criterion.metric not in spec.evaluation.metrics:
             missing = f"'{criterion.metric}', which evaluation.metrics does not name"

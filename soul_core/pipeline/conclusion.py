@@ -11,7 +11,11 @@ import torch
 from soul_core.attacks.runner import make_attack_results
 from soul_core.conflicts.retain_set import ConflictResolution
 from soul_core.environment import get_environment, get_versions
-from soul_core.evaluation.caveats import collect_caveats, collect_export_caveats
+from soul_core.evaluation.caveats import (
+    collect_caveats,
+    collect_export_caveats,
+    collect_generated_retain_caveats,
+)
 from soul_core.evaluation.model_evaluation import ModelEvaluation
 from soul_core.evaluation.recitals import find_recitals
 from soul_core.evaluation.row_selection import make_answer_samples
@@ -20,7 +24,7 @@ from soul_core.pipeline.comparison import RetrainedLogFile, compare_models, judg
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
 from soul_core.pipeline.strategies.single import StrategyResult
-from soul_core.report import ExportFacts, Report, RetrainedModelFacts, RunFacts
+from soul_core.report import ExportFacts, GeneratedRetainFacts, Report, RetrainedModelFacts, RunFacts
 from soul_core.spec import JUDGED_MODEL, JobKind, JobSpec
 from soul_core.training.history import TrainingResult
 
@@ -31,6 +35,7 @@ class RunResults:
 
     model_under_test: ModelUnderTest
     resolution: ConflictResolution
+    generated_retain: GeneratedRetainFacts | None
     evaluations: Mapping[str, ModelEvaluation]
     retrained_log: RetrainedLogFile | None
     retrained: RetrainedModelFacts | None
@@ -70,6 +75,7 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
         template_date=model.loaded.encoder.template_date,
         model=model.facts,
         data=data,
+        generated_retain=results.generated_retain,
         models=models,
         trials=results.strategy_result.trials,
         retrained=results.retrained,
@@ -98,6 +104,7 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
                 conflicts=conflicts,
                 num_unfinished=evaluations[judged].count_unfinished_answers(),
             ),
+            *collect_generated_retain_caveats(results.generated_retain),
             *collect_export_caveats(results.export_facts),
             *(results.retrained_log.warnings if results.retrained_log else ()),
         ),

@@ -53,26 +53,9 @@ class ModelUnderTest:
         return tuple(EvaluationSet(dataset.name, dataset.rows, dataset.examples) for dataset in self.datasets.values())
 
 
-def load_model_under_test(
-    source: ModelSource,
-    rows: RowsBySet,
-    spec: JobSpec,
-    *,
-    key: DigestKey,
-    template_date: date,
-    is_trained: bool = False,
-) -> ModelUnderTest:
-    """Load a model and encode every data set with its tokenizer.
-
-    Args:
-        template_date: The date with which a chat template renders that needs one, unless the spec names it.
-        is_trained: Whether the model is trained and exported, so that its export dtype must fit.
-
-    Raises:
-        BadModel, BadData: The model or a row cannot be used.
-        BadSpec: The model does not fit its export dtype.
-    """
-    loaded = load_model(
+def load_source(source: ModelSource, spec: JobSpec, *, template_date: date) -> LoadedModel:
+    """Load a model with the settings of the spec. Raises BadModel."""
+    return load_model(
         source.location,
         revision=source.revision,
         device=spec.device,
@@ -83,6 +66,30 @@ def load_model_under_test(
         chat=ChatSettings(spec.chat_template_kwargs, spec.template_date or template_date),
         chat_template=spec.chat_template,
     )
+
+
+def load_model_under_test(
+    source: ModelSource,
+    rows: RowsBySet,
+    spec: JobSpec,
+    *,
+    key: DigestKey,
+    template_date: date,
+    is_trained: bool = False,
+    loaded: LoadedModel | None = None,
+) -> ModelUnderTest:
+    """Load a model and encode every data set with its tokenizer.
+
+    Args:
+        template_date: The date with which a chat template renders that needs one, unless the spec names it.
+        is_trained: Whether the model is trained and exported, so that its export dtype must fit.
+        loaded: The model, if it is in memory already.
+
+    Raises:
+        BadModel, BadData: The model or a row cannot be used.
+        BadSpec: The model does not fit its export dtype.
+    """
+    loaded = loaded or load_source(source, spec, template_date=template_date)
     for of_set in rows.values():
         check_against_transformers(loaded.encoder, of_set)
     max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)

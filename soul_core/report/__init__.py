@@ -12,8 +12,11 @@ from pydantic import Field
 from soul_core.report.facts import (
     DatasetFacts,
     ExportFacts,
+    GeneratedRetainFacts,
     GgufFacts,
     ModelFacts,
+    RefusalReason,
+    RetainPart,
     RetrainedModelFacts,
     RowMatch,
     RunFacts,
@@ -43,14 +46,17 @@ __all__ = [
     "ExportFacts",
     "Finding",
     "FlaggedRow",
+    "GeneratedRetainFacts",
     "GgufFacts",
     "Interval",
     "MetricValue",
     "ModelFacts",
     "ModelMeasurements",
     "Recital",
+    "RefusalReason",
     "Report",
     "ReportModel",
+    "RetainPart",
     "RetrainedModelFacts",
     "RowConflict",
     "RowDigestKey",
@@ -170,6 +176,9 @@ class Report(ReportModel):
     )
     model: ModelFacts
     data: tuple[DatasetFacts, ...]
+    generated_retain: GeneratedRetainFacts | None = Field(
+        None, description="How the base model made the retain set; absent if one was given, or none was needed."
+    )
     models: dict[str, ModelMeasurements] = Field(
         description="Model -> its measurements: base, unlearned (or finetuned, evaluated), retrained, ..."
     )

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from soul_core.spec.attacks import DEFAULT_ATTACKS, Attack
 from soul_core.spec.evaluation import DEFAULT_CRITERIA, PRIOR_FORGET_CRITERIA, Criterion, Evaluation, ProbeKind
 from soul_core.spec.export import Export
+from soul_core.spec.generated_retain import GenerateRetain
 from soul_core.spec.names import (
     ALL,
     ALL_PRIOR_FORGET_SETS,
@@ -35,8 +36,8 @@ from soul_core.spec.names import (
     is_forget_set,
 )
 from soul_core.spec.optimizers import Optimizer, Sophia
-from soul_core.spec.strategy import Ensemble, Single, Strategy
-from soul_core.spec.terms import ForgetTerm, Nll, Npo, RetainTerm, SpecModel
+from soul_core.spec.strategy import Ensemble, Influence, Single, Strategy
+from soul_core.spec.terms import ForgetTerm, Kl, Nll, Npo, RetainTerm, SpecModel
 from soul_core.spec.training import Data, Training
 from soul_core.spec.wrappers import Lora, ParameterSelection, Saliency, Sharpness
 
@@ -82,7 +83,11 @@ class JobSpec(SpecModel):
         "finetune: learn the `train` set. evaluate: measure a model, and others for comparison, and change none.",
     )
     forget: ForgetTerm = Field(Npo(), description="Loss term that makes the model forget the forget set.")
-    retain: RetainTerm = Field(Nll(), description="Loss term that protects the model on the retain set.")
+    retain: RetainTerm = Field(
+        Nll(),
+        description="Loss term that protects the model on the retain set. Without this field: nll, or kl if the run "
+        "makes the retain set (`data.auto_retain`).",
+    )
     optimizer: Optimizer = Field(Sophia(), description="How the weights are updated.")
     parameters: ParameterSelection = Field(ParameterSelection(), description="Which weights are trained, by name.")
     saliency: Saliency | None = Field(None, description="Train only the weights that matter most for the forget set.")
@@ -216,6 +221,27 @@ class JobSpec(SpecModel):
     def writes_adapter(self) -> bool:
         """Whether the run writes adapters alone, without a complete checkpoint."""
         return self.lora is not None and self.lora.output == "adapter"
+
+    def makes_retain_set(self, sets: Collection[str]) -> bool:
+        """Return whether a run on these data sets makes its retain set from the base model."""
+        return (
+            self.kind == JobKind.UNLEARN
+            and FORGET in sets
+            and RETAIN not in sets
+            and isinstance(self.data.auto_retain, GenerateRetain)
+            and any(recipe.retain.kind != "none" for recipe in self.get_recipes().values())
+        )
+
+    def complete(self, sets: Collection[str]) -> "JobSpec":
+        """Return the spec with the defaults that depend on the job's data sets.
+
+        A retain set that the model made holds its own answers: unless the spec names a retain term, it is `kl`, which
+        is zero for the base model.
+        """
+        names_term = "retain" in self.model_fields_set or isinstance(self.strategy, Influence)
+        if names_term or not self.makes_retain_set(sets):
+            return self
+        return self.model_copy(update={"retain": Kl()})
 
     def unlearns(self, set_name: str) -> bool:
         """Return whether a run unlearns a data set: the forget set, and prior ones if the spec asks for it."""

@@ -45,8 +45,9 @@ def check_unlearning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
     if spec.retain.kind != "none":
         yield SpecProblem(
             "retain.kind",
-            f"'{spec.retain.kind}' needs a retain set; give one, or set retain to "
-            '{"kind": "none"} and leave the model\'s other abilities unprotected',
+            f"'{spec.retain.kind}' needs a retain set; give one, set data.auto_retain to "
+            '{"kind": "auto"} and the model makes one, or set retain to {"kind": "none"} and leave the model\'s other '
+            "abilities unprotected",
         )
     curvature = None if isinstance(spec.strategy, Influence) else getattr(spec.optimizer, "curvature", None)
     if curvature is not None and curvature.data != "forget":
