@@ -15,8 +15,11 @@ from soul_core.events import Listener
 from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import Scores
 
-#: The examples a term reads: forget answers, refusals and other answers to the forget prompts, retain answers.
-ExampleGroup = Literal["forget", "refusal", "alternate", "retain"]
+#: The examples a term reads: forget answers; refusals, other answers and what is said afterwards to the forget prompts;
+#: retain answers.
+ExampleGroup = Literal["forget", "refusal", "alternate", "after", "retain"]
+#: The parts of the total loss.
+TermPart = Literal["forget", "after", "retain"]
 
 #: Base scores a term reads: log-probability of each answer, logits at the supervised positions, hidden states there at
 #: the steered layer.

@@ -12,8 +12,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from soul_core.spec.after import SHIPPED_REFUSALS, AfterTerm, NoAfter
 from soul_core.spec.attacks import DEFAULT_ATTACKS, Attack
-from soul_core.spec.evaluation import DEFAULT_CRITERIA, PRIOR_FORGET_CRITERIA, Criterion, Evaluation, ProbeKind
+from soul_core.spec.evaluation import (
+    AFTER_CRITERIA,
+    DEFAULT_CRITERIA,
+    PRIOR_FORGET_CRITERIA,
+    Criterion,
+    Evaluation,
+    ProbeKind,
+)
 from soul_core.spec.export import Export
 from soul_core.spec.generated_retain import GenerateRetain
 from soul_core.spec.names import (
@@ -88,6 +96,12 @@ class JobSpec(SpecModel):
         description="Loss term that protects the model on the retain set. Without this field: nll, or kl if the run "
         "makes the retain set (`data.auto_retain`).",
     )
+    after: AfterTerm = Field(
+        NoAfter(),
+        description="What the model says instead of the forgotten answers: a term that is added to the forget term on "
+        "the same prompts. With it, the default criteria ask for it on the forget set, and against it on the retain "
+        "set.",
+    )
     optimizer: Optimizer = Field(Sophia(), description="How the weights are updated.")
     parameters: ParameterSelection = Field(ParameterSelection(), description="Which weights are trained, by name.")
     saliency: Saliency | None = Field(None, description="Train only the weights that matter most for the forget set.")
@@ -158,6 +172,8 @@ class JobSpec(SpecModel):
         if kind not in DEFAULT_CRITERIA:
             return data
         defaults: dict[str, Any] = {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind]}
+        if kind == JobKind.UNLEARN and _get_kind(data.get("after")) != "none":
+            defaults["criteria"] += AFTER_CRITERIA
         if kind == JobKind.FINETUNE:  # the user decides what the model learns
             defaults["retain_conflicts"] = "keep"
         return {**defaults, **data}
@@ -233,15 +249,20 @@ class JobSpec(SpecModel):
         )
 
     def complete(self, sets: Collection[str]) -> "JobSpec":
-        """Return the spec with the defaults that depend on the job's data sets.
+        """Return the spec with the defaults that depend on its other fields and on the job's data sets.
 
-        A retain set that the model made holds its own answers: unless the spec names a retain term, it is `kl`, which
-        is zero for the base model.
+        With `after`, the refusal rate is measured, and the job's own refusals count as such. A retain set that the
+        model made holds its own answers: unless the spec names a retain term, it is `kl`, which is zero for the base
+        model.
         """
+        changes: dict[str, Any] = {}
+        if not isinstance(self.after, NoAfter):
+            own = [text for text in self.after.refusals if text not in SHIPPED_REFUSALS]
+            changes["evaluation"] = self.evaluation.add_refusals(own)
         names_term = "retain" in self.model_fields_set or isinstance(self.strategy, Influence)
-        if names_term or not self.makes_retain_set(sets):
-            return self
-        return self.model_copy(update={"retain": Kl()})
+        if not names_term and self.makes_retain_set(sets):
+            changes["retain"] = Kl()
+        return self.model_copy(update=changes) if changes else self
 
     def unlearns(self, set_name: str) -> bool:
         """Return whether a run unlearns a data set: the forget set, and prior ones if the spec asks for it."""
@@ -266,6 +287,12 @@ class JobSpec(SpecModel):
     def compute_sha256(self) -> str:
         """Return the sha256 of the canonical JSON: two equal specs have one digest."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _get_kind(choice: Any) -> Any:
+    """Return the kind of a choice before it is validated: an object, an instance or nothing."""
+    kind = choice.get("kind") if isinstance(choice, dict) else getattr(choice, "kind", None)
+    return kind or "none"
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

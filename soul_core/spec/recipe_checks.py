@@ -79,7 +79,7 @@ def check_finetuning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
         return
     if TRAIN not in context.sets:
         yield SpecProblem("", "there is no train set; give the rows that the model must learn")
-    for name in ("forget", "retain"):
+    for name in ("forget", "retain", "after"):
         if getattr(spec, name) != JobSpec.model_fields[name].default:
             yield SpecProblem(
                 name, f"a job of kind 'finetune' learns its train set and has no {name} term; leave it out"
@@ -101,7 +101,17 @@ def check_evaluation(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
     if not context.sets:
         yield SpecProblem("", "there is no data set; give the rows that the model is asked about")
     plain = JobSpec(kind=JobKind.EVALUATE)
-    unused = ("forget", "retain", "retain_conflicts", "optimizer", "strategy", "parameters", "saliency", "sharpness")
+    unused = (
+        "forget",
+        "retain",
+        "after",
+        "retain_conflicts",
+        "optimizer",
+        "strategy",
+        "parameters",
+        "saliency",
+        "sharpness",
+    )
     for name in (*unused, "lora"):
         if getattr(spec, name) != getattr(plain, name):
             yield SpecProblem(name, "a job of kind 'evaluate' changes no model; leave it out")
@@ -140,6 +150,8 @@ def check_influence(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]
     for name in _LOOP_SETTINGS:
         if getattr(spec.training, name) != getattr(plain, name):
             yield SpecProblem(f"training.{name}", "'influence' takes one static step and does not use it; leave it out")
+    if spec.after.kind != "none":
+        yield SpecProblem("after.kind", "'influence' takes one static step and learns no text; leave it out")
     for name in ("saliency", "sharpness"):
         if getattr(spec, name) is not None:
             yield SpecProblem(name, "'influence' takes one static step, which this does not change; leave it out")

@@ -42,6 +42,31 @@ def test_a_named_term_and_a_job_without_a_generated_set_stay_as_they_are(spec: J
     assert spec.complete({"forget"}) == spec
 
 
+def test_what_is_said_afterwards_is_measured_and_judged_by_default() -> None:
+    spec = JobSpec.model_validate({"after": {"kind": "refuse", "refusals": ["Ask someone else."]}})
+    judged = [(criterion.set, criterion.at_least) for criterion in spec.criteria if criterion.metric == "refusal_rate"]
+    assert judged == [("forget", 0.75), ("retain", None)]
+    completed = spec.complete({"forget", "retain"})
+    assert "refusal_rate" in completed.evaluation.metrics
+    assert completed.evaluation.refusals == ("Ask someone else.",)
+    assert completed.complete({"forget", "retain"}) == completed
+
+
+@pytest.mark.parametrize(
+    ("changes", "sets", "place"),
+    [
+        ({"kind": "finetune"}, {"train"}, "after"),
+        ({"kind": "evaluate"}, {"forget"}, "after"),
+        ({"strategy": {"kind": "influence"}}, {"forget", "retain"}, "after.kind"),
+    ],
+)
+def test_only_a_training_that_forgets_learns_what_to_say(
+    changes: dict[str, object], sets: set[str], place: str
+) -> None:
+    spec = JobSpec.model_validate({"after": {"kind": "unknown"}, **changes})
+    assert place in [problem.place for problem in find_spec_problems(spec, sets)]
+
+
 def test_a_mistyped_metric_is_named_with_its_place_and_near_spelling() -> None:
     spec = JobSpec(
         evaluation=Evaluation(metrics=("probabilty",)), criteria=(Criterion(set="forget", metric="zzz", at_most=1),)
