@@ -16,8 +16,8 @@ from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import Scores
 
 #: The examples a term reads: forget answers; refusals, other answers and what is said afterwards to the forget prompts;
-#: retain answers.
-ExampleGroup = Literal["forget", "refusal", "alternate", "after", "retain"]
+#: retain answers. No term reads guard rows: the curvature and the learning rate may depend on them.
+ExampleGroup = Literal["forget", "refusal", "alternate", "after", "retain", "guard"]
 #: The parts of the total loss.
 TermPart = Literal["forget", "after", "retain"]
 

@@ -45,11 +45,11 @@ def find_existing_report(
         "spec": report.spec_sha256,
         "model name": report.model.source,
         "model": report.model.digest,
+        # what the base model wrote follows from model, spec and seed; so do rows held out of it
         "data sets": {
             facts.name: facts.sha256
             for facts in report.data
-            # what the base model made follows from the rest
-            if report.generated_retain is None or not facts.name.startswith(RETAIN)
+            if facts.origin != "sampled" and (report.generated_retain is None or not facts.name.startswith(RETAIN))
         },
         "retrained model": retrained_digest,
     }

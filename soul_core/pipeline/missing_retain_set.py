@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from soul_core.conflicts.retain_set import ConflictResolution, resolve_conflicts
+from soul_core.conflicts.retain_set import ConflictResolution
 from soul_core.events import SilentListener
 from soul_core.generated_retain import make_retain_set
 from soul_core.models.loading import LoadedModel
 from soul_core.models.source import ModelSource
+from soul_core.pipeline.data_sets import prepare_datasets
 from soul_core.pipeline.model_under_test import load_source
 from soul_core.pipeline.state import RunState
 from soul_core.report import GeneratedRetainFacts
@@ -41,6 +42,8 @@ def make_missing_retain_set(
         return CompletedSets(resolution)
     loaded = load_source(source, spec, template_date=state.started_at.date())
     made = make_retain_set(loaded, resolution.rows, spec, folder=state.folder, listener=state)
+    given = {name: rows for name, rows in resolution.rows.items() if name not in resolution.origins}
     # silent: its rows have no conflicts, and those of the other sets were reported
-    resolution = resolve_conflicts({**resolution.rows, RETAIN: made.rows}, spec, SilentListener())
-    return CompletedSets(resolution, made.facts, loaded)
+    resolution = prepare_datasets({**given, RETAIN: made.rows}, spec, SilentListener())
+    description = f"{len(made.rows)} rows that the base model wrote, drawn by the seed"
+    return CompletedSets(resolution.set_origin(RETAIN, "sampled", description), made.facts, loaded)

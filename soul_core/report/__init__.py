@@ -11,6 +11,7 @@ from pydantic import Field
 
 from soul_core.report.facts import (
     DatasetFacts,
+    DatasetOrigin,
     ExportFacts,
     GeneratedRetainFacts,
     GgufFacts,
@@ -43,6 +44,7 @@ __all__ = [
     "ConflictLayer",
     "CriterionResult",
     "DatasetFacts",
+    "DatasetOrigin",
     "ExportFacts",
     "Finding",
     "FlaggedRow",

@@ -57,9 +57,11 @@ def finished_run(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_generated_set_is_the_retain_set_held_by_kl(finished_run: tuple[Report, Path]) -> None:
     report, _ = finished_run
     assert report.generated_retain is not None
-    [retain] = [facts for facts in report.data if facts.name == "retain"]
-    assert retain.num_rows == sum(report.generated_retain.num_rows.values()) > 0
-    assert retain.sha256 == report.generated_retain.sha256
+    facts = {facts.name: facts for facts in report.data}
+    num_rows = facts["retain"].num_rows + facts["retain_held_out"].num_rows
+    assert num_rows == sum(report.generated_retain.num_rows.values())
+    assert facts["retain"].origin == "sampled"
+    assert facts["retain"].sha256 == report.generated_retain.sha256
     assert report.spec.retain.kind == "kl"
     assert report.models["unlearned"].sets["retain"]["probability"].value is not None
 
