@@ -141,7 +141,7 @@ _GENERAL_CRITERIA = tuple(
 #: Added to the default criteria where `after` names what the model says: on the forget set, and not elsewhere.
 AFTER_CRITERIA = (
     Criterion(set=FORGET, metric=REFUSAL_RATE, at_least=0.75),
-    Criterion(set=RETAIN, metric=REFUSAL_RATE, at_most=0.1),
+    *(Criterion(set=name, metric=REFUSAL_RATE, at_most=0.1) for name in (RETAIN, RETAIN_HELD_OUT)),
 )
 #: The reasons are in docs/reference/criteria.md.
 DEFAULT_CRITERIA: dict[JobKind, tuple[Criterion, ...]] = {

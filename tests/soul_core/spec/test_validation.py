@@ -45,7 +45,7 @@ def test_a_named_term_and_a_job_without_a_generated_set_stay_as_they_are(spec: J
 def test_what_is_said_afterwards_is_measured_and_judged_by_default() -> None:
     spec = JobSpec.model_validate({"after": {"kind": "refuse", "refusals": ["Ask someone else."]}})
     judged = [(criterion.set, criterion.at_least) for criterion in spec.criteria if criterion.metric == "refusal_rate"]
-    assert judged == [("forget", 0.75), ("retain", None)]
+    assert judged == [("forget", 0.75), ("retain", None), ("retain_held_out", None)]
     completed = spec.complete({"forget", "retain"})
     assert "refusal_rate" in completed.evaluation.metrics
     assert completed.evaluation.refusals == ("Ask someone else.",)
