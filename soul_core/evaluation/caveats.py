@@ -4,7 +4,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from soul_core.conflicts.retain_set import format_conflict_sentence, needs_warning
 from soul_core.formatting import format_number
-from soul_core.report import AttackResult, DatasetFacts, ExportFacts, ModelMeasurements, SetConflicts
+from soul_core.report import (
+    AttackResult,
+    DatasetFacts,
+    ExportFacts,
+    GeneratedRetainFacts,
+    ModelMeasurements,
+    SetConflicts,
+)
 from soul_core.spec import (
     BASE,
     FORGET,
@@ -73,6 +80,19 @@ def collect_caveats(
         yield "The spec turns confidence intervals off: chance differences count as differences."
     if spec.kind != JobKind.EVALUATE:
         yield f"This is one run with one seed ({spec.seed}); another seed gives other numbers."
+
+
+def collect_generated_retain_caveats(facts: GeneratedRetainFacts | None) -> Iterator[str]:
+    """Yield what a retain set that the base model made can show."""
+    if facts is None:
+        return
+    counts = facts.num_rows
+    yield (
+        f"No retain set was given: the base model made one of {sum(counts.values())} rows ({counts['neighbors']} in "
+        f"the form of the forget rows, {counts['general']} answers to general prompts, {counts['free']} of its own). "
+        "Its numbers show whether the model still says what it said, right or wrong, and nothing of what you need it "
+        "for."
+    )
 
 
 def collect_export_caveats(export: ExportFacts | None) -> Iterator[str]:

@@ -6,6 +6,7 @@ set is saved as JSON, so that a resumed run does not measure it again.
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from soul_core.atomic_io import write_atomically
@@ -64,6 +65,7 @@ def measure(
             on_progress=progress.tick,
         )
         name = plan.evaluation_set.name
+        inference = replace(inference, refusals=evaluation.refusals)
         results[name] = _compute_metrics(plan, inference, resampling)
         write_atomically(paths[name], results[name].model_dump_json())
     return join_sets([*(results[name] for name in paths), _make_absent_sets(sets, evaluation)])

@@ -14,6 +14,7 @@ from soul_core.metrics.likelihood import exact_memorization, extraction_strength
 from soul_core.metrics.membership import gradient_norm, loss, min_k, min_k_plus, zlib
 from soul_core.metrics.observed import InferenceResult
 from soul_core.metrics.overlap import continuation_bleu, continuation_rouge_l, knowledge_memorization, rouge_l
+from soul_core.metrics.refusals import refusal_rate
 from soul_core.metrics.toxicity import toxicity
 from soul_core.report import MetricValue
 
@@ -39,4 +40,5 @@ METRICS: dict[str, Callable[[InferenceResult, Resampling], MetricValue]] = {
     "continuation_bleu_300": partial(continuation_bleu, prefix=300),
     "verbatim_memorization": partial(continuation_rouge_l, prefix=MUSE_PREFIX_LENGTH),
     "toxicity": toxicity,
+    "refusal_rate": refusal_rate,
 }

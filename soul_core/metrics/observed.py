@@ -71,6 +71,8 @@ class InferenceResult:
 
     rows: tuple[int, ...]
     set_name: str = ""
+    refusals: tuple[str, ...] = ()
+    """The job's own texts of refusals."""
     expected_texts: tuple[str, ...] = ()
     scores: tuple[TokenScores, ...] = ()
     alternatives: tuple[AlternativeLosses | None, ...] = ()

@@ -13,8 +13,11 @@ from soul_core.report.facts import (
     DatasetFacts,
     DatasetOrigin,
     ExportFacts,
+    GeneratedRetainFacts,
     GgufFacts,
     ModelFacts,
+    RefusalReason,
+    RetainPart,
     RetrainedModelFacts,
     RowMatch,
     RunFacts,
@@ -45,14 +48,17 @@ __all__ = [
     "ExportFacts",
     "Finding",
     "FlaggedRow",
+    "GeneratedRetainFacts",
     "GgufFacts",
     "Interval",
     "MetricValue",
     "ModelFacts",
     "ModelMeasurements",
     "Recital",
+    "RefusalReason",
     "Report",
     "ReportModel",
+    "RetainPart",
     "RetrainedModelFacts",
     "RowConflict",
     "RowDigestKey",
@@ -172,6 +178,9 @@ class Report(ReportModel):
     )
     model: ModelFacts
     data: tuple[DatasetFacts, ...]
+    generated_retain: GeneratedRetainFacts | None = Field(
+        None, description="How the base model made the retain set; absent if one was given, or none was needed."
+    )
     models: dict[str, ModelMeasurements] = Field(
         description="Model -> its measurements: base, unlearned (or finetuned, evaluated), retrained, ..."
     )

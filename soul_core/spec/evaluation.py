@@ -1,5 +1,6 @@
 """What a run measures, and the criteria that decide its verdict. Torch-free."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -17,6 +18,10 @@ from soul_core.spec.names import (
 from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 
 ProbeKind = Literal["fill_in", "question", "adversarial"]
+
+
+#: The metric of what is said instead of a forgotten answer.
+REFUSAL_RATE = "refusal_rate"
 
 
 class Evaluation(SpecModel):
@@ -45,6 +50,11 @@ class Evaluation(SpecModel):
         ),
         min_length=1,
         description="Metrics to measure, by their names in GET /v1/methods.",
+    )
+    refusals: tuple[str, ...] = Field(
+        (),
+        description="Answers that `refusal_rate` counts as refusals, in addition to usual phrases and those that SOUL "
+        "ships. Those of `after` are added.",
     )
     max_new_tokens: int = Field(
         200, ge=1, le=4096, description="Maximum number of tokens of a generated answer. OpenUnlearning's value."
@@ -79,6 +89,12 @@ class Evaluation(SpecModel):
         1000, ge=0, le=100_000, description="Resamples per confidence interval; 0 for none. Ours, and common practice."
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals. Common practice.")
+
+    def add_refusals(self, texts: Sequence[str]) -> "Evaluation":
+        """Return the evaluation with the refusal rate, and with these texts as refusals."""
+        metrics = tuple(dict.fromkeys((*self.metrics, REFUSAL_RATE)))
+        refusals = tuple(dict.fromkeys((*self.refusals, *texts)))
+        return self.model_copy(update={"metrics": metrics, "refusals": refusals})
 
 
 class Criterion(SpecModel):
@@ -121,6 +137,11 @@ _RETAIN_CRITERIA = tuple(
 )
 _GENERAL_CRITERIA = tuple(
     Criterion(set=name, metric="perplexity", at_most=1.1, relative_to_base=True) for name in (GENERAL, GENERAL_OWN)
+)
+#: Added to the default criteria where `after` names what the model says: on the forget set, and not elsewhere.
+AFTER_CRITERIA = (
+    Criterion(set=FORGET, metric=REFUSAL_RATE, at_least=0.75),
+    *(Criterion(set=name, metric=REFUSAL_RATE, at_most=0.1) for name in (RETAIN, RETAIN_HELD_OUT)),
 )
 #: The reasons are in docs/reference/criteria.md.
 DEFAULT_CRITERIA: dict[JobKind, tuple[Criterion, ...]] = {

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from soul_core.spec.generated_retain import AutoRetain, GenerateRetain
 from soul_core.spec.terms import SpecModel
 
 
@@ -19,6 +20,11 @@ class Data(SpecModel):
         False,
         description="Convert all texts to Unicode normal form C, with plain spaces and without zero-width marks, "
         "before the model learns them and is scored on them.",
+    )
+    auto_retain: AutoRetain = Field(
+        GenerateRetain(),
+        description="Unlearning with a retain term and without a `retain` data set: the retain set that the run makes "
+        "from the base model (auto), or an error (off).",
     )
     retain_held_out: float = Field(
         0.2,
