@@ -6,7 +6,7 @@ from api.schemas.submissions import JobCreate
 from api.services import conflicts
 from api.services.cost_model import Operations, SetSize, count_operations
 from api.services.job_validation import ValidatedRequest, validate_request
-from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, TRAIN, JobKind, JobSpec
+from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, RETRAINED, TRAIN, JobKind, JobSpec
 from soul_core.spec.export import compute_output_bytes
 from soul_store import workers
 from soul_store.blobs import get_blob_store
@@ -122,6 +122,8 @@ def _find_undecidable_criteria(body: JobCreate) -> list[str]:
             missing = f"'{criterion.metric}', which evaluation.metrics does not name"
         elif criterion.relative_to_base and spec.kind == JobKind.EVALUATE:
             missing = "a base model to compare with, and an evaluation has none"
+        elif criterion.relative_to_retrained and body.retrained.kind == "none" and RETRAINED not in body.models:
+            missing = "a retrained model to compare with, and none is given"
         else:
             continue
         warnings.append(f"criteria.{number} needs {missing}: it will be inconclusive")

@@ -13,7 +13,14 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from soul_core.spec.attacks import DEFAULT_ATTACKS, Attack
-from soul_core.spec.evaluation import DEFAULT_CRITERIA, PRIOR_FORGET_CRITERIA, Criterion, Evaluation, ProbeKind
+from soul_core.spec.evaluation import (
+    DEFAULT_CRITERIA,
+    PRIOR_FORGET_CRITERIA,
+    RETRAINED_CRITERIA,
+    Criterion,
+    Evaluation,
+    ProbeKind,
+)
 from soul_core.spec.export import Export
 from soul_core.spec.names import (
     ALL,
@@ -115,7 +122,8 @@ class JobSpec(SpecModel):
     )
     criteria: tuple[Criterion, ...] = Field(
         DEFAULT_CRITERIA[JobKind.UNLEARN],
-        description="Bounds that decide the verdict. The default depends on the kind.",
+        description="Bounds that decide the verdict. The default depends on the kind; with a retrained model it also "
+        "bounds what attacks recover.",
     )
     chat_template: str | None = Field(
         None,
@@ -222,12 +230,21 @@ class JobSpec(SpecModel):
         is_repeated = self.prior_forget_sets == "unlearn" and is_forget_set(set_name)
         return self.kind == JobKind.UNLEARN and (set_name == FORGET or is_repeated)
 
-    def expand_criteria(self, sets: Collection[str]) -> tuple[Criterion, ...]:
-        """Return the criteria of a run on these data sets, with one on `prior_forget_*` repeated for each such set."""
+    def expand_criteria(
+        self, sets: Collection[str], *, retrained_attacks: Collection[str] = ()
+    ) -> tuple[Criterion, ...]:
+        """Return the criteria of a run on these data sets, with one on `prior_forget_*` repeated for each such set.
+
+        Args:
+            retrained_attacks: Labels of the attacks that ran on the retrained model too. The defaults of an unlearning
+                job bound what these attacks recover.
+        """
         prior_sets = [name for name in sets if name.startswith(PRIOR_FORGET_PREFIX)]
+        has_defaults = self.kind == JobKind.UNLEARN and self.criteria == DEFAULT_CRITERIA[self.kind]
+        of_retrained = [criterion for criterion in RETRAINED_CRITERIA if criterion.attack in retrained_attacks]
         return tuple(
             criterion.model_copy(update={"set": name})
-            for criterion in self.criteria
+            for criterion in (*self.criteria, *(of_retrained if has_defaults else ()))
             for name in (prior_sets if criterion.set == ALL_PRIOR_FORGET_SETS else [criterion.set])
         )
 

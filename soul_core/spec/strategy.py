@@ -143,9 +143,9 @@ def select_search_criteria(spec: "JobSpec", sets: Collection[str]) -> tuple[Crit
 
 
 def is_compared_with_retrained(criterion: Criterion) -> bool:
-    """Return whether a criterion's metric compares with the retrained model."""
+    """Return whether a criterion's bound or metric compares with the retrained model."""
     entry = METRIC_CATALOG.get(criterion.metric)
-    return entry is not None and entry.scope == "retrained"
+    return criterion.relative_to_retrained or (entry is not None and entry.scope == "retrained")
 
 
 def get_metric_inputs(criterion: Criterion) -> tuple[tuple[str, str], ...]:
