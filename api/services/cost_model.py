@@ -15,6 +15,8 @@ from soul_core.training.schedule import compute_num_steps
 FORWARD, GRADIENT = 2.0, 6.0
 #: Exact products with second derivatives, in gradients (counted by tests/api/test_cost_model.py).
 HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 3.0, 2.5
+#: A step of a latent ascent, in gradients: forward, and back to the first of the default layers.
+LATENT_STEP = 7 / 12
 #: Dampings that an influence step tries: half of those in its range.
 _DAMPING_TRIALS = 11
 #: Answers are shorter than the maximum, on average.
@@ -85,8 +87,10 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     learned_tokens = training.retain_batch * learned.tokens_per_row
     has_no_retain_term = spec.kind == JobKind.UNLEARN and spec.retain.kind == "none"
     gradients = num_steps * (forget_tokens + (0.0 if has_no_retain_term else learned_tokens))
-    if spec.sharpness is not None:  # a second gradient of the forget batch
-        gradients += num_steps * forget_tokens
+    num_forget_gradients = 1 if spec.sharpness is None else 2
+    gradients += num_steps * (num_forget_gradients - 1) * forget_tokens
+    if spec.latent is not None:
+        gradients += num_steps * num_forget_gradients * spec.latent.steps * LATENT_STEP * forget_tokens
     if spec.saliency is not None:
         gradients += forget.limit(spec.saliency.max_examples).num_tokens
         if spec.saliency.score != "gradient":

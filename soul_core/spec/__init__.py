@@ -45,7 +45,7 @@ from soul_core.spec.optimizers import Optimizer, Sophia
 from soul_core.spec.strategy import Ensemble, Single, Strategy
 from soul_core.spec.terms import ForgetTerm, Nll, Npo, RetainTerm, SpecModel
 from soul_core.spec.training import Data, Training
-from soul_core.spec.wrappers import Lora, ParameterSelection, Saliency, Sharpness
+from soul_core.spec.wrappers import LatentPerturbation, Lora, ParameterSelection, Saliency, Sharpness
 
 __all__ = [
     "ALL",
@@ -94,6 +94,9 @@ class JobSpec(SpecModel):
     parameters: ParameterSelection = Field(ParameterSelection(), description="Which weights are trained, by name.")
     saliency: Saliency | None = Field(None, description="Train only the weights that matter most for the forget set.")
     sharpness: Sharpness | None = Field(None, description="Make the result robust against small changes of weights.")
+    latent: LatentPerturbation | None = Field(
+        None, description="Forget at hidden states that were changed to bring the answers back."
+    )
     lora: Lora | None = Field(None, description="Train low-rank adapters instead of the model's own weights.")
     data: Data = Field(Data(), description="How the data sets are read.")
     training: Training = Field(Training(), description="The training loop.")

@@ -85,7 +85,7 @@ def check_finetuning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
             )
     if spec.prior_forget_sets == "unlearn":
         yield SpecProblem("prior_forget_sets", "fine-tuning cannot unlearn; leave it out, and the sets are measured")
-    for name in ("saliency", "sharpness"):
+    for name in ("saliency", "sharpness", "latent"):
         if getattr(spec, name) is not None:
             yield SpecProblem(name, "it reads the forget set, and fine-tuning has none; leave it out")
     curvature = getattr(spec.optimizer, "curvature", None)
@@ -101,7 +101,7 @@ def check_evaluation(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
         yield SpecProblem("", "there is no data set; give the rows that the model is asked about")
     plain = JobSpec(kind=JobKind.EVALUATE)
     unused = ("forget", "retain", "retain_conflicts", "optimizer", "strategy", "parameters", "saliency", "sharpness")
-    for name in (*unused, "lora"):
+    for name in (*unused, "latent", "lora"):
         if getattr(spec, name) != getattr(plain, name):
             yield SpecProblem(name, "a job of kind 'evaluate' changes no model; leave it out")
     if spec.export != plain.export:
@@ -139,7 +139,7 @@ def check_influence(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]
     for name in _LOOP_SETTINGS:
         if getattr(spec.training, name) != getattr(plain, name):
             yield SpecProblem(f"training.{name}", "'influence' takes one static step and does not use it; leave it out")
-    for name in ("saliency", "sharpness"):
+    for name in ("saliency", "sharpness", "latent"):
         if getattr(spec, name) is not None:
             yield SpecProblem(name, "'influence' takes one static step, which this does not change; leave it out")
 

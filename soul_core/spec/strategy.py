@@ -23,7 +23,7 @@ Factor = Annotated[float, Field(gt=0, le=MAX_WEIGHT)]
 
 #: What a member of an ensemble may set. All other fields (what is measured, judged and written) are the job's.
 MEMBER_FIELDS = (
-    "forget", "retain", "optimizer", "parameters", "saliency", "sharpness", "lora", "training", "seed",
+    "forget", "retain", "optimizer", "parameters", "saliency", "sharpness", "latent", "lora", "training", "seed",
 )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "influence is one step": {"strategy": {"kind": "influence", "damping": 1.0}},
     "few products": {"strategy": {"kind": "influence", "damping": 1.0, "iterations": 2, "max_examples": 4}},
     "sharpness": {**FIRST_ORDER, "sharpness": {}},
+    "latent": {**FIRST_ORDER, "latent": {"steps": 3}},
+    "latent and sharpness": {**FIRST_ORDER, "latent": {"steps": 2}, "sharpness": {}},
     "saliency": {**FIRST_ORDER, "saliency": {"score": "wagle"}},
     "no retain term": {**FIRST_ORDER, "retain": {"kind": "none"}},
 }
