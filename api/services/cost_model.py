@@ -101,7 +101,8 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
         tokens = {"forget": forget_tokens, "retain": learned_tokens, "both": forget_tokens + learned_tokens}
         product = HESSIAN_PRODUCT if curvature.kind == "hutchinson" else 1.0
         gradients += num_estimates * product * tokens[curvature.data]
-    return Operations(GRADIENT * gradients)
+    num_written = forget.num_tokens * spec.data.paraphrases / (1 + spec.data.paraphrases)
+    return Operations(GRADIENT * gradients, generation=FORWARD * num_written)
 
 
 def _count_influence(strategy: Influence, forget: SetSize, retain: SetSize) -> float:
@@ -140,11 +141,12 @@ def _count_steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
 
 
 def _get_training_sets(spec: JobSpec, sets: Mapping[str, SetSize]) -> tuple[SetSize, SetSize]:
-    """Return what is unlearned, with the prior forget sets that are unlearned again, and what is learned."""
+    """Return what is unlearned, with prior forget sets that are unlearned again and paraphrases, and what is learned."""
     unlearned = [size for name, size in sets.items() if spec.unlearns(name)]
     num_rows = sum(size.num_rows for size in unlearned)
     num_tokens = sum(size.num_tokens for size in unlearned)
-    return SetSize(num_rows, num_tokens / max(1, num_rows)), sets.get(spec.learned_set, SetSize(0, 0.0))
+    unlearned_size = SetSize(num_rows * (1 + spec.data.paraphrases), num_tokens / max(1, num_rows))
+    return unlearned_size, sets.get(spec.learned_set, SetSize(0, 0.0))
 
 
 def _count_criteria_check(spec: JobSpec, sets: Mapping[str, SetSize], max_rows: int) -> Operations:

@@ -85,6 +85,8 @@ def check_finetuning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
             )
     if spec.prior_forget_sets == "unlearn":
         yield SpecProblem("prior_forget_sets", "fine-tuning cannot unlearn; leave it out, and the sets are measured")
+    if spec.data.paraphrases:
+        yield SpecProblem("data.paraphrases", "they are of forget rows, and fine-tuning has none; leave it out")
     for name in ("saliency", "sharpness", "latent"):
         if getattr(spec, name) is not None:
             yield SpecProblem(name, "it reads the forget set, and fine-tuning has none; leave it out")
@@ -134,6 +136,10 @@ def check_influence(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]
     if spec.retain != Nll():
         yield SpecProblem(
             "retain.kind", "'influence' bounds the NLL of the retain set and reads no retain term; leave it out"
+        )
+    if spec.data.paraphrases:
+        yield SpecProblem(
+            "data.paraphrases", "'influence' takes the gradient of the forget rows themselves; leave it out"
         )
     plain = Training()
     for name in _LOOP_SETTINGS:

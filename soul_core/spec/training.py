@@ -20,6 +20,14 @@ class Data(SpecModel):
         description="Convert all texts to Unicode normal form C, with plain spaces and without zero-width marks, "
         "before the model learns them and is scored on them.",
     )
+    paraphrases: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Maximum number of paraphrases of each forget row that are trained on too: questions and answers "
+        "that the base model rewords, and questions from templates. A rewording that loses the fact's keywords is "
+        "refused; measured rows stay the originals. Ours.",
+    )
 
 
 class Training(SpecModel):

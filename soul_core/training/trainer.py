@@ -31,6 +31,7 @@ from soul_core.training.curvature_schedule import CurvatureSchedule
 from soul_core.training.history import TrainingHistory, TrainingResult
 from soul_core.training.latent import PASSES_PER_STEP
 from soul_core.training.micro_batching import BatchUnit, MicroBatcher
+from soul_core.training.paraphrases import add_paraphrases
 from soul_core.training.retain_weight import RetainWeight
 from soul_core.training.saliency import load_or_compute_mask
 from soul_core.training.schedule import compute_lr_factor, compute_num_steps
@@ -106,6 +107,7 @@ class TrainingRun:
         phase: Phase,
     ) -> None:
         self.loaded, self.spec, self.folder, self.listener = loaded, spec, folder, listener
+        forget = add_paraphrases(loaded, spec, forget, folder, listener)
         self.num_steps = compute_num_steps(spec.training, num_forget=len(forget), num_retain=len(retain))
         self.step = 0
         self.batches = TrainingBatches(spec, make_term_examples(loaded, spec, forget, retain, folder, listener))

@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "selection": {"optimizer": SOPHIA, "parameters": {"include": ["model.layers.1.*"], "exclude": ["*norm*"]}},
     "saliency": {"optimizer": {**SOPHIA, "weight_decay": 0.1}, "saliency": {"keep_fraction": 0.2, "score": "wagle"}},
     "sharpness": {"optimizer": SOPHIA, "sharpness": {"rho": 0.1}},
+    "paraphrases": {"optimizer": SOPHIA, "data": {"paraphrases": 2}},
     "latent": {"optimizer": SOPHIA, "latent": {"steps": 2}},
     "all wrappers": {
         "optimizer": {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.1},
