@@ -141,7 +141,7 @@ def _count_steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
 
 
 def _get_training_sets(spec: JobSpec, sets: Mapping[str, SetSize]) -> tuple[SetSize, SetSize]:
-    """Return what is unlearned, with prior forget sets that are unlearned again and paraphrases, and what is learned."""
+    """Return what is unlearned, prior forget sets and paraphrases included, and what is learned."""
     unlearned = [size for name, size in sets.items() if spec.unlearns(name)]
     num_rows = sum(size.num_rows for size in unlearned)
     num_tokens = sum(size.num_tokens for size in unlearned)
