@@ -6,6 +6,7 @@ One definition from HTTP to trainer: the API validates request bodies with these
 """
 
 import hashlib
+import json
 from collections.abc import Collection
 from datetime import date
 from typing import Any, Literal
@@ -45,7 +46,7 @@ from soul_core.spec.optimizers import Optimizer, Sophia
 from soul_core.spec.strategy import Ensemble, Single, Strategy
 from soul_core.spec.terms import ForgetTerm, Nll, Npo, RetainTerm, SpecModel
 from soul_core.spec.training import Data, Training
-from soul_core.spec.wrappers import LatentPerturbation, Lora, ParameterSelection, Saliency, Sharpness
+from soul_core.spec.wrappers import ROBUST_DEFAULTS, LatentPerturbation, Lora, ParameterSelection, Saliency, Sharpness
 
 __all__ = [
     "ALL",
@@ -80,6 +81,10 @@ __all__ = [
 RetainConflicts = Literal["drop", "refuse", "keep"]
 
 
+def _format_robust_defaults() -> str:
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in ROBUST_DEFAULTS.items())
+
+
 class JobSpec(SpecModel):
     """A recipe: forget term, retain term, optimizer, loop, evaluation, attacks, criteria."""
 
@@ -96,6 +101,11 @@ class JobSpec(SpecModel):
     sharpness: Sharpness | None = Field(None, description="Make the result robust against small changes of weights.")
     latent: LatentPerturbation | None = Field(
         None, description="Forget at hidden states that were changed to bring the answers back."
+    )
+    robust: bool = Field(
+        False,
+        description="Sets what makes forgetting last under relearning, fine-tuning and rounding, by measurement: "
+        f"{_format_robust_defaults()}; values of your own win. It costs time.",
     )
     lora: Lora | None = Field(None, description="Train low-rank adapters instead of the model's own weights.")
     data: Data = Field(Data(), description="How the data sets are read.")
@@ -166,6 +176,8 @@ class JobSpec(SpecModel):
         defaults: dict[str, Any] = {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind]}
         if kind == JobKind.FINETUNE:  # the user decides what the model learns
             defaults["retain_conflicts"] = "keep"
+        if data.get("robust") is True and kind == JobKind.UNLEARN:
+            data = _merge(ROBUST_DEFAULTS, data)
         return {**defaults, **data}
 
     @field_validator("chat_template")

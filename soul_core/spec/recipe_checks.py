@@ -83,6 +83,10 @@ def check_finetuning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
             yield SpecProblem(
                 name, f"a job of kind 'finetune' learns its train set and has no {name} term; leave it out"
             )
+    if spec.robust:
+        yield SpecProblem(
+            "robust", "it is about forgetting, and a job of kind 'finetune' forgets nothing; leave it out"
+        )
     if spec.prior_forget_sets == "unlearn":
         yield SpecProblem("prior_forget_sets", "fine-tuning cannot unlearn; leave it out, and the sets are measured")
     if spec.data.paraphrases:
@@ -106,6 +110,8 @@ def check_evaluation(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
     for name in (*unused, "latent", "lora"):
         if getattr(spec, name) != getattr(plain, name):
             yield SpecProblem(name, "a job of kind 'evaluate' changes no model; leave it out")
+    if spec.robust:
+        yield SpecProblem("robust", "a job of kind 'evaluate' changes no model; leave it out")
     if spec.export != plain.export:
         yield SpecProblem("export", "a job of kind 'evaluate' writes no model; leave it out")
 

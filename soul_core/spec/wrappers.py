@@ -1,6 +1,6 @@
 """Parts of a spec that combine with any term and any optimizer: which weights are trained, and how. Torch-free."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,10 @@ class LatentPerturbation(SpecModel):
         description="Positions whose states are changed: those of the prompt, or all; of plain text always all. "
         "Paper's.",
     )
+
+
+#: What `robust: true` sets where the spec has no value of its own. Measured: docs/reference/results.md.
+ROBUST_DEFAULTS: dict[str, Any] = {"latent": {}, "data": {"paraphrases": 2}}
 
 
 class Saliency(SpecModel):

@@ -70,6 +70,7 @@ def test_settings_that_go_together_pass(spec: dict[str, Any], sets: set[str]) ->
         ({"strategy": {"kind": "influence"}, "optimizer": {"kind": "adamw"}}, "optimizer"),
         ({"kind": "finetune", "sharpness": {}}, "sharpness"),
         ({"kind": "finetune", "latent": {}}, "latent"),
+        ({"kind": "finetune", "robust": True}, "robust"),
         ({"kind": "finetune", "data": {"paraphrases": 1}}, "data.paraphrases"),
         ({"strategy": {"kind": "influence"}, "data": {"paraphrases": 1}}, "data.paraphrases"),
         ({"strategy": {"kind": "influence"}, "latent": {}}, "latent"),

@@ -8,6 +8,7 @@ import torch
 
 from soul_core.data.packing import pack
 from soul_core.errors import BadSpec
+from soul_core.models.capabilities import Capabilities, set_capabilities
 from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import score
 from soul_core.spec import JobSpec
@@ -16,7 +17,7 @@ from soul_core.training.base_scores import BaseScores
 from soul_core.training.latent import PerturbedLayer, find_perturbed_layers, find_worst_perturbation, perturb_outputs
 from soul_core.training.micro_batching import BatchItem, BatchUnit
 from soul_core.training.step import add_gradients, get_trainable_parameters
-from tests.fixtures.capitals_training import train_tiny, weights
+from tests.fixtures.capitals_training import examples_of, probability, train_tiny, weights
 from tests.fixtures.tiny_derivatives import batcher, flat, small_llama, units
 
 ALL = LatentPerturbation(layers=(0,), radius=0.2, steps=1, positions="all")
@@ -117,8 +118,12 @@ def test_plain_text_is_changed_everywhere_but_at_its_first_token() -> None:
     assert layer.deltas[0][0].any(dim=-1).nonzero().flatten().tolist() == [1, 2, 5]
 
 
-def compute_gradient(spec: dict[str, Any], chosen: list[BatchUnit], max_tokens: int = 2048) -> torch.Tensor:
+def compute_gradient(
+    spec: dict[str, Any], chosen: list[BatchUnit], max_tokens: int = 2048, *, is_padded: bool = False
+) -> torch.Tensor:
     loaded = small_llama()
+    if is_padded:
+        set_capabilities(loaded.model, Capabilities("padded"))
     full = JobSpec.model_validate({"forget": {"kind": "grad_diff"}, **spec})
     add_gradients(loaded, full, chosen, BaseScores(loaded.device), batcher(max_tokens))
     return flat([parameter.grad for parameter in get_trainable_parameters(loaded) if parameter.grad is not None])
@@ -147,6 +152,16 @@ def test_order_and_micro_batches_change_nothing() -> None:
 
     torch.testing.assert_close(compute_gradient(spec, chosen[::-1]), together)
     torch.testing.assert_close(compute_gradient(spec, chosen, max_tokens=8), together)
+
+
+@pytest.mark.parametrize("positions", ["prompt", "all"])
+def test_padded_batches_give_the_gradient_of_packed_ones(positions: str) -> None:
+    chosen: list[BatchUnit] = [(BatchItem("forget", index, example),) for index, example in enumerate(EXAMPLES)]
+    spec = {"latent": {**ALL.model_dump(), "positions": positions, "layers": (0, 1), "steps": 2}}
+
+    padded = compute_gradient(spec, chosen, is_padded=True)
+
+    torch.testing.assert_close(padded, compute_gradient(spec, chosen), rtol=1e-4, atol=1e-5)
 
 
 def test_the_ascent_leaves_no_gradient_and_no_hook() -> None:
@@ -178,3 +193,32 @@ def test_a_tiny_radius_gives_the_plain_training(
     difference = (weights(latent_model) - weights(plain_model)).abs()
     assert float((difference > 1e-4).float().mean()) < 0.02, "only signs of tiny gradients may differ"
     assert latent.flops > 1.5 * plain.flops
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        {},
+        {"lora": {"rank": 4}},
+        {"sharpness": {}, "saliency": {"keep_fraction": 0.9}},
+        {"latent": {"positions": "all"}},
+    ],
+    ids=["alone", "lora", "sharpness and saliency", "all positions"],
+)
+@pytest.mark.parametrize(("optimizer", "lr"), [("sophia", 1e-3), ("adamw", 1e-3)])
+def test_a_few_steps_forget_and_retain(
+    optimizer: str, lr: float, further: dict[str, Any], taught_model_dir: Path, tmp_path: Path
+) -> None:
+    spec = {
+        "optimizer": {"kind": optimizer, "lr": 5 * lr if "lora" in further else lr},
+        "retain": {"kind": "nll", "weight": 3.0},
+        "training": {"steps": 16},
+        "latent": {"steps": 1},
+        **further,
+    }
+
+    _, loaded = train_tiny(taught_model_dir, tmp_path, spec)
+
+    forget, retain = (probability(loaded, examples) for examples in examples_of(loaded))
+    assert forget < 0.6
+    assert forget < retain - 0.2
