@@ -33,7 +33,7 @@ class LatentPerturbation(SpecModel):
         "quarters. Ours, spaced as the paper's.",
     )
     radius: float = Field(
-        0.1,
+        0.5,
         gt=0,
         le=10,
         description="Largest L2 norm of a change, as a fraction of the state's own norm at that position. Ours; the "
@@ -41,14 +41,14 @@ class LatentPerturbation(SpecModel):
     )
     steps: int = Field(4, ge=1, le=100, description="Steps of the inner ascent. Ours; the paper has 6 to 16.")
     positions: Literal["prompt", "all"] = Field(
-        "prompt",
-        description="Positions whose states are changed: those of the prompt, or all; of plain text always all. "
-        "Paper's.",
+        "all",
+        description="Positions whose states are changed: those of the prompt, as in the paper, or all; of plain text "
+        "always all. Ours.",
     )
 
 
 #: What `robust: true` sets where the spec has no value of its own. Measured: docs/reference/results.md.
-ROBUST_DEFAULTS: dict[str, Any] = {"latent": {}, "data": {"paraphrases": 2}}
+ROBUST_DEFAULTS: dict[str, Any] = {"latent": {}}
 
 
 class Saliency(SpecModel):
