@@ -201,9 +201,9 @@ def test_a_tiny_radius_gives_the_plain_training(
         {},
         {"lora": {"rank": 4}},
         {"sharpness": {}, "saliency": {"keep_fraction": 0.9}},
-        {"latent": {"positions": "all"}},
+        {"latent": {"positions": "prompt"}},
     ],
-    ids=["alone", "lora", "sharpness and saliency", "all positions"],
+    ids=["alone", "lora", "sharpness and saliency", "prompt"],
 )
 @pytest.mark.parametrize(("optimizer", "lr"), [("sophia", 1e-3), ("adamw", 1e-3)])
 def test_a_few_steps_forget_and_retain(
