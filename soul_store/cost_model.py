@@ -20,6 +20,8 @@ COST_MODEL_VERSION = 1
 FORWARD, GRADIENT = 2.0, 6.0
 #: Exact products with second derivatives, in gradients (counted by tests/soul_store/test_cost_model.py).
 HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 3.0, 2.5
+#: A step of a latent ascent, in gradients: forward, and back to the first of the default layers.
+LATENT_STEP = 7 / 12
 #: Dampings that an influence step tries: half of those in its range.
 _DAMPING_TRIALS = 11
 #: Answers are shorter than the maximum, on average.
@@ -146,8 +148,10 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     learned_tokens = training.retain_batch * learned.tokens_per_row
     has_no_retain_term = spec.kind == JobKind.UNLEARN and spec.retain.kind == "none"
     gradients = num_steps * (forget_tokens + (0.0 if has_no_retain_term else learned_tokens))
-    if spec.sharpness is not None:  # a second gradient of the forget batch
-        gradients += num_steps * forget_tokens
+    num_forget_gradients = 1 if spec.sharpness is None else 2
+    gradients += num_steps * (num_forget_gradients - 1) * forget_tokens
+    if spec.latent is not None:
+        gradients += num_steps * num_forget_gradients * spec.latent.steps * LATENT_STEP * forget_tokens
     if spec.saliency is not None:
         gradients += forget.limit(spec.saliency.max_examples).num_tokens
         if spec.saliency.score != "gradient":
@@ -158,7 +162,8 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
         tokens = {"forget": forget_tokens, "retain": learned_tokens, "both": forget_tokens + learned_tokens}
         product = HESSIAN_PRODUCT if curvature.kind == "hutchinson" else 1.0
         gradients += num_estimates * product * tokens[curvature.data]
-    return Operations(GRADIENT * gradients)
+    num_written = forget.num_tokens * spec.data.paraphrases / (1 + spec.data.paraphrases)
+    return Operations(GRADIENT * gradients, generation=FORWARD * num_written)
 
 
 def _count_influence(strategy: Influence, forget: SetSize, retain: SetSize) -> float:
@@ -197,11 +202,12 @@ def _count_steps(spec: JobSpec, sets: Mapping[str, SetSize]) -> int:
 
 
 def _get_training_sets(spec: JobSpec, sets: Mapping[str, SetSize]) -> tuple[SetSize, SetSize]:
-    """Return what is unlearned, with the prior forget sets that are unlearned again, and what is learned."""
+    """Return what is unlearned, prior forget sets and paraphrases included, and what is learned."""
     unlearned = [size for name, size in sets.items() if spec.unlearns(name)]
     num_rows = sum(size.num_rows for size in unlearned)
     num_tokens = sum(size.num_tokens for size in unlearned)
-    return SetSize(num_rows, num_tokens / max(1, num_rows)), sets.get(spec.learned_set, SetSize(0, 0.0))
+    unlearned_size = SetSize(num_rows * (1 + spec.data.paraphrases), num_tokens / max(1, num_rows))
+    return unlearned_size, sets.get(spec.learned_set, SetSize(0, 0.0))
 
 
 def _count_criteria_check(spec: JobSpec, sets: Mapping[str, SetSize], max_rows: int) -> Operations:

@@ -10,7 +10,7 @@ from api.services import conflicts
 from api.services.cost_prediction import History, Observation, Prediction, predict
 from api.services.job_validation import ValidatedRequest, validate_request
 from soul_core.data.held_out import MIN_SPLIT_ROWS
-from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, RETAIN_HELD_OUT, TRAIN, JobKind, JobSpec
+from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, RETAIN_HELD_OUT, RETRAINED, TRAIN, JobKind, JobSpec
 from soul_core.spec.export import compute_output_bytes
 from soul_core.spec.generated_retain import GenerateRetain
 from soul_store import job_costs, workers
@@ -199,6 +199,8 @@ def _find_undecidable_criteria(body: JobCreate, request: ValidatedRequest) -> li
             missing = f"'{criterion.metric}', which evaluation.metrics does not name"
         elif criterion.relative_to_base and spec.kind == JobKind.EVALUATE:
             missing = "a base model to compare with, and an evaluation has none"
+        elif criterion.relative_to_retrained and body.retrained.kind == "none" and RETRAINED not in body.models:
+            missing = "a retrained model to compare with, and none is given"
         else:
             continue
         warnings.append(f"criteria.{number} needs {missing}: it will be inconclusive")

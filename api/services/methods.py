@@ -9,7 +9,7 @@ from soul_core.spec.attacks import Attack
 from soul_core.spec.optimizers import Curvature, Optimizer
 from soul_core.spec.strategy import Strategy
 from soul_core.spec.terms import ForgetTerm, RetainTerm, SpecModel
-from soul_core.spec.wrappers import Lora, ParameterSelection, Saliency, Sharpness
+from soul_core.spec.wrappers import LatentPerturbation, Lora, ParameterSelection, Saliency, Sharpness
 from soul_core.tasks import TASKS
 
 #: Field of the spec -> its class; they combine with any term and any optimizer.
@@ -17,6 +17,7 @@ WRAPPERS: dict[str, type[SpecModel]] = {
     "parameters": ParameterSelection,
     "saliency": Saliency,
     "sharpness": Sharpness,
+    "latent": LatentPerturbation,
     "lora": Lora,
 }
 

@@ -21,10 +21,12 @@ from soul_core.attacks.context import (
 from soul_core.attacks.poison import find_most_affected_rows
 from soul_core.attacks.progress import AttackProgress
 from soul_core.attacks.snapshot import compute_fingerprint, preserve_rng_state
+from soul_core.catalogue import METRIC_CATALOG
 from soul_core.errors import EngineError, OutOfMemory, TrainingDivergedError
 from soul_core.evaluation.model_evaluation import AttackOutcome
 from soul_core.evaluation.row_selection import EvaluationSet, choose_rows
 from soul_core.events import Listener, raise_if_stop_requested
+from soul_core.metrics.aggregate import Resampling, compute_gain
 from soul_core.models.layers import LayersNotFoundError
 from soul_core.models.loading import LoadedModel
 from soul_core.report import AttackResult, ModelMeasurements, SetMetrics
@@ -140,7 +142,7 @@ def make_attack_results(
     results = []
     for label, attack in label_attacks(spec.attacks).items():
         outcomes = {model: by_label[label] for model, by_label in outcomes_by_model.items() if label in by_label}
-        result = _compare_outcomes(label, attack, outcomes)
+        result = _compare_outcomes(label, attack, outcomes, Resampling.of(spec.evaluation, spec.seed))
         if isinstance(attack, Poison) and {BASE, judged} <= measurements.keys() and judged != BASE:
             findings = find_most_affected_rows(measurements[BASE], measurements[judged], max_rows=attack.rows)
             result = result.model_copy(
@@ -153,7 +155,9 @@ def make_attack_results(
     return tuple(results)
 
 
-def _compare_outcomes(label: str, attack: Attack, outcomes: Mapping[str, AttackOutcome]) -> AttackResult:
+def _compare_outcomes(
+    label: str, attack: Attack, outcomes: Mapping[str, AttackOutcome], resampling: Resampling
+) -> AttackResult:
     completed = {model: outcome for model, outcome in outcomes.items() if outcome.absent_reason is None}
     reasons = {model: outcome.absent_reason for model, outcome in outcomes.items() if outcome.absent_reason}
     variants: dict[str, dict[str, SetMetrics]] = {}
@@ -169,6 +173,7 @@ def _compare_outcomes(label: str, attack: Attack, outcomes: Mapping[str, AttackO
         settings=attack.model_dump(mode="json"),
         baseline={model: outcome.baseline for model, outcome in completed.items() if outcome.baseline},
         attacked={model: outcome.attacked for model, outcome in completed.items() if outcome.attacked},
+        gains={model: gains for model, outcome in completed.items() if (gains := _compute_gains(outcome, resampling))},
         rows=first.rows,
         variants=variants,
         findings=completed.get(BASE, first).findings,
@@ -178,6 +183,20 @@ def _compare_outcomes(label: str, attack: Attack, outcomes: Mapping[str, AttackO
         if completed
         else "; ".join(_remove_duplicates(map(str, reasons.values()))) or "it was run on no model",
     )
+
+
+def _compute_gains(outcome: AttackOutcome, resampling: Resampling) -> dict[str, SetMetrics]:
+    """Return what the attack brought back on each set, in every metric that is a mean of rows."""
+    gains: dict[str, SetMetrics] = {}
+    for set_name, metrics in outcome.attacked.items():
+        baseline = outcome.baseline.get(set_name, {})
+        for metric in metrics.keys() & baseline.keys():
+            gain = compute_gain(
+                baseline[metric], metrics[metric], resampling, aggregate=METRIC_CATALOG[metric].get_aggregate(set_name)
+            )
+            if gain.value is not None:
+                gains.setdefault(set_name, {})[metric] = gain.model_copy(update={"per_example": None, "weights": None})
+    return gains
 
 
 def _remove_duplicates(texts: Iterable[str]) -> tuple[str, ...]:

@@ -128,6 +128,11 @@ def _collect_forgetting_caveats(models: Collection[str], attacks: Sequence[Attac
         yield (
             "No attack was run: relearning, quantization or special prompts may recover what these rows do not show."
         )
+    if labels and RETRAINED in models and not any(RETRAINED in attack.attacked for attack in attacks):
+        yield (
+            "The retrained model was not attacked, so the verdict does not compare what attacks recover with what a "
+            "model that never saw the forget set gives under them."
+        )
     if RETRAINED not in models:
         yield (
             "No model retrained without the forget set was given, so these numbers cannot show how a model that never "

@@ -90,6 +90,17 @@ def match_log(
     return ModelMeasurements(sets=aligned | others, rows=rows, digests=digests, row_key=key.facts), matches
 
 
+def map_row_numbers(
+    log: RetrainedLog, evaluation_set: EvaluationSet, key: DigestKey, last_row: int | None
+) -> dict[int, int]:
+    """Return row number in the log -> number of the same row here, for one set that `match_log` has accepted."""
+    numbers = _get_row_numbers(log.measurements, evaluation_set.name)
+    if not numbers:
+        return {}
+    _, pairs = _pair_rows(log, evaluation_set, key, last_row)
+    return {numbers[pair.index]: pair.row for pair in pairs}
+
+
 def collect_match_warnings(source: str, matches: Mapping[str, RowMatch]) -> Iterator[str]:
     """Yield one sentence for each set on which the log shows less than a measurement of the same rows would."""
     for name, match in matches.items():

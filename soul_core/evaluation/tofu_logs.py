@@ -7,6 +7,7 @@ Source: TOFU (arXiv:2401.06121, sections 2.2 and 3); PrivLeak of MUSE (arXiv:240
 import gzip
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 
 from soul_core.atomic_io import write_atomically
 from soul_core.errors import BadData
+from soul_core.evaluation.logged_attacks import LoggedAttack, collect_logged_attacks
 from soul_core.evaluation.tofu_format import (
     FORGET_TRUTH_RATIO,
     MIN_K_ATTACK,
@@ -56,13 +58,18 @@ class RetrainedLog:
     measurements: ModelMeasurements
     texts: dict[str, dict[int, tuple[str, str]]] = field(default_factory=dict)
     """Set -> row number -> (the model's input, the expected answer)."""
+    attacks: Mapping[str, LoggedAttack] = field(default_factory=dict)
+    """Label -> an attack on that model; only a report has any."""
 
 
 def read_tofu_log(path: Path) -> TofuLog:
     """Read a log, or make one of our measurements. Raises BadData for any other file."""
     document = _read_json(path)
-    if (measurements := _find_measurements(document, path, of_retrained=False)) is not None:
-        return make_tofu_log(measurements)
+    if "sets" in document:
+        return make_tofu_log(_parse_measurements(document, path))
+    if "schema_version" in document:
+        report = _parse_report(document, path)
+        return make_tofu_log(report.models[JUDGED_MODEL[report.spec.kind]])
     missing = [name for name in REQUIRED_NAMES if name not in document]
     if missing:
         raise BadData(f"{path} is not a TOFU evaluation log", details=tuple(f"it lacks {name}" for name in missing))
@@ -76,11 +83,14 @@ def read_retrained_log(path: Path) -> RetrainedLog:
     evaluated the model. Raises BadData for any other file.
     """
     document = _read_json(path)
-    measurements = _find_measurements(document, path, of_retrained=True)
-    if measurements is None:
-        log = RetrainedLog(parse_tofu_log(document), read_log_texts(document))
+    if "sets" in document:
+        log = RetrainedLog(_parse_measurements(document, path))
+    elif "schema_version" in document:
+        report = _parse_report(document, path)
+        model = _find_retrained_model(report, path)
+        log = RetrainedLog(report.models[model], attacks=collect_logged_attacks(report, model))
     else:
-        log = RetrainedLog(measurements)
+        log = RetrainedLog(parse_tofu_log(document), read_log_texts(document))
     if not log.measurements.sets:
         raise BadData(f"{path} is neither a TOFU evaluation log nor a report nor measurements of SOUL")
     return log
@@ -113,26 +123,20 @@ def _parse_report(document: dict[str, Any], path: Path) -> Report:
         ) from error
 
 
-def _find_measurements(document: dict[str, Any], path: Path, *, of_retrained: bool) -> ModelMeasurements | None:
-    """Return our measurements, or those of a report: of its judged model, or of its retrained model if it has one.
+def _parse_measurements(document: dict[str, Any], path: Path) -> ModelMeasurements:
+    try:
+        return ModelMeasurements.model_validate(document)
+    except ValidationError as error:
+        raise BadData(f"{path} does not hold measurements of this version: {error.error_count()} problems") from error
 
-    None if the document is neither.
-    """
-    if "sets" in document:
-        try:
-            return ModelMeasurements.model_validate(document)
-        except ValidationError as error:
-            raise BadData(
-                f"{path} does not hold measurements of this version: {error.error_count()} problems"
-            ) from error
-    if "schema_version" not in document:
-        return None
-    report = _parse_report(document, path)
-    if of_retrained and RETRAINED in report.models:
-        return report.models[RETRAINED]
-    if of_retrained and report.spec.kind == JobKind.UNLEARN:
+
+def _find_retrained_model(report: Report, path: Path) -> str:
+    """Return the name of the retrained model in a report: its own, or the judged model that a job retrained."""
+    if RETRAINED in report.models:
+        return RETRAINED
+    if report.spec.kind == JobKind.UNLEARN:
         raise BadData(f"{path} is the report of an unlearning job that was not compared with a retrained model")
-    return report.models[JUDGED_MODEL[report.spec.kind]]
+    return JUDGED_MODEL[report.spec.kind]
 
 
 def write_tofu_log(log: TofuLog, path: Path) -> None:

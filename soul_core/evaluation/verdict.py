@@ -6,14 +6,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soul_core.catalogue import METRIC_CATALOG
+from soul_core.evaluation.criterion_inputs import (
+    AttackedModels,
+    CriterionInputs,
+    get_aggregate,
+    get_value,
+    select_attack_inputs,
+)
 from soul_core.evaluation.recitals import format_recitals
 from soul_core.formatting import format_estimate, format_number
 from soul_core.metrics.aggregate import Resampling, compute_ratio_interval
 from soul_core.report import CriterionResult, Interval, MetricValue, ModelMeasurements, Recital, Verdict
 from soul_core.spec import Criterion
-
-_NOTHING_MEASURED = ModelMeasurements(sets={})
 
 
 def judge_criteria(
@@ -22,23 +26,23 @@ def judge_criteria(
     judged: ModelMeasurements,
     base: ModelMeasurements | None,
     resampling: Resampling,
-    attacked_measurements: Mapping[str, ModelMeasurements] | None = None,
-    baseline_measurements: Mapping[str, ModelMeasurements] | None = None,
+    retrained: ModelMeasurements | None = None,
+    attacks: Mapping[str, AttackedModels] | None = None,
 ) -> tuple[CriterionResult, ...]:
     """Return for each criterion whether it is passed, failed or inconclusive, and why.
 
+    A bound of a criterion on an attack refers to the base model without the attack, and to the retrained model under
+    the same attack.
+
     Args:
-        attacked_measurements: Label of the attack -> the judged model under it.
-        baseline_measurements: Label of the attack -> the base model on the same rows without it, to which a relative
-            bound refers.
+        attacks: Label of the attack -> the models under it.
     """
     results = []
     for criterion in criteria:
-        of_judged, of_base = judged, base
+        inputs = CriterionInputs(judged, base, retrained)
         if criterion.attack is not None:
-            of_judged = (attacked_measurements or {}).get(criterion.attack, _NOTHING_MEASURED)
-            of_base = (baseline_measurements or {}).get(criterion.attack)
-        results.append(_judge_criterion(criterion, of_judged, of_base, resampling))
+            inputs = select_attack_inputs(criterion, attacks or {}, inputs, resampling)
+        results.append(_judge_criterion(criterion, inputs, resampling))
     return tuple(results)
 
 
@@ -84,7 +88,7 @@ def _combine_results(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A criterion's value and interval against its bound, in units of `scale`: 1, or the base model's value."""
+    """A criterion's value and interval against its bound, in units of `scale`: 1, or the other model's value."""
 
     criterion: Criterion
     value: float
@@ -125,68 +129,85 @@ class _Comparison:
         return Verdict.INCONCLUSIVE, ", which is inside the interval"
 
 
-def _judge_criterion(
-    criterion: Criterion, judged: ModelMeasurements, base: ModelMeasurements | None, resampling: Resampling
-) -> CriterionResult:
-    def make_inconclusive(reason: str, measured: MetricValue | None = None) -> CriterionResult:
-        return CriterionResult(
-            criterion=criterion,
-            outcome=Verdict.INCONCLUSIVE,
-            value=measured and measured.value,
-            interval=measured and measured.interval,
-            bound=None,
-            reason=reason,
-        )
-
-    has_intervals = resampling.num_resamples > 0
-    after = _get_value(judged, criterion)
+def _judge_criterion(criterion: Criterion, inputs: CriterionInputs, resampling: Resampling) -> CriterionResult:
+    if inputs.judged is None:
+        return _make_inconclusive(criterion, f"not measured: {inputs.judged_absent_reason}")
+    after = get_value(inputs.judged, criterion)
     if after.value is None:
-        return make_inconclusive(f"not measured: {after.absent_reason}")
-    if not criterion.relative_to_base:
-        return _Comparison(criterion, after.value, after.interval, 1.0, "").make_result(has_intervals=has_intervals)
-    if base is None:
-        return make_inconclusive("no base model was given to compare with; give one, or an absolute bound", after)
-    before = _get_value(base, criterion)
-    if before.value is None:
-        return make_inconclusive(f"not measured on the base model: {before.absent_reason}", after)
-    if before.value == 0:
-        return make_inconclusive("a factor of the base model's value, which is 0, is 0; give an absolute bound", after)
-    unit = f" times the base model's {format_number(before.value)}"
-    interval = _compute_ratio_interval(criterion, judged, base, resampling)
+        return _make_inconclusive(criterion, f"not measured: {after.absent_reason}")
+    if criterion.relative_to_base or criterion.relative_to_retrained:
+        return _judge_factor(criterion, inputs.judged, after, inputs, resampling)
+    comparison = _Comparison(criterion, after.value, after.interval, 1.0, "")
+    return comparison.make_result(has_intervals=resampling.num_resamples > 0)
+
+
+def _judge_factor(
+    criterion: Criterion,
+    judged: ModelMeasurements,
+    after: MetricValue,
+    inputs: CriterionInputs,
+    resampling: Resampling,
+) -> CriterionResult:
+    """Judge a bound that is a factor of the base or the retrained model's value."""
+    assert after.value is not None
+    name, compared = ("base", inputs.base) if criterion.relative_to_base else ("retrained", inputs.retrained)
+    if compared is None:
+        reason = inputs.base_absent_reason if criterion.relative_to_base else inputs.retrained_absent_reason
+        return _make_inconclusive(criterion, reason, after)
+    factor = get_value(compared, criterion)
+    if factor.value is None:
+        return _make_inconclusive(criterion, f"not measured on the {name} model: {factor.absent_reason}", after)
+    if problem := _find_factor_problem(criterion, factor, name):
+        return _make_inconclusive(criterion, problem, after)
+    unit = f" times the {name} model's {format_number(factor.value)}"
+    interval = _compute_ratio_interval(criterion, judged, compared, resampling)
     if interval is None and after.interval:
-        interval = (after.interval[0] / before.value, after.interval[1] / before.value)
+        interval = (after.interval[0] / factor.value, after.interval[1] / factor.value)
         unit += " (taken as exact, since rows do not pair up)"
-    comparison = _Comparison(criterion, after.value / before.value, interval, before.value, unit)
-    return comparison.make_result(has_intervals=has_intervals)
+    comparison = _Comparison(criterion, after.value / factor.value, interval, factor.value, unit)
+    return comparison.make_result(has_intervals=resampling.num_resamples > 0)
 
 
-def _compute_ratio_interval(
-    criterion: Criterion, judged: ModelMeasurements, base: ModelMeasurements, resampling: Resampling
-) -> Interval | None:
-    entry = METRIC_CATALOG.get(criterion.metric)
-    rows = judged.rows.get(criterion.set, ()), base.rows.get(criterion.set, ())
-    return compute_ratio_interval(
-        _get_value(judged, criterion),
-        _get_value(base, criterion),
-        resampling,
-        aggregate=entry.get_aggregate(criterion.set) if entry else "mean",
-        rows=rows if all(rows) else None,
+def _make_inconclusive(criterion: Criterion, reason: str, measured: MetricValue | None = None) -> CriterionResult:
+    return CriterionResult(
+        criterion=criterion,
+        outcome=Verdict.INCONCLUSIVE,
+        value=measured and measured.value,
+        interval=measured and measured.interval,
+        bound=None,
+        reason=reason,
     )
 
 
-def _get_value(model: ModelMeasurements, criterion: Criterion) -> MetricValue:
-    """Return the criterion's metric; absent with the reason if it was not measured."""
-    if criterion.attack is not None and not model.sets:
-        return MetricValue(value=None, absent_reason=f"the attack {criterion.attack} was not run")
-    if criterion.set not in model.sets:
-        return MetricValue(value=None, absent_reason=f"no {criterion.set} set was given")
-    if criterion.metric not in model.sets[criterion.set]:
-        return MetricValue(value=None, absent_reason=f"{criterion.metric} is not among the metrics of the spec")
-    return model.sets[criterion.set][criterion.metric]
+def _find_factor_problem(criterion: Criterion, factor: MetricValue, name: str) -> str | None:
+    """Return why a factor of a value bounds nothing."""
+    assert factor.value is not None
+    if factor.value == 0:
+        return f"a factor of the {name} model's value, which is 0, is 0; give an absolute bound"
+    if criterion.gain and criterion.relative_to_retrained and (factor.interval or (factor.value,))[0] <= 0:
+        return (
+            f"the retrained model's own gain, {format_estimate(factor.value, factor.interval)}, may be 0, and a factor "
+            "of that bounds nothing; bound the value under the attack (gain: false), or give an absolute bound"
+        )
+    return None
+
+
+def _compute_ratio_interval(
+    criterion: Criterion, judged: ModelMeasurements, compared: ModelMeasurements, resampling: Resampling
+) -> Interval | None:
+    rows = judged.rows.get(criterion.set, ()), compared.rows.get(criterion.set, ())
+    return compute_ratio_interval(
+        get_value(judged, criterion),
+        get_value(compared, criterion),
+        resampling,
+        aggregate="mean" if criterion.gain else get_aggregate(criterion),
+        rows=rows if all(rows) else None,
+    )
 
 
 def format_criterion(criterion: Criterion) -> str:
     """Return set, metric and attack of a criterion: forget probability, forget probability under relearn."""
     has_set_in_name = criterion.metric.startswith(f"{criterion.set}_")  # not "forget forget_quality"
     set_name = "" if has_set_in_name else f"{criterion.set} "
-    return f"{set_name}{criterion.metric}" + (f" under {criterion.attack}" if criterion.attack else "")
+    gain = " gained" if criterion.gain else ""
+    return f"{set_name}{criterion.metric}{gain}" + (f" under {criterion.attack}" if criterion.attack else "")

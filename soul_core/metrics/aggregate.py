@@ -118,6 +118,28 @@ def compute_ratio_interval(
     return compute_interval(compute_ratio, [len(defined)], resampling, method="BCa")
 
 
+def compute_gain(
+    before: MetricValue, after: MetricValue, resampling: Resampling, *, aggregate: Aggregate
+) -> MetricValue:
+    """Return what an attack brings back: the value under it minus the value before, on the same rows in one order.
+
+    Positive: the attack reveals more. Its interval is that of the rows' mean difference.
+
+    Args:
+        aggregate: Of the metric. Only a mean has a gain: the difference of other aggregates is none of row differences.
+    """
+    for value in (before, after):
+        if value.value is None:
+            return make_absent_value(value.absent_reason or "it was not measured")
+    if aggregate != "mean" or before.per_example is None or after.per_example is None:
+        return make_absent_value("a gain needs a metric that is the mean of its rows; bound the value under the attack")
+    if len(before.per_example) != len(after.per_example):
+        return make_absent_value("the attack was measured on other rows than the model before it")
+    pairs = zip(before.per_example, after.per_example, strict=True)
+    differences = [None if x is None or y is None else y - x for x, y in pairs]
+    return summarize(differences, resampling, weights=after.weights)
+
+
 def _make_arrays(
     values: Sequence[float | None], weights: Sequence[float] | None, defined: Sequence[int]
 ) -> tuple[Floats, Floats]:

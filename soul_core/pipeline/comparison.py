@@ -6,8 +6,10 @@ from pathlib import Path
 
 from soul_core.atomic_io import compute_sha256
 from soul_core.errors import BadData
-from soul_core.evaluation.model_evaluation import ModelEvaluation
-from soul_core.evaluation.row_matching import collect_match_warnings, match_log
+from soul_core.evaluation.criterion_inputs import AttackedModel, AttackedModels
+from soul_core.evaluation.logged_attacks import align_logged_attacks, renumber_attacks
+from soul_core.evaluation.model_evaluation import AttackOutcome, ModelEvaluation
+from soul_core.evaluation.row_matching import collect_match_warnings, map_row_numbers, match_log
 from soul_core.evaluation.tofu_logs import RetrainedLog, read_retrained_log
 from soul_core.evaluation.verdict import judge_criteria
 from soul_core.events import Listener
@@ -15,7 +17,12 @@ from soul_core.metrics.aggregate import Resampling
 from soul_core.metrics.derived import add_derived_metrics
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.report import AttackResult, CriterionResult, ModelMeasurements, RetrainedModelFacts
-from soul_core.spec import BASE, DROPPED_SUFFIX, RETAIN, RETAIN_HELD_OUT, RETRAINED, JobSpec
+from soul_core.spec import BASE, DROPPED_SUFFIX, FORGET, RETAIN, RETAIN_HELD_OUT, RETRAINED, JobSpec
+from soul_core.spec.attacks import label_attacks
+
+_NO_RETRAINED_ATTACK = (
+    "its log has no attacks; compare with the retrained model itself, or with the report of a run that attacked it"
+)
 
 
 @dataclass(frozen=True)
@@ -66,16 +73,22 @@ def match_log_rows(
 
     Raises BadData for a log of other rows.
     """
-    measurements, matches = match_log(
-        log.log,
-        model_under_test.evaluation_sets,
-        last_rows={
-            name: _find_last_row(name, model_under_test) for name in model_under_test.datasets if name not in made_sets
-        },
-        key=model_under_test.digest_key,
-        resampling=Resampling.of(spec.evaluation, spec.seed),
+    last_rows = {
+        name: _find_last_row(name, model_under_test) for name in model_under_test.datasets if name not in made_sets
+    }
+    sets, key = model_under_test.evaluation_sets, model_under_test.digest_key
+    resampling = Resampling.of(spec.evaluation, spec.seed)
+    measurements, matches = match_log(log.log, sets, last_rows=last_rows, key=key, resampling=resampling)
+    row_numbers = {
+        log_row: row
+        for evaluation_set in sets
+        if evaluation_set.name == FORGET and log.log.attacks
+        for log_row, row in map_row_numbers(log.log, evaluation_set, key, last_rows.get(FORGET)).items()
+    }
+    matched = RetrainedLogFile(
+        RetrainedLog(measurements, attacks=renumber_attacks(log.log.attacks, row_numbers)),
+        log.facts.model_copy(update={"matches": matches}),
     )
-    matched = RetrainedLogFile(RetrainedLog(measurements), log.facts.model_copy(update={"matches": matches}))
     for warning in matched.warnings:
         listener.emit("warning", message=warning)
     return matched
@@ -106,23 +119,68 @@ def compare_models(
     }
 
 
+def add_logged_attacks(
+    spec: JobSpec,
+    judged: str,
+    outcomes: Mapping[str, Mapping[str, AttackOutcome]],
+    retrained_log: RetrainedLogFile | None,
+    sha256s: Mapping[str, str],
+) -> dict[str, Mapping[str, AttackOutcome]]:
+    """Return the outcomes of attacks by model, with those of the retrained model's log.
+
+    Args:
+        sha256s: Digests of the data sets of this run.
+    """
+    if retrained_log is None:
+        return dict(outcomes)
+    attacks = label_attacks(spec.attacks)
+    logged = align_logged_attacks(retrained_log.log.attacks, attacks, outcomes.get(judged, {}), sha256s)
+    return {**outcomes, RETRAINED: logged}
+
+
 def judge_run(
-    spec: JobSpec, judged: str, models: Mapping[str, ModelMeasurements], attacks: Sequence[AttackResult]
+    spec: JobSpec,
+    judged: str,
+    models: Mapping[str, ModelMeasurements],
+    attacks: Sequence[AttackResult],
+    outcomes: Mapping[str, Mapping[str, AttackOutcome]],
 ) -> tuple[CriterionResult, ...]:
-    """Judge the criteria; those on an attack by the judged model under it and the base model without it."""
+    """Judge the criteria; those on an attack by the models under it.
+
+    Args:
+        outcomes: Model -> label of the attack -> its outcome, as `add_logged_attacks` returns them.
+    """
+    of_both = [attack.label for attack in attacks if {judged, RETRAINED} <= attack.attacked.keys()]
     return judge_criteria(
-        spec.expand_criteria(models[judged].sets),
+        spec.expand_criteria(models[judged].sets, retrained_attacks=of_both),
         judged=models[judged],
         base=models.get(BASE),
+        retrained=models.get(RETRAINED),
         resampling=Resampling.of(spec.evaluation, spec.seed),
-        attacked_measurements={
-            attack.label: ModelMeasurements(sets=attack.attacked[judged], rows=attack.rows)
-            for attack in attacks
-            if judged in attack.attacked
-        },
-        baseline_measurements={
-            attack.label: ModelMeasurements(sets=attack.baseline[BASE], rows=attack.rows)
-            for attack in attacks
-            if BASE in attack.baseline
-        },
+        attacks={attack.label: _select_models(attack, judged, outcomes) for attack in attacks},
+    )
+
+
+def _select_models(
+    attack: AttackResult, judged: str, outcomes: Mapping[str, Mapping[str, AttackOutcome]]
+) -> AttackedModels:
+    def get_model(name: str) -> AttackedModel | None:
+        if name not in attack.attacked:
+            return None
+        before, after = attack.baseline.get(name, {}), attack.attacked[name]
+        return AttackedModel(
+            before=ModelMeasurements(sets=before, rows=attack.rows),
+            after=ModelMeasurements(sets=after, rows=attack.rows),
+        )
+
+    def get_reason(name: str) -> str | None:
+        outcome = outcomes.get(name, {}).get(attack.label)
+        return None if outcome is None else outcome.absent_reason
+
+    return AttackedModels(
+        judged=get_model(judged),
+        base=get_model(BASE),
+        retrained=get_model(RETRAINED),
+        judged_absent_reason=get_reason(judged),
+        retrained_absent_reason=get_reason(RETRAINED) or _NO_RETRAINED_ATTACK,
     )

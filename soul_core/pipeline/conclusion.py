@@ -23,7 +23,7 @@ from soul_core.evaluation.recitals import find_recitals
 from soul_core.evaluation.row_selection import make_answer_samples
 from soul_core.evaluation.verdict import decide_verdict
 from soul_core.metrics.aggregate import Resampling
-from soul_core.pipeline.comparison import RetrainedLogFile, compare_models, judge_run
+from soul_core.pipeline.comparison import RetrainedLogFile, add_logged_attacks, compare_models, judge_run
 from soul_core.pipeline.data_sets import format_shared_rows
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
@@ -61,10 +61,16 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
     judged = JUDGED_MODEL[spec.kind]
     models = compare_models(spec, judged, evaluations, results.retrained_log)
     reported = {name: evaluations[name] for name in models if name in evaluations}
-    attacks = make_attack_results(
-        {name: evaluation.attacks for name, evaluation in reported.items()}, spec, judged=judged, measurements=models
+    data = tuple(results.resolution.update_facts(name, dataset.facts) for name, dataset in model.datasets.items())
+    outcomes = add_logged_attacks(
+        spec,
+        judged,
+        {name: evaluation.attacks for name, evaluation in reported.items()},
+        results.retrained_log,
+        {facts.name: facts.sha256 for facts in data},
     )
-    criteria = judge_run(spec, judged, models, attacks)
+    attacks = make_attack_results(outcomes, spec, judged=judged, measurements=models)
+    criteria = judge_run(spec, judged, models, attacks, outcomes)
     recitals = find_recitals(
         spec,
         {evaluation_set.name: evaluation_set.rows for evaluation_set in model.evaluation_sets},
@@ -81,7 +87,6 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
     overfitting = _find_overfitting(spec, models)
     if overfitting:
         state.emit("warning", message=overfitting)
-    data = tuple(results.resolution.update_facts(name, dataset.facts) for name, dataset in model.datasets.items())
     return Report(
         job_id=job_id,
         spec=spec,

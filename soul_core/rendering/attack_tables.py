@@ -24,6 +24,7 @@ class AttackedMetric:
 
     baseline: MetricValue | None
     attacked: MetricValue | None
+    gain: MetricValue | None
     recovered_fraction: float | None
 
 
@@ -70,7 +71,7 @@ def choose_main_metric(report: Report, set_name: str) -> str | None:
 
 def make_attack_rows(report: Report, attack: AttackResult) -> Iterator[AttackRow]:
     """Yield every metric of every data set under one attack."""
-    in_criteria = {(c.set, c.metric) for c in report.spec.criteria if c.attack == attack.label}
+    in_criteria = {(c.set, c.metric) for c in (r.criterion for r in report.criteria) if c.attack == attack.label}
     preferred = (choose_main_metric(report, FORGET), *MAIN_METRICS)
     for set_name in dict.fromkeys(name for model in attack.attacked.values() for name in model):
         metrics = list(dict.fromkeys(m for model in attack.attacked.values() for m in model.get(set_name, {})))
@@ -87,7 +88,8 @@ def _make_cell(attack: AttackResult, model: str, set_name: str, metric: str) -> 
     if attacked is None:
         return None
     baseline = attack.baseline.get(model, {}).get(set_name, {}).get(metric)
-    return AttackedMetric(baseline, attacked, compute_recovered_fraction(attack, model, set_name, metric))
+    gain = attack.gains.get(model, {}).get(set_name, {}).get(metric)
+    return AttackedMetric(baseline, attacked, gain, compute_recovered_fraction(attack, model, set_name, metric))
 
 
 def compute_recovered_fraction(attack: AttackResult, model: str, set_name: str, metric: str) -> float | None:

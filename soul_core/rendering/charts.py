@@ -75,7 +75,7 @@ def draw_criterion_chart(name: str, criterion_row: CriterionRow) -> Markup | Non
     low, high = criterion_row.interval or (value, value)
     left, right = min(0.0, low, bound), max(bound, high)
     right += 0.12 * ((right - left) or 1.0)
-    unit = " times the base model's" if criterion_row.base_value else ""
+    unit = criterion_row.unit
     with apply_chart_settings():
         figure = make_figure(32, width=170)
         axes = add_plot_axes(figure, 6, 2, 6, 15)
@@ -86,7 +86,7 @@ def draw_criterion_chart(name: str, criterion_row: CriterionRow) -> Markup | Non
         _draw_interval(axes, value, (low, high), 0.5, marker="o")
         position = (bound - left) / (right - left)
         alignment = "left" if position < 0.25 else "right" if position > 0.75 else "center"
-        sign = f"{'≤' if is_upper else '≥'} {format_number(bound)}{'×' if criterion_row.base_value else ''}"
+        sign = f"{'≤' if is_upper else '≥'} {format_number(bound)}{'×' if criterion_row.compared_value else ''}"
         axes.annotate(sign, (bound, 0), (0, -3), textcoords="offset points", ha=alignment, va="top", fontsize=TEXT_SIZE)
         interval = f", interval {format_number(low)} to {format_number(high)}" if criterion_row.interval else ""
         bound_text = f"bound: {'at most' if is_upper else 'at least'} {format_number(bound)}"

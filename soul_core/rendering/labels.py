@@ -72,11 +72,14 @@ def get_criterion_title(criterion: Criterion) -> str:
     """Return the metric of a criterion, where it is measured, and under which attack."""
     where = "of the model as a whole" if criterion.set == ALL else f"on the {criterion.set} set"
     attack = f", under attack {criterion.attack}" if criterion.attack else ""
-    return f"{get_metric_title(criterion.metric)} {where}{attack}"
+    gain = ", gain" if criterion.gain else ""
+    return f"{get_metric_title(criterion.metric)} {where}{gain}{attack}"
 
 
 def get_bound_title(criterion: Criterion) -> str:
     """Return the bound of a criterion: at most 0.25 times the base model's."""
     word, bound = ("at most", criterion.at_most) if criterion.at_most is not None else ("at least", criterion.at_least)
     assert bound is not None
-    return f"{word} {format_number(bound)}" + (" times the base model's" if criterion.relative_to_base else "")
+    if not (criterion.relative_to_base or criterion.relative_to_retrained):
+        return f"{word} {format_number(bound)}"
+    return f"{word} {format_number(bound)} times the {'base' if criterion.relative_to_base else 'retrained'} model's"

@@ -29,14 +29,20 @@ class CriterionRow:
     """A criterion in its own terms: in the metric's unit, or in factors of the base model's value.
 
     Attributes:
-        base_value: The base model's value if the bound is a factor of it.
+        compared_value: The base or retrained model's value, if the bound is a factor of it.
     """
 
     result: CriterionResult
     value: float | None
     interval: tuple[float, float] | None
     bound: float | None
-    base_value: float | None
+    compared_value: float | None
+
+    @property
+    def unit(self) -> str:
+        """What the value and the bound are factors of, after the number; empty: they are in the metric's unit."""
+        name = "base" if self.result.criterion.relative_to_base else "retrained"
+        return f" times the {name} model's" if self.compared_value else ""
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,12 @@ def make_criterion_rows(report: Report) -> Iterator[CriterionRow]:
         criterion = result.criterion
         factor = criterion.at_most if criterion.at_most is not None else criterion.at_least
         value, interval, bound = result.value, result.interval, result.bound
-        base_value = bound / factor if criterion.relative_to_base and bound and factor else None
-        if base_value and value is not None:
-            value = value / base_value
-            interval = interval and (interval[0] / base_value, interval[1] / base_value)
-        yield CriterionRow(result, value, interval, factor if base_value else bound, base_value)
+        is_factor = criterion.relative_to_base or criterion.relative_to_retrained
+        compared_value = bound / factor if is_factor and bound and factor else None
+        if compared_value and value is not None:
+            value = value / compared_value
+            interval = interval and (interval[0] / compared_value, interval[1] / compared_value)
+        yield CriterionRow(result, value, interval, factor if compared_value else bound, compared_value)
 
 
 def list_measured_sets(report: Report) -> list[str]:

@@ -100,6 +100,11 @@ class AttackResult(ReportModel):
     attacked: dict[str, dict[str, SetMetrics]] = Field(
         description="Model -> data set -> metrics under the attack; with several variants, of the worst case per row."
     )
+    gains: dict[str, dict[str, SetMetrics]] = Field(
+        {},
+        description="Model -> data set -> what the attack brings back: the value under it minus the value before, mean "
+        "of the rows' differences, without the values of rows. Only metrics that are a mean of rows have one.",
+    )
     rows: dict[str, tuple[int, ...]] = Field({}, description="Data set -> row number of each value in per_example.")
     variants: dict[str, dict[str, SetMetrics]] = Field(
         {}, description="Way of asking, or layer -> model -> metrics on the forget set."

@@ -6,6 +6,7 @@ One definition from HTTP to trainer: the API validates request bodies with these
 """
 
 import hashlib
+import json
 from collections.abc import Collection
 from datetime import date
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from soul_core.spec.evaluation import (
     AFTER_CRITERIA,
     DEFAULT_CRITERIA,
     PRIOR_FORGET_CRITERIA,
+    RETRAINED_CRITERIA,
     Criterion,
     Evaluation,
     ProbeKind,
@@ -49,7 +51,7 @@ from soul_core.spec.optimizers import Optimizer, Sophia
 from soul_core.spec.strategy import Ensemble, Influence, Single, Strategy
 from soul_core.spec.terms import ForgetTerm, Kl, Nll, Npo, RetainTerm, SpecModel
 from soul_core.spec.training import Data, Training
-from soul_core.spec.wrappers import Lora, ParameterSelection, Saliency, Sharpness
+from soul_core.spec.wrappers import ROBUST_DEFAULTS, LatentPerturbation, Lora, ParameterSelection, Saliency, Sharpness
 
 __all__ = [
     "ALL",
@@ -86,6 +88,10 @@ __all__ = [
 RetainConflicts = Literal["drop", "refuse", "keep"]
 
 
+def _format_robust_defaults() -> str:
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in ROBUST_DEFAULTS.items())
+
+
 class JobSpec(SpecModel):
     """A recipe: forget term, retain term, optimizer, loop, evaluation, attacks, criteria."""
 
@@ -110,6 +116,14 @@ class JobSpec(SpecModel):
     parameters: ParameterSelection = Field(ParameterSelection(), description="Which weights are trained, by name.")
     saliency: Saliency | None = Field(None, description="Train only the weights that matter most for the forget set.")
     sharpness: Sharpness | None = Field(None, description="Make the result robust against small changes of weights.")
+    latent: LatentPerturbation | None = Field(
+        None, description="Forget at hidden states that were changed to bring the answers back."
+    )
+    robust: bool = Field(
+        False,
+        description="Sets what makes forgetting last under relearning, fine-tuning and rounding, by measurement: "
+        f"{_format_robust_defaults()}; values of your own win. It costs time.",
+    )
     lora: Lora | None = Field(None, description="Train low-rank adapters instead of the model's own weights.")
     data: Data = Field(Data(), description="How the data sets are read.")
     training: Training = Field(Training(), description="The training loop.")
@@ -138,7 +152,8 @@ class JobSpec(SpecModel):
     )
     criteria: tuple[Criterion, ...] = Field(
         DEFAULT_CRITERIA[JobKind.UNLEARN],
-        description="Bounds that decide the verdict. The default depends on the kind.",
+        description="Bounds that decide the verdict. The default depends on the kind; with a retrained model it also "
+        "bounds what attacks recover.",
     )
     chat_template: str | None = Field(
         None,
@@ -180,6 +195,8 @@ class JobSpec(SpecModel):
             defaults["criteria"] += AFTER_CRITERIA
         if kind == JobKind.FINETUNE:  # the user decides what the model learns
             defaults["retain_conflicts"] = "keep"
+        if data.get("robust") is True and kind == JobKind.UNLEARN:
+            data = _merge(ROBUST_DEFAULTS, data)
         return {**defaults, **data}
 
     @field_validator("chat_template")
@@ -289,12 +306,21 @@ class JobSpec(SpecModel):
         is_repeated = self.prior_forget_sets == "unlearn" and is_forget_set(set_name)
         return self.kind == JobKind.UNLEARN and (set_name == FORGET or is_repeated)
 
-    def expand_criteria(self, sets: Collection[str]) -> tuple[Criterion, ...]:
-        """Return the criteria of a run on these data sets, with one on `prior_forget_*` repeated for each such set."""
+    def expand_criteria(
+        self, sets: Collection[str], *, retrained_attacks: Collection[str] = ()
+    ) -> tuple[Criterion, ...]:
+        """Return the criteria of a run on these data sets, with one on `prior_forget_*` repeated for each such set.
+
+        Args:
+            retrained_attacks: Labels of the attacks that ran on the retrained model too. The defaults of an unlearning
+                job bound what these attacks recover.
+        """
         prior_sets = [name for name in sets if name.startswith(PRIOR_FORGET_PREFIX)]
+        has_defaults = self.kind == JobKind.UNLEARN and self.criteria == DEFAULT_CRITERIA[self.kind]
+        of_retrained = [criterion for criterion in RETRAINED_CRITERIA if criterion.attack in retrained_attacks]
         return tuple(
             criterion.model_copy(update={"set": name})
-            for criterion in self.criteria
+            for criterion in (*self.criteria, *(of_retrained if has_defaults else ()))
             for name in (prior_sets if criterion.set == ALL_PRIOR_FORGET_SETS else [criterion.set])
         )
 

@@ -84,10 +84,16 @@ def check_finetuning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
             yield SpecProblem(
                 name, f"a job of kind 'finetune' learns its train set and has no {name} term; leave it out"
             )
+    if spec.robust:
+        yield SpecProblem(
+            "robust", "it is about forgetting, and a job of kind 'finetune' forgets nothing; leave it out"
+        )
     yield from _check_made_sets(spec)
     if spec.prior_forget_sets == "unlearn":
         yield SpecProblem("prior_forget_sets", "fine-tuning cannot unlearn; leave it out, and the sets are measured")
-    for name in ("saliency", "sharpness"):
+    if spec.data.paraphrases:
+        yield SpecProblem("data.paraphrases", "they are of forget rows, and fine-tuning has none; leave it out")
+    for name in ("saliency", "sharpness", "latent"):
         if getattr(spec, name) is not None:
             yield SpecProblem(name, "it reads the forget set, and fine-tuning has none; leave it out")
     curvature = getattr(spec.optimizer, "curvature", None)
@@ -112,10 +118,13 @@ def check_evaluation(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
         "parameters",
         "saliency",
         "sharpness",
+        "latent",
     )
     for name in (*unused, "lora"):
         if getattr(spec, name) != getattr(plain, name):
             yield SpecProblem(name, "a job of kind 'evaluate' changes no model; leave it out")
+    if spec.robust:
+        yield SpecProblem("robust", "a job of kind 'evaluate' changes no model; leave it out")
     yield from _check_made_sets(spec)
     if spec.export != plain.export:
         yield SpecProblem("export", "a job of kind 'evaluate' writes no model; leave it out")
@@ -130,6 +139,7 @@ def _check_made_sets(spec: JobSpec) -> Iterator[SpecProblem]:
 #: Settings of the training loop that a single static step does not use.
 _LOOP_SETTINGS = (
     "steps", "epochs", "forget_batch", "retain_batch", "grad_clip", "schedule", "warmup_steps", "checkpoint_every",
+    "stop_at",
 )  # fmt: skip
 
 
@@ -150,7 +160,7 @@ def check_influence(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]
         yield SpecProblem(
             "forget.kind", "'influence' ascends the NLL of the forget set and reads no forget term; leave it out"
         )
-    if spec.retain != Nll():
+    if spec.retain not in (JobSpec.model_fields["retain"].default, Nll()):
         yield SpecProblem(
             "retain.kind", "'influence' bounds the NLL of the retain set and reads no retain term; leave it out"
         )
@@ -158,11 +168,17 @@ def check_influence(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]
     for name in _LOOP_SETTINGS:
         if getattr(spec.training, name) != getattr(plain, name):
             yield SpecProblem(f"training.{name}", "'influence' takes one static step and does not use it; leave it out")
-    if spec.after.kind != "none":
-        yield SpecProblem("after.kind", "'influence' takes one static step and learns no text; leave it out")
-    for name in ("saliency", "sharpness"):
-        if getattr(spec, name) is not None:
-            yield SpecProblem(name, "'influence' takes one static step, which this does not change; leave it out")
+    does_not_change = "'influence' takes one static step, which this does not change; leave it out"
+    wrong = {
+        "data.paraphrases": "'influence' takes the gradient of the forget rows themselves; leave it out"
+        if spec.data.paraphrases
+        else "",
+        "after.kind": "'influence' takes one static step and learns no text; leave it out"
+        if spec.after.kind != "none"
+        else "",
+        **{name: does_not_change for name in ("saliency", "sharpness", "latent") if getattr(spec, name) is not None},
+    }
+    yield from (SpecProblem(place, reason) for place, reason in wrong.items() if reason)
 
 
 def check_saliency(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]:

@@ -24,7 +24,7 @@ Factor = Annotated[float, Field(gt=0, le=MAX_WEIGHT)]
 
 #: What a member of an ensemble may set. All other fields (what is measured, judged and written) are the job's.
 MEMBER_FIELDS = (
-    "forget", "retain", "optimizer", "parameters", "saliency", "sharpness", "lora", "training", "seed",
+    "forget", "retain", "optimizer", "parameters", "saliency", "sharpness", "latent", "lora", "training", "seed",
 )  # fmt: skip
 
 
@@ -150,9 +150,9 @@ def select_search_criteria(spec: "JobSpec", sets: Collection[str]) -> tuple[Crit
 
 
 def is_compared_with_retrained(criterion: Criterion) -> bool:
-    """Return whether a criterion's metric compares with the retrained model."""
+    """Return whether a criterion's bound or metric compares with the retrained model."""
     entry = METRIC_CATALOG.get(criterion.metric)
-    return entry is not None and entry.scope == "retrained"
+    return criterion.relative_to_retrained or (entry is not None and entry.scope == "retrained")
 
 
 def get_metric_inputs(criterion: Criterion) -> tuple[tuple[str, str], ...]:

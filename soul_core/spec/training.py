@@ -26,6 +26,14 @@ class Data(SpecModel):
         description="Unlearning with a retain term and without a `retain` data set: the retain set that the run makes "
         "from the base model (auto), or an error (off).",
     )
+    paraphrases: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Maximum number of paraphrases of each forget row that are trained on too: questions and answers "
+        "that the base model rewords, and questions from templates. A rewording that loses the fact's keywords is "
+        "refused; measured rows stay the originals. Ours.",
+    )
     retain_held_out: float = Field(
         0.2,
         ge=0,

@@ -1,6 +1,6 @@
 """Parts of a spec that combine with any term and any optimizer: which weights are trained, and how. Torch-free."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,33 @@ class Sharpness(SpecModel):
     """Sharpness-aware forget gradient (arXiv:2502.05374): taken where the forget loss is worst nearby."""
 
     rho: float = Field(0.01, gt=0, le=10, description="Radius of the neighborhood, as L2 norm over all weights. Ours.")
+
+
+class LatentPerturbation(SpecModel):
+    """Forget gradient at hidden states that were changed to bring the answers back (LAT, arXiv:2407.15549)."""
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="Layers whose outputs are changed, counted from 0; none: those at a quarter, half and three "
+        "quarters. Ours, spaced as the paper's.",
+    )
+    radius: float = Field(
+        0.5,
+        gt=0,
+        le=10,
+        description="Largest L2 norm of a change, as a fraction of the state's own norm at that position. Ours; the "
+        "paper has a number for each model.",
+    )
+    steps: int = Field(4, ge=1, le=100, description="Steps of the inner ascent. Ours; the paper has 6 to 16.")
+    positions: Literal["prompt", "all"] = Field(
+        "all",
+        description="Positions whose states are changed: those of the prompt, as in the paper, or all; of plain text "
+        "always all. Ours.",
+    )
+
+
+#: What `robust: true` sets where the spec has no value of its own. Measured: docs/reference/results.md.
+ROBUST_DEFAULTS: dict[str, Any] = {"latent": {}}
 
 
 class Saliency(SpecModel):

@@ -17,6 +17,7 @@ from soul_core.objectives.terms import ExampleGroup, TermInputs, Totals
 from soul_core.optimizers.curvature import sample_labels
 from soul_core.spec import JobKind, JobSpec
 from soul_core.training.base_scores import BaseScores
+from soul_core.training.latent import PerturbedLayer, find_worst_perturbation, perturb_outputs
 from soul_core.training.micro_batching import BatchItem, BatchUnit, MicroBatcher
 
 
@@ -56,10 +57,14 @@ def add_gradients(
     layer = find_steered_layer(loaded.model, spec)
 
     def work(items: list[BatchItem]) -> None:
-        with loaded.autocast():
-            scores = score(loaded.model, pack([item.example for item in items], loaded.device), layer=layer)
-        total = _compute_total_loss(spec, items, scores, base_scores, totals, losses, retain_weight)
-        total.backward()
+        for part in _split_items(items) if spec.latent else [items]:
+            packed = pack([item.example for item in part], loaded.device)
+            perturbed: list[PerturbedLayer] = []
+            if spec.latent and part[0].group != "retain":
+                perturbed = find_worst_perturbation(loaded, packed, [item.group for item in part], spec.latent)
+            with loaded.autocast(), perturb_outputs(perturbed):
+                scores = score(loaded.model, packed, layer=layer)
+            _compute_total_loss(spec, part, scores, base_scores, totals, losses, retain_weight).backward()
 
     def undo() -> None:
         loaded.model.zero_grad(set_to_none=True)
@@ -68,6 +73,13 @@ def add_gradients(
 
     batcher.run(units, work, undo)
     return losses
+
+
+def _split_items(items: list[BatchItem]) -> list[list[BatchItem]]:
+    """Return the items of the forget term and those of the retain term, which a perturbation leaves alone."""
+    forget = [item for item in items if item.group != "retain"]
+    retain = [item for item in items if item.group == "retain"]
+    return [part for part in (forget, retain) if part]
 
 
 def compute_nll_gradients(

@@ -11,6 +11,7 @@ from soul_core.models.loading import LoadedModel
 from soul_core.objectives import find_steered_layer, get_terms
 from soul_core.objectives.terms import ExampleContext, ExampleGroup
 from soul_core.spec import JobSpec
+from soul_core.training.latent import find_perturbed_layers
 
 
 def make_term_examples(
@@ -53,6 +54,8 @@ def check_terms(
         BadSpec: The model does not have the layer that a term reads.
     """
     find_steered_layer(loaded.model, spec)
+    if spec.latent:
+        find_perturbed_layers(loaded.model, spec.latent)
     context = ExampleContext(loaded, spec.seed, max_tokens)
     for part, (term, term_spec) in get_terms(spec).items():
         problems: list[str] = []

@@ -29,7 +29,9 @@ from soul_core.training.checkpoint import Stateful, StatefulGenerator, load_newe
 from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS, PASSES_PER_ESTIMATE
 from soul_core.training.curvature_schedule import CurvatureSchedule
 from soul_core.training.history import TrainingHistory, TrainingResult
+from soul_core.training.latent import PASSES_PER_STEP
 from soul_core.training.micro_batching import BatchUnit, MicroBatcher
+from soul_core.training.paraphrases import add_paraphrases
 from soul_core.training.retain_weight import RetainWeight
 from soul_core.training.saliency import load_or_compute_mask
 from soul_core.training.schedule import compute_lr_factor, compute_num_steps
@@ -110,6 +112,7 @@ class TrainingRun:
         phase: Phase,
     ) -> None:
         self.loaded, self.spec, self.folder, self.listener = loaded, spec, folder, listener
+        forget = add_paraphrases(loaded, spec, forget, folder, listener)
         self.num_steps = compute_num_steps(spec.training, num_forget=len(forget), num_retain=len(retain))
         self.step = 0
         self.batches = TrainingBatches(
@@ -269,9 +272,15 @@ class TrainingRun:
         self.retain_weight.update(self.step, losses.retain, units, self.base_scores)
         self.step += 1
         self.history.count_tokens(units)
-        if self.spec.sharpness:  # its second pass
-            self.history.count_tokens([unit for unit in units if not is_retain(unit)])
+        if passes := self._count_further_passes():
+            self.history.count_tokens([unit for unit in units if not is_retain(unit)], passes=passes)
         self.history.record_step(self.step, started_at, row)
+
+    def _count_further_passes(self) -> float:
+        """Return the passes over the forget examples of a step beyond the first: sharpness and latent ascents."""
+        num_gradients = 2 if self.spec.sharpness else 1
+        num_ascents = num_gradients * self.spec.latent.steps if self.spec.latent else 0
+        return num_gradients - 1 + num_ascents * PASSES_PER_STEP
 
     def has_reached_end(self) -> bool:
         """Return whether the training may end before its last step: enough is forgotten, or the budget is spent."""

@@ -456,7 +456,7 @@ def test_methods_list_every_kind_with_schema_and_defaults(admin: ApiClient) -> N
     assert kinds["optimizers"] >= {"adamw", "sophia"}
     assert kinds["attacks"] >= {"quantize", "relearn"}
     assert kinds["strategies"] == {"single", "search", "ensemble", "influence"}
-    assert kinds["wrappers"] == {"parameters", "saliency", "sharpness", "lora"}
+    assert kinds["wrappers"] == {"parameters", "saliency", "sharpness", "latent", "lora"}
     assert kinds["wrappers"] <= set(methods["spec"]["defaults"])
     assert "probability" in {metric["name"] for metric in methods["metrics"]}
     sophia = next(method for method in methods["optimizers"] if method["kind"] == "sophia")

@@ -26,14 +26,18 @@ CASES: dict[str, dict[str, Any]] = {
     "selection": {"optimizer": SOPHIA, "parameters": {"include": ["model.layers.1.*"], "exclude": ["*norm*"]}},
     "saliency": {"optimizer": {**SOPHIA, "weight_decay": 0.1}, "saliency": {"keep_fraction": 0.2, "score": "wagle"}},
     "sharpness": {"optimizer": SOPHIA, "sharpness": {"rho": 0.1}},
+    "paraphrases": {"optimizer": SOPHIA, "data": {"paraphrases": 2}},
+    "latent": {"optimizer": SOPHIA, "latent": {"steps": 2}},
     "all wrappers": {
         "optimizer": {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.1},
         "parameters": {"exclude": ["*embed*"]},
         "saliency": {"score": "relative"},
         "sharpness": {},
+        "latent": {"steps": 2, "positions": "all"},
         "retain": {"kind": "kl"},
     },
     "lora": {"optimizer": SOPHIA, "lora": {"rank": 4}},
+    "lora, latent": {"optimizer": SOPHIA, "lora": {"rank": 4}, "latent": {"steps": 2}},
     "lora, sharpness, base in 4 bits": {
         "optimizer": {"kind": "adamw", "lr": 1e-3},
         "lora": {"rank": 4, "base_weights": "nf4"},

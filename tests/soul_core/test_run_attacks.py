@@ -1,5 +1,6 @@
 """Attacks in a complete run: every model is attacked, no weight changes, criteria can name an attack."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from soul_core.events import StopRequest
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
 from soul_core.spec import JobSpec
-from soul_core.spec.attacks import CHEAP_ATTACKS
+from soul_core.spec.attacks import CHEAP_ATTACKS, Downstream, Quantize, Relearn
 from tests.fixtures.capitals import COUNTRIES, make_untrained_model, write_rows
 from tests.soul_core.test_run import Recorder
 
@@ -27,6 +28,7 @@ COMMON = {
         "num_answer_samples": 0,
     },
 }
+RELEARN_CRITERION = {"set": "forget", "attack": "relearn", "metric": "probability", "at_least": 0}
 SPEC = JobSpec.model_validate(
     {
         **COMMON,
@@ -34,6 +36,13 @@ SPEC = JobSpec.model_validate(
             {"set": "forget", "metric": "probability", "at_most": 0.9, "relative_to_base": True},
             {"set": "forget", "attack": "quantize_8bit", "metric": "probability", "at_most": 0.9},
             {"set": "forget", "attack": "relearn", "metric": "probability", "at_least": 0, "relative_to_base": True},
+            {
+                "set": "forget",
+                "attack": "relearn",
+                "metric": "probability",
+                "at_least": 0,
+                "relative_to_retrained": True,
+            },
         ],
     }
 )
@@ -86,7 +95,40 @@ def test_criteria_may_name_an_attack(finished_run: tuple[Report, Path, Recorder]
     quantized = next(attack for attack in report.attacks if attack.label == "quantize_8bit")
 
     assert report.criteria[1].value == quantized.attacked["unlearned"]["forget"]["probability"].value
-    assert [result.outcome for result in report.criteria[1:]] == ["passed", "passed"]
+    assert [result.outcome for result in report.criteria[1:]] == ["passed", "passed", "passed"]
+
+
+def test_what_an_attack_brings_back_is_reported_for_each_model(
+    finished_run: tuple[Report, Path, Recorder],
+) -> None:
+    relearn = finished_run[0].attacks[0]
+
+    for name in ("base", "unlearned", "retrained"):
+        before, after, gain = (
+            values[name]["forget"]["probability"] for values in (relearn.baseline, relearn.attacked, relearn.gains)
+        )
+        assert before.per_example is not None
+        assert after.per_example is not None
+        differences = [y - x for x, y in zip(before.per_example, after.per_example, strict=True)]
+        assert gain.value == pytest.approx(sum(differences) / len(differences))
+        assert gain.interval is not None
+
+
+def test_a_log_of_a_report_replaces_the_attacks_on_the_retrained_model(
+    finished_run: tuple[Report, Path, Recorder], inputs: RunInputs, tmp_path: Path
+) -> None:
+    report, out, _ = finished_run
+    attacks = (Relearn(), Quantize(bits=8, group=0), Downstream(steps=3))
+    spec = SPEC.model_copy(update={"attacks": attacks})
+    logged = replace(inputs, compared_models={}, retrained_log_path=out / "report.json")
+
+    again = run(spec, logged, tmp_path)
+
+    assert again.attacks[0].attacked["retrained"] == report.attacks[0].attacked["retrained"]
+    assert again.criteria[3].bound == report.criteria[3].bound, "a factor of the same value"
+    downstream = again.attacks[2]
+    assert "retrained" not in downstream.attacked
+    assert any("with other settings; compare with the retrained model itself" in note for note in downstream.notes)
 
 
 def test_attacks_do_not_change_the_weights(

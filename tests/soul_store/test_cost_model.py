@@ -22,6 +22,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "influence is one step": {"strategy": {"kind": "influence", "damping": 1.0}},
     "few products": {"strategy": {"kind": "influence", "damping": 1.0, "iterations": 2, "max_examples": 4}},
     "sharpness": {**FIRST_ORDER, "sharpness": {}},
+    "latent": {**FIRST_ORDER, "latent": {"steps": 3}},
+    "latent and sharpness": {**FIRST_ORDER, "latent": {"steps": 2}, "sharpness": {}},
     "saliency": {**FIRST_ORDER, "saliency": {"score": "wagle"}},
     "no retain term": {**FIRST_ORDER, "retain": {"kind": "none"}},
 }
@@ -81,6 +83,16 @@ def test_the_estimate_of_a_training_is_within_a_factor_of_two(
     estimated = count_training(JobSpec.model_validate(make_spec(FIRST_ORDER)), sizes).total * num_parameters
 
     assert first_order_flops / 2 < estimated < first_order_flops * 2
+
+
+def test_paraphrases_cost_what_the_model_writes_and_lengthen_epochs(sizes: dict[str, SetSize]) -> None:
+    plain, paraphrased = (
+        count_training(JobSpec.model_validate({"data": data, "training": {"epochs": 2}, **FIRST_ORDER}), sizes)
+        for data in ({}, {"paraphrases": 3})
+    )
+
+    assert paraphrased.generation == pytest.approx(2 * 3 * sizes["forget"].num_tokens)
+    assert paraphrased.passes == pytest.approx(4 * plain.passes, rel=0.4), "four times the rows; steps are rounded up"
 
 
 def test_influence_costs_one_step_whatever_the_spec_says_of_steps(sizes: dict[str, SetSize]) -> None:

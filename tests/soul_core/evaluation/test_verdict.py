@@ -1,7 +1,9 @@
 """Criteria against intervals: every outcome, and reasons that claim no more."""
 
 import pytest
+from pydantic import ValidationError
 
+from soul_core.evaluation.criterion_inputs import AttackedModel, AttackedModels
 from soul_core.evaluation.verdict import decide_verdict, judge_criteria
 from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Verdict
@@ -168,3 +170,88 @@ def test_rows_that_one_of_two_models_lacks_do_not_pair() -> None:
     (result,) = judge_criteria([criterion], judged=models[0], base=models[1], resampling=RESAMPLING)
 
     assert "rows do not pair up" in result.reason
+
+
+BEFORE = [0.1, 0.2, 0.05, 0.15, 0.1]
+#: What a model that never saw the rows has under the attack.
+RETRAINED_AFTER = [0.2, 0.4, 0.1, 0.3, 0.2]
+RECOVERY = Criterion(set="forget", attack="relearn", metric="probability", at_most=1.25, relative_to_retrained=True)
+GAIN = RECOVERY.model_copy(update={"gain": True})
+
+
+def make_attacked(before: list[float], after: list[float]) -> AttackedModel:
+    return AttackedModel(*(model(summarize(values, RESAMPLING)) for values in (before, after)))
+
+
+def judge_attack(
+    criterion: Criterion, judged: AttackedModel, retrained: AttackedModel | None, **reasons: str
+) -> CriterionResult:
+    (result,) = judge_criteria(
+        [criterion],
+        judged=judged.before,
+        base=None,
+        retrained=retrained.before if retrained else NOTHING if reasons else None,
+        resampling=RESAMPLING,
+        attacks={"relearn": AttackedModels(judged=judged, retrained=retrained, **reasons)},
+    )
+    return result
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.2, "passed"), (1.3, "failed")])
+def test_recovery_is_judged_row_by_row_against_the_retrained_models(factor: float, expected: Verdict) -> None:
+    judged = make_attacked(BEFORE, [factor * value for value in RETRAINED_AFTER])
+
+    result = judge_attack(RECOVERY, judged, make_attacked(BEFORE, RETRAINED_AFTER))
+
+    assert result.outcome == expected
+    assert result.bound == pytest.approx(1.25 * 0.24)
+    assert result.interval == (pytest.approx(factor * 0.24), pytest.approx(factor * 0.24)), "rows are paired"
+    assert "times the retrained model's 0.24; required is at most 1.25" in result.reason
+
+
+def test_a_gain_is_what_the_attack_adds_row_by_row() -> None:
+    pairs = zip(BEFORE, RETRAINED_AFTER, strict=True)
+    judged = make_attacked(BEFORE, [before + 1.2 * (after - before) for before, after in pairs])
+
+    result = judge_attack(GAIN, judged, make_attacked(BEFORE, RETRAINED_AFTER))
+
+    assert result.outcome == "passed"
+    assert result.value == pytest.approx(1.2 * 0.12), "the retrained model gains 0.24 - 0.12"
+    assert result.bound == pytest.approx(1.25 * 0.12)
+
+
+def test_a_factor_of_a_gain_that_may_be_zero_decides_nothing() -> None:
+    unchanged = make_attacked(BEFORE, [0.1, 0.2, 0.05, 0.14, 0.11])
+
+    result = judge_attack(GAIN, make_attacked(BEFORE, RETRAINED_AFTER), unchanged)
+
+    assert result.outcome == "inconclusive"
+    assert "may be 0" in result.reason
+    assert "bound the value under the attack" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("reasons", "words"),
+    [
+        ({}, "no retrained model was given to compare with; give one"),
+        ({"retrained_absent_reason": "memory ran out"}, "relearn was not run on the retrained model: memory ran out"),
+    ],
+)
+def test_without_the_retrained_models_value_recovery_is_inconclusive(reasons: dict[str, str], words: str) -> None:
+    result = judge_attack(RECOVERY, make_attacked(BEFORE, RETRAINED_AFTER), None, **reasons)
+
+    assert result.outcome == "inconclusive"
+    assert result.value == pytest.approx(0.24), "the judged model's value is known"
+    assert words in result.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"relative_to_base": True}, "a factor of one value"),
+        ({"gain": True, "attack": None}, "name the attack"),
+    ],
+)
+def test_criteria_that_contradict_themselves_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Criterion.model_validate({**RECOVERY.model_dump(), **changes})

@@ -57,9 +57,13 @@ def test_the_hub_reads_exactly_the_numbers_of_the_unlearned_model(report: Report
 
 
 def test_the_text_has_verdict_criteria_attacks_and_caveats(report: Report, card: ModelCard) -> None:
-    assert card.text.count("| passed |") == len(report.criteria)
-    fraction = compute_recovered_fraction(report.attacks[0], "unlearned", "forget", "keyword_recall")
-    assert fraction is not None
+    assert [card.text.count(f"| {outcome} |") for outcome in ("passed", "failed")] == [5, 1]
+    assert report.criteria[4].criterion.attack == "relearn", "more comes back than in the retrained model"
+    fractions = [
+        compute_recovered_fraction(report.attacks[0], "unlearned", "forget", metric)
+        for metric in ("keyword_recall", "probability")
+    ]
+    fraction = max(fraction for fraction in fractions if fraction is not None)
     assert f"Recovered by the strongest attack: **{format_percent(fraction)}**" in card.text
     assert "was not run: no general set was given" in card.text
     assert "## Caveats" in card.text

@@ -220,7 +220,9 @@ def test_an_attack_shows_the_fraction_that_it_recovers(report: Report, page: str
     assert fraction == pytest.approx((attacked - baseline) / (base - baseline))
     assert f"{format_percent(fraction)} recovered" in words(page)
     (strongest,) = (highlight for highlight in make_highlights(report) if "strongest" in highlight.title)
-    assert strongest.after == format_percent(fraction)
+    judged_by_criteria = compute_recovered_fraction(attack, "unlearned", "forget", "probability")
+    assert judged_by_criteria is not None
+    assert strongest.after == format_percent(max(fraction, judged_by_criteria))
     assert compute_recovered_fraction(attack, "base", "forget", "keyword_recall") is None
 
 
