@@ -24,11 +24,13 @@ from soul_core.report.measurements import (
     Finding,
     FlaggedRow,
     Interval,
+    LeakFacts,
     MetricValue,
     ModelMeasurements,
     ReportModel,
     RowDigestKey,
     SetMetrics,
+    TemperatureLeaks,
 )
 from soul_core.spec import Criterion, JobSpec
 
@@ -45,6 +47,7 @@ __all__ = [
     "FlaggedRow",
     "GgufFacts",
     "Interval",
+    "LeakFacts",
     "MetricValue",
     "ModelFacts",
     "ModelMeasurements",
@@ -58,6 +61,7 @@ __all__ = [
     "RunFacts",
     "SetConflicts",
     "SetMetrics",
+    "TemperatureLeaks",
     "TrialOutcome",
     "TrialResult",
     "Verdict",

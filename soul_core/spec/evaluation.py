@@ -1,6 +1,6 @@
 """What a run measures, and the criteria that decide its verdict. Torch-free."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,7 @@ from soul_core.spec.names import ALL_PRIOR_FORGET_SETS, FORGET, RETAIN, TRAIN, J
 from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 
 ProbeKind = Literal["fill_in", "question", "adversarial"]
+LeakTemperature = Annotated[float, Field(gt=0, le=10)]
 
 
 class Evaluation(SpecModel):
@@ -18,6 +19,9 @@ class Evaluation(SpecModel):
             "probability",
             "rouge_l",
             "keyword_recall",
+            "leak_at_k",
+            "leak_rouge_l_at_k",
+            "leaked_rows",
             "exact_memorization",
             "extraction_strength",
             "perplexity",
@@ -60,10 +64,48 @@ class Evaluation(SpecModel):
     attack_new_tokens: int = Field(
         48, ge=1, le=4096, description="Maximum number of tokens of an answer generated under an attack. Ours."
     )
+    leak_samples: int = Field(
+        10,
+        ge=1,
+        le=10_000,
+        description="Sampled answers to each forget question at each temperature, for leak_at_k. Ours; the paper "
+        "(arXiv:2511.04934) takes 200.",
+    )
+    leak_k: int = Field(
+        10,
+        ge=1,
+        le=10_000,
+        description="Tries of leak_at_k: the expected worst of so many samples. At most leak_samples. Ours.",
+    )
+    leak_temperatures: tuple[LeakTemperature, ...] = Field(
+        (1.0, 0.7),
+        min_length=1,
+        description="Temperatures of the samples; for each row the one that reveals most counts. Under the attack "
+        "prompting the first one alone. Ours: the model's own distribution, and a usual setting of chat programs.",
+    )
+    leak_examples: int = Field(
+        30, ge=1, description="Maximum number of rows of each forget set that are sampled; the seed selects them. Ours."
+    )
+    leak_new_tokens: int = Field(
+        48,
+        ge=1,
+        le=4096,
+        description="Maximum number of tokens of a sampled answer; it also ends at twice the length of the expected "
+        "answer, but not before 16 tokens. Ours.",
+    )
     bootstrap: int = Field(
         1000, ge=0, le=100_000, description="Resamples per confidence interval; 0 for none. Ours, and common practice."
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals. Common practice.")
+
+    @model_validator(mode="after")
+    def _check_leak_k(self) -> "Evaluation":
+        if self.leak_k > self.leak_samples:
+            raise ValueError(
+                f"leak_k ({self.leak_k}) tries need as many samples; lower it, or raise leak_samples "
+                f"({self.leak_samples})"
+            )
+        return self
 
 
 class Criterion(SpecModel):
@@ -90,12 +132,14 @@ class Criterion(SpecModel):
 _FORGET_CRITERIA = (
     Criterion(set=FORGET, metric="probability", at_most=0.25, relative_to_base=True),
     Criterion(set=FORGET, metric="keyword_recall", at_most=0.25, relative_to_base=True),
+    Criterion(set=FORGET, metric="leak_at_k", at_most=0.25, relative_to_base=True),
 )
 #: Absolute bounds: the base model of such a job has forgotten these rows already, and a factor of a value near 0 bounds
 #: nothing.
 PRIOR_FORGET_CRITERIA = (
     Criterion(set=ALL_PRIOR_FORGET_SETS, metric="probability", at_most=0.25),
     Criterion(set=ALL_PRIOR_FORGET_SETS, metric="keyword_recall", at_most=0.25),
+    Criterion(set=ALL_PRIOR_FORGET_SETS, metric="leak_at_k", at_most=0.25),
 )
 _RETAIN_CRITERIA = (
     Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
