@@ -35,6 +35,8 @@ class Evaluation(SpecModel):
             "tpr_min_k",
             "tpr_min_k_plus",
             "forget_quality",
+            "relative_mmd",
+            "relative_mmd_p",
             "privleak",
             "model_utility",
         ),

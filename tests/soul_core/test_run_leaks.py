@@ -147,7 +147,7 @@ def test_a_well_unlearned_and_a_retrained_model_pass(
 def test_prompting_samples_every_way_of_asking_on_every_model(
     leaky_dir: Path, base_dir: Path, retrained_dir: Path, sets: dict[str, Path], tmp_path: Path
 ) -> None:
-    attack = {"kind": "prompting", "templates": ["paraphrase", "role"]}
+    attack = {"kind": "prompting", "templates": ["paraphrase", "prefix"]}
     inputs = RunInputs(
         model=str(leaky_dir),
         dataset_paths=sets,
