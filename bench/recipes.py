@@ -70,6 +70,7 @@ def make_unlearning_spec(forget: Spec, optimizer: Spec, budget: Budget, *, seed:
         "forget": forget,
         "retain": {"kind": "nll", "weight": RETAIN_WEIGHT},
         "optimizer": optimizer,
+        "data": {"retain_held_out": 0},  # published numbers are of the complete retain set
         "training": {
             "steps": budget.steps,
             "forget_batch": budget.batch,
@@ -143,6 +144,7 @@ def make_trial_evaluation(budget: Budget) -> dict[str, Any]:
         "max_new_tokens": budget.max_new_tokens,
         "num_answer_samples": 0,
         "bootstrap": 0,
+        "general_text": [],
     }
 
 

@@ -156,6 +156,7 @@ def _make_evaluation(budget: Budget) -> dict[str, Any]:
         "max_examples": budget.report_rows,
         "max_new_tokens": budget.max_new_tokens,
         "attack_new_tokens": budget.max_new_tokens,
+        "general_text": [],
     }
 
 

@@ -1,7 +1,7 @@
 """`soul estimate | submit | finetune`: a job from the command line. Models and files are registered on the way."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -32,8 +32,9 @@ from soul_cli.job_options import (
 )
 from soul_cli.options import JsonOption, KeyOption, UrlOption, connect
 from soul_cli.output import console, error_console, print_fields, print_json
-from soul_cli.resources import Job
+from soul_cli.resources import Estimate, Job
 from soul_cli.submission import JobRequest, make_body, make_spec
+from soul_core.formatting import format_bytes, format_duration, format_number
 
 
 def estimate(
@@ -78,16 +79,33 @@ def estimate(
     if as_json:
         print_json(estimated)
     else:
-        print_fields(
-            (name.replace("_", " "), value)
-            for name, value in estimated.model_dump(mode="json").items()
-            if not isinstance(value, list | dict)
-        )
+        print_fields(_list_estimate(estimated))
         for kind, problems in (("error", estimated.errors), ("warning", estimated.warnings)):
             for problem in problems:
                 detail = problem.get("detail", problem) if isinstance(problem, dict) else problem
                 console.print(f"{kind}: {escape(str(detail))}")
     raise typer.Exit(int(CliExitCode.OK if estimated.allowed else CliExitCode.BAD_INPUT))
+
+
+def _list_estimate(estimated: Estimate) -> list[tuple[str, Any]]:
+    """Return what an estimate says, in words."""
+    flops, output_bytes = estimated.flops, estimated.output_bytes
+    return [
+        ("accepted", "yes" if estimated.allowed else "no"),
+        ("time", _say_range(estimated.seconds, estimated.seconds_interval, format_duration)),
+        ("peak memory", _say_range(estimated.peak_memory_bytes, estimated.peak_memory_bytes_interval, format_bytes)),
+        ("output", None if output_bytes is None else format_bytes(output_bytes)),
+        ("operations", None if flops is None else format_number(flops)),
+        ("basis", estimated.basis),
+    ]
+
+
+def _say_range(value: float | None, interval: tuple[float, float] | None, write: Callable[[float], str]) -> str | None:
+    """Write a value and its interval: about 5 min 0 s, probably between 4 min 0 s and 7 min 0 s."""
+    if value is None:
+        return None
+    text = f"about {write(value)}"
+    return f"{text}, probably between {write(interval[0])} and {write(interval[1])}" if interval else text
 
 
 SUBMIT_EXAMPLE = """\

@@ -121,9 +121,25 @@ class Artifact(Resource):
     sha256: str
 
 
+class EstimateBasis(Resource):
+    """What an estimate was learned from."""
+
+    source: str
+    num_jobs: int
+    machine: str | None = None
+
+
 class Estimate(Resource):
     """What a job would cost, and whether it would be accepted."""
 
     allowed: bool
     errors: list[Any] = Field(default_factory=list)
     warnings: list[Any] = Field(default_factory=list)
+    seconds: float | None = None
+    seconds_interval: tuple[float, float] | None = None
+    peak_memory_bytes: int | None = None
+    peak_memory_bytes_interval: tuple[int, int] | None = None
+    flops: float | None = None
+    output_bytes: int | None = None
+    based_on: EstimateBasis | None = None
+    basis: str = ""

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from soul_core.atomic_io import translate_disk_errors
-from soul_core.conflicts.retain_set import resolve_conflicts
 from soul_core.data.datasets import read_datasets, require_sha256s
 from soul_core.environment import seed_everything
 from soul_core.errors import OutOfMemory, RunCancelledError
@@ -20,8 +19,10 @@ from soul_core.outputs.dtypes import Rounding, round_for_export
 from soul_core.outputs.result import discard_outputs, export_gguf, export_weights, write_manifest, write_report
 from soul_core.pipeline.comparison import RetrainedLogFile, match_log_rows, read_retrained_log_file
 from soul_core.pipeline.conclusion import RunResults, build_report
+from soul_core.pipeline.data_sets import prepare_datasets
 from soul_core.pipeline.inputs import RunInputs
 from soul_core.pipeline.model_under_test import ModelUnderTest, evaluate_model, load_model_under_test
+from soul_core.pipeline.own_texts import add_own_texts
 from soul_core.pipeline.preflight import check_run
 from soul_core.pipeline.state import RunState
 from soul_core.pipeline.strategies import STRATEGIES
@@ -53,7 +54,7 @@ def run(
     with _discard_if_cancelled(out, state), _translate_resource_errors():
         with state.phase("load"):
             require_sha256s(inputs.dataset_paths, inputs.dataset_sha256s)
-            resolution = resolve_conflicts(read_datasets(inputs.dataset_paths, spec, state), spec, state)
+            resolution = prepare_datasets(read_datasets(inputs.dataset_paths, spec, state), spec, state)
             log = read_retrained_log_file(inputs.retrained_log_path, sha256=inputs.retrained_log_sha256)
             source, compared_sources = inputs.get_source(), inputs.get_compared_sources()
             reference = log.facts if log else compared_sources.get(RETRAINED)
@@ -62,15 +63,15 @@ def run(
                 return report
             load = partial(
                 load_model_under_test,
-                rows=resolution.rows,
                 spec=spec,
                 key=inputs.get_digest_key(),
                 template_date=state.started_at.date(),
             )
             is_trained = spec.kind != JobKind.EVALUATE
-            model = load(source, is_trained=is_trained)
+            model = load(source, resolution, is_trained=is_trained)
             log = match_log_rows(log, model, spec, state) if log else None
             compared_sources = {name: pin_source(compared) for name, compared in compared_sources.items()}
+            resolution, model = add_own_texts(resolution, model, spec, state)
             check_run(spec, model, out, state)
             state.claim(_make_identity(spec, model, log))
 
@@ -80,14 +81,14 @@ def run(
             source = source.with_digest(model.facts.digest)  # it is loaded again: the files must be the same then
             del model  # one model at a time in memory
             for name, compared_source in compared_sources.items():
-                compared = load(compared_source)
+                compared = load(compared_source, resolution)
                 evaluations[name] = evaluate_model(compared, name, spec, state, phase="compare")
                 if name == RETRAINED:
                     retrained = RetrainedModelFacts(
                         source=compared_source.display_name, digest=compared.facts.digest, from_log=False
                     )
                 del compared
-            model = load(source, is_trained=is_trained)
+            model = load(source, resolution, is_trained=is_trained)
         seed_everything(spec.seed, device=model.loaded.device)
 
         result, rounding = StrategyResult(TrainingResult()), None

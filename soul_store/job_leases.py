@@ -12,8 +12,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from soul_core.events import Event
+from soul_store import job_costs
 from soul_store import job_state_machine as states
 from soul_store.ids import new_id
+from soul_store.job_costs import NewJobCost
 from soul_store.job_status import JobStatus
 from soul_store.tables import Artifact, Job, JobMetric
 
@@ -103,8 +105,9 @@ def succeed(
     report_blob: str,
     artifacts: Sequence[NewArtifact],
     usage: dict[str, Any],
+    cost: NewJobCost | None = None,
 ) -> None:
-    """End the job as succeeded: verdict, report and artifacts become visible in this commit.
+    """End the job as succeeded: verdict, report and artifacts become visible in this commit, with the cost to learn.
 
     Repeating a call whose commit was not acknowledged changes nothing.
     """
@@ -114,6 +117,8 @@ def succeed(
     job = _lock(session, lease)
     for artifact in artifacts:
         session.add(Artifact(id=new_id("art"), tenant_id=job.tenant_id, job_id=job.id, **vars(artifact)))
+    if cost is not None:
+        job_costs.insert(session, cost)
     usage = _add_usage(job.usage, usage)
     states.transition(session, job, JobStatus.SUCCEEDED, verdict=verdict, report_blob=report_blob, usage=usage)
 

@@ -19,6 +19,7 @@ from soul_core.errors import (
     UserError,
 )
 from soul_store.blobs import StorageFull
+from soul_store.job_costs import NewJobCost
 from soul_store.job_leases import NewArtifact
 from soul_store.job_state_machine import make_status_reason
 from soul_store.job_status import JobStatus
@@ -80,6 +81,7 @@ class Outputs:
     verdict: str
     report_blob: str
     artifacts: list[NewArtifact]
+    cost: NewJobCost | None = None
 
 
 @dataclass(frozen=True)

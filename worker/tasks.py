@@ -16,6 +16,7 @@ from soul_core.outputs.layout import REPORT
 from soul_store import job_leases, job_logs
 from soul_store.blobs import get_blob_store
 from soul_store.database import transaction
+from soul_store.job_costs import NewJobCost
 from soul_store.job_leases import JobLease, LeaseLostError
 from soul_store.job_state_machine import RUN_JOB_TASK
 from soul_store.job_status import JobStatus
@@ -28,6 +29,7 @@ from worker.db_retry import run_when_database_available
 from worker.drain import is_draining
 from worker.endings import AttemptEnd, Outputs, conclude_exit, conclude_worker_error
 from worker.heartbeat import Heartbeat
+from worker.learning import list_earlier_phases, make_job_cost
 from worker.supervisor import run_engine
 from worker.workspace import JobInputs, Workspace
 
@@ -78,7 +80,7 @@ def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_l
                 arguments, heartbeat, attempt_log, is_draining=is_draining, grace_seconds=settings.grace_seconds
             )
             end = conclude_exit(engine_exit, heartbeat.requested_action)
-            return _publish(job, workspace, end) if end.ending.status == JobStatus.SUCCEEDED else end
+            return _publish(job, job_inputs, workspace, end) if end.ending.status == JobStatus.SUCCEEDED else end
     except LeaseLostError:
         raise
     except Exception as error:
@@ -105,7 +107,7 @@ def _load_inputs(job: Job, session: Session) -> JobInputs:
     )
 
 
-def _publish(job: Job, workspace: Workspace, end: AttemptEnd) -> AttemptEnd:
+def _publish(job: Job, job_inputs: JobInputs, workspace: Workspace, end: AttemptEnd) -> AttemptEnd:
     """Store the outputs and return the end with them, and with the cost that the report states."""
     report = json.loads((workspace.out / REPORT).read_text())
     try:
@@ -117,7 +119,21 @@ def _publish(job: Job, workspace: Workspace, end: AttemptEnd) -> AttemptEnd:
     if report["run"]["device"] != "cpu":
         usage["gpu_seconds"] = usage["engine_seconds"]
     report_blob = next(artifact.blob for artifact in artifacts if artifact.path == REPORT)
-    return AttemptEnd(end.ending, usage=usage, outputs=Outputs(report["verdict"], report_blob, artifacts))
+    cost = _learn(job, job_inputs, report, engine_seconds=usage["engine_seconds"])
+    return AttemptEnd(end.ending, usage=usage, outputs=Outputs(report["verdict"], report_blob, artifacts, cost))
+
+
+def _learn(job: Job, job_inputs: JobInputs, report: dict[str, Any], *, engine_seconds: float) -> NewJobCost | None:
+    """Return what the job cost. A job whose cost cannot be computed still succeeds: estimates do not learn from it."""
+    try:
+        earlier = run_when_database_available(partial(list_earlier_phases, job))
+        blobs = get_blob_store()
+        return make_job_cost(job, job_inputs, report, engine_seconds=engine_seconds, earlier=earlier, blobs=blobs)
+    except LeaseLostError:
+        raise
+    except Exception as error:
+        log.warning("estimates do not learn from this job", exceptions=describe_exception(error))
+        return None
 
 
 def _write_end(lease: JobLease, end: AttemptEnd, attempt_log: AttemptLog, session: Session) -> JobStatus:

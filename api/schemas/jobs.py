@@ -1,7 +1,7 @@
 """The bodies of jobs and of what they report and make. `submissions` has the bodies that create jobs."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -101,14 +101,38 @@ class ArtifactOut(ResponseModel):
     created_at: datetime
 
 
+class EstimateBasis(ResponseModel):
+    """What an estimate was learned from."""
+
+    source: Literal["worker_kind", "other_kinds", "constants"] = Field(
+        description="Where the seconds come from: finished jobs on the same kind of worker, finished jobs on other "
+        "kinds, or constants because no job has finished."
+    )
+    num_jobs: int = Field(description="Finished jobs from which the seconds were learned.")
+    memory_source: Literal["worker_kind", "other_kinds", "constants"] = Field(
+        description="Where the peak memory comes from. A resumed job has no known peak."
+    )
+    memory_num_jobs: int = Field(description="Finished jobs from which the peak memory was learned.")
+    accelerator: Literal["cpu", "cuda"]
+    machine: str | None = Field(description="Name of the GPU, or of the CPU with its cores; null if unknown.")
+    dtype: str = Field(description="`dtype` of the spec. Accelerator, machine and dtype are a kind of worker.")
+
+
 class EstimateOut(ResponseModel):
-    """The estimated cost of a job. `basis` names the assumptions."""
+    """The estimated cost of a job. `basis` says in words what `based_on` says in fields."""
 
     allowed: bool
     errors: list[RequestProblem]
     warnings: list[str]
     seconds: float | None
+    seconds_interval: tuple[float, float] | None = Field(
+        description="Lowest and highest seconds to expect; 9 of 10 jobs lie inside, once enough have finished."
+    )
     peak_memory_bytes: int | None
+    peak_memory_bytes_interval: tuple[int, int] | None = Field(
+        description="Lowest and highest peak memory to expect, as `seconds_interval`."
+    )
     flops: float | None
     output_bytes: int | None
+    based_on: EstimateBasis | None
     basis: str

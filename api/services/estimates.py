@@ -1,22 +1,27 @@
-"""Estimates the cost of a job before it runs, and names the assumptions."""
+"""Estimates the cost of a job before it runs, from finished jobs, and names what the estimate is based on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from api.auth import Caller
-from api.schemas.jobs import EstimateOut
+from api.schemas.jobs import EstimateBasis, EstimateOut
 from api.schemas.submissions import JobCreate
 from api.services import conflicts
-from api.services.cost_model import Operations, SetSize, count_operations
+from api.services.cost_prediction import History, Observation, Prediction, predict
 from api.services.job_validation import ValidatedRequest, validate_request
-from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, TRAIN, JobKind, JobSpec
+from soul_core.data.held_out import MIN_SPLIT_ROWS
+from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, RETAIN_HELD_OUT, TRAIN, JobKind, JobSpec
 from soul_core.spec.export import compute_output_bytes
-from soul_store import workers
+from soul_store import job_costs, workers
 from soul_store.blobs import get_blob_store
 from soul_store.database import Session
-from soul_store.tables import Dataset
+from soul_store.job_work import BYTES_PER_TOKEN, EXPORT, LOAD, START, JobWork, count_work, measure_set
+from soul_store.tables import JobCost
 from soul_store.workers import Accelerator
 
-#: Bytes of a stored row per token, in English; and the tokens that a chat template adds to a row.
-_BYTES_PER_TOKEN, _TEMPLATE_TOKENS = 4.0, 25
-#: Sustained floating point operations per second.
+#: The one part of a prediction of memory.
+MEMORY = "memory"
+#: Sustained floating point operations per second, before any job has finished.
 _RATES: dict[Accelerator, float] = {"cpu": 6e10, "cuda": 1.5e14}
 _LOAD_SECONDS = 15.0
 
@@ -26,68 +31,132 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     request = validate_request(session, caller, body)
     conflict_problems = conflicts.find_problems(request.all_datasets, body.spec)
     problems = [*request.missing, *request.problems, *conflict_problems]
-    warnings = _find_warnings(request, body.spec) + _find_undecidable_criteria(body)
+    warnings = _find_warnings(request, body.spec) + _find_undecidable_criteria(body, request)
     num_parameters = request.model.facts.get("num_parameters") if request.model else None
-    accelerator, basis = _choose_accelerator(session, body.spec)
+    accelerator, reason = _choose_accelerator(session, body.spec)
     if problems or not num_parameters:
+        unknown = "the size of the model is not known before it is loaded"
+        basis = f"no estimate: {'the job would be refused' if num_parameters else unknown}"
         return EstimateOut(
             allowed=not problems,
             errors=problems,
             warnings=warnings,
             seconds=None,
+            seconds_interval=None,
             peak_memory_bytes=None,
+            peak_memory_bytes_interval=None,
             flops=None,
             output_bytes=None,
-            basis=basis if num_parameters else "the size of the model is not known before it is loaded",
+            based_on=None,
+            basis=basis,
         )
-    operations = _count_operations(body, request, num_parameters)
-    num_models = 1 + len(request.resolved_models.get_names())
-    # float32 weights, and for training their gradients and two moments; some memory for activations and logits
-    bytes_per_parameter = 4 if body.spec.kind == JobKind.EVALUATE else 16
+    work = _count_work(body, request, num_parameters)
+    history = _read_history(session, accelerator, body.spec.dtype)
+    seconds = predict(work.by_phase, history.times, typed=_list_typed_seconds(body, request, work, accelerator))
+    planned_memory = {MEMORY: float(work.planned_memory_bytes)}
+    memory = predict(planned_memory, history.memory, typed=planned_memory)
     return EstimateOut(
         allowed=True,
         errors=[],
         warnings=warnings,
-        seconds=round(_LOAD_SECONDS * num_models + operations.weighted_total / _RATES[accelerator], 1),
-        peak_memory_bytes=int(num_parameters * bytes_per_parameter + body.spec.training.micro_batch_tokens * 1e6),
-        flops=operations.total,
+        seconds=round(seconds.value, 1),
+        seconds_interval=(round(seconds.low, 1), round(seconds.high, 1)),
+        peak_memory_bytes=int(memory.value),
+        peak_memory_bytes_interval=(int(memory.low), int(memory.high)),
+        flops=work.operations.total,
         output_bytes=_compute_output_bytes(body, request, num_parameters),
-        basis=basis,
+        based_on=EstimateBasis(
+            source=seconds.source,
+            num_jobs=seconds.num_jobs,
+            memory_source=memory.source,
+            memory_num_jobs=memory.num_jobs,
+            accelerator=accelerator,
+            machine=history.machine,
+            dtype=body.spec.dtype,
+        ),
+        basis=_describe_basis(seconds, accelerator, reason, history.machine),
     )
 
 
 def _choose_accelerator(session: Session, spec: JobSpec) -> tuple[Accelerator, str]:
-    """Return the accelerator that the estimate assumes, and the basis of the estimate."""
-    reason = f"spec.device is '{spec.device}'"
+    """Return the accelerator that the estimate assumes, and why."""
     if spec.device != "auto":
-        accelerator: Accelerator = spec.device
-    elif best := workers.get_best_accelerator(session):
-        accelerator, reason = best, "the fastest that a worker has reported"
-    else:
-        accelerator, reason = "cpu", "no worker has reported a GPU or a CPU"
+        return spec.device, f"spec.device is '{spec.device}'"
+    if best := workers.get_best_accelerator(session):
+        return best, "the fastest that a worker has reported"
+    return "cpu", "no worker has reported a GPU or a CPU"
+
+
+def _describe_basis(prediction: Prediction, accelerator: Accelerator, reason: str, machine: str | None) -> str:
     device = "a GPU" if accelerator == "cuda" else "a CPU"
-    return accelerator, (
-        f"an estimate, correct within a factor of about three: one worker on {device} ({reason}) at "
-        f"{_RATES[accelerator]:.3g} operations per second, {_BYTES_PER_TOKEN:g} bytes per token"
+    jobs = f"{prediction.num_jobs} finished job{'' if prediction.num_jobs == 1 else 's'}"
+    source = {
+        "worker_kind": f", learned from {jobs} on this kind of worker ({machine})",
+        "other_kinds": f", learned from {jobs} on other kinds of worker, because none has finished on this kind",
+        "constants": f" at {_RATES[accelerator]:.3g} operations per second, {BYTES_PER_TOKEN:g} bytes per token, "
+        "because no job has finished yet",
+    }[prediction.source]
+    return f"an estimate for one worker on {device} ({reason}){source}"
+
+
+@dataclass(frozen=True)
+class _History:
+    """Finished jobs as observations of time and memory, and the machine that the estimate assumes."""
+
+    machine: str | None
+    times: History
+    memory: History
+
+
+def _read_history(session: Session, accelerator: Accelerator, dtype: str) -> _History:
+    """Read the finished jobs. Without a reported machine, the estimate assumes that of the latest job."""
+    machine = workers.get_common_machine(session, accelerator)
+    rows = job_costs.list_recent(session, accelerator=accelerator, machine=machine, dtype=dtype)
+    comparable = [row for row in rows if row.accelerator == accelerator]
+    if machine is None and comparable:
+        machine = comparable[0].machine
+    own = [row for row in comparable if (row.machine, row.dtype) == (machine, dtype)]
+    others = [row for row in rows if row not in own]
+    return _History(
+        machine,
+        History(_observe_times(own, accelerator), _observe_times(others, accelerator)),
+        History(_observe_memory(own), _observe_memory([row for row in others if row in comparable])),
     )
 
 
-def _count_operations(body: JobCreate, request: ValidatedRequest, num_parameters: int) -> Operations:
-    """Return the operations of the job, and of the job that makes its retrained model if the body asks for one."""
-    sets = {name: _measure(row) for name, row in request.all_datasets.items()}
+def _observe_times(rows: Sequence[JobCost], accelerator: Accelerator) -> list[Observation]:
+    """Return work and seconds of each row; of another accelerator as the typed rates convert them."""
+    factors = {other: rate / _RATES[accelerator] for other, rate in _RATES.items()}
+    return [
+        Observation.make(row.work, row.seconds, {START: 1.0, LOAD: 1.0, EXPORT: 1.0}, factors[row.accelerator])
+        for row in rows
+        if row.accelerator in factors
+    ]
+
+
+def _observe_memory(rows: Sequence[JobCost]) -> list[Observation]:
+    return [Observation.make({MEMORY: row.planned_memory_bytes}, {MEMORY: row.peak_memory_bytes}) for row in rows]
+
+
+def _list_typed_seconds(
+    body: JobCreate, request: ValidatedRequest, work: JobWork, accelerator: Accelerator
+) -> dict[str, float]:
+    """Return the seconds of each phase by the typed constants, which know nothing of the start and the export."""
+    seconds = {phase: amount / _RATES[accelerator] for phase, amount in work.by_phase.items()}
+    num_models = 1 + len(request.resolved_models.get_names())
+    return seconds | {START: 0.0, LOAD: _LOAD_SECONDS * num_models, EXPORT: 0.0}
+
+
+def _count_work(body: JobCreate, request: ValidatedRequest, num_parameters: int) -> JobWork:
+    """Return the work of the job, and of the job that makes its retrained model if the body asks for one."""
+    blobs = get_blob_store()
+    sets = {name: measure_set(row, blobs) for name, row in request.all_datasets.items()}
     num_compared_models = len(request.resolved_models.get_names())
-    operations = count_operations(body.spec, sets, num_parameters, num_compared_models=num_compared_models)
+    work = count_work(body.spec, sets, num_parameters, num_compared_models=num_compared_models)
     retrain_spec = request.resolved_models.retrain_spec
     if retrain_spec is not None:
-        operations += count_operations(retrain_spec, {TRAIN: sets[RETAIN]}, num_parameters, num_compared_models=0)
-    return operations
-
-
-def _measure(row: Dataset) -> SetSize:
-    """Return the size of a data set, its tokens estimated from the bytes of its rows."""
-    assert row.blob is not None
-    bytes_per_row = get_blob_store().get_size_bytes(row.blob) / max(1, row.num_rows or 1)
-    return SetSize(row.num_rows or 0, bytes_per_row / _BYTES_PER_TOKEN + _TEMPLATE_TOKENS)
+        work += count_work(retrain_spec, {TRAIN: sets[RETAIN]}, num_parameters, num_compared_models=0)
+    return work
 
 
 def _compute_output_bytes(body: JobCreate, request: ValidatedRequest, num_parameters: int) -> int | None:
@@ -110,13 +179,16 @@ def _find_warnings(request: ValidatedRequest, spec: JobSpec) -> list[str]:
     return [*warnings, *request.prior_forget_sets.messages]
 
 
-def _find_undecidable_criteria(body: JobCreate) -> list[str]:
+def _find_undecidable_criteria(body: JobCreate, request: ValidatedRequest) -> list[str]:
     """Return a warning for each criterion whose metric is not computed: with it no verdict can be `passed`."""
     spec, warnings = body.spec, []
+    sets = {*body.datasets, *spec.list_made_sets(body.datasets)}
+    if RETAIN_HELD_OUT not in body.datasets and _has_small_retain_set(request):
+        sets.discard(RETAIN_HELD_OUT)
     for number, criterion in enumerate(spec.criteria):
         if criterion.set == ALL_PRIOR_FORGET_SETS:  # applies to the sets that exist
             continue
-        if criterion.set != ALL and criterion.set not in body.datasets:
+        if criterion.set != ALL and criterion.set not in sets:
             missing = f"the data set '{criterion.set}', which the job does not have"
         elif criterion.metric not in spec.evaluation.metrics:
             missing = f"'{criterion.metric}', which evaluation.metrics does not name"
@@ -126,3 +198,9 @@ def _find_undecidable_criteria(body: JobCreate) -> list[str]:
             continue
         warnings.append(f"criteria.{number} needs {missing}: it will be inconclusive")
     return warnings
+
+
+def _has_small_retain_set(request: ValidatedRequest) -> bool:
+    """Return whether the retain set has too few rows to hold some out."""
+    retain = request.datasets.get(RETAIN)
+    return retain is not None and (retain.num_rows or 0) < MIN_SPLIT_ROWS

@@ -10,7 +10,7 @@ from api.errors import RequestProblem
 from api.schemas.submissions import JobCreate, RegisteredRetrainedModel, RetrainedModelLog, RetrainModel
 from api.services import conflicts
 from soul_core.outputs.layout import REPORT, is_log, make_log_path
-from soul_core.spec import JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, Evaluation, JobKind, JobSpec
+from soul_core.spec import JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, Data, Evaluation, JobKind, JobSpec
 from soul_core.spec.validation import find_spec_problems
 from soul_store import job_queries, jobs, locks, models, retrained_models
 from soul_store.database import Session
@@ -155,7 +155,7 @@ def _resolve_retraining(
         resolved.problems.append(RequestProblem("/retrained", detail))
     spec = JobSpec(
         kind=JobKind.FINETUNE,
-        data=body.spec.data,
+        data=body.spec.data.model_copy(update={"retain_held_out": Data().retain_held_out}),  # it is of unlearning
         training=source.training,
         optimizer=source.optimizer,
         evaluation=Evaluation(metrics=("probability",)),  # the job that waits evaluates the rest

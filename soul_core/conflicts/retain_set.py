@@ -1,19 +1,20 @@
 """Forget facts in a run's data sets: finds and reports them, and drops their rows as the spec says. Torch-free."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from soul_core.conflicts import Conflict, find_conflicts, hold_same_rows
 from soul_core.data import Row, RowsBySet, compute_canonical_sha256
 from soul_core.errors import BadData
 from soul_core.events import Listener
 from soul_core.formatting import MAX_LISTED_ROWS, format_list
-from soul_core.report import ConflictHandling, DatasetFacts, RowConflict, SetConflicts
-from soul_core.spec import FORGET, GENERAL, HOLDOUT, JobSpec, is_forget_set
+from soul_core.report import ConflictHandling, DatasetFacts, DatasetOrigin, RowConflict, SetConflicts
+from soul_core.spec import DROPPED_SUFFIX, FORGET, GENERAL, HOLDOUT, RETAIN, RETAIN_HELD_OUT, JobSpec, is_forget_set
 
 #: What conflicts mean in sets that are not learned.
 _CONSEQUENCES = {
     GENERAL: "its numbers fall when they are forgotten",
+    RETAIN_HELD_OUT: "its numbers fall when they are forgotten",
     HOLDOUT: "they are not non-members, so membership metrics are less reliable than they look",
 }
 
@@ -26,12 +27,50 @@ class ConflictResolution:
     sha256s: Mapping[str, str]
     """Of each set before rows were dropped."""
     conflicts: tuple[SetConflicts, ...]
+    origins: Mapping[str, tuple[DatasetOrigin, str]] = field(default_factory=dict)
+    """Of each set that the run makes: where its rows come from, and how they were selected."""
+
+    def set_origin(self, name: str, origin: DatasetOrigin, description: str) -> "ConflictResolution":
+        """Return the sets with the origin of one of them."""
+        return replace(self, origins={**self.origins, name: (origin, description)})
+
+    def add_set(
+        self, name: str, rows: tuple[Row, ...], origin: DatasetOrigin, description: str
+    ) -> "ConflictResolution":
+        """Return the sets and another one that the run makes."""
+        resolution = self.set_origin(name, origin, description)
+        return replace(
+            resolution,
+            rows={**self.rows, name: rows},
+            sha256s={**self.sha256s, name: compute_canonical_sha256(rows)},
+        )
+
+    @property
+    def made_texts(self) -> frozenset[str]:
+        """The sets of text that the user did not write: they are cut where they do not fit the model."""
+        return frozenset(name for name, (origin, _) in self.origins.items() if origin in {"shipped", "sampled"})
+
+    def get_given_numbers(self, name: str) -> list[int] | None:
+        """Return the numbers of all rows of a set as it was given; None if the run uses all of them."""
+        parts = [f"{name}{DROPPED_SUFFIX}"]
+        if name == RETAIN and self.origins.get(RETAIN_HELD_OUT, ("given",))[0] == "held_out":
+            parts.append(RETAIN_HELD_OUT)
+        others = [row.number for part in parts for row in self.rows.get(part, ())]
+        return sorted([*others, *(row.number for row in self.rows[name])]) if others else None
 
     def update_facts(self, name: str, facts: DatasetFacts) -> DatasetFacts:
-        """Return a set's facts with its original sha256 and the rows dropped from it."""
+        """Return a set's facts with its origin, its original sha256 and the rows dropped from it."""
+        origin, description = self.origins.get(name, ("given", None))
         dropped = {pair.row for conflicts in self.conflicts if conflicts.other_set == name for pair in conflicts.rows}
         used = {row.number for row in self.rows[name]}
-        return facts.model_copy(update={"sha256": self.sha256s[name], "dropped_rows": tuple(sorted(dropped - used))})
+        return facts.model_copy(
+            update={
+                "sha256": self.sha256s[name],
+                "dropped_rows": tuple(sorted(dropped - used)),
+                "origin": origin,
+                "selection": description,
+            }
+        )
 
 
 def resolve_conflicts(rows_by_set: RowsBySet, spec: JobSpec, listener: Listener) -> ConflictResolution:

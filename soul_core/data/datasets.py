@@ -7,6 +7,7 @@ from pathlib import Path
 from soul_core.atomic_io import compute_sha256
 from soul_core.data import Row, RowsBySet, compute_canonical_sha256, read_rows
 from soul_core.data.encoding import Example, RowEncoder, encode_rows
+from soul_core.data.held_out import split_off
 from soul_core.errors import BadData
 from soul_core.events import Listener
 from soul_core.report import DatasetFacts
@@ -21,6 +22,13 @@ class EncodedDataset:
     rows: tuple[Row, ...]
     examples: tuple[Example, ...]
     facts: DatasetFacts
+
+    def split_off_examples(
+        self, num_rows: int, *, seed: int, purpose: str
+    ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+        """Return the examples that stay, and about `num_rows` that are split off; see `held_out.split_off`."""
+        rest, part = split_off(self.rows, num_rows, seed=seed, purpose=purpose)
+        return tuple(self.examples[i] for i in rest), tuple(self.examples[i] for i in part)
 
 
 def require_sha256s(paths: Mapping[str, Path], expected_sha256s: Mapping[str, str]) -> None:

@@ -9,9 +9,11 @@ from soul_core.spec import (
     BASE,
     FORGET,
     GENERAL,
+    GENERAL_OWN,
     PRIOR_FORGET_CRITERIA,
     PRIOR_FORGET_PREFIX,
     RETAIN,
+    RETAIN_HELD_OUT,
     RETRAINED,
     JobKind,
     JobSpec,
@@ -21,6 +23,8 @@ from soul_core.spec import (
 _MIN_CHANGES_KEPT = 0.5
 #: Bootstrap intervals of fewer rows are rough.
 _MIN_ROWS = 30
+#: Fewer held-out rows than this show little. Ours.
+_MIN_HELD_OUT = 10
 
 
 def collect_caveats(
@@ -45,10 +49,7 @@ def collect_caveats(
     yield from _collect_sampling_caveats(measurements, spec)
     if FORGET in sets:
         yield from _collect_forgetting_caveats(models, attacks)
-    if spec.kind == JobKind.UNLEARN and RETAIN not in sets:
-        yield "No retain set was given: what else the model lost was not measured."
-    if spec.kind != JobKind.FINETUNE and GENERAL not in sets:
-        yield "No general text was given: abilities outside the data sets were not measured."
+    yield from _collect_utility_caveats(spec, {facts.name: facts for facts in data}, models)
     if spec.kind == JobKind.EVALUATE and BASE not in models:
         yield "No base model was given to compare with: these numbers cannot show what has changed."
     for name, count in (num_unfinished or {}).items():
@@ -57,7 +58,8 @@ def collect_caveats(
             "gave no answer: raise that, or turn thinking off (chat_template_kwargs)."
         )
     for facts in data:
-        yield from _collect_row_caveats(facts, len(measurements.rows.get(facts.name, ())))
+        if facts.origin not in {"shipped", "sampled"}:
+            yield from _collect_row_caveats(facts, len(measurements.rows.get(facts.name, ())))
     if spec.kind != JobKind.EVALUATE and BASE in models:
         yield from _collect_prior_forget_caveats(models[BASE])
     yield from (
@@ -122,6 +124,46 @@ def _collect_forgetting_caveats(models: Collection[str], attacks: Sequence[Attac
         yield (
             "No model retrained without the forget set was given, so these numbers cannot show how a model that never "
             "saw it would answer."
+        )
+
+
+def _collect_utility_caveats(spec: JobSpec, data: Mapping[str, DatasetFacts], models: Collection[str]) -> Iterator[str]:
+    if spec.kind == JobKind.UNLEARN and RETAIN not in data:
+        yield "No retain set was given: what else the model lost was not measured."
+    elif spec.kind == JobKind.UNLEARN:
+        yield from _collect_held_out_caveats(spec, data, models)
+    if spec.kind != JobKind.FINETUNE and not {GENERAL, GENERAL_OWN} & data.keys():
+        yield "No general text was given: abilities outside the data sets were not measured."
+    elif any(facts.origin == "shipped" for facts in data.values()):
+        yield (
+            "General text is a few short English passages that SOUL ships: other languages, long texts and code were "
+            "not measured. A general set of your own replaces them."
+        )
+
+
+def _collect_held_out_caveats(
+    spec: JobSpec, data: Mapping[str, DatasetFacts], models: Collection[str]
+) -> Iterator[str]:
+    held_out = data.get(RETAIN_HELD_OUT)
+    if held_out is None:
+        reason = (
+            "data.retain_held_out is 0"
+            if spec.data.retain_held_out == 0
+            else f"the retain set has {data[RETAIN].num_rows} rows only; give 50 or more"
+        )
+        yield f"No retain row was held out ({reason}): what was lost on rows that no step trained on was not measured."
+        return
+    if held_out.origin != "held_out":
+        return
+    if held_out.num_rows < _MIN_HELD_OUT:
+        yield (
+            f"Only {held_out.num_rows} retain rows were held out of training: that is too few to tell how much of what "
+            "was not trained on is left. Of 50 retain rows 10 are held out."
+        )
+    if RETRAINED in models:
+        yield (
+            f"The retrained model may have learned the rows of the {RETAIN_HELD_OUT} set, if it was trained on the "
+            "complete retain set: there its numbers are not those of unseen rows."
         )
 
 

@@ -28,17 +28,30 @@ class EvaluationSet:
 
 
 def choose_rows(
-    name: str, rows: Sequence[Row], examples: Sequence[Example], *, max_rows: int, seed: int
+    name: str,
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    *,
+    max_rows: int,
+    seed: int,
+    given_numbers: Sequence[int] | None = None,
 ) -> EvaluationSet:
     """Select rows by the seed, in the set's order: the same ones for every model.
 
     Rows with wrong answers are preferred: where only some have them (TOFU's retain set), every metric can be computed
     on them.
+
+    Args:
+        given_numbers: Numbers of all rows of the set as it was given, if the run uses a part of it: those rows of the
+            part come first that a run on the complete set selects, so that logs of both can be compared.
     """
     indices = list(range(len(rows)))
     if len(rows) > max_rows:
-        shuffled = random.Random(f"{seed} {name}").sample(indices, len(indices))  # noqa: S311  not for secrets
-        indices = sorted(sorted(shuffled, key=lambda i: not rows[i].extra.get(PERTURBED_COLUMN))[:max_rows])
+        index_of = {row.number: i for i, row in enumerate(rows)}
+        population = indices if given_numbers is None else [index_of.get(number) for number in given_numbers]
+        shuffled = random.Random(f"{seed} {name}").sample(population, len(population))  # noqa: S311  not for secrets
+        present = [i for i in shuffled if i is not None]
+        indices = sorted(sorted(present, key=lambda i: not rows[i].extra.get(PERTURBED_COLUMN))[:max_rows])
     return EvaluationSet(name, tuple(rows[i] for i in indices), tuple(examples[i] for i in indices))
 
 

@@ -28,10 +28,11 @@ def _make_adamw(parameters: Parameters, spec: spec_optimizers.AdamW, _: torch.dt
 def _make_sophia(parameters: Parameters, spec: spec_optimizers.Sophia, _: torch.dtype) -> Optimizer:
     return Sophia(
         parameters,
-        lr=spec.lr,
+        lr=0.0 if spec.lr == "auto" else spec.lr,
         beta1=spec.beta1,
         beta2=spec.curvature.beta2,
-        gamma=spec.gamma,
+        gamma=None if spec.gamma == "auto" else spec.gamma,
+        target_unclipped=spec.target_unclipped,
         eps=spec.eps,
         weight_decay=spec.weight_decay,
     )

@@ -21,14 +21,16 @@ class ClippedOptimizer(Optimizer, ABC):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         assert closure is None
+        self.prepare_step()
         num_unclipped: list[torch.Tensor] = []
         num_weights = 0
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    num_unclipped.append(self._update(parameter, group))
-                    num_weights += parameter.numel()
+        for parameter, group in self._list_updated():
+            num_unclipped.append(self._update(parameter, group))
+            num_weights += parameter.numel()
         self.unclipped_fraction = float(torch.stack(num_unclipped).sum()) / num_weights if num_weights else None
+
+    def prepare_step(self) -> None:
+        """Compute what the update of one parameter needs of the others; a second call before a step does nothing."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state in the types it was saved in; torch's own would cast it to the parameters' types."""
@@ -38,6 +40,15 @@ class ClippedOptimizer(Optimizer, ABC):
         for number, parameter in zip(numbers, parameters, strict=True):
             for name, tensor in state_dict["state"].get(number, {}).items():
                 self.state[parameter][name] = tensor.to(parameter.device, copy=True)
+
+    def _list_updated(self) -> list[tuple[torch.nn.Parameter, dict[str, Any]]]:
+        """Return the parameters that have a gradient, each with its group."""
+        return [
+            (parameter, group)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
 
     @abstractmethod
     def _update(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> torch.Tensor:

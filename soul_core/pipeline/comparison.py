@@ -15,7 +15,7 @@ from soul_core.metrics.aggregate import Resampling
 from soul_core.metrics.derived import add_derived_metrics
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.report import AttackResult, CriterionResult, ModelMeasurements, RetrainedModelFacts
-from soul_core.spec import BASE, DROPPED_SUFFIX, RETRAINED, JobSpec
+from soul_core.spec import BASE, DROPPED_SUFFIX, RETAIN, RETAIN_HELD_OUT, RETRAINED, JobSpec
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def match_log_rows(
 def _find_last_row(name: str, model_under_test: ModelUnderTest) -> int:
     """Return the number of the last row of a set as it was given, rows that were left out included."""
     datasets = model_under_test.datasets
-    parts = [datasets[part] for part in (name, f"{name}{DROPPED_SUFFIX}") if part in datasets]
-    return max(row.number for part in parts for row in part.rows)
+    parts = [name, f"{name}{DROPPED_SUFFIX}", *([RETAIN_HELD_OUT] if name == RETAIN else [])]
+    return max(row.number for part in parts if part in datasets for row in datasets[part].rows)
 
 
 def compare_models(

@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,18 +10,22 @@ import torch
 
 from soul_core.attacks.runner import make_attack_results
 from soul_core.conflicts.retain_set import ConflictResolution
+from soul_core.data.held_out import find_shared_rows
 from soul_core.environment import get_environment, get_versions
 from soul_core.evaluation.caveats import collect_caveats, collect_export_caveats
 from soul_core.evaluation.model_evaluation import ModelEvaluation
+from soul_core.evaluation.overfitting import find_overfitting
 from soul_core.evaluation.recitals import find_recitals
 from soul_core.evaluation.row_selection import make_answer_samples
 from soul_core.evaluation.verdict import decide_verdict
+from soul_core.metrics.aggregate import Resampling
 from soul_core.pipeline.comparison import RetrainedLogFile, compare_models, judge_run
+from soul_core.pipeline.data_sets import format_shared_rows
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
 from soul_core.pipeline.strategies.single import StrategyResult
-from soul_core.report import ExportFacts, Report, RetrainedModelFacts, RunFacts
-from soul_core.spec import JUDGED_MODEL, JobKind, JobSpec
+from soul_core.report import ExportFacts, ModelMeasurements, Report, RetrainedModelFacts, RunFacts
+from soul_core.spec import BASE, JUDGED_MODEL, RETAIN, RETAIN_HELD_OUT, UNLEARNED, JobKind, JobSpec
 from soul_core.training.history import TrainingResult
 
 
@@ -62,6 +66,9 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
         is_about_forgetting=spec.kind != JobKind.FINETUNE,
         recitals=recitals,
     )
+    overfitting = _find_overfitting(spec, models)
+    if overfitting:
+        state.emit("warning", message=overfitting)
     data = tuple(results.resolution.update_facts(name, dataset.facts) for name, dataset in model.datasets.items())
     return Report(
         job_id=job_id,
@@ -99,10 +106,24 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
                 conflicts=conflicts,
                 num_unfinished=evaluations[judged].count_unfinished_answers(),
             ),
+            *([f"{overfitting}."] if overfitting else ()),
+            *_collect_shared_row_caveats(model),
             *collect_export_caveats(results.export_facts),
             *(results.retrained_log.warnings if results.retrained_log else ()),
         ),
     )
+
+
+def _find_overfitting(spec: JobSpec, models: Mapping[str, ModelMeasurements]) -> str | None:
+    if spec.kind != JobKind.UNLEARN:
+        return None
+    return find_overfitting(models[UNLEARNED], models[BASE], Resampling.of(spec.evaluation, spec.seed))
+
+
+def _collect_shared_row_caveats(model: ModelUnderTest) -> Iterator[str]:
+    retain, held_out = model.datasets.get(RETAIN), model.datasets.get(RETAIN_HELD_OUT)
+    if retain and held_out and (shared := find_shared_rows(held_out.rows, retain.rows)):
+        yield f"{format_shared_rows(len(shared))}."
 
 
 def _collect_run_facts(

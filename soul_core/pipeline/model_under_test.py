@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 from soul_core.attacks.runner import attack_model
 from soul_core.attacks.snapshot import compute_fingerprint
-from soul_core.data import Row, RowsBySet
+from soul_core.conflicts.retain_set import ConflictResolution
+from soul_core.data import Row
 from soul_core.data.datasets import EncodedDataset, encode_datasets
 from soul_core.data.encoding import ChatSettings, Example, encode_rows
 from soul_core.data.encoding_check import check_against_transformers
@@ -24,7 +25,7 @@ from soul_core.models.source import ModelSource
 from soul_core.outputs.dtypes import FLOAT32, ExportDtypes, choose_export_dtypes
 from soul_core.pipeline.state import RunState
 from soul_core.report import ModelFacts
-from soul_core.spec import FORGET, JobSpec
+from soul_core.spec import FORGET, RETAIN_HELD_OUT, JobSpec
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class ModelUnderTest:
         return tuple(dataset for name, dataset in self.datasets.items() if spec.unlearns(name))
 
     @property
+    def held_out_examples(self) -> tuple[Example, ...]:
+        """The retain rows that no training of the run reads; none if there are none."""
+        dataset = self.datasets.get(RETAIN_HELD_OUT)
+        return dataset.examples if dataset else ()
+
+    @property
     def full_sets(self) -> tuple[EvaluationSet, ...]:
         """All rows of all sets, from which attacks select."""
         return tuple(EvaluationSet(dataset.name, dataset.rows, dataset.examples) for dataset in self.datasets.values())
@@ -55,7 +62,7 @@ class ModelUnderTest:
 
 def load_model_under_test(
     source: ModelSource,
-    rows: RowsBySet,
+    resolution: ConflictResolution,
     spec: JobSpec,
     *,
     key: DigestKey,
@@ -65,6 +72,7 @@ def load_model_under_test(
     """Load a model and encode every data set with its tokenizer.
 
     Args:
+        resolution: The data sets; texts that the run made are cut to the model's context.
         template_date: The date with which a chat template renders that needs one, unless the spec names it.
         is_trained: Whether the model is trained and exported, so that its export dtype must fit.
 
@@ -83,12 +91,17 @@ def load_model_under_test(
         chat=ChatSettings(spec.chat_template_kwargs, spec.template_date or template_date),
         chat_template=spec.chat_template,
     )
+    max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
+    rows = {
+        name: cut_texts(of_set, loaded, max_tokens) if name in resolution.made_texts else of_set
+        for name, of_set in resolution.rows.items()
+    }
+    rows = {name: of_set for name, of_set in rows.items() if of_set}
     for of_set in rows.values():
         check_against_transformers(loaded.encoder, of_set)
-    max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
     datasets = encode_datasets(rows, loaded.encoder, max_tokens=max_tokens)
     selections = {
-        name: choose_rows(name, dataset.rows, dataset.examples, max_rows=spec.evaluation.max_examples, seed=spec.seed)
+        name: _select_measured_rows(dataset, spec, resolution.get_given_numbers(name))
         for name, dataset in datasets.items()
     }
     forget_rows = selections[FORGET].rows if FORGET in selections else ()
@@ -103,6 +116,46 @@ def load_model_under_test(
         export_dtypes=choose_export_dtypes(loaded, spec.export.dtype)
         if is_trained and not spec.writes_adapter
         else FLOAT32,
+    )
+
+
+def add_dataset(model_under_test: ModelUnderTest, name: str, rows: tuple[Row, ...], spec: JobSpec) -> ModelUnderTest:
+    """Return the model with another set of texts that the run made, cut to its context."""
+    loaded, max_tokens = model_under_test.loaded, model_under_test.max_tokens
+    rows = cut_texts(rows, loaded, max_tokens)
+    dataset = encode_datasets({name: rows}, loaded.encoder, max_tokens=max_tokens)[name]
+    return replace(
+        model_under_test,
+        datasets={**model_under_test.datasets, name: dataset},
+        evaluation_sets=(*model_under_test.evaluation_sets, _select_measured_rows(dataset, spec)),
+    )
+
+
+def cut_texts(rows: Sequence[Row], loaded: LoadedModel, max_tokens: int) -> tuple[Row, ...]:
+    """Return rows of plain text, the last quarter of a text's words cut off until it has at most `max_tokens` tokens.
+
+    A text of which nothing is left is left out.
+    """
+    cut_rows = []
+    for row in rows:
+        words = row.completion.split(" ")
+        while words and not _encode_if_short(replace(row, completion=" ".join(words)), loaded, max_tokens):
+            words = words[: len(words) * 3 // 4]
+        if words:
+            cut_rows.append(replace(row, completion=" ".join(words)))
+    return tuple(cut_rows)
+
+
+def _select_measured_rows(
+    dataset: EncodedDataset, spec: JobSpec, given_numbers: Sequence[int] | None = None
+) -> EvaluationSet:
+    return choose_rows(
+        dataset.name,
+        dataset.rows,
+        dataset.examples,
+        max_rows=spec.evaluation.max_examples,
+        seed=spec.seed,
+        given_numbers=given_numbers,
     )
 
 

@@ -15,7 +15,7 @@ from soul_core.rendering.scatter_chart import ScatterChart, ScatterPoint, draw_s
 from soul_core.rendering.svg import MarkerStyle
 from soul_core.rendering.tables import get_set_values, list_measured_sets
 from soul_core.report import MetricValue, ModelMeasurements, Report
-from soul_core.spec import ALL, BASE, FORGET, HOLDOUT, JUDGED_MODEL, RETAIN, RETRAINED
+from soul_core.spec import ALL, BASE, FORGET, HOLDOUT, JUDGED_MODEL, RETAIN, RETAIN_HELD_OUT, RETRAINED
 
 _CURVE_TITLES = {
     "loss": "Total loss",
@@ -77,12 +77,14 @@ def make_scatter_charts(report: Report, styles: MarkerStyles) -> Iterator[tuple[
 
 
 def _make_answer_scatter(report: Report) -> ScatterChart | None:
+    has_held_out = all(RETAIN_HELD_OUT in measured.sets for measured in report.models.values())
+    utility_set = RETAIN_HELD_OUT if has_held_out else RETAIN
     for metric in dict.fromkeys((choose_main_metric(report, FORGET) or MAIN_METRICS[0], *MAIN_METRICS)):
         if METRIC_CATALOG[metric].high != 1:
             continue
         points = []
         for model, measured in report.models.items():
-            forget, retain = _get_value(measured, FORGET, metric), _get_value(measured, RETAIN, metric)
+            forget, retain = _get_value(measured, FORGET, metric), _get_value(measured, utility_set, metric)
             if forget and retain and forget.value is not None and retain.value is not None:
                 x_interval = forget.interval and (1 - forget.interval[1], 1 - forget.interval[0])
                 points.append(ScatterPoint(model, 1 - forget.value, retain.value, x_interval, retain.interval))
@@ -92,7 +94,7 @@ def _make_answer_scatter(report: Report) -> ScatterChart | None:
                 "Forgetting against utility",
                 tuple(points),
                 x_title=f"Forgetting: 1 − {title}, forget set",
-                y_title=f"Utility: {title}, retain set",
+                y_title=f"Utility: {title}, {get_set_title(utility_set).lower()}",
                 note="Better models are farther up and to the right. Lines at a point are its intervals.",
             )
     return None

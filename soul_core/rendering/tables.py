@@ -8,7 +8,20 @@ from soul_core.formatting import format_interval, format_number, format_percent
 from soul_core.rendering.attack_tables import choose_main_metric, compute_recovered_fraction, make_attack_rows
 from soul_core.rendering.labels import get_metric_title, get_set_title
 from soul_core.report import CriterionResult, MetricValue, ModelMeasurements, Report
-from soul_core.spec import ALL, BASE, FORGET, GENERAL, HOLDOUT, JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, JobKind
+from soul_core.spec import (
+    ALL,
+    BASE,
+    FORGET,
+    GENERAL,
+    GENERAL_OWN,
+    HOLDOUT,
+    JUDGED_MODEL,
+    RETAIN,
+    RETAIN_HELD_OUT,
+    RETRAINED,
+    TRAIN,
+    JobKind,
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ def list_measured_sets(report: Report) -> list[str]:
         for name, values in model.sets.items()
         if any(value.value is not None for value in values.values())
     }
-    first, last = (FORGET, TRAIN, RETAIN, ALL), (GENERAL, HOLDOUT)
+    first, last = (FORGET, TRAIN, RETAIN, RETAIN_HELD_OUT, ALL), (GENERAL, GENERAL_OWN, HOLDOUT)
     others = [name for name in measured if name not in {*first, *last}]
     return [name for name in (*first, *others, *last) if name in measured]
 
@@ -135,7 +148,7 @@ def make_highlights(report: Report) -> Iterator[Highlight]:
     judged = report.models.get(JUDGED_MODEL[report.spec.kind])
     if judged is None:
         return
-    for set_name in (FORGET, TRAIN, RETAIN, GENERAL):
+    for set_name in (FORGET, TRAIN, RETAIN, RETAIN_HELD_OUT, GENERAL):
         metric = choose_main_metric(report, set_name)
         if metric is not None and (set_name != GENERAL or RETAIN not in judged.sets):
             yield _make_highlight(report, set_name, metric)

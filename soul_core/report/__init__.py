@@ -11,6 +11,7 @@ from pydantic import Field
 
 from soul_core.report.facts import (
     DatasetFacts,
+    DatasetOrigin,
     ExportFacts,
     GgufFacts,
     ModelFacts,
@@ -42,6 +43,7 @@ __all__ = [
     "ConflictLayer",
     "CriterionResult",
     "DatasetFacts",
+    "DatasetOrigin",
     "ExportFacts",
     "Finding",
     "FlaggedRow",

@@ -7,6 +7,9 @@ from pydantic import Field
 
 from soul_core.report.measurements import ReportModel
 
+#: Where the rows of a data set come from.
+DatasetOrigin = Literal["given", "held_out", "shipped", "sampled"]
+
 
 class DatasetFacts(ReportModel):
     """One data set as the run used it."""
@@ -16,6 +19,14 @@ class DatasetFacts(ReportModel):
     num_rows: int = Field(description="Rows that the run used.")
     dropped_rows: tuple[int, ...] = Field(
         (), description="Numbers of the rows that the run left out because they state facts of a forget set."
+    )
+    origin: DatasetOrigin = Field(
+        "given",
+        description="given: by the user. held_out: rows of the retain set that the run never trained on. shipped: a "
+        "sample of text that SOUL ships. sampled: written by the base model.",
+    )
+    selection: str | None = Field(
+        None, description="How the run selected, or made, these rows; absent: they were given."
     )
     num_tokens: int = Field(description="Tokens of prompts and answers.")
     num_answer_tokens: int = Field(description="Tokens of answers.")

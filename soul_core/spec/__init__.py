@@ -24,10 +24,12 @@ from soul_core.spec.names import (
     FINETUNED,
     FORGET,
     GENERAL,
+    GENERAL_OWN,
     HOLDOUT,
     JUDGED_MODEL,
     PRIOR_FORGET_PREFIX,
     RETAIN,
+    RETAIN_HELD_OUT,
     RETRAINED,
     TRAIN,
     UNLEARNED,
@@ -51,11 +53,13 @@ __all__ = [
     "FINETUNED",
     "FORGET",
     "GENERAL",
+    "GENERAL_OWN",
     "HOLDOUT",
     "JUDGED_MODEL",
     "PRIOR_FORGET_CRITERIA",
     "PRIOR_FORGET_PREFIX",
     "RETAIN",
+    "RETAIN_HELD_OUT",
     "RETRAINED",
     "TRAIN",
     "UNLEARNED",
@@ -211,6 +215,20 @@ class JobSpec(SpecModel):
     def dropped_set(self) -> str:
         """The set of those rows of the learned set that are left out of training and measured separately."""
         return f"{self.learned_set}{DROPPED_SUFFIX}"
+
+    def list_made_sets(self, sets: Collection[str]) -> tuple[str, ...]:
+        """Return the data sets that a run makes in addition to those that the job has.
+
+        A retain set of fewer than `soul_core.data.held_out.MIN_SPLIT_ROWS` rows is not split after all.
+        """
+        if self.kind != JobKind.UNLEARN:
+            return ()
+        is_made = {
+            RETAIN_HELD_OUT: RETAIN in sets and self.data.retain_held_out > 0,
+            GENERAL: "sample" in self.evaluation.general_text,
+            GENERAL_OWN: "own" in self.evaluation.general_text,
+        }
+        return tuple(name for name, made in is_made.items() if made and name not in sets)
 
     @property
     def writes_adapter(self) -> bool:

@@ -4,7 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from soul_core.spec.names import ALL_PRIOR_FORGET_SETS, FORGET, RETAIN, TRAIN, JobKind
+from soul_core.spec.names import (
+    ALL_PRIOR_FORGET_SETS,
+    FORGET,
+    GENERAL,
+    GENERAL_OWN,
+    RETAIN,
+    RETAIN_HELD_OUT,
+    TRAIN,
+    JobKind,
+)
 from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 
 ProbeKind = Literal["fill_in", "question", "adversarial"]
@@ -95,6 +104,12 @@ class Evaluation(SpecModel):
         description="Maximum number of tokens of a sampled answer; it also ends at twice the length of the expected "
         "answer, but not before 16 tokens. Ours.",
     )
+    general_text: tuple[Literal["sample", "own"], ...] = Field(
+        ("sample", "own"),
+        description="General text that an unlearning run measures perplexity on. sample: a small public-domain sample "
+        "that SOUL ships, as the set `general`, unless the job has one. own: text that the base model writes itself, "
+        "as the set `general_own`. Ours.",
+    )
     bootstrap: int = Field(
         1000, ge=0, le=100_000, description="Resamples per confidence interval; 0 for none. Ours, and common practice."
     )
@@ -143,13 +158,19 @@ PRIOR_FORGET_CRITERIA = (
     Criterion(set=ALL_PRIOR_FORGET_SETS, metric="keyword_recall", at_most=0.25),
     Criterion(set=ALL_PRIOR_FORGET_SETS, metric="leak_at_k", at_most=0.25),
 )
-_RETAIN_CRITERIA = (
-    Criterion(set=RETAIN, metric="probability", at_least=0.8, relative_to_base=True),
-    Criterion(set=RETAIN, metric="keyword_recall", at_least=0.8, relative_to_base=True),
+#: On rows that were trained on, and on rows that were not: a model that memorized its retain set meets the first
+#: pair only.
+_RETAIN_CRITERIA = tuple(
+    Criterion(set=name, metric=metric, at_least=0.8, relative_to_base=True)
+    for name in (RETAIN, RETAIN_HELD_OUT)
+    for metric in ("probability", "keyword_recall")
+)
+_GENERAL_CRITERIA = tuple(
+    Criterion(set=name, metric="perplexity", at_most=1.1, relative_to_base=True) for name in (GENERAL, GENERAL_OWN)
 )
 #: The reasons are in docs/reference/criteria.md.
 DEFAULT_CRITERIA: dict[JobKind, tuple[Criterion, ...]] = {
-    JobKind.UNLEARN: _FORGET_CRITERIA + PRIOR_FORGET_CRITERIA + _RETAIN_CRITERIA,
+    JobKind.UNLEARN: _FORGET_CRITERIA + PRIOR_FORGET_CRITERIA + _RETAIN_CRITERIA + _GENERAL_CRITERIA,
     JobKind.FINETUNE: (
         Criterion(set=TRAIN, metric="probability", at_least=1.0, relative_to_base=True),
         *PRIOR_FORGET_CRITERIA,

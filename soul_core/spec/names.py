@@ -15,6 +15,12 @@ ALL_PRIOR_FORGET_SETS = "prior_forget_*"
 #: retain_dropped, train_dropped: the rows of the retain or train set that a run leaves out of training.
 DROPPED_SUFFIX = "_dropped"
 
+#: Retain rows that no run trains on: the user's own split, or those that an unlearning run holds out.
+RETAIN_HELD_OUT = "retain_held_out"
+
+#: Text that the base model writes itself, and on which a run measures perplexity.
+GENERAL_OWN = "general_own"
+
 #: Models with a meaning in a report. An evaluation may name others.
 BASE, UNLEARNED, FINETUNED, EVALUATED, RETRAINED = "base", "unlearned", "finetuned", "evaluated", "retrained"
 

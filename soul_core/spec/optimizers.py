@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from soul_core.spec.terms import SpecModel
 
-MAX_LR = 1.0
+MAX_LR, MAX_RISE = 1.0, 10.0
 
 
 class _CurvatureSettings(SpecModel):
@@ -20,9 +20,10 @@ class _CurvatureSettings(SpecModel):
 
     every: int = Field(10, ge=1, description="Steps between two estimates (k in the paper). Paper's value.")
     beta2: float = Field(0.99, ge=0, lt=1, description="Decay of the running average of estimates. Paper's value.")
-    data: Literal["forget", "retain", "both"] = Field(
+    data: Literal["forget", "retain", "both", "guard"] = Field(
         "retain",
-        description="The examples whose curvature is estimated. Ours: influence unlearning uses the retain set.",
+        description="The examples whose curvature is estimated. guard: rows that are neither trained on nor judged. "
+        "Ours: influence unlearning uses the retain set.",
     )
     warm_start: int = Field(
         1,
@@ -82,15 +83,26 @@ class Sophia(SpecModel):
     """
 
     kind: Literal["sophia"] = "sophia"
-    lr: float = Field(
-        2e-5, gt=0, le=MAX_LR, description="Learning rate: also the largest change of a weight in one step. Ours."
+    lr: Annotated[float, Field(gt=0, le=MAX_LR)] | Literal["auto"] = Field(
+        2e-5,
+        description="Learning rate: also the largest change of a weight in one step. auto: chosen at every step so "
+        "that the loss on guard rows rises by at most `max_rise` over the run. Ours.",
+    )
+    max_rise: float = Field(
+        0.05,
+        gt=0,
+        le=MAX_RISE,
+        description="With `lr: auto`: rise of the guard rows' mean NLL over the run, in nats per token. Ours.",
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied once per step. SOUL's value.")
-    gamma: float = Field(
-        1.0,
-        gt=0,
-        description="Scale of the curvature; a lower value clips more weights. Ours, for an unclipped fraction of 10 "
-        "to 50%; the paper has 0.01 to 0.05 for batches of half a million positions.",
+    gamma: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Scale of the curvature; a lower value clips more weights. auto: chosen at every step so that "
+        "`target_unclipped` of the weights are not clipped. Ours; the paper has 0.01 to 0.05 for batches of half a "
+        "million positions.",
+    )
+    target_unclipped: float = Field(
+        0.5, gt=0, lt=1, description="Fraction of the weights that `gamma: auto` leaves unclipped. Ours."
     )
     eps: float = Field(1e-12, gt=0, description="Lower bound of the denominator. Paper's value.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled decay of all weights. Ours: no decay.")

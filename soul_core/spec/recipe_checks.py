@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from soul_core.spec import FORGET, RETAIN, TRAIN, JobKind, JobSpec, Training
+from soul_core.spec import FORGET, RETAIN, TRAIN, Data, JobKind, JobSpec, Training
 from soul_core.spec.strategy import Influence
 from soul_core.spec.terms import GradDiff, GradientAscent, Nll
 
@@ -83,6 +83,7 @@ def check_finetuning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
             yield SpecProblem(
                 name, f"a job of kind 'finetune' learns its train set and has no {name} term; leave it out"
             )
+    yield from _check_made_sets(spec)
     if spec.prior_forget_sets == "unlearn":
         yield SpecProblem("prior_forget_sets", "fine-tuning cannot unlearn; leave it out, and the sets are measured")
     for name in ("saliency", "sharpness"):
@@ -104,8 +105,15 @@ def check_evaluation(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
     for name in (*unused, "lora"):
         if getattr(spec, name) != getattr(plain, name):
             yield SpecProblem(name, "a job of kind 'evaluate' changes no model; leave it out")
+    yield from _check_made_sets(spec)
     if spec.export != plain.export:
         yield SpecProblem("export", "a job of kind 'evaluate' writes no model; leave it out")
+
+
+def _check_made_sets(spec: JobSpec) -> Iterator[SpecProblem]:
+    """Check that a job that does not unlearn has no setting of the sets that an unlearning run makes."""
+    if spec.data.retain_held_out != Data().retain_held_out:
+        yield SpecProblem("data.retain_held_out", "only a job of kind 'unlearn' holds retain rows out; leave it out")
 
 
 #: Settings of the training loop that a single static step does not use.

@@ -12,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec.evaluation import Criterion
-from soul_core.spec.optimizers import MAX_LR
+from soul_core.spec.names import GENERAL_OWN, RETAIN_HELD_OUT
+from soul_core.spec.optimizers import MAX_LR, MAX_RISE, Sophia
 from soul_core.spec.terms import MAX_WEIGHT, NoRetain, SpecModel
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Search(SpecModel):
     lr: tuple[Rate, Rate] | None = Field(
         None,
         description="Bounds of the learning rate, searched on a logarithmic scale; none: from a tenth of optimizer.lr "
-        "to ten times it.",
+        "to ten times it, or under `lr: auto` the same of optimizer.max_rise instead.",
     )
     retain_weight: tuple[Factor, Factor] | None = Field(
         None,
@@ -129,6 +130,10 @@ Strategy = Annotated[Single | Search | Ensemble | Influence, Field(discriminator
 _SEARCH_FACTOR = 10
 
 
+#: Sets that a run does not always make: a small retain set is not split, and a model may write nothing.
+_SOMETIMES_MADE = frozenset({RETAIN_HELD_OUT, GENERAL_OWN})
+
+
 def select_search_criteria(spec: "JobSpec", sets: Collection[str]) -> tuple[Criterion, ...]:
     """Return the criteria that a search measures during training on data sets of these names.
 
@@ -138,7 +143,10 @@ def select_search_criteria(spec: "JobSpec", sets: Collection[str]) -> tuple[Crit
     return tuple(
         criterion
         for criterion in spec.expand_criteria(sets)
-        if criterion.attack is None and not is_compared_with_retrained(criterion) and not _is_of_samples(criterion)
+        if criterion.attack is None
+        and not is_compared_with_retrained(criterion)
+        and not _is_of_samples(criterion)
+        and (criterion.set in sets or criterion.set not in _SOMETIMES_MADE)
     )
 
 
@@ -165,7 +173,13 @@ def make_search_space(spec: "JobSpec") -> dict[str, tuple[float, float]]:
     """
     strategy = spec.strategy
     assert isinstance(strategy, Search)
-    space = {"optimizer.lr": strategy.lr or _make_default_bounds(spec.optimizer.lr, MAX_LR)}
+    if spec.optimizer.lr != "auto":
+        space = {"optimizer.lr": strategy.lr or _make_default_bounds(spec.optimizer.lr, MAX_LR)}
+    elif strategy.lr:
+        space = {"optimizer.lr": strategy.lr}
+    else:  # the learning rate follows from the budget
+        assert isinstance(spec.optimizer, Sophia)
+        space = {"optimizer.max_rise": _make_default_bounds(spec.optimizer.max_rise, MAX_RISE)}
     if spec.kind == "unlearn" and not isinstance(spec.retain, NoRetain):
         space["retain.weight"] = strategy.retain_weight or _make_default_bounds(spec.retain.weight, MAX_WEIGHT)
     return space

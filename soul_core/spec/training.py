@@ -20,12 +20,27 @@ class Data(SpecModel):
         description="Convert all texts to Unicode normal form C, with plain spaces and without zero-width marks, "
         "before the model learns them and is scored on them.",
     )
+    retain_held_out: float = Field(
+        0.2,
+        ge=0,
+        le=0.5,
+        description="Unlearning: fraction of the retain rows that is never trained on and measured as the set "
+        "`retain_held_out`; 0 for none. At least 2 and at most 100 rows; of fewer than 5 retain rows none is held out. "
+        "The seed selects them by their content. A data set of that name replaces them. Ours.",
+    )
 
 
 class Training(SpecModel):
     """The training loop."""
 
     steps: int = Field(20, ge=1, le=1_000_000, description="Optimizer steps. Ours, for small forget sets.")
+    stop_at: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="End the training before `steps` when the mean probability of the forget answers has fallen to "
+        "this factor of the base model's; none: take all steps. Measured every 4 steps on at most 32 rows.",
+    )
     epochs: float | None = Field(
         None,
         gt=0,

@@ -114,7 +114,8 @@ def _check_search(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]:
         )
     if spec.strategy.retain_weight and "retain.weight" not in make_search_space(spec):
         yield SpecProblem("strategy.retain_weight", "there is no retain term to weigh against another; leave it out")
-    measured_sets = {*context.sets, *(f"forget_{kind}" for kind in spec.evaluation.probes)}
+    measured_sets = {*context.sets, *spec.list_made_sets(context.sets)}
+    measured_sets |= {f"forget_{kind}" for kind in spec.evaluation.probes}
     for number, criterion in enumerate(spec.criteria):
         if criterion.attack is not None or criterion.set == ALL_PRIOR_FORGET_SETS:
             continue

@@ -14,7 +14,9 @@ RECIPE: dict[str, Any] = {
     "retain": {"kind": "nll", "weight": 2.0},
     "optimizer": {"kind": "sophia", "lr": 5e-6, "weight_decay": 0.1},
     "training": {"epochs": 5, "forget_batch": 4, "retain_batch": 4},
+    "data": {"retain_held_out": 0},
     "evaluation": {
+        "general_text": [],
         "metrics": [
             "probability",
             "probability_normalized",
@@ -27,8 +29,23 @@ RECIPE: dict[str, Any] = {
             "model_utility",
             "forget_quality",
             "privleak",
-        ]
+        ],
     },
+    "criteria": [
+        *(
+            {"set": "forget", "metric": metric, "at_most": 0.25, "relative_to_base": True}
+            for metric in ("probability", "keyword_recall")
+        ),
+        *(
+            {"set": name, "metric": metric, "at_least": 0.8, "relative_to_base": True}
+            for name, metric in (
+                ("retain", "probability"),
+                ("retain", "keyword_recall"),
+                ("real_authors", "probability_normalized"),
+                ("world_facts", "probability_normalized"),
+            )
+        ),
+    ],
 }
 
 
@@ -87,6 +104,8 @@ TASK = Task(
         "retain.weight": "SOUL's released configuration for TOFU with Sophia and gradient difference",
         "optimizer.lr": "the same configuration, for a Llama-2 with 7 billion parameters; smaller models need more",
         "optimizer.weight_decay": "the same configuration",
+        "data.retain_held_out": "TOFU's retain set is trained on completely; real authors and world facts are not",
+        "criteria": "the defaults (docs/reference/criteria.md), with TOFU's own untrained sets for utility",
         "training.epochs": "the same configuration: 5 passes over the forget set",
         "training.forget_batch": "the same configuration: batches of 1, accumulated 4 times",
     },

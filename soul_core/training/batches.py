@@ -18,6 +18,7 @@ class TrainingBatches:
         self._spec, self.groups = spec, groups
         self._forget = self._make_stream("forget")
         self._retain = self._make_stream("retain")
+        self._guard = self._make_stream("guard")
 
     def next_batch(self) -> list[BatchUnit]:
         """Return the examples of the next step, forget and retain."""
@@ -48,10 +49,8 @@ class TrainingBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the positions of both streams."""
-        return {
-            "forget_stream": self._forget.state_dict() if self._forget else None,
-            "retain_stream": self._retain.state_dict() if self._retain else None,
-        }
+        streams = {"forget_stream": self._forget, "retain_stream": self._retain, "guard_stream": self._guard}
+        return {name: stream.state_dict() if stream else None for name, stream in streams.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue both streams."""
@@ -59,21 +58,26 @@ class TrainingBatches:
             self._forget.load_state_dict(state["forget_stream"])
         if self._retain:
             self._retain.load_state_dict(state["retain_stream"])
+        if self._guard:
+            self._guard.load_state_dict(state["guard_stream"])
 
     def _select_units(self, units: Sequence[BatchUnit], data: str) -> list[BatchUnit]:
-        """Return the units that `data` names; retain examples are drawn here if the step has none (no retain term)."""
-        selected = [unit for unit in units if data in {"both", "retain" if is_retain(unit) else "forget"}]
-        if not any(map(is_retain, units)) and data != "forget" and self._retain:
+        """Return the units that `data` names; guard rows, and retain rows if the step has none, are drawn here."""
+        if data == "guard" and self._guard:
+            return [self._make_unit(("guard",), index) for index in self._guard.next_batch()]
+        wanted = "retain" if data == "guard" else data  # without guard rows
+        selected = [unit for unit in units if wanted in {"both", "retain" if is_retain(unit) else "forget"}]
+        if not any(map(is_retain, units)) and wanted != "forget" and self._retain:
             selected += [self._make_unit(("retain",), index) for index in self._retain.next_batch()]
         return selected
 
     def _make_stream(self, group: ExampleGroup) -> BatchStream | None:
-        training, seed, examples = self._spec.training, self._spec.seed, self.groups[group]
+        training, seed, examples = self._spec.training, self._spec.seed, self.groups.get(group)
         if not examples:
             return None
         if group == "forget":
             return BatchStream(len(examples), training.forget_batch, seed)
-        return BatchStream(len(examples), training.retain_batch, seed + 1)
+        return BatchStream(len(examples), training.retain_batch, seed + (1 if group == "retain" else 3))
 
     def _make_unit(self, groups: Sequence[ExampleGroup], index: int) -> BatchUnit:
         return tuple(BatchItem(group, index, self.groups[group][index]) for group in groups)

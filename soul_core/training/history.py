@@ -30,11 +30,14 @@ class TrainingResult:
 class TrainingHistory:
     """The counts and curves of a training. They are part of a checkpoint."""
 
-    def __init__(self, loaded: LoadedModel, listener: Listener, phase: Phase, num_steps: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, listener: Listener, phase: Phase, num_steps: int, *, warns_of_clipping: bool = True
+    ) -> None:
         num_trainable = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
         # 2 operations per weight for the activations forward, 2 backward, and 2 for the gradient of a trainable weight
         self._flops_per_token = 4.0 * loaded.facts.num_parameters + 2.0 * num_trainable
         self._listener, self._phase, self._num_steps = listener, phase, num_steps
+        self._warns_of_clipping = warns_of_clipping
         self._curves: dict[str, list[float | None]] = {}
         self._num_tokens = 0
         self._flops = 0.0
@@ -67,7 +70,8 @@ class TrainingHistory:
             eta_seconds=round(seconds * (self._num_steps - step), 1),
             loss=row["loss"],
         )
-        self._warn_of_clipping()
+        if self._warns_of_clipping:
+            self._warn_of_clipping()
 
     def record_trial(self, number: int, started_at: float, row: dict[str, float | None]) -> None:
         """Store and emit the numbers of a trial of a step, the `number`-th from 1."""

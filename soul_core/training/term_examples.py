@@ -20,12 +20,14 @@ def make_term_examples(
     retain: Sequence[Example],
     folder: Path,
     listener: Listener,
+    *,
+    guard: Sequence[Example] = (),
 ) -> dict[ExampleGroup, Sequence[Example]]:
     """Return the examples of every group that the job's terms read, each group in the order of its data set.
 
     The model must still be the base model. What takes time to make is stored in `folder` for a resumed run.
     """
-    groups: dict[ExampleGroup, Sequence[Example]] = {"forget": forget, "retain": retain}
+    groups: dict[ExampleGroup, Sequence[Example]] = {"forget": forget, "retain": retain, "guard": guard}
     if not forget:
         return groups
     context = ExampleContext(loaded, spec.seed, min(spec.training.max_tokens, loaded.facts.context_tokens))

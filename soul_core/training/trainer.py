@@ -37,6 +37,8 @@ from soul_core.training.sharpness import add_sharpness_aware_gradients
 from soul_core.training.step import Losses, add_gradients
 from soul_core.training.term_examples import make_term_examples
 from soul_core.training.trainable import TrainableParameters
+from soul_core.training.trust_region import NUM_GUARD_ROWS, TrustRegion, compute_rms
+from soul_core.training.watched_rows import ForgetProgress, WatchedRows
 
 #: (number of steps taken, trainable parameters) -> whether the training ends here.
 StopCondition = Callable[[int, TrainableParameters], bool]
@@ -50,6 +52,7 @@ def train(
     retain: Sequence[Example],
     state_dir: Path,
     listener: Listener,
+    guard: Sequence[Example] = (),
     phase: Phase = "unlearn",
     should_stop: StopCondition | None = None,
 ) -> TrainingResult:
@@ -58,6 +61,7 @@ def train(
     Args:
         forget: Empty in a fine-tuning, which learns `retain` by the retain term.
         state_dir: The folder of checkpoints and of what is computed once.
+        guard: Rows that are not trained on, for the curvature and for the learning rate; none: retain rows.
         phase: The phase that events name.
         should_stop: Called after each step.
 
@@ -68,7 +72,7 @@ def train(
         RunInterruptedError: A checkpoint was written.
         RunCancelledError: A cancel was requested.
     """
-    run = TrainingRun(loaded, spec, forget, retain, state_dir / "train", listener, phase)
+    run = TrainingRun(loaded, spec, forget, retain, guard, state_dir / "train", listener, phase)
     try:
         run.resume()
         while run.step < run.num_steps:
@@ -82,7 +86,7 @@ def train(
                 raise run.make_divergence_error(f"loss {losses.total} and gradient norm {grad_norm}")
             lr = run.update_weights()
             run.finish_step(started_at, units, losses, grad_norm=grad_norm, lr=lr)
-            if should_stop is not None and should_stop(run.step, run.trainable):
+            if (should_stop is not None and should_stop(run.step, run.trainable)) or run.has_reached_end():
                 break
             if run.step % spec.training.checkpoint_every == 0 and run.step < run.num_steps:
                 run.save_checkpoint()
@@ -100,6 +104,7 @@ class TrainingRun:
         spec: JobSpec,
         forget: Sequence[Example],
         retain: Sequence[Example],
+        guard: Sequence[Example],
         folder: Path,
         listener: Listener,
         phase: Phase,
@@ -107,7 +112,9 @@ class TrainingRun:
         self.loaded, self.spec, self.folder, self.listener = loaded, spec, folder, listener
         self.num_steps = compute_num_steps(spec.training, num_forget=len(forget), num_retain=len(retain))
         self.step = 0
-        self.batches = TrainingBatches(spec, make_term_examples(loaded, spec, forget, retain, folder, listener))
+        self.batches = TrainingBatches(
+            spec, make_term_examples(loaded, spec, forget, retain, folder, listener, guard=guard)
+        )
         self.batcher = MicroBatcher(spec.training.micro_batch_tokens, listener)
         self.generator = StatefulGenerator(spec.seed)
         self.base_scores = self._load_or_compute_base_scores()
@@ -125,7 +132,16 @@ class TrainingRun:
             every=self.curvature.every if self.curvature else 1,
             adaptive=self.curvature is not None and self.curvature.adaptive,
         )
-        self.history = TrainingHistory(loaded, listener, phase, self.num_steps)
+        self.trust_region = self._make_trust_region()
+        self.guard_rise: float | None = None
+        self.forget_progress = self._make_forget_progress()
+        self.history = TrainingHistory(
+            loaded,
+            listener,
+            phase,
+            self.num_steps,
+            warns_of_clipping=getattr(spec.optimizer, "gamma", None) != "auto",  # it follows a target then
+        )
         #: Everything that a checkpoint saves, in addition to the number of steps.
         self.stateful: dict[str, Stateful] = {
             "weights": self.trainable,
@@ -135,6 +151,8 @@ class TrainingRun:
             "batcher": self.batcher,
             "retain_weight": self.retain_weight,
             "curvature_schedule": self.curvature_schedule,
+            **({"trust_region": self.trust_region} if self.trust_region else {}),
+            **({"forget_progress": self.forget_progress} if self.forget_progress else {}),
             "history": self.history,
         }
 
@@ -216,11 +234,19 @@ class TrainingRun:
 
     def update_weights(self) -> float:
         """Take the optimizer's step and clear the gradients; return the learning rate."""
-        lr = self.spec.optimizer.lr * compute_lr_factor(self.spec, self.step, self.num_steps)
+        lr = compute_lr_factor(self.spec, self.step, self.num_steps)
+        if self.trust_region:
+            assert isinstance(self.optimizer, Sophia)
+            lr *= self.trust_region.choose_lr(self.optimizer.predict_rise())
+        else:
+            lr *= self.spec.optimizer.lr
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with self.mask.hold_frozen(self.trainable.parameters) if self.mask else nullcontext():
             self.optimizer.step()
+            if self.trust_region:
+                self.guard_rise = self.trust_region.bound_step(self.step + 1, self.optimizer.shorten_step)
+                lr = self.optimizer.param_groups[0]["lr"]
         self.loaded.model.zero_grad(set_to_none=True)
         return lr
 
@@ -235,6 +261,10 @@ class TrainingRun:
             if self.curvature_schedule.is_adaptive:
                 row["curvature_interval"] = self.curvature_schedule.interval
             self.curvature_schedule.record_unclipped_fraction(fraction)
+            if isinstance(self.optimizer, Sophia) and self.spec.optimizer.gamma == "auto":
+                row["gamma"] = self.optimizer.gamma
+        if self.trust_region:
+            row["guard_rise"] = self.guard_rise
         row |= self.retain_weight.get_curve()
         self.retain_weight.update(self.step, losses.retain, units, self.base_scores)
         self.step += 1
@@ -242,6 +272,38 @@ class TrainingRun:
         if self.spec.sharpness:  # its second pass
             self.history.count_tokens([unit for unit in units if not is_retain(unit)])
         self.history.record_step(self.step, started_at, row)
+
+    def has_reached_end(self) -> bool:
+        """Return whether the training may end before its last step: enough is forgotten, or the budget is spent."""
+        if self.trust_region and self.trust_region.is_spent:
+            message = "the loss on guard rows has risen by optimizer.max_rise; the training ends here"
+            self.listener.emit("warning", message=f"{message}, after {self.step} of {self.num_steps} steps")
+            return True
+        if self.forget_progress is None or not self.forget_progress.is_reached(self.step):
+            return False
+        self.listener.emit(
+            "log",
+            message=f"the forget answers' mean probability has fallen to {self.forget_progress.value:.2g} of the base "
+            f"model's; the training ends after {self.step} of {self.num_steps} steps",
+        )
+        return True
+
+    def _make_forget_progress(self) -> ForgetProgress | None:
+        stop_at, examples = self.spec.training.stop_at, self.batches.groups["forget"]
+        if stop_at is None or not examples or self.spec.kind != "unlearn":
+            return None
+        return ForgetProgress(self.loaded, examples, self.batcher, stop_at=stop_at)
+
+    def _make_trust_region(self) -> TrustRegion | None:
+        if self.spec.optimizer.lr != "auto":
+            return None
+        examples = self.batches.groups["guard"] or self.batches.groups["retain"] or self.batches.groups["forget"]
+        return TrustRegion(
+            WatchedRows(self.loaded, examples[:NUM_GUARD_ROWS], self.batcher),
+            budget=self.spec.optimizer.max_rise,
+            num_steps=self.num_steps,
+            weight_rms=compute_rms(self.trainable.parameters),
+        )
 
     def _load_or_compute_base_scores(self) -> BaseScores:
         """Return the base scores of exactly the examples that this run will use."""

@@ -259,7 +259,9 @@ def test_an_estimate_takes_the_options_of_submit_and_runs_nothing(
     estimate = soul.json("estimate", *inputs)
     assert estimate["allowed"] is True
     assert estimate["peak_memory_bytes"] > 0
-    assert "seconds" in soul("estimate", *inputs).output
+    output = soul("estimate", *inputs).output
+    assert output.count("probably between") == 2
+    assert "because no job has finished yet" in output
     # A job that would be refused (the forget set as retain set) is bad input.
     same = ["--model", str(taught_model_dir), "--forget", files["forget"], "--retain", files["forget"]]
     refused = soul.json("estimate", *same, code=CliExitCode.BAD_INPUT)

@@ -101,7 +101,9 @@ def test_a_run_unlearns_retains_and_reports_both(finished_run: tuple[Report, Pat
     assert json.loads((out / "report.json").read_text())["verdict"] == report.verdict
     assert report.run.steps == 12
     assert set(report.run.seconds) == {"load", "baseline", "unlearn", "evaluate", "export"}
-    assert {dataset.name: dataset.num_rows for dataset in report.data} == {"forget": 4, "retain": 6, "general": 1}
+    num_rows = {dataset.name: dataset.num_rows for dataset in report.data}
+    assert num_rows.pop("general_own") > 1
+    assert num_rows == {"forget": 4, "retain": 4, "retain_held_out": 2, "general": 1}
     assert [sample.row for sample in report.examples if sample.set == "forget"] == [1, 2, 3, 4]
     assert report.examples[0].prompt == question("France")
     assert report.examples[0].answers["base"] == answer("France")
@@ -294,7 +296,7 @@ def test_without_a_retain_set_the_verdict_is_open_with_a_caveat(inputs: RunInput
     assert {r.outcome for r in report.criteria if r.criterion.set == "retain"} == {"inconclusive"}
     assert report.verdict != "passed"
     assert any("No retain set was given" in caveat for caveat in report.caveats)
-    assert report.models["unlearned"].sets["general"]["perplexity"].value is None
+    assert not {"retain", "retain_held_out"} & report.models["unlearned"].rows.keys()
 
 
 @pytest.mark.parametrize("forget", ["grad_diff", "npo", "refusal"])

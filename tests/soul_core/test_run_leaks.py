@@ -27,7 +27,11 @@ SPEC: dict[str, Any] = {
     "kind": "evaluate",
     "evaluation": {"max_new_tokens": 16, "attack_new_tokens": 16, "bootstrap": 200, "num_answer_samples": 8},
     "attacks": [],
-    "criteria": [criterion.model_dump() for criterion in DEFAULT_CRITERIA[JobKind.UNLEARN]],
+    "criteria": [
+        criterion.model_dump()
+        for criterion in DEFAULT_CRITERIA[JobKind.UNLEARN]
+        if criterion.set in {"forget", "prior_forget_*", "retain"}  # an evaluation makes no set of its own
+    ],
 }
 
 

@@ -150,10 +150,10 @@ def test_rows_cannot_be_both_unlearned_again_and_retained(first: tuple[Report, R
 def test_criteria_on_prior_sets_expand_to_each_given_set() -> None:
     expanded = JobSpec().expand_criteria(["forget", "prior_forget_1", "prior_forget_2"])
 
-    assert [criterion.set for criterion in expanded] == ["forget"] * 3 + ["prior_forget_1", "prior_forget_2"] * 3 + [
-        "retain"
-    ] * 2
-    assert {criterion.set for criterion in JobSpec().expand_criteria(["forget", "retain"])} == {"forget", "retain"}
+    prior = ["prior_forget_1", "prior_forget_2"] * 3
+    others = [criterion.set for criterion in JobSpec().criteria if criterion.set != "prior_forget_*"]
+    assert [criterion.set for criterion in expanded] == [*others[:3], *prior, *others[3:]]
+    assert [criterion.set for criterion in JobSpec().expand_criteria(["forget", "retain"])] == others
 
 
 @pytest.mark.parametrize(

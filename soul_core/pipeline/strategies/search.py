@@ -208,8 +208,13 @@ def _propose(spec: JobSpec, earlier: Sequence[Trial], *, eval_every: int) -> Any
         )
     if not earlier:
         values: dict[str, Any] = {place: reduce(getattr, place.split("."), spec) for place in space}
-        study.enqueue_trial({place: min(max(values[place], low), high) for place, (low, high) in space.items()})
+        study.enqueue_trial({place: _choose_first(values[place], *bounds) for place, bounds in space.items()})
     return study.ask(distributions)
+
+
+def _choose_first(value: float | str, low: float, high: float) -> float:
+    """Return the spec's own value within the bounds; their geometric mean if the spec has "auto"."""
+    return math.sqrt(low * high) if isinstance(value, str) else min(max(value, low), high)
 
 
 def apply_settings(spec: JobSpec, settings: Mapping[str, float]) -> JobSpec:

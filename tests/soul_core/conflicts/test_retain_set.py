@@ -15,7 +15,7 @@ from soul_core.rendering.labels import RECITAL_HEADLINE
 from soul_core.rendering.page import render_page
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
-from soul_core.spec import JobSpec
+from soul_core.spec import DEFAULT_CRITERIA, JobSpec
 from soul_core.spec.validation import format_spec_problems
 from tests.fixtures.capitals import COUNTRIES, answer, question, write_rows
 from tests.soul_core.test_run import Recorder
@@ -89,15 +89,14 @@ def test_rows_that_state_forget_facts_are_dropped_and_measured_separately(
     assert [(pair.row, pair.forget_row, pair.layer) for pair in conflicts.rows] == [
         (n, n, "question") for n in (1, 2, 3)
     ]
-    assert (data["retain"].num_rows, data["retain"].dropped_rows) == (7, (1, 2, 3))
+    assert (data["retain"].num_rows, data["retain"].dropped_rows) == (5, (1, 2, 3))
+    assert data["retain_held_out"].num_rows == 2
     assert data["retain"].sha256 == compute_canonical_sha256(read_rows(inputs.dataset_paths["retain"]).rows), (
         "of the set as given"
     )
-    assert report.models["unlearned"].rows == {
-        "forget": (1, 2, 3),
-        "retain": tuple(range(4, 11)),
-        "retain_dropped": (1, 2, 3),
-    }
+    rows = report.models["unlearned"].rows
+    assert rows["forget"] == rows["retain_dropped"] == (1, 2, 3)
+    assert sorted(rows["retain"] + rows["retain_held_out"]) == list(range(4, 11))
     assert listener.of("warning")[0]["message"] == (
         "3 rows of the retain set state, or ask for, facts of the forget set: left out of training, and measured as "
         "retain_dropped (retain=forget: 1=1, 2=2, 3=3)"
@@ -125,7 +124,11 @@ def test_a_finished_run_with_dropped_rows_is_recognized_as_finished(
 
 
 def test_kept_facts_under_a_system_turn_fail_the_verdict_with_their_rows(inputs: RunInputs, tmp_path: Path) -> None:
-    report = run(spec(retain_conflicts="keep", training={"steps": 60}), inputs, tmp_path)
+    criteria = [criterion for criterion in DEFAULT_CRITERIA["unlearn"] if criterion.set in {"forget", "retain"}]
+
+    changes = {"training": {"steps": 60}, "data": {"retain_held_out": 0}, "criteria": criteria}
+
+    report = run(spec(retain_conflicts="keep", **changes), inputs, tmp_path)
 
     assert all(result.outcome == "passed" for result in report.criteria), "no criterion covers these rows"
     assert report.verdict == "failed"

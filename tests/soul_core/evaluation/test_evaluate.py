@@ -190,6 +190,18 @@ def test_rows_are_selected_by_the_seed_in_the_sets_order(loaded_model: LoadedMod
     assert len(choose_rows("forget", rows, examples, max_rows=99, seed=0).rows) == len(rows)
 
 
+def test_a_part_of_a_set_selects_what_the_complete_set_selects(loaded_model: LoadedModel) -> None:
+    rows = rows_of(list(COUNTRIES))
+    examples = encode_rows(rows, loaded_model.encoder, max_tokens=128)
+    complete = choose_rows("retain", rows, examples, max_rows=5, seed=0)
+    left_out = {complete.rows[0].number, 10}
+    part = [row for row in rows if row.number not in left_out]
+
+    chosen = choose_rows("retain", part, examples[: len(part)], max_rows=5, seed=0, given_numbers=range(1, 11))
+
+    assert {row.number for row in complete.rows} - left_out < {row.number for row in chosen.rows}
+
+
 def test_there_are_at_most_as_many_samples_as_questions(loaded_model: LoadedModel, sets: list[EvaluationSet]) -> None:
     samples = choose_sample_rows(sets, 1000)
     assert {name: len(rows) for name, rows in samples.items()} == {"forget": 4, "retain": 7, "general": 0}

@@ -199,8 +199,11 @@ def test_each_criterion_shows_its_bound_value_interval_and_outcome(report: Repor
 
 def test_what_was_not_measured_is_listed_with_its_reason(page: str) -> None:
     missing = {(gap.metric, gap.where, gap.reason) for gap in list_missing_metrics(sample_report(perplexity=None))}
-    assert ("Perplexity", "on the general set", "no general set was given") in missing
-    assert "Perplexity on the forget, retain sets: the set has prompts; perplexity is of plain text." in words(page)
+    assert ("Perplexity", "on the general, general_own sets", "no general set was given") in missing
+    assert (
+        "Perplexity on the forget, retain, retain_held_out sets: the set has prompts; perplexity is of plain text."
+        in words(page)
+    )
     assert "Fine-tuning on unrelated text (general set) was not run: no general set was given." in words(page)
 
 
@@ -258,7 +261,10 @@ def test_a_metric_missing_for_one_model_names_the_model() -> None:
     sets = report.models["retrained"].sets | {"forget": lacking}
     models = report.models | {"retrained": report.models["retrained"].model_copy(update={"sets": sets})}
     gaps = {gap.metric: gap.where for gap in list_missing_metrics(report.model_copy(update={"models": models}))}
-    assert gaps == {"Perplexity": "on the forget, retain sets", "ROUGE-L recall": "on the forget set for retrained"}
+    assert gaps == {
+        "Perplexity": "on the forget, retain, retain_held_out sets",
+        "ROUGE-L recall": "on the forget set for retrained",
+    }
 
 
 def test_recovered_fractions_are_percentages() -> None:

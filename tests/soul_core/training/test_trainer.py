@@ -93,6 +93,10 @@ SPECS = {
         **SOPHIA,
         "optimizer": {"kind": "sophia", "lr": 1e-4, "curvature": {"every": 3, "data": "both", "warm_start": 3}},
     },
+    "learning rate auto": {
+        **SOPHIA,
+        "optimizer": {"kind": "sophia", "lr": "auto", "max_rise": 0.5, "curvature": {"every": 3, "data": "guard"}},
+    },
     "no retain term": {
         **SOPHIA,
         "retain": {"kind": "none"},
@@ -139,13 +143,14 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(run: Train, tmp_path: Pat
 def test_a_checkpoint_saves_every_part_of_the_run_that_has_a_state(taught_model_dir: Path, tmp_path: Path) -> None:
     loaded = load_model(taught_model_dir, device="cpu")
     examples = encode_rows(rows_of(ALL[:3]), loaded.encoder, max_tokens=128)
-    spec = JobSpec.model_validate({**SOPHIA, "forget": {"kind": "pdu"}, "saliency": {}})
-    run = TrainingRun(loaded, spec, examples, examples, tmp_path, RecordingListener(), "unlearn")
+    auto = {"optimizer": {"kind": "sophia", "lr": "auto"}, "training": {"stop_at": 0.1}}
+    spec = JobSpec.model_validate({**auto, "forget": {"kind": "pdu"}, "saliency": {}})
+    run = TrainingRun(loaded, spec, examples, examples, examples, tmp_path, RecordingListener(), "unlearn")
 
     saved_parts = [id(part) for part in run.stateful.values()]
 
     with_state = {name: value for name, value in vars(run).items() if hasattr(value, "state_dict")}
-    assert {"trainable", "optimizer", "batches", "history"} <= with_state.keys()
+    assert {"trainable", "optimizer", "batches", "history", "trust_region", "forget_progress"} <= with_state.keys()
     assert [name for name, value in with_state.items() if id(value) not in saved_parts] == []
     assert not any(isinstance(value, torch.Generator) for value in vars(run).values()), "a StatefulGenerator is saved"
 
@@ -268,7 +273,7 @@ def test_curves_have_one_value_per_step_and_progress_an_eta(run: Train) -> None:
 
     trained, _ = run(SOPHIA, listener=listener)
 
-    names = {"loss", "forget_loss", "retain_loss", "grad_norm", "lr", "unclipped_fraction"}
+    names = {"loss", "forget_loss", "retain_loss", "grad_norm", "lr", "unclipped_fraction", "gamma"}
     assert set(trained.curves) == names
     assert all(len(curve) == 10 for curve in trained.curves.values())
     assert [data["done"] for data in listener.list_events("progress")] == list(range(1, 11))
@@ -314,7 +319,7 @@ def test_second_order_fine_tuning_learns_two_examples_in_few_steps(taught_model_
     loaded = load_model(taught_model_dir, device="cpu")
     swapped = [replace(row, completion="The capital is Oslo.") for row in rows_of(ALL[:2])]
     examples = encode_rows(swapped, loaded.encoder, max_tokens=128)
-    spec = {"kind": "finetune", "optimizer": {"kind": "sophia", "lr": 3e-3}, "training": {"steps": 25}}
+    spec = {"kind": "finetune", "optimizer": {"kind": "sophia", "lr": 3e-3, "gamma": 1}, "training": {"steps": 25}}
     listener = RecordingListener()
 
     trained = train(

@@ -29,6 +29,8 @@ COMMON = {
     "training": {"steps": STEPS, "checkpoint_every": 4},
     "evaluation": {"metrics": ["probability"], "max_new_tokens": 8, "bootstrap": 20, "num_answer_samples": 0},
     "attacks": [],
+    # the six rows are all trained on
+    "data": {"retain_held_out": 0},
     "criteria": WORSENING,
 }
 

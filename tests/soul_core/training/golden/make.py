@@ -27,20 +27,25 @@ CURVES = (
     "unclipped_fraction",
     "curvature_interval",
     "retain_weight",
+    "gamma",
+    "guard_rise",
 )
 
 _COMMON: dict[str, Any] = {
     "training": {"steps": 30, "forget_batch": 2, "retain_batch": 3, "schedule": "cosine", "warmup_steps": 3},
     "evaluation": {"metrics": ["probability"], "bootstrap": 0},
+    "data": {"retain_held_out": 0},
     "attacks": [],
     "criteria": [],
     "seed": 3,
 }
 _SHORT: dict[str, Any] = {**_COMMON, "training": {**_COMMON["training"], "steps": 10}}
-_SOPHIA: dict[str, Any] = {"kind": "sophia", "lr": 1e-3, "curvature": {"every": 4}}
+_RETAIN: dict[str, Any] = {"every": 4, "data": "retain"}
+_SOPHIA: dict[str, Any] = {"kind": "sophia", "lr": 1e-3, "gamma": 1.0, "curvature": _RETAIN}
 _HUTCHINSON: dict[str, Any] = {"kind": "hutchinson", "every": 4, "adaptive": True, "warm_start": 2, "data": "both"}
 SPECS: dict[str, dict[str, Any]] = {
-    "sophia": {**_COMMON, "optimizer": {"kind": "sophia", "lr": 1e-3, "weight_decay": 0.01, "curvature": {"every": 5}}},
+    "sophia": {**_COMMON, "optimizer": {**_SOPHIA, "weight_decay": 0.01, "curvature": {**_RETAIN, "every": 5}}},
+    "sophia_auto": {**_SHORT, "optimizer": {"kind": "sophia", "lr": "auto", "curvature": {"every": 4}}},
     "adamw": {**_COMMON, "optimizer": {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.01}},
     "upstream_compat": {
         **_SHORT,

@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from soul_core.catalogue import METRIC_CATALOG
-from soul_core.spec import FORGET, JobKind, JobSpec, is_forget_set
+from soul_core.data.general_text import MAX_OWN_TOKENS, NUM_MEASURED, NUM_OWN_TEXTS, SAMPLE_TOKENS
+from soul_core.data.held_out import count_held_out
+from soul_core.spec import FORGET, GENERAL, GENERAL_OWN, RETAIN, RETAIN_HELD_OUT, JobKind, JobSpec, is_forget_set
 from soul_core.spec.attacks import Attack
 from soul_core.spec.optimizers import Sophia
 from soul_core.spec.strategy import Ensemble, Influence, Search, get_metric_inputs, select_search_criteria
 from soul_core.training.schedule import compute_num_steps
 
+#: Raised when the numbers of this module change: what was learned under another version is not comparable.
+COST_MODEL_VERSION = 1
 #: Operations per parameter and token. A backward pass costs twice a forward pass.
 FORWARD, GRADIENT = 2.0, 6.0
-#: Exact products with second derivatives, in gradients (counted by tests/api/test_cost_model.py).
+#: Exact products with second derivatives, in gradients (counted by tests/soul_store/test_cost_model.py).
 HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 3.0, 2.5
 #: Dampings that an influence step tries: half of those in its range.
 _DAMPING_TRIALS = 11
@@ -29,6 +33,7 @@ class SetSize:
 
     num_rows: int
     tokens_per_row: float
+    has_prompts: bool = True
 
     @property
     def num_tokens(self) -> float:
@@ -36,7 +41,7 @@ class SetSize:
 
     def limit(self, max_rows: int) -> "SetSize":
         """Return the size of at most `max_rows` rows of the set."""
-        return SetSize(min(self.num_rows, max_rows), self.tokens_per_row)
+        return replace(self, num_rows=min(self.num_rows, max_rows))
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,48 @@ class Operations:
         return self.passes + self.generation * _GENERATION_PENALTY
 
 
+def add_made_sets(spec: JobSpec, sets: Mapping[str, SetSize]) -> dict[str, SetSize]:
+    """Return the sizes of a job's data sets as its run uses them, with the sets that the run makes itself."""
+    made, sizes = spec.list_made_sets(sets), dict(sets)
+    if RETAIN_HELD_OUT in made:
+        retain = sizes[RETAIN]
+        if num_held_out := count_held_out(retain.num_rows, spec.data.retain_held_out):
+            sizes[RETAIN] = replace(retain, num_rows=retain.num_rows - num_held_out)
+            sizes[RETAIN_HELD_OUT] = replace(retain, num_rows=num_held_out)
+    if GENERAL in made:
+        sizes[GENERAL] = SetSize(NUM_MEASURED, SAMPLE_TOKENS, has_prompts=False)
+    if GENERAL_OWN in made:
+        sizes[GENERAL_OWN] = SetSize(NUM_OWN_TEXTS, MAX_OWN_TOKENS, has_prompts=False)
+    return sizes
+
+
 def count_operations(
     spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, *, num_compared_models: int
 ) -> Operations:
     """Return the operations of a job of any kind that evaluates `num_compared_models` in addition to its own."""
-    num_own_models = 1 if spec.kind == JobKind.EVALUATE else 2  # before and after training
-    evaluation = _count_evaluation(spec, sets) + _count_attacks(spec, sets)
-    per_parameter = _count_strategy(spec, sets) + evaluation.scale(num_own_models + num_compared_models)
-    return per_parameter.scale(num_parameters)
+    parts = count_phase_operations(spec, sets, num_parameters, num_compared_models=num_compared_models)
+    return sum(parts.values(), start=Operations())
+
+
+def count_phase_operations(
+    spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, *, num_compared_models: int
+) -> dict[str, Operations]:
+    """Return the operations of each phase; a training other than a single one is named with its strategy.
+
+    A search ends early, an ensemble never does: their rates are not those of a single training.
+    """
+    evaluation, attacks = _count_evaluation(spec, sets), _count_attacks(spec, sets)
+    phases = {"compare": evaluation.scale(num_compared_models), "evaluate": evaluation}
+    num_models = 1 + num_compared_models
+    if spec.kind != JobKind.EVALUATE:
+        num_models += 1  # before and after training
+        is_single = spec.strategy.kind == "single"
+        training = spec.training_phase if is_single else f"{spec.training_phase}:{spec.strategy.kind}"
+        written_tokens = sets[GENERAL_OWN].num_tokens if GENERAL_OWN in sets else 0.0
+        baseline = evaluation + Operations(generation=FORWARD * written_tokens)
+        phases |= {"baseline": baseline, training: _count_strategy(spec, sets)}
+    phases["attack"] = attacks.scale(num_models)
+    return {phase: per_parameter.scale(num_parameters) for phase, per_parameter in phases.items()}
 
 
 # --- below: operations per parameter ---
@@ -174,7 +213,7 @@ def _count_samples(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
 def _count_set(size: SetSize, max_rows: int, answer_tokens: int) -> Operations:
     """Return the operations of reading at most `max_rows` rows once, and of at most `answer_tokens` per answer."""
     limited = size.limit(max_rows)
-    num_answer_tokens = limited.num_rows * answer_tokens * _MEAN_ANSWER_FRACTION
+    num_answer_tokens = limited.num_rows * answer_tokens * _MEAN_ANSWER_FRACTION if size.has_prompts else 0.0
     return Operations(FORWARD * limited.num_tokens, FORWARD * num_answer_tokens)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from api.services.cost_model import SetSize, count_operations, count_training
 from soul_core.models.loading import load_model
 from soul_core.spec import JobSpec
+from soul_store.cost_model import SetSize, count_operations, count_training
 from tests.fixtures.capitals import make_untrained_model
 from tests.fixtures.capitals_training import examples_of, train_tiny
 
