@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.data.general_text import MAX_OWN_TOKENS, NUM_MEASURED, NUM_OWN_TEXTS, SAMPLE_TOKENS
 from soul_core.data.held_out import count_held_out
-from soul_core.spec import FORGET, GENERAL, GENERAL_OWN, RETAIN, RETAIN_HELD_OUT, JobKind, JobSpec
+from soul_core.spec import FORGET, GENERAL, GENERAL_OWN, RETAIN, RETAIN_HELD_OUT, JobKind, JobSpec, is_forget_set
 from soul_core.spec.attacks import Attack
 from soul_core.spec.generated_retain import GenerateRetain
 from soul_core.spec.optimizers import Sophia
@@ -225,7 +225,17 @@ def _count_criteria_check(spec: JobSpec, sets: Mapping[str, SetSize], max_rows: 
 def _count_evaluation(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     evaluation = spec.evaluation
     by_set = (_count_set(size, evaluation.max_examples, evaluation.max_new_tokens) for size in sets.values())
-    return sum(by_set, start=Operations())
+    return sum(by_set, start=_count_samples(spec, sets))
+
+
+def _count_samples(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+    """Return the operations of the sampled answers to the forget sets: large batches, as fast as other passes."""
+    evaluation = spec.evaluation
+    if not any(METRIC_CATALOG[name].needs_samples for name in evaluation.metrics if name in METRIC_CATALOG):
+        return Operations()
+    tokens_per_row = evaluation.leak_samples * len(evaluation.leak_temperatures) * evaluation.leak_new_tokens
+    num_rows = sum(size.limit(evaluation.leak_examples).num_rows for name, size in sets.items() if is_forget_set(name))
+    return Operations(FORWARD * num_rows * tokens_per_row * _MEAN_ANSWER_FRACTION)
 
 
 def _count_set(size: SetSize, max_rows: int, answer_tokens: int) -> Operations:
@@ -240,7 +250,10 @@ def _count_attacks(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     if forget is None:
         return Operations()
     evaluation = _count_set(forget, spec.evaluation.attack_examples, spec.evaluation.attack_new_tokens)
-    return sum((_count_attack(attack, sets, forget, evaluation) for attack in spec.attacks), start=Operations())
+    samples = Operations()
+    if any(attack.kind == "prompting" for attack in spec.attacks):  # the same number, spread over the ways of asking
+        samples = _count_samples(spec, {FORGET: forget})
+    return sum((_count_attack(attack, sets, forget, evaluation) for attack in spec.attacks), start=samples)
 
 
 def _count_attack(attack: Attack, sets: Mapping[str, SetSize], forget: SetSize, evaluation: Operations) -> Operations:

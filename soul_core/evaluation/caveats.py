@@ -53,7 +53,7 @@ def collect_caveats(
         num_unfinished: Set -> number of answers that were cut off before they began.
     """
     sets = {facts.name for facts in data}
-    yield "Answers are the model's first choice (greedy decoding); sampling may reveal others."
+    yield from _collect_sampling_caveats(measurements, spec)
     if FORGET in sets:
         yield from _collect_forgetting_caveats(models, attacks)
     yield from _collect_utility_caveats(spec, {facts.name: facts for facts in data}, models)
@@ -112,6 +112,18 @@ def collect_export_caveats(export: ExportFacts | None) -> Iterator[str]:
             f"its weights differ by {export.gguf.relative_error:.2g} of their norm."
         )
         yield from export.gguf.notes
+
+
+def _collect_sampling_caveats(measurements: ModelMeasurements, spec: JobSpec) -> Iterator[str]:
+    where = "Answers outside the sampled forget rows" if measurements.leaks else "Answers"
+    yield f"{where} are the model's first choice (greedy decoding); sampling may reveal others."
+    temperatures = " and ".join(f"{value:g}" for value in spec.evaluation.leak_temperatures)
+    for name, facts in measurements.leaks.items():
+        num_rows = sum(count is not None for count in facts.temperatures[0].leaking_samples)
+        yield (
+            f"{num_rows} of the {len(measurements.rows.get(name, ()))} measured rows of the {name} set were asked "
+            f"{facts.num_samples} times at temperature {temperatures}: what a model reveals more rarely was not seen."
+        )
 
 
 def _collect_forgetting_caveats(models: Collection[str], attacks: Sequence[AttackResult]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from soul_core.catalogue.text_entries import MUSE_PREFIX_LENGTH
 from soul_core.metrics.aggregate import Resampling
 from soul_core.metrics.alternatives import choice_accuracy, probability_normalized, truth_ratio
 from soul_core.metrics.keywords import keyword_recall
+from soul_core.metrics.leaks import leak_at_k, leak_rouge_l_at_k, leaked_rows
 from soul_core.metrics.likelihood import exact_memorization, extraction_strength, perplexity, probability
 from soul_core.metrics.membership import gradient_norm, loss, min_k, min_k_plus, zlib
 from soul_core.metrics.observed import InferenceResult
@@ -22,6 +23,9 @@ METRICS: dict[str, Callable[[InferenceResult, Resampling], MetricValue]] = {
     "probability": probability,
     "rouge_l": rouge_l,
     "keyword_recall": keyword_recall,
+    "leak_at_k": leak_at_k,
+    "leak_rouge_l_at_k": leak_rouge_l_at_k,
+    "leaked_rows": leaked_rows,
     "exact_memorization": exact_memorization,
     "extraction_strength": extraction_strength,
     "perplexity": perplexity,

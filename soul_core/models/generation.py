@@ -90,7 +90,7 @@ def generate(
     """
     answers: list[list[int]] = [[] for _ in prompts]
     uniforms = sampling.draw_uniforms(prompts, max_new_tokens) if sampling else [[] for _ in prompts]
-    max_rows = _compute_max_rows(model, max(map(len, prompts), default=1) + max_new_tokens)
+    max_rows = compute_max_rows(model, max(map(len, prompts), default=1) + max_new_tokens)
     for batch in _group_by_length(prompts, max_rows):
         width = len(prompts[batch[0]])
         max_tokens = min(max_new_tokens, context_tokens - width)
@@ -144,7 +144,7 @@ def _decode(
     prompts = [prompt for prompt, _ in rows]
     answers: list[list[int]] = [[] for _ in prompts]
     open_rows = list(range(len(prompts)))
-    input_BL, mask_BW = _pad_left(prompts, model.device)
+    input_BL, mask_BW = pad_left(prompts, model.device)
     position_BL = (mask_BW.cumsum(1) - 1).clamp(min=0)
     cache = RowCache.for_model(model)
     uniform_BL = torch.tensor([uniforms for _, uniforms in rows])
@@ -174,7 +174,7 @@ def _decode(
     return answers
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and mask, (B, W). The id of the padding is irrelevant, because the mask hides it."""
     width = max(map(len, prompts))
     ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -182,7 +182,7 @@ def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[t
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def _compute_max_rows(model: PreTrainedModel, num_tokens: int) -> int:
+def compute_max_rows(model: PreTrainedModel, num_tokens: int) -> int:
     """Return the number of rows of `num_tokens` tokens that fit into the memory for the key-value cache."""
     config = model.config.get_text_config()
     num_heads = getattr(config, "num_attention_heads", None) or 1  # a recurrent state is not wider than keys

@@ -114,7 +114,9 @@ def compare_models(
     retrained = measurements.get(RETRAINED)
     first = [name for name in (BASE, judged, RETRAINED) if name in measurements]
     return {
-        name: add_derived_metrics(measurements[name], retrained, spec.evaluation, spec.seed)
+        name: add_derived_metrics(
+            measurements[name], retrained, spec.evaluation, spec.seed, base=measurements.get(BASE)
+        )
         for name in dict.fromkeys([*first, *measurements])
     }
 

@@ -103,6 +103,7 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
             model.evaluation_sets,
             {name: evaluation.answers for name, evaluation in reported.items()},
             {name: evaluation.preambles for name, evaluation in reported.items()},
+            {name: evaluation.leaking_samples for name, evaluation in reported.items()},
             max_samples=spec.evaluation.num_answer_samples,
         ),
         criteria=criteria,

@@ -28,11 +28,13 @@ from soul_core.report.measurements import (
     Finding,
     FlaggedRow,
     Interval,
+    LeakFacts,
     MetricValue,
     ModelMeasurements,
     ReportModel,
     RowDigestKey,
     SetMetrics,
+    TemperatureLeaks,
 )
 from soul_core.spec import Criterion, JobSpec
 
@@ -51,6 +53,7 @@ __all__ = [
     "GeneratedRetainFacts",
     "GgufFacts",
     "Interval",
+    "LeakFacts",
     "MetricValue",
     "ModelFacts",
     "ModelMeasurements",
@@ -66,6 +69,7 @@ __all__ = [
     "RunFacts",
     "SetConflicts",
     "SetMetrics",
+    "TemperatureLeaks",
     "TrialOutcome",
     "TrialResult",
     "Verdict",
