@@ -1,4 +1,4 @@
-"""The guard rows of a run: what its curvature and its learning rate rest on, neither trained on nor judged."""
+"""The guard rows of a run: what its curvature and its learning rate are computed from, neither trained on nor judged."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
