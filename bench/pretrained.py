@@ -157,7 +157,7 @@ def run_setting(steps: Steps, bench: Bench, setting: Setting, *, num_steps: int,
         points: list[dict[str, Any]] = [{"step": 0, **bench.measure()}]
         seconds = time.process_time()
 
-        def monitor(step: int, _: Any) -> bool:
+        def monitor(step: int, *_: Any) -> bool:
             nonlocal seconds
             if step % every == 0:
                 before = time.process_time()

@@ -194,7 +194,7 @@ def _train_until_forgotten(
     before = _mean(_score(loaded, data.sets["forget"]))
     course: list[tuple[int, float]] = []
 
-    def has_forgotten(step: int, _: object) -> bool:
+    def has_forgotten(step: int, *_: object) -> bool:
         course.append((step, _mean(_score(loaded, data.sets["forget"])) / before))
         return course[-1][1] <= fraction
 

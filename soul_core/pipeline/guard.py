@@ -1,4 +1,4 @@
-"""The guard rows of a run: what its curvature and its learning rate are computed from, neither trained on nor judged."""
+"""The guard rows of a run: its curvature and its learning rate depend on them, no step trains on them."""
 
 from collections.abc import Sequence
 from itertools import zip_longest

@@ -97,7 +97,7 @@ def check_finetuning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
         if getattr(spec, name) is not None:
             yield SpecProblem(name, "it reads the forget set, and fine-tuning has none; leave it out")
     curvature = getattr(spec.optimizer, "curvature", None)
-    if curvature is not None and curvature.data != "retain":
+    if curvature is not None and curvature.data in {"forget", "both"}:
         yield SpecProblem("optimizer.curvature.data", "fine-tuning takes the curvature of its train set; leave it out")
 
 

@@ -42,8 +42,8 @@ from soul_core.training.trainable import TrainableParameters
 from soul_core.training.trust_region import make_trust_region, set_lr
 from soul_core.training.watched_rows import make_forget_progress
 
-#: (number of steps taken, trainable parameters) -> whether the training ends here.
-StopCondition = Callable[[int, TrainableParameters], bool]
+#: (number of steps taken, trainable parameters, whether it ends here anyway) -> whether the training ends here.
+StopCondition = Callable[[int, TrainableParameters, bool], bool]
 
 
 def train(
@@ -88,9 +88,10 @@ def train(
                 raise run.make_divergence_error(f"loss {losses.total} and gradient norm {grad_norm}")
             lr = run.update_weights()
             run.finish_step(started_at, units, losses, grad_norm=grad_norm, lr=lr)
-            if (should_stop is not None and should_stop(run.step, run.trainable)) or run.has_reached_end():
+            is_last = run.step == run.num_steps or run.has_reached_end()
+            if (should_stop is not None and should_stop(run.step, run.trainable, is_last)) or is_last:
                 break
-            if run.step % spec.training.checkpoint_every == 0 and run.step < run.num_steps:
+            if run.step % spec.training.checkpoint_every == 0:
                 run.save_checkpoint()
     finally:
         adapter = run.trainable.finalize()  # also after an error: the caller expects a model without adapters

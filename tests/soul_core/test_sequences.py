@@ -24,9 +24,9 @@ ONE_TRIAL = {"kind": "search", "trials": 1, "lr": [2e-3, 2e-3], "retain_weight":
 def spec(**changes: Any) -> JobSpec:
     return JobSpec.model_validate(
         {
-            "optimizer": {"kind": "sophia", "lr": 2e-3},
+            "optimizer": {"kind": "sophia", "lr": 2e-3, "gamma": 1, "curvature": {"data": "retain"}},
             "retain": {"kind": "nll", "weight": 3.0},
-            "training": {"steps": 20},
+            "training": {"steps": 20, "stop_at": None, "forget_batch": 4, "retain_batch": 4},
             "evaluation": {"metrics": METRICS, "max_new_tokens": 12, "bootstrap": 50},
             "attacks": [],
             **changes,
@@ -87,7 +87,7 @@ def test_learning_a_prior_set_again_has_a_warning_and_fails_the_job(
     recorder = Recorder()
 
     report = run(
-        spec(training={"steps": 40}, retain_conflicts="keep"),
+        spec(training={"steps": 40, "stop_at": None, "forget_batch": 4, "retain_batch": 4}, retain_conflicts="keep"),
         RunInputs(model=first[1].model, dataset_paths=sets),
         tmp_path / "out",
         listener=recorder,

@@ -19,7 +19,7 @@ from soul_core.evaluation.verdict import format_criterion
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
 from soul_core.pipeline.strategies.criteria_check import CriteriaCheck
-from soul_core.pipeline.strategies.single import StrategyResult, count_steps, train_model
+from soul_core.pipeline.strategies.single import StrategyResult, train_model
 from soul_core.pipeline.strategies.trials import Trial, TrialLog
 from soul_core.pipeline.strategies.weights import BaseWeights, load_trainable, save_trainable
 from soul_core.report import TrialOutcome
@@ -80,6 +80,8 @@ class _Search:
         settings = ", ".join(f"{place} {value:.3g}" for place, value in trial.settings.items())
         self._state.emit("log", message=f"trial {number + 1}: {settings}")
         spec = apply_settings(self._spec, trial.settings)
+        # the criteria end a trial
+        spec = spec.model_copy(update={"training": spec.training.model_copy(update={"stop_at": None})})
         self._base.restore()
         monitor = _TrialMonitor(
             self._check,
@@ -87,7 +89,6 @@ class _Search:
             proposal,
             folder=self._folder,
             eval_every=self._strategy.eval_every,
-            last_step=count_steps(self._model, spec),
         )
         folder = self._folder / f"{number}"
         try:
@@ -124,25 +125,24 @@ class _TrialMonitor:
         *,
         folder: Path,
         eval_every: int,
-        last_step: int,
     ) -> None:
         self._check, self._trials, self._proposal, self._folder = check, trials, proposal, folder
-        self._eval_every, self._last_step = eval_every, last_step
+        self._eval_every = eval_every
         self._trial = trials[-1]
         self._started_at = time.monotonic() - self._trial.seconds
         self._reported_step = 0
         self.outcome: TrialOutcome = "finished"
 
-    def __call__(self, step: int, trainable: TrainableParameters) -> bool:
+    def __call__(self, step: int, trainable: TrainableParameters, is_last: bool) -> bool:
         """Check the criteria if this step is due; return whether the trial stops."""
-        if step % self._eval_every and step != self._last_step:
+        if step % self._eval_every and not is_last:
             return False
         if step not in self._trial.shortfalls:  # a resumed training repeats steps
             self._add_check(step, trainable)
         self._report_to_optuna(step)
         if self._check.is_met(self._trial.shortfalls[step]):
             self.outcome = "met"
-        elif step != self._last_step and self._proposal.should_prune():
+        elif not is_last and self._proposal.should_prune():
             self.outcome = "pruned"
         return self.outcome != "finished"
 

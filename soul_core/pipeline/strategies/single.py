@@ -12,7 +12,6 @@ from soul_core.pipeline.state import RunState
 from soul_core.report import TrialResult
 from soul_core.spec import JobSpec
 from soul_core.training.history import TrainingResult
-from soul_core.training.schedule import compute_num_steps
 from soul_core.training.trainer import StopCondition, train
 
 
@@ -51,12 +50,6 @@ def train_model(
         phase=spec.training_phase,
         should_stop=should_stop,
     )
-
-
-def count_steps(model_under_test: ModelUnderTest, spec: JobSpec) -> int:
-    """Return how many steps a training on the model's sets has."""
-    forget, retain, _ = get_training_sets(model_under_test, spec)
-    return compute_num_steps(spec.training, num_forget=len(forget), num_retain=len(retain))
 
 
 def get_training_sets(

@@ -27,9 +27,9 @@ SYSTEM = "Answer the user."
 def spec(**changes: Any) -> JobSpec:
     return JobSpec.model_validate(
         {
-            "optimizer": {"kind": "sophia", "lr": 5e-3},
+            "optimizer": {"kind": "sophia", "lr": 5e-3, "gamma": 1, "curvature": {"data": "retain"}},
             "retain": {"kind": "nll", "weight": 3.0},
-            "training": {"steps": 20},
+            "training": {"steps": 20, "stop_at": None, "forget_batch": 4, "retain_batch": 4},
             "evaluation": {"metrics": ["probability", "keyword_recall"], "max_new_tokens": 12, "bootstrap": 50},
             "attacks": [],
             **changes,
@@ -124,9 +124,17 @@ def test_a_finished_run_with_dropped_rows_is_recognized_as_finished(
 
 
 def test_kept_facts_under_a_system_turn_fail_the_verdict_with_their_rows(inputs: RunInputs, tmp_path: Path) -> None:
-    criteria = [criterion for criterion in DEFAULT_CRITERIA["unlearn"] if criterion.set in {"forget", "retain"}]
+    criteria = [
+        criterion
+        for criterion in DEFAULT_CRITERIA["unlearn"]
+        if criterion.set in {"forget", "retain"} and criterion.metric != "leak_at_k"
+    ]
 
-    changes = {"training": {"steps": 60}, "data": {"retain_held_out": 0}, "criteria": criteria}
+    changes = {
+        "training": {"steps": 60, "stop_at": None, "forget_batch": 4, "retain_batch": 4},
+        "data": {"retain_held_out": 0},
+        "criteria": criteria,
+    }
 
     report = run(spec(retain_conflicts="keep", **changes), inputs, tmp_path)
 

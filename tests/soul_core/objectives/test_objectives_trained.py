@@ -62,8 +62,8 @@ def spec_of(kind: str, optimizer: str = "sophia", *, lr: float = 3e-3, steps: in
     return {
         "forget": {"kind": kind, **more},
         "retain": RETAIN_SPECS.get(kind, {"kind": "nll"}),
-        "optimizer": {"kind": optimizer, "lr": lr},
-        "training": {"steps": steps, "forget_batch": 3, "retain_batch": 7},
+        "optimizer": {"kind": optimizer, "lr": lr, **({"gamma": 1} if optimizer == "sophia" else {})},
+        "training": {"steps": steps, "forget_batch": 3, "retain_batch": 7, "stop_at": None},
     }
 
 

@@ -27,9 +27,9 @@ FORGET, RETAIN = list(COUNTRIES)[:3], list(COUNTRIES)[3:]
 def spec(**changes: Any) -> JobSpec:
     return JobSpec.model_validate(
         {
-            "optimizer": {"kind": "sophia", "lr": 2e-3},
+            "optimizer": {"kind": "sophia", "lr": 2e-3, "gamma": 1, "curvature": {"data": "retain"}},
             "retain": {"kind": "kl", "weight": 10.0},
-            "training": {"steps": 8, "checkpoint_every": 2},
+            "training": {"steps": 8, "checkpoint_every": 2, "stop_at": None, "forget_batch": 4, "retain_batch": 4},
             "evaluation": {"max_new_tokens": 8, "bootstrap": 50, "num_answer_samples": 0},
             "attacks": [],
             **changes,
@@ -81,7 +81,7 @@ def test_no_training_gets_a_held_out_row(inputs: RunInputs, tmp_path: Path, monk
 
     held_out = {example.token_ids for example in trained[0].held_out_examples}
     assert len(held_out) == 2
-    assert not held_out & {example.token_ids for _, retain in sets for example in retain}
+    assert not held_out & {example.token_ids for _, retain, _ in sets for example in retain}
 
 
 def test_the_report_says_what_was_held_out_and_judges_it(report_and_folder: tuple[Report, Path]) -> None:
@@ -168,7 +168,13 @@ def test_a_run_reports_that_the_retain_set_is_overfitted(inputs: RunInputs, tmp_
     listener = Recorder()
 
     report = run(
-        spec(retain={"kind": "nll", "weight": 10.0}, training={"steps": 12}), inputs, tmp_path, listener=listener
+        spec(
+            retain={"kind": "nll", "weight": 10.0},
+            training={"steps": 12, "stop_at": None, "forget_batch": 4, "retain_batch": 4},
+        ),
+        inputs,
+        tmp_path,
+        listener=listener,
     )
 
     reported = [caveat for caveat in report.caveats if caveat.startswith("The retain set is overfitted")]

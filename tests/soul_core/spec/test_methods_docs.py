@@ -46,7 +46,7 @@ def test_every_wrapper_of_the_spec_is_documented() -> None:
     documented = set(re.findall(r"^### `(\w+)`$", section, flags=re.MULTILINE))
 
     in_spec = {name for name, field in JobSpec.model_fields.items() if "spec.wrappers" in repr_of(field.annotation)}
-    assert documented | {"lora"} == in_spec
+    assert documented | {"lora"} == in_spec | {"robust"}  # a field that sets others
     assert "\n## LoRA\n" in DOCS.read_text()
 
 

@@ -34,7 +34,7 @@ def test_a_search_varies_learning_rate_and_retain_weight_around_the_spec() -> No
 
 @pytest.mark.parametrize("changes", [{"kind": "finetune"}, {"retain": {"kind": "none"}}])
 def test_no_weight_is_searched_that_would_only_scale_the_loss(changes: dict[str, Any]) -> None:
-    assert list(make_search_space(spec(**changes))) == ["optimizer.lr"]
+    assert list(make_search_space(spec(**changes))) == ["optimizer.max_rise"]
     weighted = spec(strategy={"kind": "search", "retain_weight": [1, 2]}, **changes)
     problem = "strategy.retain_weight: there is no retain term to weigh against another; leave it out"
     assert problem in format_spec_problems(weighted, {*SETS, "train"})

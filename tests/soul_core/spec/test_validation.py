@@ -24,8 +24,8 @@ def test_a_missing_retain_set_is_a_problem_only_for_terms_that_need_it() -> None
 
 def test_without_a_retain_set_the_default_spec_makes_one_and_holds_it_by_kl() -> None:
     check_spec(JobSpec(), {"forget"})
-    assert JobSpec().complete({"forget"}).retain == Kl()
-    assert JobSpec().complete({"forget", "retain"}).retain == Nll()
+    assert JobSpec().complete({"forget"}).retain == Kl(weight=10)
+    assert JobSpec().complete({"forget", "retain"}).retain == Nll(weight=10)
 
 
 @pytest.mark.parametrize(

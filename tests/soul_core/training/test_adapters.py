@@ -29,7 +29,7 @@ FORGETS = {
     "optimizer": {"kind": "adamw", "lr": 5e-3},
     "lora": {},
     "retain": {"weight": 3},
-    "training": {"steps": 40},
+    "training": {"steps": 40, "stop_at": None},
 }
 
 

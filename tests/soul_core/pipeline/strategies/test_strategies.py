@@ -28,7 +28,7 @@ CRITERIA = [
 COMMON = {
     "optimizer": {"kind": "sophia", "lr": 3e-3},
     "retain": {"kind": "nll", "weight": 3.0},
-    "training": {"steps": 12, "checkpoint_every": 4},
+    "training": {"steps": 12, "checkpoint_every": 4, "stop_at": None},
     "evaluation": {"metrics": ["probability"], "max_new_tokens": 8, "bootstrap": 20, "num_answer_samples": 0},
     "criteria": CRITERIA,
     "attacks": [],

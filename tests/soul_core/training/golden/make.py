@@ -33,6 +33,7 @@ CURVES = (
 
 _COMMON: dict[str, Any] = {
     "training": {"steps": 30, "forget_batch": 2, "retain_batch": 3, "schedule": "cosine", "warmup_steps": 3},
+    "retain": {"kind": "nll"},
     "evaluation": {"metrics": ["probability"], "bootstrap": 0},
     "data": {"retain_held_out": 0},
     "attacks": [],
