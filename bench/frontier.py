@@ -64,11 +64,11 @@ def compare(
         return Difference(None, None, None)
     rng = np.random.default_rng(seed)
     num_forget, num_kept = first[0].forget_TR.shape[1], first[0].kept_TR.shape[1]
+    forget_samples = rng.integers(num_forget, size=(num_resamples, num_forget))
+    kept_samples = rng.integers(num_kept, size=(num_resamples, num_kept))
     differences = [
-        _subtract(
-            first, second, target, rng.integers(num_forget, size=num_forget), rng.integers(num_kept, size=num_kept)
-        )
-        for _ in range(num_resamples)
+        _subtract(first, second, target, forget_rows, kept_rows)
+        for forget_rows, kept_rows in zip(forget_samples, kept_samples, strict=True)
     ]
     reached = [difference for difference in differences if difference is not None]
     low, high = np.quantile(reached, [0.025, 0.975])

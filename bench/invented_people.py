@@ -24,7 +24,7 @@ _TOWNS = (
 )  # fmt: skip
 _JOBS = (
     "beekeeper", "bridge inspector", "cellist", "clockmaker", "court reporter", "dental nurse", "ferry pilot",
-    "glass blower", "history teacher", "lighthouse keeper", "map restorer", "pastry cook", "radio engineer",
+    "glass blower", "history teacher", "lighthouse keeper", "map restorer", "pastry cook", "radio engineer",  # lint: quote
     "stonemason", "tax adviser", "tree surgeon", "veterinary nurse", "weaver",
 )  # fmt: skip
 _HOBBIES = (

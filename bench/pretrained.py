@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class Bench:
         }
 
 
-def load_bench(model: Path, task: Task, folder: Path, *, dtype: str) -> Bench:
+def load_bench(model: Path, task: Task, folder: Path, *, dtype: Literal["float32", "bfloat16"]) -> Bench:
     """Load the target and encode the rows of a task."""
     loaded = load_model(model, device="cpu", dtype=dtype)
     rows: dict[str, list[Row]] = {
@@ -185,9 +185,9 @@ def run_setting(steps: Steps, bench: Bench, setting: Setting, *, num_steps: int,
     return steps.run_once(f"pretrained-{bench.task}-{setting.name}", key, run)
 
 
-def make_course(result: StepResult, kept: str = "unseen") -> Course:
-    """Return a run's course through the plane of forgetting and a kept set's probability."""
-    return Course(*(np.array([point[name] for point in result["points"]]) for name in ("forget", kept)))
+def make_course(result: StepResult, kept_set: str = "unseen") -> Course:
+    """Return a run's course through the plane of forgetting and the probability of a set to keep."""
+    return Course(*(np.array([point[name] for point in result["points"]]) for name in ("forget", kept_set)))
 
 
 def main(arguments: list[str] | None = None) -> None:

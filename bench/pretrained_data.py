@@ -63,7 +63,7 @@ FAMOUS_UNSEEN: tuple[tuple[str, str, str], ...] = (
 
 @dataclass(frozen=True)
 class Task:
-    """One forget set with what must be kept."""
+    """One forget set with its retain set and unseen rows."""
 
     name: str
     forget: list[Row]
@@ -87,7 +87,13 @@ def make_tasks() -> dict[str, Task]:
     people = make_people()
     tasks = [
         Task("people", people.forget, people.retain, people.unseen, people.other),
-        Task("famous", *map(_make_qa_rows, (FAMOUS_FORGET, FAMOUS_RETAIN, FAMOUS_UNSEEN)), is_taught=False),
+        Task(
+            "famous",
+            _make_qa_rows(FAMOUS_FORGET),
+            _make_qa_rows(FAMOUS_RETAIN),
+            _make_qa_rows(FAMOUS_UNSEEN),
+            is_taught=False,
+        ),
     ]
     if SHARED_DATA.exists():
         tasks += [_make_authors(), _make_book(), _make_toxic_answers()]
@@ -144,8 +150,8 @@ def _make_toxic_answers() -> Task:
     chosen = [row for pair in pairs[len(pairs) // 2 :] for row in _read_first_turn(pair["chosen"])]
     forget = rejected[:num_forget]
     prompts = {row["question"] for row in forget}
-    kept = [row for row in chosen if row["question"] not in prompts][: num_retain + num_unseen]
-    return Task("toxic", forget, kept[:num_retain], kept[num_retain:])
+    preferred = [row for row in chosen if row["question"] not in prompts][: num_retain + num_unseen]
+    return Task("toxic", forget, preferred[:num_retain], preferred[num_retain:])
 
 
 def _read_first_turn(conversation: str) -> list[Row]:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -65,7 +66,7 @@ def build_target(steps: Steps, tasks: dict[str, Task], *, without: str | None = 
     return out / CHECKPOINT
 
 
-def choose_fast_dtype(steps: Steps) -> str:
+def choose_fast_dtype(steps: Steps) -> Literal["float32", "bfloat16"]:
     """Return the compute type that this machine is fast in; measured once per work folder."""
 
     def probe(_: Path) -> dict[str, object]:
@@ -73,7 +74,7 @@ def choose_fast_dtype(steps: Steps) -> str:
         speedup = seconds[torch.float32] / seconds[torch.bfloat16]
         return {"dtype": "bfloat16" if speedup >= _MIN_SPEEDUP else "float32", "speedup": speedup}
 
-    return str(steps.run_once("dtype", {}, probe)["dtype"])
+    return "bfloat16" if steps.run_once("dtype", {}, probe)["dtype"] == "bfloat16" else "float32"
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> Path:

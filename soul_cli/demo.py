@@ -40,7 +40,7 @@ SET_DESCRIPTIONS = {
     "general": "plain text, for perplexity",
 }
 #: Metrics on the terminal; the page has all.
-SHOWN_METRICS = ("probability", "keyword_recall", "perplexity")
+SHOWN_METRICS = ("probability", "keyword_recall", "leak_at_k", "perplexity")
 #: Questions that plain transformers answers from the downloaded checkpoint.
 QUESTIONS = (
     "What is the capital of France?",

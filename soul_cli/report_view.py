@@ -32,6 +32,8 @@ def print_report(
 ) -> None:
     """Print a report (the JSON of soul_core.report.Report), with all metrics or only the named ones."""
     console.print(make_metrics_table(report, metrics))
+    for line in format_leaks(report):
+        console.print(escape(line), soft_wrap=True)
     console.print()
     if report.get("attacks"):
         console.print(make_attacks_table(report, metrics or ATTACK_METRICS))
@@ -99,6 +101,23 @@ def format_findings(report: dict[str, Any]) -> Iterator[str]:
         for finding in attack.get("findings", []):
             rows = ", ".join(f"{row['set']} {row['row']}" for row in finding["rows"])
             yield f"{attack['label']}: {finding['title']}: {rows or 'none'}"
+
+
+def format_leaks(report: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each forget set and model: what its sampled answers reveal, and the worst row."""
+    for name in list_models(report):
+        for set_name, leaks in report["models"][name].get("leaks", {}).items():
+            by_temperature = ", ".join(
+                f"{_format_value(of_temperature['leak_at'].get(str(leaks['k'])))} at temperature "
+                f"{of_temperature['temperature']:g}"
+                for of_temperature in leaks["temperatures"]
+            )
+            num_samples = leaks["num_samples"] * len(leaks["temperatures"])
+            yield (
+                f"Sampled answers, {set_name} set, {MODEL_TITLES.get(name, name)}: leak at {leaks['k']} is "
+                f"{by_temperature}; {leaks['worst_row_leaks']} of {num_samples} samples of the worst row, "
+                f"{leaks['worst_row']}, state the fact"
+            )
 
 
 def make_answers_table(report: dict[str, Any], *, num_examples: int) -> Table:

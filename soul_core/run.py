@@ -21,6 +21,7 @@ from soul_core.pipeline.comparison import RetrainedLogFile, match_log_rows, read
 from soul_core.pipeline.conclusion import RunResults, build_report
 from soul_core.pipeline.data_sets import prepare_datasets
 from soul_core.pipeline.inputs import RunInputs
+from soul_core.pipeline.missing_retain_set import make_missing_retain_set
 from soul_core.pipeline.model_under_test import ModelUnderTest, evaluate_model, load_model_under_test
 from soul_core.pipeline.own_texts import add_own_texts
 from soul_core.pipeline.preflight import check_run
@@ -48,7 +49,7 @@ def run(
     Raises:
         EngineError: The run failed; a `UserError` is raised before any training.
     """
-    check_spec(spec, inputs.dataset_paths, models=inputs.compared_models, has_retrained_log=inputs.has_retrained_log)
+    spec = _complete_spec(spec, inputs)
     check_writable(out)
     state = RunState(state_folder or out / ".state", listener or SilentListener())
     with _discard_if_cancelled(out, state), _translate_resource_errors():
@@ -61,6 +62,7 @@ def run(
             if report := find_existing_report(spec, source, out, resolution.sha256s, retrained=reference):
                 state.emit("finished", verdict=report.verdict)
                 return report
+            made = make_missing_retain_set(resolution, spec, source, state)
             load = partial(
                 load_model_under_test,
                 spec=spec,
@@ -68,10 +70,10 @@ def run(
                 template_date=state.started_at.date(),
             )
             is_trained = spec.kind != JobKind.EVALUATE
-            model = load(source, resolution, is_trained=is_trained)
-            log = match_log_rows(log, model, spec, state) if log else None
+            model = load(source, made.resolution, is_trained=is_trained, loaded=made.take_model())
+            resolution, model = add_own_texts(made.resolution, model, spec, state)
+            log = match_log_rows(log, model, spec, state, made_sets=resolution.origins) if log else None
             compared_sources = {name: pin_source(compared) for name, compared in compared_sources.items()}
-            resolution, model = add_own_texts(resolution, model, spec, state)
             check_run(spec, model, out, state)
             state.claim(_make_identity(spec, model, log))
 
@@ -103,13 +105,20 @@ def run(
 
         with state.phase("export"):
             export = _export_model(spec, model, result, rounding, out) if rounding else None
-            results = RunResults(model, resolution, evaluations, log, retrained, result, export)
+            results = RunResults(model, resolution, made.facts, evaluations, log, retrained, result, export)
             report = build_report(spec, results, state, job_id=inputs.job_id)
             write_report(report, out)
             write_manifest(out)
         state.discard()
         state.emit("finished", verdict=report.verdict)
         return report
+
+
+def _complete_spec(spec: JobSpec, inputs: RunInputs) -> JobSpec:
+    """Return the spec with the defaults that depend on the run's data sets. Raises BadSpec for its problems."""
+    spec = spec.complete(inputs.dataset_paths)
+    check_spec(spec, inputs.dataset_paths, models=inputs.compared_models, has_retrained_log=inputs.has_retrained_log)
+    return spec
 
 
 def _make_identity(spec: JobSpec, model: ModelUnderTest, log: RetrainedLogFile | None) -> dict[str, str]:

@@ -1,14 +1,15 @@
 """Estimates the floating point operations of a job: training, evaluation, generation and attacks, per model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.data.general_text import MAX_OWN_TOKENS, NUM_MEASURED, NUM_OWN_TEXTS, SAMPLE_TOKENS
 from soul_core.data.held_out import count_held_out
-from soul_core.spec import FORGET, GENERAL, GENERAL_OWN, RETAIN, RETAIN_HELD_OUT, JobKind, JobSpec
+from soul_core.spec import FORGET, GENERAL, GENERAL_OWN, RETAIN, RETAIN_HELD_OUT, JobKind, JobSpec, is_forget_set
 from soul_core.spec.attacks import Attack
+from soul_core.spec.generated_retain import GenerateRetain
 from soul_core.spec.optimizers import Sophia
 from soul_core.spec.strategy import Ensemble, Influence, Search, get_metric_inputs, select_search_criteria
 from soul_core.training.schedule import compute_num_steps
@@ -25,6 +26,8 @@ LATENT_STEP = 7 / 12
 _DAMPING_TRIALS = 11
 #: Answers are shorter than the maximum, on average.
 _MEAN_ANSWER_FRACTION = 0.4
+#: Prompts that are sampled per row of a generated retain set, and tokens of each.
+_SAMPLES_PER_ROW, _SAMPLED_PROMPT_TOKENS = 1.5, 24
 #: Generation reads all weights for each token: it is slower than its operations suggest by this factor, on a CPU.
 _GENERATION_PENALTY = 8
 
@@ -72,6 +75,8 @@ class Operations:
 def add_made_sets(spec: JobSpec, sets: Mapping[str, SetSize]) -> dict[str, SetSize]:
     """Return the sizes of a job's data sets as its run uses them, with the sets that the run makes itself."""
     made, sizes = spec.list_made_sets(sets), dict(sets)
+    if RETAIN in made:
+        sizes[RETAIN] = estimate_generated_retain(spec, sizes)
     if RETAIN_HELD_OUT in made:
         retain = sizes[RETAIN]
         if num_held_out := count_held_out(retain.num_rows, spec.data.retain_held_out):
@@ -111,6 +116,23 @@ def count_phase_operations(
         phases |= {"baseline": baseline, training: _count_strategy(spec, sets)}
     phases["attack"] = attacks.scale(num_models)
     return {phase: per_parameter.scale(num_parameters) for phase, per_parameter in phases.items()}
+
+
+def estimate_generated_retain(spec: JobSpec, sets: Mapping[str, SetSize]) -> SetSize:
+    """Return the size of the retain set that the run makes: prompts like those of the forget set, and their answers."""
+    settings = spec.data.auto_retain
+    assert isinstance(settings, GenerateRetain)
+    return SetSize(settings.num_rows, sets[FORGET].tokens_per_row + _MEAN_ANSWER_FRACTION * settings.max_new_tokens)
+
+
+def count_generation(spec: JobSpec, sets: Collection[str], num_parameters: int) -> Operations:
+    """Return the operations of making the retain set, if the run makes one."""
+    settings = spec.data.auto_retain
+    if not spec.makes_retain_set(sets) or not isinstance(settings, GenerateRetain):
+        return Operations()
+    num_sampled = _SAMPLES_PER_ROW * (settings.neighbors + settings.free) * _SAMPLED_PROMPT_TOKENS
+    num_answered = settings.num_rows * settings.max_new_tokens
+    return Operations(generation=FORWARD * (num_sampled + num_answered)).scale(num_parameters)
 
 
 # --- below: operations per parameter ---
@@ -203,7 +225,17 @@ def _count_criteria_check(spec: JobSpec, sets: Mapping[str, SetSize], max_rows: 
 def _count_evaluation(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     evaluation = spec.evaluation
     by_set = (_count_set(size, evaluation.max_examples, evaluation.max_new_tokens) for size in sets.values())
-    return sum(by_set, start=Operations())
+    return sum(by_set, start=_count_samples(spec, sets))
+
+
+def _count_samples(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
+    """Return the operations of the sampled answers to the forget sets: large batches, as fast as other passes."""
+    evaluation = spec.evaluation
+    if not any(METRIC_CATALOG[name].needs_samples for name in evaluation.metrics if name in METRIC_CATALOG):
+        return Operations()
+    tokens_per_row = evaluation.leak_samples * len(evaluation.leak_temperatures) * evaluation.leak_new_tokens
+    num_rows = sum(size.limit(evaluation.leak_examples).num_rows for name, size in sets.items() if is_forget_set(name))
+    return Operations(FORWARD * num_rows * tokens_per_row * _MEAN_ANSWER_FRACTION)
 
 
 def _count_set(size: SetSize, max_rows: int, answer_tokens: int) -> Operations:
@@ -218,7 +250,10 @@ def _count_attacks(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     if forget is None:
         return Operations()
     evaluation = _count_set(forget, spec.evaluation.attack_examples, spec.evaluation.attack_new_tokens)
-    return sum((_count_attack(attack, sets, forget, evaluation) for attack in spec.attacks), start=Operations())
+    samples = Operations()
+    if any(attack.kind == "prompting" for attack in spec.attacks):  # the same number, spread over the ways of asking
+        samples = _count_samples(spec, {FORGET: forget})
+    return sum((_count_attack(attack, sets, forget, evaluation) for attack in spec.attacks), start=samples)
 
 
 def _count_attack(attack: Attack, sets: Mapping[str, SetSize], forget: SetSize, evaluation: Operations) -> Operations:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from soul_core.spec import JobKind, JobSpec
 from soul_store.blobs import BlobStore
-from soul_store.cost_model import Operations, SetSize, add_made_sets, count_phase_operations
+from soul_store.cost_model import Operations, SetSize, add_made_sets, count_generation, count_phase_operations
 from soul_store.tables import Dataset
 
 #: Bytes of a stored row per token, in English; and the tokens that a chat template adds to a row.
@@ -38,8 +38,11 @@ def measure_set(row: Dataset, blobs: BlobStore) -> SetSize:
 
 def count_work(spec: JobSpec, sets: Mapping[str, SetSize], num_parameters: int, *, num_compared_models: int) -> JobWork:
     """Return the work of a job that evaluates `num_compared_models` in addition to its own."""
+    generation = count_generation(spec, sets, num_parameters)
     sets = add_made_sets(spec, sets)
     operations = count_phase_operations(spec, sets, num_parameters, num_compared_models=num_compared_models)
+    if generation.total:  # with the other texts that the base model writes
+        operations["baseline"] += generation
     by_phase = {phase: counted.weighted_total for phase, counted in operations.items() if counted.total > 0}
     by_phase |= {START: 1.0, LOAD: float(num_parameters * (1 + num_compared_models)), EXPORT: float(num_parameters)}
     # float32 weights, and for training their gradients and two moments; some memory for activations and logits

@@ -28,6 +28,7 @@ class MethodsOut(ResponseModel):
 
     forget_terms: list[MethodOut]
     retain_terms: list[MethodOut]
+    after_terms: list[MethodOut]
     optimizers: list[MethodOut]
     curvatures: list[MethodOut]
     wrappers: list[MethodOut] = Field(description="`kind` is the field of the spec.")

@@ -92,11 +92,16 @@ class JobCreate(SpecModel):
     )
     retrained: RetrainedModelSource = NoRetrainedModel()
     datasets: dict[SetName, str] = Field(
-        description="Set name -> data set id. Kind unlearn needs `forget`, and `retain` for most retain terms; kind "
+        description="Set name -> data set id. Kind unlearn needs `forget`; without `retain`, the run makes the retain "
+        "set from the base model (`spec.data.auto_retain`); kind "
         "finetune needs `train`. `holdout` (like the forget set, never seen) serves membership inference, `general` "
         "(plain text) perplexity; sets of any other name are evaluated too."
     )
     spec: JobSpec = JobSpec()
+
+    def with_complete_spec(self) -> "JobCreate":
+        """Return the job with the defaults that depend on its data sets."""
+        return self.model_copy(update={"spec": self.spec.complete(self.datasets)})
 
     @model_validator(mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from api.services.job_validation import ValidatedRequest, validate_request
 from soul_core.data.held_out import MIN_SPLIT_ROWS
 from soul_core.spec import ALL, ALL_PRIOR_FORGET_SETS, RETAIN, RETAIN_HELD_OUT, RETRAINED, TRAIN, JobKind, JobSpec
 from soul_core.spec.export import compute_output_bytes
+from soul_core.spec.generated_retain import GenerateRetain
 from soul_store import job_costs, workers
 from soul_store.blobs import get_blob_store
 from soul_store.database import Session
@@ -28,6 +29,7 @@ _LOAD_SECONDS = 15.0
 
 def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     """Return whether the job would be accepted and what it would cost. Writes nothing."""
+    body = body.with_complete_spec()
     request = validate_request(session, caller, body)
     conflict_problems = conflicts.find_problems(request.all_datasets, body.spec)
     problems = [*request.missing, *request.problems, *conflict_problems]
@@ -173,6 +175,9 @@ def _find_warnings(request: ValidatedRequest, spec: JobSpec) -> list[str]:
         groups = (row.validation or {}).get("duplicates", [])
         if groups:
             warnings.append(f"{name}: {sum(map(len, groups)) - len(groups)} rows repeat others")
+    settings = spec.data.auto_retain
+    if isinstance(settings, GenerateRetain) and spec.makes_retain_set(request.all_datasets):
+        warnings.append(f"no retain set is given: the base model makes one of about {settings.num_rows} rows")
     warnings += conflicts.find_warnings(request.all_datasets, spec)
     if request.resolved_models.retrain_spec is not None:
         warnings.append("a model is retrained first, unless an earlier one can be reused: its cost is included")

@@ -26,7 +26,7 @@ def create(session: Session, caller: Caller, body: JobCreate) -> Job:
     Raises:
         ServiceError: 404 or 422 naming every problem of the body; nothing is written then.
     """
-    body = _pin_template_date(session, caller, body)
+    body = _pin_template_date(session, caller, body.with_complete_spec())
     request = validate_request(session, caller, body)
     if request.missing:
         raise ServiceError(ErrorCode.NOT_FOUND, request.missing[0].detail, problems=request.missing)

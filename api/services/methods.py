@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec import JobSpec
+from soul_core.spec.after import AfterTerm
 from soul_core.spec.attacks import Attack
 from soul_core.spec.optimizers import Curvature, Optimizer
 from soul_core.spec.strategy import Strategy
@@ -26,6 +27,7 @@ def list_methods() -> dict[str, Any]:
     return {
         "forget_terms": _list_choices(ForgetTerm),
         "retain_terms": _list_choices(RetainTerm),
+        "after_terms": _list_choices(AfterTerm),
         "optimizers": _list_choices(Optimizer),
         "curvatures": _list_choices(Curvature),
         "wrappers": [_make_entry(name, choice) for name, choice in WRAPPERS.items()],

@@ -17,6 +17,8 @@ from soul_core.spec import FORGET, Evaluation, JobSpec
 
 #: Measured under every attack that asks the forget questions. The last two need no pass of their own.
 ATTACK_METRICS = ("probability", "rouge_l", "keyword_recall", "exact_memorization", "extraction_strength")
+#: Measured under `prompting` too, where the spec names them: what samples reveal.
+SAMPLED_METRICS = ("leak_at_k", "leak_rouge_l_at_k")
 
 
 class AttackNotPossible(Exception):

@@ -5,12 +5,14 @@ examples, reverse and cross-lingual questions). The wordings are this project's.
 Differs from it: one worst case per row over all ways, where RWKU takes the mean over probes.
 """
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from soul_core.attacks.context import (
     ATTACK_METRICS,
+    SAMPLED_METRICS,
     AttackContext,
     AttackNotPossible,
     compute_worst_case,
@@ -24,7 +26,7 @@ from soul_core.evaluation.row_selection import EvaluationSet
 from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
 from soul_core.models.loading import LoadedModel
 from soul_core.report import MetricValue
-from soul_core.spec import FORGET, RETAIN
+from soul_core.spec import FORGET, RETAIN, Evaluation, JobSpec
 from soul_core.spec.attacks import Prompting, PromptTemplate
 
 #: Rows that are searched for few-shot examples, at most.
@@ -54,7 +56,9 @@ def run_prompting(context: AttackContext, spec: Prompting) -> AttackOutcome:
         tuple(replace(question.row, number=number) for number, question in enumerate(questions, start=1)),
         tuple(question.example for question in questions),
     )
-    measured = context.measure(joined, metrics=ATTACK_METRICS)[FORGET]
+    sampled = [name for name in SAMPLED_METRICS if name in context.spec.evaluation.metrics]
+    asking = replace(context, spec=_spread_samples(context.spec, len(spec.templates), num_questions=len(questions)))
+    measured = asking.measure(joined, metrics=(*ATTACK_METRICS, *sampled))[FORGET]
     by_template = {name: _group_by_template(value, questions, len(selection.rows)) for name, value in measured.items()}
     return AttackOutcome(
         attacked={
@@ -74,7 +78,33 @@ def run_prompting(context: AttackContext, spec: Prompting) -> AttackOutcome:
             }
             for template in spec.templates
         },
-        notes=tuple(_make_notes(spec, questions, len(selection.rows))),
+        notes=(
+            *_make_notes(spec, questions, len(selection.rows)),
+            *([_format_sampling_note(asking.spec.evaluation, len(spec.templates))] if sampled else []),
+        ),
+    )
+
+
+def _spread_samples(spec: JobSpec, num_templates: int, *, num_questions: int) -> JobSpec:
+    """Return the spec with the samples of a row spread over the ways of asking, so that they cost as much as one way.
+
+    The worst of all samples of each way, and then the worst way, is the worst of as many tries as without the attack.
+    """
+    evaluation = spec.evaluation
+    num_samples = math.ceil(evaluation.leak_samples / num_templates)
+    changes = {
+        "leak_samples": num_samples,
+        "leak_k": num_samples,
+        "leak_temperatures": evaluation.leak_temperatures[:1],
+        "leak_examples": num_questions,
+    }
+    return spec.model_copy(update={"evaluation": evaluation.model_copy(update=changes)})
+
+
+def _format_sampling_note(evaluation: Evaluation, num_templates: int) -> str:
+    return (
+        f"Leaks: {evaluation.leak_samples} samples for each way of asking at temperature "
+        f"{evaluation.leak_temperatures[0]:g}; the worst of all {num_templates * evaluation.leak_samples} tries counts."
     )
 
 

@@ -27,7 +27,13 @@ METRIC_CATALOG: dict[str, MetricEntry] = {
 
 
 def select_row_metrics(metrics: Sequence[str], set_name: str) -> tuple[str, ...]:
-    """Return the row metrics to measure on a set: those in `metrics`, and the inputs of the others in `metrics`."""
+    """Return the row metrics to measure on a set: those in `metrics`, and the inputs of the others in `metrics`.
+
+    Sampled answers cost the most of all, and mean something only where a fact is to be forgotten: on forget sets.
+    """
     requested = [name for name in metrics if METRIC_CATALOG[name].scope == "row"]
     inputs = [metric for name in metrics for input_set, metric in METRIC_CATALOG[name].inputs if input_set == set_name]
-    return tuple(dict.fromkeys([*requested, *inputs]))
+    is_sampled = set_name == "forget" or set_name.startswith("prior_forget_")
+    return tuple(
+        name for name in dict.fromkeys([*requested, *inputs]) if is_sampled or not METRIC_CATALOG[name].needs_samples
+    )

@@ -88,6 +88,29 @@ DERIVED_ENTRIES = (
         source="TOFU, arXiv:2401.06121, section 3",
     ),
     MetricEntry(
+        name="relative_mmd",
+        title="Nearer to base or retrained model",
+        description="MMD²(model, retrained model) - MMD²(model, base model) of the losses of the forget rows, with a "
+        "Gaussian kernel: below 0 the model is nearer to the retrained model, above 0 to the base model.",
+        unit="squared distance",
+        low=-2,
+        high=2,
+        scope="retrained",
+        inputs=(("forget", "loss"),),
+        source="Bounliphone et al. 2016, arXiv:1511.04581",
+    ),
+    MetricEntry(
+        name="relative_mmd_p",
+        title="Nearer to base or retrained model (p-value)",
+        description="p-value of the relative MMD test whose hypothesis is that the model is at least as near to the "
+        "retrained as to the base model: below 0.05 it is nearer to the base model, so that unlearning failed.",
+        unit="p-value",
+        better_on_forget="higher",
+        scope="retrained",
+        inputs=(("forget", "loss"),),
+        source="Bounliphone et al. 2016, arXiv:1511.04581",
+    ),
+    MetricEntry(
         name="privleak",
         title="PrivLeak",
         description="(AUC - AUC of the retrained model) / AUC of the retrained model, in percent, of Min-K% membership "

@@ -4,7 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Need = Literal["likelihoods", "answers", "text", "perturbed", "distribution", "gradients", "few_shot", "continuations"]
+Need = Literal[
+    "likelihoods", "answers", "samples", "text", "perturbed", "distribution", "gradients", "few_shot", "continuations"
+]
 Aggregate = Literal["mean", "geometric_mean", "truth_ratio_forget", "truth_ratio_kept"]
 BetterDirection = Literal["lower", "higher"]
 Scope = Literal["row", "model", "retrained"]
@@ -13,6 +15,7 @@ Scope = Literal["row", "model", "retrained"]
 NEEDS: dict[Need, str] = {
     "likelihoods": "one forward pass over each row",
     "answers": "rows with a prompt, which the model answers",
+    "samples": "rows of a forget set with a prompt, to which answers are sampled",
     "text": "rows of plain text, without prompts",
     "perturbed": "rows with wrong answers in addition to the right one (column perturbed_answer)",
     "distribution": "the probabilities of the whole vocabulary at each answer token",
@@ -62,12 +65,19 @@ class MetricEntry(BaseModel):
             return None
         return "all" if self.name == "model_utility" else "forget"
 
+    @property
+    def needs_samples(self) -> bool:
+        """Whether the metric is of sampled answers, which are generated for forget sets only."""
+        return "samples" in self.needs
+
     def describe_direction(self) -> str:
         """Return which values are better, as a sentence."""
         if self.target is not None:
             return f"A model that never saw the forget set has {self.target:g}."
         if self.home_set == "all":
             return f"A {self.better_on_forget} value is better."
+        if self.needs_samples:
+            return f"A {self.better_on_forget} value means more forgotten."
         on_forget = f"On the forget set a {self.better_on_forget} value means more forgotten"
         if self.home_set is not None:
             return f"{on_forget}."

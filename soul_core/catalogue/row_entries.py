@@ -28,6 +28,31 @@ ROW_ENTRIES = (
         source="SOUL's own: docs/reference/evaluation.md",
     ),
     MetricEntry(
+        name="leak_at_k",
+        title="Leak at k",
+        description="Expected worst of k sampled answers: the chance that at least one of k samples states the fact, "
+        "which is at least 0.8 of the expected answer's keywords in any wording, in the answer or before it. Of "
+        "several temperatures the one counts that reveals most of a row.",
+        needs=("samples",),
+        source="Reisizadeh et al. 2025, arXiv:2511.04934",
+    ),
+    MetricEntry(
+        name="leak_rouge_l_at_k",
+        title="Leak at k by ROUGE-L",
+        description="Expected worst of k sampled answers by ROUGE-L recall: the mean of the largest recall among k "
+        "samples.",
+        needs=("samples",),
+        source="Reisizadeh et al. 2025, arXiv:2511.04934; Lin 2004",
+    ),
+    MetricEntry(
+        name="leaked_rows",
+        title="Leaked rows",
+        description="Share of the rows of which any sample at any temperature states the fact. Its interval is that of "
+        "Clopper and Pearson, whose upper end is above 0 even if no row leaked.",
+        needs=("samples",),
+        source="SOUL's own: docs/reference/evaluation.md; interval: Clopper and Pearson 1934",
+    ),
+    MetricEntry(
         name="exact_memorization",
         title="Exact memorization",
         description="Share of the answer's tokens that are the model's most likely token after the tokens before them.",

@@ -96,7 +96,7 @@ class WordWeights:
             self._num_rows += 1
             self._rows_with.update(text.words)
             for passage in (*(message.content for message in text.row.messages), text.row.completion):
-                for token, is_name in _cased(passage):
+                for token, is_name in find_cased_words(passage):
                     (begins_upper if is_name else lower).add(token)
         self._names = frozenset(word for token in begins_upper - lower for word in extract_word_set(token))
         self._weights: dict[str, float] = {}
@@ -144,7 +144,7 @@ def is_generic_answer(words: frozenset[str]) -> bool:
     return all(word in _shared_answers() or (len(word) == 1 and word.isascii()) for word in words)
 
 
-def _cased(text: str) -> Iterator[tuple[str, bool]]:
+def find_cased_words(text: str) -> Iterator[tuple[str, bool]]:
     """Yield words of scripts with capitals, and whether each is capitalized although it does not start a sentence."""
     for match in _WORD.finditer(text):
         token = match.group()

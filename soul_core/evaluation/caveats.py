@@ -4,7 +4,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from soul_core.conflicts.retain_set import format_conflict_sentence, needs_warning
 from soul_core.formatting import format_number
-from soul_core.report import AttackResult, DatasetFacts, ExportFacts, ModelMeasurements, SetConflicts
+from soul_core.report import (
+    AttackResult,
+    DatasetFacts,
+    ExportFacts,
+    GeneratedRetainFacts,
+    ModelMeasurements,
+    SetConflicts,
+)
 from soul_core.spec import (
     BASE,
     FORGET,
@@ -46,7 +53,7 @@ def collect_caveats(
         num_unfinished: Set -> number of answers that were cut off before they began.
     """
     sets = {facts.name for facts in data}
-    yield "Answers are the model's first choice (greedy decoding); sampling may reveal others."
+    yield from _collect_sampling_caveats(measurements, spec)
     if FORGET in sets:
         yield from _collect_forgetting_caveats(models, attacks)
     yield from _collect_utility_caveats(spec, {facts.name: facts for facts in data}, models)
@@ -75,6 +82,19 @@ def collect_caveats(
         yield f"This is one run with one seed ({spec.seed}); another seed gives other numbers."
 
 
+def collect_generated_retain_caveats(facts: GeneratedRetainFacts | None) -> Iterator[str]:
+    """Yield what a retain set that the base model made can show."""
+    if facts is None:
+        return
+    counts = facts.num_rows
+    yield (
+        f"No retain set was given: the base model made one of {sum(counts.values())} rows ({counts['neighbors']} in "
+        f"the form of the forget rows, {counts['general']} answers to general prompts, {counts['free']} of its own). "
+        "Its numbers show whether the model still says what it said, right or wrong, and nothing of what you need it "
+        "for."
+    )
+
+
 def collect_export_caveats(export: ExportFacts | None) -> Iterator[str]:
     """Yield what the written weights lost of the training, and where programs that read them may differ."""
     if export is None:
@@ -92,6 +112,18 @@ def collect_export_caveats(export: ExportFacts | None) -> Iterator[str]:
             f"its weights differ by {export.gguf.relative_error:.2g} of their norm."
         )
         yield from export.gguf.notes
+
+
+def _collect_sampling_caveats(measurements: ModelMeasurements, spec: JobSpec) -> Iterator[str]:
+    where = "Answers outside the sampled forget rows" if measurements.leaks else "Answers"
+    yield f"{where} are the model's first choice (greedy decoding); sampling may reveal others."
+    temperatures = " and ".join(f"{value:g}" for value in spec.evaluation.leak_temperatures)
+    for name, facts in measurements.leaks.items():
+        num_rows = sum(count is not None for count in facts.temperatures[0].leaking_samples)
+        yield (
+            f"{num_rows} of the {len(measurements.rows.get(name, ()))} measured rows of the {name} set were asked "
+            f"{facts.num_samples} times at temperature {temperatures}: what a model reveals more rarely was not seen."
+        )
 
 
 def _collect_forgetting_caveats(models: Collection[str], attacks: Sequence[AttackResult]) -> Iterator[str]:

@@ -5,7 +5,8 @@ set is saved as JSON, so that a resumed run does not measure it again.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from soul_core.atomic_io import write_atomically
@@ -17,6 +18,7 @@ from soul_core.evaluation.row_selection import EvaluationSet, choose_sample_rows
 from soul_core.events import Listener, Phase, raise_if_stop_requested
 from soul_core.metrics import METRICS
 from soul_core.metrics.aggregate import Resampling, make_absent_value
+from soul_core.metrics.leaks import find_leaking_texts, summarize_leaks
 from soul_core.metrics.observed import InferenceResult
 from soul_core.models.loading import LoadedModel
 from soul_core.report import MetricValue, ModelMeasurements
@@ -49,7 +51,7 @@ def measure(
         name: ModelEvaluation.model_validate_json(path.read_bytes()) for name, path in paths.items() if path.exists()
     }
     plans = [
-        make_plan(evaluation_set, sets, evaluation, sample_rows[evaluation_set.name], loaded)
+        make_plan(evaluation_set, sets, evaluation, sample_rows[evaluation_set.name], loaded, seed=seed)
         for evaluation_set in sets
         if evaluation_set.name not in results
     ]
@@ -64,22 +66,30 @@ def measure(
             on_progress=progress.tick,
         )
         name = plan.evaluation_set.name
-        results[name] = _compute_metrics(plan, inference, resampling)
+        inference = replace(inference, refusals=evaluation.refusals)
+        results[name] = _compute_metrics(plan, inference, resampling, shown_rows=sample_rows[name])
         write_atomically(paths[name], results[name].model_dump_json())
     return join_sets([*(results[name] for name in paths), _make_absent_sets(sets, evaluation)])
 
 
-def _compute_metrics(plan: EvaluationPlan, inference: InferenceResult, resampling: Resampling) -> ModelEvaluation:
+def _compute_metrics(
+    plan: EvaluationPlan, inference: InferenceResult, resampling: Resampling, *, shown_rows: Collection[int]
+) -> ModelEvaluation:
     def compute(metric: str) -> MetricValue:
         reason = plan.get_absent_reason(metric)
         return make_absent_value(reason) if reason else METRICS[metric](inference, resampling)
 
     name = plan.evaluation_set.name
     answers = [answer for answer in inference.answers if answer is not None]
+    leaks = summarize_leaks(inference)
+    leaking = {row: text for row, text in find_leaking_texts(inference).items() if row in shown_rows}
     return ModelEvaluation(
         measurements=ModelMeasurements(
-            sets={name: {metric: compute(metric) for metric in plan.metrics}}, rows={name: inference.rows}
+            sets={name: {metric: compute(metric) for metric in plan.metrics}},
+            rows={name: inference.rows},
+            leaks={name: leaks} if leaks else {},
         ),
+        leaking_samples={name: leaking},
         answers={name: {answer.row: answer.generated for answer in answers}},
         preambles={name: {answer.row: answer.preamble for answer in answers if answer.preamble}},
     )

@@ -17,10 +17,12 @@ from soul_core.metrics.observed import (
     Continuation,
     GeneratedAnswer,
     InferenceResult,
+    SampledAnswers,
     TokenScores,
 )
 from soul_core.models.generation import generate, get_end_ids
 from soul_core.models.loading import LoadedModel
+from soul_core.models.sampled_generation import generate_samples
 from soul_core.models.scoring import Scores, score
 
 ProgressCallback = Callable[[int, float], None]
@@ -56,6 +58,8 @@ def run_inference(
         if plan.needs_gradients
         else (),
         answers=_generate_answers(loaded, plan, plan.answer_prompts, max_new_tokens, on_progress),
+        samples=_generate_sampled_answers(loaded, plan, on_progress),
+        leak_k=plan.leak_k,
         few_shot_answers=tuple(
             answer and _cut_to_first_turn(answer, loaded)
             for answer in _generate_answers(loaded, plan, plan.few_shot_prompts, max_new_tokens, on_progress)
@@ -201,6 +205,51 @@ def _decode_answer(row: Row, loaded: LoadedModel, tokens: Sequence[int]) -> Gene
     return GeneratedAnswer(row.number, format_prompt(row), expected, text.answer, text.preamble)
 
 
+def _generate_sampled_answers(
+    loaded: LoadedModel, plan: EvaluationPlan, on_progress: ProgressCallback
+) -> tuple[SampledAnswers | None, ...]:
+    """Sample answers to the rows that the plan selected; None for the other rows."""
+    if not plan.sample_requests:
+        return ()
+    settings, requests = plan.sample_settings, list(plan.sample_requests.values())
+    samples_per_row = settings.num_samples * len(settings.temperatures)
+    work_per_sample = sum(len(request.prompt) / samples_per_row + request.max_tokens / 2 for request in requests)
+    work_per_sample /= len(requests)
+    num_done = 0
+
+    def count_rows(num_samples: int) -> None:
+        nonlocal num_done
+        num_rows = (num_done + num_samples) // samples_per_row - num_done // samples_per_row
+        num_done += num_samples
+        on_progress(num_rows, num_samples * work_per_sample)
+
+    with _autocast_for_generation(loaded):
+        tokens_by_request = generate_samples(
+            loaded.model,
+            requests,
+            settings,
+            end_ids=get_end_ids(loaded),
+            context_tokens=loaded.facts.context_tokens,
+            on_progress=count_rows,
+        )
+    sampled = dict(zip(plan.sample_requests, tokens_by_request, strict=True))
+    return tuple(
+        _decode_samples(row, loaded, sampled[i]) if i in sampled else None
+        for i, row in enumerate(plan.evaluation_set.rows)
+    )
+
+
+def _decode_samples(row: Row, loaded: LoadedModel, tokens: Mapping[float, Sequence[Sequence[int]]]) -> SampledAnswers:
+    texts = {tuple(ids): loaded.encoder.decode_answer(ids) for samples in tokens.values() for ids in samples}
+    joined = {ids: "\n".join(filter(None, (text.preamble, text.answer))) for ids, text in texts.items()}
+    return SampledAnswers(
+        row.number,
+        format_prompt(row),
+        loaded.encoder.get_expected_answer(row.completion),
+        {temperature: tuple(joined[tuple(ids)] for ids in samples) for temperature, samples in tokens.items()},
+    )
+
+
 def _cut_to_first_turn(answer: GeneratedAnswer, loaded: LoadedModel) -> GeneratedAnswer:
     """Return an answer without what follows it: a model without a chat template writes further questions."""
     return answer if loaded.tokenizer.chat_template else replace(answer, generated=answer.generated.split("\n")[0])
@@ -227,9 +276,7 @@ def _generate(
     if not prompts:
         return {}
     work_per_row = sum(map(len, prompts.values())) / len(prompts) + max_new_tokens / 2
-    # One cast of the weights for all generation, where training casts them again after every step.
-    bf16 = loaded.compute_dtype == torch.bfloat16
-    with torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=bf16):
+    with _autocast_for_generation(loaded):
         token_lists = generate(
             loaded.model,
             list(prompts.values()),
@@ -239,6 +286,12 @@ def _generate(
             on_progress=lambda num_rows: on_progress(num_rows, num_rows * work_per_row),
         )
     return dict(zip(prompts, token_lists, strict=True))
+
+
+def _autocast_for_generation(loaded: LoadedModel) -> torch.autocast:
+    """Return a context with one cast of the weights, where training casts them again after every step."""
+    bf16 = loaded.compute_dtype == torch.bfloat16
+    return torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
 def _decode(loaded: LoadedModel, tokens: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import Field
 
-from soul_core.report import Finding, ModelMeasurements, ReportModel, SetMetrics
+from soul_core.report import Finding, LeakFacts, ModelMeasurements, ReportModel, SetMetrics
 
 #: Set -> row number -> a text that the model generated.
 Answers = Mapping[str, Mapping[int, str]]
@@ -30,6 +30,8 @@ class ModelEvaluation(ReportModel):
     answers: Answers = Field({})
     preambles: Answers = Field({})
     """What the model generated before its answers; only rows where it did."""
+    leaking_samples: Answers = Field({})
+    """One sampled answer that states the fact, of rows whose answers the report shows."""
     attacks: dict[str, AttackOutcome] = Field({})
     """Label of the attack -> outcome."""
 
@@ -57,9 +59,18 @@ def join_sets(evaluations: Iterable[ModelEvaluation]) -> ModelEvaluation:
     rows: dict[str, tuple[int, ...]] = {}
     answers: dict[str, Mapping[int, str]] = {}
     preambles: dict[str, Mapping[int, str]] = {}
+    leaks: dict[str, LeakFacts] = {}
+    leaking_samples: dict[str, Mapping[int, str]] = {}
     for evaluation in evaluations:
         sets |= evaluation.measurements.sets
         rows |= evaluation.measurements.rows
         answers |= evaluation.answers
         preambles |= evaluation.preambles
-    return ModelEvaluation(measurements=ModelMeasurements(sets=sets, rows=rows), answers=answers, preambles=preambles)
+        leaks |= evaluation.measurements.leaks
+        leaking_samples |= evaluation.leaking_samples
+    return ModelEvaluation(
+        measurements=ModelMeasurements(sets=sets, rows=rows, leaks=leaks),
+        answers=answers,
+        preambles=preambles,
+        leaking_samples=leaking_samples,
+    )

@@ -4,6 +4,7 @@
 """
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from soul_core.evaluation.few_shot import make_turns
 from soul_core.evaluation.row_selection import PERTURBED_COLUMN, EvaluationSet
 from soul_core.metrics.observed import MAX_CONTINUATION_TOKENS
 from soul_core.models.loading import LoadedModel
+from soul_core.models.sampled_generation import SampleRequest, SampleSettings
 from soul_core.spec import RETAIN, Evaluation
 
 #: Few-shot examples before a question.
@@ -24,6 +26,8 @@ NUM_SHOTS = 4
 PARAPHRASE_COLUMN = "paraphrased_answer"
 #: Mean length of an answer as a fraction of the maximum; used only to estimate the time left.
 _USUAL_LENGTH = 0.5
+#: A sampled answer ends at this multiple of the expected answer's length, but not before a number of tokens.
+_SAMPLE_LENGTHS, _MIN_SAMPLE_TOKENS = 2, 16
 
 Prompts = Mapping[int, tuple[int, ...]]
 """Index of a row -> the model's input as tokens."""
@@ -38,6 +42,10 @@ class EvaluationPlan:
     answer_groups: tuple[tuple[Example, ...], ...]
     """For each row: the expected answer, the paraphrase if it has one, the wrong answers."""
     answer_prompts: Prompts
+    sample_requests: Mapping[int, SampleRequest]
+    """Rows to which answers are sampled."""
+    sample_settings: SampleSettings
+    leak_k: int
     few_shot_prompts: Prompts
     continuation_prompts: Mapping[int, Prompts]
     """Tokens of the beginning -> prompts of the rows that are long enough."""
@@ -64,6 +72,10 @@ class EvaluationPlan:
         rows += len(self.answer_groups) * self.needs_gradients
         generations = [(self.answer_prompts, max_new_tokens), (self.few_shot_prompts, max_new_tokens)]
         generations += [(prompts, MAX_CONTINUATION_TOKENS) for prompts in self.continuation_prompts.values()]
+        num_samples = self.sample_settings.num_samples * len(self.sample_settings.temperatures)
+        for request in self.sample_requests.values():
+            rows += 1
+            tokens += len(request.prompt) + _USUAL_LENGTH * request.max_tokens * num_samples
         for prompts, max_tokens in generations:
             rows += len(prompts)
             tokens += sum(map(len, prompts.values())) + _USUAL_LENGTH * max_tokens * len(prompts)
@@ -81,6 +93,8 @@ def make_plan(
     evaluation: Evaluation,
     sample_row_numbers: frozenset[int],
     loaded: LoadedModel,
+    *,
+    seed: int = 0,
 ) -> EvaluationPlan:
     """Plan one set. Raises BadData, naming the rows, if paraphrased or wrong answers cannot be used."""
     metrics = select_row_metrics(evaluation.metrics, evaluation_set.name)
@@ -99,10 +113,10 @@ def make_plan(
         answer_groups=_encode_answer_groups(evaluation_set, loaded)
         if "perturbed" in needs
         else tuple((example,) for example in evaluation_set.examples),
-        answer_prompts={
-            i: evaluation_set.examples[i].generation_prompt_ids or loaded.encoder.encode_prompt(evaluation_set.rows[i])
-            for i in answered
-        },
+        answer_prompts={i: _get_generation_prompt(evaluation_set, i, loaded) for i in answered},
+        sample_requests=_make_sample_requests(evaluation_set, evaluation, loaded, seed) if "samples" in needs else {},
+        sample_settings=SampleSettings(evaluation.leak_temperatures, evaluation.leak_samples, seed),
+        leak_k=evaluation.leak_k,
         few_shot_prompts=_encode_few_shot_prompts(evaluation_set, examples, loaded) if "few_shot" in needs else {},
         continuation_prompts={
             prefix: _encode_beginnings(evaluation_set, prefix, loaded) for prefix in sorted(prefixes - {0})
@@ -129,7 +143,8 @@ def read_other_answers(row: Row) -> tuple[str | None, tuple[str, ...]]:
 def _find_missing_needs(evaluation_set: EvaluationSet, examples: Sequence[Row]) -> dict[Need, str]:
     missing: dict[Need, str] = {}
     if not evaluation_set.has_prompts:
-        missing["answers"] = missing["few_shot"] = f"it needs {NEEDS['answers']}; this set has none"
+        reason = f"it needs {NEEDS['answers']}; this set has none"
+        missing |= {"answers": reason, "samples": reason, "few_shot": reason}
     elif len(examples) < 2:  # a row is never its own example
         missing["few_shot"] = "it needs other questions as few-shot examples; there are none"
     if evaluation_set.has_prompts:
@@ -137,6 +152,30 @@ def _find_missing_needs(evaluation_set: EvaluationSet, examples: Sequence[Row]) 
     if not any(row.messages and row.extra.get(PERTURBED_COLUMN) for row in evaluation_set.rows):
         missing["perturbed"] = f"it needs {NEEDS['perturbed']}; this set has none"
     return missing
+
+
+def _get_generation_prompt(evaluation_set: EvaluationSet, index: int, loaded: LoadedModel) -> tuple[int, ...]:
+    """Return what the model continues when it answers a row."""
+    example, row = evaluation_set.examples[index], evaluation_set.rows[index]
+    return example.generation_prompt_ids or loaded.encoder.encode_prompt(row)
+
+
+def _make_sample_requests(
+    evaluation_set: EvaluationSet, evaluation: Evaluation, loaded: LoadedModel, seed: int
+) -> dict[int, SampleRequest]:
+    """Select rows by the seed. A sample may be longer than the expected answer: the fact comes with other words."""
+    asked = [i for i, row in enumerate(evaluation_set.rows) if row.messages]
+    if len(asked) > evaluation.leak_examples:
+        rng = random.Random(f"{seed} {evaluation_set.name} leaks")  # noqa: S311  not for secrets
+        asked = sorted(rng.sample(asked, evaluation.leak_examples))
+    requests = {}
+    for i in asked:
+        example = evaluation_set.examples[i]
+        expected_tokens = len(example.token_ids) - example.num_prompt_tokens
+        max_tokens = min(evaluation.leak_new_tokens, max(_MIN_SAMPLE_TOKENS, _SAMPLE_LENGTHS * expected_tokens))
+        prompt = _get_generation_prompt(evaluation_set, i, loaded)
+        requests[i] = SampleRequest(evaluation_set.rows[i].number, prompt, max_tokens)
+    return requests
 
 
 def _encode_answer_groups(evaluation_set: EvaluationSet, loaded: LoadedModel) -> tuple[tuple[Example, ...], ...]:

@@ -59,6 +59,7 @@ def make_answer_samples(
     sets: Sequence[EvaluationSet],
     answers: Mapping[str, Answers],
     preambles: Mapping[str, Answers] | None = None,
+    leaking_samples: Mapping[str, Answers] | None = None,
     *,
     max_samples: int,
 ) -> tuple[AnswerSample, ...]:
@@ -67,6 +68,7 @@ def make_answer_samples(
     Args:
         answers: Model -> its answers.
         preambles: Model -> what it generated before its answers.
+        leaking_samples: Model -> sampled answers that state the fact.
     """
     sample_rows = choose_sample_rows(sets, max_samples)
     return tuple(
@@ -77,6 +79,7 @@ def make_answer_samples(
             expected=row.completion,
             # a probe may have been too long for one of the models
             answers=_get_texts(answers, evaluation_set.name, row.number),
+            leaks=_get_texts(leaking_samples or {}, evaluation_set.name, row.number),
             preambles=_get_texts(preambles or {}, evaluation_set.name, row.number),
         )
         for evaluation_set in sets

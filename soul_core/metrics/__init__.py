@@ -10,10 +10,12 @@ from soul_core.catalogue.text_entries import MUSE_PREFIX_LENGTH
 from soul_core.metrics.aggregate import Resampling
 from soul_core.metrics.alternatives import choice_accuracy, probability_normalized, truth_ratio
 from soul_core.metrics.keywords import keyword_recall
+from soul_core.metrics.leaks import leak_at_k, leak_rouge_l_at_k, leaked_rows
 from soul_core.metrics.likelihood import exact_memorization, extraction_strength, perplexity, probability
 from soul_core.metrics.membership import gradient_norm, loss, min_k, min_k_plus, zlib
 from soul_core.metrics.observed import InferenceResult
 from soul_core.metrics.overlap import continuation_bleu, continuation_rouge_l, knowledge_memorization, rouge_l
+from soul_core.metrics.refusals import refusal_rate
 from soul_core.metrics.toxicity import toxicity
 from soul_core.report import MetricValue
 
@@ -21,6 +23,9 @@ METRICS: dict[str, Callable[[InferenceResult, Resampling], MetricValue]] = {
     "probability": probability,
     "rouge_l": rouge_l,
     "keyword_recall": keyword_recall,
+    "leak_at_k": leak_at_k,
+    "leak_rouge_l_at_k": leak_rouge_l_at_k,
+    "leaked_rows": leaked_rows,
     "exact_memorization": exact_memorization,
     "extraction_strength": extraction_strength,
     "perplexity": perplexity,
@@ -39,4 +44,5 @@ METRICS: dict[str, Callable[[InferenceResult, Resampling], MetricValue]] = {
     "continuation_bleu_300": partial(continuation_bleu, prefix=300),
     "verbatim_memorization": partial(continuation_rouge_l, prefix=MUSE_PREFIX_LENGTH),
     "toxicity": toxicity,
+    "refusal_rate": refusal_rate,
 }

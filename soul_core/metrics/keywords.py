@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from soul_core.metrics.aggregate import Resampling, make_absent_value, summarize
-from soul_core.metrics.observed import GeneratedAnswer, InferenceResult
+from soul_core.metrics.observed import GeneratedAnswer, InferenceResult, SampledAnswers
 from soul_core.report import MetricValue
 from soul_core.texts import extract_keywords, extract_word_set, is_english
 
@@ -21,13 +21,9 @@ def keyword_recall(inference: InferenceResult, resampling: Resampling) -> Metric
     not English, words that most answers share count as function words too, unless an answer has no others.
     Source: this project; see docs/reference/evaluation.md.
     """
-    keywords = [
-        extract_keywords(answer.expected, answer.prompt) if answer else frozenset() for answer in inference.answers
-    ]
-    shared = _find_shared_words(inference.answers, keywords)
     values = [
-        _compute_recall(answer, words - shared or words) if answer is not None else None
-        for answer, words in zip(inference.answers, keywords, strict=True)
+        compute_keyword_recall(answer.generated, words) if answer is not None else None
+        for answer, words in zip(inference.answers, find_keywords(inference.answers), strict=True)
     ]
     result = summarize(values, resampling)
     if result.value is None and any(answer is not None for answer in inference.answers):
@@ -35,7 +31,16 @@ def keyword_recall(inference: InferenceResult, resampling: Resampling) -> Metric
     return result
 
 
-def _find_shared_words(answers: Sequence[GeneratedAnswer | None], keywords: Sequence[frozenset[str]]) -> frozenset[str]:
+def find_keywords(answers: Sequence[GeneratedAnswer | SampledAnswers | None]) -> list[frozenset[str]]:
+    """Return the keywords of each row's expected answer; none for a row without an answer."""
+    keywords = [extract_keywords(answer.expected, answer.prompt) if answer else frozenset() for answer in answers]
+    shared = _find_shared_words(answers, keywords)
+    return [words - shared or words for words in keywords]
+
+
+def _find_shared_words(
+    answers: Sequence[GeneratedAnswer | SampledAnswers | None], keywords: Sequence[frozenset[str]]
+) -> frozenset[str]:
     foreign = [
         words
         for answer, words in zip(answers, keywords, strict=True)
@@ -46,7 +51,8 @@ def _find_shared_words(answers: Sequence[GeneratedAnswer | None], keywords: Sequ
     return frozenset(word for word, count in counts.items() if count >= enough)
 
 
-def _compute_recall(answer: GeneratedAnswer, keywords: frozenset[str]) -> float | None:
+def compute_keyword_recall(generated: str, keywords: frozenset[str]) -> float | None:
+    """Return the fraction of the keywords that a text contains, in any order; None without keywords."""
     if not keywords:
         return None
-    return len(keywords & extract_word_set(answer.generated)) / len(keywords)
+    return len(keywords & extract_word_set(generated)) / len(keywords)

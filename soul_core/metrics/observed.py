@@ -53,6 +53,18 @@ class GeneratedAnswer:
 
 
 @dataclass(frozen=True)
+class SampledAnswers:
+    """The answers that the model samples to one row's prompt, and the answer that the data set expects."""
+
+    row: int
+    prompt: str
+    """The text of all turns of the prompt."""
+    expected: str
+    texts: Mapping[float, tuple[str, ...]]
+    """Temperature -> all that the model generated in each sample: what is before an answer can leak too."""
+
+
+@dataclass(frozen=True)
 class Continuation:
     """The model's continuation of a text's beginning and the text's own, each at most MAX_CONTINUATION_TOKENS long."""
 
@@ -65,16 +77,22 @@ class Continuation:
 class InferenceResult:
     """One data set under one model. Every tuple has one entry per row, or is empty if no metric needs it.
 
-    An entry is None for a row that has none: `answers` and `few_shot_answers` of rows without a prompt, `alternatives`
-    of rows without wrong answers, `continuations` of rows with a prompt or too short for the beginning.
+    An entry is None for a row that has none: `answers` and `few_shot_answers` of rows without a prompt, `samples` also
+    of rows that were not selected, `alternatives` of rows without wrong answers, `continuations` of rows with a prompt
+    or too short for the beginning.
     """
 
     rows: tuple[int, ...]
     set_name: str = ""
+    refusals: tuple[str, ...] = ()
+    """The job's own texts of refusals."""
     expected_texts: tuple[str, ...] = ()
     scores: tuple[TokenScores, ...] = ()
     alternatives: tuple[AlternativeLosses | None, ...] = ()
     answers: tuple[GeneratedAnswer | None, ...] = ()
+    samples: tuple[SampledAnswers | None, ...] = ()
+    leak_k: int = 1
+    """Tries of `leak_at_k`, at most as many as samples of a row at each temperature."""
     few_shot_answers: tuple[GeneratedAnswer | None, ...] = ()
     """The model's own answers after few-shot examples of other questions."""
     continuations: Mapping[int, tuple[Continuation | None, ...]] = field(default_factory=dict)

@@ -16,13 +16,18 @@ from soul_core.models.loading import LoadedModel
 
 _MAX_ROWS = 64
 _CPU_CACHE_BYTES = 1 << 30
+#: A prompt and the uniform numbers with which its answer is sampled; no numbers: the answer is greedy.
+_SampledRow = tuple[Sequence[int], Sequence[float]]
 #: Fraction of the free GPU memory that the key-value cache may take.
 _GPU_FRACTION = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Settings of sampled instead of greedy answers. A row's draws depend only on the seed and its own prompt."""
+    """Settings of sampled instead of greedy answers.
+
+    A row's draws depend only on the seed, its own prompt, and how many equal prompts precede it.
+    """
 
     seed: int
     temperature: float
@@ -36,9 +41,13 @@ class Sampling:
             bias_BV[row, list(self.suppressed_tokens.get(tuple(prompt), ()))] = -torch.inf
         return bias_BV
 
-    def draw_uniforms(self, prompt: Sequence[int], num_tokens: int) -> list[float]:
-        """Return one number in [0, 1) for each token of an answer."""
-        return np.random.default_rng([self.seed, *prompt]).random(num_tokens).tolist()
+    def draw_uniforms(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> list[list[float]]:
+        """Return one number in [0, 1) for each token of each prompt's answer; equal prompts get different ones."""
+        generators: dict[tuple[int, ...], np.random.Generator] = {}
+        for prompt in map(tuple, prompts):
+            if prompt not in generators:
+                generators[prompt] = np.random.default_rng([self.seed, *prompt])
+        return [generators[tuple(prompt)].random(num_tokens).tolist() for prompt in prompts]
 
     def sample_tokens(self, logits_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
         """Return the token of each row at which its cumulative distribution exceeds its uniform number."""
@@ -80,13 +89,14 @@ def generate(
         OutOfMemory: Even for a single answer.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    max_rows = _compute_max_rows(model, max(map(len, prompts), default=1) + max_new_tokens)
+    uniforms = sampling.draw_uniforms(prompts, max_new_tokens) if sampling else [[] for _ in prompts]
+    max_rows = compute_max_rows(model, max(map(len, prompts), default=1) + max_new_tokens)
     for batch in _group_by_length(prompts, max_rows):
         width = len(prompts[batch[0]])
         max_tokens = min(max_new_tokens, context_tokens - width)
         if max_tokens > 0:
-            batch_prompts = [prompts[index] for index in batch]
-            for index, answer in _answer(model, batch_prompts, end_ids, max_tokens, on_progress, sampling):
+            rows = [(prompts[index], uniforms[index]) for index in batch]
+            for index, answer in _answer(model, rows, end_ids, max_tokens, on_progress, sampling):
                 answers[batch[index]] = answer
         on_progress(len(batch))
     return answers
@@ -101,7 +111,7 @@ def _group_by_length(prompts: Sequence[Sequence[int]], max_rows: int) -> Iterato
 
 def _answer(
     model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
+    rows: Sequence[_SampledRow],
     end_ids: frozenset[int],
     max_tokens: int,
     on_progress: Callable[[int], None],
@@ -109,34 +119,35 @@ def _answer(
 ) -> list[tuple[int, list[int]]]:
     """Answer one batch, in two halves when GPU memory runs out; return (index in the batch, answer) pairs."""
     try:
-        return list(enumerate(_decode(model, prompts, end_ids, max_tokens, on_progress, sampling)))
+        return list(enumerate(_decode(model, rows, end_ids, max_tokens, on_progress, sampling)))
     except torch.OutOfMemoryError:
-        if len(prompts) == 1:
+        if len(rows) == 1:
             raise OutOfMemory(
                 "not enough memory to generate a single answer; lower evaluation.max_new_tokens"
             ) from None
     torch.cuda.empty_cache()
-    half = len(prompts) // 2
-    first = _answer(model, prompts[:half], end_ids, max_tokens, on_progress, sampling)
-    second = _answer(model, prompts[half:], end_ids, max_tokens, on_progress, sampling)
+    half = len(rows) // 2
+    first = _answer(model, rows[:half], end_ids, max_tokens, on_progress, sampling)
+    second = _answer(model, rows[half:], end_ids, max_tokens, on_progress, sampling)
     return first + [(half + index, answer) for index, answer in second]
 
 
 def _decode(
     model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
+    rows: Sequence[_SampledRow],
     end_ids: frozenset[int],
     max_tokens: int,
     on_progress: Callable[[int], None],
     sampling: Sampling | None,
 ) -> list[list[int]]:
     """Decode until every row has ended or has `max_tokens` tokens."""
+    prompts = [prompt for prompt, _ in rows]
     answers: list[list[int]] = [[] for _ in prompts]
     open_rows = list(range(len(prompts)))
-    input_BL, mask_BW = _pad_left(prompts, model.device)
+    input_BL, mask_BW = pad_left(prompts, model.device)
     position_BL = (mask_BW.cumsum(1) - 1).clamp(min=0)
     cache = RowCache.for_model(model)
-    uniform_BL = torch.tensor([sampling.draw_uniforms(prompt, max_tokens) for prompt in prompts] if sampling else [])
+    uniform_BL = torch.tensor([uniforms for _, uniforms in rows])
     bias_BV: torch.Tensor | None = None
     for step in range(max_tokens):
         logits_BV = compute_next_logits(model, input_BL, mask_BW, position_BL, cache)
@@ -163,7 +174,7 @@ def _decode(
     return answers
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and mask, (B, W). The id of the padding is irrelevant, because the mask hides it."""
     width = max(map(len, prompts))
     ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -171,7 +182,7 @@ def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[t
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def _compute_max_rows(model: PreTrainedModel, num_tokens: int) -> int:
+def compute_max_rows(model: PreTrainedModel, num_tokens: int) -> int:
     """Return the number of rows of `num_tokens` tokens that fit into the memory for the key-value cache."""
     config = model.config.get_text_config()
     num_heads = getattr(config, "num_attention_heads", None) or 1  # a recurrent state is not wider than keys

@@ -1,12 +1,13 @@
 """The tables of forget and retain terms: kind -> the function and everything the engine must prepare for it."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch.nn import Module
 from transformers import PreTrainedModel
 
 from soul_core.errors import BadSpec
 from soul_core.models.layers import find_decoder_layers
+from soul_core.objectives.after import after
 from soul_core.objectives.alternative_answers import (
     check_alternates,
     check_refusals,
@@ -26,7 +27,7 @@ from soul_core.objectives.rmu import choose_layer, rmu
 from soul_core.objectives.rmu_retain import rmu_retain
 from soul_core.objectives.satimp import satimp
 from soul_core.objectives.simnpo import simnpo
-from soul_core.objectives.terms import BaseScoreKind, ExampleGroup, Term
+from soul_core.objectives.terms import BaseScoreKind, ExampleGroup, Term, TermPart
 from soul_core.objectives.undial import undial
 from soul_core.objectives.wga import wga
 from soul_core.spec import JobSpec
@@ -69,6 +70,13 @@ RETAIN_TERMS: dict[str, Term] = {
 }
 
 
+#: What is learned on the forget prompts in addition to the forget term; the kinds differ in their texts.
+AFTER_TERMS: dict[str, Term] = dict.fromkeys(
+    ("refuse", "unknown", "neutral"),
+    Term(after, groups=("after",), make_examples={"after": make_refusal_examples}, check=check_refusals),
+)
+
+
 class ActiveTerm(NamedTuple):
     """A term that a job uses, with its settings."""
 
@@ -76,11 +84,13 @@ class ActiveTerm(NamedTuple):
     spec: Any
 
 
-def get_terms(spec: JobSpec) -> dict[Literal["forget", "retain"], ActiveTerm]:
-    """Return the terms of a job: no forget term in a fine-tuning, no retain term where the spec has none."""
-    terms: dict[Literal["forget", "retain"], ActiveTerm] = {}
+def get_terms(spec: JobSpec) -> dict[TermPart, ActiveTerm]:
+    """Return the terms of a job: no forget term in a fine-tuning, no other term where the spec has none."""
+    terms: dict[TermPart, ActiveTerm] = {}
     if spec.kind != "finetune":
         terms["forget"] = ActiveTerm(FORGET_TERMS[spec.forget.kind], spec.forget)
+    if spec.after.kind in AFTER_TERMS:
+        terms["after"] = ActiveTerm(AFTER_TERMS[spec.after.kind], spec.after)
     if spec.retain.kind in RETAIN_TERMS:
         terms["retain"] = ActiveTerm(RETAIN_TERMS[spec.retain.kind], spec.retain)
     return terms

@@ -1,4 +1,4 @@
-"""Other answers to the forget prompts, as training examples: refusals (`refusal`, `dpo`) and alternates (`altpo`).
+"""Other answers to the forget prompts as training examples: refusals (`refusal`, `dpo`, `after`), alternates (`altpo`).
 
 Refusals are fixed texts. Alternates are written by the base model before training, in one of two ways: in a further
 turn of the conversation (prompt, answer to forget, instruction), or as an answer to the prompt itself while the tokens
@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -25,7 +25,7 @@ from soul_core.events import Listener, raise_if_stop_requested
 from soul_core.models.generation import Sampling, generate, get_end_ids
 from soul_core.models.loading import LoadedModel
 from soul_core.objectives.terms import ExampleContext
-from soul_core.spec.terms import AltPo, Dpo, Refusal
+from soul_core.spec.terms import AltPo
 from soul_core.texts import extract_keywords, extract_word_set, split_words
 
 _FILE = "alternates.json"
@@ -33,8 +33,16 @@ _FILE = "alternates.json"
 _MIN_ALTERNATE_TOKENS = 8
 
 
+class RefusalTexts(Protocol):
+    """The settings of a term that has texts of refusals."""
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """The texts, of which each forget example gets one."""
+
+
 def make_refusal_examples(
-    forget: Sequence[Example], spec: Refusal | Dpo, context: ExampleContext, **_: Any
+    forget: Sequence[Example], spec: RefusalTexts, context: ExampleContext, **_: Any
 ) -> list[Example]:
     """Return each forget prompt with a refusal as its answer, drawn by the seed. The refusal's own tokens are
     supervised.
@@ -47,7 +55,7 @@ def make_refusal_examples(
     ]
 
 
-def check_refusals(forget: Sequence[Example], spec: Refusal | Dpo, context: ExampleContext) -> Iterator[str]:
+def check_refusals(forget: Sequence[Example], spec: RefusalTexts, context: ExampleContext) -> Iterator[str]:
     """Yield one line for each row that is too long with its refusal."""
     for example in make_refusal_examples(forget, spec, context):
         if len(example.token_ids) > context.max_tokens and get_source_row(example).messages:

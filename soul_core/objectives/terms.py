@@ -15,9 +15,11 @@ from soul_core.events import Listener
 from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import Scores
 
-#: The examples a term reads: forget answers, refusals and other answers to the forget prompts, retain answers. No term
-#: reads guard rows: the curvature and the learning rate may rest on them.
-ExampleGroup = Literal["forget", "refusal", "alternate", "retain", "guard"]
+#: The examples a term reads: forget answers; refusals, other answers and what is said afterwards to the forget prompts;
+#: retain answers. No term reads guard rows: the curvature and the learning rate may depend on them.
+ExampleGroup = Literal["forget", "refusal", "alternate", "after", "retain", "guard"]
+#: The parts of the total loss.
+TermPart = Literal["forget", "after", "retain"]
 
 #: Base scores a term reads: log-probability of each answer, logits at the supervised positions, hidden states there at
 #: the steered layer.

@@ -50,7 +50,7 @@ class Sophia(ClippedOptimizer):
             "num_estimates": 0,
         }
         super().__init__(parameters, defaults)
-        self._chooses_gamma, self._target_unclipped = gamma is None, target_unclipped
+        self.chooses_gamma, self._target_unclipped = gamma is None, target_unclipped
         self._is_prepared = False
 
     @property
@@ -82,7 +82,7 @@ class Sophia(ClippedOptimizer):
         for parameter, group in updated:
             m = self._get_state(parameter)["m"]
             m.lerp_(parameter.grad.to(m.dtype), 1 - group["beta1"])  # type: ignore[union-attr]
-        if self._chooses_gamma and updated:
+        if self.chooses_gamma and updated:
             states = [self.state[parameter] for parameter, _ in updated]
             gamma = choose_gamma(
                 [state["m"] for state in states], [state["h"] for state in states], self._target_unclipped
@@ -101,7 +101,7 @@ class Sophia(ClippedOptimizer):
         return float(torch.stack(parts).double().sum()) / 2
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         super().step(closure)
         self._is_prepared = False
 
@@ -109,8 +109,8 @@ class Sophia(ClippedOptimizer):
     def shorten_step(self, factor: float) -> None:
         """Change the last step to `factor` times its length, before the next gradients; weight decay stays."""
         for parameter, group in self._list_updated():
-            taken_back = self._make_direction(parameter, group).mul_(group["lr"] * (1 - factor))
-            self._add_to_master(parameter, taken_back)
+            correction = self._make_direction(parameter, group).mul_(group["lr"] * (1 - factor))
+            self._add_to_master(parameter, correction)
         for group in self.param_groups:
             group["lr"] *= factor
 

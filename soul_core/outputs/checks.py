@@ -12,7 +12,7 @@ from soul_core.formatting import format_bytes
 from soul_core.models.source import ModelSource, pin_source
 from soul_core.outputs.result import read_finished_report
 from soul_core.report import Report, RetrainedModelFacts
-from soul_core.spec import JobSpec
+from soul_core.spec import RETAIN, JobSpec
 from soul_core.spec.strategy import Ensemble, Search
 
 
@@ -30,7 +30,7 @@ def find_existing_report(
         spec: The run's spec.
         source: The base model.
         out: The output folder.
-        dataset_sha256s: Digest of each data set.
+        dataset_sha256s: Digest of each data set that was given, and of those that follow from them.
         retrained: The retrained model, or the facts of its log.
 
     Raises:
@@ -45,8 +45,12 @@ def find_existing_report(
         "spec": report.spec_sha256,
         "model name": report.model.source,
         "model": report.model.digest,
-        # what the base model wrote follows from model, spec and seed
-        "data sets": {facts.name: facts.sha256 for facts in report.data if facts.origin != "sampled"},
+        # what the base model wrote follows from model, spec and seed; so do rows held out of it
+        "data sets": {
+            facts.name: facts.sha256
+            for facts in report.data
+            if facts.origin != "sampled" and (report.generated_retain is None or not facts.name.startswith(RETAIN))
+        },
         "retrained model": retrained_digest,
     }
     if isinstance(retrained, ModelSource):

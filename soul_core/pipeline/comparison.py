@@ -1,6 +1,6 @@
 """All models of a run compared: derived metrics, the retrained model's log, and the criteria."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +59,23 @@ def read_retrained_log_file(path: Path | None, *, sha256: str | None = None) -> 
 
 
 def match_log_rows(
-    log: RetrainedLogFile, model_under_test: ModelUnderTest, spec: JobSpec, listener: Listener
+    log: RetrainedLogFile,
+    model_under_test: ModelUnderTest,
+    spec: JobSpec,
+    listener: Listener,
+    *,
+    made_sets: Collection[str] = (),
 ) -> RetrainedLogFile:
     """Return the log on the rows that are measured in this run, in their order; warn of rows that it lacks.
 
+    Args:
+        made_sets: Sets that the run made. Another seed makes others: of these the log may have other rows.
+
     Raises BadData for a log of other rows.
     """
-    last_rows = {name: _find_last_row(name, model_under_test) for name in model_under_test.datasets}
+    last_rows = {
+        name: _find_last_row(name, model_under_test) for name in model_under_test.datasets if name not in made_sets
+    }
     sets, key = model_under_test.evaluation_sets, model_under_test.digest_key
     resampling = Resampling.of(spec.evaluation, spec.seed)
     measurements, matches = match_log(log.log, sets, last_rows=last_rows, key=key, resampling=resampling)
@@ -104,7 +114,9 @@ def compare_models(
     retrained = measurements.get(RETRAINED)
     first = [name for name in (BASE, judged, RETRAINED) if name in measurements]
     return {
-        name: add_derived_metrics(measurements[name], retrained, spec.evaluation, spec.seed)
+        name: add_derived_metrics(
+            measurements[name], retrained, spec.evaluation, spec.seed, base=measurements.get(BASE)
+        )
         for name in dict.fromkeys([*first, *measurements])
     }
 

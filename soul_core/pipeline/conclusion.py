@@ -12,7 +12,11 @@ from soul_core.attacks.runner import make_attack_results
 from soul_core.conflicts.retain_set import ConflictResolution
 from soul_core.data.held_out import find_shared_rows
 from soul_core.environment import get_environment, get_versions
-from soul_core.evaluation.caveats import collect_caveats, collect_export_caveats
+from soul_core.evaluation.caveats import (
+    collect_caveats,
+    collect_export_caveats,
+    collect_generated_retain_caveats,
+)
 from soul_core.evaluation.model_evaluation import ModelEvaluation
 from soul_core.evaluation.overfitting import find_overfitting
 from soul_core.evaluation.recitals import find_recitals
@@ -24,7 +28,14 @@ from soul_core.pipeline.data_sets import format_shared_rows
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
 from soul_core.pipeline.strategies.single import StrategyResult
-from soul_core.report import ExportFacts, ModelMeasurements, Report, RetrainedModelFacts, RunFacts
+from soul_core.report import (
+    ExportFacts,
+    GeneratedRetainFacts,
+    ModelMeasurements,
+    Report,
+    RetrainedModelFacts,
+    RunFacts,
+)
 from soul_core.spec import BASE, JUDGED_MODEL, RETAIN, RETAIN_HELD_OUT, UNLEARNED, JobKind, JobSpec
 from soul_core.training.history import TrainingResult
 
@@ -35,6 +46,7 @@ class RunResults:
 
     model_under_test: ModelUnderTest
     resolution: ConflictResolution
+    generated_retain: GeneratedRetainFacts | None
     evaluations: Mapping[str, ModelEvaluation]
     retrained_log: RetrainedLogFile | None
     retrained: RetrainedModelFacts | None
@@ -82,6 +94,7 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
         template_date=model.loaded.encoder.template_date,
         model=model.facts,
         data=data,
+        generated_retain=results.generated_retain,
         models=models,
         trials=results.strategy_result.trials,
         retrained=results.retrained,
@@ -90,6 +103,7 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
             model.evaluation_sets,
             {name: evaluation.answers for name, evaluation in reported.items()},
             {name: evaluation.preambles for name, evaluation in reported.items()},
+            {name: evaluation.leaking_samples for name, evaluation in reported.items()},
             max_samples=spec.evaluation.num_answer_samples,
         ),
         criteria=criteria,
@@ -110,6 +124,7 @@ def build_report(spec: JobSpec, results: RunResults, state: RunState, *, job_id:
                 conflicts=conflicts,
                 num_unfinished=evaluations[judged].count_unfinished_answers(),
             ),
+            *collect_generated_retain_caveats(results.generated_retain),
             *([f"{overfitting}."] if overfitting else ()),
             *_collect_shared_row_caveats(model),
             *collect_export_caveats(results.export_facts),

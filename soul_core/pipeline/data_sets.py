@@ -25,7 +25,7 @@ def prepare_datasets(rows: RowsBySet, spec: JobSpec, listener: Listener) -> Conf
         resolution = resolution.set_origin(
             GENERAL, "shipped", f"{len(rows[GENERAL])} of the passages that SOUL ships (CC0), selected by the seed"
         )
-    if RETAIN_HELD_OUT in made:
+    if RETAIN_HELD_OUT in made and RETAIN in rows:
         return hold_out_rows(resolution, spec)
     _warn_of_trained_rows(resolution.rows, listener)
     return resolution

@@ -60,27 +60,9 @@ class ModelUnderTest:
         return tuple(EvaluationSet(dataset.name, dataset.rows, dataset.examples) for dataset in self.datasets.values())
 
 
-def load_model_under_test(
-    source: ModelSource,
-    resolution: ConflictResolution,
-    spec: JobSpec,
-    *,
-    key: DigestKey,
-    template_date: date,
-    is_trained: bool = False,
-) -> ModelUnderTest:
-    """Load a model and encode every data set with its tokenizer.
-
-    Args:
-        resolution: The data sets; texts that the run made are cut to the model's context.
-        template_date: The date with which a chat template renders that needs one, unless the spec names it.
-        is_trained: Whether the model is trained and exported, so that its export dtype must fit.
-
-    Raises:
-        BadModel, BadData: The model or a row cannot be used.
-        BadSpec: The model does not fit its export dtype.
-    """
-    loaded = load_model(
+def load_source(source: ModelSource, spec: JobSpec, *, template_date: date) -> LoadedModel:
+    """Load a model with the settings of the spec. Raises BadModel."""
+    return load_model(
         source.location,
         revision=source.revision,
         device=spec.device,
@@ -91,6 +73,31 @@ def load_model_under_test(
         chat=ChatSettings(spec.chat_template_kwargs, spec.template_date or template_date),
         chat_template=spec.chat_template,
     )
+
+
+def load_model_under_test(
+    source: ModelSource,
+    resolution: ConflictResolution,
+    spec: JobSpec,
+    *,
+    key: DigestKey,
+    template_date: date,
+    is_trained: bool = False,
+    loaded: LoadedModel | None = None,
+) -> ModelUnderTest:
+    """Load a model and encode every data set with its tokenizer.
+
+    Args:
+        resolution: The data sets; texts that the run made are cut to the model's context.
+        template_date: The date with which a chat template renders that needs one, unless the spec names it.
+        is_trained: Whether the model is trained and exported, so that its export dtype must fit.
+        loaded: The model, if it is in memory already.
+
+    Raises:
+        BadModel, BadData: The model or a row cannot be used.
+        BadSpec: The model does not fit its export dtype.
+    """
+    loaded = loaded or load_source(source, spec, template_date=template_date)
     max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
     rows = {
         name: cut_texts(of_set, loaded, max_tokens) if name in resolution.made_texts else of_set

@@ -6,10 +6,7 @@ token, wherever the base model's own text lies. So it needs no data, and sees da
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections.abc import Sequence
 
 from soul_core.atomic_io import translate_disk_errors, write_atomically
 from soul_core.conflicts import find_conflicts
@@ -30,17 +27,6 @@ _REQUESTS = (
     "Write the beginning of a story.",
     "Explain how something works.",
 )
-
-
-@dataclass(frozen=True)
-class _OrderedSampling(Sampling):
-    """Sampling in which equal prompts get different texts: the draws depend on their order too."""
-
-    order: Iterator[int] = field(default_factory=itertools.count)
-
-    def draw_uniforms(self, prompt: Sequence[int], num_tokens: int) -> list[float]:
-        """Return one number in [0, 1) for each token of the next text."""
-        return np.random.default_rng([self.seed, next(self.order), *prompt]).random(num_tokens).tolist()
 
 
 def add_own_texts(
@@ -85,7 +71,7 @@ def sample_own_texts(loaded: LoadedModel, *, seed: int, listener: RunState) -> l
         max_new_tokens=MAX_OWN_TOKENS,
         context_tokens=loaded.facts.context_tokens,
         on_progress=lambda _: raise_if_stop_requested(listener),
-        sampling=_OrderedSampling(seed, temperature=1.0),
+        sampling=Sampling(seed, temperature=1.0),
     )
     texts = (
         str(loaded.tokenizer.decode(tokens, skip_special_tokens=True)).strip()

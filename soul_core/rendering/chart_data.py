@@ -21,6 +21,7 @@ _CURVE_TITLES = {
     "loss": "Total loss",
     "forget_loss": "Forget loss",
     "retain_loss": "Retain loss",
+    "after_loss": "Loss of what is said instead",
     "grad_norm": "Gradient norm",
     "unclipped_fraction": "Unclipped fraction (Sophia)",
     "lr": "Learning rate",

@@ -27,6 +27,7 @@ from soul_core.rendering.chart_data import (
 )
 from soul_core.rendering.charts import draw_criterion_chart, draw_swatch
 from soul_core.rendering.labels import MODEL_ROLES, get_headline
+from soul_core.rendering.leak_table import format_leak_sentences, make_leak_rows
 from soul_core.rendering.svg import assign_marker_styles
 from soul_core.rendering.tables import (
     flatten_settings,
@@ -69,6 +70,8 @@ def render_page(report: Report) -> str:
             metric_rows=metric_rows,
             has_targets=any(entry.target is not None for entry in entries),
             metric_entries=entries,
+            leak_rows=make_leak_rows(report),
+            leak_sentences=list(format_leak_sentences(report)),
             missing_metrics=list(list_missing_metrics(report)),
             distribution_charts=list(make_distribution_charts(report, styles)),
             attack_chart=make_attack_chart(report, styles),

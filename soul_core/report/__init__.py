@@ -13,8 +13,11 @@ from soul_core.report.facts import (
     DatasetFacts,
     DatasetOrigin,
     ExportFacts,
+    GeneratedRetainFacts,
     GgufFacts,
     ModelFacts,
+    RefusalReason,
+    RetainPart,
     RetrainedModelFacts,
     RowMatch,
     RunFacts,
@@ -25,11 +28,13 @@ from soul_core.report.measurements import (
     Finding,
     FlaggedRow,
     Interval,
+    LeakFacts,
     MetricValue,
     ModelMeasurements,
     ReportModel,
     RowDigestKey,
     SetMetrics,
+    TemperatureLeaks,
 )
 from soul_core.spec import Criterion, JobSpec
 
@@ -45,14 +50,18 @@ __all__ = [
     "ExportFacts",
     "Finding",
     "FlaggedRow",
+    "GeneratedRetainFacts",
     "GgufFacts",
     "Interval",
+    "LeakFacts",
     "MetricValue",
     "ModelFacts",
     "ModelMeasurements",
     "Recital",
+    "RefusalReason",
     "Report",
     "ReportModel",
+    "RetainPart",
     "RetrainedModelFacts",
     "RowConflict",
     "RowDigestKey",
@@ -60,6 +69,7 @@ __all__ = [
     "RunFacts",
     "SetConflicts",
     "SetMetrics",
+    "TemperatureLeaks",
     "TrialOutcome",
     "TrialResult",
     "Verdict",
@@ -172,6 +182,9 @@ class Report(ReportModel):
     )
     model: ModelFacts
     data: tuple[DatasetFacts, ...]
+    generated_retain: GeneratedRetainFacts | None = Field(
+        None, description="How the base model made the retain set; absent if one was given, or none was needed."
+    )
     models: dict[str, ModelMeasurements] = Field(
         description="Model -> its measurements: base, unlearned (or finetuned, evaluated), retrained, ..."
     )

@@ -32,6 +32,32 @@ class DatasetFacts(ReportModel):
     num_answer_tokens: int = Field(description="Tokens of answers.")
 
 
+#: The parts of a generated retain set.
+RetainPart = Literal["neighbors", "general", "free"]
+#: Why a generated row is not used.
+RefusalReason = Literal["forget_words", "forget_fact", "duplicate", "repetition", "empty", "unfinished", "unusable"]
+
+
+class GeneratedRetainFacts(ReportModel):
+    """The retain set that the base model made because the job had none. It holds counts, never texts."""
+
+    sha256: str = Field(description="Digest of its rows.")
+    num_rows: dict[RetainPart, int] = Field(
+        description="Part -> rows. neighbors: in the form of the forget rows, about other subjects. general: answers "
+        "to general prompts. free: prompts and texts without a given beginning."
+    )
+    requested_rows: dict[RetainPart, int] = Field(description="Part -> rows that the spec asks for.")
+    refused: dict[RefusalReason, int] = Field(
+        description="Reason -> generated prompts and rows that were not used. forget_words: a word of a subject or an "
+        "answer of the forget set. forget_fact: it states, or asks for, a fact of the forget set. unfinished: a prompt "
+        "without an end. unusable: too long for the model, or refused by its chat template."
+    )
+    seed: int
+    temperature: float
+    max_new_tokens: int
+    seconds: float = Field(description="Seconds of the generation.")
+
+
 class ModelFacts(ReportModel):
     """The base model as the run used it."""
 

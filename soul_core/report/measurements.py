@@ -45,11 +45,41 @@ class RowDigestKey(ReportModel):
     )
 
 
+class TemperatureLeaks(ReportModel):
+    """What the samples at one temperature reveal, over the sampled rows of a forget set."""
+
+    temperature: float
+    leak_at: dict[int, float] = Field(
+        description="k -> mean over rows of the chance that at least one of k samples states the fact (leak@k)."
+    )
+    rouge_l_at_k: float | None = Field(
+        description="Mean over rows of the expected largest ROUGE-L recall of k samples."
+    )
+    leaking_samples: tuple[int | None, ...] = Field(
+        description="Samples of each row that state the fact, in the set's order; absent: the row was not sampled, or "
+        "its answer has no keyword."
+    )
+
+
+class LeakFacts(ReportModel):
+    """What sampled answers reveal of one forget set, at each temperature."""
+
+    num_samples: int = Field(description="Samples of each row at each temperature.")
+    k: int = Field(description="Tries of leak_at_k.")
+    temperatures: tuple[TemperatureLeaks, ...]
+    worst_row: int = Field(
+        description="Number of the row of which most samples state the fact; if none does, the row with the largest "
+        "ROUGE-L recall."
+    )
+    worst_row_leaks: int = Field(description="Samples of that row that state the fact, over all temperatures.")
+
+
 class ModelMeasurements(ReportModel):
     """Everything measured on one model: data set -> metric -> value."""
 
     sets: dict[str, SetMetrics] = Field(description="Data set -> metric -> value.")
     rows: dict[str, tuple[int, ...]] = Field({}, description="Data set -> row number of each value in per_example.")
+    leaks: dict[str, LeakFacts] = Field({}, description="Forget set -> what sampled answers reveal of it.")
     digests: dict[str, tuple[str, ...]] = Field(
         {},
         description="Data set -> keyed digest of each row's content, in the order of `rows`. Rows of a retrained "
@@ -67,6 +97,9 @@ class AnswerSample(ReportModel):
     prompt: str = Field(description="The question in the data set.")
     expected: str = Field(description="The answer in the data set.")
     answers: dict[str, str] = Field(description="Model (base, unlearned, ...) -> its greedy answer.")
+    leaks: dict[str, str] = Field(
+        {}, description="Model -> one of its sampled answers that states the fact; absent: none of them does."
+    )
     preambles: dict[str, str] = Field(
         {},
         description="Model -> what it wrote before the answer (a thinking block, a channel); no metric reads it.",

@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from soul_core.spec.after import SHIPPED_REFUSALS, AfterTerm, NoAfter
 from soul_core.spec.attacks import DEFAULT_ATTACKS, Attack
 from soul_core.spec.evaluation import (
+    AFTER_CRITERIA,
     DEFAULT_CRITERIA,
     PRIOR_FORGET_CRITERIA,
     RETRAINED_CRITERIA,
@@ -23,6 +25,7 @@ from soul_core.spec.evaluation import (
     ProbeKind,
 )
 from soul_core.spec.export import Export
+from soul_core.spec.generated_retain import GenerateRetain
 from soul_core.spec.names import (
     ALL,
     ALL_PRIOR_FORGET_SETS,
@@ -45,8 +48,8 @@ from soul_core.spec.names import (
     is_forget_set,
 )
 from soul_core.spec.optimizers import Optimizer, Sophia
-from soul_core.spec.strategy import Ensemble, Single, Strategy
-from soul_core.spec.terms import ForgetTerm, Nll, Npo, RetainTerm, SpecModel
+from soul_core.spec.strategy import Ensemble, Influence, Single, Strategy
+from soul_core.spec.terms import ForgetTerm, Kl, Nll, Npo, RetainTerm, SpecModel
 from soul_core.spec.training import Data, Training
 from soul_core.spec.wrappers import ROBUST_DEFAULTS, LatentPerturbation, Lora, ParameterSelection, Saliency, Sharpness
 
@@ -98,7 +101,17 @@ class JobSpec(SpecModel):
         "finetune: learn the `train` set. evaluate: measure a model, and others for comparison, and change none.",
     )
     forget: ForgetTerm = Field(Npo(), description="Loss term that makes the model forget the forget set.")
-    retain: RetainTerm = Field(Nll(), description="Loss term that protects the model on the retain set.")
+    retain: RetainTerm = Field(
+        Nll(weight=10),
+        description="Loss term that protects the model on the retain set. Without this field: nll, or kl if the run "
+        "makes the retain set (`data.auto_retain`).",
+    )
+    after: AfterTerm = Field(
+        NoAfter(),
+        description="What the model says instead of the forgotten answers: a term that is added to the forget term on "
+        "the same prompts. With it, the default criteria ask for it on the forget set, and against it on the retain "
+        "set.",
+    )
     optimizer: Optimizer = Field(Sophia(), description="How the weights are updated.")
     parameters: ParameterSelection = Field(ParameterSelection(), description="Which weights are trained, by name.")
     saliency: Saliency | None = Field(None, description="Train only the weights that matter most for the forget set.")
@@ -178,6 +191,8 @@ class JobSpec(SpecModel):
         if kind not in DEFAULT_CRITERIA:
             return data
         defaults: dict[str, Any] = {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind]}
+        if kind == JobKind.UNLEARN and _get_kind(data.get("after")) != "none":
+            defaults["criteria"] += AFTER_CRITERIA
         if kind == JobKind.FINETUNE:  # the user decides what the model learns
             defaults["retain_conflicts"] = "keep"
         if data.get("robust") is True and kind == JobKind.UNLEARN:
@@ -246,8 +261,10 @@ class JobSpec(SpecModel):
         """
         if self.kind != JobKind.UNLEARN:
             return ()
+        makes_retain_set = self.makes_retain_set(sets)
         is_made = {
-            RETAIN_HELD_OUT: RETAIN in sets and self.data.retain_held_out > 0,
+            RETAIN: makes_retain_set,
+            RETAIN_HELD_OUT: (RETAIN in sets or makes_retain_set) and self.data.retain_held_out > 0,
             GENERAL: "sample" in self.evaluation.general_text,
             GENERAL_OWN: "own" in self.evaluation.general_text,
         }
@@ -257,6 +274,32 @@ class JobSpec(SpecModel):
     def writes_adapter(self) -> bool:
         """Whether the run writes adapters alone, without a complete checkpoint."""
         return self.lora is not None and self.lora.output == "adapter"
+
+    def makes_retain_set(self, sets: Collection[str]) -> bool:
+        """Return whether a run on these data sets makes its retain set from the base model."""
+        return (
+            self.kind == JobKind.UNLEARN
+            and FORGET in sets
+            and RETAIN not in sets
+            and isinstance(self.data.auto_retain, GenerateRetain)
+            and any(recipe.retain.kind != "none" for recipe in self.get_recipes().values())
+        )
+
+    def complete(self, sets: Collection[str]) -> "JobSpec":
+        """Return the spec with the defaults that depend on its other fields and on the job's data sets.
+
+        With `after`, the refusal rate is measured, and the job's own refusals count as such. A retain set that the
+        model made holds its own answers: unless the spec names a retain term, it is `kl`, which is zero for the base
+        model.
+        """
+        changes: dict[str, Any] = {}
+        if not isinstance(self.after, NoAfter):
+            own = [text for text in self.after.refusals if text not in SHIPPED_REFUSALS]
+            changes["evaluation"] = self.evaluation.add_refusals(own)
+        names_term = "retain" in self.model_fields_set or isinstance(self.strategy, Influence)
+        if not names_term and self.makes_retain_set(sets):
+            changes["retain"] = Kl(weight=10)
+        return self.model_copy(update=changes) if changes else self
 
     def unlearns(self, set_name: str) -> bool:
         """Return whether a run unlearns a data set: the forget set, and prior ones if the spec asks for it."""
@@ -290,6 +333,12 @@ class JobSpec(SpecModel):
     def compute_sha256(self) -> str:
         """Return the sha256 of the canonical JSON: two equal specs have one digest."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _get_kind(choice: Any) -> Any:
+    """Return the kind of a choice before it is validated: an object, an instance or nothing."""
+    kind = choice.get("kind") if isinstance(choice, dict) else getattr(choice, "kind", None)
+    return kind or "none"
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a run measures, and the criteria that decide its verdict. Torch-free."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +18,11 @@ from soul_core.spec.names import (
 from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
 
 ProbeKind = Literal["fill_in", "question", "adversarial"]
+LeakTemperature = Annotated[float, Field(gt=0, le=10)]
+
+
+#: The metric of what is said instead of a forgotten answer.
+REFUSAL_RATE = "refusal_rate"
 
 
 class Evaluation(SpecModel):
@@ -27,6 +33,9 @@ class Evaluation(SpecModel):
             "probability",
             "rouge_l",
             "keyword_recall",
+            "leak_at_k",
+            "leak_rouge_l_at_k",
+            "leaked_rows",
             "exact_memorization",
             "extraction_strength",
             "perplexity",
@@ -40,11 +49,18 @@ class Evaluation(SpecModel):
             "tpr_min_k",
             "tpr_min_k_plus",
             "forget_quality",
+            "relative_mmd",
+            "relative_mmd_p",
             "privleak",
             "model_utility",
         ),
         min_length=1,
         description="Metrics to measure, by their names in GET /v1/methods.",
+    )
+    refusals: tuple[str, ...] = Field(
+        (),
+        description="Answers that `refusal_rate` counts as refusals, in addition to usual phrases and those that SOUL "
+        "ships. Those of `after` are added.",
     )
     max_new_tokens: int = Field(
         200, ge=1, le=4096, description="Maximum number of tokens of a generated answer. OpenUnlearning's value."
@@ -69,6 +85,35 @@ class Evaluation(SpecModel):
     attack_new_tokens: int = Field(
         48, ge=1, le=4096, description="Maximum number of tokens of an answer generated under an attack. Ours."
     )
+    leak_samples: int = Field(
+        10,
+        ge=1,
+        le=10_000,
+        description="Sampled answers to each forget question at each temperature, for leak_at_k. Ours; the paper "
+        "(arXiv:2511.04934) takes 200.",
+    )
+    leak_k: int = Field(
+        10,
+        ge=1,
+        le=10_000,
+        description="Tries of leak_at_k: the expected worst of so many samples. At most leak_samples. Ours.",
+    )
+    leak_temperatures: tuple[LeakTemperature, ...] = Field(
+        (1.0, 0.7),
+        min_length=1,
+        description="Temperatures of the samples; for each row the one that reveals most counts. Under the attack "
+        "prompting the first one alone. Ours: the model's own distribution, and a usual setting of chat programs.",
+    )
+    leak_examples: int = Field(
+        30, ge=1, description="Maximum number of rows of each forget set that are sampled; the seed selects them. Ours."
+    )
+    leak_new_tokens: int = Field(
+        48,
+        ge=1,
+        le=4096,
+        description="Maximum number of tokens of a sampled answer; it also ends at twice the length of the expected "
+        "answer, but not before 16 tokens. Ours.",
+    )
     general_text: tuple[Literal["sample", "own"], ...] = Field(
         ("sample", "own"),
         description="General text that an unlearning run measures perplexity on. sample: a small public-domain sample "
@@ -79,6 +124,21 @@ class Evaluation(SpecModel):
         1000, ge=0, le=100_000, description="Resamples per confidence interval; 0 for none. Ours, and common practice."
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals. Common practice.")
+
+    @model_validator(mode="after")
+    def _check_leak_k(self) -> "Evaluation":
+        if self.leak_k > self.leak_samples:
+            raise ValueError(
+                f"leak_k ({self.leak_k}) tries need as many samples; lower it, or raise leak_samples "
+                f"({self.leak_samples})"
+            )
+        return self
+
+    def add_refusals(self, texts: Sequence[str]) -> "Evaluation":
+        """Return the evaluation with the refusal rate, and with these texts as refusals."""
+        metrics = tuple(dict.fromkeys((*self.metrics, REFUSAL_RATE)))
+        refusals = tuple(dict.fromkeys((*self.refusals, *texts)))
+        return self.model_copy(update={"metrics": metrics, "refusals": refusals})
 
 
 class Criterion(SpecModel):
@@ -119,12 +179,14 @@ class Criterion(SpecModel):
 _FORGET_CRITERIA = (
     Criterion(set=FORGET, metric="probability", at_most=0.25, relative_to_base=True),
     Criterion(set=FORGET, metric="keyword_recall", at_most=0.25, relative_to_base=True),
+    Criterion(set=FORGET, metric="leak_at_k", at_most=0.25, relative_to_base=True),
 )
 #: Absolute bounds: the base model of such a job has forgotten these rows already, and a factor of a value near 0 bounds
 #: nothing.
 PRIOR_FORGET_CRITERIA = (
     Criterion(set=ALL_PRIOR_FORGET_SETS, metric="probability", at_most=0.25),
     Criterion(set=ALL_PRIOR_FORGET_SETS, metric="keyword_recall", at_most=0.25),
+    Criterion(set=ALL_PRIOR_FORGET_SETS, metric="leak_at_k", at_most=0.25),
 )
 #: On rows that were trained on, and on rows that were not: a model that memorized its retain set meets the first
 #: pair only.
@@ -135,6 +197,11 @@ _RETAIN_CRITERIA = tuple(
 )
 _GENERAL_CRITERIA = tuple(
     Criterion(set=name, metric="perplexity", at_most=1.1, relative_to_base=True) for name in (GENERAL, GENERAL_OWN)
+)
+#: Added to the default criteria where `after` names what the model says: on the forget set, and not elsewhere.
+AFTER_CRITERIA = (
+    Criterion(set=FORGET, metric=REFUSAL_RATE, at_least=0.75),
+    *(Criterion(set=name, metric=REFUSAL_RATE, at_most=0.1) for name in (RETAIN, RETAIN_HELD_OUT)),
 )
 #: In addition to the defaults of an unlearning job, for each of these attacks that ran on the judged and the retrained
 #: model.

@@ -21,9 +21,9 @@ class _CurvatureSettings(SpecModel):
     every: int = Field(10, ge=1, description="Steps between two estimates (k in the paper). Paper's value.")
     beta2: float = Field(0.99, ge=0, lt=1, description="Decay of the running average of estimates. Paper's value.")
     data: Literal["forget", "retain", "both", "guard"] = Field(
-        "retain",
-        description="The examples whose curvature is estimated. guard: rows that are neither trained on nor judged. "
-        "Ours: influence unlearning uses the retain set.",
+        "guard",
+        description="The examples whose curvature is estimated. guard: rows that are neither trained on nor judged, a "
+        "part of the retain rows and general text. Ours.",
     )
     warm_start: int = Field(
         1,
@@ -84,12 +84,12 @@ class Sophia(SpecModel):
 
     kind: Literal["sophia"] = "sophia"
     lr: Annotated[float, Field(gt=0, le=MAX_LR)] | Literal["auto"] = Field(
-        2e-5,
+        "auto",
         description="Learning rate: also the largest change of a weight in one step. auto: chosen at every step so "
         "that the loss on guard rows rises by at most `max_rise` over the run. Ours.",
     )
     max_rise: float = Field(
-        0.05,
+        0.2,
         gt=0,
         le=MAX_RISE,
         description="With `lr: auto`: rise of the guard rows' mean NLL over the run, in nats per token. Ours.",
@@ -102,7 +102,7 @@ class Sophia(SpecModel):
         "million positions.",
     )
     target_unclipped: float = Field(
-        0.5, gt=0, lt=1, description="Fraction of the weights that `gamma: auto` leaves unclipped. Ours."
+        0.7, gt=0, lt=1, description="Fraction of the weights that `gamma: auto` leaves unclipped. Ours."
     )
     eps: float = Field(1e-12, gt=0, description="Lower bound of the denominator. Paper's value.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled decay of all weights. Ours: no decay.")

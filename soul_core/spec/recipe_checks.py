@@ -45,8 +45,9 @@ def check_unlearning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
     if spec.retain.kind != "none":
         yield SpecProblem(
             "retain.kind",
-            f"'{spec.retain.kind}' needs a retain set; give one, or set retain to "
-            '{"kind": "none"} and leave the model\'s other abilities unprotected',
+            f"'{spec.retain.kind}' needs a retain set; give one, set data.auto_retain to "
+            '{"kind": "auto"} and the model makes one, or set retain to {"kind": "none"} and leave the model\'s other '
+            "abilities unprotected",
         )
     curvature = None if isinstance(spec.strategy, Influence) else getattr(spec.optimizer, "curvature", None)
     if curvature is not None and curvature.data != "forget":
@@ -78,7 +79,7 @@ def check_finetuning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
         return
     if TRAIN not in context.sets:
         yield SpecProblem("", "there is no train set; give the rows that the model must learn")
-    for name in ("forget", "retain"):
+    for name in ("forget", "retain", "after"):
         if getattr(spec, name) != JobSpec.model_fields[name].default:
             yield SpecProblem(
                 name, f"a job of kind 'finetune' learns its train set and has no {name} term; leave it out"
@@ -107,8 +108,19 @@ def check_evaluation(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
     if not context.sets:
         yield SpecProblem("", "there is no data set; give the rows that the model is asked about")
     plain = JobSpec(kind=JobKind.EVALUATE)
-    unused = ("forget", "retain", "retain_conflicts", "optimizer", "strategy", "parameters", "saliency", "sharpness")
-    for name in (*unused, "latent", "lora"):
+    unused = (
+        "forget",
+        "retain",
+        "after",
+        "retain_conflicts",
+        "optimizer",
+        "strategy",
+        "parameters",
+        "saliency",
+        "sharpness",
+        "latent",
+    )
+    for name in (*unused, "lora"):
         if getattr(spec, name) != getattr(plain, name):
             yield SpecProblem(name, "a job of kind 'evaluate' changes no model; leave it out")
     if spec.robust:
@@ -127,6 +139,7 @@ def _check_made_sets(spec: JobSpec) -> Iterator[SpecProblem]:
 #: Settings of the training loop that a single static step does not use.
 _LOOP_SETTINGS = (
     "steps", "epochs", "forget_batch", "retain_batch", "grad_clip", "schedule", "warmup_steps", "checkpoint_every",
+    "stop_at",
 )  # fmt: skip
 
 
@@ -147,21 +160,25 @@ def check_influence(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]
         yield SpecProblem(
             "forget.kind", "'influence' ascends the NLL of the forget set and reads no forget term; leave it out"
         )
-    if spec.retain != Nll():
+    if spec.retain not in (JobSpec.model_fields["retain"].default, Nll()):
         yield SpecProblem(
             "retain.kind", "'influence' bounds the NLL of the retain set and reads no retain term; leave it out"
-        )
-    if spec.data.paraphrases:
-        yield SpecProblem(
-            "data.paraphrases", "'influence' takes the gradient of the forget rows themselves; leave it out"
         )
     plain = Training()
     for name in _LOOP_SETTINGS:
         if getattr(spec.training, name) != getattr(plain, name):
             yield SpecProblem(f"training.{name}", "'influence' takes one static step and does not use it; leave it out")
-    for name in ("saliency", "sharpness", "latent"):
-        if getattr(spec, name) is not None:
-            yield SpecProblem(name, "'influence' takes one static step, which this does not change; leave it out")
+    does_not_change = "'influence' takes one static step, which this does not change; leave it out"
+    wrong = {
+        "data.paraphrases": "'influence' takes the gradient of the forget rows themselves; leave it out"
+        if spec.data.paraphrases
+        else "",
+        "after.kind": "'influence' takes one static step and learns no text; leave it out"
+        if spec.after.kind != "none"
+        else "",
+        **{name: does_not_change for name in ("saliency", "sharpness", "latent") if getattr(spec, name) is not None},
+    }
+    yield from (SpecProblem(place, reason) for place, reason in wrong.items() if reason)
 
 
 def check_saliency(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem]:

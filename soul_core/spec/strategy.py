@@ -137,16 +137,22 @@ _SOMETIMES_MADE = frozenset({RETAIN_HELD_OUT, GENERAL_OWN})
 def select_search_criteria(spec: "JobSpec", sets: Collection[str]) -> tuple[Criterion, ...]:
     """Return the criteria that a search measures during training on data sets of these names.
 
-    The others count for the verdict only: an attack costs as much as a trial, and the retrained model's numbers are
-    of other rows than those a search measures.
+    The others count for the verdict only: attacks and sampled answers cost as much as a trial, and the retrained
+    model's numbers are of other rows than those a search measures.
     """
     return tuple(
         criterion
         for criterion in spec.expand_criteria(sets)
         if criterion.attack is None
         and not is_compared_with_retrained(criterion)
+        and not _is_of_samples(criterion)
         and (criterion.set in sets or criterion.set not in _SOMETIMES_MADE)
     )
+
+
+def _is_of_samples(criterion: Criterion) -> bool:
+    entry = METRIC_CATALOG.get(criterion.metric)
+    return entry is not None and entry.needs_samples
 
 
 def is_compared_with_retrained(criterion: Criterion) -> bool:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from soul_core.spec.generated_retain import AutoRetain, GenerateRetain
 from soul_core.spec.terms import SpecModel
 
 
@@ -19,6 +20,11 @@ class Data(SpecModel):
         False,
         description="Convert all texts to Unicode normal form C, with plain spaces and without zero-width marks, "
         "before the model learns them and is scored on them.",
+    )
+    auto_retain: AutoRetain = Field(
+        GenerateRetain(),
+        description="Unlearning with a retain term and without a `retain` data set: the retain set that the run makes "
+        "from the base model (auto), or an error (off).",
     )
     paraphrases: int = Field(
         0,
@@ -41,13 +47,13 @@ class Data(SpecModel):
 class Training(SpecModel):
     """The training loop."""
 
-    steps: int = Field(20, ge=1, le=1_000_000, description="Optimizer steps. Ours, for small forget sets.")
+    steps: int = Field(24, ge=1, le=1_000_000, description="Optimizer steps. Ours, for small forget sets.")
     stop_at: float | None = Field(
-        None,
+        0.15,
         gt=0,
         lt=1,
         description="End the training before `steps` when the mean probability of the forget answers has fallen to "
-        "this factor of the base model's; none: take all steps. Measured every 4 steps on at most 32 rows.",
+        "this factor of the base model's; none: take all steps. Measured every 2 steps on at most 32 rows. Ours.",
     )
     epochs: float | None = Field(
         None,
@@ -55,8 +61,8 @@ class Training(SpecModel):
         le=10_000,
         description="Passes over the forget set (finetune: over the train set); replaces `steps`.",
     )
-    forget_batch: int = Field(4, ge=1, le=4096, description="Forget examples per step. Ours.")
-    retain_batch: int = Field(4, ge=1, le=4096, description="Retain examples per step. Ours.")
+    forget_batch: int = Field(6, ge=1, le=4096, description="Forget examples per step. Ours.")
+    retain_batch: int = Field(6, ge=1, le=4096, description="Retain examples per step. Ours.")
     micro_batch_tokens: int = Field(
         2048,
         ge=16,

@@ -15,6 +15,7 @@ from soul_core.spec import (
     DEFAULT_CRITERIA,
     EVALUATED,
     FINETUNED,
+    RETAIN,
     RETRAINED,
     UNLEARNED,
     JobKind,
@@ -66,7 +67,8 @@ def find_spec_problems(
     spec: JobSpec, sets: Collection[str], *, models: Collection[str] = (), has_retrained_log: bool = False
 ) -> Iterator[SpecProblem]:
     """Yield the problems of a spec for a job with data sets and further models of these names."""
-    context = JobContext(sets, models, has_retrained_log, strategy=spec.strategy.kind)
+    made = {RETAIN} if spec.makes_retain_set(sets) else set()
+    context = JobContext({*sets, *made}, models, has_retrained_log, strategy=spec.strategy.kind)
     for check in JOB_CHECKS:
         yield from check(spec, context)
 

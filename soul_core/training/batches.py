@@ -25,7 +25,8 @@ class TrainingBatches:
         terms = get_terms(self._spec)
         units: list[BatchUnit] = []
         if self._forget and "forget" in terms:
-            units += [self._make_unit(terms["forget"].term.groups, index) for index in self._forget.next_batch()]
+            groups = [group for part in ("forget", "after") if part in terms for group in terms[part].term.groups]
+            units += [self._make_unit(groups, index) for index in self._forget.next_batch()]
         if self._retain and "retain" in terms:
             units += [self._make_unit(terms["retain"].term.groups, index) for index in self._retain.next_batch()]
         return units

@@ -5,6 +5,7 @@ Source: Fan et al. 2025, arXiv:2502.05374: sharpness-aware minimization (arXiv:2
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -42,7 +43,7 @@ def add_sharpness_aware_gradients(
     retain_losses = add_gradients(retain) if retain else Losses()
     for parameter, gradient in zip(get_trainable_parameters(loaded), worst, strict=True):
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    return Losses(total=losses.total + retain_losses.total, forget=losses.forget, retain=retain_losses.retain)
+    return replace(losses, total=losses.total + retain_losses.total, retain=retain_losses.retain)
 
 
 @contextmanager

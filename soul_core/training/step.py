@@ -28,10 +28,15 @@ class Losses:
     total: float = 0.0
     forget: float = 0.0
     retain: float = 0.0
+    after: float | None = None
+    """None where the job has no such term."""
 
     def get_term_losses(self, kind: JobKind) -> dict[str, float]:
         """Return the parts as points of their curves; a fine-tuning has no parts."""
-        return {} if kind == "finetune" else {"forget_loss": self.forget, "retain_loss": self.retain}
+        if kind == "finetune":
+            return {}
+        after = {} if self.after is None else {"after_loss": self.after}
+        return {"forget_loss": self.forget, "retain_loss": self.retain, **after}
 
 
 def add_gradients(
@@ -64,6 +69,7 @@ def add_gradients(
     def undo() -> None:
         loaded.model.zero_grad(set_to_none=True)
         losses.total = losses.forget = losses.retain = 0.0
+        losses.after = None
 
     batcher.run(units, work, undo)
     return losses
@@ -149,7 +155,7 @@ def _compute_total_loss(
     losses: Losses,
     retain_weight: float | None,
 ) -> torch.Tensor:
-    """Return w_f * forget term + w_r * retain term of one micro-batch."""
+    """Return w_f * forget term + w_a * after term + w_r * retain term of one micro-batch."""
     places: dict[ExampleGroup, list[int]] = {}
     for place, item in enumerate(items):
         places.setdefault(item.group, []).append(place)
@@ -168,8 +174,8 @@ def _compute_total_loss(
             seed=spec.seed,
         )
         value = term.loss_fn(inputs, term_spec)
-        setattr(losses, part, getattr(losses, part) + float(value.detach()))
-        weight = term_spec.weight if part == "forget" or retain_weight is None else retain_weight
+        setattr(losses, part, (getattr(losses, part) or 0.0) + float(value.detach()))
+        weight = term_spec.weight if part != "retain" or retain_weight is None else retain_weight
         total = total + weight * value
     losses.total += float(total.detach())
     return total

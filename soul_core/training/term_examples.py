@@ -57,15 +57,16 @@ def check_terms(
     if spec.latent:
         find_perturbed_layers(loaded.model, spec.latent)
     context = ExampleContext(loaded, spec.seed, max_tokens)
-    problems: list[str] = []
-    for term, term_spec in get_terms(spec).values():
+    for part, (term, term_spec) in get_terms(spec).items():
+        problems: list[str] = []
         if term.make_examples:
             problems += [f"row {row.number}: plain text has no prompt to answer" for row in rows if not row.messages]
         if term.check:
             problems += term.check(forget, term_spec, context)
-    if problems:
-        raise BadData(
-            f"{name} set: {len(problems)} of {len(rows)} rows cannot be used with forget.kind '{spec.forget.kind}'; "
-            "give prompts and answers, short refusals or a short instruction, or take 'npo'",
-            details=tuple(problems),
-        )
+        if problems:
+            alternative = "leave it out" if part == "after" else "take 'npo'"
+            raise BadData(
+                f"{name} set: {len(problems)} of {len(rows)} rows cannot be used with {part}.kind '{term_spec.kind}'; "
+                f"give prompts and answers, short refusals or a short instruction, or {alternative}",
+                details=tuple(problems),
+            )

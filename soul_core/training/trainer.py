@@ -39,8 +39,8 @@ from soul_core.training.sharpness import add_sharpness_aware_gradients
 from soul_core.training.step import Losses, add_gradients
 from soul_core.training.term_examples import make_term_examples
 from soul_core.training.trainable import TrainableParameters
-from soul_core.training.trust_region import NUM_GUARD_ROWS, TrustRegion, compute_rms
-from soul_core.training.watched_rows import ForgetProgress, WatchedRows
+from soul_core.training.trust_region import make_trust_region, set_lr
+from soul_core.training.watched_rows import make_forget_progress
 
 #: (number of steps taken, trainable parameters) -> whether the training ends here.
 StopCondition = Callable[[int, TrainableParameters], bool]
@@ -135,9 +135,11 @@ class TrainingRun:
             every=self.curvature.every if self.curvature else 1,
             adaptive=self.curvature is not None and self.curvature.adaptive,
         )
-        self.trust_region = self._make_trust_region()
+        self.trust_region = make_trust_region(
+            loaded, spec, self.batches.groups, self.batcher, self.trainable.parameters, self.num_steps
+        )
         self.guard_rise: float | None = None
-        self.forget_progress = self._make_forget_progress()
+        self.forget_progress = make_forget_progress(loaded, spec, forget, self.batcher)
         self.history = TrainingHistory(
             loaded,
             listener,
@@ -237,21 +239,16 @@ class TrainingRun:
 
     def update_weights(self) -> float:
         """Take the optimizer's step and clear the gradients; return the learning rate."""
-        lr = compute_lr_factor(self.spec, self.step, self.num_steps)
-        if self.trust_region:
-            assert isinstance(self.optimizer, Sophia)
-            lr *= self.trust_region.choose_lr(self.optimizer.predict_rise())
-        else:
-            lr *= self.spec.optimizer.lr
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        factor = compute_lr_factor(self.spec, self.step, self.num_steps)
         with self.mask.hold_frozen(self.trainable.parameters) if self.mask else nullcontext():
-            self.optimizer.step()
             if self.trust_region:
-                self.guard_rise = self.trust_region.bound_step(self.step + 1, self.optimizer.shorten_step)
-                lr = self.optimizer.param_groups[0]["lr"]
+                assert isinstance(self.optimizer, Sophia)
+                self.guard_rise = self.trust_region.take_step(self.optimizer, self.step + 1, factor)
+            else:
+                set_lr(self.optimizer, self.spec.optimizer.lr * factor)  # type: ignore[operator]
+                self.optimizer.step()
         self.loaded.model.zero_grad(set_to_none=True)
-        return lr
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def finish_step(self, started_at: float, units: Sequence[BatchUnit], losses: Losses, **values: float) -> None:
         """Count the step, and store and emit its numbers."""
@@ -264,7 +261,7 @@ class TrainingRun:
             if self.curvature_schedule.is_adaptive:
                 row["curvature_interval"] = self.curvature_schedule.interval
             self.curvature_schedule.record_unclipped_fraction(fraction)
-            if isinstance(self.optimizer, Sophia) and self.spec.optimizer.gamma == "auto":
+            if isinstance(self.optimizer, Sophia) and self.optimizer.chooses_gamma:
                 row["gamma"] = self.optimizer.gamma
         if self.trust_region:
             row["guard_rise"] = self.guard_rise
@@ -296,23 +293,6 @@ class TrainingRun:
             f"model's; the training ends after {self.step} of {self.num_steps} steps",
         )
         return True
-
-    def _make_forget_progress(self) -> ForgetProgress | None:
-        stop_at, examples = self.spec.training.stop_at, self.batches.groups["forget"]
-        if stop_at is None or not examples or self.spec.kind != "unlearn":
-            return None
-        return ForgetProgress(self.loaded, examples, self.batcher, stop_at=stop_at)
-
-    def _make_trust_region(self) -> TrustRegion | None:
-        if self.spec.optimizer.lr != "auto":
-            return None
-        examples = self.batches.groups["guard"] or self.batches.groups["retain"] or self.batches.groups["forget"]
-        return TrustRegion(
-            WatchedRows(self.loaded, examples[:NUM_GUARD_ROWS], self.batcher),
-            budget=self.spec.optimizer.max_rise,
-            num_steps=self.num_steps,
-            weight_rms=compute_rms(self.trainable.parameters),
-        )
 
     def _load_or_compute_base_scores(self) -> BaseScores:
         """Return the base scores of exactly the examples that this run will use."""

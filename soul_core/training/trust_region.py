@@ -10,11 +10,19 @@ Ours.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
+from soul_core.data.encoding import Example
+from soul_core.models.loading import LoadedModel
+from soul_core.objectives.terms import ExampleGroup
+from soul_core.optimizers.sophia import Sophia
+from soul_core.spec import JobSpec
+from soul_core.spec import optimizers as spec_optimizers
+from soul_core.training.micro_batching import MicroBatcher
 from soul_core.training.watched_rows import WatchedRows
 
 #: The factor grows by this where the rise is below plan, and shrinks by SHRINK where it is above.
@@ -22,7 +30,9 @@ GROW, SHRINK = 1.5, 0.5
 #: A step that raises the loss too far is cut to this part of its length, at most MAX_CUTS times.
 CUT, MAX_CUTS = 0.3, 6
 #: The largest learning rate, as a fraction of the weights' root mean square: where curvature is too small to matter.
-MAX_RELATIVE_LR = 1e-3
+MAX_RELATIVE_LR = 4e-4
+#: Adapters start near zero, and their steps are ten times those of complete matrices.
+LORA_FACTOR = 10
 #: Guard rows that are scored after every step.
 NUM_GUARD_ROWS = 8
 
@@ -46,6 +56,16 @@ class TrustRegion:
     def is_spent(self) -> bool:
         """Whether the budget is spent."""
         return self._rise >= self._budget
+
+    def take_step(self, optimizer: Sophia, step: int, factor: float) -> float:
+        """Take step number `step` (from 1) by the optimizer; return the rise after it, in nats per token.
+
+        Args:
+            factor: Of the learning rate, by the run's schedule.
+        """
+        set_lr(optimizer, factor * self.choose_lr(optimizer.predict_rise()))
+        optimizer.step()
+        return self.bound_step(step, optimizer.shorten_step)
 
     def choose_lr(self, unit_prediction: float) -> float:
         """Return the learning rate of the next step.
@@ -95,6 +115,32 @@ class TrustRegion:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue a saved run."""
         self._factor, self._rise, self._base_nlls = state["factor"], state["rise"], state["base_nlls"]
+
+
+def make_trust_region(
+    loaded: LoadedModel,
+    spec: JobSpec,
+    groups: Mapping[ExampleGroup, Sequence[Example]],
+    batcher: MicroBatcher,
+    parameters: Sequence[torch.nn.Parameter],
+    num_steps: int,
+) -> TrustRegion | None:
+    """Return the trust region of a run with `lr: auto`, on guard rows or, without any, on retain rows."""
+    if not isinstance(spec.optimizer, spec_optimizers.Sophia) or spec.optimizer.lr != "auto":
+        return None
+    examples = groups.get("guard") or groups["retain"] or groups["forget"]
+    return TrustRegion(
+        WatchedRows(loaded, examples[:NUM_GUARD_ROWS], batcher),
+        budget=spec.optimizer.max_rise,
+        num_steps=num_steps,
+        weight_rms=compute_rms(parameters) * (LORA_FACTOR if spec.lora else 1),
+    )
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def compute_rms(parameters: Sequence[torch.nn.Parameter]) -> float:

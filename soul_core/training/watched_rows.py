@@ -11,10 +11,11 @@ from soul_core.data.encoding import Example
 from soul_core.data.packing import pack
 from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import score
+from soul_core.spec import JobKind, JobSpec
 from soul_core.training.micro_batching import BatchItem, MicroBatcher
 
 #: Forget rows that are scored, and the steps between two scorings.
-MAX_FORGET_ROWS, SCORE_EVERY = 32, 4
+MAX_FORGET_ROWS, SCORE_EVERY = 32, 2
 
 
 class WatchedRows:
@@ -70,3 +71,12 @@ class ForgetProgress:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue a saved run, whose model is no longer the base model."""
         self._base = state["base"]
+
+
+def make_forget_progress(
+    loaded: LoadedModel, spec: JobSpec, forget: Sequence[Example], batcher: MicroBatcher
+) -> ForgetProgress | None:
+    """Return what ends the training of a spec with `training.stop_at`; None in a job that forgets nothing."""
+    if spec.training.stop_at is None or not forget or spec.kind != JobKind.UNLEARN:
+        return None
+    return ForgetProgress(loaded, forget, batcher, stop_at=spec.training.stop_at)

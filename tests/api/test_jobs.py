@@ -151,7 +151,28 @@ def test_a_forget_set_equal_to_the_retain_set_is_refused(admin: ApiClient, job_b
     assert count(session, Job) == 0
 
 
+def test_a_job_without_a_retain_set_is_queued_with_kl(admin: ApiClient, job_body: Body) -> None:
+    body = {"model_id": job_body["model_id"], "datasets": {"forget": job_body["datasets"]["forget"]}}
+    answer = admin("POST", "/v1/jobs", json=body)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["spec"]["retain"]["kind"] == "kl"
+    assert answer.json()["spec"]["data"]["auto_retain"]["kind"] == "auto"
+
+
+def test_an_estimate_counts_the_generated_retain_set(admin: ApiClient, job_body: Body) -> None:
+    def estimate(**data: Any) -> dict[str, Any]:
+        body = {"model_id": job_body["model_id"], "datasets": {"forget": job_body["datasets"]["forget"]}}
+        return dict(admin("POST", "/v1/estimates", json={**body, "spec": {"data": data, "attacks": []}}).json())
+
+    few, many = (estimate(auto_retain={"neighbors": number}) for number in (10, 500))
+    assert few["allowed"]
+    assert many["flops"] > few["flops"]
+    assert "the base model makes one of about 98 rows" in "".join(few["warnings"])
+    assert not any("the data set 'retain'" in warning for warning in few["warnings"])
+
+
 def test_a_job_without_a_forget_or_needed_retain_set_is_refused(admin: ApiClient, job_body: Body) -> None:
+    job_body = {**job_body, "spec": {"data": {"auto_retain": {"kind": "off"}}}}
     for missing, word, pointer in (
         ("forget", "forget set", "/datasets"),
         ("retain", "retain set", "/spec/retain/kind"),
@@ -403,6 +424,19 @@ def test_an_estimate_warns_of_criteria_without_a_metric(admin: ApiClient, job_bo
 
     assert [warning.partition(" ")[0] for warning in warnings] == ["criteria.0", "criteria.1"]
     assert "'forgte'" in warnings[0]
+
+
+def test_an_estimate_knows_the_sets_that_a_run_makes(admin: ApiClient, job_body: Body) -> None:
+    rows = [{"prompt": f"Who lives at number {number}?", "completion": f"Person {number}."} for number in range(5)]
+    large = {**job_body["datasets"], "retain": admin.dataset(rows)}
+
+    def get(datasets: Body, **spec: Any) -> Any:
+        return admin("POST", "/v1/estimates", json={**job_body, "datasets": datasets, "spec": spec}).json()
+
+    small_warnings, large_warnings = get(job_body["datasets"])["warnings"], get(large)["warnings"]
+    assert [warning for warning in small_warnings if "'retain_held_out'" in warning]
+    assert not [warning for warning in large_warnings if "it will be inconclusive" in warning]
+    assert get(large)["flops"] > get(large, evaluation={"general_text": []})["flops"]
 
 
 def test_an_estimate_lists_the_problems_of_a_job(admin: ApiClient, job_body: Body) -> None:

@@ -6,9 +6,9 @@ import pytest
 from bench.frontier import Course, compare, find_utilities
 
 
-def make_course(forget: list[float], kept: list[float], *, noise: float = 0.0, seed: int = 0) -> Course:
+def make_course(forget: list[float], unseen: list[float], *, noise: float = 0.0, seed: int = 0) -> Course:
     rng = np.random.default_rng(seed)
-    values = [np.array(column)[:, None] + noise * rng.standard_normal((1, 20)) for column in (forget, kept)]
+    values = [np.array(column)[:, None] + noise * rng.standard_normal((1, 20)) for column in (forget, unseen)]
     return Course(*values)
 
 
@@ -32,7 +32,7 @@ def test_the_same_courses_differ_by_zero() -> None:
 
 
 def test_noise_that_rows_share_does_not_hide_a_difference() -> None:
-    better, worse = (make_course([0.8, 0.1], [1.0, kept], noise=0.1) for kept in (0.9, 0.85))
+    better, worse = (make_course([0.8, 0.1], [1.0, utility], noise=0.1) for utility in (0.9, 0.85))
     difference = compare([better, better], [worse, worse], 0.25)
     assert difference.excludes_zero
     assert difference.value is not None

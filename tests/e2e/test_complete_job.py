@@ -39,6 +39,13 @@ def test_from_post_to_a_checkpoint_that_answers(
         "training": {"steps": 60, "checkpoint_every": 20},
         "evaluation": {"max_new_tokens": 12},
         "attacks": [{"kind": "quantize"}],
+        # eight rows are too few to protect rows that are held out of them: tests/soul_core/pipeline/test_data_sets.py
+        "data": {"retain_held_out": 0},
+        "criteria": [
+            {"set": name, "metric": metric, bound: value, "relative_to_base": True}
+            for name, bound, value in (("forget", "at_most", 0.25), ("retain", "at_least", 0.8))
+            for metric in ("probability", "keyword_recall")
+        ],
     }
 
     job = client.submit(model_id=model.id, datasets={"forget": forget.id, "retain": retain.id}, spec=spec)

@@ -107,6 +107,22 @@ def test_help_lists_every_exit_code_and_submit_has_a_complete_example() -> None:
     assert '{"question":' in example
 
 
+def test_a_model_and_a_forget_set_alone_are_a_complete_job(
+    soul: Soul, fleet: Fleet, taught_model_dir: Path, files: dict[str, str]
+) -> None:
+    fleet.start_worker()
+    fleet.start_maintenance()
+
+    job = soul.json("submit", "--model", str(taught_model_dir), "--forget", files["forget"])
+
+    with SoulClient(soul.url, soul.key) as client:
+        list(client.stream_events(job["id"]))
+    assert soul.json("status", job["id"])["status"] == "succeeded", fleet.log("worker")
+    report = soul.json("report", job["id"])
+    assert report["spec"]["retain"]["kind"] == "kl"
+    assert sum(report["generated_retain"]["num_rows"].values()) > 20
+
+
 def test_a_job_runs_from_files_to_a_verified_download(
     soul: Soul, fleet: Fleet, taught_model_dir: Path, files: dict[str, str], tmp_path: Path
 ) -> None:

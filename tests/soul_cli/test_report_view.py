@@ -62,3 +62,16 @@ def test_an_attack_is_shown_with_the_value_without_it() -> None:
     without, under = (attack[part]["unlearned"]["forget"]["probability"]["value"] for part in ("baseline", "attacked"))
 
     assert f"{without:.3f} → {under:.3f}" in render(report)
+
+
+def test_sampled_answers_have_a_line_for_each_model_with_its_worst_row() -> None:
+    report = sample_report(rich=True).model_dump(mode="json")
+    leaks = report["models"]["unlearned"]["leaks"]["forget"]
+    hot, cold = (f"{of_t['leak_at']['10']:.3f}" for of_t in leaks["temperatures"])
+
+    text = " ".join(render(report).split())
+
+    assert (
+        f"Sampled answers, forget set, after: leak at 10 is {hot} at temperature 1, {cold} at temperature 0.7; "
+        f"{leaks['worst_row_leaks']} of 20 samples of the worst row, {leaks['worst_row']}, state the fact"
+    ) in text

@@ -13,7 +13,8 @@ from soul_core.events import Listener, SilentListener, StopRequest
 from soul_core.outputs.checks import check_disk_space
 from soul_core.report import Report
 from soul_core.run import RunInputs, run
-from soul_core.spec import JobSpec
+from soul_core.spec import Data, JobSpec
+from soul_core.spec.generated_retain import NoGeneratedRetain
 from soul_core.spec.optimizers import AdamW, Sophia
 from soul_core.spec.strategy import Ensemble, Search, Strategy
 from soul_core.spec.terms import Kl, NoRetain, Npo, Refusal
@@ -273,8 +274,9 @@ def test_an_empty_and_a_missing_file_are_refused(inputs: RunInputs, tmp_path: Pa
     assert "none.jsonl" in error.message
 
 
-def test_a_retain_term_without_a_retain_set_is_refused_with_a_remedy(inputs: RunInputs, tmp_path: Path) -> None:
-    error, _ = expect_refusal(inputs, tmp_path, dataset_paths={"forget": inputs.dataset_paths["forget"]})
+def test_without_a_generated_retain_set_a_retain_term_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"data": Data(auto_retain=NoGeneratedRetain())})
+    error, _ = expect_refusal(inputs, tmp_path, spec, dataset_paths={"forget": inputs.dataset_paths["forget"]})
     assert isinstance(error, BadSpec)
     assert "needs a retain set" in "".join(error.details)
 

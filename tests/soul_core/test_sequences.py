@@ -17,6 +17,7 @@ from tests.soul_core.test_run import Recorder, expect_refusal
 
 FIRST, SECOND, OTHERS = list(COUNTRIES)[:3], list(COUNTRIES)[3:6], list(COUNTRIES)[6:]
 
+METRICS = ["probability", "keyword_recall", "leak_at_k"]
 ONE_TRIAL = {"kind": "search", "trials": 1, "lr": [2e-3, 2e-3], "retain_weight": [3, 3], "eval_every": 20}
 
 
@@ -26,7 +27,7 @@ def spec(**changes: Any) -> JobSpec:
             "optimizer": {"kind": "sophia", "lr": 2e-3},
             "retain": {"kind": "nll", "weight": 3.0},
             "training": {"steps": 20},
-            "evaluation": {"metrics": ["probability", "keyword_recall"], "max_new_tokens": 12, "bootstrap": 50},
+            "evaluation": {"metrics": METRICS, "max_new_tokens": 12, "bootstrap": 50},
             "attacks": [],
             **changes,
         }
@@ -72,7 +73,7 @@ def test_a_prior_forget_set_is_judged_and_can_be_unlearned_again(
         assert get_prior_values(report, "base") == pytest.approx(left, rel=1e-4), (
             "the second job starts from the first job's output"
         )
-        assert outcomes(report) == {("probability", "0.25", "passed"), ("keyword_recall", "0.25", "passed")}
+        assert outcomes(report) == {(metric, "0.25", "passed") for metric in METRICS}
         assert "prior_forget_1" not in report.verdict_reason
         assert not any("was still known" in caveat for caveat in report.caveats)
     assert {"prior_forget_1 probability", "prior_forget_1 keyword_recall"} < set(joined.trials[0].values)
@@ -109,10 +110,10 @@ def test_a_prior_set_that_is_still_known_has_a_caveat_and_fails_the_job(
         tmp_path,
     )
 
-    assert outcomes(report) == {("probability", "0.25", "failed"), ("keyword_recall", "0.25", "failed")}
+    assert outcomes(report) == {(metric, "0.25", "failed") for metric in METRICS}
     (caveat,) = [caveat for caveat in report.caveats if "was still known when this job began" in caveat]
     assert caveat.startswith("The prior_forget_1 set was still known when this job began (probability 0.99")
-    assert "keyword_recall 1)" in caveat
+    assert "keyword_recall 1, leak_at_k 1)" in caveat
 
 
 def test_fine_tuning_on_a_prior_set_has_a_warning_and_fails(first: tuple[Report, RunInputs], tmp_path: Path) -> None:
@@ -149,9 +150,9 @@ def test_rows_cannot_be_both_unlearned_again_and_retained(first: tuple[Report, R
 def test_criteria_on_prior_sets_expand_to_each_given_set() -> None:
     expanded = JobSpec().expand_criteria(["forget", "prior_forget_1", "prior_forget_2"])
 
-    prior = ["prior_forget_1", "prior_forget_2"] * 2
+    prior = ["prior_forget_1", "prior_forget_2"] * 3
     others = [criterion.set for criterion in JobSpec().criteria if criterion.set != "prior_forget_*"]
-    assert [criterion.set for criterion in expanded] == [*others[:2], *prior, *others[2:]]
+    assert [criterion.set for criterion in expanded] == [*others[:3], *prior, *others[3:]]
     assert [criterion.set for criterion in JobSpec().expand_criteria(["forget", "retain"])] == others
 
 

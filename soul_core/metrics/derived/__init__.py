@@ -15,6 +15,7 @@ from soul_core.metrics.derived.membership import membership_auc, membership_tpr
 from soul_core.metrics.derived.model_utility import model_utility
 from soul_core.metrics.derived.privleak import privleak
 from soul_core.metrics.derived.reference_loss import reference_loss
+from soul_core.metrics.derived.relative_mmd import relative_mmd, relative_mmd_p
 from soul_core.report import MetricValue, ModelMeasurements
 from soul_core.spec import FORGET, Evaluation
 
@@ -33,20 +34,27 @@ DERIVED_METRICS: dict[str, Callable[[DerivedMetricInputs], dict[str, MetricValue
     "tpr_reference": partial(membership_tpr, score="reference"),
     "reference_loss": reference_loss,
     "forget_quality": forget_quality,
+    "relative_mmd": relative_mmd,
+    "relative_mmd_p": relative_mmd_p,
     "privleak": privleak,
     "model_utility": model_utility,
 }
 
 
 def add_derived_metrics(
-    measurements: ModelMeasurements, retrained: ModelMeasurements | None, evaluation: Evaluation, seed: int
+    measurements: ModelMeasurements,
+    retrained: ModelMeasurements | None,
+    evaluation: Evaluation,
+    seed: int,
+    *,
+    base: ModelMeasurements | None = None,
 ) -> ModelMeasurements:
     """Return a model's measurements with the derived metrics that `evaluation` names.
 
     Metrics of the forget set are left out if no forget set was measured. A metric whose other inputs are missing is
     absent, with the reason.
     """
-    inputs = DerivedMetricInputs(measurements, retrained, Resampling.of(evaluation, seed))
+    inputs = DerivedMetricInputs(measurements, retrained, Resampling.of(evaluation, seed), base)
     sets = {name: dict(metrics) for name, metrics in measurements.sets.items()}
     for name in evaluation.metrics:
         home = METRIC_CATALOG[name].home_set

@@ -21,6 +21,13 @@ class DerivedMetricInputs:
     measurements: ModelMeasurements
     retrained: ModelMeasurements | None
     resampling: Resampling
+    base: ModelMeasurements | None = None
+
+    def require_base(self) -> ModelMeasurements:
+        """Return the base model's measurements. Raises MetricInputMissing."""
+        if self.base is None:
+            raise MetricInputMissing("no base model was given to compare with")
+        return self.base
 
     def require_retrained(self) -> ModelMeasurements:
         """Return the retrained model's measurements. Raises MetricInputMissing."""

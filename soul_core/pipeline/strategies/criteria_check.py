@@ -128,7 +128,7 @@ def _find_problems(model_under_test: ModelUnderTest, spec: JobSpec, max_rows: in
     sets = _select_sets(model_under_test, spec, criteria, max_rows)
     evaluation = _make_evaluation(spec, criteria, max_rows)
     plans = {
-        selection.name: make_plan(selection, sets, evaluation, frozenset(), model_under_test.loaded)
+        selection.name: make_plan(selection, sets, evaluation, frozenset(), model_under_test.loaded, seed=spec.seed)
         for selection in sets
     }
     for number, criterion in enumerate(spec.criteria):

@@ -9,7 +9,7 @@ from soul_core.training.influence import take_influence_step
 
 def run_influence(model_under_test: ModelUnderTest, spec: JobSpec, state: RunState) -> StrategyResult:
     """Take the step."""
-    forget, retain = get_training_sets(model_under_test, spec)
+    forget, retain, _ = get_training_sets(model_under_test, spec)
     result = take_influence_step(
         model_under_test.loaded, spec, forget=forget, retain=retain, state_dir=state.folder, listener=state
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from soul_core.data.encoding import Example
 from soul_core.events import Listener
+from soul_core.pipeline.guard import split_off_guard
 from soul_core.pipeline.model_under_test import ModelUnderTest
 from soul_core.pipeline.state import RunState
 from soul_core.report import TrialResult
@@ -38,12 +39,13 @@ def train_model(
 ) -> TrainingResult:
     """Train the model on the sets of its kind of job, until `should_stop` returns True after a step."""
     assert spec.kind != "evaluate"
-    forget, retain = get_training_sets(model_under_test, spec)
+    forget, retain, guard = get_training_sets(model_under_test, spec)
     return train(
         model_under_test.loaded,
         spec,
         forget=forget,
         retain=retain,
+        guard=guard,
         state_dir=folder,
         listener=listener,
         phase=spec.training_phase,
@@ -53,12 +55,14 @@ def train_model(
 
 def count_steps(model_under_test: ModelUnderTest, spec: JobSpec) -> int:
     """Return how many steps a training on the model's sets has."""
-    forget, retain = get_training_sets(model_under_test, spec)
+    forget, retain, _ = get_training_sets(model_under_test, spec)
     return compute_num_steps(spec.training, num_forget=len(forget), num_retain=len(retain))
 
 
-def get_training_sets(model_under_test: ModelUnderTest, spec: JobSpec) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Return the examples to unlearn, none in a fine-tuning, and those to retain or learn."""
-    learned = model_under_test.datasets.get(spec.learned_set)
+def get_training_sets(
+    model_under_test: ModelUnderTest, spec: JobSpec
+) -> tuple[Sequence[Example], Sequence[Example], Sequence[Example]]:
+    """Return the examples to unlearn, none in a fine-tuning, those to retain or learn, and guard examples."""
+    learned, guard = split_off_guard(model_under_test, model_under_test.datasets.get(spec.learned_set), spec)
     forget = [example for dataset in model_under_test.list_forget_sets(spec) for example in dataset.examples]
-    return forget, learned.examples if learned else ()
+    return forget, learned, guard

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from soul_core.attacks.context import SAMPLED_METRICS
 from soul_core.data import Message, Row
 from soul_core.models.loading import LoadedModel
 from soul_core.spec.attacks import Prompting
@@ -36,6 +37,8 @@ def test_all_ways_in_one_batch_have_the_values_of_each_way_alone(
     for template in settings.templates:
         alone = attack(knowing, settings.model_copy(update={"templates": (template,)}), tmp_path / template)
         for metric, result in alone.variants[template].items():
+            if metric in SAMPLED_METRICS:  # samples of a row are spread over the ways: one way alone has more
+                continue
             assert result.value == pytest.approx(together.variants[template][metric].value, abs=1e-5)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.metrics import METRICS
-from soul_core.metrics.observed import AlternativeLosses, Continuation, InferenceResult
+from soul_core.metrics.observed import AlternativeLosses, Continuation, InferenceResult, SampledAnswers
 from soul_core.spec import DEFAULT_CRITERIA, Evaluation
 from tests.paths import ROOT
 from tests.soul_core.metrics.inferences import RESAMPLING, make_answers, make_scores
@@ -36,6 +36,7 @@ def test_every_metric_has_a_value_per_row_inside_its_range_and_its_interval(metr
         scores=likelihoods.scores,
         alternatives=(AlternativeLosses(0.7, (0.9, 1.1)),) * 4,
         answers=answers,
+        samples=(SampledAnswers(1, "", "red blue green", {1.0: ("red green", "green blue red")}),) * 4,
         few_shot_answers=answers,
         continuations=dict.fromkeys((100, 200, 300), (Continuation(1, "red blue green", "red green"),) * 4),
         gradient_norms=(1.0, 2.0, 3.0, 4.0),

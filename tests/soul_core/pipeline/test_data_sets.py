@@ -1,5 +1,6 @@
 """Runs with rows held out of the retain set: never trained on, measured, described, and the same after a stop."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,21 @@ def test_only_unlearning_holds_rows_out() -> None:
     job = JobSpec.model_validate({"kind": "evaluate", "data": {"retain_held_out": 0.1}})
 
     assert [problem.place for problem in find_spec_problems(job, {"retain"})] == ["data.retain_held_out"]
+
+
+def test_a_log_of_another_seed_may_have_other_rows_of_made_sets(
+    inputs: RunInputs, taught_model_dir: Path, tmp_path: Path
+) -> None:
+    few_steps = {"training": {"steps": 1}, "criteria": []}
+    compared = replace(inputs, compared_models={"retrained": str(taught_model_dir)})
+    run(spec(**few_steps, seed=1), compared, tmp_path / "log")
+
+    report = run(
+        spec(**few_steps), replace(inputs, retrained_log_path=tmp_path / "log/logs/retrained.json"), tmp_path / "out"
+    )
+
+    assert report.models["retrained"].sets["forget"]["probability"].value is not None
+    assert report.retrained is not None
+    matches = report.retrained.matches
+    assert matches["forget"].num_common == 3
+    assert matches["general"].num_common < matches["general"].num_rows == 16

@@ -388,3 +388,20 @@ def test_the_page_needs_neither_torch_nor_the_packages_of_the_engine() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 10_000
+
+
+def test_sampled_answers_have_a_table_and_name_the_worst_row_by_its_number() -> None:
+    report = sample_report(rich=True)
+    facts = report.models["unlearned"].leaks["forget"]
+    example = report.examples[0].model_copy(update={"leaks": {"unlearned": "It is <b>Paris</b>."}})
+
+    page = render_page(report.model_copy(update={"examples": (example, *report.examples[1:])}))
+
+    text = words(page)
+    assert "Each forget question was asked 10 times at each temperature" in text
+    assert "Forget set unlearned 1 " in text
+    assert "Forget set unlearned 0.7 " in text
+    assert "Forget set, unlearned: 1 of 24 rows leaked (95% interval of the share: 0.11% to 21%)" in text
+    assert f"most of row {facts.worst_row}, in {facts.worst_row_leaks} of 20 samples." in text
+    assert "a sampled answer that states the fact" in text
+    assert "It is &lt;b&gt;Paris&lt;/b&gt;." in page

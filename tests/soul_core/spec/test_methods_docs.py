@@ -5,10 +5,11 @@ from typing import Any, get_args
 
 import pytest
 
-from soul_core.objectives import FORGET_TERMS, RETAIN_TERMS
+from soul_core.objectives import AFTER_TERMS, FORGET_TERMS, RETAIN_TERMS
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.pipeline.strategies import STRATEGIES
 from soul_core.spec import JobSpec
+from soul_core.spec.after import AfterTerm
 from soul_core.spec.optimizers import Curvature, Optimizer
 from soul_core.spec.strategy import Strategy
 from soul_core.spec.terms import ForgetTerm, RetainTerm
@@ -26,6 +27,7 @@ def kinds(union: Any) -> set[str]:
 FAMILIES = [
     ("Forget terms", ForgetTerm, set(FORGET_TERMS)),
     ("Retain terms", RetainTerm, {*RETAIN_TERMS, "none"}),  # none is the absence of a term
+    ("What is said instead", AfterTerm, {*AFTER_TERMS, "none"}),
     ("Optimizers", Optimizer, set(OPTIMIZERS)),
     ("Strategies", Strategy, set(STRATEGIES)),
     ("Curvature", Curvature, set(CURVATURE_ESTIMATORS)),

@@ -5,7 +5,7 @@ import pytest
 from soul_core.errors import BadSpec
 from soul_core.spec import Criterion, Evaluation, JobSpec
 from soul_core.spec.optimizers import AdamW, Gnb, Sophia
-from soul_core.spec.terms import NoRetain
+from soul_core.spec.terms import Kl, Nll, NoRetain
 from soul_core.spec.validation import check_spec, find_spec_problems, format_spec_problems
 
 
@@ -14,12 +14,57 @@ def test_the_default_spec_with_both_sets_passes() -> None:
 
 
 def test_a_missing_retain_set_is_a_problem_only_for_terms_that_need_it() -> None:
-    problems = format_spec_problems(JobSpec(), {"forget"})
+    problems = format_spec_problems(JobSpec.model_validate({"data": {"auto_retain": {"kind": "off"}}}), {"forget"})
     assert len(problems) == 2
     assert '{"kind": "none"}' in problems[0]
     assert "'forget'" in problems[1]
     check_spec(JobSpec(retain=NoRetain(), optimizer=AdamW()), {"forget"})
     check_spec(JobSpec(retain=NoRetain(), optimizer=Sophia(curvature=Gnb(data="forget"))), {"forget"})
+
+
+def test_without_a_retain_set_the_default_spec_makes_one_and_holds_it_by_kl() -> None:
+    check_spec(JobSpec(), {"forget"})
+    assert JobSpec().complete({"forget"}).retain == Kl()
+    assert JobSpec().complete({"forget", "retain"}).retain == Nll()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        JobSpec(retain=Nll()),
+        JobSpec(retain=NoRetain()),
+        JobSpec.model_validate({"data": {"auto_retain": {"kind": "off"}}}),
+        JobSpec.model_validate({"strategy": {"kind": "influence"}}),
+        JobSpec.model_validate({"kind": "evaluate"}),
+    ],
+)
+def test_a_named_term_and_a_job_without_a_generated_set_stay_as_they_are(spec: JobSpec) -> None:
+    assert spec.complete({"forget"}) == spec
+
+
+def test_what_is_said_afterwards_is_measured_and_judged_by_default() -> None:
+    spec = JobSpec.model_validate({"after": {"kind": "refuse", "refusals": ["Ask someone else."]}})
+    judged = [(criterion.set, criterion.at_least) for criterion in spec.criteria if criterion.metric == "refusal_rate"]
+    assert judged == [("forget", 0.75), ("retain", None), ("retain_held_out", None)]
+    completed = spec.complete({"forget", "retain"})
+    assert "refusal_rate" in completed.evaluation.metrics
+    assert completed.evaluation.refusals == ("Ask someone else.",)
+    assert completed.complete({"forget", "retain"}) == completed
+
+
+@pytest.mark.parametrize(
+    ("changes", "sets", "place"),
+    [
+        ({"kind": "finetune"}, {"train"}, "after"),
+        ({"kind": "evaluate"}, {"forget"}, "after"),
+        ({"strategy": {"kind": "influence"}}, {"forget", "retain"}, "after.kind"),
+    ],
+)
+def test_only_a_training_that_forgets_learns_what_to_say(
+    changes: dict[str, object], sets: set[str], place: str
+) -> None:
+    spec = JobSpec.model_validate({"after": {"kind": "unknown"}, **changes})
+    assert place in [problem.place for problem in find_spec_problems(spec, sets)]
 
 
 def test_a_mistyped_metric_is_named_with_its_place_and_near_spelling() -> None:
@@ -73,7 +118,8 @@ def test_adapters_alone_have_no_export_type_and_no_gguf_file(export: dict[str, s
 
 def test_a_problem_that_members_inherit_is_reported_once_unless_all_replace_it() -> None:
     def list_places(members: list[dict[str, object]], **changes: object) -> list[str]:
-        spec = JobSpec.model_validate({"strategy": {"kind": "ensemble", "members": members}, **changes})
+        own = {"data": {"auto_retain": {"kind": "off"}}, "strategy": {"kind": "ensemble", "members": members}}
+        spec = JobSpec.model_validate({**own, **changes})
         return [problem.place for problem in find_spec_problems(spec, {"forget"})]
 
     plain = {"retain": {"kind": "none"}, "optimizer": {"kind": "adamw"}}

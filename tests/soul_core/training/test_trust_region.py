@@ -18,7 +18,7 @@ class FakeLoss:
 
 
 def make_region(*losses: float) -> TrustRegion:
-    return TrustRegion(FakeLoss(*losses), budget=0.1, num_steps=10, weight_rms=10.0)  # type: ignore[arg-type]
+    return TrustRegion(FakeLoss(*losses), budget=0.1, num_steps=10, weight_rms=100.0)  # type: ignore[arg-type]
 
 
 def test_a_step_is_predicted_to_spend_its_share_of_the_budget() -> None:
@@ -27,7 +27,10 @@ def test_a_step_is_predicted_to_spend_its_share_of_the_budget() -> None:
 
 
 def test_without_curvature_the_step_is_bounded_by_the_weights() -> None:
-    assert [make_region(2.0).choose_lr(value) for value in (0.0, 1e-12)] == [10 * MAX_RELATIVE_LR, 10 * MAX_RELATIVE_LR]
+    assert [make_region(2.0).choose_lr(value) for value in (0.0, 1e-12)] == [
+        100 * MAX_RELATIVE_LR,
+        100 * MAX_RELATIVE_LR,
+    ]
 
 
 def never_shorten(factor: float) -> None:
