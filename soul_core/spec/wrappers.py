@@ -48,7 +48,7 @@ class LatentPerturbation(SpecModel):
 
 
 #: What `robust: true` sets where the spec has no value of its own. Measured: docs/reference/results.md.
-ROBUST_DEFAULTS: dict[str, Any] = {"latent": {}}
+ROBUST_DEFAULTS: dict[str, Any] = {"sharpness": {"rho": 0.1}}
 
 
 class Saliency(SpecModel):

@@ -57,8 +57,10 @@ def test_the_hub_reads_exactly_the_numbers_of_the_unlearned_model(report: Report
 
 
 def test_the_text_has_verdict_criteria_attacks_and_caveats(report: Report, card: ModelCard) -> None:
-    assert [card.text.count(f"| {outcome} |") for outcome in ("passed", "failed")] == [5, 1]
-    assert report.criteria[4].criterion.attack == "relearn", "more comes back than in the retrained model"
+    for outcome in ("passed", "failed"):
+        of_outcome = [result.criterion.attack for result in report.criteria if result.outcome == outcome]
+        assert card.text.count(f"| {outcome} |") == len(of_outcome)
+    assert of_outcome == ["relearn"], "more comes back than in the retrained model"
     fractions = [
         compute_recovered_fraction(report.attacks[0], "unlearned", "forget", metric)
         for metric in ("keyword_recall", "probability")

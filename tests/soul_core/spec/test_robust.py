@@ -40,4 +40,4 @@ def test_an_expanded_spec_is_read_back_unchanged() -> None:
 def test_members_of_an_ensemble_inherit_it() -> None:
     spec = JobSpec.model_validate({"robust": True, "strategy": {"kind": "ensemble", "members": [{}, {"seed": 1}]}})
 
-    assert [member.latent for member in spec.get_recipes().values()] == [spec.latent, spec.latent]
+    assert [member.sharpness for member in spec.get_recipes().values()] == [spec.sharpness, spec.sharpness]
