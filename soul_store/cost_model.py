@@ -12,7 +12,7 @@ from soul_core.spec.attacks import Attack
 from soul_core.spec.generated_retain import GenerateRetain
 from soul_core.spec.optimizers import Sophia
 from soul_core.spec.strategy import Ensemble, Influence, Search, get_metric_inputs, select_search_criteria
-from soul_core.training.schedule import compute_num_steps
+from soul_core.training.schedule import MAX_FORGET_ROWS, NUM_GUARD_ROWS, SCORE_EVERY, compute_num_steps
 
 #: Raised when the numbers of this module change: what was learned under another version is not comparable.
 COST_MODEL_VERSION = 1
@@ -159,11 +159,18 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     if isinstance(spec.optimizer, Sophia):
         curvature = spec.optimizer.curvature
         num_estimates = curvature.warm_start + (num_steps - 1) // curvature.every
-        tokens = {"forget": forget_tokens, "retain": learned_tokens, "both": forget_tokens + learned_tokens}
+        tokens = {"forget": forget_tokens, "both": forget_tokens + learned_tokens}
         product = HESSIAN_PRODUCT if curvature.kind == "hutchinson" else 1.0
-        gradients += num_estimates * product * tokens[curvature.data]
+        gradients += (
+            num_estimates * product * tokens.get(curvature.data, learned_tokens)
+        )  # guard rows are about as long
+    scored_tokens = 0.0
+    if spec.optimizer.lr == "auto":
+        scored_tokens += num_steps * NUM_GUARD_ROWS * learned.tokens_per_row
+    if spec.training.stop_at is not None and spec.kind == JobKind.UNLEARN and spec.after.kind == "none":
+        scored_tokens += num_steps / SCORE_EVERY * forget.limit(MAX_FORGET_ROWS).num_tokens
     num_written = forget.num_tokens * spec.data.paraphrases / (1 + spec.data.paraphrases)
-    return Operations(GRADIENT * gradients, generation=FORWARD * num_written)
+    return Operations(GRADIENT * gradients + FORWARD * scored_tokens, generation=FORWARD * num_written)
 
 
 def _count_influence(strategy: Influence, forget: SetSize, retain: SetSize) -> float:

@@ -53,7 +53,8 @@ class Training(SpecModel):
         gt=0,
         lt=1,
         description="End the training before `steps` when the mean probability of the forget answers has fallen to "
-        "this factor of the base model's; none: take all steps. Measured every 2 steps on at most 32 rows. Ours.",
+        "this factor of the base model's; none: take all steps. Measured every 2 steps on at "
+        "most 32 rows; not used with `after`. Ours.",
     )
     epochs: float | None = Field(
         None,

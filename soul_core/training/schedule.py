@@ -1,8 +1,13 @@
-"""The number of steps of a run, and its learning rate over the steps. Torch-free."""
+"""The number of steps of a run, its learning rate over the steps, and what is scored between them. Torch-free."""
 
 import math
 
 from soul_core.spec import JobSpec, Training
+
+#: Guard rows that are scored after every step of a run with `lr: auto`. Ours.
+NUM_GUARD_ROWS = 8
+#: Forget rows that are scored for `training.stop_at`, and the steps between two scorings. Ours.
+MAX_FORGET_ROWS, SCORE_EVERY = 32, 2
 
 
 def compute_num_steps(training: Training, *, num_forget: int, num_retain: int) -> int:

@@ -23,6 +23,7 @@ from soul_core.optimizers.sophia import Sophia
 from soul_core.spec import JobSpec
 from soul_core.spec import optimizers as spec_optimizers
 from soul_core.training.micro_batching import MicroBatcher
+from soul_core.training.schedule import NUM_GUARD_ROWS
 from soul_core.training.watched_rows import WatchedRows
 
 #: The factor grows by this where the rise is below plan, and shrinks by SHRINK where it is above.
@@ -33,8 +34,6 @@ CUT, MAX_CUTS = 0.3, 6
 MAX_RELATIVE_LR = 4e-4
 #: Adapters start near zero, and their steps are ten times those of complete matrices.
 LORA_FACTOR = 10
-#: Guard rows that are scored after every step.
-NUM_GUARD_ROWS = 8
 
 
 class TrustRegion:

@@ -13,9 +13,7 @@ from soul_core.models.loading import LoadedModel
 from soul_core.models.scoring import score
 from soul_core.spec import JobKind, JobSpec
 from soul_core.training.micro_batching import BatchItem, MicroBatcher
-
-#: Forget rows that are scored, and the steps between two scorings.
-MAX_FORGET_ROWS, SCORE_EVERY = 32, 2
+from soul_core.training.schedule import MAX_FORGET_ROWS, SCORE_EVERY
 
 
 class WatchedRows:
@@ -76,7 +74,10 @@ class ForgetProgress:
 def make_forget_progress(
     loaded: LoadedModel, spec: JobSpec, forget: Sequence[Example], batcher: MicroBatcher
 ) -> ForgetProgress | None:
-    """Return what ends the training of a spec with `training.stop_at`; None in a job that forgets nothing."""
-    if spec.training.stop_at is None or not forget or spec.kind != JobKind.UNLEARN:
+    """Return what ends the training of a spec with `training.stop_at`; None in a job that forgets nothing.
+
+    None too where the model learns what to say instead (`after`): that takes its steps after the answer is forgotten.
+    """
+    if spec.training.stop_at is None or not forget or spec.kind != JobKind.UNLEARN or spec.after.kind != "none":
         return None
     return ForgetProgress(loaded, forget, batcher, stop_at=spec.training.stop_at)

@@ -36,7 +36,7 @@ def test_from_post_to_a_checkpoint_that_answers(
     spec = {
         "retain": {"kind": "nll", "weight": 5},
         "optimizer": {"kind": "sophia", "lr": 1e-3, "gamma": 2},
-        "training": {"steps": 60, "checkpoint_every": 20},
+        "training": {"steps": 60, "checkpoint_every": 20, "stop_at": None},
         "evaluation": {"max_new_tokens": 12},
         "attacks": [{"kind": "quantize"}],
         # eight rows are too few to protect rows that are held out of them: tests/soul_core/pipeline/test_data_sets.py

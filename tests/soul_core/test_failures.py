@@ -98,7 +98,7 @@ def test_a_learning_rate_far_too_high_stops_before_the_non_finite_update(
     spec = JobSpec.model_validate(
         {
             "optimizer": {"kind": "adamw", "lr": 1.0, "beta2": 0.0},
-            "training": {"steps": 100, "forget_batch": 1, "checkpoint_every": 100},
+            "training": {"steps": 100, "forget_batch": 1, "checkpoint_every": 100, "stop_at": None},
         }
     )
 

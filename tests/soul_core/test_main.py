@@ -23,7 +23,7 @@ from tests.fixtures.capitals import COUNTRIES, write_rows
 STEPS = 250
 SPEC = {
     "optimizer": {"kind": "sophia", "lr": 1e-4},
-    "training": {"steps": STEPS, "checkpoint_every": 40},
+    "training": {"steps": STEPS, "checkpoint_every": 40, "stop_at": None},
     "evaluation": {"max_new_tokens": 8, "bootstrap": 50, "num_answer_samples": 2},
     "attacks": [],
 }

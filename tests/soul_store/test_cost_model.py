@@ -13,18 +13,20 @@ from tests.fixtures.capitals import make_untrained_model
 from tests.fixtures.capitals_training import examples_of, train_tiny
 
 FIRST_ORDER = {"optimizer": {"kind": "adamw"}}
+_SOPHIA = {"kind": "sophia", "lr": 1e-5}
 RECIPES: dict[str, dict[str, Any]] = {
     "upstream_compat is first order": {"optimizer": {"kind": "upstream_compat"}},
-    "sophia": {"optimizer": {"kind": "sophia"}},
-    "every step": {"optimizer": {"kind": "sophia", "curvature": {"kind": "gnb", "every": 1, "data": "both"}}},
-    "hutchinson": {"optimizer": {"kind": "sophia", "curvature": {"kind": "hutchinson", "every": 2}}},
-    "warm start": {"optimizer": {"kind": "sophia", "curvature": {"kind": "gnb", "warm_start": 3, "data": "forget"}}},
+    "sophia": {"optimizer": {**_SOPHIA, "curvature": {"data": "retain"}}},
+    "every step": {"optimizer": {**_SOPHIA, "curvature": {"kind": "gnb", "every": 1, "data": "both"}}},
+    "hutchinson": {"optimizer": {**_SOPHIA, "curvature": {"kind": "hutchinson", "every": 2}}},
+    "warm start": {"optimizer": {**_SOPHIA, "curvature": {"kind": "gnb", "warm_start": 3, "data": "forget"}}},
     "influence is one step": {"strategy": {"kind": "influence", "damping": 1.0}},
     "few products": {"strategy": {"kind": "influence", "damping": 1.0, "iterations": 2, "max_examples": 4}},
     "sharpness": {**FIRST_ORDER, "sharpness": {}},
     "latent": {**FIRST_ORDER, "latent": {"steps": 3}},
     "latent and sharpness": {**FIRST_ORDER, "latent": {"steps": 2}, "sharpness": {}},
     "saliency": {**FIRST_ORDER, "saliency": {"score": "wagle"}},
+    "ends when enough is forgotten": {**FIRST_ORDER, "training": {"stop_at": 1e-6}},
     "no retain term": {**FIRST_ORDER, "retain": {"kind": "none"}},
 }
 
@@ -44,8 +46,8 @@ def sizes(model_folder: Path) -> dict[str, SetSize]:
 
 
 def make_spec(recipe: dict[str, Any]) -> dict[str, Any]:
-    training = {"steps": 6, "forget_batch": 2, "retain_batch": 2}
-    return {"training": training, "forget": {"kind": "grad_diff"}, **recipe}
+    training = {"steps": 6, "forget_batch": 2, "retain_batch": 2, "stop_at": None}
+    return {"forget": {"kind": "grad_diff"}, **recipe, "training": {**training, **recipe.get("training", {})}}
 
 
 def count_flops(model_folder: Path, folder: Path, recipe: dict[str, Any]) -> int:

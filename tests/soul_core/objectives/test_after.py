@@ -52,7 +52,7 @@ def test_the_total_is_the_weighted_sum_with_the_mean_nll_of_the_texts(loaded: Lo
     losses = add_gradients(loaded, spec, units, BaseScores(loaded.device), MicroBatcher(10**6, SilentListener()))
     scores = score(loaded.model, pack([unit[1].example for unit in units[:2]]))
     assert losses.after == pytest.approx(-float(scores.logp_P.detach().mean()), rel=1e-5)
-    expected = spec.forget.weight * losses.forget + 3.0 * losses.after + 1.0 * losses.retain
+    expected = spec.forget.weight * losses.forget + 3.0 * losses.after + spec.retain.weight * losses.retain
     assert losses.total == pytest.approx(expected, rel=1e-5)
 
 

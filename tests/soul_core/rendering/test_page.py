@@ -391,7 +391,7 @@ def test_the_page_needs_neither_torch_nor_the_packages_of_the_engine() -> None:
 
 
 def test_sampled_answers_have_a_table_and_name_the_worst_row_by_its_number() -> None:
-    report = sample_report(rich=True)
+    report = sample_report(rich=True, forget=0.1)
     facts = report.models["unlearned"].leaks["forget"]
     example = report.examples[0].model_copy(update={"leaks": {"unlearned": "It is <b>Paris</b>."}})
 
