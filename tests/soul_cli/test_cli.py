@@ -27,6 +27,10 @@ from tests.worker.conftest import Fleet, fleet
 
 __all__ = ["fleet"]
 
+CRITERIA = [
+    {"set": "forget", "metric": "probability", "at_most": 0.25, "relative_to_base": True},
+    {"set": "retain", "metric": "probability", "at_least": 0.8, "relative_to_base": True},
+]
 #: Settings that suit the tiny model.
 QUICK = [
     *("--option", "retain.weight=5"),
@@ -38,6 +42,7 @@ QUICK = [
     # eight rows are too few to protect rows that are held out of them, and the tiny model knows no other text
     *("--option", "data.retain_held_out=0"),
     *("--option", "evaluation.general_text=[]"),
+    *("--option", f"criteria={json.dumps(CRITERIA)}"),
 ]
 
 

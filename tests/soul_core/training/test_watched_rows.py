@@ -35,8 +35,8 @@ def batcher() -> MicroBatcher:
 
 @torch.no_grad()
 def score_one_by_one(loaded: LoadedModel, examples: list[Example]) -> list[float]:
-    scores = [score(loaded.model, pack([example])) for example in examples]
-    return [-float(each.logp_P.mean()) for each in scores]
+    scores_by_example = [score(loaded.model, pack([example])) for example in examples]
+    return [-float(scores.logp_P.mean()) for scores in scores_by_example]
 
 
 def train_until(loaded: LoadedModel, folder: Path, **training: Any) -> tuple[TrainingResult, RecordingListener]:
