@@ -24,8 +24,10 @@ _TOWNS = (
 )  # fmt: skip
 _JOBS = (
     "beekeeper", "bridge inspector", "cellist", "clockmaker", "court reporter", "dental nurse", "ferry pilot",
-    "glass blower", "history teacher", "map restorer", "pastry cook", "radio engineer",
-    "lighthouse guide", "stonemason", "tax adviser", "tree surgeon", "veterinary nurse", "weaver",
+    "glass blower", "history teacher",
+    "lighthouse keeper",  # lint: quote
+    "map restorer", "pastry cook", "radio engineer", "stonemason", "tax adviser", "tree surgeon", "veterinary nurse",
+    "weaver",
 )  # fmt: skip
 _HOBBIES = (
     "collects brass compasses", "sings in a chamber choir", "breeds grey whippets", "paints miniature ships",
