@@ -29,7 +29,8 @@ class WatchedRows:
         nlls: list[float] = []
 
         def work(items: list[BatchItem]) -> None:
-            with self._loaded.autocast():
+            # not in bfloat16: its rounding changes a short answer's NLL by more than a step may
+            with torch.autocast(self._loaded.device.type, enabled=False):
                 scores = score(self._loaded.model, pack([item.example for item in items], self._loaded.device))
             nlls.extend((-scores.sequence_logp_B.double() / scores.length_B).tolist())
 
