@@ -175,7 +175,7 @@ def _run_case(steps: Steps, case: Case, size: Size, initial: Path, *, seed: int)
     return [
         case.name.replace("-", " "),
         f"{len(case.sets[FORGET].read_text().splitlines())}",
-        f"{recipe_optimizer.lr:g}",
+        "auto" if recipe_optimizer.lr == "auto" else f"{recipe_optimizer.lr:g}",
         str(report["run"]["steps"]),
         format_change(FORGET, "probability"),
         f"{measured_set} {measured_metric}",

@@ -193,8 +193,8 @@ class JobSpec(SpecModel):
         defaults: dict[str, Any] = {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind]}
         if kind == JobKind.UNLEARN and _get_kind(data.get("after")) != "none":
             defaults["criteria"] += AFTER_CRITERIA
-        if kind == JobKind.FINETUNE:  # the user decides what the model learns
-            defaults["retain_conflicts"] = "keep"
+        if kind == JobKind.FINETUNE:  # the user decides what the model learns; there is no other term to weigh against
+            defaults |= {"retain_conflicts": "keep", "retain": Nll()}
         if data.get("robust") is True and kind == JobKind.UNLEARN:
             data = _merge(ROBUST_DEFAULTS, data)
         return {**defaults, **data}

@@ -79,8 +79,9 @@ def check_finetuning(spec: JobSpec, context: JobContext) -> Iterator[SpecProblem
         return
     if TRAIN not in context.sets:
         yield SpecProblem("", "there is no train set; give the rows that the model must learn")
+    plain = JobSpec(kind=JobKind.FINETUNE)
     for name in ("forget", "retain", "after"):
-        if getattr(spec, name) != JobSpec.model_fields[name].default:
+        if getattr(spec, name) != getattr(plain, name):
             yield SpecProblem(
                 name, f"a job of kind 'finetune' learns its train set and has no {name} term; leave it out"
             )

@@ -22,6 +22,10 @@ def test_a_missing_retain_set_is_a_problem_only_for_terms_that_need_it() -> None
     check_spec(JobSpec(retain=NoRetain(), optimizer=Sophia(curvature=Gnb(data="forget"))), {"forget"})
 
 
+def test_a_fine_tuning_does_not_scale_its_only_term() -> None:
+    assert JobSpec.model_validate({"kind": "finetune"}).retain == Nll(weight=1)
+
+
 def test_without_a_retain_set_the_default_spec_makes_one_and_holds_it_by_kl() -> None:
     check_spec(JobSpec(), {"forget"})
     assert JobSpec().complete({"forget"}).retain == Kl(weight=10)
