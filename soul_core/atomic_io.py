@@ -2,10 +2,12 @@
 
 import errno
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from soul_core.errors import DiskFull
 
@@ -39,6 +41,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         fsync_path(path.parent)
+
+
+def load_or_make_json(path: Path, description: str, make: Callable[[], Any]) -> Any:
+    """Return the stored JSON, or what `make` returns, which is stored first: a resumed run must not make it again.
+
+    Args:
+        description: What an error about a full disk names.
+    """
+    if path.exists():
+        return json.loads(path.read_text())
+    content = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with translate_disk_errors(description):
+        write_atomically(path, json.dumps(content, ensure_ascii=False))
+    return content
 
 
 def fsync_path(path: Path) -> None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from soul_core.data import Message, Row
 from soul_core.data.encoding import encode_rows
 from soul_core.errors import BadData
-from soul_core.events import Listener, raise_if_stop_requested
+from soul_core.events import Listener
 from soul_core.generated_retain.openings import Opening, make_text_openings, make_turn_openings
 from soul_core.generated_retain.screening import Screening, cut_to_sentence
 from soul_core.generated_retain.subjects import ForgetSubjects, Stem
-from soul_core.models.generation import Sampling, generate, get_end_ids
+from soul_core.models.generation import Sampling, generate_until_stopped
 from soul_core.models.loading import LoadedModel
 from soul_core.report import RetainPart
 from soul_core.spec.generated_retain import GenerateRetain
@@ -156,15 +156,7 @@ class RowGenerator:
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
     ) -> list[list[int]]:
         with self._loaded.autocast():
-            return generate(
-                self._loaded.model,
-                prompts,
-                end_ids=get_end_ids(self._loaded),
-                max_new_tokens=max_new_tokens,
-                context_tokens=self._loaded.facts.context_tokens,
-                on_progress=lambda _: raise_if_stop_requested(self._listener),
-                sampling=sampling,
-            )
+            return generate_until_stopped(self._loaded, prompts, max_new_tokens, self._listener, sampling)
 
     def _report(self, num_rows: int) -> None:
         self._num_done = min(self._num_done + num_rows, self._settings.num_rows)

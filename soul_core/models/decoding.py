@@ -67,3 +67,9 @@ def compute_next_logits(
         logits_to_keep=1,
     ).logits
     return logits_B1V[:, -1]
+
+
+def invert_cumulative(cumulative_PV: torch.Tensor, uniform_PM: torch.Tensor) -> torch.Tensor:
+    """Return the tokens (P, M) at which each row's cumulative distribution exceeds its M numbers in [0, 1)."""
+    target_PM = uniform_PM.to(cumulative_PV) * cumulative_PV[:, -1:]
+    return torch.searchsorted(cumulative_PV, target_PM, right=True).clamp(max=cumulative_PV.shape[-1] - 1)

@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from soul_core.errors import OutOfMemory
-from soul_core.models.decoding import RowCache, compute_next_logits
+from soul_core.events import Listener, raise_if_stop_requested
+from soul_core.models.decoding import RowCache, compute_next_logits, invert_cumulative
 from soul_core.models.loading import LoadedModel
 
 _MAX_ROWS = 64
@@ -52,8 +53,7 @@ class Sampling:
     def sample_tokens(self, logits_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
         """Return the token of each row at which its cumulative distribution exceeds its uniform number."""
         cumulative_BV = (logits_BV.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        target_B1 = (uniform_B.to(cumulative_BV) * cumulative_BV[:, -1])[:, None]
-        return torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
+        return invert_cumulative(cumulative_BV, uniform_B[:, None])[:, 0]
 
 
 def get_end_ids(loaded: LoadedModel) -> frozenset[int]:
@@ -100,6 +100,25 @@ def generate(
                 answers[batch[index]] = answer
         on_progress(len(batch))
     return answers
+
+
+def generate_until_stopped(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    listener: Listener,
+    sampling: Sampling | None = None,
+) -> list[list[int]]:
+    """Generate with the model's own end tokens and context; raise as soon as a stop is requested. See `generate`."""
+    return generate(
+        loaded.model,
+        prompts,
+        end_ids=get_end_ids(loaded),
+        max_new_tokens=max_new_tokens,
+        context_tokens=loaded.facts.context_tokens,
+        on_progress=lambda _: raise_if_stop_requested(listener),
+        sampling=sampling,
+    )
 
 
 def _group_by_length(prompts: Sequence[Sequence[int]], max_rows: int) -> Iterator[list[int]]:

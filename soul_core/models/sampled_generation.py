@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from soul_core.errors import OutOfMemory
-from soul_core.models.decoding import RowCache, compute_next_logits
+from soul_core.models.decoding import RowCache, compute_next_logits, invert_cumulative
 from soul_core.models.generation import compute_max_rows, pad_left
 
 
@@ -180,5 +180,4 @@ def sample_tokens(logits_PV: torch.Tensor, uniform_PM: torch.Tensor, temperature
     """Return the tokens at which each path's cumulative distribution exceeds its M numbers in [0, 1), (P, M)."""
     p_PV = (logits_PV.float() / temperature).softmax(dim=-1)
     cumulative_PV = p_PV.cumsum(dim=-1, dtype=torch.float64)
-    target_PM = uniform_PM.to(cumulative_PV) * cumulative_PV[:, -1:]
-    return torch.searchsorted(cumulative_PV, target_PM, right=True).clamp(max=logits_PV.shape[-1] - 1)
+    return invert_cumulative(cumulative_PV, uniform_PM)

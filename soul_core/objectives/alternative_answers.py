@@ -9,7 +9,6 @@ has one alternate; an alternate that repeats more than half of the answer's keyw
 temperature each time.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from soul_core.atomic_io import translate_disk_errors, write_atomically
+from soul_core.atomic_io import load_or_make_json
 from soul_core.data import Message, Row
 from soul_core.data.encoding import Example, format_too_long
 from soul_core.errors import BadData
@@ -71,14 +70,9 @@ def make_alternate_examples(
     Raises:
         BadData: For some rows the model writes no other answer; the details name them.
     """
-    path = folder / _FILE
-    if path.exists():
-        texts = json.loads(path.read_text())
-    else:
-        texts = _sample_alternates(forget, spec, context, listener)
-        folder.mkdir(parents=True, exist_ok=True)
-        with translate_disk_errors("the alternate answers"):
-            write_atomically(path, json.dumps(texts, ensure_ascii=False))
+    texts = load_or_make_json(
+        folder / _FILE, "the alternate answers", lambda: _sample_alternates(forget, spec, context, listener)
+    )
     return [replace_answer(example, text, context.loaded) for example, text in zip(forget, texts, strict=True)]
 
 

@@ -5,16 +5,14 @@ token, wherever the base model's own text lies. So it needs no data, and sees da
 """
 
 import itertools
-import json
 from collections.abc import Sequence
 
-from soul_core.atomic_io import translate_disk_errors, write_atomically
+from soul_core.atomic_io import load_or_make_json
 from soul_core.conflicts import find_conflicts
 from soul_core.conflicts.retain_set import ConflictResolution
 from soul_core.data import Message, Row
 from soul_core.data.general_text import MAX_OWN_TOKENS, MIN_OWN_TOKENS, NUM_OWN_TEXTS
-from soul_core.events import raise_if_stop_requested
-from soul_core.models.generation import Sampling, generate, get_end_ids
+from soul_core.models.generation import Sampling, generate_until_stopped
 from soul_core.models.loading import LoadedModel
 from soul_core.pipeline.model_under_test import ModelUnderTest, add_dataset, compute_weights_digest
 from soul_core.pipeline.state import RunState
@@ -41,12 +39,11 @@ def add_own_texts(
     path = (
         state.folder / f"own_texts-{spec.compute_sha256()[:16]}-{compute_weights_digest(model_under_test.loaded)}.json"
     )
-    if path.exists():
-        texts = json.loads(path.read_text())
-    else:
-        texts = sample_own_texts(model_under_test.loaded, seed=spec.seed, listener=state)
-        with translate_disk_errors("the texts of the base model"):
-            write_atomically(path, json.dumps(texts, ensure_ascii=False))
+    texts = load_or_make_json(
+        path,
+        "the texts of the base model",
+        lambda: sample_own_texts(model_under_test.loaded, seed=spec.seed, listener=state),
+    )
     rows = _leave_out_forget_facts(texts, resolution, spec)
     if not rows:
         state.emit("warning", message=f"the base model writes no other text by itself: there is no {GENERAL_OWN} set")
@@ -64,15 +61,7 @@ def sample_own_texts(loaded: LoadedModel, *, seed: int, listener: RunState) -> l
     token, which separates the documents of its training. Texts of fewer than 4 tokens are left out.
     """
     prompts = list(itertools.islice(itertools.cycle(_make_prompts(loaded)), NUM_OWN_TEXTS))
-    answers = generate(
-        loaded.model,
-        prompts,
-        end_ids=get_end_ids(loaded),
-        max_new_tokens=MAX_OWN_TOKENS,
-        context_tokens=loaded.facts.context_tokens,
-        on_progress=lambda _: raise_if_stop_requested(listener),
-        sampling=Sampling(seed, temperature=1.0),
-    )
+    answers = generate_until_stopped(loaded, prompts, MAX_OWN_TOKENS, listener, Sampling(seed, temperature=1.0))
     texts = (
         str(loaded.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
         for tokens in answers

@@ -5,20 +5,20 @@ a template takes its place. Measured rows stay the originals, and no template is
 Source: ours; training on paraphrases of forget rows is common (Patil et al. 2023, arXiv:2309.17410, section 5).
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from soul_core.atomic_io import translate_disk_errors, write_atomically
+from soul_core.atomic_io import load_or_make_json
 from soul_core.conflicts.facts import MIN_STRICT_SUBJECT_COVERAGE
 from soul_core.conflicts.vocabulary import WordWeights, get_asking_words, make_row_texts
 from soul_core.data import Message, Row
 from soul_core.data.encoding import Example
-from soul_core.events import Listener, raise_if_stop_requested
-from soul_core.models.generation import Sampling, generate, get_end_ids
+from soul_core.events import Listener
+from soul_core.models.generation import Sampling, generate_until_stopped
 from soul_core.models.loading import LoadedModel
+from soul_core.objectives.alternative_answers import get_source_row
 from soul_core.spec import JobSpec
 from soul_core.texts import extract_keywords, extract_word_set, extract_words
 
@@ -70,23 +70,19 @@ def add_paraphrases(
     """
     if not spec.data.paraphrases or not forget:
         return forget
-    path = folder / _FILE
-    if path.exists():
-        paraphrases = [_Paraphrase(**content) for content in json.loads(path.read_text())]
-    else:
-        paraphrases = _write_paraphrases(loaded, spec, forget, listener)
-        folder.mkdir(parents=True, exist_ok=True)
-        with translate_disk_errors("the paraphrases"):
-            write_atomically(path, json.dumps([vars(paraphrase) for paraphrase in paraphrases], ensure_ascii=False))
+    stored = load_or_make_json(
+        folder / _FILE, "the paraphrases", lambda: [vars(p) for p in _write_paraphrases(loaded, spec, forget, listener)]
+    )
+    paraphrases = [_Paraphrase(**content) for content in stored]
     max_tokens = min(spec.training.max_tokens, loaded.facts.context_tokens)
-    examples = [loaded.encoder.encode(p.make_row(_get_row(forget[p.index]))) for p in paraphrases]
+    examples = [loaded.encoder.encode(p.make_row(get_source_row(forget[p.index]))) for p in paraphrases]
     return [*forget, *(example for example in examples if len(example.token_ids) <= max_tokens)]
 
 
 def _write_paraphrases(
     loaded: LoadedModel, spec: JobSpec, forget: Sequence[Example], listener: Listener
 ) -> list[_Paraphrase]:
-    rows = [_get_row(example) for example in forget]
+    rows = [get_source_row(example) for example in forget]
     check = FactCheck(rows)
     paraphrases: list[_Paraphrase] = []
     for number in range(spec.data.paraphrases):
@@ -120,15 +116,8 @@ def _reword(loaded: LoadedModel, rows: Sequence[Row], parts: Sequence[str], seed
         for row, part, text in zip(rows, parts, originals, strict=True)
     ]
     num_tokens = max(len(loaded.tokenizer.encode(text, add_special_tokens=False)) for text in originals)
-    answers = generate(
-        loaded.model,
-        prompts,
-        end_ids=get_end_ids(loaded),
-        max_new_tokens=min(_MAX_NEW_TOKENS, int(_LENGTH_FACTOR * num_tokens) + _LENGTH_MARGIN),
-        context_tokens=loaded.facts.context_tokens,
-        on_progress=lambda _: raise_if_stop_requested(listener),
-        sampling=Sampling(seed, _TEMPERATURE),
-    )
+    max_new_tokens = min(_MAX_NEW_TOKENS, int(_LENGTH_FACTOR * num_tokens) + _LENGTH_MARGIN)
+    answers = generate_until_stopped(loaded, prompts, max_new_tokens, listener, Sampling(seed, _TEMPERATURE))
     texts = [loaded.encoder.decode_answer(answer).answer.strip() for answer in answers]
     return [
         text.split("\n")[0].strip().strip('"') if part == "question" else text
@@ -159,8 +148,3 @@ class FactCheck:
             and not keywords & words
             and extract_words(text) != extract_words(question)
         )
-
-
-def _get_row(example: Example) -> Row:
-    assert example.source_row is not None, "a forget example is encoded from a row"
-    return example.source_row

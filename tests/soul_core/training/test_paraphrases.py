@@ -38,7 +38,7 @@ def script_rewordings(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel, *rou
     def generate(*_: Any, **__: Any) -> list[list[int]]:
         return [loaded.tokenizer.encode(text, add_special_tokens=False) for text in next(waiting)]
 
-    monkeypatch.setattr(paraphrases, "generate", generate)  # a tiny model rewords nothing
+    monkeypatch.setattr(paraphrases, "generate_until_stopped", generate)  # a tiny model rewords nothing
 
 
 @pytest.mark.parametrize(
