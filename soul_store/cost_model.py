@@ -12,7 +12,13 @@ from soul_core.spec.attacks import Attack
 from soul_core.spec.generated_retain import GenerateRetain
 from soul_core.spec.optimizers import Sophia
 from soul_core.spec.strategy import Ensemble, Influence, Search, get_metric_inputs, select_search_criteria
-from soul_core.training.schedule import MAX_FORGET_ROWS, NUM_GUARD_ROWS, SCORE_EVERY, compute_num_steps
+from soul_core.training.schedule import (
+    MAX_FORGET_ROWS,
+    NUM_GUARD_ROWS,
+    PASSES_PER_LATENT_STEP,
+    SCORE_EVERY,
+    compute_num_steps,
+)
 
 #: Raised when the numbers of this module change: what was learned under another version is not comparable.
 COST_MODEL_VERSION = 1
@@ -20,8 +26,6 @@ COST_MODEL_VERSION = 1
 FORWARD, GRADIENT = 2.0, 6.0
 #: Exact products with second derivatives, in gradients (counted by tests/soul_store/test_cost_model.py).
 HESSIAN_PRODUCT, GAUSS_NEWTON_PRODUCT = 3.0, 2.5
-#: A step of a latent ascent, in gradients: forward, and back to the first of the default layers.
-LATENT_STEP = 7 / 12
 #: Dampings that an influence step tries: half of those in its range.
 _DAMPING_TRIALS = 11
 #: Answers are shorter than the maximum, on average.
@@ -151,7 +155,7 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
     num_forget_gradients = 1 if spec.sharpness is None else 2
     gradients += num_steps * (num_forget_gradients - 1) * forget_tokens
     if spec.latent is not None:
-        gradients += num_steps * num_forget_gradients * spec.latent.steps * LATENT_STEP * forget_tokens
+        gradients += num_steps * num_forget_gradients * spec.latent.steps * PASSES_PER_LATENT_STEP * forget_tokens
     if spec.saliency is not None:
         gradients += forget.limit(spec.saliency.max_examples).num_tokens
         if spec.saliency.score != "gradient":

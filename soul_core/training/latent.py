@@ -28,10 +28,6 @@ from soul_core.models.scoring import score
 from soul_core.objectives.terms import ExampleGroup
 from soul_core.spec.wrappers import LatentPerturbation
 
-#: Passes over the forget examples per step of the ascent: forward, and back to the first of the default layers, without
-#: gradients of weights.
-PASSES_PER_STEP = 7 / 12
-
 
 class PerturbedLayer:
     """The changes of one layer's output, one tensor (B, W, D) for each forward call of a pack."""

@@ -4,6 +4,9 @@ import math
 
 from soul_core.spec import JobSpec, Training
 
+#: A step of a latent ascent, in passes over its examples: forward, and back to the first of the default layers, without
+#: gradients of weights.
+PASSES_PER_LATENT_STEP = 7 / 12
 #: Guard rows that are scored after every step of a run with `lr: auto`. Ours.
 NUM_GUARD_ROWS = 8
 #: Forget rows that are scored for `training.stop_at`, and the steps between two scorings. Ours.

@@ -29,12 +29,11 @@ from soul_core.training.checkpoint import Stateful, StatefulGenerator, load_newe
 from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS, PASSES_PER_ESTIMATE
 from soul_core.training.curvature_schedule import CurvatureSchedule
 from soul_core.training.history import TrainingHistory, TrainingResult
-from soul_core.training.latent import PASSES_PER_STEP
 from soul_core.training.micro_batching import BatchUnit, MicroBatcher
 from soul_core.training.paraphrases import add_paraphrases
 from soul_core.training.retain_weight import RetainWeight
 from soul_core.training.saliency import load_or_compute_mask
-from soul_core.training.schedule import compute_lr_factor, compute_num_steps
+from soul_core.training.schedule import PASSES_PER_LATENT_STEP, compute_lr_factor, compute_num_steps
 from soul_core.training.sharpness import add_sharpness_aware_gradients
 from soul_core.training.step import Losses, add_gradients
 from soul_core.training.term_examples import make_term_examples
@@ -278,7 +277,7 @@ class TrainingRun:
         """Return the passes over the forget examples of a step beyond the first: sharpness and latent ascents."""
         num_gradients = 2 if self.spec.sharpness else 1
         num_ascents = num_gradients * self.spec.latent.steps if self.spec.latent else 0
-        return num_gradients - 1 + num_ascents * PASSES_PER_STEP
+        return num_gradients - 1 + num_ascents * PASSES_PER_LATENT_STEP
 
     def has_reached_end(self) -> bool:
         """Return whether the training may end before its last step: enough is forgotten, or the budget is spent."""
