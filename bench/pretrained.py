@@ -20,19 +20,17 @@ import torch
 
 from bench.frontier import Course, Difference, compare
 from bench.pretrained_data import Row, Task, make_tasks, read_general_texts
-from bench.pretrained_model import build_target, choose_fast_dtype, write_rows
+from bench.pretrained_model import build_target, choose_fast_dtype
 from bench.recipes import Spec
+from bench.row_scores import compute_mean, encode_content, score_rows
 from bench.steps import StepResult, Steps
 from bench.tables import describe_run, format_table, write_between
 from bench.tofu_model import WORK_FOLDER
 from bench.tofu_report import DOCS_FOLDER
-from soul_core.data.encoding import Example, encode_rows
-from soul_core.data.packing import pack, split_micro_batches
-from soul_core.data.reading import read_rows
+from soul_core.data.encoding import Example
 from soul_core.errors import TrainingDivergedError
 from soul_core.events import SilentListener
 from soul_core.models.loading import LoadedModel, load_model
-from soul_core.models.scoring import score
 from soul_core.spec import JobSpec
 from soul_core.training.trainer import train
 
@@ -69,7 +67,11 @@ class Bench:
     def measure(self, names: Sequence[str] = ("forget", "retain", "unseen", "general")) -> dict[str, list[float]]:
         """Return exp(mean log-probability per token) of the first rows of each set."""
         return {
-            name: score_rows(self.loaded, self.sets[name][: MEASURED_ROWS if name != "forget" else None])
+            name: score_rows(
+                self.loaded,
+                self.sets[name][: MEASURED_ROWS if name != "forget" else None],
+                max_tokens=_MICRO_BATCH_TOKENS,
+            )
             for name in names
         }
 
@@ -86,20 +88,8 @@ def load_bench(model: Path, task: Task, folder: Path, *, dtype: Literal["float32
     }
     sets = {}
     for name, content in rows.items():
-        path = write_rows(folder / f"{task.name}-{name}.jsonl", content)
-        sets[name] = encode_rows(read_rows(path).require_valid_rows(), loaded.encoder, max_tokens=512)
+        _, sets[name] = encode_content(loaded, folder / f"{task.name}-{name}.jsonl", content)
     return Bench(task.name, loaded, [p.detach().clone() for p in loaded.model.parameters()], sets)
-
-
-@torch.no_grad()
-def score_rows(loaded: LoadedModel, examples: Sequence[Example]) -> list[float]:
-    """Return exp(mean log-probability per token) of each example's answer."""
-    values: list[float] = []
-    for batch in split_micro_batches(examples, _MICRO_BATCH_TOKENS, count_tokens=lambda e: len(e.token_ids)):
-        with loaded.autocast():
-            scores = score(loaded.model, pack(batch, loaded.device))
-        values += (scores.sequence_logp_B / scores.length_B).exp().tolist()
-    return values
 
 
 #: Objective -> its terms. The retain weights are those of the issue's first trials; every optimizer has the same.
@@ -231,7 +221,8 @@ def format_results(results: Mapping[Setting, StepResult]) -> str:
     rows = [_make_row(setting, result) for setting, result in results.items()]
     base = next(iter(results.values()))["points"][0]
     rows.insert(
-        0, ["**target**", "", "", *(_mean(base[name]) for name in ("forget", "retain", "unseen")), "", None, None]
+        0,
+        ["**target**", "", "", *(compute_mean(base[name]) for name in ("forget", "retain", "unseen")), "", None, None],
     )
     lines = [format_table(_HEAD, rows), "", _format_differences(results)]
     return "\n".join(lines)
@@ -252,9 +243,9 @@ def _make_row(setting: Setting, result: StepResult) -> list[str | float | None]:
         setting.objective,
         setting.optimizer,
         str(setting.seed),
-        *(_mean(last[name]) for name in ("forget", "retain", "unseen")),
+        *(compute_mean(last[name]) for name in ("forget", "retain", "unseen")),
         f"{_perplexity(last['general']) / _perplexity(base['general']) - 1:+.1%}",
-        _mean(unclipped) if unclipped else None,
+        compute_mean(unclipped) if unclipped else None,
         result["cpu_seconds"],
     ]
 
@@ -281,12 +272,8 @@ def _format_differences(results: Mapping[Setting, StepResult]) -> str:
     return format_table(head, rows)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _perplexity(probabilities: Sequence[float]) -> float:
-    return math.exp(-_mean([math.log(value) for value in probabilities]))
+    return math.exp(-compute_mean([math.log(value) for value in probabilities]))
 
 
 def _format_command(args: argparse.Namespace) -> str:

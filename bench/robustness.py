@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.pretrained_data import Row, make_tasks, read_general_texts
 from bench.pretrained_model import build_target, choose_fast_dtype, write_rows
+from bench.row_scores import compute_mean, encode_content, score_rows
 from bench.steps import StepResult, Steps, compute_path_digest
 from bench.tables import describe_run, format_table, write_between
 from bench.tofu_model import WORK_FOLDER, Size, finetune, make_untrained_model
@@ -25,15 +24,12 @@ from soul_core.attacks.finetuning import finetune_model
 from soul_core.attacks.quantize import list_weight_matrices, round_in_place
 from soul_core.attacks.relearn import split_forget_rows
 from soul_core.attacks.snapshot import preserve_model_state
-from soul_core.data import read_rows
-from soul_core.data.encoding import Example, encode_rows
-from soul_core.data.packing import pack, split_micro_batches
+from soul_core.data.encoding import Example
 from soul_core.evaluation.row_selection import EvaluationSet
 from soul_core.events import SilentListener
 from soul_core.formatting import format_number
 from soul_core.metrics.aggregate import Resampling, compute_ratio_interval, summarize
 from soul_core.models.loading import LoadedModel, load_model
-from soul_core.models.scoring import score
 from soul_core.outputs.layout import CHECKPOINT
 from soul_core.spec import JobSpec
 from soul_core.spec.attacks import Downstream, Quantize, Relearn
@@ -57,6 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 ATTACKS = ("relearn", "quantize_4bit", "downstream")
 _NUM_GENERAL, _NUM_DOWNSTREAM = 12, 24
+_MAX_TOKENS = 2048
 _RESAMPLING = Resampling(num_resamples=1000, confidence=0.95, seed=0)
 _HEAD = ("model", "seed", "steps", "forget p", "relearned", "4 bits", "fine-tuned", "kept, unseen", "general", "CPU s")
 
@@ -158,7 +155,10 @@ def measure_once(steps: Steps, setting: Setting, name: str, variant: dict[str, A
         trained: StepResult = {"steps": 0, "cpu_seconds": 0.0}
         if variant is not None:
             trained = _train_until_forgotten(loaded, data, spec, folder, fraction=setting.forgotten)
-        measured = {name: _score(loaded, data.sets[name]) for name in ("forget", "unseen", "general")}
+        measured = {
+            name: score_rows(loaded, data.sets[name], max_tokens=_MAX_TOKENS)
+            for name in ("forget", "unseen", "general")
+        }
         return {**trained, **measured, **_attack(loaded, data, spec, folder, lr=setting.attack_lr)}
 
     key = {"spec": spec.model_dump(mode="json"), "model": compute_path_digest(model), "trained": variant is not None}
@@ -179,19 +179,19 @@ def _load_data(loaded: LoadedModel, folder: Path) -> Data:
     }
     sets = {}
     for name, content in contents.items():
-        rows = read_rows(write_rows(folder / f"{name}.jsonl", content)).require_valid_rows()
-        sets[name] = EvaluationSet(name, rows, tuple(encode_rows(rows, loaded.encoder, max_tokens=512)))
+        rows, examples = encode_content(loaded, folder / f"{name}.jsonl", content)
+        sets[name] = EvaluationSet(name, rows, tuple(examples))
     return Data(sets["forget"], {name: rows.examples for name, rows in sets.items()})
 
 
 def _train_until_forgotten(
     loaded: LoadedModel, data: Data, spec: JobSpec, folder: Path, *, fraction: float
 ) -> StepResult:
-    before = _mean(_score(loaded, data.sets["forget"]))
+    before = compute_mean(score_rows(loaded, data.sets["forget"], max_tokens=_MAX_TOKENS))
     course: list[tuple[int, float]] = []
 
     def has_forgotten(step: int, *_: object) -> bool:
-        course.append((step, _mean(_score(loaded, data.sets["forget"])) / before))
+        course.append((step, compute_mean(score_rows(loaded, data.sets["forget"], max_tokens=_MAX_TOKENS)) / before))
         return course[-1][1] <= fraction
 
     started = time.process_time()
@@ -236,19 +236,8 @@ def _attack(loaded: LoadedModel, data: Data, spec: JobSpec, folder: Path, *, lr:
     for name, change in changes.items():
         with preserve_model_state(loaded.model):
             change()
-            results[name] = _score(loaded, data.sets["forget"])
+            results[name] = score_rows(loaded, data.sets["forget"], max_tokens=_MAX_TOKENS)
     return results
-
-
-@torch.no_grad()
-def _score(loaded: LoadedModel, examples: Sequence[Example]) -> list[float]:
-    """Return exp(mean log-probability per token) of each example's answer."""
-    values: list[float] = []
-    for batch in split_micro_batches(examples, 2048, count_tokens=lambda example: len(example.token_ids)):
-        with loaded.autocast():
-            scores = score(loaded.model, pack(batch, loaded.device))
-        values += (scores.sequence_logp_B / scores.length_B).exp().tolist()
-    return values
 
 
 def make_rows(results: Mapping[tuple[str, int], StepResult]) -> Iterator[list[str | float | None]]:
@@ -260,9 +249,9 @@ def make_rows(results: Mapping[tuple[str, int], StepResult]) -> Iterator[list[st
             name,
             str(seed) if is_trained else None,
             str(result["steps"]) if is_trained else None,
-            _mean(result["forget"]),
+            compute_mean(result["forget"]),
             *(_format_attack(result, retrained, attack) for attack in ATTACKS),
-            *(_mean(result[set_name]) / _mean(target[set_name]) for set_name in ("unseen", "general")),
+            *(compute_mean(result[set_name]) / compute_mean(target[set_name]) for set_name in ("unseen", "general")),
             f"{result['cpu_seconds']:.0f}" if is_trained else None,
         ]
 
@@ -272,18 +261,14 @@ def _format_attack(result: StepResult, retrained: StepResult, attack: str) -> st
         [values[i] for i in result["held_out"]] if attack == "relearn" else values
         for values in (result["forget"], result[attack], retrained[attack])
     )
-    text = f"{format_number(_mean(before))} → {format_number(_mean(after))}"
+    text = f"{format_number(compute_mean(before))} → {format_number(compute_mean(after))}"
     if result is retrained:
         return text
     judged, factor = (summarize(values, _RESAMPLING) for values in (after, of_retrained))
     interval = compute_ratio_interval(judged, factor, _RESAMPLING, aggregate="mean")
-    ratio = _mean(after) / _mean(of_retrained)
+    ratio = compute_mean(after) / compute_mean(of_retrained)
     low, high = interval or (ratio, ratio)
     return f"{text} ({ratio:.2f} [{low:.2f}, {high:.2f}])"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 if __name__ == "__main__":
