@@ -46,7 +46,10 @@ def add_own_texts(
     )
     rows = _leave_out_forget_facts(texts, resolution, spec)
     if not rows:
-        state.emit("warning", message=f"the base model writes no other text by itself: there is no {GENERAL_OWN} set")
+        state.emit(
+            "warning",
+            message=f"the base model wrote no text that can be measured, so the set {GENERAL_OWN} is left out",
+        )
         return resolution, model_under_test
     description = f"{len(rows)} texts that the base model wrote at temperature 1, drawn by the seed"
     resolution = resolution.add_set(GENERAL_OWN, rows, "sampled", description)

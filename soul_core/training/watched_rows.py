@@ -68,7 +68,7 @@ class ForgetProgress:
         return {"base": self._base}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue a saved run, whose model is no longer the base model."""
+        """Restore the probability of the base model, which training has changed since."""
         self._base = state["base"]
 
 
