@@ -59,6 +59,7 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Train:
         listener: RecordingListener | None = None,
         state: str = "state",
         touch: Callable[[LoadedModel], None] = lambda _: None,
+        has_guard: bool = False,
     ) -> tuple[TrainingResult, LoadedModel]:
         loaded = load_model(taught_model_dir, device="cpu")
         touch(loaded)
@@ -69,6 +70,7 @@ def run(taught_model_dir: Path, tmp_path: Path) -> Train:
             JobSpec.model_validate(spec),
             forget=forget,
             retain=retain,
+            guard=retain if has_guard else (),
             state_dir=tmp_path / state,
             listener=listener or RecordingListener(),
         )
@@ -303,6 +305,21 @@ def test_a_gradient_is_clipped_to_its_bound(run: Train) -> None:
     _, untouched = run({**spec, "optimizer": {"kind": "adamw", "lr": 1e-30, "eps": 1.0}}, state="b")
 
     assert float((weights(model) - weights(untouched)).norm()) <= 1e-4 * 1e-3 * 1.1
+
+
+@pytest.mark.parametrize("factor", [2, 16])
+def test_a_batch_with_every_row_repeated_takes_the_same_steps(run: Train, taught_model_dir: Path, factor: int) -> None:
+    def make_spec(factor: int) -> dict[str, Any]:
+        training = {"steps": 3, "forget_batch": 3 * factor, "retain_batch": 7 * factor}
+        curvature = {"kind": "empirical_fisher"}  # the other estimators draw labels or signs for each row
+        return {"optimizer": {"kind": "sophia", "lr": 1e-4, "curvature": curvature}, "training": training}
+
+    start = weights(load_model(taught_model_dir, device="cpu"))
+    once, repeated = (
+        weights(run(make_spec(value), state=f"state-{value}", has_guard=True)[1]) - start for value in (1, factor)
+    )
+
+    assert float((repeated - once).norm() / once.norm()) < 0.01
 
 
 @pytest.mark.parametrize(
