@@ -56,6 +56,7 @@ class ErrorCode(StrEnum):
     HUB_ERROR = "hub_error", 502
     HUB_UNREACHABLE = "hub_unreachable", 503
     DATABASE_UNAVAILABLE = "database_unavailable", 503
+    BUSY = "busy", 503
     NOT_READY = "not_ready", 503
     STORAGE_FULL = "storage_full", 507
 

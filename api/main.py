@@ -1,12 +1,16 @@
 """create_app(): middleware, routers and error handlers. Run it by `uvicorn api.main:create_app --factory`."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 
+from api.capacity import Places
 from api.error_handlers import Problem, make_problem_responses, register_error_handlers
+from api.job_feed import JobFeed
 from api.middleware import RequestContextMiddleware
 from api.routes import (
     artifacts,
@@ -24,7 +28,7 @@ from api.routes import (
 )
 from api.schemas.datasets import DatasetCreate
 from soul_core.log_config import configure_logging
-from soul_store.settings import LogSettings
+from soul_store.settings import LogSettings, get_settings
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
@@ -48,6 +52,10 @@ _PROBLEM_TEXTS = {
 }
 
 
+#: An upload may wait for others to be read and checked, as long as its client is likely to.
+_UPLOAD_WAIT_SECONDS = 120.0
+
+
 def create_app() -> FastAPI:
     """Return the application."""
     _configure_logging()
@@ -58,6 +66,7 @@ def create_app() -> FastAPI:
         version=version("soul-unlearning"),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         redirect_slashes=False,
+        lifespan=_prepare,
     )
     app.add_middleware(RequestContextMiddleware)
     register_error_handlers(app)
@@ -66,6 +75,21 @@ def create_app() -> FastAPI:
     app.include_router(health.router, responses=make_problem_responses({500: _PROBLEM_TEXTS[500]}))
     app.openapi = lambda: _make_openapi(app)  # type: ignore[method-assign]
     return app
+
+
+@asynccontextmanager
+async def _prepare(app: FastAPI) -> AsyncIterator[None]:
+    """Prepare what all requests share. The settings are read here: the OpenAPI snapshot needs none."""
+    settings = get_settings()
+    app.state.places = Places(
+        settings.api_concurrency, max_waiting=settings.api_max_waiting, wait_seconds=settings.api_wait_seconds
+    )
+    app.state.upload_places = Places(
+        settings.max_concurrent_uploads, max_waiting=settings.api_max_waiting, wait_seconds=_UPLOAD_WAIT_SECONDS
+    )
+    app.state.job_feed = JobFeed()
+    async with app.state.job_feed.running():
+        yield
 
 
 def _configure_logging() -> None:

@@ -39,6 +39,16 @@ class Settings(LogSettings):
     )
     max_upload_bytes: int = Field(2 << 30, gt=0, description="Largest upload.")
     max_expanded_bytes: int = Field(8 << 30, gt=0, description="Largest upload after decompression.")
+    api_concurrency: int = Field(
+        16, ge=1, le=200, description="Requests that an API process serves at once, each with a database connection."
+    )
+    api_max_waiting: int = Field(
+        2000, ge=0, description="Requests that may wait for one of these places; further ones are answered 503 at once."
+    )
+    api_wait_seconds: float = Field(
+        20, gt=0, description="Longest wait for a place, after which the request is answered 503."
+    )
+    max_concurrent_uploads: int = Field(4, ge=1, description="Uploads that an API process reads and checks at once.")
     lease_seconds: float = Field(
         15, gt=0, description="A running job whose worker does not respond for this long is requeued."
     )

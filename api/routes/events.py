@@ -1,17 +1,17 @@
 """The events and metrics of a job: listed, or streamed while it runs."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
-from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api.auth import Caller, require_active
-from api.deps import JobsReader, OwnedJob, SessionDep
+from api.capacity import Places
+from api.deps import JobFeedDep, JobsReader, OwnedJob, PlacesDep, SessionDep
 from api.errors import ErrorCode, ServiceError
+from api.job_feed import JobFeed, Subscription
 from api.schemas.jobs import EventOut, EventsOut, MetricsOut
 from api.services import events as service
 from api.services import jobs
@@ -19,8 +19,8 @@ from soul_store.database import transaction
 
 router = APIRouter(prefix="/v1", tags=["results"])
 
-#: Interval at which a stream reads the job; in between it holds neither a thread nor a connection.
-_POLL_SECONDS = 0.3
+#: A stream looks for itself at this interval, should a notification be lost. A key that expires ends it by then too.
+_CHECK_SECONDS = 30.0
 
 
 @router.get("/jobs/{job_id}/events", operation_id="list_job_events")
@@ -39,6 +39,8 @@ def list_events(
 async def stream_events(
     job: OwnedJob,
     caller: JobsReader,
+    places: PlacesDep,
+    feed: JobFeedDep,
     last_event_id: Annotated[int, Header(ge=0, lt=1 << 63, description="Resume after this event.")] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream the events of a job until it has finished. An interrupted stream resumes by Last-Event-ID.
@@ -47,31 +49,43 @@ async def stream_events(
     The API key is checked at each round: once it is revoked or expired, the stream ends with an event `closed`.
     """
     seen, current = last_event_id, None
-    while True:
-        try:
-            update = await run_in_threadpool(_read_update, caller, job.id, seen)
-        except ServiceError as error:
-            if error.code != ErrorCode.UNAUTHORIZED:
-                raise
-            yield _make_transient_event("closed", {"code": error.code, "message": error.detail})
-            return
-        for row in update.events:
-            seen = row.seq
-            yield ServerSentEvent(data=EventOut.model_validate(row), event=row.kind, id=str(row.seq))
-        if update.current != current:
-            current = update.current
-            for kind, data in current.items():
-                yield _make_transient_event(kind, data)
-        if update.has_finished and not update.events:
-            return
-        if not update.events:
-            await asyncio.sleep(_POLL_SECONDS)
+    with feed.subscribe(job.id, caller.key_id) as changes:
+        while True:
+            try:
+                update = await _read_shared_update(places, feed, changes, caller, job.id, seen)
+            except ServiceError as error:
+                if error.code not in {ErrorCode.UNAUTHORIZED, ErrorCode.BUSY}:
+                    raise
+                if error.code == ErrorCode.UNAUTHORIZED:
+                    yield _make_transient_event("closed", {"code": error.code, "message": error.detail})
+                    return
+                await changes.wait(1.0)
+                continue
+            for row in update.events:
+                seen = row.seq
+                yield ServerSentEvent(data=EventOut.model_validate(row), event=row.kind, id=str(row.seq))
+            if update.current != current:
+                current = update.current
+                for kind, data in current.items():
+                    yield _make_transient_event(kind, data)
+            if update.has_finished and not update.events:
+                return
+            if not update.events:
+                await changes.wait(_CHECK_SECONDS)
 
 
 @router.get("/jobs/{job_id}/metrics", operation_id="get_job_metrics")
 def get_metrics(job: OwnedJob, session: SessionDep) -> MetricsOut:
     """Return the curves of the run, one value per step."""
     return service.get_metrics(session, job)
+
+
+async def _read_shared_update(
+    places: Places, feed: JobFeed, changes: Subscription, caller: Caller, job_id: str, after: int
+) -> service.JobUpdate:
+    """Return what comes after an event. Streams of one key at the same event share the read."""
+    key = (job_id, caller.key_id, after, changes.generation)
+    return await feed.share(key, lambda: places.run(_read_update, caller, job_id, after))
 
 
 def _read_update(caller: Caller, job_id: str, after: int) -> service.JobUpdate:

@@ -1,8 +1,10 @@
 """Liveness and readiness of the process."""
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from api.deps import JobFeedDep
 from api.error_handlers import make_problem_responses
 from api.errors import ErrorCode, ServiceError
 from api.services.health import find_unavailable_servers
@@ -17,7 +19,7 @@ class Health(BaseModel):
 
 
 @router.get("/healthz", operation_id="healthz")
-def get_liveness() -> Health:
+async def get_liveness() -> Health:
     """Answer while the process runs."""
     return Health()
 
@@ -27,9 +29,14 @@ def get_liveness() -> Health:
     operation_id="readyz",
     responses=make_problem_responses({503: "A server that the API needs does not answer."}),
 )
-def get_readiness() -> Health:
+async def get_readiness(feed: JobFeedDep) -> Health:
     """Answer whether database and broker are available."""
-    if unavailable := find_unavailable_servers():
+    if unavailable := await feed.share("readiness", _find_unavailable_servers):
         detail = f"no answer from: {', '.join(unavailable)}"
         raise ServiceError(ErrorCode.NOT_READY, detail, headers={"Retry-After": "2"})
     return Health()
+
+
+async def _find_unavailable_servers() -> list[str]:
+    """Ask in a thread of its own: probes wait for no request, and all at the same time share one look."""
+    return await to_thread.run_sync(find_unavailable_servers, limiter=CapacityLimiter(1))

@@ -1,15 +1,13 @@
 """Jobs: create, list, get, wait, cancel; before that the methods and estimates."""
 
-import asyncio
 import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from api.auth import Caller, authenticate
-from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep, bearer
+from api.deps import Cursor, JobFeedDep, JobsReader, JobsWriter, Limit, PlacesDep, SessionDep, bearer
 from api.http_preconditions import has_etag
 from api.schemas.common import Page
 from api.schemas.jobs import EstimateOut, JobOut
@@ -23,8 +21,8 @@ from soul_store.job_status import JobStatus
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-#: Interval at which a request that waits reads the job; in between it holds neither a thread nor a connection.
-_POLL_SECONDS = 0.25
+#: Interval at which a request that waits looks whether its client is still there.
+_CHECK_SECONDS = 5.0
 
 ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {"headers": {"Location": {"description": "Path of the resource.", "schema": {"type": "string"}}}}
@@ -82,6 +80,8 @@ def list_jobs(
 )
 async def get_job(
     request: Request,
+    places: PlacesDep,
+    feed: JobFeedDep,
     job_id: str,
     wait: Annotated[
         float, Query(ge=0, le=60, description="Delay the response up to this many seconds, until the job changes.")
@@ -94,14 +94,17 @@ async def get_job(
     """
     deadline = time.monotonic() + wait
     known_version = if_none_match
-    while True:
-        etag, job = await run_in_threadpool(_read_job, request.headers.get("authorization"), job_id)
-        if known_version is None:
-            known_version = etag
-        has_changed = not has_etag(known_version, etag)
-        if has_changed or job.status.is_terminal or time.monotonic() >= deadline or await request.is_disconnected():
-            break
-        await asyncio.sleep(_POLL_SECONDS)
+    with feed.subscribe(job_id) as changes:
+        while True:
+            etag, job = await places.run(_read_job, request.headers.get("authorization"), job_id)
+            if known_version is None:
+                known_version = etag
+            seconds_left = deadline - time.monotonic()
+            if not has_etag(known_version, etag) or job.status.is_terminal or seconds_left <= 0:
+                break
+            if await request.is_disconnected():
+                break
+            await changes.wait(min(seconds_left, _CHECK_SECONDS))
     if has_etag(if_none_match, etag):
         return Response(status_code=304, headers={"ETag": etag})
     return JSONResponse(job.model_dump(mode="json"), headers={"ETag": etag, "Cache-Control": "no-cache"})

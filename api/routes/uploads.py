@@ -11,15 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from api.auth import Caller, authenticate
-from api.deps import bearer
+from api.capacity import Places
+from api.deps import PlacesDep, UploadPlacesDep, bearer
 from api.error_handlers import make_problem_response, make_problem_responses
 from api.errors import ErrorCode, RequestProblem, ServiceError
 from api.schemas.datasets import DatasetCreate, DatasetOut
@@ -96,7 +97,7 @@ _CONTENT_BODY = {
     openapi_extra=_CREATE_BODY,
     responses=make_problem_responses({415: "The body is neither a form nor JSON.", **_STORAGE_FULL}),
 )
-async def create_dataset(request: Request) -> Response:
+async def create_dataset(request: Request, places: PlacesDep, upload_places: UploadPlacesDep) -> Response:
     """Upload a file (multipart), or create a data set (JSON) whose content follows by PUT.
 
     Accepted: JSONL, CSV, Parquet, plain text, each plain or compressed with gzip or zstd; columns prompt+completion,
@@ -104,16 +105,16 @@ async def create_dataset(request: Request) -> Response:
     is refused: the response names every bad row, and nothing is kept. The validation's `warnings` list what was cleaned
     and what is unusual.
     """
-    caller = await run_in_threadpool(_authenticate_writer, request)
+    caller = await places.run(_authenticate_writer, request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        return await _create_from_form(request, caller)
+        return await _create_from_form(request, caller, upload_places)
     if media_type not in {"application/json", ""}:
         detail = f"send multipart/form-data or application/json, not {media_type}"
         raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, detail)
     with _translate_upload_errors():
         body = _parse(await request.body())
-    return await run_in_threadpool(_create_without_content, caller, body)
+    return await places.run(_create_without_content, caller, body)
 
 
 @router.put(
@@ -126,6 +127,8 @@ async def create_dataset(request: Request) -> Response:
 )
 async def put_content(
     request: Request,
+    places: PlacesDep,
+    upload_places: UploadPlacesDep,
     dataset_id: str,
     compare_with: Annotated[list[str] | None, Query(description=_COMPARE_WITH)] = None,
 ) -> Response:
@@ -134,11 +137,11 @@ async def put_content(
     After unusable content the data set is `invalid`, its validation lists the problems, and corrected content can be
     sent. The content of a ready data set does not change: the same bytes again answer 200, others 409.
     """
-    caller = await run_in_threadpool(_authenticate_writer, request)
-    await run_in_threadpool(_require_owned, caller, dataset_id)
+    caller = await places.run(_authenticate_writer, request)
+    await places.run(_require_owned, caller, dataset_id)
     with _translate_upload_errors(), service.make_upload_folder() as folder:
         upload = await _receive(request, folder / "upload")
-        return await run_in_threadpool(_set_content, request, caller, dataset_id, upload, compare_with or [])
+        return await upload_places.run(_set_content, request, caller, dataset_id, upload, compare_with or [])
 
 
 def _authenticate_writer(request: Request) -> Caller:
@@ -154,7 +157,7 @@ def _require_owned(caller: Caller, dataset_id: str) -> None:
         service.get_owned(session, caller, dataset_id)
 
 
-async def _create_from_form(request: Request, caller: Caller) -> Response:
+async def _create_from_form(request: Request, caller: Caller, upload_places: Places) -> Response:
     with _translate_upload_errors():
         async with request.form(max_files=1, max_fields=10) as form:
             file = form.get("file")
@@ -163,7 +166,7 @@ async def _create_from_form(request: Request, caller: Caller) -> Response:
                 raise ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=[RequestProblem("/file", detail)])
             with service.make_upload_folder() as folder:
                 compare_with = [str(value) for value in form.getlist("compare_with")]
-                return await run_in_threadpool(
+                return await upload_places.run(
                     _create_from_file, caller, file, dict(form), folder / "upload", compare_with
                 )
 
@@ -248,7 +251,7 @@ async def _receive(request: Request, path: Path) -> service.Upload:
         async for chunk in request.stream():
             size += len(chunk)
             digest.update(chunk)
-            await run_in_threadpool(out.write, chunk)
+            await to_thread.run_sync(out.write, chunk)
     actual = f":{base64.b64encode(digest.digest()).decode()}:"
     if _parse_sha256(request.headers.get("content-digest", "")) not in {None, actual}:
         detail = "the content does not have the sha-256 of its Content-Digest header; send it again"
