@@ -1,6 +1,6 @@
 """API keys and tenants: queries."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -8,6 +8,8 @@ from sqlalchemy.orm import Session
 from soul_store import audit
 from soul_store.ids import new_id
 from soul_store.tables import ApiKey, Tenant
+
+_TOUCH_INTERVAL = timedelta(minutes=1)
 
 
 def get_or_insert_tenant(session: Session, name: str) -> Tenant:
@@ -65,8 +67,9 @@ def is_active(session: Session, key_id: str) -> bool:
 
 def touch(session: Session, key: ApiKey) -> None:
     """Record that the key was used, at most once a minute: a write per request would cost more than it is worth."""
-    is_stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
-    session.execute(update(ApiKey).where(ApiKey.id == key.id, is_stale).values(last_used_at=func.now()))
+    if key.last_used_at is None or datetime.now(UTC) - key.last_used_at > _TOUCH_INTERVAL:
+        is_stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - _TOUCH_INTERVAL)
+        session.execute(update(ApiKey).where(ApiKey.id == key.id, is_stale).values(last_used_at=func.now()))
 
 
 def list_page(session: Session, tenant_id: str, *, limit: int, before: str | None = None) -> list[ApiKey]:
