@@ -5,7 +5,7 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 
@@ -44,7 +44,7 @@ class JobFeed:
     def __init__(self) -> None:
         self._subscriptions: defaultdict[str, set[Subscription]] = defaultdict(set)
         self._num_changes: dict[str, int] = {}
-        self._reads: dict[Hashable, asyncio.Task[object]] = {}
+        self._reads: dict[Hashable, asyncio.Future[Any]] = {}
         self.num_connections = 0
 
     def count_changes(self, name: str) -> int:
@@ -73,7 +73,7 @@ class JobFeed:
             task = asyncio.ensure_future(read())
             self._reads[key] = task
             task.add_done_callback(lambda _: self._reads.pop(key, None))
-        return await asyncio.shield(task)  # type: ignore[return-value]
+        return cast("T", await asyncio.shield(task))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -35,7 +35,7 @@ class Server:
     def read_cpu_seconds(self) -> float:
         """Return the CPU seconds that the process has used."""
         times = self.process.cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
 
 @dataclass(frozen=True)

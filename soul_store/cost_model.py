@@ -10,9 +10,10 @@ from soul_core.data.held_out import count_held_out
 from soul_core.spec import FORGET, GENERAL, GENERAL_OWN, RETAIN, RETAIN_HELD_OUT, JobKind, JobSpec, is_forget_set
 from soul_core.spec.attacks import Attack
 from soul_core.spec.generated_retain import GenerateRetain
-from soul_core.spec.optimizers import Sophia
+from soul_core.spec.optimizers import Kfac, Sophia
 from soul_core.spec.strategy import Ensemble, Influence, Search, get_metric_inputs, select_search_criteria
 from soul_core.training.schedule import (
+    MAX_FACTOR_ROWS,
     MAX_FORGET_ROWS,
     NUM_GUARD_ROWS,
     PASSES_PER_LATENT_STEP,
@@ -169,6 +170,8 @@ def count_training(spec: JobSpec, sets: Mapping[str, SetSize]) -> Operations:
             num_estimates * product * tokens.get(curvature.data, learned_tokens)
         )  # guard rows are about as long
     scored_tokens = 0.0
+    if isinstance(spec.optimizer, Kfac):
+        scored_tokens += 2 * learned.limit(MAX_FACTOR_ROWS).num_tokens  # retain and guard rows; and the covariances
     if spec.optimizer.lr == "auto":
         scored_tokens += num_steps * NUM_GUARD_ROWS * learned.tokens_per_row
     if spec.training.stop_at is not None and spec.kind == JobKind.UNLEARN and spec.after.kind == "none":

@@ -9,7 +9,7 @@ from soul_store.settings import get_settings
 
 #: The channel that the triggers of the migrations notify.
 CHANNEL = "soul_changes"
-_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_KEEPALIVE = {"connect_timeout": "10", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3"}
 
 
 async def listen() -> AsyncIterator[str]:
@@ -19,9 +19,8 @@ async def listen() -> AsyncIterator[str]:
         psycopg.Error: The connection was lost, or could not be made.
     """
     url = make_url(get_settings().database_url).set(drivername="postgresql")
-    connection = await psycopg.AsyncConnection.connect(
-        url.render_as_string(hide_password=False), autocommit=True, connect_timeout=10, **_KEEPALIVE
-    )
+    url = url.update_query_dict(_KEEPALIVE)
+    connection = await psycopg.AsyncConnection.connect(url.render_as_string(hide_password=False), autocommit=True)
     async with connection:
         await connection.execute(f"LISTEN {CHANNEL}")
         yield ""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Optimizer
 
+from soul_core.optimizers.kfac import Kfac
 from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat
 from soul_core.spec import optimizers as spec_optimizers
@@ -38,6 +39,10 @@ def _make_sophia(parameters: Parameters, spec: spec_optimizers.Sophia, _: torch.
     )
 
 
+def _make_kfac(parameters: Parameters, spec: spec_optimizers.Kfac, _: torch.dtype) -> Optimizer:
+    return Kfac(parameters, lr=0.0 if spec.lr == "auto" else spec.lr, beta1=spec.beta1)
+
+
 def _make_upstream_compat(
     parameters: Parameters, spec: spec_optimizers.UpstreamCompat, compute_dtype: torch.dtype
 ) -> Optimizer:
@@ -56,5 +61,6 @@ def _make_upstream_compat(
 OPTIMIZERS: dict[str, Callable[[Parameters, Any, torch.dtype], Optimizer]] = {
     "adamw": _make_adamw,
     "sophia": _make_sophia,
+    "kfac": _make_kfac,
     "upstream_compat": _make_upstream_compat,
 }

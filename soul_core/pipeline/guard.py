@@ -9,7 +9,7 @@ from soul_core.data.general_text import split_sample
 from soul_core.data.held_out import MIN_SPLIT_ROWS, count_held_out
 from soul_core.pipeline.model_under_test import ModelUnderTest, cut_texts
 from soul_core.spec import JobKind, JobSpec
-from soul_core.spec.optimizers import Sophia
+from soul_core.spec.optimizers import Kfac, Sophia
 
 #: Part of the retain rows, at most MAX_RETAIN_ROWS, of a set of at least twice MIN_SPLIT_ROWS. Ours.
 RETAIN_FRACTION, MAX_RETAIN_ROWS = 0.1, 16
@@ -17,8 +17,10 @@ RETAIN_FRACTION, MAX_RETAIN_ROWS = 0.1, 16
 
 def uses_guard(spec: JobSpec) -> bool:
     """Return whether a run of this spec reads guard rows."""
-    if spec.kind != JobKind.UNLEARN or spec.strategy.kind == "influence" or not isinstance(spec.optimizer, Sophia):
+    if spec.kind != JobKind.UNLEARN or spec.strategy.kind == "influence":
         return False
+    if not isinstance(spec.optimizer, Sophia):
+        return isinstance(spec.optimizer, Kfac)
     return spec.optimizer.lr == "auto" or spec.optimizer.curvature.data == "guard"
 
 

@@ -109,6 +109,33 @@ class Sophia(SpecModel):
     curvature: Curvature = Field(Gnb(), description="How the curvature h is estimated.")
 
 
+class Kfac(SpecModel):
+    """Second order beyond the diagonal: the momentum of each linear layer, preconditioned by the inverse covariance of
+    the layer's inputs on the data to keep (the input side of K-FAC, arXiv:1503.05671; alone as in arXiv:2201.12250).
+    Weights that are no matrix of a linear layer are held.
+    """
+
+    kind: Literal["kfac"] = "kfac"
+    lr: Annotated[float, Field(gt=0, le=MAX_LR)] | Literal["auto"] = Field(
+        "auto",
+        description="Learning rate: root mean square of the change of a weight in one step. auto: as of sophia. Ours.",
+    )
+    max_rise: float = Field(
+        0.2,
+        gt=0,
+        le=MAX_RISE,
+        description="With `lr: auto`: rise of the guard rows' mean NLL over the run, in nats per token. Ours.",
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the momentum, applied once per step. SOUL's value.")
+    damping: float = Field(
+        0.1,
+        gt=0,
+        le=1000,
+        description="Added to the covariance, as a multiple of its mean eigenvalue: a lower value keeps the other data "
+        "better and forgets more slowly. Ours.",
+    )
+
+
 class UpstreamCompat(SpecModel):
     """The update of the released SOUL code with its faults, for comparisons: the squared gradient of the loss instead
     of curvature, momentum twice per step, the scale 5120, weights in bfloat16 alone where that is the compute type.
@@ -134,4 +161,6 @@ def _refuse_influence(value: Any) -> Any:
     return value
 
 
-Optimizer = Annotated[AdamW | Sophia | UpstreamCompat, Field(discriminator="kind"), BeforeValidator(_refuse_influence)]
+Optimizer = Annotated[
+    AdamW | Sophia | Kfac | UpstreamCompat, Field(discriminator="kind"), BeforeValidator(_refuse_influence)
+]

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.spec.evaluation import Criterion
 from soul_core.spec.names import GENERAL_OWN, RETAIN_HELD_OUT
-from soul_core.spec.optimizers import MAX_LR, MAX_RISE, Sophia
+from soul_core.spec.optimizers import MAX_LR, MAX_RISE, Kfac, Sophia
 from soul_core.spec.terms import MAX_WEIGHT, NoRetain, SpecModel
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def make_search_space(spec: "JobSpec") -> dict[str, tuple[float, float]]:
     elif strategy.lr:
         space = {"optimizer.lr": strategy.lr}
     else:  # the learning rate follows from the budget
-        assert isinstance(spec.optimizer, Sophia)
+        assert isinstance(spec.optimizer, Sophia | Kfac)
         space = {"optimizer.max_rise": _make_default_bounds(spec.optimizer.max_rise, MAX_RISE)}
     if spec.kind == "unlearn" and not isinstance(spec.retain, NoRetain):
         space["retain.weight"] = strategy.retain_weight or _make_default_bounds(spec.retain.weight, MAX_WEIGHT)

@@ -9,6 +9,8 @@ from soul_core.spec import JobSpec, Training
 PASSES_PER_LATENT_STEP = 7 / 12
 #: Guard rows that are scored after every step of a run with `lr: auto`. Ours.
 NUM_GUARD_ROWS = 8
+#: Rows whose tokens make the covariances of `kfac`: at most this many retain rows and as many guard rows. Ours.
+MAX_FACTOR_ROWS = 64
 #: Forget rows that are scored for `training.stop_at`, and the steps between two scorings. Ours.
 MAX_FORGET_ROWS, SCORE_EVERY = 32, 2
 

@@ -20,8 +20,10 @@ from soul_core.models.loading import LoadedModel
 from soul_core.objectives import collect_base_score_kinds, find_steered_layer
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.optimizers.clipped import ClippedOptimizer
+from soul_core.optimizers.kfac import Kfac
 from soul_core.optimizers.sophia import Sophia
 from soul_core.spec import JobSpec
+from soul_core.spec import optimizers as spec_optimizers
 from soul_core.spec.optimizers import Curvature
 from soul_core.training.base_scores import BaseScoreRequest, BaseScores, compute_base_scores
 from soul_core.training.batches import TrainingBatches, is_retain
@@ -29,6 +31,7 @@ from soul_core.training.checkpoint import Stateful, StatefulGenerator, load_newe
 from soul_core.training.curvature_passes import CURVATURE_ESTIMATORS, PASSES_PER_ESTIMATE
 from soul_core.training.curvature_schedule import CurvatureSchedule
 from soul_core.training.history import TrainingHistory, TrainingResult
+from soul_core.training.input_factors import load_or_compute_preconditioners
 from soul_core.training.micro_batching import BatchUnit, MicroBatcher
 from soul_core.training.paraphrases import add_paraphrases
 from soul_core.training.retain_weight import RetainWeight
@@ -130,6 +133,11 @@ class TrainingRun:
         self.optimizer: Optimizer = OPTIMIZERS[spec.optimizer.kind](
             self.trainable.parameters, spec.optimizer, loaded.compute_dtype
         )
+        if isinstance(self.optimizer, Kfac) and isinstance(spec.optimizer, spec_optimizers.Kfac):
+            preconditioners = load_or_compute_preconditioners(
+                loaded, self.trainable.parameters, self.batches.groups, spec.optimizer, self.batcher, folder
+            )
+            self.optimizer.set_preconditioners(preconditioners)
         self.curvature: Curvature | None = getattr(spec.optimizer, "curvature", None)
         self.curvature_schedule = CurvatureSchedule(
             every=self.curvature.every if self.curvature else 1,
@@ -242,7 +250,7 @@ class TrainingRun:
         factor = compute_lr_factor(self.spec, self.step, self.num_steps)
         with self.mask.hold_frozen(self.trainable.parameters) if self.mask else nullcontext():
             if self.trust_region:
-                assert isinstance(self.optimizer, Sophia)
+                assert isinstance(self.optimizer, Sophia | Kfac)
                 self.guard_rise = self.trust_region.take_step(self.optimizer, self.step + 1, factor)
             else:
                 set_lr(self.optimizer, self.spec.optimizer.lr * factor)  # type: ignore[operator]

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from soul_core.data.encoding import Example
 from soul_core.models.loading import LoadedModel
 from soul_core.objectives.terms import ExampleGroup
+from soul_core.optimizers.kfac import Kfac
 from soul_core.optimizers.sophia import Sophia
 from soul_core.spec import JobSpec
 from soul_core.spec import optimizers as spec_optimizers
@@ -32,6 +33,8 @@ GROW, SHRINK = 1.5, 0.5
 CUT, MAX_CUTS = 0.3, 6
 #: The largest learning rate, as a fraction of the weights' root mean square: where curvature is too small to matter.
 MAX_RELATIVE_LR = 4e-4
+#: An optimizer that predicts no rise starts at that rate, and grows to at most this multiple of it.
+MAX_UNPREDICTED_GROWTH = 4.0
 #: Adapters start near zero, and their steps are ten times those of complete matrices.
 LORA_FACTOR = 10
 
@@ -56,7 +59,7 @@ class TrustRegion:
         """Whether the budget is spent."""
         return self._rise >= self._budget
 
-    def take_step(self, optimizer: Sophia, step: int, factor: float) -> float:
+    def take_step(self, optimizer: Sophia | Kfac, step: int, factor: float) -> float:
         """Take step number `step` (from 1) by the optimizer; return the rise after it, in nats per token.
 
         Args:
@@ -66,12 +69,14 @@ class TrustRegion:
         optimizer.step()
         return self.bound_step(step, optimizer.shorten_step)
 
-    def choose_lr(self, unit_prediction: float) -> float:
+    def choose_lr(self, unit_prediction: float | None) -> float:
         """Return the learning rate of the next step.
 
         Args:
-            unit_prediction: 1/2 u'Hu: the predicted rise of a step of learning rate 1.
+            unit_prediction: 1/2 u'Hu: the predicted rise of a step of learning rate 1; None: unknown.
         """
+        if unit_prediction is None:
+            return self._max_lr * min(math.sqrt(self._factor), MAX_UNPREDICTED_GROWTH)
         share = self._factor * self._budget / self._num_steps
         if unit_prediction <= 0:
             return self._max_lr
@@ -125,7 +130,7 @@ def make_trust_region(
     num_steps: int,
 ) -> TrustRegion | None:
     """Return the trust region of a run with `lr: auto`, on guard rows or, without any, on retain rows."""
-    if not isinstance(spec.optimizer, spec_optimizers.Sophia) or spec.optimizer.lr != "auto":
+    if not isinstance(spec.optimizer, spec_optimizers.Sophia | spec_optimizers.Kfac) or spec.optimizer.lr != "auto":
         return None
     examples = groups.get("guard") or groups["retain"] or groups["forget"]
     return TrustRegion(

@@ -18,6 +18,7 @@ SPECS: dict[str, Any] = {
     "adamw": spec_optimizers.AdamW(lr=0.2),
     "sophia": spec_optimizers.Sophia(lr=1.0, gamma=1.0),
     "sophia, gamma auto": spec_optimizers.Sophia(lr=0.1),
+    "kfac": spec_optimizers.Kfac(lr=0.1),
     "upstream_compat": spec_optimizers.UpstreamCompat(lr=0.1, rho=1e-5, weight_decay=0),
 }
 #: Type of the weights and compute type.
