@@ -143,5 +143,6 @@ class _InputCovariances:
         if leader != number:
             return
         x_ND = x.detach().reshape(-1, x.shape[-1]).float()
-        total, num_tokens = self.totals.get(number, (0, 0))
-        self.totals[number] = (total + x_ND.T @ x_ND, num_tokens + len(x_ND))
+        total, num_tokens = self.totals.get(number, (x_ND.new_zeros(x.shape[-1], x.shape[-1]), 0))
+        # in place: autocast would compute a product of its own in bfloat16, which has no inverse to speak of
+        self.totals[number] = (total.addmm_(x_ND.T, x_ND), num_tokens + len(x_ND))

@@ -99,6 +99,7 @@ SPECS = {
         **SOPHIA,
         "optimizer": {"kind": "sophia", "lr": "auto", "max_rise": 0.5, "curvature": {"every": 3, "data": "guard"}},
     },
+    "kfac": {**SOPHIA, "optimizer": {"kind": "kfac", "lr": "auto", "max_rise": 0.5}},
     "no retain term": {
         **SOPHIA,
         "retain": {"kind": "none"},
