@@ -5,6 +5,7 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 
 from api.errors import ErrorCode, ServiceError
 from soul_store import keys
@@ -32,6 +33,7 @@ class Caller:
     tenant_id: str
     key_id: str
     scopes: frozenset[str]
+    expires_at: datetime | None = None
 
     def has_scope(self, scope: str) -> bool:
         return ALL_SCOPES in self.scopes or scope in self.scopes
@@ -64,7 +66,7 @@ def authenticate(session: Session, authorization: str | None) -> Caller:
     if match is None or key is None or not hmac.compare_digest(_hash(match[2]), key.secret_sha256):
         raise _make_unauthorized_error("this API key is unknown, revoked or expired")
     keys.touch(session, key)
-    return Caller(key.tenant_id, key.id, frozenset(key.scopes))
+    return Caller(key.tenant_id, key.id, frozenset(key.scopes), key.expires_at)
 
 
 def require_active(session: Session, caller: Caller) -> None:

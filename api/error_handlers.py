@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,6 +22,8 @@ from api.validation import make_request_problems
 log = logging.getLogger(__name__)
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+#: Problems that a response lists; `errors_omitted` counts the others.
+MAX_PROBLEMS = 100
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
@@ -45,15 +48,16 @@ def make_problem_responses(problems: Mapping[int, str]) -> dict[int | str, dict[
 def make_problem_response(request: Request, error: ServiceError, *, status: int | None = None) -> JSONResponse:
     """Return the error as a response; `status` replaces the code's own."""
     status = status or error.code.status
+    omitted = len(error.problems) - MAX_PROBLEMS
     problem = Problem(
         title=HTTPStatus(status).phrase,
         status=status,
         code=error.code,
         detail=error.detail,
-        errors=list(error.problems),
+        errors=list(error.problems[:MAX_PROBLEMS]),
         request_id=get_request_id(request),
     )
-    body = problem.model_dump(mode="json") | error.extra
+    body = problem.model_dump(mode="json") | error.extra | ({"errors_omitted": omitted} if omitted > 0 else {})
     return JSONResponse(body, status, headers=error.headers, media_type=PROBLEM_MEDIA_TYPE)
 
 
@@ -89,8 +93,10 @@ def _handle_validation_error(request: Request, error: Exception) -> JSONResponse
     if any(entry["type"] == "json_invalid" for entry in errors):
         reason = errors[0].get("ctx", {}).get("error", "it does not parse")
         return make_problem_response(request, ServiceError(ErrorCode.BAD_JSON, f"the body is not JSON: {reason}"))
-    problems = [problem for entry in errors for problem in make_request_problems(entry, error.body)]
-    detail = problems[0].detail if len(problems) == 1 else f"the request has {len(problems)} problems: see 'errors'"
+    found = (problem for entry in errors for problem in make_request_problems(entry, error.body))
+    problems = list(islice(found, MAX_PROBLEMS))
+    count = str(len(problems)) if len(problems) < MAX_PROBLEMS else f"at least {MAX_PROBLEMS}"
+    detail = problems[0].detail if len(problems) == 1 else f"the request has {count} problems: see 'errors'"
     return make_problem_response(request, ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=problems))
 
 

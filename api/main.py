@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api.capacity import Places
 from api.error_handlers import Problem, make_problem_responses, register_error_handlers
 from api.job_feed import JobFeed
+from api.json_guard import JsonGuardMiddleware
 from api.middleware import RequestContextMiddleware
 from api.routes import (
     artifacts,
@@ -68,6 +69,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
         lifespan=_prepare,
     )
+    app.add_middleware(JsonGuardMiddleware)
     app.add_middleware(RequestContextMiddleware)
     register_error_handlers(app)
     for module in (keys, models, uploads, datasets, jobs, evaluations, events, logs, reports, artifacts, schemas):

@@ -1,10 +1,10 @@
 """Translates pydantic's validation errors into the problems of a request."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from api.errors import RequestProblem
+from soul_core.near_spelling import find_nearest, shorten
 
 
 def make_request_problems(error: Mapping[str, Any], body: Any) -> Iterator[RequestProblem]:
@@ -25,14 +25,14 @@ def format_validation_error(error: Mapping[str, Any]) -> str:
     context = error.get("ctx", {})
     if error["type"] == "union_tag_invalid":
         known = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
-        near = difflib.get_close_matches(str(context["tag"]), known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'? " if near else ""
+        near = find_nearest(str(context["tag"]), known, cutoff=0.5)
+        hint = f"did you mean '{near}'? " if near else ""
         tag = str(context["discriminator"]).strip("'")
-        return f"unknown {tag} '{context['tag']}'; {hint}known: {', '.join(known)}"
+        return f"unknown {tag} '{shorten(str(context['tag']))}'; {hint}known: {', '.join(known)}"
     if error["type"] == "union_tag_not_found":
         return f"{context['discriminator']} is missing: it selects one of the choices"
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{error['loc'][-1]}'"
+        return f"unknown key '{shorten(str(error['loc'][-1]))}'"
     return str(error["msg"]).removeprefix("Value error, ")
 
 

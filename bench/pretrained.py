@@ -105,6 +105,7 @@ OPTIMIZERS: dict[str, Spec] = {
     "sophia, gamma 1": {"kind": "sophia", "lr": 2e-5, "gamma": 1.0, "curvature": {"kind": "gnb", "data": "retain"}},
     "sophia, gamma auto": {"kind": "sophia", "lr": 5e-5, "gamma": "auto", "curvature": _GUARD},
     "sophia, lr auto": {"kind": "sophia", "lr": "auto", "gamma": "auto", "curvature": _GUARD},
+    "kfac": {"kind": "kfac"},
 }
 #: Utilities are compared where the forget probability falls to this fraction of the target's.
 FORGET_TARGETS = (0.5, 0.25)

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from soul_cli.options import JsonOption, KeyOption, SoulGroup, UrlOption, connect
 from soul_cli.output import console, error_console, print_fields, print_json, print_table
 from soul_cli.resources import Dataset, Model
 from soul_cli.submission import list_conflict_warnings, list_dataset_warnings, parse_model_source, parse_pairs
+from soul_cli.terminal import escape
 from soul_core.formatting import format_bytes
 
 models = typer.Typer(cls=SoulGroup, no_args_is_help=True, help="Register, list, show and delete models.")

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from soul_cli.client import SoulClient
@@ -15,6 +14,7 @@ from soul_cli.options import JobArgument, JsonOption, KeyOption, UrlOption, conn
 from soul_cli.output import console, error_console, print_json, print_table
 from soul_cli.report_view import print_report
 from soul_cli.resources import Artifact
+from soul_cli.terminal import escape
 from soul_core.formatting import format_bytes
 
 

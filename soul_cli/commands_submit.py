@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from soul_cli.client import SoulClient
 from soul_cli.commands_jobs import follow_and_exit, show_job
@@ -34,6 +33,7 @@ from soul_cli.options import JsonOption, KeyOption, UrlOption, connect
 from soul_cli.output import console, error_console, print_fields, print_json
 from soul_cli.resources import Estimate, Job
 from soul_cli.submission import JobRequest, make_body, make_spec
+from soul_cli.terminal import escape
 from soul_core.formatting import format_bytes, format_duration, format_number
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.rule import Rule
 from rich.table import Table
 
@@ -26,6 +25,7 @@ from soul_cli.output import console
 from soul_cli.report_view import print_report
 from soul_cli.resources import Job
 from soul_cli.submission import ensure_dataset, ensure_model, make_spec
+from soul_cli.terminal import escape
 from soul_cli.watch import get_exit_code, print_outcome, show_events
 from soul_core.formatting import format_bytes, format_duration
 from soul_core.outputs.layout import CHECKPOINT, REPORT_PAGE

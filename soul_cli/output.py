@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from soul_cli.errors import SoulError
 from soul_cli.resources import Job, Resource
+from soul_cli.terminal import escape
 from soul_core.formatting import format_duration
 
 console = Console(highlight=False)

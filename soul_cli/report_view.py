@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from soul_cli.output import style_value
+from soul_cli.terminal import escape
 from soul_core.formatting import format_decimal
 
 NUM_EXAMPLES = 12

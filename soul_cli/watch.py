@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -16,6 +15,7 @@ from rich.text import Text
 from soul_cli.errors import CliExitCode
 from soul_cli.output import style_value
 from soul_cli.resources import Job, JobEvent
+from soul_cli.terminal import escape
 from soul_core.formatting import format_duration
 
 PHASE_TITLES = {

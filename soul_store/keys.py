@@ -60,6 +60,11 @@ def get_active(session: Session, prefix: str) -> ApiKey | None:
     return session.scalar(select(ApiKey).where(ApiKey.prefix == prefix, _is_active()))
 
 
+def get(session: Session, tenant_id: str, key_id: str) -> ApiKey | None:
+    """Return a tenant's key, revoked or not."""
+    return session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id))
+
+
 def is_active(session: Session, key_id: str) -> bool:
     """Return whether a key is neither revoked nor expired."""
     return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, _is_active())) is not None

@@ -105,16 +105,17 @@ class Workspace:
         spec.write_text(json.dumps(job.spec))
         ids = ["--job-id", job.id, "--attempt", str(job.epoch)]
         if job.request_id is not None:
-            ids += ["--request-id", job.request_id]
+            ids += [f"--request-id={job.request_id}"]
         return [str(spec), *ids, "--out", str(self.out), "--state", str(self.state), "--cache", str(self.cache)]
 
     def _fetch_models(self, blobs: BlobStore, job_inputs: JobInputs) -> list[str]:
-        arguments = ["--model-name", job_inputs.model.name]
-        arguments += ["--model", self._fetch_model(blobs, job_inputs.model, "model")]
+        # joined by "=": a name that begins with a dash would be read as an option of its own
+        arguments = [f"--model-name={job_inputs.model.name}"]
+        arguments += [f"--model={self._fetch_model(blobs, job_inputs.model, 'model')}"]
         if job_inputs.model.revision is not None:
-            arguments += ["--revision", job_inputs.model.revision]
+            arguments += [f"--revision={job_inputs.model.revision}"]
         if job_inputs.model.digest is not None:
-            arguments += ["--model-digest", job_inputs.model.digest]
+            arguments += [f"--model-digest={job_inputs.model.digest}"]
         for name, model in job_inputs.models.items():
             revision = f"@{model.revision}" if model.revision is not None else ""
             arguments += ["--compare", f"{name}={self._fetch_model(blobs, model, f'models/{name}')}{revision}"]

@@ -5,7 +5,9 @@ from typing import Annotated, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+#: Letters that are shown: no control characters, no line breaks, nothing that turns the direction of writing around.
+LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=LINE_PATTERN)]
 T = TypeVar("T")
 
 

@@ -5,13 +5,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from api.schemas.common import Name, ResponseModel
+from api.schemas.common import LINE_PATTERN, Name, ResponseModel
 from soul_core.spec.terms import SpecModel
 
 _LOCATION_DESCRIPTION = (
     "Absolute path below one of SOUL_MODEL_ROOTS. The files are registered as they are now: a job on files that have "
     "changed since fails and names both digests."
 )
+
+
+#: A part of a hub id: letters, digits, dots, dashes, underscores; not a dash or dot at an end.
+_HUB_NAME = "[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_REVISION = r"^[A-Za-z0-9._][A-Za-z0-9._/-]{0,199}$"
 
 
 class HubModel(SpecModel):
@@ -24,8 +29,16 @@ class HubModel(SpecModel):
     )
 
     source: Literal["hub"]
-    location: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", examples=["HuggingFaceTB/SmolLM2-135M-Instruct"])
-    revision: str | None = Field(None, description="Branch, tag or commit; default: the main branch.")
+    location: str = Field(
+        pattern=rf"^{_HUB_NAME}(/{_HUB_NAME})?$",
+        max_length=96,
+        examples=["HuggingFaceTB/SmolLM2-135M-Instruct"],
+    )
+    revision: str | None = Field(
+        None,
+        pattern=_REVISION,
+        description="Branch, tag or commit; default: the main branch.",
+    )
     name: Name | None = None
 
 
@@ -37,7 +50,7 @@ class LocalModel(SpecModel):
     )
 
     source: Literal["local"]
-    location: str = Field(description=_LOCATION_DESCRIPTION)
+    location: str = Field(max_length=4096, pattern=LINE_PATTERN, description=_LOCATION_DESCRIPTION)
     name: Name | None = None
 
 
@@ -53,7 +66,7 @@ class GgufModel(SpecModel):
     )
 
     source: Literal["gguf"]
-    location: str = Field(description=_LOCATION_DESCRIPTION)
+    location: str = Field(max_length=4096, pattern=LINE_PATTERN, description=_LOCATION_DESCRIPTION)
     name: Name | None = None
 
 
@@ -63,7 +76,7 @@ class JobModel(SpecModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"source": "job", "location": "job_01k9"}]})
 
     source: Literal["job"]
-    location: str = Field(description="The job's id.", examples=["job_01k9"])
+    location: str = Field(max_length=64, description="The job's id.", examples=["job_01k9"])
     name: Name | None = None
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from api.schemas.common import LINE_PATTERN
 from soul_core.spec import JobKind, JobSpec, Training
 from soul_core.spec.optimizers import AdamW, Optimizer
 from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
@@ -83,19 +84,21 @@ class JobCreate(SpecModel):
         }
     )
 
-    name: str = Field("", max_length=200, description="For display.")
+    name: str = Field("", max_length=200, pattern=LINE_PATTERN, description="For display.")
     model_id: str = Field(description="The base model; in an evaluation the model that is judged.")
     models: dict[ModelName, str] = Field(
         default_factory=dict,
+        max_length=100,
         description="Name -> id of models to evaluate in addition: `retrained`, which was retrained without the forget "
         "set; in an evaluation any name.",
     )
     retrained: RetrainedModelSource = NoRetrainedModel()
     datasets: dict[SetName, str] = Field(
+        max_length=100,
         description="Set name -> data set id. Kind unlearn needs `forget`; without `retain`, the run makes the retain "
         "set from the base model (`spec.data.auto_retain`); kind "
         "finetune needs `train`. `holdout` (like the forget set, never seen) serves membership inference, `general` "
-        "(plain text) perplexity; sets of any other name are evaluated too."
+        "(plain text) perplexity; sets of any other name are evaluated too.",
     )
     spec: JobSpec = JobSpec()
 

@@ -45,6 +45,10 @@ def create(
     if expires_at is not None and (expires_at.tzinfo is None or expires_at <= datetime.now(UTC)):
         detail = "expires_at must be in the future and have a time zone"
         raise ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=[RequestProblem("/expires_at", detail)])
+    if caller.expires_at is not None and (expires_at is None or expires_at > caller.expires_at):
+        latest = caller.expires_at.isoformat()
+        detail = f"a key cannot outlive the one that creates it; set expires_at to {latest} or earlier"
+        raise ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=[RequestProblem("/expires_at", detail)])
     text, prefix, sha256 = generate_api_key()
     key = keys.insert(
         session,
@@ -65,7 +69,12 @@ def list_page(session: Session, caller: Caller, *, limit: int, before: str | Non
 
 
 def revoke(session: Session, caller: Caller, key_id: str) -> ApiKey:
-    """Revoke a key of the caller's project. Raises 404."""
+    """Revoke a key of the caller's project. Raises 404, and 403 for a key with scopes that the caller lacks."""
+    found = keys.get(session, caller.tenant_id, key_id)
+    lacking = [scope for scope in found.scopes if not caller.has_scope(scope)] if found else []
+    if lacking:
+        detail = f"a key can revoke only keys with its own scopes; this one lacks {', '.join(lacking)}"
+        raise ServiceError(ErrorCode.MISSING_SCOPE, detail, scope=lacking[0])
     key = keys.revoke(session, caller.tenant_id, key_id, caller.key_id)
     if key is None:
         raise make_not_found_error(f"API key {key_id}")

@@ -109,10 +109,20 @@ def _pin_hub_model(body: HubModel) -> dict[str, Any]:
     """Pin a hub id to a commit; a worker checks the files when it has downloaded them."""
     from httpx import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         info = HfApi().model_info(body.location, revision=body.revision, timeout=10)
+    except HFValidationError as error:
+        raise _make_unusable_error(f"{body.location} is no id of the hub: {error}") from error
+    except RevisionNotFoundError as error:
+        raise _make_unusable_error(f"{body.location} has no revision {body.revision}") from error
     except RepositoryNotFoundError as error:
         raise _make_unusable_error(f"the hub has no model {body.location}, or it is private") from error
     except HfHubHTTPError as error:

@@ -147,11 +147,13 @@ class JobSpec(SpecModel):
     evaluation: Evaluation = Field(Evaluation(), description="What is measured, and how.")
     attacks: tuple[Attack, ...] = Field(
         DEFAULT_ATTACKS[JobKind.UNLEARN],
+        max_length=64,
         description="Attacks on the judged model, the base model and the retrained model, after everything else is "
         "measured. The default depends on the kind: the fast ones; none for finetune.",
     )
     criteria: tuple[Criterion, ...] = Field(
         DEFAULT_CRITERIA[JobKind.UNLEARN],
+        max_length=500,
         description="Bounds that decide the verdict. The default depends on the kind; with a retrained model it also "
         "bounds what attacks recover.",
     )

@@ -55,10 +55,12 @@ class Evaluation(SpecModel):
             "model_utility",
         ),
         min_length=1,
+        max_length=200,
         description="Metrics to measure, by their names in GET /v1/methods.",
     )
     refusals: tuple[str, ...] = Field(
         (),
+        max_length=10_000,
         description="Answers that `refusal_rate` counts as refusals, in addition to usual phrases and those that SOUL "
         "ships. Those of `after` are added.",
     )

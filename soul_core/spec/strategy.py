@@ -4,17 +4,18 @@ Each `kind` here has one function in the engine's table (`soul_core.pipeline.str
 `docs/reference/methods.md`, equal. The functions below say what a search measures and what it varies.
 """
 
-import difflib
 from collections.abc import Collection
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from soul_core.catalogue import METRIC_CATALOG
+from soul_core.near_spelling import find_nearest, shorten
 from soul_core.spec.evaluation import Criterion
 from soul_core.spec.names import GENERAL_OWN, RETAIN_HELD_OUT
 from soul_core.spec.optimizers import MAX_LR, MAX_RISE, Kfac, Sophia
-from soul_core.spec.terms import MAX_WEIGHT, NoRetain, SpecModel
+from soul_core.spec.terms import MAX_PROBLEMS, MAX_WEIGHT, NoRetain, SpecModel
 
 if TYPE_CHECKING:
     from soul_core.spec import JobSpec
@@ -90,10 +91,10 @@ class Ensemble(SpecModel):
     def _check_member_fields(cls, members: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         problems = []
         for number, member in enumerate(members):
-            for key in [key for key in member if key not in MEMBER_FIELDS]:
-                near = difflib.get_close_matches(key, MEMBER_FIELDS, n=1, cutoff=0.6)
-                hint = f"did you mean '{near[0]}'?" if near else f"a member may set {', '.join(MEMBER_FIELDS)}"
-                problems.append(f"strategy.members.{number}: a member cannot set '{key}'; {hint}")
+            for key in islice((key for key in member if key not in MEMBER_FIELDS), MAX_PROBLEMS):
+                near = find_nearest(key, MEMBER_FIELDS)
+                hint = f"did you mean '{near}'?" if near else f"a member may set {', '.join(MEMBER_FIELDS)}"
+                problems.append(f"strategy.members.{number}: a member cannot set '{shorten(key)}'; {hint}")
         if problems:
             raise ValueError("; ".join(problems))
         return members

@@ -4,12 +4,17 @@ Each `kind` here has one line in the engine's tables (`soul_core.objectives`); a
 `docs/reference/methods.md` equal. Field descriptions are the OpenAPI text, and name who chose a default.
 """
 
-import difflib
+from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from soul_core.near_spelling import find_nearest, shorten
+
+#: Problems of one kind that are looked for in a spec; a spec with more is not one that somebody wrote.
+MAX_PROBLEMS = 100
 #: Names of data sets and models.
 SET_NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 
@@ -24,18 +29,24 @@ class SpecModel(BaseModel):
     def _refuse_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        if refused := {key: hint for key, value in data.items() if (hint := cls._find_key_problem(str(key), value))}:
+        if refused := dict(islice(cls._find_key_problems(data), MAX_PROBLEMS)):
             context = {"hints": " | ".join(refused.values()), "keys": list(refused)}
             raise PydanticCustomError("refused_key", "{hints}", context)
         return cls._add_default_kinds(data)
 
     @classmethod
+    def _find_key_problems(cls, data: dict[Any, Any]) -> Iterator[tuple[str, str]]:
+        for key, value in data.items():
+            if hint := cls._find_key_problem(str(key), value):
+                yield shorten(str(key)), hint
+
+    @classmethod
     def _find_key_problem(cls, key: str, value: Any) -> str | None:
         """Return why a key is refused; a boolean is refused too, where pydantic would read it as 1 or 0."""
         if key not in cls.model_fields:
-            near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.6)
-            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
-            return f"unknown key '{key}'; {hint}"
+            near = find_nearest(key, cls.model_fields)
+            hint = f"did you mean '{near}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
+            return f"unknown key '{shorten(key)}'; {hint}"
         if isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
             return f"'{key}' cannot be {str(value).lower()}; give a value of its own type"
         return None
@@ -58,7 +69,11 @@ Weight = Annotated[
 Beta = Annotated[float, Field(gt=0, le=100)]
 Refusals = Annotated[
     tuple[str, ...],
-    Field(min_length=1, description="Texts of refusals; each forget example gets one, drawn by the seed. Ours."),
+    Field(
+        min_length=1,
+        max_length=10_000,
+        description="Texts of refusals; each forget example gets one, drawn by the seed. Ours.",
+    ),
 ]
 
 _REFUSALS = (

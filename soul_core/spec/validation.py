@@ -4,12 +4,12 @@ The API runs them before a job is queued, the engine before a run begins. `RECIP
 list all of them; each check yields its problems with their places and remedies.
 """
 
-import difflib
 import re
 from collections.abc import Collection, Iterator
 
 from soul_core.catalogue import METRIC_CATALOG
 from soul_core.errors import BadSpec
+from soul_core.near_spelling import find_nearest, shorten
 from soul_core.spec import (
     ALL_PRIOR_FORGET_SETS,
     DEFAULT_CRITERIA,
@@ -184,9 +184,9 @@ def _check_metric_names(spec: JobSpec, _: JobContext) -> Iterator[SpecProblem]:
     places += [(f"criteria.{number}.metric", criterion.metric) for number, criterion in enumerate(spec.criteria)]
     for place, name in places:
         if name not in METRIC_CATALOG:
-            near = difflib.get_close_matches(name, METRIC_CATALOG, n=1, cutoff=0.6)
-            hint = f"did you mean '{near[0]}'?" if near else f"known metrics: {', '.join(METRIC_CATALOG)}"
-            yield SpecProblem(place, f"unknown metric '{name}'; {hint}")
+            near = find_nearest(name, METRIC_CATALOG)
+            hint = f"did you mean '{near}'?" if near else f"known metrics: {', '.join(METRIC_CATALOG)}"
+            yield SpecProblem(place, f"unknown metric '{shorten(name)}'; {hint}")
 
 
 def _check_adapter_export(spec: JobSpec, _: JobContext) -> Iterator[SpecProblem]:

@@ -33,8 +33,8 @@ GROW, SHRINK = 1.5, 0.5
 CUT, MAX_CUTS = 0.3, 6
 #: The largest learning rate, as a fraction of the weights' root mean square: where curvature is too small to matter.
 MAX_RELATIVE_LR = 4e-4
-#: An optimizer that predicts no rise starts at that rate, and grows to at most this multiple of it.
-MAX_UNPREDICTED_GROWTH = 4.0
+#: An optimizer that predicts no rise takes at most this part of that rate: it does not see what larger steps break.
+UNPREDICTED_PART = 0.5
 #: Adapters start near zero, and their steps are ten times those of complete matrices.
 LORA_FACTOR = 10
 
@@ -76,7 +76,7 @@ class TrustRegion:
             unit_prediction: 1/2 u'Hu: the predicted rise of a step of learning rate 1; None: unknown.
         """
         if unit_prediction is None:
-            return self._max_lr * min(math.sqrt(self._factor), MAX_UNPREDICTED_GROWTH)
+            return UNPREDICTED_PART * self._max_lr * min(1.0, math.sqrt(self._factor))
         share = self._factor * self._budget / self._num_steps
         if unit_prediction <= 0:
             return self._max_lr

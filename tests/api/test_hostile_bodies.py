@@ -1,0 +1,88 @@
+"""Bodies that nobody writes by hand: each gets a clear error soon, and none a 500."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import ApiClient
+
+DEEP = "[" * 50_000 + "]" * 50_000
+
+
+def send(client: ApiClient, content: str, path: str = "/v1/jobs") -> Any:
+    return client("POST", path, content=content.encode(), headers={"Content-Type": "application/json"})
+
+
+@pytest.mark.parametrize("half", [r"\ud800", r"\udc00", r"\ud83d\ud83d", r"\udc00\ud800", r"x\ud800\\udc00"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models", "/v1/datasets", "/v1/api-keys", "/v1/estimates"])
+def test_half_a_surrogate_pair_is_refused_everywhere(admin: ApiClient, path: str, half: str) -> None:
+    response = send(admin, f'{{"name": "{half}"}}', path)
+
+    assert (response.status_code, response.json()["code"]) == (400, "bad_json")
+    assert "half of a surrogate pair" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("name", [r"\ud83d\ude00", r"\\ud800", "é", "日本"])
+def test_every_real_character_is_accepted(admin: ApiClient, name: str) -> None:
+    response = send(admin, f'{{"name": "{name}", "scopes": ["jobs:read"]}}', "/v1/api-keys")
+
+    assert (response.status_code, response.json()["name"]) == (201, json.loads(f'"{name}"'))
+
+
+@pytest.mark.parametrize("content", [DEEP, '{"spec": ' + '{"a": ' * 500 + "1" + "}" * 501])
+def test_deep_nesting_is_refused(admin: ApiClient, content: str) -> None:
+    response = send(admin, content)
+
+    assert (response.status_code, response.json()["code"]) == (400, "bad_json")
+    assert "nests deeper than 64 levels" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"evaluation": {"metrics": [f"probabilitz_{n}" for n in range(90_000)]}},
+        {"attacks": [{"kind": "relearm"}] * 80_000},
+        {"criteria": [{"metric": "x" * 30}] * 60_000},
+        {f"unknown_{n}": n for n in range(90_000)},
+        {"strategy": {"kind": "ensemble", "members": [{f"lr_{n}": 1 for n in range(90_000)}, {}]}},
+        {"optimizer": {"kind": "x" * 2_000_000}},
+    ],
+    ids=["metrics", "attacks", "criteria", "keys", "members", "long"],
+)
+def test_a_huge_spec_gets_a_short_answer_soon(admin: ApiClient, job_body: dict[str, Any], spec: dict[str, Any]) -> None:
+    content = json.dumps({**job_body, "spec": spec})
+    started = time.process_time()
+
+    response = send(admin, content)
+
+    assert response.status_code == 422
+    assert len(response.content) < 60_000
+    assert len(response.json()["errors"]) <= 100
+    assert time.process_time() - started < 3
+
+
+def test_more_items_than_any_spec_has_are_refused(admin: ApiClient) -> None:
+    assert send(admin, json.dumps({"x": list(range(200_000))})).json()["code"] == "too_large"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\x1b[31mred", "a\u202eb", "a\x00b", "\x9b31m", "a\u2028b"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets", "/v1/api-keys"])
+def test_a_name_with_a_control_character_is_refused(
+    admin: ApiClient, job_body: dict[str, Any], path: str, name: str
+) -> None:
+    bodies = {"/v1/jobs": job_body, "/v1/datasets": {}, "/v1/api-keys": {"scopes": ["jobs:read"]}}
+
+    response = admin("POST", path, json={**bodies[path], "name": name})
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "/name"
+
+
+@pytest.mark.parametrize("location", ["a/b/c", "-x/y", "x/-y", "a" * 97, "../x", "a/b.", "ä/b", "a b/c"])
+def test_a_malformed_hub_id_is_refused_without_asking_the_hub(admin: ApiClient, location: str) -> None:
+    response = admin("POST", "/v1/models", json={"source": "hub", "location": location})
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "/location"
