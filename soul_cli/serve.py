@@ -1,7 +1,6 @@
 """`soul serve`: the complete service on one machine, with embedded servers."""
 
 import fcntl
-import ipaddress
 import json
 import os
 import signal
@@ -47,7 +46,7 @@ def serve(
             "--model-root",
             metavar="FOLDER",
             help="Folder whose models may be registered by path. Repeatable.",
-            show_default="SOUL_MODEL_ROOTS; else any, on a loopback address",
+            show_default="SOUL_MODEL_ROOTS; else the folder models of the data folder",
         ),
     ] = None,
     log_level: Annotated[
@@ -92,7 +91,7 @@ def _start(
     os.environ.setdefault("SOUL_SCRATCH_DIR", str(service.data / "scratch"))
     os.environ.setdefault("SOUL_GRACE_SECONDS", str(WORKER_STOP_SECONDS - 1.5))
     os.environ.update(SOUL_LOG_LEVEL=log_level, C_FORCE_ROOT="1")
-    os.environ["SOUL_MODEL_ROOTS"] = _format_model_roots(host, model_roots)
+    os.environ["SOUL_MODEL_ROOTS"] = _format_model_roots(service.data, model_roots)
     service.start_servers()
     # API and worker take a second or two to import; the schema is migrated meanwhile.
     api = ["uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port)]
@@ -140,18 +139,12 @@ def _prepare_database() -> str | None:
         raise ServiceStartError(f"the database cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def _format_model_roots(host: str, model_roots: list[Path] | None) -> str:
-    """Return SOUL_MODEL_ROOTS. Without any setting it is "/" if only this machine can reach the API, else empty."""
+def _format_model_roots(data: Path, model_roots: list[Path] | None) -> str:
+    """Return SOUL_MODEL_ROOTS. Without any setting it is a folder of the service's own."""
     if model_roots:
         return os.pathsep.join(str(root.absolute()) for root in model_roots)
-    return os.environ.get("SOUL_MODEL_ROOTS", "/" if _is_loopback(host) else "")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    (data / "models").mkdir(exist_ok=True)
+    return os.environ.get("SOUL_MODEL_ROOTS", str(data / "models"))
 
 
 def _is_ready(url: str) -> bool:

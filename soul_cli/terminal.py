@@ -2,7 +2,7 @@
 
 import re
 
-from soul_cli.terminal import escape as escape_markup
+from rich.markup import escape as escape_markup
 
 #: Control characters except tab and line feed, and what turns the direction of writing around.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -82,11 +82,28 @@ def _resolve_allowed_path(location: str) -> Path:
     if not path.is_absolute() or "\0" in location:
         raise _make_unusable_error(f"{location!r} is not an absolute path")
     path = path.resolve()
-    if not any(path.is_relative_to(root) for root in roots) or not path.exists():
+    is_allowed = any(path.is_relative_to(root) for root in roots) and not _is_private(path)
+    if not is_allowed or not path.exists():
         raise _make_unusable_error(
-            f"there is no model at {location}, or it is outside the folders that this service may read"
+            f"there is no model at {location}, or it is outside the folders that this service may read; the operator "
+            "allows a folder by SOUL_MODEL_ROOTS or `soul serve --model-root FOLDER`"
         )
+    for file in path.rglob("*") if path.is_dir() else ():
+        target = file.resolve()
+        if not any(target.is_relative_to(root) for root in roots) or _is_private(target):
+            raise _make_unusable_error(
+                f"{file.relative_to(path)} is a link that leaves the folders that this service may read; copy the file"
+            )
     return path
+
+
+def _is_private(path: Path) -> bool:
+    """Return whether a path belongs to the service itself: its files, which other projects own, and its scratch."""
+    settings = get_settings()
+    own = [settings.scratch_dir]
+    if settings.blobs_url.startswith("file://"):
+        own.append(Path(settings.blobs_url.removeprefix("file://")))
+    return any(path.is_relative_to(folder.resolve()) for folder in own)
 
 
 def _find_job_checkpoint(session: Session, caller: Caller, body: JobModel) -> dict[str, Any]:

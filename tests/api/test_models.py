@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soul_store.settings import get_settings
+from soul_store.settings import Settings, get_settings
 from tests.api.conftest import ApiClient, problem
 
 
@@ -76,6 +76,30 @@ def test_a_model_outside_the_allowed_folders_is_not_found(
     assert register(admin, allowed / "model").status_code == 201  # type: ignore[attr-defined]
 
 
+def test_the_files_of_other_projects_are_no_models(
+    admin: ApiClient, model_folder: Path, settings_env: Settings
+) -> None:
+    blobs = Path(settings_env.blobs_url.removeprefix("file://"))
+    for folder in (blobs / "jobs" / "job_1" / "1" / "checkpoint", settings_env.scratch_dir / "job_1"):
+        shutil.copytree(model_folder, folder)
+
+        problem(register(admin, folder), 422, "unusable_model")
+
+
+def test_a_link_that_leaves_the_allowed_folders_is_refused(
+    admin: ApiClient, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    monkeypatch.setenv("SOUL_MODEL_ROOTS", str(model_folder))
+    get_settings.cache_clear()
+    (model_folder / "added.json").symlink_to(model_folder / "config.json")
+    assert register(admin, model_folder).status_code == 201  # type: ignore[attr-defined]
+    (model_folder / "extra.json").symlink_to(secret)
+
+    assert "extra.json is a link" in problem(register(admin, model_folder), 422, "unusable_model")["detail"]
+
+
 def test_without_allowed_folders_no_path_is_read(
     admin: ApiClient, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +123,7 @@ def test_a_wrong_source_gives_the_known_ones(admin: ApiClient) -> None:
 
 
 def test_a_path_with_a_nul_is_refused(admin: ApiClient) -> None:
-    problem(admin("POST", "/v1/models", json={"source": "local", "location": "/a\0b"}), 422, "unusable_model")
+    problem(admin("POST", "/v1/models", json={"source": "local", "location": "/a\0b"}), 422, "invalid_request")
 
 
 def test_an_unfinished_job_has_no_model(admin: ApiClient, job_body: dict[str, object]) -> None:
