@@ -93,8 +93,8 @@ def _handle_validation_error(request: Request, error: Exception) -> JSONResponse
     if any(entry["type"] == "json_invalid" for entry in errors):
         reason = errors[0].get("ctx", {}).get("error", "it does not parse")
         return make_problem_response(request, ServiceError(ErrorCode.BAD_JSON, f"the body is not JSON: {reason}"))
-    found = (problem for entry in errors for problem in make_request_problems(entry, error.body))
-    problems = list(islice(found, MAX_PROBLEMS))
+    all_problems = (problem for entry in errors for problem in make_request_problems(entry, error.body))
+    problems = list(islice(all_problems, MAX_PROBLEMS))
     count = str(len(problems)) if len(problems) < MAX_PROBLEMS else f"at least {MAX_PROBLEMS}"
     detail = problems[0].detail if len(problems) == 1 else f"the request has {count} problems: see 'errors'"
     return make_problem_response(request, ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=problems))

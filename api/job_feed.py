@@ -48,7 +48,7 @@ class JobFeed:
         self.num_connections = 0
 
     def count_changes(self, name: str) -> int:
-        """Return how often an id has changed since somebody waits for it."""
+        """Return how often an id has changed since it is waited for."""
         return self._num_changes.get(name, 0)
 
     @contextmanager
@@ -77,7 +77,7 @@ class JobFeed:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Listen while the block runs; after a lost connection, wake everybody and connect again."""
+        """Listen while the block runs; after a lost connection, wake all of them and connect again."""
         task = asyncio.create_task(self._listen())
         try:
             yield
@@ -93,7 +93,7 @@ class JobFeed:
                 async for name in listen():
                     if name:
                         self._wake(name)
-                    else:  # what changed while nobody listened
+                    else:  # what changed while the process did not listen
                         is_lost = False
                         self._wake_all()
             except (psycopg.Error, OSError) as error:

@@ -19,7 +19,7 @@ _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
 class JsonGuardMiddleware:
-    """Reads JSON bodies and answers those with a problem; the others go on unchanged."""
+    """Reads JSON bodies and answers those with a problem; the others pass unchanged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -58,7 +58,7 @@ def find_problem(body: bytes) -> ServiceError | None:
     if structure.count(b",") > MAX_ITEMS:
         return ServiceError(ErrorCode.TOO_LARGE, f"the body has more than {MAX_ITEMS} items; send fewer")
     if b"\\u" in body and _has_half_pair(body):
-        detail = "a text of the body has half of a surrogate pair, which is no character; remove it"
+        detail = "a text of the body has half of a surrogate pair, which is not a character; remove it"
         return ServiceError(ErrorCode.BAD_JSON, detail)
     return None
 

@@ -28,6 +28,7 @@ from api.routes import (
     uploads,
 )
 from api.schemas.datasets import DatasetCreate
+from api.services.datasets import remove_left_uploads
 from soul_core.log_config import configure_logging
 from soul_store.settings import LogSettings, get_settings
 
@@ -90,6 +91,7 @@ async def _prepare(app: FastAPI) -> AsyncIterator[None]:
         settings.max_concurrent_uploads, max_waiting=settings.api_max_waiting, wait_seconds=_UPLOAD_WAIT_SECONDS
     )
     app.state.job_feed = JobFeed()
+    remove_left_uploads()
     async with app.state.job_feed.running():
         yield
 

@@ -1,4 +1,4 @@
-"""Many clients at once over loopback, beside a bare endpoint with one SELECT: `python -m bench.load`.
+"""Many clients at once over loopback, next to a bare endpoint with one SELECT: `python -m bench.load`.
 
 Prints responses and times for 1, 32, 200 and 1,000 clients, then for 500 streams and 200 long polls, and how long
 `/healthz` took meanwhile.
@@ -127,7 +127,7 @@ async def _measure_phase(
 
 
 async def _measure_streams(served: ServedApi, job_id: str, number: int) -> dict[str, Any]:
-    """Open streams, measure their cost while nothing happens, then how soon all hear of an event."""
+    """Open streams, measure their cost while nothing happens, then how soon all receive an event."""
     connections = [Connection(served.api.port, served.key) for _ in range(number)]
     async with _probing(served) as health:
         readers = await asyncio.gather(*(c.send(f"/v1/jobs/{job_id}/events/stream") for c in connections))
@@ -157,7 +157,7 @@ async def _measure_streams(served: ServedApi, job_id: str, number: int) -> dict[
         "idle core % per stream": 100 * max(idle - probes, 0) / number,
         "GET p99 ms": sample.compute_percentile(99),
         "GET errors": sample.num_errors,
-        "all heard after ms": 1000 * seconds,
+        "all received after ms": 1000 * seconds,
         "healthz max ms": health.compute_percentile(100),
     }
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-#: A longer text is no misspelling, and comparing it would take long.
+#: A longer text is not a misspelling, and comparing it would take long.
 _MAX_LENGTH = 64
 
 

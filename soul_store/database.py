@@ -14,7 +14,7 @@ from soul_store.settings import get_settings
 
 __all__ = ["SPARE_CONNECTIONS", "Session", "close", "is_available", "make_engine", "open_session", "transaction"]
 
-#: Connections of a process beyond those of its requests: for what runs beside them.
+#: Connections of a process beyond those of its requests: for what runs in addition.
 SPARE_CONNECTIONS = 8
 #: A connection that was used this short a time ago is not checked before it is used again.
 _TRUSTED_SECONDS = 1.0

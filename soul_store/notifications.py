@@ -1,4 +1,4 @@
-"""What changed, told by PostgreSQL: triggers send the id of a changed job or key when its transaction commits."""
+"""Ids of what changed, sent by PostgreSQL: triggers notify of a changed job or key when its transaction commits."""
 
 from collections.abc import AsyncIterator
 

@@ -39,6 +39,12 @@ class Settings(LogSettings):
     )
     max_upload_bytes: int = Field(2 << 30, gt=0, description="Largest upload.")
     max_expanded_bytes: int = Field(8 << 30, gt=0, description="Largest upload after decompression.")
+    upload_memory_bytes: int = Field(
+        4 << 30,
+        ge=1 << 28,
+        description="Memory of the process that reads an upload of more than 1 MiB, or a binary one.",
+    )
+    upload_seconds: float = Field(300, gt=0, description="Longest time that reading an upload may take.")
     api_concurrency: int = Field(
         16, ge=1, le=200, description="Requests that an API process serves at once, each with a database connection."
     )

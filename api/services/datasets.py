@@ -1,19 +1,21 @@
 """Rules of data sets: an upload is read at once, and kept only if every row is usable."""
 
 import json
+import os
+import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from api.auth import Caller
 from api.errors import ErrorCode, RequestProblem, ServiceError, make_not_found_error
 from api.schemas.datasets import DatasetOut, ValidationOut
-from soul_core.data import Format, ReadResult, read_rows, validate_rows, write_canonical
-from soul_core.errors import BadData
+from api.services.upload_reading import UploadRequest, read_file, read_in_child
 from soul_store import datasets
 from soul_store.blobs import get_blob_store
 from soul_store.database import Session
@@ -21,8 +23,9 @@ from soul_store.ids import new_id
 from soul_store.settings import get_settings
 from soul_store.tables import Dataset
 
-#: Groups of duplicates that a validation lists, and rows that a warning lists; both count all of them.
-_MAX_LISTED = 1000
+_HOST = platform.node() or "host"
+#: Text of at most this size is read by the API itself.
+_SMALL_BYTES = 1 << 20
 #: Entries of a row's mapping that are not columns: the file's own name, and the options that it is read with.
 _FILENAME, _CLEAN, _NORMALIZE = ".filename", ".clean", ".normalize"
 _YES, _NO = "true", "false"
@@ -56,10 +59,22 @@ class Upload:
 @contextmanager
 def make_upload_folder() -> Iterator[Path]:
     """Yield a private folder for one upload; it is removed when the block ends."""
-    parent = get_settings().scratch_dir / "uploads"
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent) as folder:
+    parent = _get_uploads_folder()
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f"{_HOST}-{os.getpid()}-") as folder:
         yield Path(folder)
+
+
+def remove_left_uploads() -> None:
+    """Remove the folders of uploads whose process on this machine was killed."""
+    for folder in _get_uploads_folder().glob(f"{_HOST}-*"):
+        pid = folder.name.removeprefix(f"{_HOST}-").partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _get_uploads_folder() -> Path:
+    return get_settings().scratch_dir / "uploads"
 
 
 @contextmanager
@@ -79,23 +94,25 @@ def read_upload(upload: Upload, options: ReadingOptions, *, key: str) -> tuple[d
     Returns:
         Its validation, and the columns of its row; None for the columns if the upload is not usable.
     """
-    try:
-        reading = read_rows(
-            upload.path,
-            format=cast("Format | None", options.file_format),
-            mapping=options.mapping or None,
-            name=upload.filename or "upload",
-            clean=options.clean,
-            normalize=options.normalize,
-            max_expanded_bytes=get_settings().max_expanded_bytes,
+    settings, canonical = get_settings(), upload.path.with_name("rows.jsonl")
+    request = UploadRequest(
+        str(upload.path),
+        upload.filename or "upload",
+        str(canonical),
+        format=options.file_format,
+        mapping=dict(options.mapping),
+        clean=options.clean,
+        normalize=options.normalize,
+        max_expanded_bytes=settings.max_expanded_bytes,
+    )
+    if _is_harmless(upload):
+        validation, content_sha256 = read_file(request)
+    else:
+        validation, content_sha256 = read_in_child(
+            request, memory_bytes=settings.upload_memory_bytes, seconds=settings.upload_seconds
         )
-    except BadData as error:
-        return {"usable": False, "error": "; ".join([error.message, *error.details])}, None
-    validation = _describe_validation(reading)
-    if not validation["usable"]:
+    if content_sha256 is None:
         return validation, None
-    canonical = upload.path.with_name("rows.jsonl")
-    content_sha256 = write_canonical(reading.rows, canonical)
     stored = get_blob_store().put_file(key, canonical)
     return validation, {
         "status": "ready",
@@ -103,8 +120,16 @@ def read_upload(upload: Upload, options: ReadingOptions, *, key: str) -> tuple[d
         "size_bytes": upload.size_bytes,
         "sha256": upload.sha256,
         "content_sha256": content_sha256,
-        "num_rows": len(reading.rows),
+        "num_rows": validation["num_rows"],
     }
+
+
+def _is_harmless(upload: Upload) -> bool:
+    """Return whether a file is text and so small that a child process would cost more than it could."""
+    if upload.size_bytes > _SMALL_BYTES:
+        return False
+    head = upload.path.read_bytes()[:4]
+    return not head.startswith((b"PAR1", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"))
 
 
 def create_from_upload(
@@ -254,29 +279,3 @@ def make_invalid_dataset_error(validation: dict[str, Any]) -> ServiceError:
 def _make_no_content_error(row: Dataset) -> ServiceError:
     detail = f"data set {row.id} has no content: its status is {row.status}; PUT the content first"
     return ServiceError(ErrorCode.NO_CONTENT, detail)
-
-
-def _describe_validation(reading: ReadResult) -> dict[str, Any]:
-    """Return the validation of a reading as the row stores it."""
-    validation = validate_rows(reading)
-    return {
-        "usable": validation.is_usable,
-        "format": validation.format,
-        "num_rows": validation.num_rows,
-        "columns": list(validation.columns),
-        "used_columns": list(validation.used_columns),
-        "problems": [
-            {"row": problem.number, "column": problem.column, "detail": problem.detail}
-            for problem in validation.problems
-        ],
-        "duplicates": [list(group) for group in validation.duplicates[:_MAX_LISTED]],
-        "warnings": [
-            {
-                "kind": warning.kind,
-                "detail": warning.detail,
-                "rows": list(warning.rows[:_MAX_LISTED]),
-                "num_rows": len(warning.rows),
-            }
-            for warning in validation.warnings
-        ],
-    }

@@ -70,8 +70,8 @@ def list_page(session: Session, caller: Caller, *, limit: int, before: str | Non
 
 def revoke(session: Session, caller: Caller, key_id: str) -> ApiKey:
     """Revoke a key of the caller's project. Raises 404, and 403 for a key with scopes that the caller lacks."""
-    found = keys.get(session, caller.tenant_id, key_id)
-    lacking = [scope for scope in found.scopes if not caller.has_scope(scope)] if found else []
+    key_to_revoke = keys.get(session, caller.tenant_id, key_id)
+    lacking = [scope for scope in key_to_revoke.scopes if not caller.has_scope(scope)] if key_to_revoke else []
     if lacking:
         detail = f"a key can revoke only keys with its own scopes; this one lacks {', '.join(lacking)}"
         raise ServiceError(ErrorCode.MISSING_SCOPE, detail, scope=lacking[0])

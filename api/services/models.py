@@ -137,7 +137,7 @@ def _pin_hub_model(body: HubModel) -> dict[str, Any]:
     try:
         info = HfApi().model_info(body.location, revision=body.revision, timeout=10)
     except HFValidationError as error:
-        raise _make_unusable_error(f"{body.location} is no id of the hub: {error}") from error
+        raise _make_unusable_error(f"{body.location} is not an id of the hub: {error}") from error
     except RevisionNotFoundError as error:
         raise _make_unusable_error(f"{body.location} has no revision {body.revision}") from error
     except RepositoryNotFoundError as error:

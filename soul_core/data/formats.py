@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 from soul_core.data.compression import DecompressedStream
 from soul_core.data.csv_records import read_csv_records
@@ -182,6 +182,19 @@ def _pieces(paragraph: str, chunk_chars: int) -> Iterator[str]:
         yield paragraph
 
 
+#: A data set has at most this many rows and cells: a file of a kilobyte can claim billions.
+MAX_ROWS, MAX_CELLS = 10_000_000, 100_000_000
+
+
+def _check_parquet_size(metadata: Any, max_expanded_bytes: int) -> None:
+    """Raise BadData for a file whose own metadata claims too much, before any of it is read."""
+    num_bytes = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if metadata.num_rows > MAX_ROWS or metadata.num_rows * metadata.num_columns > MAX_CELLS:
+        raise BadData(f"the data set has more than {MAX_ROWS:,} rows or {MAX_CELLS:,} cells; split it")
+    if num_bytes > max_expanded_bytes:
+        raise BadData(f"the data set is larger than {max_expanded_bytes:,} bytes when expanded")
+
+
 def _parquet(path: Path, stream: DecompressedStream, max_expanded_bytes: int) -> Iterator[RawRow]:
     import pyarrow as pa  # takes 0.1 s, which the other formats do not need
     from pyarrow import parquet
@@ -194,6 +207,7 @@ def _parquet(path: Path, stream: DecompressedStream, max_expanded_bytes: int) ->
             file = spool
         try:
             with parquet.ParquetFile(file) as table:
+                _check_parquet_size(table.metadata, max_expanded_bytes)
                 total, number = 0, 0
                 for batch in table.iter_batches(batch_size=128):
                     total += batch.nbytes
@@ -202,5 +216,7 @@ def _parquet(path: Path, stream: DecompressedStream, max_expanded_bytes: int) ->
                     for values in batch.to_pylist():
                         number += 1
                         yield RawRow(number, values)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except pa.ArrowMemoryError as error:
+            raise MemoryError from error
+        except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError, OverflowError) as error:
             raise BadData(f"the Parquet file cannot be read ({type(error).__name__}); is it complete?") from error

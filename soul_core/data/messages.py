@@ -1,6 +1,7 @@
 """Conversations in OpenAI's form (role, content) or ShareGPT's (from, value) to messages. Torch-free."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,13 +79,16 @@ def _text_of_parts(content: Any) -> Any:
     return "\n".join(texts) if len(texts) == len(values) else content
 
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
 def find_text_fault(text: str) -> str | None:
     """Return why a text cannot be a prompt or an answer; None if it can."""
     if not text.strip("\u200b\u2060\ufeff \t\r\n") or not text.strip():
         return "empty"
     if "\0" in text:
         return "contains a NUL character"
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if _HALF_PAIR.search(text):
         return "contains half of a surrogate pair, which UTF-8 cannot encode"
     return None
 

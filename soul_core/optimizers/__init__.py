@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Optimizer
 
-from soul_core.optimizers.kfac import Kfac
+from soul_core.optimizers.kfac import KfacOptimizer
 from soul_core.optimizers.sophia import Sophia
 from soul_core.optimizers.upstream import UpstreamCompat
 from soul_core.spec import optimizers as spec_optimizers
@@ -40,7 +40,7 @@ def _make_sophia(parameters: Parameters, spec: spec_optimizers.Sophia, _: torch.
 
 
 def _make_kfac(parameters: Parameters, spec: spec_optimizers.Kfac, _: torch.dtype) -> Optimizer:
-    return Kfac(parameters, lr=0.0 if spec.lr == "auto" else spec.lr, beta1=spec.beta1)
+    return KfacOptimizer(parameters, lr=0.0 if spec.lr == "auto" else spec.lr, beta1=spec.beta1)
 
 
 def _make_upstream_compat(

@@ -6,7 +6,7 @@ is used (as in Benzing 2022, arXiv:2201.12250), so a step changes the layer's ou
 those of the data to keep: an off-diagonal curvature, which Sophia's diagonal cannot express.
 
 Differs from K-FAC: the factors are those of the base model on the data to keep, computed once; the step is scaled to a
-root mean square, so that `lr` means the same for every model; weights that are no matrix of a linear layer are held.
+root mean square, so that `lr` means the same for every model; weights outside linear layers are held.
 """
 
 import math
@@ -17,7 +17,7 @@ import torch
 from torch.optim import Optimizer
 
 
-class Kfac(Optimizer):
+class KfacOptimizer(Optimizer):
     """W -= lr * v / rms(v), v = m (A + damping)^-1, m the running average of the gradients, rms over all weights.
 
     The state holds the momentum `m` and, below float32, a `master` copy of the weights.

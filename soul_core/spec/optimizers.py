@@ -112,7 +112,7 @@ class Sophia(SpecModel):
 class Kfac(SpecModel):
     """Second order beyond the diagonal: the momentum of each linear layer, preconditioned by the inverse covariance of
     the layer's inputs on the data to keep (the input side of K-FAC, arXiv:1503.05671; alone as in arXiv:2201.12250).
-    Weights that are no matrix of a linear layer are held.
+    Weights outside linear layers are held.
     """
 
     kind: Literal["kfac"] = "kfac"

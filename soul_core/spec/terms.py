@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from soul_core.near_spelling import find_nearest, shorten
 
-#: Problems of one kind that are looked for in a spec; a spec with more is not one that somebody wrote.
+#: Problems of one kind that are looked for in a spec; a spec with more was not written by hand.
 MAX_PROBLEMS = 100
 #: Names of data sets and models.
 SET_NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"

@@ -41,7 +41,7 @@ def load_or_compute_preconditioners(
     """Return (A + damping * mean eigenvalue of A)^-1 for each parameter.
 
     A is the mean of x x^T over all tokens of retain and guard rows that reach the parameter's layer. None stands for a
-    parameter that is no matrix of a linear layer, or of one with too many inputs or too few tokens. The matrices of an
+    parameter outside linear layers, or of one with too many inputs or too few tokens. The matrices of an
     earlier attempt are read from `folder`: the model is no longer the base model then.
 
     Raises:

@@ -20,7 +20,7 @@ from soul_core.models.loading import LoadedModel
 from soul_core.objectives import collect_base_score_kinds, find_steered_layer
 from soul_core.optimizers import OPTIMIZERS
 from soul_core.optimizers.clipped import ClippedOptimizer
-from soul_core.optimizers.kfac import Kfac
+from soul_core.optimizers.kfac import KfacOptimizer
 from soul_core.optimizers.sophia import Sophia
 from soul_core.spec import JobSpec
 from soul_core.spec import optimizers as spec_optimizers
@@ -133,7 +133,7 @@ class TrainingRun:
         self.optimizer: Optimizer = OPTIMIZERS[spec.optimizer.kind](
             self.trainable.parameters, spec.optimizer, loaded.compute_dtype
         )
-        if isinstance(self.optimizer, Kfac) and isinstance(spec.optimizer, spec_optimizers.Kfac):
+        if isinstance(self.optimizer, KfacOptimizer) and isinstance(spec.optimizer, spec_optimizers.Kfac):
             preconditioners = load_or_compute_preconditioners(
                 loaded, self.trainable.parameters, self.batches.groups, spec.optimizer, self.batcher, folder
             )
@@ -250,7 +250,7 @@ class TrainingRun:
         factor = compute_lr_factor(self.spec, self.step, self.num_steps)
         with self.mask.hold_frozen(self.trainable.parameters) if self.mask else nullcontext():
             if self.trust_region:
-                assert isinstance(self.optimizer, Sophia | Kfac)
+                assert isinstance(self.optimizer, Sophia | KfacOptimizer)
                 self.guard_rise = self.trust_region.take_step(self.optimizer, self.step + 1, factor)
             else:
                 set_lr(self.optimizer, self.spec.optimizer.lr * factor)  # type: ignore[operator]

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from soul_core.data.encoding import Example
 from soul_core.models.loading import LoadedModel
 from soul_core.objectives.terms import ExampleGroup
-from soul_core.optimizers.kfac import Kfac
+from soul_core.optimizers.kfac import KfacOptimizer
 from soul_core.optimizers.sophia import Sophia
 from soul_core.spec import JobSpec
 from soul_core.spec import optimizers as spec_optimizers
@@ -59,7 +59,7 @@ class TrustRegion:
         """Whether the budget is spent."""
         return self._rise >= self._budget
 
-    def take_step(self, optimizer: Sophia | Kfac, step: int, factor: float) -> float:
+    def take_step(self, optimizer: Sophia | KfacOptimizer, step: int, factor: float) -> float:
         """Take step number `step` (from 1) by the optimizer; return the rise after it, in nats per token.
 
         Args:

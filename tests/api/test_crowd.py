@@ -77,7 +77,7 @@ def one_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOUL_API_MAX_WAITING", "1")
 
 
-def test_more_requests_than_may_wait_are_told_to_come_back(
+def test_more_requests_than_may_wait_get_a_time_to_retry(
     one_may_wait: None, url: str, admin: ApiClient, job_path: str, database: Engine
 ) -> None:
     with locked_jobs(database):

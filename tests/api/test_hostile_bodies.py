@@ -1,4 +1,4 @@
-"""Bodies that nobody writes by hand: each gets a clear error soon, and none a 500."""
+"""Bodies that no user writes by hand: each gets a clear error soon, and none a 500."""
 
 import json
 import time

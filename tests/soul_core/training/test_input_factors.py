@@ -21,8 +21,8 @@ from tests.fixtures.capitals import COUNTRIES, rows_of
 DAMPING = 0.1
 
 
-@pytest.fixture
-def loaded(taught_model_dir: Path) -> LoadedModel:
+@pytest.fixture(name="loaded")
+def make_loaded(taught_model_dir: Path) -> LoadedModel:
     torch.set_num_threads(1)
     return load_model(taught_model_dir, device="cpu")
 
