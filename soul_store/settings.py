@@ -45,6 +45,12 @@ class Settings(LogSettings):
     max_attempts: int = Field(
         3, ge=1, description="Attempts of a job that may fail by infrastructure before the job fails."
     )
+    priority_aging_seconds: float = Field(
+        3600, gt=0, description="A queued job rises by one level of priority each time it has waited this long."
+    )
+    worker_expiry_seconds: float = Field(
+        3600, gt=0, description="A worker that has not reported for this long leaves the list of workers."
+    )
     grace_seconds: float = Field(20, gt=0, description="Time that the engine has to checkpoint before it is killed.")
     job_log_max_lines: int = Field(2000, ge=2, description="Lines kept of an attempt's log: its first and last halves.")
     job_log_max_bytes: int = Field(1 << 20, ge=2, description="Bytes kept of an attempt's log.")

@@ -47,9 +47,7 @@ def upgrade() -> None:
     op.create_foreign_key(op.f("fk_jobs_retry_of_job_id_jobs"), "jobs", "jobs", ["retry_of_job_id"], ["id"])
     op.create_check_constraint(op.f("ck_jobs_priority"), "jobs", "priority IN ('low', 'normal', 'high')")
     op.create_check_constraint(op.f("ck_jobs_accelerator"), "jobs", "accelerator IN ('cpu','cuda')")
-    op.create_index(
-        "ix_jobs_finished_at", "jobs", ["finished_at"], postgresql_where=sa.text("finished_at IS NOT NULL")
-    )
+    op.create_index("ix_jobs_finished_at", "jobs", ["finished_at"], postgresql_where=sa.text("finished_at IS NOT NULL"))
     has_begun = sa.text("claimed_at IS NOT NULL AND finished_at IS NULL")
     op.create_index("ix_jobs_begun", "jobs", ["tenant_id"], postgresql_where=has_begun)
     has_deadline = sa.text("deadline IS NOT NULL AND finished_at IS NULL")
