@@ -29,6 +29,12 @@ class JobNeeds:
     memory_bytes: int | None = None
 
 
+def make_needs(accelerator: str | None, memory_bytes: int | None) -> JobNeeds:
+    """Return the needs that a row, or a spec's `device`, states; any other accelerator than these means any."""
+    known: dict[str | None, Accelerator] = {"cpu": "cpu", "cuda": "cuda"}
+    return JobNeeds(known.get(accelerator), memory_bytes)
+
+
 def can_hold(device: WorkerDevice, needs: JobNeeds) -> bool:
     """Return whether a job with these needs fits on the device. `fits` is the same rule in SQL."""
     if needs.accelerator == "cuda" and device.accelerator != "cuda":

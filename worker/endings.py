@@ -119,7 +119,7 @@ def _classify_exit(engine_exit: EngineExit, stop_cause: StopCause | None) -> tup
     if returncode < 0 and engine_exit.checkpoint_requested:
         # killed because its checkpoint took longer than the grace period: it resumes from an older one
         return RunInterruptedError, {}
-    if returncode < 0 and stop_cause is not None:
+    if returncode < 0 and stop_cause not in {None, StopCause.PAUSE}:
         return RunCancelledError, {}
     if failure is None:
         message = f"the engine process died ({describe_exit(returncode)})"

@@ -1,11 +1,11 @@
 """Liveness and readiness of the process."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api.error_handlers import make_problem_responses
 from api.errors import ErrorCode, ServiceError
-from api.services.health import find_unavailable_servers
+from api.services.health import find_fleet_warnings, find_unavailable_servers
 
 router = APIRouter(tags=["health"])
 
@@ -14,6 +14,12 @@ class Health(BaseModel):
     """The response of a healthy process."""
 
     status: str = "ok"
+
+
+class Readiness(Health):
+    """The response of a process that accepts requests."""
+
+    warnings: list[str] = Field(description="What does not prevent it, such as no running worker.")
 
 
 @router.get("/healthz", operation_id="healthz")
@@ -27,9 +33,9 @@ def get_liveness() -> Health:
     operation_id="readyz",
     responses=make_problem_responses({503: "A server that the API needs does not answer."}),
 )
-def get_readiness() -> Health:
-    """Answer whether database and broker are available."""
+def get_readiness() -> Readiness:
+    """Answer whether database and broker are available. Without a worker jobs are accepted and wait: a warning."""
     if unavailable := find_unavailable_servers():
         detail = f"no answer from: {', '.join(unavailable)}"
         raise ServiceError(ErrorCode.NOT_READY, detail, headers={"Retry-After": "2"})
-    return Health()
+    return Readiness(warnings=find_fleet_warnings())

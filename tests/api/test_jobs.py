@@ -17,8 +17,8 @@ from api.services import jobs as service
 from soul_core.spec import JobSpec
 from soul_store import job_leases, workers
 from soul_store.job_status import JobStatus
+from soul_store.placement import Accelerator
 from soul_store.tables import ApiKey, Dataset, Job, OutboxEntry
-from soul_store.workers import Accelerator
 from tests.api.conftest import ROWS, ApiClient, problem
 
 Body = dict[str, Any]
