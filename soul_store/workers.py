@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session
 
 from soul_core.formatting import format_bytes
@@ -69,7 +69,7 @@ def list_registered(session: Session) -> list[RegisteredWorker]:
     is_lost = Worker.seen_at < func.clock_timestamp() - make_interval(get_settings().lease_seconds)
     runs = and_(Job.worker == Worker.name, Job.status == JobStatus.RUNNING)
     query = select(Worker, is_lost, Job.id, Job.tenant_id, Job.claimed_at).outerjoin(Job, runs)
-    query = query.where(_is_registered()).order_by(Worker.name, Job.id).distinct(Worker.name)
+    query = query.where(_is_registered()).order_by(Worker.name, Job.id).ext(distinct_on(Worker.name))
     rows = session.execute(query.execution_options(populate_existing=True))
     return [
         RegisteredWorker(row, _get_state(row, is_lost=lost, is_busy=job_id is not None), job_id, tenant_id, since)
