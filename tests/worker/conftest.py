@@ -20,6 +20,7 @@ from soul_core.log_config import configure_logging
 from soul_core.spec import JobSpec
 from soul_store import datasets, job_queries, jobs, keys, models
 from soul_store.blobs import get_blob_store
+from soul_store.jobs import Scheduling
 from soul_store.settings import Settings
 from soul_store.tables import Artifact, Job, JobEvent
 from tests.fixtures.capitals import COUNTRIES, write_rows
@@ -68,6 +69,11 @@ class Fleet:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a process with all of its children."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
     def stop(self) -> None:
         for process in self.processes:
             if process.poll() is None:
@@ -106,6 +112,9 @@ class Desk:
     datasets: dict[str, str]
 
     def submit(self, **overrides: Any) -> str:
+        return self.submit_scheduled(Scheduling(), **overrides)
+
+    def submit_scheduled(self, scheduling: Scheduling, **overrides: Any) -> str:
         spec = JobSpec.model_validate(
             {
                 "optimizer": {"kind": "sophia", "lr": 3e-4},
@@ -125,6 +134,7 @@ class Desk:
                 datasets=self.datasets,
                 spec=spec.model_dump(mode="json"),
                 spec_sha256=spec.compute_sha256(),
+                scheduling=scheduling,
             )
             return job.id
 
