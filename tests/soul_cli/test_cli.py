@@ -219,7 +219,7 @@ def test_a_cancelled_job_ends_the_watch_with_its_own_code(soul: Soul, queued_job
     assert "cancelled" in soul("cancel", queued_job["id"]).output
     soul("watch", queued_job["id"], code=CliExitCode.JOB_CANCELLED)
     refused = soul("cancel", queued_job["id"], "--json", code=CliExitCode.REFUSED)
-    assert json.loads(refused.stderr)["allowed_actions"] == []
+    assert json.loads(refused.stderr)["allowed_actions"] == ["retry"]
 
 
 def test_models_and_datasets_are_added_listed_shown_and_deleted(

@@ -1,7 +1,6 @@
 """Workers of one machine take different GPUs; the driver's program is replaced by one that lists two."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,8 +48,12 @@ def holders(settings_env: Settings) -> Iterator[list[subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
     yield started
     for holder in started:
+        kill(holder)
+
+
+def kill(holder: subprocess.Popen[str]) -> None:
+    with holder:  # closes its output, and waits
         holder.kill()
-        holder.communicate()
 
 
 def start_holder(holders: list[subprocess.Popen[str]]) -> str:
@@ -129,7 +132,6 @@ def test_a_worker_that_finds_all_gpus_taken_says_what_to_do(
 def test_a_killed_worker_frees_its_gpu(settings_env: Settings, holders: list[subprocess.Popen[str]]) -> None:
     start_holder(holders)
     second = start_holder(holders)
-    holders[1].send_signal(signal.SIGKILL)
-    holders[1].communicate()
+    kill(holders[1])
 
     assert start_holder(holders) == second
