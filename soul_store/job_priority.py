@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class JobPriority(StrEnum):
-    """How early a job is run among those that wait, from last to first."""
+    """How early a queued job runs, from last to first."""
 
     LOW = "low"
     NORMAL = "normal"

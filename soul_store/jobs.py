@@ -1,6 +1,6 @@
 """What users and the maintenance process do to jobs: insert, cancel, pause, resume, requeue, resend.
 
-`job_queries` reads them, `job_queue` orders those that wait.
+`job_queries` reads them, `job_queue` orders queued jobs.
 Row, event, audit entry and outbox entry are written in the caller's transaction.
 """
 
@@ -139,7 +139,7 @@ def resume(session: Session, job: Job, actor: str) -> Job:
 
 
 def lock_for_retry(session: Session, job: Job, actor: str) -> Job | None:
-    """Lock a job that is to be submitted again; return its unfinished retry, if there is one: it is not doubled.
+    """Lock a job that is to be submitted again; return its unfinished retry, if there is one: a second request makes no second one.
 
     Raises:
         ActionNotAllowedError: The job has not finished, or it succeeded.

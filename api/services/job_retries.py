@@ -30,7 +30,7 @@ def retry(session: Session, caller: Caller, job: Job, changes: JobRetry) -> Job:
 
 def _make_body(session: Session, job: Job, changes: JobRetry) -> JobCreate:
     """Return the body that submits the job again."""
-    kept = {"priority": job.priority, "deadline": job.deadline, "max_gpu_seconds": job.max_gpu_seconds}
+    scheduling = {"priority": job.priority, "deadline": job.deadline, "max_gpu_seconds": job.max_gpu_seconds}
     return JobCreate(
         name=job.name,
         model_id=job.model_id,
@@ -38,7 +38,7 @@ def _make_body(session: Session, job: Job, changes: JobRetry) -> JobCreate:
         spec=JobSpec.model_validate(job.spec),
         metadata=job.user_metadata,
         **_describe_models(session, job),
-        **{**kept, **changes.model_dump(exclude_unset=True)},
+        **{**scheduling, **changes.model_dump(exclude_unset=True)},
     )
 
 

@@ -102,7 +102,7 @@ def test_an_action_that_is_not_allowed_answers_409_with_those_that_are(
 
 @pytest.mark.parametrize("action", ["pause", "resume", "retry"])
 def test_the_job_of_another_project_is_not_found(
-    other_tenant: ApiClient, submit: Submit, session: Session, action: str
+    admin: ApiClient, other_tenant: ApiClient, submit: Submit, session: Session, action: str
 ) -> None:
     problem(act(other_tenant, submit(), action), 404, "not_found")
 
@@ -223,12 +223,12 @@ def test_limits_and_metadata_out_of_bounds_are_refused_and_located(
 
 
 def test_jobs_are_filtered_by_metadata(admin: ApiClient, submit: Submit) -> None:
-    both, one, _ = submit(metadata={"team": "a", "ticket/no": "ä=1&2"}), submit(metadata={"team": "a"}), submit()
+    both, first, _ = submit(metadata={"team": "a", "ticket/no": "ä=1&2"}), submit(metadata={"team": "a"}), submit()
 
     def find(**params: str) -> list[str]:
         return [job["id"] for job in admin("GET", "/v1/jobs", params=params).json()["data"]]
 
-    assert find(**{"metadata[team]": "a"}) == [one["id"], both["id"]]
+    assert find(**{"metadata[team]": "a"}) == [first["id"], both["id"]]
     assert find(**{"metadata[team]": "a", "metadata[ticket/no]": "ä=1&2"}) == [both["id"]]
     assert find(**{"metadata[team]": "b"}) == []
     body = problem(admin("GET", "/v1/jobs", params={"metadata[]": "a"}), 422, "invalid_request")
