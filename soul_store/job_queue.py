@@ -85,7 +85,7 @@ def _compute_level() -> ColumnElement[Any]:
     return levels + func.floor(waited / get_settings().priority_aging_seconds)
 
 
-def _sum_usage() -> Select[Any]:
+def _sum_usage() -> Select[str, int, Any]:
     """Select the running jobs of each project, and the seconds that it used workers within the window."""
     is_running = Job.status == JobStatus.RUNNING
     earlier = func.coalesce(cast(Job.usage["engine_seconds"].astext, Float), 0.0)

@@ -135,7 +135,9 @@ def _get_state(row: Worker, *, is_lost: bool, is_busy: bool) -> WorkerState:
 
 def _is_registered() -> ColumnElement[bool]:
     """Return the condition for a worker that reported recently enough to be listed, lost or not."""
-    return Worker.seen_at >= func.clock_timestamp() - make_interval(get_settings().worker_expiry_seconds)
+    cutoff = func.clock_timestamp() - make_interval(get_settings().worker_expiry_seconds)
+    is_recent: ColumnElement[bool] = Worker.seen_at >= cutoff
+    return is_recent
 
 
 def _find_largest(devices: Sequence[WorkerDevice], needs: JobNeeds) -> int:

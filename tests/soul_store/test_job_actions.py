@@ -1,4 +1,4 @@
-"""Pause, resume, retry, and limits: what a user requests, and what a worker is told."""
+"""Pause, resume, retry, and limits: what a user requests, and what a worker learns."""
 
 import time
 from collections.abc import Callable
@@ -164,15 +164,15 @@ def test_an_unfinished_retry_is_not_doubled(session: Session, new_job: NewJob) -
 
 
 @pytest.fixture
-def passed() -> datetime:
+def past_time() -> datetime:
     return datetime.now(UTC) - timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("status", ["queued", "paused"])
 def test_a_job_that_waits_beyond_its_deadline_fails_and_says_so(
-    session: Session, new_job: NewJob, passed: datetime, status: str
+    session: Session, new_job: NewJob, past_time: datetime, status: str
 ) -> None:
-    job, other = new_job(deadline=passed), new_job(deadline=passed + timedelta(hours=1))
+    job, other = new_job(deadline=past_time), new_job(deadline=past_time + timedelta(hours=1))
     if status == "paused":
         jobs.request_pause(session, job, "key")
         session.commit()
@@ -186,10 +186,10 @@ def test_a_job_that_waits_beyond_its_deadline_fails_and_says_so(
     assert other.status == "queued"
 
 
-def test_a_worker_is_told_that_the_deadline_of_its_job_has_passed(
-    session: Session, new_job: NewJob, passed: datetime
+def test_a_worker_learns_that_the_deadline_of_its_job_has_passed(
+    session: Session, new_job: NewJob, past_time: datetime
 ) -> None:
-    job = new_job(deadline=passed)
+    job = new_job(deadline=past_time)
     lease = claim(session, job)
 
     assert jobs.fail_overdue(session) == [], "the worker stops the engine first"
@@ -223,14 +223,14 @@ def test_the_seconds_of_a_lost_worker_count_as_used(session: Session, new_job: N
 
 
 def test_jobs_are_listed_by_all_of_the_metadata(session: Session, new_job: NewJob) -> None:
-    both, one, none = new_job(), new_job(), new_job()
-    both.user_metadata, one.user_metadata = {"team": "a", "run": "1"}, {"team": "a"}
+    both, first, none = new_job(), new_job(), new_job()
+    both.user_metadata, first.user_metadata = {"team": "a", "run": "1"}, {"team": "a"}
     session.commit()
 
     def find(**metadata: str) -> list[str]:
         return [job.id for job in job_queries.list_page(session, none.tenant_id, limit=10, metadata=metadata)]
 
-    assert find(team="a") == [one.id, both.id]
+    assert find(team="a") == [first.id, both.id]
     assert find(team="a", run="1") == [both.id]
     assert find(team="b") == []
-    assert find() == [none.id, one.id, both.id]
+    assert find() == [none.id, first.id, both.id]

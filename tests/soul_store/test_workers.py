@@ -96,7 +96,7 @@ NEEDS = [JobNeeds(*pair) for pair in product((None, *get_args(Accelerator)), SIZ
 def test_a_worker_claims_exactly_the_jobs_that_it_can_hold(
     session: Session, new_job: Callable[..., Job], accelerator: Accelerator, memory_bytes: int | None
 ) -> None:
-    """The rule in SQL, by which jobs are claimed, is the one in Python, by which users are told."""
+    """The rule in SQL, by which jobs are claimed, is the one in Python, which says why a job waits."""
     device = WorkerDevice(accelerator, memory_bytes=memory_bytes, ram_bytes=1 * GIB)
     jobs_by_id = {new_job(needs=needs).id: needs for needs in NEEDS}
 

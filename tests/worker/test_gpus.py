@@ -90,9 +90,9 @@ def test_only_gpus_that_the_operator_made_visible_are_listed(visible: str, expec
 def test_without_a_gpu_the_device_is_the_cpu_with_its_memory(nvidia_smi: Path, script: str) -> None:
     nvidia_smi.write_text(f"#!/bin/sh\n{script}\n")
 
-    found = get_device()
+    detected = get_device()
 
-    assert (found.accelerator, found.machine, found.memory_bytes) == ("cpu", describe_cpu(), count_ram_bytes())
+    assert (detected.accelerator, detected.machine, detected.memory_bytes) == ("cpu", describe_cpu(), count_ram_bytes())
     assert take_gpu() is None
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 

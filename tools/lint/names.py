@@ -73,8 +73,8 @@ IRREGULAR_PARTICIPLES = frozenset(_IRREGULAR.split())
 NO_PARTICIPLES = frozenset({"bed", "embed", "hundred", "led", "naked", "red", "sacred", "shed", "sled"})
 
 _ROUTE_VERBS = (
-    "retry approve cancel check create delete download estimate evaluate get list pause preview put register render resume "
-    "revoke search stream submit update upload validate wait"
+    "approve cancel check create delete download estimate evaluate get list pause preview put register render resume "
+    "retry revoke search stream submit update upload validate wait"
 )
 ROUTE_VERBS = _ROUTE_VERBS.split()
 HTTP_METHODS = frozenset({"get", "post", "put", "patch", "delete", "head", "options", "api_route"})
