@@ -139,7 +139,7 @@ def resume(session: Session, job: Job, actor: str) -> Job:
 
 
 def lock_for_retry(session: Session, job: Job, actor: str) -> Job | None:
-    """Lock a job that is to be submitted again; return its unfinished retry, if there is one: a second request makes no second one.
+    """Lock a job that is to be submitted again; return its unfinished retry, if there is one.
 
     Raises:
         ActionNotAllowedError: The job has not finished, or it succeeded.
