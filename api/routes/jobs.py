@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
@@ -26,6 +26,8 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 #: Interval at which a request that waits reads the job; in between it holds neither a thread nor a connection.
 _POLL_SECONDS = 0.25
+
+_NO_CHANGES = JobRetry()
 
 ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {"headers": {"Location": {"description": "Path of the resource.", "schema": {"type": "string"}}}}
@@ -134,20 +136,19 @@ def retry_job(
     job_id: str,
     caller: JobsWriter,
     session: SessionDep,
-    body: JobRetry | None = None,
+    body: Annotated[JobRetry, Body()] = _NO_CHANGES,
     idempotency_key: Annotated[
         str | None, Header(description="Any unique text: requests with the same key create one job.")
     ] = None,
 ) -> Response:
     """Submit a failed or cancelled job again, as a new job; while a retry of it is unfinished, return that one."""
-    changes = body or JobRetry()
 
     def serve() -> idempotency.IdempotentResponse:
-        job = job_retries.retry(session, caller, service.get_owned(session, caller, job_id), changes)
+        job = job_retries.retry(session, caller, service.get_owned(session, caller, job_id), body)
         content = service.make_job_out(session, job).model_dump(mode="json")
         return idempotency.IdempotentResponse(202, {"Location": f"/v1/jobs/{job.id}"}, content)
 
-    request = {"retry_of": job_id, **changes.model_dump(mode="json", exclude_unset=True)}
+    request = {"retry_of": job_id, **body.model_dump(mode="json", exclude_unset=True)}
     response = idempotency.serve_once(session, caller, idempotency_key, request, serve)
     return JSONResponse(response.body, response.status, headers=response.headers)
 
