@@ -26,6 +26,7 @@ from api.routes import (
     reports,
     schemas,
     uploads,
+    workers,
 )
 from api.schemas.datasets import DatasetCreate
 from api.services.datasets import remove_left_uploads
@@ -73,7 +74,8 @@ def create_app() -> FastAPI:
     app.add_middleware(JsonGuardMiddleware)
     app.add_middleware(RequestContextMiddleware)
     register_error_handlers(app)
-    for module in (keys, models, uploads, datasets, jobs, evaluations, events, logs, reports, artifacts, schemas):
+    modules = (keys, models, uploads, datasets, jobs, evaluations, events, logs, reports, artifacts, workers, schemas)
+    for module in modules:
         app.include_router(module.router, responses=make_problem_responses(_PROBLEM_TEXTS))
     app.include_router(health.router, responses=make_problem_responses({500: _PROBLEM_TEXTS[500]}))
     app.openapi = lambda: _make_openapi(app)  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from soul_cli import download, events, job_logs
 from soul_cli.connection import find_connection
 from soul_cli.errors import BadInput, SoulError
-from soul_cli.resources import Artifact, Dataset, Estimate, Job, JobEvent, LogLine, Model, Page, Resource
+from soul_cli.resources import Artifact, Dataset, Estimate, Job, JobEvent, LogLine, Model, Page, Resource, Worker
 from soul_cli.transport import Transport
 
 R = TypeVar("R", bound=Resource)
@@ -163,6 +163,7 @@ class SoulClient:
         models: Mapping[str, str] | None = None,
         retrained: Mapping[str, Any] | None = None,
         name: str | None = None,
+        scheduling: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job.
@@ -174,13 +175,14 @@ class SoulClient:
             models: further models to measure, name -> model id.
             retrained: where the retrained model comes from, such as {"kind": "retrain", "model_id": ...}.
             name: name of the job.
+            scheduling: further fields of the job: priority, deadline, max_gpu_seconds, metadata.
             idempotency_key: a second request with this key returns the job of the first; default: a new key, so that a
                 retry after a lost answer does not create a second job.
         """
         body = _make_body(
             model_id=model_id, datasets=datasets, spec=spec, models=models, retrained=retrained, name=name
         )
-        return self._post_job("/v1/jobs", body, idempotency_key)
+        return self._post_job("/v1/jobs", {**body, **(scheduling or {})}, idempotency_key)
 
     def evaluate(
         self,
@@ -191,23 +193,30 @@ class SoulClient:
         models: Mapping[str, str] | None = None,
         retrained: Mapping[str, Any] | None = None,
         name: str | None = None,
+        scheduling: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job that measures a model, and any other `models`, without changing them. Arguments as `submit`."""
         body = _make_body(
             model_id=model_id, datasets=datasets, spec=spec or {}, models=models, retrained=retrained, name=name
         )
-        return self._post_job("/v1/evaluations", body, idempotency_key)
+        return self._post_job("/v1/evaluations", {**body, **(scheduling or {})}, idempotency_key)
 
     def list_evaluations(self, *, status: str | None = None, limit: int | None = None) -> Iterator[Job]:
         """Yield evaluations, newest first."""
         return self._list(Job, "/v1/evaluations", limit=limit, status=status)
 
     def list_jobs(
-        self, *, status: str | None = None, kind: str | None = None, limit: int | None = None
+        self,
+        *,
+        status: str | None = None,
+        kind: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> Iterator[Job]:
-        """Yield jobs, newest first. `kind`: unlearn, finetune or evaluate."""
-        return self._list(Job, "/v1/jobs", limit=limit, status=status, kind=kind)
+        """Yield jobs with all of the metadata, newest first. `kind`: unlearn, finetune or evaluate."""
+        pairs = {f"metadata[{name}]": value for name, value in (metadata or {}).items()}
+        return self._list(Job, "/v1/jobs", limit=limit, status=status, kind=kind, **pairs)
 
     def get_job(self, job_id: str, *, wait_seconds: float | None = None) -> Job:
         """Return one job; with `wait_seconds` the server holds the answer until the job changes."""
@@ -238,6 +247,28 @@ class SoulClient:
     def cancel(self, job_id: str) -> Job:
         """Request that a job is cancelled; a running one stops at its next step."""
         return self._post(Job, f"/v1/jobs/{job_id}/cancel")
+
+    def pause(self, job_id: str) -> Job:
+        """Request that a job is paused; a running one writes a checkpoint at its next step."""
+        return self._post(Job, f"/v1/jobs/{job_id}/pause")
+
+    def resume(self, job_id: str) -> Job:
+        """Resume a paused job, or withdraw the requested pause of a running one."""
+        return self._post(Job, f"/v1/jobs/{job_id}/resume")
+
+    def retry(self, job_id: str, *, idempotency_key: str | None = None, **changes: Any) -> Job:
+        """Submit a failed or cancelled job again, as a new job.
+
+        Args:
+            job_id: the job to repeat; while a retry of it is unfinished, that one is returned.
+            idempotency_key: as in `submit`.
+            changes: priority, deadline or max_gpu_seconds, if they differ; None removes a limit.
+        """
+        return self._post_job(f"/v1/jobs/{job_id}/retry", changes, idempotency_key)
+
+    def list_workers(self) -> list[Worker]:
+        """Return the workers of the fleet."""
+        return [Worker.model_validate(worker) for worker in self._get("/v1/workers")["data"]]
 
     def get_report(self, job_id: str) -> dict[str, Any]:
         """Return the report; `soul_core.report.Report` is its schema."""

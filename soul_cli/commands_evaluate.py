@@ -7,13 +7,17 @@ import typer
 from soul_cli.commands_submit import register_and_submit
 from soul_cli.job_options import (
     DatasetsOption,
+    DeadlineOption,
     ForgetOption,
     GeneralOption,
     HoldoutOption,
     IdempotencyKeyOption,
+    MaxGpuSecondsOption,
+    MetadataOption,
     ModelOption,
     NameOption,
     OptionsOption,
+    PriorityOption,
     RetainOption,
     RetrainedLogOption,
     RetrainedOption,
@@ -23,6 +27,7 @@ from soul_cli.job_options import (
     WatchOption,
     collect_datasets,
     make_retrained,
+    make_scheduling,
 )
 from soul_cli.options import JsonOption, KeyOption, UrlOption, connect
 from soul_cli.submission import JobRequest, make_spec, parse_pairs
@@ -67,6 +72,10 @@ def evaluate(
     retrained_log: RetrainedLogOption = None,
     revision: RevisionOption = None,
     name: NameOption = None,
+    priority: PriorityOption = None,
+    deadline: DeadlineOption = None,
+    max_gpu_seconds: MaxGpuSecondsOption = None,
+    metadata: MetadataOption = None,
     idempotency_key: IdempotencyKeyOption = None,
     wait: WaitOption = False,
     watch: WatchOption = False,
@@ -86,6 +95,9 @@ def evaluate(
             datasets=collect_datasets(datasets, forget=forget, retain=retain, general=general, holdout=holdout),
             spec=_add_metrics_and_attacks(make_spec(spec, options or ()), metrics, attacks),
             retrained=make_retrained(model=retrained, log=retrained_log),
+            scheduling=make_scheduling(
+                priority=priority, deadline=deadline, max_gpu_seconds=max_gpu_seconds, metadata=metadata
+            ),
         )
         register_and_submit(
             client, client.evaluate, request, name, idempotency_key, wait=wait, watch=watch, as_json=as_json

@@ -1,14 +1,16 @@
-"""`soul status | watch | logs | cancel | jobs`: submitted jobs."""
+"""`soul status | watch | logs | jobs`: submitted jobs. `commands_actions` changes them."""
 
 from typing import Annotated, NoReturn
 
 import typer
+from rich.markup import escape
 
 from soul_cli.client import SoulClient
 from soul_cli.job_logs import format_log_line
 from soul_cli.options import JobArgument, JsonOption, KeyOption, UrlOption, connect
 from soul_cli.output import console, make_job_fields, print_fields, print_json, print_table
 from soul_cli.resources import Job
+from soul_cli.submission import parse_pairs
 from soul_cli.watch import get_exit_code, print_outcome, show_events
 
 
@@ -58,21 +60,6 @@ def show_log(
             typer.echo(format_log_line(line))
 
 
-def cancel(job: JobArgument, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """Cancel a job.
-
-    A queued job is cancelled at once, a running one at its next step. No results are kept.
-    """
-    with connect(url, key, as_json=as_json) as client:
-        cancelled_job = client.cancel(job)
-    if as_json:
-        print_json(cancelled_job)
-    elif cancelled_job.status == "cancelled":
-        console.print(f"{job} cancelled")
-    else:
-        console.print(f"{job} will stop at its next step (now: {cancelled_job.status})")
-
-
 def list_jobs(
     status: Annotated[
         str | None,
@@ -86,6 +73,10 @@ def list_jobs(
         str | None,
         typer.Option(metavar="KIND", help="Only jobs of this kind: unlearn, finetune or evaluate.", show_default=False),
     ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only jobs with this metadata. Repeatable.", show_default=False),
+    ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of jobs to list.")] = 50,
     url: UrlOption = None,
     key: KeyOption = None,
@@ -93,7 +84,8 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     with connect(url, key, as_json=as_json) as client:
-        jobs = list(client.list_jobs(status=status, kind=kind, limit=limit))
+        pairs = parse_pairs(metadata or (), option="--metadata")
+        jobs = list(client.list_jobs(status=status, kind=kind, metadata=pairs, limit=limit))
     if as_json:
         print_json(jobs)
         return
@@ -124,6 +116,7 @@ def follow_and_exit(client: SoulClient, job_id: str, *, live: bool, as_json: boo
         except KeyboardInterrupt:
             console.print("\nThe job keeps running.")
             console.print(f"  soul watch {job_id}    follow it again")
+            console.print(f"  soul pause {job_id}    pause it")
             console.print(f"  soul cancel {job_id}   stop it")
             raise
         job = client.get_job(job_id)
@@ -140,3 +133,6 @@ def show_job(job: Job, *, as_json: bool) -> None:
         print_json(job)
     else:
         print_fields(make_job_fields(job))
+        for warning in job.warnings:
+            if warning != (job.status_reason or {}).get("message"):
+                console.print(f"warning: {escape(warning)}", soft_wrap=True)

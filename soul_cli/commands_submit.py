@@ -10,13 +10,17 @@ from soul_cli.commands_jobs import follow_and_exit, show_job
 from soul_cli.errors import CliExitCode, SoulError
 from soul_cli.job_options import (
     DatasetsOption,
+    DeadlineOption,
     ForgetOption,
     GeneralOption,
     HoldoutOption,
     IdempotencyKeyOption,
+    MaxGpuSecondsOption,
+    MetadataOption,
     ModelOption,
     NameOption,
     OptionsOption,
+    PriorityOption,
     RetainOption,
     RetrainedLogOption,
     RetrainedOption,
@@ -28,6 +32,7 @@ from soul_cli.job_options import (
     WatchOption,
     collect_datasets,
     make_retrained,
+    make_scheduling,
 )
 from soul_cli.options import JsonOption, KeyOption, UrlOption, connect
 from soul_cli.output import console, error_console, print_fields, print_json
@@ -148,6 +153,10 @@ def submit(
     retrain_options: RetrainOptionsOption = None,
     revision: RevisionOption = None,
     name: NameOption = None,
+    priority: PriorityOption = None,
+    deadline: DeadlineOption = None,
+    max_gpu_seconds: MaxGpuSecondsOption = None,
+    metadata: MetadataOption = None,
     idempotency_key: IdempotencyKeyOption = None,
     wait: WaitOption = False,
     watch: WatchOption = False,
@@ -168,6 +177,9 @@ def submit(
             retrained=make_retrained(
                 model=retrained, retrain_from=retrain_from, log=retrained_log, retrain_options=retrain_options
             ),
+            scheduling=make_scheduling(
+                priority=priority, deadline=deadline, max_gpu_seconds=max_gpu_seconds, metadata=metadata
+            ),
         )
         register_and_submit(
             client, client.submit, request, name, idempotency_key, wait=wait, watch=watch, as_json=as_json
@@ -187,6 +199,10 @@ def finetune(
     options: OptionsOption = None,
     revision: RevisionOption = None,
     name: NameOption = None,
+    priority: PriorityOption = None,
+    deadline: DeadlineOption = None,
+    max_gpu_seconds: MaxGpuSecondsOption = None,
+    metadata: MetadataOption = None,
     idempotency_key: IdempotencyKeyOption = None,
     wait: WaitOption = False,
     watch: WatchOption = False,
@@ -208,6 +224,9 @@ def finetune(
             revision=revision,
             datasets=collect_datasets(datasets, train=train, general=general),
             spec={**finetune_spec, "optimizer": optimizer, "kind": "finetune"},
+            scheduling=make_scheduling(
+                priority=priority, deadline=deadline, max_gpu_seconds=max_gpu_seconds, metadata=metadata
+            ),
         )
         register_and_submit(
             client, client.submit, request, name, idempotency_key, wait=wait, watch=watch, as_json=as_json
@@ -228,13 +247,16 @@ def register_and_submit(
     """Register inputs, submit the job by `send`, and follow it if the user wants to wait or watch."""
     body = make_body(client, request, say=_say_nothing if as_json else _say)
     try:
-        job = send(**body.to_arguments(), name=name, idempotency_key=idempotency_key)
+        job = send(**body.to_arguments(), name=name, scheduling=request.scheduling, idempotency_key=idempotency_key)
     except SoulError as error:
         if error.status is not None:  # refused; without an answer the job may exist, and need the uploads
             body.delete_uploads(client)
         raise
     if not as_json and job.status == "queued" and job.depends_on_job_id:
         _say(f"retrained model: job {job.depends_on_job_id} trains it; this job waits for it")
+    if not as_json:
+        for warning in job.warnings:
+            _say(f"warning: {warning}")
     if wait or watch:
         if not as_json:
             console.print(f"Job {job.id} submitted")

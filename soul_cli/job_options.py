@@ -1,7 +1,8 @@
 """Options of the commands that submit jobs, and what they mean together."""
 
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -112,6 +113,28 @@ IdempotencyKeyOption = Annotated[
         show_default=False,
     ),
 ]
+PriorityOption = Annotated[
+    Literal["low", "normal", "high"] | None,
+    typer.Option(help="Jobs of a higher priority run first.", show_default="normal"),
+]
+DeadlineOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="The job fails if it has not finished by then: 2027-01-31T18:00, in local time, or with a UTC offset.",
+        show_default=False,
+    ),
+]
+MaxGpuSecondsOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS", help="The job fails after it has occupied a worker for this long.", show_default=False
+    ),
+]
+MetadataOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Metadata, for filters of lists. Repeatable.", show_default=False),
+]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished, and exit with its code.")]
 WatchOption = Annotated[bool, typer.Option("--watch", help="The same, with a live view.")]
 
@@ -146,3 +169,27 @@ def make_retrained(
     if log:
         return {"kind": "log", "artifact_id" if log.startswith("art_") else "job_id": log}
     return {"kind": "model", "model_id": model} if model else None
+
+
+def make_scheduling(
+    *,
+    priority: str | None = None,
+    deadline: str | None = None,
+    max_gpu_seconds: float | None = None,
+    metadata: list[str] | None = None,
+) -> dict[str, Any]:
+    """Return the fields of a job's body that these options set."""
+    fields: dict[str, Any] = {"priority": priority, "max_gpu_seconds": max_gpu_seconds}
+    fields["deadline"] = None if deadline is None else parse_time(deadline, option="--deadline")
+    fields["metadata"] = parse_pairs(metadata or (), option="--metadata") or None
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def parse_time(text: str, *, option: str) -> str:
+    """Return a time as the service reads it; without a UTC offset it is local."""
+    try:
+        return datetime.fromisoformat(text).astimezone().isoformat()
+    except (ValueError, OverflowError, OSError) as error:
+        raise BadInput(
+            f"{option} expects a time such as 2027-01-31T18:00 or 2027-01-31T18:00+01:00, not {text!r}"
+        ) from error

@@ -3,6 +3,7 @@
 import typer
 
 from soul_cli import (
+    commands_actions,
     commands_evaluate,
     commands_inputs,
     commands_jobs,
@@ -54,8 +55,12 @@ app.command("logs")(commands_jobs.show_log)
 app.command("report")(commands_results.show_report)
 app.command("download")(commands_results.download)
 app.command("verify-export", epilog=commands_verify.VERIFY_EXAMPLE)(commands_verify.verify_export)
-app.command("cancel")(commands_jobs.cancel)
+app.command("cancel")(commands_actions.cancel)
+app.command("pause")(commands_actions.pause)
+app.command("resume")(commands_actions.resume)
+app.command("retry")(commands_actions.retry)
 app.command("jobs")(commands_jobs.list_jobs)
+app.command("workers")(commands_actions.list_workers)
 app.add_typer(tofu, name="tofu")
 
 if __name__ == "__main__":

@@ -17,7 +17,16 @@ console = Console(highlight=False)
 error_console = Console(stderr=True, highlight=False)
 
 VERDICT_STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
-STATUS_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+STATUS_STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "paused": "yellow",
+    "running": "cyan",
+    "busy": "cyan",
+    "draining": "yellow",
+    "lost": "red",
+}
 
 
 def print_json(value: Any) -> None:
@@ -81,6 +90,7 @@ def make_job_fields(job: Job) -> list[tuple[str, Any]]:
         ("name", job.name),
         ("kind", job.kind),
         ("status", job.status),
+        ("requested", job.requested_action),
         ("waits for", job.depends_on_job_id if job.status == "queued" else None),
         ("phase", job.phase if job.status == "running" else None),
         ("step", step),
@@ -89,6 +99,11 @@ def make_job_fields(job: Job) -> list[tuple[str, Any]]:
         ("verdict", job.verdict),
         ("reason", reason),
         *((" ", line) for line in (job.status_reason or {}).get("details") or []),
+        ("retry of", job.retry_of_job_id),
+        ("priority", job.priority if job.priority != "normal" else None),
+        ("deadline", job.deadline),
+        ("GPU limit", None if job.max_gpu_seconds is None else format_duration(job.max_gpu_seconds)),
+        ("metadata", ", ".join(f"{name}={value}" for name, value in job.metadata.items())),
         ("created", job.created_at),
         ("started", job.started_at),
         ("finished", job.finished_at),

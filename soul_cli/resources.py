@@ -82,6 +82,13 @@ class Job(Resource):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     usage: dict[str, Any] = Field(default_factory=dict)
+    requested_action: str | None = None
+    warnings: list[str] = Field(default_factory=list)
+    priority: str = "normal"
+    deadline: datetime | None = None
+    max_gpu_seconds: float | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    retry_of_job_id: str | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -119,6 +126,22 @@ class Artifact(Resource):
     path: str
     size_bytes: int
     sha256: str
+
+
+class Worker(Resource):
+    """A worker of the fleet. `job_id`: the job that it runs, if it is one of the own project."""
+
+    name: str
+    state: str
+    accelerator: str
+    device: str | None = None
+    memory_bytes: int | None = None
+    load: float | None = None
+    job_id: str | None = None
+    busy_since: datetime | None = None
+    started_at: datetime | None = None
+    last_seen_at: datetime | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class EstimateBasis(Resource):

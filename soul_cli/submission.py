@@ -14,7 +14,7 @@ from soul_core.formatting import format_row_numbers
 LineCallback = Callable[[str], None]
 #: Datasets that should not state facts of a forget set.
 _COMPARED_DATASETS = frozenset({"retain", "train", "holdout", "general"})
-_PAIR_FORMS = {"--compare": "NAME=MODEL", "--column": "NAME=COLUMN or NAME=COLUMN+COLUMN"}
+_PAIR_FORMS = {"--compare": "NAME=MODEL", "--metadata": "KEY=VALUE", "--column": "NAME=COLUMN or NAME=COLUMN+COLUMN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class JobRequest:
     revision: str | None = None
     models: dict[str, str] = field(default_factory=dict)
     retrained: dict[str, Any] | None = None
+    scheduling: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -68,6 +68,8 @@ class JobView:
         elif (status := data.get("status") or data.get("to")) and isinstance(status, str):
             if status == "queued" and self.status == "running":
                 self.notes.append("the worker stopped: the job is queued and resumes from its last checkpoint")
+            elif status == "paused":
+                self.notes.append("the job is paused: `soul resume` continues it from its last checkpoint")
             self.status = status
 
     @property

@@ -7,8 +7,8 @@ from sqlalchemy import select, union_all
 from sqlalchemy.orm import Session
 
 from soul_store.cost_model import COST_MODEL_VERSION
+from soul_store.placement import Accelerator
 from soul_store.tables import JobCost
-from soul_store.workers import Accelerator
 
 #: Latest jobs of the same kind of worker, and of all kinds, that an estimate reads.
 MAX_OWN, MAX_RECENT = 40, 40

@@ -5,9 +5,10 @@ Every write raises LeaseLostError, and writes nothing, when the job no longer ru
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Float, case, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -21,6 +22,20 @@ from soul_store.tables import Artifact, Job, JobMetric
 
 #: Kinds of event that update the job's row and are not stored as events: they would outnumber all others.
 TRANSIENT_EVENT_KINDS = frozenset({"progress", "metrics"})
+
+
+class StopCause(StrEnum):
+    """Why a running job is to stop. The values of limits are codes of `status_reason`."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    DEADLINE = "deadline_exceeded"
+    GPU_SECONDS = "gpu_seconds_exceeded"
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether the job reached a limit, and fails."""
+        return self in {StopCause.DEADLINE, StopCause.GPU_SECONDS}
 
 
 @dataclass(frozen=True)
@@ -67,16 +82,23 @@ def claim(session: Session, job_id: str, *, worker: str, lease_seconds: float) -
     return job
 
 
-def heartbeat(session: Session, lease: JobLease, *, lease_seconds: float) -> str | None:
-    """Extend the lease and return the action that the job's owner requested, if any."""
+def heartbeat(session: Session, lease: JobLease, *, lease_seconds: float) -> StopCause | None:
+    """Extend the lease and return why the job is to stop, if it is: its owner requested it, or a limit is reached."""
     lease_until = states.make_time_from_now(lease_seconds)
+    earlier = func.coalesce(cast(Job.usage["engine_seconds"].astext, Float), 0.0)
+    seconds = earlier + func.extract("epoch", func.clock_timestamp() - Job.claimed_at)
+    cause = case(
+        (Job.requested_action == "cancel", str(StopCause.CANCEL)),
+        (Job.deadline < func.clock_timestamp(), str(StopCause.DEADLINE)),
+        (seconds > Job.max_gpu_seconds, str(StopCause.GPU_SECONDS)),
+        (Job.requested_action == "pause", str(StopCause.PAUSE)),
+    )
     row = session.execute(
-        update(Job).where(*_is_held(lease)).values(lease_until=lease_until).returning(Job.requested_action)
+        update(Job).where(*_is_held(lease)).values(lease_until=lease_until).returning(cause.label("cause"))
     ).one_or_none()
     if row is None:
         raise LeaseLostError(lease)
-    requested_action: str | None = row.requested_action
-    return requested_action
+    return None if row.cause is None else StopCause(row.cause)
 
 
 def record_events(session: Session, lease: JobLease, events: Sequence[Event]) -> None:
@@ -139,7 +161,7 @@ def cancel(session: Session, lease: JobLease, *, usage: dict[str, Any]) -> None:
 def release(session: Session, lease: JobLease, *, usage: dict[str, Any]) -> None:
     """Requeue the job because its worker drains; this does not count as a lost attempt.
 
-    A job whose owner requested a cancel is cancelled instead.
+    A job whose owner requested a pause or a cancel is paused or cancelled instead.
     """
     job = _lock(session, lease)
     reason = states.make_status_reason(
@@ -154,7 +176,7 @@ def retry_or_fail(
 ) -> None:
     """Requeue the job after a failure of the infrastructure, or end it as failed after `max_attempts` of them.
 
-    A job whose owner requested a cancel is cancelled instead.
+    A job whose owner requested a pause or a cancel is paused or cancelled instead.
     """
     job = _lock(session, lease)
     job.usage = _add_usage(job.usage, usage)

@@ -1,10 +1,12 @@
 """Reads of jobs, their events, metrics and artifacts. Writes are in `jobs` and `job_leases`."""
 
-from sqlalchemy import func, select
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from soul_core.spec import JobKind
-from soul_store.job_state_machine import is_due
 from soul_store.job_status import JobStatus
 from soul_store.tables import Artifact, Job, JobEvent, JobMetric
 
@@ -23,8 +25,9 @@ def list_page(
     status: JobStatus | None = None,
     name: str | None = None,
     kind: JobKind | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Job]:
-    """Return a tenant's jobs, newest first, at most `limit`, older than the id `before`."""
+    """Return a tenant's jobs with all of the metadata, newest first, at most `limit`, older than the id `before`."""
     query = select(Job).where(Job.tenant_id == tenant_id)
     if before is not None:
         query = query.where(Job.id < before)
@@ -34,14 +37,9 @@ def list_page(
         query = query.where(Job.name == name)
     if kind is not None:
         query = query.where(Job.kind == kind)
+    if metadata:
+        query = query.where(Job.user_metadata.contains(dict(metadata)))
     return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
-
-
-def get_queue_position(session: Session, job: Job) -> int | None:
-    """Return how many jobs that a worker may claim are ahead of this one (0: next); None if it is not queued."""
-    if job.status != JobStatus.QUEUED:
-        return None
-    return session.scalar(select(func.count()).select_from(Job).where(is_due(), Job.id < job.id))
 
 
 def list_events(session: Session, job_id: str, after: int, *, limit: int = 1000) -> list[JobEvent]:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from soul_core.spec import RETRAINED
 from soul_store import retrained_models
-from soul_store.job_status import TRANSITIONS, JobStatus
+from soul_store.job_status import TRANSITIONS, JobStatus, list_allowed_actions
 from soul_store.tables import Job, JobEvent, OutboxEntry
 
 RUN_JOB_TASK = "worker.tasks.run_job"
@@ -21,9 +21,11 @@ RUN_JOB_TASK = "worker.tasks.run_job"
 class ActionNotAllowedError(Exception):
     """The job's status does not allow the action."""
 
-    def __init__(self, status: JobStatus, action: str) -> None:
-        super().__init__(f"cannot {action} a job that is {status}")
-        self.status = status
+    def __init__(self, job: Job, action: str) -> None:
+        requested = f", with a requested {job.requested_action}" if job.requested_action else ""
+        super().__init__(f"cannot {action} a job that is {job.status}{requested}")
+        self.status = job.status
+        self.allowed_actions = list_allowed_actions(job.status, job.requested_action)
 
 
 def transition(session: Session, job: Job, status: str, **values: Any) -> None:
@@ -40,6 +42,7 @@ def transition(session: Session, job: Job, status: str, **values: Any) -> None:
         job.worker = None
     if status.is_terminal:
         job.finished_at = func.clock_timestamp()
+    if status.is_terminal or status == JobStatus.PAUSED:
         job.requested_action = None
         job.progress = {}
         job.phase = None
@@ -47,6 +50,7 @@ def transition(session: Session, job: Job, status: str, **values: Any) -> None:
     job.updated_at = func.clock_timestamp()
     if status == JobStatus.RUNNING:  # the row's constraint requires a lease with this status
         job.lease_until = func.clock_timestamp()
+        job.claimed_at = func.clock_timestamp()
     session.flush()
     data = {"status": status, "epoch": job.epoch}
     if job.verdict is not None:
@@ -71,10 +75,14 @@ def is_due() -> Any:
 
 
 def requeue(session: Session, job: Job, status_reason: dict[str, Any], *, delay_seconds: float = 0) -> None:
-    """Put a running job back in the queue, or end it if its owner requested to cancel it."""
+    """Put a running job back in the queue; pause or end it instead if its owner requested that."""
     if job.requested_action == "cancel":
         reason = make_status_reason("cancelled", "cancelled while it ran")
         transition(session, job, JobStatus.CANCELLED, status_reason=reason)
+        return
+    if job.requested_action == "pause":
+        message = "paused while it ran; resume it, and it continues from its last checkpoint"
+        transition(session, job, JobStatus.PAUSED, status_reason=make_status_reason("paused", message))
         return
     transition(session, job, JobStatus.QUEUED, status_reason=status_reason, phase=None, progress={})
     session.execute(
@@ -105,14 +113,16 @@ def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) ->
 
 def _release_waiting_jobs(session: Session, job: Job) -> None:
     """Start the jobs that wait for this one, with its output as their retrained model; fail them if it has none."""
-    query = select(Job).where(Job.depends_on_job_id == job.id, Job.status == JobStatus.QUEUED).order_by(Job.id)
+    can_wait = (JobStatus.QUEUED, JobStatus.PAUSED)
+    query = select(Job).where(Job.depends_on_job_id == job.id, Job.status.in_(can_wait)).order_by(Job.id)
     for waiting in list(session.scalars(query.with_for_update().execution_options(populate_existing=True))):
         if job.status == JobStatus.SUCCEEDED:
             output = retrained_models.ensure_output_model(session, job)
             waiting.models = {**waiting.models, RETRAINED: output.id}
             waiting.version += 1
             append_event(session, waiting, "log", {"message": f"the retrained model is the output of job {job.id}"})
-            session.add(OutboxEntry(task=RUN_JOB_TASK, payload={"job_id": waiting.id}))
+            if waiting.status == JobStatus.QUEUED:  # resuming a paused one sends its message
+                session.add(OutboxEntry(task=RUN_JOB_TASK, payload={"job_id": waiting.id}))
         else:
             cause = f": {job.status_reason['message']}" if job.status_reason and job.status == JobStatus.FAILED else ""
             message = f"job {job.id}, which was to make the retrained model, is {job.status}{cause}"
@@ -123,6 +133,13 @@ def _release_waiting_jobs(session: Session, job: Job) -> None:
 def make_status_reason(code: str, message: str, *, retryable: bool = False) -> dict[str, Any]:
     """Return the value of `status_reason`: why a job has its status."""
     return {"code": code, "message": message, "retryable": retryable, "details": []}
+
+
+def make_deadline_reason(job: Job, progress: str) -> dict[str, Any]:
+    """Return why a job failed that had not started, or not finished, by its deadline."""
+    assert job.deadline is not None
+    message = f"the job had not {progress} by its deadline, {job.deadline:%Y-%m-%d %H:%M:%S} UTC; retry it with another"
+    return make_status_reason("deadline_exceeded", message, retryable=True)
 
 
 def make_interval(seconds: float) -> Any:

@@ -55,11 +55,20 @@ class Settings(LogSettings):
         20, gt=0, description="Longest wait for a place, after which the request is answered 503."
     )
     max_concurrent_uploads: int = Field(4, ge=1, description="Uploads that an API process reads and checks at once.")
+    queue_view_seconds: float = Field(
+        1, ge=0, description="Age up to which an API process shows the same queue positions again."
+    )
     lease_seconds: float = Field(
         15, gt=0, description="A running job whose worker does not respond for this long is requeued."
     )
     max_attempts: int = Field(
         3, ge=1, description="Attempts of a job that may fail by infrastructure before the job fails."
+    )
+    priority_aging_seconds: float = Field(
+        3600, gt=0, description="A queued job rises by one level of priority each time it has waited this long."
+    )
+    worker_expiry_seconds: float = Field(
+        3600, gt=0, description="A worker that has not reported for this long leaves the list of workers."
     )
     grace_seconds: float = Field(20, gt=0, description="Time that the engine has to checkpoint before it is killed.")
     job_log_max_lines: int = Field(2000, ge=2, description="Lines kept of an attempt's log: its first and last halves.")

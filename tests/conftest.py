@@ -109,6 +109,7 @@ def settings_env(
     monkeypatch.setenv("SOUL_SCRATCH_DIR", str(tmp_path / "scratch"))
     monkeypatch.setenv("SOUL_MODEL_ROOTS", "/")
     monkeypatch.setenv("SOUL_LEASE_SECONDS", "2")
+    monkeypatch.setenv("SOUL_QUEUE_VIEW_SECONDS", "0")
     get_settings.cache_clear()
     yield get_settings()
     get_settings.cache_clear()

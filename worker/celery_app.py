@@ -1,21 +1,42 @@
-"""The Celery app (`celery -A worker.celery_app worker`): logging, process lifetime, drain and periodic programs."""
+"""The Celery app (`celery -A worker.celery_app worker`): logging, process lifetime, drain, GPU and child programs."""
 
 import os
 import subprocess
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, ClassVar
 
+import structlog
 from celery import Celery, bootsteps
-from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    worker_init,
+    worker_process_init,
+    worker_shutdown,
+    worker_shutting_down,
+)
+from kombu import Exchange, Queue
 
 from soul_core.log_config import configure_logging
 from soul_core.parent_death import die_with_parent
+from soul_store.job_state_machine import RUN_JOB_TASK
+from soul_store.outbox import QUEUE
 from soul_store.settings import get_settings
 from worker import drain
+from worker.device import NoFreeGpuError, get_worker_name, take_gpu
+from worker.gpus import GpuLock
 
+log = structlog.stdlib.get_logger(__name__)
+
+#: The program that runs while the worker runs, and how often it is looked after.
+_COMPANION_MODULE, _WATCH_SECONDS = "worker.registration", 5
 #: What a worker runs periodically. The first run waits until the worker has started.
-_PERIODIC_MODULES = ("worker.registration", "worker.cleanup")
-_FIRST_RUN_SECONDS, _PERIOD_SECONDS = 5, 300
+_PERIODIC_MODULE, _FIRST_RUN_SECONDS, _PERIOD_SECONDS = "worker.cleanup", 5, 300
+_STOP_SECONDS = 3
+
+#: Open for as long as the worker runs: closing one frees its GPU.
+_held_locks: list[GpuLock | None] = []
 
 app = Celery("soul")
 app.config_from_object("worker.celery_config")
@@ -26,30 +47,44 @@ def send_task(name: str, payload: dict[str, Any]) -> None:
     app.send_task(name, kwargs=payload)
 
 
-class PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """Runs programs periodically as child processes.
+def get_own_queue(worker: str) -> str:
+    """Return the queue that only this worker reads."""
+    return f"{QUEUE}.{worker}"
+
+
+def wake_worker(worker: str, job_id: str) -> None:
+    """Send a message to one worker, which then claims its next job."""
+    app.send_task(RUN_JOB_TASK, kwargs={"job_id": job_id}, queue=_make_own_queue(worker))
+
+
+def _make_own_queue(worker: str) -> Queue:
+    # the nameless exchange needs no binding, which would outlive the worker
+    return Queue(get_own_queue(worker), Exchange(""), routing_key=get_own_queue(worker))
+
+
+class ChildrenStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """Runs programs as child processes: one all the time, one periodically.
 
     The worker's main process must not wait for them, nor hold a connection that its pool children would inherit.
     """
 
     requires = frozenset({"celery.worker.components:Timer"})
-
-    def __init__(self, parent: Any, **options: Any) -> None:
-        super().__init__(parent, **options)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+    processes: ClassVar[dict[str, subprocess.Popen[bytes]]] = {}
 
     def start(self, parent: Any) -> None:
-        parent.timer.call_after(_FIRST_RUN_SECONDS, self._start_processes)
-        parent.timer.call_repeatedly(_PERIOD_SECONDS, self._start_processes)
+        self._ensure(_COMPANION_MODULE)
+        parent.timer.call_repeatedly(_WATCH_SECONDS, self._ensure, (_COMPANION_MODULE,))
+        parent.timer.call_after(_FIRST_RUN_SECONDS, self._ensure, (_PERIODIC_MODULE,))
+        parent.timer.call_repeatedly(_PERIOD_SECONDS, self._ensure, (_PERIODIC_MODULE,))
 
-    def _start_processes(self) -> None:
-        for module in _PERIODIC_MODULES:
-            process = self._processes.get(module)
-            if process is None or process.poll() is not None:
-                self._processes[module] = subprocess.Popen([sys.executable, "-m", module])
+    def _ensure(self, module: str) -> None:
+        """Start the program unless it runs."""
+        process = self.processes.get(module)
+        if process is None or process.poll() is not None:
+            self.processes[module] = subprocess.Popen([sys.executable, "-m", module])
 
 
-app.steps["worker"].add(PeriodicStep)
+app.steps["worker"].add(ChildrenStep)
 
 
 @setup_logging.connect
@@ -58,8 +93,18 @@ def _configure_logging(**_: Any) -> None:
 
 
 @worker_init.connect
-def _clear_stale_drain(**_: Any) -> None:
+def _prepare(**_: Any) -> None:
     drain.clear()
+    try:
+        _held_locks.append(take_gpu())
+    except NoFreeGpuError as error:
+        log.error("the worker does not start", reason=str(error))  # noqa: TRY400
+        sys.exit(1)
+
+
+@celeryd_after_setup.connect
+def _read_own_queue(**_: Any) -> None:
+    app.amqp.queues.select_add(_make_own_queue(get_worker_name(os.getpid())))
 
 
 @worker_process_init.connect
@@ -73,5 +118,10 @@ def _begin_drain(**_: Any) -> None:
 
 
 @worker_shutdown.connect
-def _end_drain(**_: Any) -> None:
+def _end(**_: Any) -> None:
+    companion = ChildrenStep.processes.get(_COMPANION_MODULE)
+    if companion is not None and companion.poll() is None:
+        companion.terminate()  # it leaves the registry
+        with suppress(subprocess.TimeoutExpired):
+            companion.wait(_STOP_SECONDS)
     drain.clear()

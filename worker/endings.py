@@ -20,7 +20,7 @@ from soul_core.errors import (
 )
 from soul_store.blobs import StorageFull
 from soul_store.job_costs import NewJobCost
-from soul_store.job_leases import NewArtifact
+from soul_store.job_leases import NewArtifact, StopCause
 from soul_store.job_state_machine import make_status_reason
 from soul_store.job_status import JobStatus
 from worker.supervisor import EngineExit, describe_exit
@@ -71,6 +71,12 @@ ENDINGS: Mapping[EngineEnd, Ending] = {
 }
 
 
+#: Nothing is kept of a job that reached a limit: a retry is a new job, which starts from the beginning.
+_LIMIT_MESSAGES = {
+    StopCause.DEADLINE: "the job had not finished by its deadline and was stopped; retry it with a later one",
+    StopCause.GPU_SECONDS: "the job has used its max_gpu_seconds and was stopped; retry it with more",
+}
+
 _KINDS = {(kind.code, int(kind.exit_code)): kind for kind in ENDINGS if isinstance(kind, type)}
 
 
@@ -94,22 +100,26 @@ class AttemptEnd:
     outputs: Outputs | None = None
 
 
-def conclude_exit(engine_exit: EngineExit, requested_action: str | None) -> AttemptEnd:
+def conclude_exit(engine_exit: EngineExit, stop_cause: StopCause | None, *, uses_gpu: bool = False) -> AttemptEnd:
     """Return how an attempt ends whose engine exited like this."""
-    key, reason = _classify_exit(engine_exit, requested_action)
-    usage = {"engine_seconds": round(engine_exit.seconds, 3), "gpu_seconds": 0.0, "flops": 0.0}
-    return AttemptEnd(ENDINGS[key], {**reason, "retryable": ENDINGS[key].is_retryable}, usage)
+    key, reason = _classify_exit(engine_exit, stop_cause)
+    seconds = round(engine_exit.seconds, 3)
+    usage = {"engine_seconds": seconds, "gpu_seconds": seconds if uses_gpu else 0.0, "flops": 0.0}
+    ending = ENDINGS[key]
+    if key is RunCancelledError and stop_cause is not None and stop_cause.is_limit:
+        ending, reason = _FAILED, make_status_reason(stop_cause, _LIMIT_MESSAGES[stop_cause])
+    return AttemptEnd(ending, {**reason, "retryable": ending.is_retryable}, usage)
 
 
-def _classify_exit(engine_exit: EngineExit, requested_action: str | None) -> tuple[EngineEnd, dict[str, Any]]:
+def _classify_exit(engine_exit: EngineExit, stop_cause: StopCause | None) -> tuple[EngineEnd, dict[str, Any]]:
     """Return the key of the table, and the reason."""
     returncode, failure = engine_exit.returncode, engine_exit.failed_event
     if returncode == ExitCode.OK:
         return ExitCode.OK, {}
-    if returncode < 0 and engine_exit.drain_requested:
+    if returncode < 0 and engine_exit.checkpoint_requested:
         # killed because its checkpoint took longer than the grace period: it resumes from an older one
         return RunInterruptedError, {}
-    if returncode < 0 and requested_action == "cancel":
+    if returncode < 0 and stop_cause not in {None, StopCause.PAUSE}:
         return RunCancelledError, {}
     if failure is None:
         message = f"the engine process died ({describe_exit(returncode)})"

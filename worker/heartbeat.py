@@ -1,4 +1,4 @@
-"""The thread that keeps a job's lease while the worker runs it, and learns of requested actions."""
+"""The thread that keeps a job's lease while the worker runs it, and learns why the job is to stop."""
 
 import contextvars
 import threading
@@ -9,12 +9,12 @@ import structlog
 
 from soul_store import job_leases
 from soul_store.database import transaction
-from soul_store.job_leases import JobLease, LeaseLostError
+from soul_store.job_leases import JobLease, LeaseLostError, StopCause
 from worker.db_retry import CONNECTION_ERRORS
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: Longest pause between heartbeats: a requested cancel waits at most this long.
+#: Longest pause between heartbeats: a requested action waits at most this long.
 _MAX_PAUSE_SECONDS = 2.0
 #: Pause after a failed heartbeat. Short, so that the lease is extended before the maintenance process requeues the job.
 _RETRY_SECONDS = 0.5
@@ -25,7 +25,7 @@ class Heartbeat:
 
     def __init__(self, lease: JobLease, *, lease_seconds: float) -> None:
         self.lease, self.lease_seconds = lease, lease_seconds
-        self.requested_action: str | None = None
+        self.stop_cause: StopCause | None = None
         self._is_lost = False
         self._last_error: type[Exception] | None = None
         self._stopped = threading.Event()
@@ -62,7 +62,7 @@ class Heartbeat:
         """Extend the lease once. Return False if that failed and should be tried again."""
         try:
             with transaction() as session:
-                self.requested_action = job_leases.heartbeat(session, self.lease, lease_seconds=self.lease_seconds)
+                self.stop_cause = job_leases.heartbeat(session, self.lease, lease_seconds=self.lease_seconds)
         except LeaseLostError:
             self._is_lost = True
         except Exception as error:  # must not end the thread: the engine would run on under a lease that expires

@@ -1,4 +1,4 @@
-"""`python -m worker.maintenance`: sends the outbox to the workers and requeues stalled jobs."""
+"""`python -m worker.maintenance`: sends the outbox, requeues stalled jobs and fails overdue ones."""
 
 import signal
 import sys
@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from soul_core.log_config import configure_logging
-from soul_store import jobs
+from soul_store import jobs, workers
 from soul_store.database import transaction
 from soul_store.outbox import count_waiting_messages, make_broker_client, relay_messages
 from soul_store.settings import get_settings
@@ -48,13 +48,18 @@ class DatabaseAvailability:
 
 
 def run_maintenance(*, requeue_stalled: bool = True) -> None:
-    """Send the outbox, requeue stalled jobs, and resend messages that the broker has lost."""
+    """Send the outbox, requeue stalled jobs, fail overdue ones, and resend messages that the broker has lost."""
     relay_outbox()
     if requeue_stalled:
         with transaction() as session:
             stalled = jobs.requeue_stalled(session, max_attempts=get_settings().max_attempts)
         for job_id in stalled:
             log.warning("job stalled: its worker's lease expired", job_id=job_id)
+    with transaction() as session:
+        overdue = jobs.fail_overdue(session)
+        workers.remove_expired(session)
+    for job_id in overdue:
+        log.info("job failed: its deadline has passed", job_id=job_id)
     with make_broker_client() as client:
         num_waiting = count_waiting_messages(client)
     with transaction() as session:

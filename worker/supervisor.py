@@ -20,7 +20,7 @@ from soul_core.events import Event
 from soul_core.log_records import LogRecord, describe_exception
 from soul_store import job_leases
 from soul_store.database import transaction
-from soul_store.job_leases import JobLease
+from soul_store.job_leases import JobLease, StopCause
 from worker.attempt_log import AttemptLog
 from worker.db_retry import CONNECTION_ERRORS
 from worker.heartbeat import Heartbeat
@@ -51,7 +51,7 @@ class EngineExit:
     """How the engine ended. `returncode` is negative for a signal, as in `subprocess`."""
 
     returncode: int
-    drain_requested: bool
+    checkpoint_requested: bool
     failed_event: Event | None
     seconds: float
 
@@ -64,7 +64,7 @@ def run_engine(
     is_draining: Callable[[], bool],
     grace_seconds: float,
 ) -> EngineExit:
-    """Run the engine until it ends. A cancel or a drain stops it by a signal, and kills it after `grace_seconds`.
+    """Run the engine until it ends. A stop cause or a drain stops it by a signal, and kills it after `grace_seconds`.
 
     Raises LeaseLostError, with the engine killed, when the job no longer runs under the heartbeat's lease.
     """
@@ -79,10 +79,10 @@ def run_engine(
             time.sleep(_WRITE_SECONDS)
             heartbeat.raise_if_lease_lost()
             writer.write(readers.take_events())
-            if heartbeat.requested_action == "cancel":
-                stop.send(signal.SIGUSR1)
-            elif is_draining():
+            if heartbeat.stop_cause == StopCause.PAUSE or (heartbeat.stop_cause is None and is_draining()):
                 stop.send(signal.SIGTERM)
+            elif heartbeat.stop_cause is not None:
+                stop.send(signal.SIGUSR1)
             if stop.is_overdue():
                 attempt_log.warning("the engine did not stop in time and is killed", grace_seconds=grace_seconds)
                 child.kill()

@@ -1,8 +1,7 @@
-"""The task of a worker, on one page: claim the job, fetch its inputs, run the engine, publish its outputs."""
+"""The task of a worker, on one page: claim the next job, fetch its inputs, run the engine, publish its outputs."""
 
 import json
 import os
-import socket
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from structlog.contextvars import bound_contextvars
 
 from soul_core.log_records import describe_exception
 from soul_core.outputs.layout import REPORT
-from soul_store import job_leases, job_logs
+from soul_store import job_leases, job_logs, job_queue
 from soul_store.blobs import get_blob_store
 from soul_store.database import transaction
 from soul_store.job_costs import NewJobCost
@@ -26,6 +25,7 @@ from worker.attempt_log import AttemptLog, LogLimits
 from worker.celery_app import app
 from worker.cleanup import remove_leftovers
 from worker.db_retry import run_when_database_available
+from worker.device import get_device, get_worker_name
 from worker.drain import is_draining
 from worker.endings import AttemptEnd, Outputs, conclude_exit, conclude_worker_error
 from worker.heartbeat import Heartbeat
@@ -38,14 +38,17 @@ log = structlog.stdlib.get_logger(__name__)
 
 @app.task(name=RUN_JOB_TASK)
 def run_job(job_id: str) -> None:
-    """Run one attempt of a queued job. A message for a job that cannot be claimed has no effect."""
-    settings = get_settings()
-    worker = f"{socket.gethostname()}:{os.getpid()}"
+    """Run one attempt of the next job that fits on this worker. A message wakes the worker; the queue has the order.
+
+    Args:
+        job_id: The job whose message this is. Another one may be next; with none, the message has no effect.
+    """
+    settings, worker = get_settings(), get_worker_name(os.getppid())
     with transaction() as session:
-        job = job_leases.claim(session, job_id, worker=worker, lease_seconds=settings.lease_seconds)
-        last_seq = job_logs.get_last_seq(session, job_id)
+        job = job_queue.claim_next(session, worker=worker, device=get_device(), lease_seconds=settings.lease_seconds)
+        last_seq = job_logs.get_last_seq(session, job.id) if job is not None else 0
     if job is None:
-        log.info("job not claimed: it is not queued or not due", job_id=job_id)
+        log.info("no job claimed: none that fits on this worker is due", job_id=job_id)
         return
     lease = JobLease(job.id, job.epoch)
     workspace = Workspace(settings.scratch_dir, job.id)
@@ -79,7 +82,7 @@ def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_l
             engine_exit = run_engine(
                 arguments, heartbeat, attempt_log, is_draining=is_draining, grace_seconds=settings.grace_seconds
             )
-            end = conclude_exit(engine_exit, heartbeat.requested_action)
+            end = conclude_exit(engine_exit, heartbeat.stop_cause, uses_gpu=_uses_gpu(job))
             return _publish(job, job_inputs, workspace, end) if end.ending.status == JobStatus.SUCCEEDED else end
     except LeaseLostError:
         raise
@@ -93,6 +96,10 @@ def _get_ids(job: Job) -> dict[str, Any]:
     """Return what connects the log records of an attempt with each other and with the API's."""
     ids = {"job_id": job.id, "attempt": job.epoch}
     return ids if job.request_id is None else {**ids, "request_id": job.request_id}
+
+
+def _uses_gpu(job: Job) -> bool:
+    return get_device().accelerator == "cuda" and job.accelerator != "cpu"
 
 
 def _load_inputs(job: Job, session: Session) -> JobInputs:
@@ -116,8 +123,6 @@ def _publish(job: Job, job_inputs: JobInputs, workspace: Workspace, end: Attempt
         workspace.withdraw(get_blob_store(), job)
         raise
     usage = {**end.usage, "flops": report["run"]["flops"]}
-    if report["run"]["device"] != "cpu":
-        usage["gpu_seconds"] = usage["engine_seconds"]
     report_blob = next(artifact.blob for artifact in artifacts if artifact.path == REPORT)
     cost = _learn(job, job_inputs, report, engine_seconds=usage["engine_seconds"])
     return AttemptEnd(end.ending, usage=usage, outputs=Outputs(report["verdict"], report_blob, artifacts, cost))

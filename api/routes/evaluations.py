@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 
 from api.deps import Cursor, JobsReader, JobsWriter, Limit, SessionDep
+from api.routes.job_filters import METADATA_PARAMETER, MetadataFilter
 from api.routes.jobs import ACCEPTED, make_job_page, serve_creation
 from api.schemas.common import Page
 from api.schemas.jobs import JobOut
@@ -35,17 +36,20 @@ def create_evaluation(
     return serve_creation(session, caller, body, idempotency_key, collection_path="/v1/evaluations")
 
 
-@router.get("/evaluations", operation_id="list_evaluations")
+@router.get("/evaluations", operation_id="list_evaluations", openapi_extra=METADATA_PARAMETER)
 def list_evaluations(
     caller: JobsReader,
     session: SessionDep,
+    metadata: MetadataFilter,
     limit: Limit = 20,
     cursor: Cursor = None,
     status: Annotated[JobStatus | None, Query(description="Only evaluations of this status.")] = None,
     name: Annotated[str | None, Query(description="Only evaluations of this name.")] = None,
 ) -> Page[JobOut]:
     """List evaluations, newest first."""
-    return make_job_page(session, caller, limit, cursor, status=status, name=name, kind=JobKind.EVALUATE)
+    return make_job_page(
+        session, caller, limit, cursor, status=status, name=name, kind=JobKind.EVALUATE, metadata=metadata
+    )
 
 
 @router.get("/evaluations/{evaluation_id}", operation_id="get_evaluation")

@@ -2,12 +2,12 @@
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api.deps import JobFeedDep
 from api.error_handlers import make_problem_responses
 from api.errors import ErrorCode, ServiceError
-from api.services.health import find_unavailable_servers
+from api.services.health import find_fleet_warnings, find_unavailable_servers
 
 router = APIRouter(tags=["health"])
 
@@ -16,6 +16,12 @@ class Health(BaseModel):
     """The response of a healthy process."""
 
     status: str = "ok"
+
+
+class Readiness(Health):
+    """The response of a process that accepts requests."""
+
+    warnings: list[str] = Field(description="What does not prevent it, such as no running worker.")
 
 
 @router.get("/healthz", operation_id="healthz")
@@ -29,14 +35,20 @@ async def get_liveness() -> Health:
     operation_id="readyz",
     responses=make_problem_responses({503: "A server that the API needs does not answer."}),
 )
-async def get_readiness(feed: JobFeedDep) -> Health:
-    """Answer whether database and broker are available."""
-    if unavailable := await feed.share("readiness", _find_unavailable_servers):
+async def get_readiness(feed: JobFeedDep) -> Readiness:
+    """Answer whether database and broker are available. Without a worker jobs are accepted and wait: a warning."""
+    unavailable, warnings = await feed.share("readiness", _look)
+    if unavailable:
         detail = f"no answer from: {', '.join(unavailable)}"
         raise ServiceError(ErrorCode.NOT_READY, detail, headers={"Retry-After": "2"})
-    return Health()
+    return Readiness(warnings=warnings)
 
 
-async def _find_unavailable_servers() -> list[str]:
+async def _look() -> tuple[list[str], list[str]]:
     """Ask in a thread of its own: probes wait for no request, and all at the same time share one look."""
-    return await to_thread.run_sync(find_unavailable_servers, limiter=CapacityLimiter(1))
+
+    def look() -> tuple[list[str], list[str]]:
+        unavailable = find_unavailable_servers()
+        return unavailable, [] if unavailable else find_fleet_warnings()
+
+    return await to_thread.run_sync(look, limiter=CapacityLimiter(1))

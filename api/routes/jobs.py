@@ -1,19 +1,20 @@
-"""Jobs: create, list, get, wait, cancel; before that the methods and estimates."""
+"""Jobs: create, list, get, wait, cancel, pause, resume, retry; before that the methods and estimates."""
 
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from api.auth import Caller, authenticate
 from api.deps import Cursor, JobFeedDep, JobsReader, JobsWriter, Limit, PlacesDep, SessionDep, bearer
 from api.http_preconditions import has_etag
+from api.routes.job_filters import METADATA_PARAMETER, MetadataFilter
 from api.schemas.common import Page
 from api.schemas.jobs import EstimateOut, JobOut
 from api.schemas.methods import MethodsOut
-from api.schemas.submissions import JobCreate
-from api.services import estimates, idempotency, methods
+from api.schemas.submissions import JobCreate, JobRetry
+from api.services import estimates, idempotency, job_retries, methods
 from api.services import jobs as service
 from soul_core.spec import JobKind
 from soul_store.database import Session, transaction
@@ -23,6 +24,8 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 #: Interval at which a request that waits looks whether its client is still there.
 _CHECK_SECONDS = 5.0
+
+_NO_CHANGES = JobRetry()
 
 ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {"headers": {"Location": {"description": "Path of the resource.", "schema": {"type": "string"}}}}
@@ -54,10 +57,11 @@ def create_job(
     return serve_creation(session, caller, body, idempotency_key, collection_path="/v1/jobs")
 
 
-@router.get("/jobs", operation_id="list_jobs")
+@router.get("/jobs", operation_id="list_jobs", openapi_extra=METADATA_PARAMETER)
 def list_jobs(
     caller: JobsReader,
     session: SessionDep,
+    metadata: MetadataFilter,
     limit: Limit = 20,
     cursor: Cursor = None,
     status: Annotated[JobStatus | None, Query(description="Only jobs of this status.")] = None,
@@ -65,7 +69,7 @@ def list_jobs(
     kind: Annotated[JobKind | None, Query(description="Only jobs of this kind.")] = None,
 ) -> Page[JobOut]:
     """List jobs, newest first."""
-    return make_job_page(session, caller, limit, cursor, status=status, name=name, kind=kind)
+    return make_job_page(session, caller, limit, cursor, status=status, name=name, kind=kind, metadata=metadata)
 
 
 @router.get(
@@ -113,7 +117,43 @@ async def get_job(
 @router.post("/jobs/{job_id}/cancel", operation_id="cancel_job")
 def cancel_job(job_id: str, caller: JobsWriter, session: SessionDep) -> JobOut:
     """Cancel a job: one that waits immediately, one that runs at its next step. 409 if it has finished."""
-    return service.make_job_out(session, service.cancel(session, caller, service.get_owned(session, caller, job_id)))
+    return _act(session, caller, job_id, "cancel")
+
+
+@router.post("/jobs/{job_id}/pause", operation_id="pause_job")
+def pause_job(job_id: str, caller: JobsWriter, session: SessionDep) -> JobOut:
+    """Pause a job: one that waits immediately, one that runs at its next step, where it writes a checkpoint."""
+    return _act(session, caller, job_id, "pause")
+
+
+@router.post("/jobs/{job_id}/resume", operation_id="resume_job")
+def resume_job(job_id: str, caller: JobsWriter, session: SessionDep) -> JobOut:
+    """Resume a paused job: it waits again, and continues from its checkpoint with the same result."""
+    return _act(session, caller, job_id, "resume")
+
+
+@router.post(
+    "/jobs/{job_id}/retry", status_code=202, operation_id="retry_job", response_model=JobOut, responses=ACCEPTED
+)
+def retry_job(
+    job_id: str,
+    caller: JobsWriter,
+    session: SessionDep,
+    body: Annotated[JobRetry, Body()] = _NO_CHANGES,
+    idempotency_key: Annotated[
+        str | None, Header(description="Any unique text: requests with the same key create one job.")
+    ] = None,
+) -> Response:
+    """Submit a failed or cancelled job again, as a new job; while a retry of it is unfinished, return that one."""
+
+    def serve() -> idempotency.IdempotentResponse:
+        job = job_retries.retry(session, caller, service.get_owned(session, caller, job_id), body)
+        content = service.make_job_out(session, job).model_dump(mode="json")
+        return idempotency.IdempotentResponse(202, {"Location": f"/v1/jobs/{job.id}"}, content)
+
+    request = {"retry_of": job_id, **body.model_dump(mode="json", exclude_unset=True)}
+    response = idempotency.serve_once(session, caller, idempotency_key, request, serve)
+    return JSONResponse(response.body, response.status, headers=response.headers)
 
 
 def serve_creation(
@@ -139,10 +179,18 @@ def make_job_page(
     status: JobStatus | None,
     name: str | None,
     kind: JobKind | None,
+    metadata: dict[str, str],
 ) -> Page[JobOut]:
     """Return a page of the caller's jobs."""
-    rows = service.list_page(session, caller, limit=limit + 1, before=cursor, status=status, name=name, kind=kind)
-    return Page.of(rows, limit, lambda job: service.make_job_out(session, job))
+    rows = service.list_page(
+        session, caller, limit=limit + 1, before=cursor, status=status, name=name, kind=kind, metadata=metadata
+    )
+    return Page.of_all(rows, limit, lambda shown: service.make_jobs_out(session, shown))
+
+
+def _act(session: Session, caller: Caller, job_id: str, action: str) -> JobOut:
+    job = service.act(session, caller, service.get_owned(session, caller, job_id), action)
+    return service.make_job_out(session, job)
 
 
 def _read_job(authorization: str | None, job_id: str) -> tuple[str, JobOut]:

@@ -37,5 +37,10 @@ class Page(ResponseModel, Generic[T]):
     @classmethod
     def of(cls, rows: Sequence[Row], limit: int, to_out: Callable[[Row], T]) -> "Page[T]":
         """Return the first `limit` rows as a page; `rows` has one row more if another page follows."""
+        return cls.of_all(rows, limit, lambda shown: list(map(to_out, shown)))
+
+    @classmethod
+    def of_all(cls, rows: Sequence[Row], limit: int, to_outs: Callable[[Sequence[Row]], list[T]]) -> "Page[T]":
+        """Return a page as `of` does, with all of its rows turned into bodies by one call."""
         shown, has_more = rows[:limit], len(rows) > limit
-        return cls(data=list(map(to_out, shown)), has_more=has_more, next_cursor=shown[-1].id if has_more else None)
+        return cls(data=to_outs(shown), has_more=has_more, next_cursor=shown[-1].id if has_more else None)

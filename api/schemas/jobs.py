@@ -9,6 +9,7 @@ from api.errors import RequestProblem
 from api.schemas.common import ResponseModel
 from soul_core.report import Verdict
 from soul_core.spec import JobKind
+from soul_store.job_priority import JobPriority
 from soul_store.job_status import JobStatus
 
 
@@ -20,7 +21,7 @@ class ProgressOut(ResponseModel):
     total_steps: int | None = None
     unit: str | None = None
     eta_seconds: float | None = None
-    queue_position: int | None = Field(None, description="Number of jobs ahead of this one.")
+    queue_position: int | None = Field(None, description="Number of jobs ahead of this one, of all projects.")
 
 
 class StatusReason(ResponseModel):
@@ -43,9 +44,20 @@ class JobOut(ResponseModel):
         description="load, compare, baseline, unlearn or finetune, evaluate, attack or export while it runs."
     )
     verdict: Verdict | None
-    requested_action: str | None = Field(description="The action that was requested and is not complete yet: cancel.")
+    requested_action: str | None = Field(
+        description="The action that was requested and is not complete yet: cancel or pause."
+    )
     status_reason: StatusReason | None
-    allowed_actions: list[str]
+    warnings: list[str] = Field(description="Of a queued job: why no running worker can hold it.")
+    allowed_actions: list[str] = Field(description="What is possible now: cancel, pause, resume, retry.")
+    priority: JobPriority
+    deadline: datetime | None
+    max_gpu_seconds: float | None
+    metadata: dict[str, str]
+    required_memory_bytes: int | None = Field(
+        description="Memory that its worker must have at least: the low end of the estimate's interval."
+    )
+    retry_of_job_id: str | None = Field(description="The failed or cancelled job that this one repeats.")
     progress: ProgressOut
     attempt: int = Field(description="Number of attempts that failed by infrastructure.")
     model_id: str

@@ -2,15 +2,20 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from api.schemas.common import LINE_PATTERN
 from soul_core.spec import JobKind, JobSpec, Training
 from soul_core.spec.optimizers import AdamW, Optimizer
 from soul_core.spec.terms import SET_NAME_PATTERN, SpecModel
+from soul_store.job_priority import JobPriority
 
 SetName = Annotated[str, Field(pattern=SET_NAME_PATTERN)]
 ModelName = Annotated[str, Field(pattern=SET_NAME_PATTERN)]
+MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+MaxGpuSeconds = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class NoRetrainedModel(SpecModel):
@@ -101,6 +106,21 @@ class JobCreate(SpecModel):
         "(plain text) perplexity; sets of any other name are evaluated too.",
     )
     spec: JobSpec = JobSpec()
+    priority: JobPriority = Field(
+        JobPriority.NORMAL,
+        description="Jobs of a higher priority run first; projects take turns at equal ones; waiting raises it.",
+    )
+    deadline: AwareDatetime | None = Field(
+        None, description="A job that has not finished by then is stopped and fails with `deadline_exceeded`."
+    )
+    max_gpu_seconds: MaxGpuSeconds | None = Field(
+        None,
+        description="A job that has occupied workers for longer, over all attempts, is stopped and fails with "
+        "`gpu_seconds_exceeded`. On a worker without a GPU the seconds of its CPU count.",
+    )
+    metadata: Metadata = Field(
+        default_factory=dict, description="Up to 16 pairs of your own, by which `GET /v1/jobs` can be filtered."
+    )
 
     def with_complete_spec(self) -> "JobCreate":
         """Return the job with the defaults that depend on its data sets."""
@@ -117,6 +137,16 @@ class JobCreate(SpecModel):
         if isinstance(models, dict) and "reference" in models and "retrained" not in models:
             renamed["models"] = {"retrained" if name == "reference" else name: models[name] for name in models}
         return renamed
+
+
+class JobRetry(SpecModel):
+    """What differs from the job that is submitted again. A field that is absent keeps its value."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"deadline": None, "max_gpu_seconds": 7200}]})
+
+    priority: JobPriority = JobPriority.NORMAL
+    deadline: AwareDatetime | None = Field(None, description="null: none.")
+    max_gpu_seconds: MaxGpuSeconds | None = Field(None, description="null: no limit.")
 
 
 def _set_evaluate_kind(spec: Any) -> Any:

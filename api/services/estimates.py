@@ -17,8 +17,8 @@ from soul_store import job_costs, workers
 from soul_store.blobs import get_blob_store
 from soul_store.database import Session
 from soul_store.job_work import BYTES_PER_TOKEN, EXPORT, LOAD, START, JobWork, count_work, measure_set
+from soul_store.placement import Accelerator, JobNeeds, make_needs
 from soul_store.tables import JobCost
-from soul_store.workers import Accelerator
 
 #: The one part of a prediction of memory.
 MEMORY = "memory"
@@ -36,6 +36,9 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     warnings = _find_warnings(request, body.spec) + _find_undecidable_criteria(body, request)
     num_parameters = request.model.facts.get("num_parameters") if request.model else None
     accelerator, reason = _choose_accelerator(session, body.spec)
+    needs = find_needs(session, body, request)
+    if fleet := workers.find_waiting_reason(workers.list_available(session), needs):
+        warnings.append(fleet[1])
     if problems or not num_parameters:
         unknown = "the size of the model is not known before it is loaded"
         basis = f"no estimate: {'the job would be refused' if num_parameters else unknown}"
@@ -55,8 +58,7 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
     work = _count_work(body, request, num_parameters)
     history = _read_history(session, accelerator, body.spec.dtype)
     seconds = predict(work.by_phase, history.times, typed=_list_typed_seconds(body, request, work, accelerator))
-    planned_memory = {MEMORY: float(work.planned_memory_bytes)}
-    memory = predict(planned_memory, history.memory, typed=planned_memory)
+    memory = _predict_memory(work, history)
     return EstimateOut(
         allowed=True,
         errors=[],
@@ -78,6 +80,25 @@ def estimate(session: Session, caller: Caller, body: JobCreate) -> EstimateOut:
         ),
         basis=_describe_basis(seconds, accelerator, reason, history.machine),
     )
+
+
+def find_needs(session: Session, body: JobCreate, request: ValidatedRequest) -> JobNeeds:
+    """Return what a job needs of its worker: the device that it names, and the least memory to expect.
+
+    The least, because an estimate may be too high: a worker that may hold the job tries it.
+    """
+    num_parameters = request.model.facts.get("num_parameters") if request.model else None
+    if not num_parameters or request.missing or request.problems:
+        return make_needs(body.spec.device, None)
+    accelerator, _ = _choose_accelerator(session, body.spec)
+    history = _read_history(session, accelerator, body.spec.dtype)
+    memory = _predict_memory(_count_work(body, request, num_parameters), history)
+    return make_needs(body.spec.device, int(memory.low))
+
+
+def _predict_memory(work: JobWork, history: "_History") -> Prediction:
+    planned = {MEMORY: float(work.planned_memory_bytes)}
+    return predict(planned, history.memory, typed=planned)
 
 
 def _choose_accelerator(session: Session, spec: JobSpec) -> tuple[Accelerator, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from api.auth import Caller
@@ -18,6 +19,8 @@ from soul_store import datasets, models
 from soul_store.database import Session
 from soul_store.tables import Dataset, Model
 
+#: A later deadline is a mistake, and some databases and languages cannot represent the latest dates.
+MAX_DEADLINE = timedelta(days=3660)
 #: Facts of a chat template that was not read yet: the template of a hub model.
 UNKNOWN_CHAT_FACTS: dict[str, Any] = {"asks_for_date": True}
 
@@ -67,6 +70,7 @@ def validate_request(session: Session, caller: Caller, body: JobCreate) -> Valid
     prior = PriorForgetSets({}, ())
     if body.spec.kind != JobKind.EVALUATE:
         prior = find_prior_forget_sets(session, caller, model, body.datasets)
+    problems += find_deadline_problems(body)
     problems += find_equal_sets(body.spec, {**own_datasets, **prior.datasets})
     return ValidatedRequest(
         model, resolved, own_datasets, prior, (*missing, *resolved.missing), (*problems, *resolved.problems)
@@ -110,6 +114,19 @@ def find_export_problems(spec: JobSpec, model: Model) -> Iterator[RequestProblem
     if spec.export.gguf != "none" and architecture is not None and architecture not in supported:
         detail = f"{architecture} cannot be written as GGUF, only {', '.join(GGUF_ARCHITECTURES)}; set it to 'none'"
         yield RequestProblem("/spec/export/gguf", detail)
+
+
+def find_deadline_problems(body: JobCreate) -> Iterator[RequestProblem]:
+    """Yield the problem of a deadline that has passed, or that is too far to be meant."""
+    if body.deadline is None:
+        return
+    now = datetime.now(UTC)
+    if body.deadline <= now:
+        yield RequestProblem("/deadline", "the deadline has passed; send a later one, or null for none")
+    elif body.deadline > now + MAX_DEADLINE:
+        yield RequestProblem(
+            "/deadline", f"the deadline is more than {MAX_DEADLINE.days} days away; send an earlier one"
+        )
 
 
 def find_equal_sets(spec: JobSpec, sets: Mapping[str, Dataset]) -> Iterator[RequestProblem]:

@@ -14,6 +14,8 @@ from soul_core.spec import JUDGED_MODEL, RETAIN, RETRAINED, TRAIN, Data, Evaluat
 from soul_core.spec.validation import find_spec_problems
 from soul_store import job_queries, jobs, locks, models, retrained_models
 from soul_store.database import Session
+from soul_store.jobs import Scheduling
+from soul_store.placement import JobNeeds
 from soul_store.tables import Artifact, Dataset, Job, Model
 
 
@@ -55,9 +57,17 @@ def resolve_models(session: Session, caller: Caller, body: JobCreate) -> Resolve
 
 
 def find_or_create_retraining(
-    session: Session, caller: Caller, body: JobCreate, resolved_models: ResolvedModels, datasets: Mapping[str, Dataset]
+    session: Session,
+    caller: Caller,
+    body: JobCreate,
+    resolved_models: ResolvedModels,
+    datasets: Mapping[str, Dataset],
+    needs: JobNeeds,
 ) -> tuple[Job, bool]:
-    """Return the job that makes the retrained model, its row shared, and whether it existed before."""
+    """Return the job that makes the retrained model, its row shared, and whether it existed before.
+
+    A new one has the body's priority, and not its limits: other jobs may wait for it, too.
+    """
     spec, model, train = resolved_models.retrain_spec, resolved_models.retrain_from, datasets[RETAIN]
     assert spec is not None
     assert model is not None
@@ -86,6 +96,7 @@ def find_or_create_retraining(
         spec=spec.model_dump(mode="json"),
         spec_sha256=spec.compute_sha256(),
         request_id=get_contextvars().get("request_id"),
+        scheduling=Scheduling(priority=body.priority, needs=needs),
     )
     return job, False
 

@@ -11,6 +11,7 @@ from sqlalchemy.types import Text
 from soul_core.report import Verdict
 from soul_core.spec import JobKind
 from soul_store.column_types import EnumText
+from soul_store.job_priority import JobPriority
 from soul_store.job_status import JobStatus
 
 
@@ -33,6 +34,7 @@ class Base(DeclarativeBase):
         str: Text,
         int: BigInteger,
         JobKind: EnumText(JobKind),
+        JobPriority: EnumText(JobPriority),
         JobStatus: EnumText(JobStatus),
         Verdict: EnumText(Verdict),
     }

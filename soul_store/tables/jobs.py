@@ -3,16 +3,20 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from soul_core.report import Verdict
 from soul_core.spec import JobKind
+from soul_store.job_priority import JobPriority
 from soul_store.job_status import JobStatus
 from soul_store.tables.base import Base
 
 #: The statuses of a job that still needs its inputs. Literal SQL, so that the planner matches queries with the index.
 HAS_NOT_FINISHED = text("status IN ('awaiting_approval','queued','running','paused')")
+
+#: A job that was claimed at least once and has not finished.
+HAS_BEGUN = text("claimed_at IS NOT NULL AND finished_at IS NULL")
 
 
 class Job(Base):
@@ -34,6 +38,14 @@ class Job(Base):
     spec: Mapped[dict[str, Any]]  # frozen soul_core.spec.JobSpec
     spec_sha256: Mapped[str]
     request_id: Mapped[str | None]  # of the request that submitted it, for the log
+    retry_of_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+
+    priority: Mapped[JobPriority] = mapped_column(server_default=text("'normal'"))
+    deadline: Mapped[datetime | None]  # a job that has not finished then fails
+    max_gpu_seconds: Mapped[float | None] = mapped_column(Float)  # of all attempts, from claim to end
+    user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
+    accelerator: Mapped[str | None]  # that its worker must have: cpu | cuda; absent: any
+    required_memory_bytes: Mapped[int | None]  # that its worker must have; absent: unknown
 
     status: Mapped[JobStatus]
     requested_action: Mapped[str | None]  # cancel | pause
@@ -46,6 +58,8 @@ class Job(Base):
     attempt: Mapped[int] = mapped_column(server_default=text("0"))  # attempts that failed by infrastructure
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())  # submitted, or resumed after a pause
+    claimed_at: Mapped[datetime | None]  # start of the latest attempt
     next_attempt_at: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]  # last time a message went to the broker
 
@@ -61,6 +75,8 @@ class Job(Base):
         CheckConstraint(f"status IN {tuple(map(str, JobStatus))}", name="status"),
         CheckConstraint("requested_action IN ('cancel','pause')", name="requested_action"),
         CheckConstraint(f"verdict IN {tuple(map(str, Verdict))}", name="verdict"),
+        CheckConstraint(f"priority IN {tuple(map(str, JobPriority))}", name="priority"),
+        CheckConstraint("accelerator IN ('cpu','cuda')", name="accelerator"),
         CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint(
             "(status IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
@@ -69,6 +85,12 @@ class Job(Base):
         Index("ix_jobs_depends_on_job_id", "depends_on_job_id", postgresql_where=text("depends_on_job_id IS NOT NULL")),
         Index("ix_jobs_tenant_id_unfinished", "tenant_id", postgresql_where=HAS_NOT_FINISHED),
         Index("ix_jobs_active", "status", postgresql_where=text("status IN ('queued','running')")),
+        # what projects have used lately: a claim reads it
+        Index("ix_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("ix_jobs_begun", "tenant_id", postgresql_where=HAS_BEGUN),
+        Index("ix_jobs_deadline", "deadline", postgresql_where=text("deadline IS NOT NULL AND finished_at IS NULL")),
+        Index("ix_jobs_retry_of_job_id", "retry_of_job_id", postgresql_where=text("retry_of_job_id IS NOT NULL")),
+        Index("ix_jobs_metadata", "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
     )
 
 

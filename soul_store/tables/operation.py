@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Identity, Index, func
+from sqlalchemy import CheckConstraint, Float, Identity, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from soul_store.tables.base import Base
@@ -20,12 +20,19 @@ class OutboxEntry(Base):
 
 
 class Worker(Base):
-    """A machine with a worker, and the fastest accelerator that it has."""
+    """A worker process and the device that does its jobs. Its running job is in `jobs.worker`."""
 
     __tablename__ = "workers"
-    name: Mapped[str] = mapped_column(primary_key=True)  # the host
+    name: Mapped[str] = mapped_column(primary_key=True)  # host:process id
     accelerator: Mapped[str]  # cpu | cuda
     machine: Mapped[str | None]  # what does its jobs: the name of the GPU, or of the CPU with its cores
+    device_id: Mapped[str | None]  # UUID of the GPU
+    memory_bytes: Mapped[int | None]  # of the device
+    ram_bytes: Mapped[int | None]  # of the machine or the container
+    load: Mapped[float | None] = mapped_column(Float)  # processes that want to run, per core, in the last minute
+    versions: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # package -> version
+    is_draining: Mapped[bool] = mapped_column(server_default=text("false"))
+    started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     __table_args__ = (CheckConstraint("accelerator IN ('cpu','cuda')", name="accelerator"),)
 

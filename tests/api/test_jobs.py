@@ -17,8 +17,8 @@ from api.services import jobs as service
 from soul_core.spec import JobSpec
 from soul_store import job_leases, workers
 from soul_store.job_status import JobStatus
+from soul_store.placement import Accelerator, WorkerDevice
 from soul_store.tables import ApiKey, Dataset, Job, OutboxEntry
-from soul_store.workers import Accelerator
 from tests.api.conftest import ROWS, ApiClient, problem
 
 Body = dict[str, Any]
@@ -36,7 +36,7 @@ def test_a_submitted_job_is_queued_with_its_complete_spec(admin: ApiClient, job_
     assert answer.status_code == 202, answer.text
     made = answer.json()
     assert answer.headers["location"] == f"/v1/jobs/{made['id']}"
-    assert (made["status"], made["verdict"], made["allowed_actions"]) == ("queued", None, ["cancel"])
+    assert (made["status"], made["verdict"], made["allowed_actions"]) == ("queued", None, ["cancel", "pause"])
     assert made["progress"]["queue_position"] == 0
     assert made["spec"]["training"]["steps"] == 3
     assert made["spec"]["forget"] == {"kind": "npo", "weight": 1.0, "beta": 0.1}, "defaults are written out"
@@ -221,7 +221,7 @@ def test_a_queued_job_is_cancelled_once(admin: ApiClient, job_body: Body) -> Non
 
     body = problem(admin("POST", f"{path}/cancel"), 409, "not_allowed")
     assert (body["detail"], body["job_status"]) == ("cannot cancel a job that is cancelled", "cancelled")
-    assert body["allowed_actions"] == []
+    assert body["allowed_actions"] == ["retry"]
 
 
 def test_an_unchanged_job_answers_304(admin: ApiClient, job_body: Body) -> None:
@@ -374,7 +374,7 @@ def test_an_estimate_assumes_the_fastest_accelerator_of_the_fleet(
     admin: ApiClient, job_body: Body, session: Session, recorded: list[Accelerator], device: str, basis: str
 ) -> None:
     for number, accelerator in enumerate(recorded):
-        workers.record(session, name=f"host {number}", accelerator=accelerator)
+        workers.record(session, name=f"host {number}", device=WorkerDevice(accelerator))
     session.commit()
 
     estimate = admin("POST", "/v1/estimates", json={**job_body, "spec": {"device": device}}).json()
@@ -385,7 +385,7 @@ def test_an_estimate_assumes_the_fastest_accelerator_of_the_fleet(
 def test_an_estimate_for_a_gpu_is_shorter(admin: ApiClient, job_body: Body, session: Session) -> None:
     body = {**job_body, "spec": {"training": {"steps": 100_000}}}
     on_cpu = admin("POST", "/v1/estimates", json=body).json()
-    workers.record(session, name="host", accelerator="cuda")
+    workers.record(session, name="host", device=WorkerDevice("cuda"))
     session.commit()
 
     on_gpu = admin("POST", "/v1/estimates", json=body).json()
@@ -422,7 +422,8 @@ def test_an_estimate_warns_of_criteria_without_a_metric(admin: ApiClient, job_bo
 
     warnings = admin("POST", "/v1/estimates", json={**job_body, "spec": spec}).json()["warnings"]
 
-    assert [warning.partition(" ")[0] for warning in warnings] == ["criteria.0", "criteria.1"]
+    assert [warning.partition(" ")[0] for warning in warnings[:-1]] == ["criteria.0", "criteria.1"]
+    assert "no worker is running" in warnings[-1]
     assert "'forgte'" in warnings[0]
 
 

@@ -13,6 +13,7 @@ from soul_store import job_costs, workers
 from soul_store.blobs import get_blob_store
 from soul_store.job_costs import NewJobCost
 from soul_store.job_work import JobWork, count_work, measure_set
+from soul_store.placement import WorkerDevice
 from soul_store.tables import Dataset, JobCost
 from tests.api.conftest import ApiClient
 
@@ -66,7 +67,7 @@ def estimate(admin: ApiClient, job_body: Body) -> Body:
 def thirty_jobs(session: Session, work: JobWork) -> None:
     """A fleet of small machines that has finished 30 jobs."""
     generator = random.Random(0)
-    workers.record(session, name="host", accelerator="cpu", machine=SMALL)
+    workers.record(session, name="host", device=WorkerDevice("cpu", SMALL))
     record(session, *(make_cost(work, SMALL, slowness=math.exp(generator.gauss(0, 0.1))) for _ in range(30)))
 
 
@@ -112,7 +113,7 @@ def test_another_machine_or_dtype_does_not_disturb_the_estimate(
 @pytest.mark.usefixtures("thirty_jobs")
 def test_a_new_kind_of_worker_starts_from_the_other_kinds(admin: ApiClient, job_body: Body, session: Session) -> None:
     for number in (1, 2):
-        workers.record(session, name=f"new host {number}", accelerator="cpu", machine=LARGE)
+        workers.record(session, name=f"new host {number}", device=WorkerDevice("cpu", LARGE))
     session.commit()
 
     answer = estimate(admin, job_body)

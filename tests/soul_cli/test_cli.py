@@ -20,6 +20,8 @@ from api.services.keys import ensure_admin_key
 from soul_cli.client import SoulClient
 from soul_cli.errors import EXIT_MEANINGS, CliExitCode
 from soul_cli.main import app
+from soul_store import workers
+from soul_store.placement import WorkerDevice
 from soul_store.settings import Settings
 from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.live import live_api
@@ -219,7 +221,31 @@ def test_a_cancelled_job_ends_the_watch_with_its_own_code(soul: Soul, queued_job
     assert "cancelled" in soul("cancel", queued_job["id"]).output
     soul("watch", queued_job["id"], code=CliExitCode.JOB_CANCELLED)
     refused = soul("cancel", queued_job["id"], "--json", code=CliExitCode.REFUSED)
-    assert json.loads(refused.stderr)["allowed_actions"] == []
+    assert json.loads(refused.stderr)["allowed_actions"] == ["retry"]
+
+
+def test_a_job_is_paused_resumed_and_submitted_again(soul: Soul, queued_job: dict[str, Any]) -> None:
+    job_id = queued_job["id"]
+
+    assert f"{job_id} paused" in soul("pause", job_id).output
+    assert soul.json("status", job_id)["allowed_actions"] == ["cancel", "resume"]
+    assert f"{job_id} queued" in soul("resume", job_id).output
+    soul("retry", job_id, code=CliExitCode.REFUSED)
+    soul("cancel", job_id)
+    retry = soul.json("retry", job_id, "--priority", "high", "--deadline", "2030-01-31T18:00+01:00")
+
+    assert (retry["retry_of_job_id"], retry["priority"]) == (job_id, "high")
+    assert retry["deadline"] == "2030-01-31T17:00:00Z"
+    assert "no worker is running" in soul("status", retry["id"]).output
+
+
+def test_without_a_worker_the_list_of_workers_says_what_that_means(soul: Soul, session: Session) -> None:
+    assert "no worker is running: jobs wait until one starts" in soul("workers").output
+    workers.record(session, name="host:1", device=WorkerDevice("cuda", "H100", memory_bytes=80 << 30), load=0.5)
+    session.commit()
+
+    assert [word in soul("workers").output for word in ("host:1", "idle", "H100", "80.0 GiB")] == [True] * 4
+    assert soul.json("workers")[0]["accelerator"] == "cuda"
 
 
 def test_models_and_datasets_are_added_listed_shown_and_deleted(

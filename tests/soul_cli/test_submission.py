@@ -1,11 +1,13 @@
 """Options become a job's body, and typing mistakes cost no upload."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from soul_cli.errors import BadInput
+from soul_cli.job_options import make_scheduling
 from soul_cli.submission import apply_options, check_datasets, make_spec, parse_model_source, parse_pairs
 
 
@@ -70,3 +72,20 @@ def test_a_model_source_is_recognized_by_its_form(tmp_path: Path) -> None:
     for wrong in ("./nothing", "/no/where", "missing.gguf", "name", "a/b/c"):
         with pytest.raises(BadInput, match="no such model"):
             parse_model_source(wrong)
+
+
+def test_only_given_limits_and_metadata_are_sent_with_a_job() -> None:
+    given = make_scheduling(priority="low", deadline="2030-01-31T18:00+01:00", metadata=["team=a", "note=b=c"])
+
+    assert given == {
+        "priority": "low",
+        "deadline": datetime.fromisoformat("2030-01-31T18:00+01:00").astimezone().isoformat(),
+        "metadata": {"team": "a", "note": "b=c"},
+    }
+    assert make_scheduling() == {}
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "", "2030-13-01", "25:00"])
+def test_a_deadline_that_is_no_time_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(BadInput, match="--deadline expects a time such as"):
+        make_scheduling(deadline=text)

@@ -71,3 +71,12 @@ def test_events_are_shown_in_order_on_a_terminal_and_in_a_log(terminal: bool) ->
 )
 def test_every_finished_job_has_its_exit_code(status: str, verdict: str | None, code: CliExitCode) -> None:
     assert get_exit_code(Job(id="job_1", status=status, verdict=verdict)) == code
+
+
+def test_a_pause_is_noted_with_the_command_that_resumes() -> None:
+    view = JobView()
+    for kind, data in (("status", {"status": "running"}), ("status", {"status": "paused"})):
+        view.apply(JobEvent(seq=1, kind=kind, data=data))
+
+    assert view.title == "paused"
+    assert "soul resume" in view.notes[0]

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
 from soul_store import datasets, jobs, keys, models
+from soul_store.jobs import Scheduling
 from soul_store.tables import Job
 
 
@@ -43,20 +45,24 @@ def owner(session: Session) -> Owner:
     return make_owner(session, "owner")
 
 
-@pytest.fixture
-def new_job(session: Session, owner: Owner) -> Callable[[], Job]:
-    def make() -> Job:
-        job = jobs.insert(
-            session,
-            tenant_id=owner.tenant_id,
-            created_by=owner.key_id,
-            name="j",
-            model_id=owner.model_id,
-            datasets={"forget": owner.dataset_id},
-            spec={},
-            spec_sha256="0",
-        )
-        session.commit()
-        return job
+def insert_job(session: Session, owner: Owner, scheduling: Scheduling, **values: Any) -> Job:
+    job = jobs.insert(
+        session,
+        tenant_id=owner.tenant_id,
+        created_by=owner.key_id,
+        name="j",
+        model_id=owner.model_id,
+        datasets={"forget": owner.dataset_id},
+        spec={},
+        spec_sha256="0",
+        scheduling=scheduling,
+        **values,
+    )
+    session.commit()
+    return job
 
-    return make
+
+@pytest.fixture
+def new_job(session: Session, owner: Owner) -> Callable[..., Job]:
+    """Make a job; keyword arguments are those of its scheduling."""
+    return lambda **scheduling: insert_job(session, owner, Scheduling(**scheduling))

@@ -10,9 +10,9 @@ from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from soul_core.events import Event
-from soul_store import job_leases, job_queries, job_state_machine, jobs
+from soul_store import job_leases, job_queries, job_queue, job_state_machine, jobs
 from soul_store.job_leases import JobLease, LeaseLostError
-from soul_store.job_status import TERMINAL_STATUSES, TRANSITIONS, JobStatus
+from soul_store.job_status import TERMINAL_STATUSES, TRANSITIONS, JobStatus, list_allowed_actions
 from soul_store.tables import Artifact, AuditEntry, Job, JobEvent, JobMetric, OutboxEntry
 from tests.soul_store.conftest import Owner, make_owner
 
@@ -37,9 +37,10 @@ def test_every_status_has_transitions() -> None:
     assert set(TRANSITIONS) == set(JobStatus)
 
 
-def test_terminal_statuses_allow_no_action() -> None:
+def test_of_a_finished_job_only_a_retry_can_be_requested() -> None:
     assert {"succeeded", "failed", "cancelled"} == TERMINAL_STATUSES
-    assert {status for status in JobStatus if not status.allowed_actions} == TERMINAL_STATUSES
+    assert {action for status in TERMINAL_STATUSES for action in list_allowed_actions(status)} == {"retry"}
+    assert all("cancel" in list_allowed_actions(status) for status in set(JobStatus) - TERMINAL_STATUSES)
 
 
 @pytest.mark.parametrize("status", JobStatus)
@@ -347,7 +348,7 @@ def test_pages_begin_with_the_newest_job(session: Session, owner: Owner, new_job
 def test_the_queue_position_counts_the_jobs_ahead(session: Session, new_job: NewJob) -> None:
     first, second = new_job(), new_job()
 
-    assert [job_queries.get_queue_position(session, job) for job in (first, second)] == [0, 1]
+    assert job_queue.list_positions(session) == {first.id: 0, second.id: 1}
 
 
 def test_messages_that_the_broker_lost_are_sent_again(session: Session, new_job: NewJob) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from soul_core.spec import JobKind
-from soul_store import job_leases, job_queries, jobs, models, retrained_models
+from soul_store import job_leases, job_queries, job_queue, jobs, models, retrained_models
 from soul_store.job_leases import JobLease
 from soul_store.tables import Dataset, Job, Model, OutboxEntry
 from tests.soul_store.conftest import Owner
@@ -92,9 +92,9 @@ def test_a_job_that_waits_for_another_is_not_ahead_in_the_queue(
     later = new_job()
 
     before, _, after = (
-        job_queries.get_queue_position(session, later),
+        job_queue.list_positions(session)[later.id],
         succeed(),
-        job_queries.get_queue_position(session, later),
+        job_queue.list_positions(session)[later.id],
     )
 
     assert waiting.id < later.id

@@ -15,17 +15,40 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
+from soul_core.atomic_io import compute_sha256
 from soul_core.data import read_rows, write_canonical
 from soul_core.log_config import configure_logging
 from soul_core.spec import JobSpec
 from soul_store import datasets, job_queries, jobs, keys, models
 from soul_store.blobs import get_blob_store
+from soul_store.jobs import Scheduling
 from soul_store.settings import Settings
 from soul_store.tables import Artifact, Job, JobEvent
 from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.fixtures.forked_engines import SOCKET_VARIABLE
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
+#: A job that takes long enough to be disturbed.
+LONG = {
+    "optimizer": {"kind": "sophia", "lr": 1e-5},
+    "training": {"steps": 240, "checkpoint_every": 20},
+    "evaluation": {"max_new_tokens": 4, "bootstrap": 10},
+    "attacks": (),
+}
+
+
+@pytest.fixture(scope="session")
+def undisturbed_sha256(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights of the same run without interruption and without the service."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "spec.json").write_text(JobSpec.model_validate(LONG).model_dump_json())
+    countries = list(COUNTRIES)
+    forget = write_rows(folder / "forget.jsonl", countries[:2])
+    retain = write_rows(folder / "retain.jsonl", countries[2:])
+    command = [sys.executable, "-m", "soul_core", str(folder / "spec.json"), "--model", str(taught_model_dir)]
+    command += ["--forget", str(forget), "--retain", str(retain), "--out", str(folder / "out")]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return compute_sha256(folder / "out" / "checkpoint" / "model.safetensors")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,6 +91,11 @@ class Fleet:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a process with all of its children."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
     def stop(self) -> None:
         for process in self.processes:
             if process.poll() is None:
@@ -106,6 +134,9 @@ class Desk:
     datasets: dict[str, str]
 
     def submit(self, **overrides: Any) -> str:
+        return self.submit_scheduled(Scheduling(), **overrides)
+
+    def submit_scheduled(self, scheduling: Scheduling, **overrides: Any) -> str:
         spec = JobSpec.model_validate(
             {
                 "optimizer": {"kind": "sophia", "lr": 3e-4},
@@ -125,6 +156,7 @@ class Desk:
                 datasets=self.datasets,
                 spec=spec.model_dump(mode="json"),
                 spec_sha256=spec.compute_sha256(),
+                scheduling=scheduling,
             )
             return job.id
 

@@ -9,6 +9,7 @@ import pytest
 from soul_core.errors import BadData, DiskFull, EngineError, ExitCode, RunCancelledError, RunInterruptedError, UserError
 from soul_core.events import Event
 from soul_store.blobs import StorageFull
+from soul_store.job_leases import StopCause
 from worker.endings import ENDINGS, conclude_exit, conclude_worker_error
 from worker.supervisor import EngineExit
 from worker.workspace import WorkspaceBusy
@@ -54,25 +55,49 @@ def test_a_users_mistake_is_never_retried(kind: type[EngineError]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine_exit", "requested_action", "status", "counts"),
+    ("engine_exit", "stop_cause", "status", "counts"),
     [
         (make_exit(ExitCode.OK), None, "succeeded", False),
         (make_exit(ExitCode.CRASH, code="crash"), None, "queued", True),
         (make_exit(-signal.SIGKILL), None, "queued", True),
         (make_exit(-signal.SIGSEGV), None, "queued", True),
         (make_exit(-signal.SIGKILL, drained=True), None, "queued", False),
-        (make_exit(-signal.SIGKILL), "cancel", "cancelled", False),
+        (make_exit(-signal.SIGKILL), StopCause.CANCEL, "cancelled", False),
+        (make_exit(-signal.SIGKILL), StopCause.DEADLINE, "failed", False),
+        (make_exit(-signal.SIGKILL), StopCause.PAUSE, "queued", True),
         (make_exit(2), None, "queued", True),
         (make_exit(77, code="from_a_newer_engine"), None, "queued", True),
     ],
-    ids=["ok", "crash", "killed", "segfault", "killed in a drain", "killed in a cancel", "no event", "unknown code"],
+    ids=[
+        "ok",
+        "crash",
+        "killed",
+        "segfault",
+        "killed in a drain",
+        "killed in a cancel",
+        "killed at the deadline",
+        "died before a pause",
+        "no event",
+        "unknown code",
+    ],
 )
 def test_every_other_exit_has_its_ending(
-    engine_exit: EngineExit, requested_action: str | None, status: str, counts: bool
+    engine_exit: EngineExit, stop_cause: StopCause | None, status: str, counts: bool
 ) -> None:
-    end = conclude_exit(engine_exit, requested_action)
+    end = conclude_exit(engine_exit, stop_cause)
 
     assert (end.ending.status, end.ending.counts_as_attempt) == (status, counts)
+
+
+@pytest.mark.parametrize("cause", [cause for cause in StopCause if cause.is_limit])
+def test_a_run_that_reached_a_limit_fails_with_its_code_and_a_remedy(cause: StopCause) -> None:
+    cancelled = make_exit(RunCancelledError.exit_code, code=RunCancelledError.code)
+
+    end = conclude_exit(cancelled, cause, uses_gpu=True)
+
+    assert (end.ending.status, end.reason["code"], end.reason["retryable"]) == ("failed", cause, True)
+    assert "retry it with" in end.reason["message"]
+    assert end.usage["gpu_seconds"] == end.usage["engine_seconds"] == 1.5
 
 
 def test_an_engine_that_died_without_a_report_is_described_by_its_exit() -> None:

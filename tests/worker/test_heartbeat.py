@@ -43,7 +43,7 @@ def test_an_unexpected_error_is_logged_and_the_heartbeat_continues(
     desk.cancel(lease.job_id)
 
     with Heartbeat(lease, lease_seconds=0.3) as heartbeat:
-        wait_until(lambda: heartbeat.requested_action == "cancel")
+        wait_until(lambda: heartbeat.stop_cause == "cancel")
         is_lost = heartbeat.is_lease_lost
 
     assert not is_lost

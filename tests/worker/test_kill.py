@@ -3,41 +3,14 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from soul_core.atomic_io import compute_sha256
-from soul_core.spec import JobSpec
 from soul_store.tables import Job
-from tests.fixtures.capitals import COUNTRIES, write_rows
 from tests.servers import Servers
-from tests.worker.conftest import Desk, Fleet
+from tests.worker.conftest import LONG, Desk, Fleet
 from tests.worker.processes import engine_of, engines_of, kill, parent_of, wait_gone
-
-LONG = {
-    "optimizer": {"kind": "sophia", "lr": 1e-5},
-    "training": {"steps": 240, "checkpoint_every": 20},
-    "evaluation": {"max_new_tokens": 4, "bootstrap": 10},
-    "attacks": (),
-}
-
-
-@pytest.fixture(scope="session")
-def undisturbed_sha256(taught_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The weights of the same run without interruption and without the service."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "spec.json").write_text(JobSpec.model_validate(LONG).model_dump_json())
-    countries = list(COUNTRIES)
-    forget = write_rows(folder / "forget.jsonl", countries[:2])
-    retain = write_rows(folder / "retain.jsonl", countries[2:])
-    command = [sys.executable, "-m", "soul_core", str(folder / "spec.json"), "--model", str(taught_model_dir)]
-    command += ["--forget", str(forget), "--retain", str(retain), "--out", str(folder / "out")]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return compute_sha256(folder / "out" / "checkpoint" / "model.safetensors")
 
 
 def kill_engine(fleet: Fleet, servers: Servers, job_id: str) -> None:

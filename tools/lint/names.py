@@ -74,7 +74,7 @@ NO_PARTICIPLES = frozenset({"bed", "embed", "hundred", "led", "naked", "red", "s
 
 _ROUTE_VERBS = (
     "approve cancel check create delete download estimate evaluate get list pause preview put register render resume "
-    "revoke search stream submit update upload validate wait"
+    "retry revoke search stream submit update upload validate wait"
 )
 ROUTE_VERBS = _ROUTE_VERBS.split()
 HTTP_METHODS = frozenset({"get", "post", "put", "patch", "delete", "head", "options", "api_route"})
