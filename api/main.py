@@ -1,6 +1,8 @@
 """create_app(): middleware, routers and error handlers. Run it by `uvicorn api.main:create_app --factory`."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -23,8 +25,11 @@ from api.routes import (
     uploads,
 )
 from api.schemas.datasets import DatasetCreate
+from api.telemetry import TelemetryMiddleware
+from soul_core import tracing
 from soul_core.log_config import configure_logging
-from soul_store.settings import LogSettings
+from soul_store.metrics import start_metrics_server
+from soul_store.settings import ProcessSettings
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
@@ -58,8 +63,10 @@ def create_app() -> FastAPI:
         version=version("soul-unlearning"),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         redirect_slashes=False,
+        lifespan=_run_telemetry,
     )
     app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(TelemetryMiddleware)  # the outermost: it measures what the others do, too
     register_error_handlers(app)
     for module in (keys, models, uploads, datasets, jobs, evaluations, events, logs, reports, artifacts, schemas):
         app.include_router(module.router, responses=make_problem_responses(_PROBLEM_TEXTS))
@@ -68,9 +75,18 @@ def create_app() -> FastAPI:
     return app
 
 
+@asynccontextmanager
+async def _run_telemetry(_: FastAPI) -> AsyncIterator[None]:
+    """Serve metrics and send traces while the application runs, if the settings name a port or an endpoint."""
+    start_metrics_server(ProcessSettings())
+    tracing.start_tracing("soul-api")
+    yield
+    tracing.stop_tracing()
+
+
 def _configure_logging() -> None:
     """Log as SOUL_LOG_LEVEL and SOUL_LOG_FORMAT say, also what uvicorn logs, whatever its own options are."""
-    settings = LogSettings()
+    settings = ProcessSettings()
     configure_logging(level=settings.log_level, output_format=settings.log_format)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)

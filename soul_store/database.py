@@ -8,6 +8,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from soul_store.metrics import MeasuredPool
 from soul_store.settings import get_settings
 
 __all__ = ["Session", "is_available", "make_engine", "transaction"]
@@ -17,6 +18,7 @@ def make_engine(url: str) -> Engine:
     """Return an engine that checks each connection before use, so that a restarted server causes no error."""
     return create_engine(
         url,
+        poolclass=MeasuredPool,
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,

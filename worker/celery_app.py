@@ -8,10 +8,12 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutdown, worker_shutting_down
 
+from soul_core import tracing
 from soul_core.log_config import configure_logging
 from soul_core.parent_death import die_with_parent
+from soul_store.metrics import start_metrics_server
 from soul_store.settings import get_settings
-from worker import drain
+from worker import drain, liveness
 
 #: What a worker runs periodically. The first run waits until the worker has started.
 _PERIODIC_MODULES = ("worker.registration", "worker.cleanup")
@@ -41,6 +43,8 @@ class PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has
     def start(self, parent: Any) -> None:
         parent.timer.call_after(_FIRST_RUN_SECONDS, self._start_processes)
         parent.timer.call_repeatedly(_PERIOD_SECONDS, self._start_processes)
+        liveness.report("worker")
+        parent.timer.call_repeatedly(liveness.REPORT_SECONDS, liveness.report, ("worker",))
 
     def _start_processes(self) -> None:
         for module in _PERIODIC_MODULES:
@@ -63,8 +67,10 @@ def _clear_stale_drain(**_: Any) -> None:
 
 
 @worker_process_init.connect
-def _die_with_main_process(**_: Any) -> None:
+def _set_up_pool_child(**_: Any) -> None:
     die_with_parent(os.getppid())
+    start_metrics_server(get_settings())
+    tracing.start_tracing("soul-worker")
 
 
 @worker_shutting_down.connect
@@ -75,3 +81,4 @@ def _begin_drain(**_: Any) -> None:
 @worker_shutdown.connect
 def _end_drain(**_: Any) -> None:
     drain.clear()
+    liveness.clear("worker")
