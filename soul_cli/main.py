@@ -3,6 +3,7 @@
 import typer
 
 from soul_cli import (
+    commands_backup,
     commands_evaluate,
     commands_inputs,
     commands_jobs,
@@ -56,6 +57,8 @@ app.command("download")(commands_results.download)
 app.command("verify-export", epilog=commands_verify.VERIFY_EXAMPLE)(commands_verify.verify_export)
 app.command("cancel")(commands_jobs.cancel)
 app.command("jobs")(commands_jobs.list_jobs)
+app.command("backup")(commands_backup.backup)
+app.command("restore")(commands_backup.restore)
 app.add_typer(tofu, name="tofu")
 
 if __name__ == "__main__":
