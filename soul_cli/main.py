@@ -4,6 +4,7 @@ import typer
 
 from soul_cli import (
     commands_backup,
+    commands_doctor,
     commands_evaluate,
     commands_inputs,
     commands_jobs,
@@ -57,6 +58,7 @@ app.command("download")(commands_results.download)
 app.command("verify-export", epilog=commands_verify.VERIFY_EXAMPLE)(commands_verify.verify_export)
 app.command("cancel")(commands_jobs.cancel)
 app.command("jobs")(commands_jobs.list_jobs)
+app.command("doctor")(commands_doctor.doctor)
 app.command("backup")(commands_backup.backup)
 app.command("restore")(commands_backup.restore)
 app.add_typer(tofu, name="tofu")

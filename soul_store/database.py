@@ -1,5 +1,6 @@
 """The engine and the session: one request or task is one transaction, committed once, at the edge."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from soul_store.metrics import MeasuredPool
 from soul_store.settings import get_settings
 
-__all__ = ["Session", "is_available", "make_engine", "transaction"]
+__all__ = ["Session", "is_available", "make_engine", "measure_clock_skew", "transaction"]
 
 
 def make_engine(url: str) -> Engine:
@@ -46,3 +47,13 @@ def is_available() -> bool:
     except SQLAlchemyError:
         return False
     return True
+
+
+def measure_clock_skew() -> float:
+    """Return how many seconds the clock of this machine is after the database's."""
+    with transaction() as session:
+        session.execute(text("SELECT 1"))  # connecting is not part of the measurement
+        before = time.time()
+        database_time = session.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        after = time.time()
+    return (before + after) / 2 - float(database_time)
