@@ -4,6 +4,7 @@ All of them end with the supervisor, even if that is killed. A process that ends
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ ROOT_HOME = Path("/var/lib/soul")
 WORKER_STOP_SECONDS = 7.0
 STOP_SECONDS = 3.0
 MAX_RESTART_PAUSE_SECONDS = 10.0
+#: The kernel limits a socket's path to 107 bytes, of which names such as `worker/pymp-.../listener-...` take about 40.
+MAX_TEMPORARY_PATH_BYTES = 65
 
 
 @dataclass
@@ -37,12 +40,18 @@ class ChildProcess:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    temporary: Path | None = None
+    """A folder for its temporary files, emptied before each start: a killed process leaves them."""
     num_restarts: int = 0
     restart_at: float = 0.0
     started_at: float = 0.0
 
     def start(self) -> None:
         environment = {**os.environ, **self.environment}
+        if self.temporary is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary.mkdir(mode=0o700, parents=True)
+            environment["TMPDIR"] = str(self.temporary)
         self.process = start_process(self.command, log=self.log, death_signal=signal.SIGKILL, env=environment)
         self.started_at = time.monotonic()
 
@@ -59,6 +68,12 @@ class Service:
     @property
     def logs(self) -> Path:
         return self.data / "logs"
+
+    @property
+    def _temporary(self) -> Path | None:
+        """The folder for temporary files; None if its path is too long for the sockets that libraries put there."""
+        folder = self.data / "tmp"
+        return folder if len(os.fsencode(folder)) <= MAX_TEMPORARY_PATH_BYTES else None
 
     def start_servers(self) -> None:
         """Start PostgreSQL and Valkey unless the environment names others; set their URLs in the environment."""
@@ -84,7 +99,13 @@ class Service:
         self, name: str, *command: str, environment: Mapping[str, str] = MappingProxyType({})
     ) -> ChildProcess:
         """Start `python -m COMMAND`, with its output in NAME.log. `environment` is added to that of this process."""
-        child = ChildProcess(name, [sys.executable, "-m", *command], self.logs / f"{name}.log", environment=environment)
+        child = ChildProcess(
+            name,
+            [sys.executable, "-m", *command],
+            self.logs / f"{name}.log",
+            environment=environment,
+            temporary=None if self._temporary is None else self._temporary / name,
+        )
         self.children.append(child)
         child.start()
         return child
@@ -126,6 +147,8 @@ class Service:
                 stop_process(child.process, signal.SIGKILL, seconds=1)
         for server in self.servers:
             server.stop(STOP_SECONDS / 2)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def find_home(data: Path, account: Account) -> Path:
