@@ -1,4 +1,4 @@
-"""`python -m bench.chaos --kills 20 --seed 1 --json`: jobs and uploads go on while processes are killed at random.
+"""`python -m bench.chaos --kills 20 --seed 1 --json`: processes are killed at random during jobs and uploads.
 
 A real `soul serve` runs jobs of a tiny model while data sets are uploaded. Seeded kills (SIGKILL) hit any of its
 processes: supervisor, API, worker, pool child, engine, maintenance process, broker (also with its files deleted),
@@ -101,9 +101,9 @@ def run_chaos(
     service = ServiceUnderTest(folder, find_free_port(), environment or {}, faketime)
     try:
         _make_model(folder / "models" / "tiny")
-        found = _disturb_service(service, plan, disk, say)
+        outcome = _disturb_service(service, plan, disk, say)
         service.stop()
-        found["left"] |= {
+        outcome["left"] |= {
             "processes": service.list_leftover_processes(),
             "temporary": list_temporary_files(service),
         }
@@ -112,8 +112,8 @@ def run_chaos(
         if disk is not None:
             unmount(disk)
         shutil.rmtree(folder, ignore_errors=True)
-    found["ok"] = _is_ok(found)
-    return {"plan": asdict(plan), "skipped": skipped, **found, "seconds": round(time.monotonic() - started_at, 1)}
+    outcome["ok"] = _is_ok(outcome)
+    return {"plan": asdict(plan), "skipped": skipped, **outcome, "seconds": round(time.monotonic() - started_at, 1)}
 
 
 def _disturb_service(
@@ -219,11 +219,11 @@ def _get_digest(client: SoulClient, job_id: str) -> str:
     return weights.sha256
 
 
-def _is_ok(found: Mapping[str, Any]) -> bool:
+def _is_ok(outcome: Mapping[str, Any]) -> bool:
     """Return whether all that must be empty is empty."""
     counted = {"submitted", "attempts"}
-    problems = [value for name, value in found["jobs"].items() if name not in counted]
-    problems += [found["uploads"]["lost"], *found["left"].values()]
+    problems = [value for name, value in outcome["jobs"].items() if name not in counted]
+    problems += [outcome["uploads"]["lost"], *outcome["left"].values()]
     return not any(problems)
 
 

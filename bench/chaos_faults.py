@@ -18,7 +18,7 @@ from bench.chaos_service import ServiceUnderTest
 BROKER_FILES = "broker and its files"
 _FAULT_SECONDS = 3.0
 _MAX_CONNECTIONS = 500
-#: A fault that is no kill comes after this many kills.
+#: A fault other than a kill follows after this many kills.
 _KILLS_PER_FAULT = 5
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from soul_cli.connection import get_data_folder
-from soul_cli.doctor.check import CheckResult, CheckStatus, run_checks
+from soul_cli.doctor.check import CheckStatus, Diagnosis, run_checks
 from soul_cli.doctor.machine import list_machine_checks
 from soul_cli.doctor.service import list_service_checks
 from soul_cli.errors import CliExitCode
@@ -49,7 +49,7 @@ def doctor(
         raise typer.Exit(int(CliExitCode.NOT_WORKING))
 
 
-def _print_results(results: list[CheckResult]) -> None:
+def _print_results(results: list[Diagnosis]) -> None:
     width = max(len(result.name) for result in results)
     for result in results:
         style = _STYLES[result.status]

@@ -21,8 +21,8 @@ The environment variables of the service. `soul serve` sets those that are neede
 (`docker-compose.yml`, the Helm chart) they are set in the environment of every process of the service. With
 `SOUL_DATABASE_URL` or `SOUL_REDIS_URL` set, `soul serve` uses those servers instead of its embedded ones.
 
-**Secrets as files**: for every variable of this table, `<NAME>{suffix}` may name a file that contains the value, such as
-`SOUL_DATABASE_PASSWORD{suffix}=/run/secrets/password`. The variable itself wins.
+**Secrets as files**: for every variable of this table, `<NAME>{suffix}` may name a file that contains the value, such
+as `SOUL_DATABASE_PASSWORD{suffix}=/run/secrets/password`. The variable itself wins.
 
 | variable | what | default |
 |---|---|---|
@@ -36,11 +36,7 @@ unprivileged account that exists (`postgres`, `nobody` or `daemon`), and listen 
 
 | variable | what |
 |---|---|
-| `OTEL_EXPORTER_OTLP_ENDPOINT` | Where traces are sent, over HTTP, such as `http://collector:4318`. Needs the extra `telemetry`; without the variable nothing is imported. The [other variables](https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/) of OpenTelemetry hold as well. |
-| `HF_TOKEN`, `HF_TOKEN_PATH` | Token of the Hugging Face hub, or the file that contains it: private and gated models. |
-| `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE` | Cache folder, mirror, and no network at all. |
-| `CUDA_VISIBLE_DEVICES` | The GPU that a worker may use. |
-| `OMP_NUM_THREADS` | Threads of an engine on a CPU. |
+{library_rows}
 
 ## Of the client and of `soul serve`
 
@@ -52,6 +48,19 @@ unprivileged account that exists (`postgres`, `nobody` or `daemon`), and listen 
 | `SOUL_CACHE` | Folder for downloaded and converted models. | `~/.cache/soul` |
 """
 
+_OTEL_PAGE = "https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/"
+#: Variables that libraries read, and what they mean here.
+_LIBRARY_VARIABLES = {
+    "`OTEL_EXPORTER_OTLP_ENDPOINT`": "Where traces are sent, over HTTP, such as `http://collector:4318`. Needs the "
+    "extra `telemetry`; without the variable nothing is imported. "
+    f"The [other variables]({_OTEL_PAGE}) of OpenTelemetry hold as well.",
+    "`HF_TOKEN`, `HF_TOKEN_PATH`": "Token of the Hugging Face hub, or the file that contains it: private and gated "
+    "models.",
+    "`HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`": "Cache folder, mirror, and no network at all.",
+    "`CUDA_VISIBLE_DEVICES`": "The GPU that a worker may use.",
+    "`OMP_NUM_THREADS`": "Threads of an engine on a CPU.",
+}
+
 
 def render_page() -> str:
     """Return the page as it is committed."""
@@ -59,7 +68,8 @@ def render_page() -> str:
         f"| `{PREFIX}{name.upper()}` | {field.description} | {_format_default(field)} |"
         for name, field in Settings.model_fields.items()
     ]
-    return PAGE.format(suffix=FILE_SUFFIX, rows="\n".join(rows))
+    library_rows = [f"| {names} | {text} |" for names, text in _LIBRARY_VARIABLES.items()]
+    return PAGE.format(suffix=FILE_SUFFIX, rows="\n".join(rows), library_rows="\n".join(library_rows))
 
 
 def _format_default(field: FieldInfo) -> str:

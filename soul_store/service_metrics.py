@@ -47,7 +47,7 @@ def read_statistics() -> dict[str, Any]:
 
 
 class ServiceCollector(Collector):
-    """Reads the figures when Prometheus asks. `soul_database_up` is 0, and nothing else is told, while it cannot."""
+    """Reads the figures when Prometheus asks. `soul_database_up` is 0, without any other figure, while it cannot."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -43,7 +43,7 @@ class _ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     @classmethod
-    def settings_customise_sources(
+    def settings_customise_sources(  # lint: quote (the name is pydantic's)
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,

