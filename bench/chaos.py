@@ -33,7 +33,7 @@ from soul_cli.errors import SoulError
 
 #: Kinds of job: seeds of their specs.
 SPEC_SEEDS = {"first": 1, "second": 2}
-_END_SECONDS = 900.0
+_END_SECONDS = 600.0
 _DISK_BYTES = 3 << 30
 _UPLOAD_ROWS = 20_000
 
@@ -88,9 +88,20 @@ class Uploads:
 
 
 def run_chaos(
-    plan: ChaosPlan, *, environment: Mapping[str, str] | None = None, say: Callable[[str], None] = print
+    plan: ChaosPlan,
+    *,
+    environment: Mapping[str, str] | None = None,
+    logs: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Run the service through the faults; return what was done and what was found. `ok` is the verdict."""
+    """Run the service through the faults; return what was done and what was found. `ok` is the verdict.
+
+    Args:
+        plan: What to do.
+        environment: Further variables of the service.
+        logs: Folder for a copy of the service's logs.
+        say: Called with each line about the progress.
+    """
     started_at, skipped = time.monotonic(), []
     folder = Path(tempfile.mkdtemp(prefix="soul-chaos-"))
     folder.chmod(0o711)
@@ -109,6 +120,8 @@ def run_chaos(
         }
     finally:
         service.stop()
+        if logs is not None:
+            service.copy_logs(logs)
         if disk is not None:
             unmount(disk)
         shutil.rmtree(folder, ignore_errors=True)
@@ -235,10 +248,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of what is killed when")
     parser.add_argument("--no-disk", action="store_true", help="do not fill the disk")
     parser.add_argument("--no-clock", action="store_true", help="do not run a worker whose clock is wrong")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="copy the logs of the service to this folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args(arguments)
     plan = ChaosPlan(options.kills, options.jobs, options.seed, not options.no_disk, not options.no_clock)
-    result = run_chaos(plan, say=lambda line: print(line, file=sys.stderr, flush=True))
+    result = run_chaos(plan, logs=options.logs, say=lambda line: print(line, file=sys.stderr, flush=True))
     print(json.dumps(result) if options.json else json.dumps(result, indent=2))
     return 0 if result["ok"] else 1
 

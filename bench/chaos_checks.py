@@ -30,9 +30,8 @@ def check_jobs(database_url: str, expected: dict[str, str], undisturbed: dict[st
     """
     with _connect(database_url) as connection:
         jobs = connection.execute(text("SELECT id, name, status, epoch, status_reason FROM jobs")).all()
-        digests = dict(
-            connection.execute(text("SELECT job_id, sha256 FROM artifacts WHERE path = :path"), {"path": WEIGHTS}).all()  # type: ignore[arg-type]
-        )
+        weights = connection.execute(text("SELECT job_id, sha256 FROM artifacts WHERE path = :path"), {"path": WEIGHTS})
+        digests = {row.job_id: row.sha256 for row in weights}
         gaps = connection.scalars(
             text("SELECT job_id FROM job_events GROUP BY job_id HAVING max(seq) <> count(*) OR min(seq) <> 1")
         ).all()

@@ -104,6 +104,12 @@ class ServiceUnderTest:
             if process is not None:
                 stop_process(process, signal.SIGTERM, seconds=30)
 
+    def copy_logs(self, target: Path) -> None:
+        """Copy the logs of all processes to a folder."""
+        target.mkdir(parents=True, exist_ok=True)
+        for log in (*self.folder.glob("*.log"), *(self.data / "logs").glob("*.log")):
+            shutil.copy(log, target)
+
     def list_processes(self) -> dict[str, list[psutil.Process]]:
         """Return the running processes by kind."""
         kinds: dict[str, list[psutil.Process]] = {}

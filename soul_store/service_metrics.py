@@ -75,8 +75,9 @@ def _make_families(statistics: dict[str, Any] | None) -> Iterator[Metric]:
     up.add_metric([], 0 if statistics is None else 1)
     yield up
     jobs = GaugeMetricFamily("soul_jobs", "Jobs by status.", labels=["status"])
-    for status in JobStatus if statistics is not None else ():
-        jobs.add_metric([status], statistics["jobs"].get(status, 0))
+    if statistics is not None:
+        for status in JobStatus:
+            jobs.add_metric([status], statistics["jobs"].get(status, 0))
     yield jobs
     texts = {
         "queue_age": ("soul_queue_age_seconds", "How long the oldest job that could run has waited."),

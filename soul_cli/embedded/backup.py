@@ -192,7 +192,7 @@ class _ArchiveWriter:
         member = tarfile.TarInfo(name)
         member.size, member.mode, member.mtime = num_bytes, 0o600, int(datetime.now(UTC).timestamp())
         reader = _DigestReader(content)
-        self._tar.addfile(member, reader)  # type: ignore[arg-type]  # tarfile only reads
+        self._tar.addfile(member, reader)
         self.digests[name] = reader.sha256.hexdigest()
 
 
