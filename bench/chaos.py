@@ -3,7 +3,7 @@
 A real `soul serve` runs jobs of a tiny model while data sets are uploaded. Seeded kills (SIGKILL) hit any of its
 processes: supervisor, API, worker, pool child, engine, maintenance process, broker (also with its files deleted),
 database and its backends. In between all connections of the database are taken, and the disk is full, where a small
-file system can be mounted. A second worker has a clock that is an hour ahead, where libfaketime is installed.
+file system can be mounted. A second worker has a clock that is an hour ahead, where a C compiler can build the library for that.
 
 Afterwards: no job lost, doubled or different (its weights have the digest of an undisturbed run), no acknowledged
 upload lost, no process, file, row or message left over. Exit code 1 if anything of that does not hold.
@@ -26,7 +26,7 @@ from typing import Any, Self
 from bench.capitals import COUNTRIES, answer, question
 from bench.chaos_checks import WEIGHTS, check_jobs, check_leftovers, check_uploads, list_temporary_files
 from bench.chaos_faults import Faults, mount_small_disk, unmount
-from bench.chaos_service import ServiceUnderTest, find_faketime
+from bench.chaos_service import ServiceUnderTest, build_clock_library
 from soul_cli.client import SoulClient
 from soul_cli.embedded.ports import find_free_port
 from soul_cli.errors import SoulError
@@ -106,10 +106,10 @@ def run_chaos(
     folder = Path(tempfile.mkdtemp(prefix="soul-chaos-"))
     folder.chmod(0o711)
     disk = folder if plan.fill_disk and mount_small_disk(folder, num_bytes=_DISK_BYTES) else None
-    faketime = find_faketime() if plan.shift_clock else None
+    clock_library = build_clock_library(folder) if plan.shift_clock else None
     skipped += ["disk full: no file system could be mounted"] if disk is None else []
-    skipped += ["clock moved: libfaketime is not installed"] if faketime is None else []
-    service = ServiceUnderTest(folder, find_free_port(), environment or {}, faketime)
+    skipped += ["clock moved: its library could not be built"] if clock_library is None else []
+    service = ServiceUnderTest(folder, find_free_port(), environment or {}, clock_library)
     try:
         _make_model(folder / "models" / "tiny")
         outcome = _disturb_service(service, plan, disk, say)

@@ -29,8 +29,6 @@ _KINDS = {
     "bin/postgres": "database",
     "postgres:": "database backend",
 }
-#: Paths at which Debian's package `libfaketime` installs the library.
-_FAKETIME_PATTERN = "*/faketime/libfaketimeMT.so.1"
 
 
 @dataclass
@@ -40,7 +38,7 @@ class ServiceUnderTest:
     folder: Path
     port: int
     environment: Mapping[str, str]
-    faketime: Path | None = None
+    clock_library: Path | None = None
     process: subprocess.Popen[bytes] | None = None
     shifted_worker: subprocess.Popen[bytes] | None = None
     num_starts: int = 0
@@ -77,11 +75,11 @@ class ServiceUnderTest:
             self.process = start_process(command, log=self._log, death_signal=signal.SIGTERM, env=self._environment())
         has_schema = (self.data / CONNECTION_FILE).exists()
         if (
-            self.faketime is not None
+            self.clock_library is not None
             and has_schema
             and (self.shifted_worker is None or self.shifted_worker.poll() is not None)
         ):
-            self.shifted_worker = self._start_shifted_worker(self.faketime)
+            self.shifted_worker = self._start_shifted_worker(self.clock_library)
 
     def wait_until_ready(self) -> Connection:
         """Wait until the API is ready, starting what ends meanwhile; return how to reach it."""
@@ -150,7 +148,7 @@ class ServiceUnderTest:
             **self.environment,
         }
 
-    def _start_shifted_worker(self, faketime: Path) -> subprocess.Popen[bytes]:
+    def _start_shifted_worker(self, library: Path) -> subprocess.Popen[bytes]:
         """Start a worker whose clock is an hour ahead: another machine of the fleet, as it were."""
         settings = {
             "SOUL_DATABASE_URL": self.database_url,
@@ -161,9 +159,8 @@ class ServiceUnderTest:
             "SOUL_MODEL_ROOTS": str(self.folder / "models"),
             "C_FORCE_ROOT": "1",
             "TMPDIR": str(_make_empty(self.folder / "shifted-tmp")),  # as a container's, which ends with it
-            "LD_PRELOAD": str(faketime),
-            "FAKETIME": "+3600s",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "LD_PRELOAD": str(library),
+            "SHIFT_SECONDS": "3600",
         }
         command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--concurrency", "1"]
         command += ["-n", "shifted@%h", "--without-gossip", "--without-mingle", "--without-heartbeat"]
@@ -177,10 +174,13 @@ def _make_empty(folder: Path) -> Path:
     return folder
 
 
-def find_faketime() -> Path | None:
-    """Return the library that moves a process's clock. None if it is not installed (`apt install libfaketime`)."""
-    named = os.environ.get("LIBFAKETIME")
-    return Path(named) if named else next(Path("/usr/lib").glob(_FAKETIME_PATTERN), None)
+def build_clock_library(folder: Path) -> Path | None:
+    """Build the library that moves a process's clock. Return None without a C compiler or on another system."""
+    source, library = Path(__file__).with_name("shifted_clock.c"), folder / "shifted_clock.so"
+    command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source)]
+    if sys.platform != "linux" or shutil.which("cc") is None:
+        return None
+    return library if subprocess.run(command, check=False, capture_output=True).returncode == 0 else None
 
 
 def _classify(process: psutil.Process) -> str | None:
