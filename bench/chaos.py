@@ -3,7 +3,8 @@
 A real `soul serve` runs jobs of a tiny model while data sets are uploaded. Seeded kills (SIGKILL) hit any of its
 processes: supervisor, API, worker, pool child, engine, maintenance process, broker (also with its files deleted),
 database and its backends. In between all connections of the database are taken, and the disk is full, where a small
-file system can be mounted. A second worker has a clock that is an hour ahead, where a C compiler can build the library for that.
+file system can be mounted. A second worker has a clock that is an hour ahead, where a C compiler can build the library
+for that.
 
 Afterwards: no job lost, doubled or different (its weights have the digest of an undisturbed run), no acknowledged
 upload lost, no process, file, row or message left over. Exit code 1 if anything of that does not hold.
