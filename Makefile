@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve bench test quantized compat check format lint types contracts migrations docs openapi constraints \
+.PHONY: help demo serve bench chaos test quantized compat check format lint types contracts migrations docs openapi constraints \
 	clean
 
 help: ## Show this list
@@ -43,6 +43,9 @@ bench: .venv/.all ## TOFU reports of a small Llama trained from scratch, into do
 
 test: .venv/.dev ## Run the test suite (real PostgreSQL, Valkey, Celery worker, small Llama)
 	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
+
+chaos: .venv/.dev ## Kill processes of a running service at random; nothing may be lost, doubled or different
+	@$(BIN)/python -m bench.chaos --json $(CHAOS_ARGS)
 
 # Not installed into .venv: transformers imports torchao wherever it finds it, which adds 1.5 s to every engine start.
 .venv/.quantized: .venv/.dev
@@ -82,11 +85,13 @@ docs: .venv/.dev ## Check that the OpenAPI snapshot and the generated documentat
 	@$(BIN)/python -m api.openapi --check docs/openapi.json
 	@$(BIN)/python -m soul_core.report.schema --check docs/report.schema.json
 	@$(BIN)/python -m soul_cli.reference --check docs/reference/cli.md
+	@$(BIN)/python -m soul_store.configuration --check docs/configuration.md
 
-openapi: .venv/.dev ## Write the OpenAPI snapshot, the report's JSON schema and the CLI reference
+openapi: .venv/.dev ## Write the OpenAPI snapshot, the report's JSON schema, the pages on CLI and configuration
 	@$(BIN)/python -m api.openapi > docs/openapi.json
 	@$(BIN)/python -m soul_core.report.schema > docs/report.schema.json
 	@$(BIN)/python -m soul_cli.reference > docs/reference/cli.md
+	@$(BIN)/python -m soul_store.configuration > docs/configuration.md
 
 # Local versions such as +cpu are removed: they name one build, not a release.
 constraints: .venv/.dev .venv/.quantized ## Write constraints.txt from the versions that .venv has

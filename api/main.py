@@ -30,8 +30,11 @@ from api.routes import (
 )
 from api.schemas.datasets import DatasetCreate
 from api.services.datasets import remove_left_uploads
+from api.telemetry import TelemetryMiddleware
+from soul_core import tracing
 from soul_core.log_config import configure_logging
-from soul_store.settings import LogSettings, get_settings
+from soul_store.metrics import start_metrics_server
+from soul_store.settings import ProcessSettings, get_settings
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
@@ -73,6 +76,7 @@ def create_app() -> FastAPI:
     )
     app.add_middleware(JsonGuardMiddleware)
     app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(TelemetryMiddleware)  # the outermost: it measures what the others do, too
     register_error_handlers(app)
     modules = (keys, models, uploads, datasets, jobs, evaluations, events, logs, reports, artifacts, workers, schemas)
     for module in modules:
@@ -84,7 +88,10 @@ def create_app() -> FastAPI:
 
 @asynccontextmanager
 async def _prepare(app: FastAPI) -> AsyncIterator[None]:
-    """Prepare what all requests share. The settings are read here: the OpenAPI snapshot needs none."""
+    """Prepare what all requests share, and serve metrics and send traces if the settings ask for it.
+
+    The settings are read here: the OpenAPI snapshot needs none.
+    """
     settings = get_settings()
     app.state.places = Places(
         settings.api_concurrency, max_waiting=settings.api_max_waiting, wait_seconds=settings.api_wait_seconds
@@ -94,13 +101,16 @@ async def _prepare(app: FastAPI) -> AsyncIterator[None]:
     )
     app.state.job_feed = JobFeed()
     remove_left_uploads()
+    start_metrics_server(settings)
+    tracing.start_tracing("soul-api")
     async with app.state.job_feed.running():
         yield
+    tracing.stop_tracing()
 
 
 def _configure_logging() -> None:
     """Log as SOUL_LOG_LEVEL and SOUL_LOG_FORMAT say, also what uvicorn logs, whatever its own options are."""
-    settings = LogSettings()
+    settings = ProcessSettings()
     configure_logging(level=settings.log_level, output_format=settings.log_format)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)

@@ -19,6 +19,7 @@ class CliExitCode(IntEnum):
     UNAUTHORIZED = 7
     REFUSED = 8
     DAMAGED = 9
+    NOT_WORKING = 10
     INTERRUPTED = 130
 
 
@@ -32,7 +33,8 @@ EXIT_MEANINGS: dict[CliExitCode, str] = {
     CliExitCode.UNREACHABLE: "no server could be reached",
     CliExitCode.UNAUTHORIZED: "the API key is missing, wrong, or lacks a scope",
     CliExitCode.REFUSED: "not found, or not possible in the current state",
-    CliExitCode.DAMAGED: "a file differs from its manifest, or an exported model from the measured one",
+    CliExitCode.DAMAGED: "a file differs from its digest, or an exported model from the measured one",
+    CliExitCode.NOT_WORKING: "`soul doctor` found an error",
     CliExitCode.INTERRUPTED: "stopped by Ctrl-C (a submitted job keeps running)",
 }
 

@@ -4,6 +4,8 @@ import typer
 
 from soul_cli import (
     commands_actions,
+    commands_backup,
+    commands_doctor,
     commands_evaluate,
     commands_inputs,
     commands_jobs,
@@ -61,6 +63,9 @@ app.command("resume")(commands_actions.resume)
 app.command("retry")(commands_actions.retry)
 app.command("jobs")(commands_jobs.list_jobs)
 app.command("workers")(commands_actions.list_workers)
+app.command("doctor")(commands_doctor.doctor)
+app.command("backup")(commands_backup.backup)
+app.command("restore")(commands_backup.restore)
 app.add_typer(tofu, name="tofu")
 
 if __name__ == "__main__":

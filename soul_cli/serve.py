@@ -1,6 +1,5 @@
 """`soul serve`: the complete service on one machine, with embedded servers."""
 
-import fcntl
 import json
 import os
 import signal
@@ -12,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from soul_cli.connection import CONNECTION_FILE, get_data_folder
+from soul_cli.embedded.data_folder import lock_folder, require_complete
 from soul_cli.embedded.errors import ServiceStartError
 from soul_cli.embedded.ports import check_port, find_free_port
 from soul_cli.embedded.process import read_last_line
@@ -62,7 +62,8 @@ def serve(
     require_packages(SERVICE_PACKAGES, extra="all")
     folder = get_data_folder(data).absolute()
     try:
-        with _lock_folder(folder), _collect_signals() as stop_signals:
+        with lock_folder(folder), _collect_signals() as stop_signals:
+            require_complete(folder)
             check_port(host, port)
             service = Service(folder, say=_say)
             try:
@@ -98,10 +99,11 @@ def _start(
     api += ["--timeout-graceful-shutdown", "2"]
     server = service.start_child("api", *api)
     worker = ["celery", "-A", "worker.celery_app", "worker", "--concurrency", "1"]
-    service.start_child("worker", *worker, "--without-gossip", "--without-mingle", "--without-heartbeat")
+    worker += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    service.start_child("worker", *worker, environment=_offset_metrics_port(2))
     key = _prepare_database()
     _write_connection(service.data, url, key)  # before the next start can fail: the key must not be lost
-    service.start_child("maintenance", "worker.maintenance")
+    service.start_child("maintenance", "worker.maintenance", environment=_offset_metrics_port(1))
     while not stop_signals and not _is_ready(url):
         if server.process is not None and server.process.poll() is not None:
             raise ServiceStartError(f"the API did not start: {read_last_line(server.log)} (log: {server.log})")
@@ -147,6 +149,12 @@ def _format_model_roots(data: Path, model_roots: list[Path] | None) -> str:
     return os.environ.get("SOUL_MODEL_ROOTS", str(data / "models"))
 
 
+def _offset_metrics_port(offset: int) -> dict[str, str]:
+    """Return the environment of a child whose metrics have a port of their own on this machine."""
+    port = os.environ.get("SOUL_METRICS_PORT", "0")
+    return {} if port in {"", "0"} or not port.isdecimal() else {"SOUL_METRICS_PORT": str(int(port) + offset)}
+
+
 def _is_ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:  # noqa: S310  the URL of this service
@@ -165,27 +173,6 @@ def _write_connection(data: Path, url: str, key: str | None) -> None:
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         json.dump({"url": url, "api_key": key, "pid": os.getpid()}, out)
     partial.replace(path)
-
-
-@contextmanager
-def _lock_folder(folder: Path) -> Iterator[None]:
-    """Lock the data folder: two services would corrupt it. The kernel releases the lock even after a `kill -9`."""
-    lock: IO[str]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise ServiceStartError(
-            f"cannot write to {folder} ({error.strerror}); choose another folder: --data FOLDER"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServiceStartError(
-                f"another soul serve runs on {folder}; stop it, or choose another folder: --data FOLDER"
-            ) from None
-        yield
 
 
 @contextmanager

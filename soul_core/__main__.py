@@ -19,6 +19,7 @@ import structlog
 from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
+from soul_core import tracing
 from soul_core.console import ConsoleListener, format_result_table
 from soul_core.errors import BadSpec, EngineError, ExitCode
 from soul_core.events import JsonLinesListener, StopRequest
@@ -45,9 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     listener = JsonLinesListener(events) if events else ConsoleListener(sys.stderr)
     _handle_signals(listener)
     ids = {"job_id": args.job_id, "attempt": args.attempt, "request_id": args.request_id}
+    tracing.start_tracing("soul-engine")
     with bound_contextvars(**{name: value for name, value in ids.items() if value is not None}):
         try:
-            _run(args, listener)
+            with tracing.span("engine", parent=os.environ.get(tracing.PARENT_VARIABLE)):
+                _run(args, listener)
         except EngineError as error:
             log.info("the run ended early", code=error.code, exc_info=error)
             listener.emit("failed", code=error.code, message=error.message, details=list(error.details))
@@ -264,6 +267,7 @@ def _lock_state(state: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     exit_code = main()
+    tracing.stop_tracing()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)  # everything is written; unloading torch takes seconds, which a draining worker may not have

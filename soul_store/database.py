@@ -10,9 +10,19 @@ from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from soul_store.metrics import MeasuredPool
 from soul_store.settings import get_settings
 
-__all__ = ["SPARE_CONNECTIONS", "Session", "close", "is_available", "make_engine", "open_session", "transaction"]
+__all__ = [
+    "SPARE_CONNECTIONS",
+    "Session",
+    "close",
+    "is_available",
+    "make_engine",
+    "measure_clock_skew",
+    "open_session",
+    "transaction",
+]
 
 #: Connections of a process beyond those of its requests: for what runs in addition.
 SPARE_CONNECTIONS = 8
@@ -24,6 +34,7 @@ def make_engine(url: str, *, pool_size: int = 10) -> Engine:
     """Return an engine whose idle connections are checked before use, so that a restarted server causes no error."""
     engine = create_engine(
         url,
+        poolclass=MeasuredPool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=30,
@@ -82,3 +93,13 @@ def is_available() -> bool:
     except SQLAlchemyError:
         return False
     return True
+
+
+def measure_clock_skew() -> float:
+    """Return how many seconds the clock of this machine is after the database's."""
+    with transaction() as session:
+        session.execute(text("SELECT 1"))  # connecting is not part of the measurement
+        before = time.time()
+        database_time = session.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        after = time.time()
+    return (before + after) / 2 - float(database_time)

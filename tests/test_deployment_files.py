@@ -24,8 +24,19 @@ OURS = {name: service for name, service in COMPOSE["services"].items() if "build
 
 
 def list_commands() -> list[list[str]]:
-    of_images = [json.loads(text) for text in re.findall(r"^CMD (\[.*\])$", DOCKERFILE, flags=re.MULTILINE)]
-    return of_images + [service["command"] for service in OURS.values() if "command" in service]
+    of_images = [json.loads(text) for text in re.findall(r"CMD (\[.*\])$", DOCKERFILE, flags=re.MULTILINE)]
+    of_services = [service["command"] for service in OURS.values() if "command" in service]
+    of_health_checks = [
+        service["healthcheck"]["test"][1:] for service in OURS.values() if "test" in service.get("healthcheck", {})
+    ]
+    return of_images + of_services + of_health_checks
+
+
+def test_the_last_user_of_every_image_is_a_number_that_is_not_root() -> None:
+    # Kubernetes refuses `runAsNonRoot` for a name
+    users = re.findall(r"^USER (.*)$", DOCKERFILE, flags=re.MULTILINE)
+
+    assert users == ["10001", "root", "10001"]
 
 
 def list_distributions(extra: str) -> set[str]:
@@ -48,7 +59,53 @@ def test_every_variable_is_a_setting_and_every_required_setting_is_there() -> No
     required = {f"SOUL_{name.upper()}" for name, field in Settings.model_fields.items() if field.is_required()}
 
     for service in OURS.values():
-        assert required <= set(service["environment"]) <= names
+        given = {name.removesuffix("_FILE") for name in service["environment"] if name.startswith("SOUL_")}
+        assert required <= given <= names
+
+
+def test_no_secret_is_in_an_environment_and_every_secret_file_is_given() -> None:
+    for service in COMPOSE["services"].values():
+        environment = service.get("environment", {})
+        files = {value for value in environment.values() if str(value).startswith("/run/secrets/")}
+        assert not [name for name in environment if re.search("PASSWORD$|TOKEN$|SECRET$|KEY$", name)]
+        assert files == {f"/run/secrets/{name}" for name in service.get("secrets", [])}
+        assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+
+
+def test_each_gpu_worker_has_a_device_of_its_own() -> None:
+    workers = {name: service for name, service in OURS.items() if "gpu" in service.get("profiles", [])}
+    devices = [
+        device_id
+        for service in workers.values()
+        for device in service["deploy"]["resources"]["reservations"]["devices"]
+        for device_id in device["device_ids"]
+    ]
+
+    assert len(workers) == len(devices) == len(set(devices)) == 2
+
+
+def test_a_worker_reads_the_token_of_the_hub_that_the_library_looks_for() -> None:
+    from huggingface_hub import constants
+
+    for name, service in OURS.items():
+        if name.startswith("worker"):
+            assert service["environment"]["HF_TOKEN_PATH"] == "/run/secrets/hf_token"
+    assert hasattr(constants, "HF_TOKEN_PATH")
+
+
+def test_every_container_is_limited_watched_and_cannot_gain_privileges() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert "mem_limit" in service, name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert "healthcheck" in service or name in {"migrate", "api"}, "the image of the API has one"
+        assert service.get("read_only", False) or name == "postgres"
+
+
+def test_images_of_others_are_pinned_to_a_minor_version() -> None:
+    images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
+
+    assert len(images) == 2
+    assert all(re.fullmatch(r"[\w/]+:\d+\.\d+", image) for image in images)
 
 
 def test_every_dependency_is_a_service() -> None:
@@ -70,7 +127,9 @@ def test_every_command_starts_something_that_exists(command: list[str]) -> None:
             assert callable(getattr(importlib.import_module(module), name))
         case ["celery", "-A", module, "worker", *_]:
             assert (ROOT / f"{module.replace('.', '/')}.py").exists()
-        case ["python", "-m", module]:
+        case ["python", "-c", code]:
+            compile(code, "HEALTHCHECK", "exec")
+        case ["python", "-m", module, *_]:
             assert importlib.util.find_spec(module) is not None
         case ["sh", "-c", line]:
             for part in line.split(" && "):
@@ -85,7 +144,7 @@ def test_the_copied_folders_exist() -> None:
 
 
 def test_images_do_not_run_as_root() -> None:
-    assert DOCKERFILE.index("USER soul") < DOCKERFILE.index("FROM runtime AS api")
+    assert DOCKERFILE.index("USER 10001") < DOCKERFILE.index("FROM runtime AS api")
 
 
 #: Imports modules in a process in which some packages are not installed.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from soul_store.settings import Settings
+from soul_store.configuration import render_page
 from tests.paths import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.md")])
@@ -18,19 +18,8 @@ def list_anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_settings_table_is_complete_and_current() -> None:
-    page = (ROOT / "docs" / "reference" / "settings.md").read_text().split("\n## ")[0]
-    rows = re.findall(r"^\| `(SOUL_\w+)` \| (.*?) \| (.*?) \|$", page, flags=re.MULTILINE)
-
-    expected = [
-        (
-            f"SOUL_{name.upper()}",
-            field.description,
-            "needed" if field.is_required() else f"`{field.default}`".replace("``", "empty"),
-        )
-        for name, field in Settings.model_fields.items()
-    ]
-    assert rows == expected
+def test_the_page_on_configuration_is_current() -> None:
+    assert (ROOT / "docs" / "configuration.md").read_text() == render_page()
 
 
 def test_every_path_on_the_map_exists() -> None:

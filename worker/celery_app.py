@@ -18,12 +18,14 @@ from celery.signals import (
 )
 from kombu import Exchange, Queue
 
+from soul_core import tracing
 from soul_core.log_config import configure_logging
 from soul_core.parent_death import die_with_parent
 from soul_store.job_state_machine import RUN_JOB_TASK
+from soul_store.metrics import start_metrics_server
 from soul_store.outbox import QUEUE
 from soul_store.settings import get_settings
-from worker import drain
+from worker import drain, liveness
 from worker.device import NoFreeGpuError, get_worker_name, take_gpu
 from worker.gpus import GpuLock
 
@@ -76,6 +78,8 @@ class ChildrenStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has
         parent.timer.call_repeatedly(_WATCH_SECONDS, self._ensure, (_COMPANION_MODULE,))
         parent.timer.call_after(_FIRST_RUN_SECONDS, self._ensure, (_PERIODIC_MODULE,))
         parent.timer.call_repeatedly(_PERIOD_SECONDS, self._ensure, (_PERIODIC_MODULE,))
+        liveness.report("worker")
+        parent.timer.call_repeatedly(liveness.REPORT_SECONDS, liveness.report, ("worker",))
 
     def _ensure(self, module: str) -> None:
         """Start the program unless it runs."""
@@ -108,8 +112,10 @@ def _read_own_queue(**_: Any) -> None:
 
 
 @worker_process_init.connect
-def _die_with_main_process(**_: Any) -> None:
+def _set_up_pool_child(**_: Any) -> None:
     die_with_parent(os.getppid())
+    start_metrics_server(get_settings())
+    tracing.start_tracing("soul-worker")
 
 
 @worker_shutting_down.connect
@@ -125,3 +131,4 @@ def _end(**_: Any) -> None:
         with suppress(subprocess.TimeoutExpired):
             companion.wait(_STOP_SECONDS)
     drain.clear()
+    liveness.clear("worker")

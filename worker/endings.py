@@ -18,6 +18,7 @@ from soul_core.errors import (
     TrainingDivergedError,
     UserError,
 )
+from soul_store import metrics
 from soul_store.blobs import StorageFull
 from soul_store.job_costs import NewJobCost
 from soul_store.job_leases import NewArtifact, StopCause
@@ -77,6 +78,8 @@ _LIMIT_MESSAGES = {
     StopCause.GPU_SECONDS: "the job has used its max_gpu_seconds and was stopped; retry it with more",
 }
 
+#: Codes of reasons that the table does not have: how a process or a machine failed.
+_OTHER_CODES = frozenset({"engine_died", "worker_busy", "disk_full", "worker_error"})
 _KINDS = {(kind.code, int(kind.exit_code)): kind for kind in ENDINGS if isinstance(kind, type)}
 
 
@@ -139,3 +142,12 @@ def conclude_worker_error(error: Exception) -> AttemptEnd:
         code = "worker_error"
         message = f"{type(error).__name__} in the worker; the operator finds the traceback in the worker's log"
     return AttemptEnd(_INFRASTRUCTURE, make_status_reason(code, message, retryable=True))
+
+
+def count_end(status: JobStatus, end: AttemptEnd) -> None:
+    """Count an attempt that ended, and what its engine used. A code that is not in the table counts as "other"."""
+    code = end.reason.get("code", "")
+    known = {kind_code for kind_code, _ in _KINDS} | _OTHER_CODES | {""}
+    metrics.ATTEMPTS.labels(status, code if code in known else metrics.OTHER).inc()
+    metrics.ENGINE_SECONDS.inc(end.usage.get("engine_seconds", 0))
+    metrics.GPU_SECONDS.inc(end.usage.get("gpu_seconds", 0))

@@ -16,6 +16,7 @@ from typing import IO
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
+from soul_core import tracing
 from soul_core.events import Event
 from soul_core.log_records import LogRecord, describe_exception
 from soul_store import job_leases
@@ -112,9 +113,15 @@ def _start_engine(arguments: Sequence[str]) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        env={**CPU_ENVIRONMENT, **os.environ},
+        env={**CPU_ENVIRONMENT, **os.environ, **_make_trace_environment()},
         start_new_session=True,  # Ctrl-C at a terminal reaches the worker, which then stops the engine
     )
+
+
+def _make_trace_environment() -> dict[str, str]:
+    """Return the variable that makes the engine's spans children of the current one; nothing without a trace."""
+    parent = tracing.get_trace_parent()
+    return {} if parent is None else {tracing.PARENT_VARIABLE: parent}
 
 
 class _PipeReaders:

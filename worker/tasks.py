@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,9 +12,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
+from soul_core import tracing
 from soul_core.log_records import describe_exception
 from soul_core.outputs.layout import REPORT
-from soul_store import job_leases, job_logs, job_queue
+from soul_store import job_leases, job_logs, job_queue, metrics
 from soul_store.blobs import get_blob_store
 from soul_store.database import transaction
 from soul_store.job_costs import NewJobCost
@@ -27,7 +30,7 @@ from worker.cleanup import remove_leftovers
 from worker.db_retry import run_when_database_available
 from worker.device import get_device, get_worker_name
 from worker.drain import is_draining
-from worker.endings import AttemptEnd, Outputs, conclude_exit, conclude_worker_error
+from worker.endings import AttemptEnd, Outputs, conclude_exit, conclude_worker_error, count_end
 from worker.heartbeat import Heartbeat
 from worker.learning import list_earlier_phases, make_job_cost
 from worker.supervisor import run_engine
@@ -55,6 +58,7 @@ def run_job(job_id: str) -> None:
     limits = LogLimits(settings.job_log_max_lines, settings.job_log_max_bytes)
     with (
         bound_contextvars(**_get_ids(job)),
+        _observed(job),
         Heartbeat(lease, lease_seconds=settings.lease_seconds) as heartbeat,
     ):
         attempt_log = AttemptLog(lease, limits, last_seq=last_seq)
@@ -63,12 +67,28 @@ def run_job(job_id: str) -> None:
             end = _run_attempt(job, workspace, heartbeat, attempt_log)
             attempt_log.info("attempt ended", next_status=end.ending.status, reason=end.reason.get("code"))
             status = run_when_database_available(partial(_write_end, lease, end, attempt_log))
+            count_end(status, end)
             if status.is_terminal:
                 workspace.wipe()
         except LeaseLostError:
             log.warning("the lease is lost: this attempt writes nothing more")
+            metrics.LEASES_LOST.inc()
             workspace.withdraw(get_blob_store(), job)
             remove_leftovers(settings.scratch_dir)  # the job may have finished elsewhere
+
+
+@contextmanager
+def _observed(job: Job) -> Iterator[None]:
+    """Count the attempt as running, and record it as a span of its request's trace."""
+    attributes = {"soul.job_id": job.id, "soul.attempt": job.epoch, "soul.job_kind": job.kind}
+    try:
+        with (
+            metrics.count_attempt(),
+            tracing.span("run job", parent=tracing.make_trace_parent(job.request_id), attributes=attributes),
+        ):
+            yield
+    finally:
+        tracing.flush_tracing()
 
 
 def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_log: AttemptLog) -> AttemptEnd:
@@ -79,9 +99,10 @@ def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_l
             job_inputs = run_when_database_available(partial(_load_inputs, job))
             arguments = workspace.fetch_inputs(blobs, job, job_inputs)
             attempt_log.set_text_files(workspace.list_text_files())
-            engine_exit = run_engine(
-                arguments, heartbeat, attempt_log, is_draining=is_draining, grace_seconds=settings.grace_seconds
-            )
+            with tracing.span("run engine"):
+                engine_exit = run_engine(
+                    arguments, heartbeat, attempt_log, is_draining=is_draining, grace_seconds=settings.grace_seconds
+                )
             end = conclude_exit(engine_exit, heartbeat.stop_cause, uses_gpu=_uses_gpu(job))
             return _publish(job, job_inputs, workspace, end) if end.ending.status == JobStatus.SUCCEEDED else end
     except LeaseLostError:
@@ -118,7 +139,8 @@ def _publish(job: Job, job_inputs: JobInputs, workspace: Workspace, end: Attempt
     """Store the outputs and return the end with them, and with the cost that the report states."""
     report = json.loads((workspace.out / REPORT).read_text())
     try:
-        artifacts = workspace.publish(get_blob_store(), job)
+        with tracing.span("publish outputs"):
+            artifacts = workspace.publish(get_blob_store(), job)
     except Exception:
         workspace.withdraw(get_blob_store(), job)
         raise

@@ -55,6 +55,18 @@ class Postgres:
         self._server = account.ensure_reachable(Path(spec.origin).parent / "pginstall", data / "postgres-server")
         self.process: subprocess.Popen[bytes] | None = None
 
+    def find_program(self, name: str) -> str:
+        """Return the path of a program of PostgreSQL, such as pg_dump."""
+        return str(self._server / "bin" / name)
+
+    def find_running_socket(self) -> Path | None:
+        """Return the socket folder of the server that another process runs on this cluster. None if there is none."""
+        try:
+            lines = (self.cluster / "postmaster.pid").read_text().splitlines()
+            return Path(lines[4]) if self._is_our_server(int(lines[0])) else None
+        except (OSError, ValueError, IndexError):
+            return None
+
     def make_url(self, database: str = "soul") -> str:
         """Return the SQLAlchemy URL of a database of this cluster."""
         return f"postgresql+psycopg://soul@/{database}?host={self.runtime}"

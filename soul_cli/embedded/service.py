@@ -4,14 +4,16 @@ All of them end with the supervisor, even if that is killed. A process that ends
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 from soul_cli.embedded.account import Account
 from soul_cli.embedded.errors import ServiceStartError
@@ -25,6 +27,8 @@ ROOT_HOME = Path("/var/lib/soul")
 WORKER_STOP_SECONDS = 7.0
 STOP_SECONDS = 3.0
 MAX_RESTART_PAUSE_SECONDS = 10.0
+#: The kernel limits a socket's path to 107 bytes, of which names such as `worker/pymp-.../listener-...` take about 40.
+MAX_TEMPORARY_PATH_BYTES = 65
 
 
 @dataclass
@@ -35,12 +39,20 @@ class ChildProcess:
     command: list[str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    temporary: Path | None = None
+    """A folder for its temporary files, emptied before each start: a killed process leaves them."""
     num_restarts: int = 0
     restart_at: float = 0.0
     started_at: float = 0.0
 
     def start(self) -> None:
-        self.process = start_process(self.command, log=self.log, death_signal=signal.SIGKILL)
+        environment = {**os.environ, **self.environment}
+        if self.temporary is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary.mkdir(mode=0o700, parents=True)
+            environment["TMPDIR"] = str(self.temporary)
+        self.process = start_process(self.command, log=self.log, death_signal=signal.SIGKILL, env=environment)
         self.started_at = time.monotonic()
 
 
@@ -57,6 +69,12 @@ class Service:
     def logs(self) -> Path:
         return self.data / "logs"
 
+    @property
+    def _temporary(self) -> Path | None:
+        """The folder for temporary files; None if its path is too long for the sockets that libraries put there."""
+        folder = self.data / "tmp"
+        return folder if len(os.fsencode(folder)) <= MAX_TEMPORARY_PATH_BYTES else None
+
     def start_servers(self) -> None:
         """Start PostgreSQL and Valkey unless the environment names others; set their URLs in the environment."""
         needs_database = "SOUL_DATABASE_URL" not in os.environ
@@ -64,7 +82,7 @@ class Service:
         if not (needs_database or needs_broker):
             return
         account = Account.choose()
-        home = self._make_home(account)
+        home = make_home(self.data, account, self.say)
         runtime = make_runtime_folder(home, account)
         if needs_broker:
             valkey = Valkey(home, runtime=runtime, log=self.logs / "valkey.log", account=account)
@@ -77,9 +95,17 @@ class Service:
             postgres.start()
             os.environ["SOUL_DATABASE_URL"] = postgres.make_url()
 
-    def start_child(self, name: str, *command: str) -> ChildProcess:
-        """Start `python -m COMMAND`, with its output in NAME.log."""
-        child = ChildProcess(name, [sys.executable, "-m", *command], self.logs / f"{name}.log")
+    def start_child(
+        self, name: str, *command: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> ChildProcess:
+        """Start `python -m COMMAND`, with its output in NAME.log. `environment` is added to that of this process."""
+        child = ChildProcess(
+            name,
+            [sys.executable, "-m", *command],
+            self.logs / f"{name}.log",
+            environment=environment,
+            temporary=None if self._temporary is None else self._temporary / name,
+        )
         self.children.append(child)
         child.start()
         return child
@@ -121,18 +147,28 @@ class Service:
                 stop_process(child.process, signal.SIGKILL, seconds=1)
         for server in self.servers:
             server.stop(STOP_SECONDS / 2)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def _make_home(self, account: Account) -> Path:
-        """Return the folder for the servers' files: the data folder, or one below ROOT_HOME that they can enter."""
-        if account.uid is None or account.can_reach(self.data):
-            return self.data
-        home = ROOT_HOME / sha256(str(self.data).encode()).hexdigest()[:12]
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ServiceStartError(
-                f"the account '{account.name}' cannot enter {self.data}, and {home} cannot be created "
-                f"({error.strerror}); choose a data folder that it can enter: --data FOLDER"
-            ) from error
-        self.say(f"the account '{account.name}' cannot enter {self.data}: the servers' files are in {home}")
-        return home
+
+def find_home(data: Path, account: Account) -> Path:
+    """Return the folder of the servers' files: the data folder, or one below ROOT_HOME that their account can enter."""
+    if account.uid is None or account.can_reach(data):
+        return data
+    return ROOT_HOME / sha256(str(data).encode()).hexdigest()[:12]
+
+
+def make_home(data: Path, account: Account, say: Callable[[str], None]) -> Path:
+    """Make and return the folder of the servers' files. Raises ServiceStartError."""
+    home = find_home(data, account)
+    if home == data:
+        return data
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServiceStartError(
+            f"the account '{account.name}' cannot enter {data}, and {home} cannot be created "
+            f"({error.strerror}); choose a data folder that it can enter: --data FOLDER"
+        ) from error
+    say(f"the account '{account.name}' cannot enter {data}: the servers' files are in {home}")
+    return home

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from soul_core import tracing
 from soul_core.atomic_io import write_atomically
 from soul_core.errors import BadSpec
 from soul_core.events import EventKind, Listener, Phase, StopRequest, raise_if_stop_requested
@@ -72,7 +73,8 @@ class RunState:
         self._listener.emit("phase", phase=phase, **({"detail": detail} if detail else {}))
         self._phase, self._counted_at = phase, time.monotonic()
         try:
-            yield
+            with tracing.span(f"phase {phase}"):
+                yield
         finally:
             self._count_seconds()
             self._phase = ""

@@ -1,0 +1,1 @@
+"""`soul doctor`: checks of this installation, each with a remedy."""
