@@ -2,17 +2,21 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from migrations.run import upgrade
+from soul_store.blobs import S3Blobs
+from soul_store.blobs.s3_location import S3Location
 from soul_store.database import make_engine
 from soul_store.settings import Settings, get_settings
 from tests.fixtures.forked_engines import forked_engines
+from tests.object_store import ObjectServer, running_object_server
 from tests.paths import SHARED
 from tests.servers import Servers, running_servers
 
@@ -64,6 +68,32 @@ def database_url(servers: Servers) -> str:
 @pytest.fixture(scope="session")
 def redis_url(servers: Servers) -> str:
     return servers.valkey.url
+
+
+@pytest.fixture(scope="session")
+def running_bucket() -> Iterator[ObjectServer]:
+    """A real S3 server with one bucket."""
+    with running_object_server() as server:
+        yield server
+
+
+@pytest.fixture
+def object_server(running_bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    """The S3 server, with its credentials in the environment of this test."""
+    for name, value in running_bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    return running_bucket
+
+
+@pytest.fixture
+def make_s3_store(object_server: ObjectServer) -> Callable[[], S3Blobs]:
+    """Makes stores below a prefix of this test."""
+    prefix = uuid4().hex
+
+    def make() -> S3Blobs:
+        return S3Blobs(S3Location.parse(object_server.make_url(prefix), allow_http=False))
+
+    return make
 
 
 @pytest.fixture(scope="session")
