@@ -1,6 +1,8 @@
 """create_app(): middleware, routers and error handlers. Run it by `uvicorn api.main:create_app --factory`."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +26,10 @@ from api.routes import (
 )
 from api.schemas.datasets import DatasetCreate
 from soul_core.log_config import configure_logging
+from soul_store.blobs import BlobStoreUnavailable, get_blob_store
 from soul_store.settings import LogSettings
+
+log = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
@@ -48,10 +53,21 @@ _PROBLEM_TEXTS = {
 }
 
 
+@asynccontextmanager
+async def _check_files(_: FastAPI) -> AsyncIterator[None]:
+    """Refuse to start with a store of files that cannot work; one that does not answer yet may answer later."""
+    try:
+        get_blob_store().check()
+    except BlobStoreUnavailable as error:
+        log.warning("the object store does not answer yet: %s", error)
+    yield
+
+
 def create_app() -> FastAPI:
     """Return the application."""
     _configure_logging()
     app = FastAPI(
+        lifespan=_check_files,
         title="SOUL",
         summary="An open service that makes language models forget",
         description=_DESCRIPTION,

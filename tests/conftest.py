@@ -124,18 +124,35 @@ def engine_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
 
 
 @pytest.fixture
+def blobs_url(tmp_path: Path) -> str:
+    """Where this test's files are; a module whose tests need a bucket overrides it with `bucket_url`."""
+    (tmp_path / "blobs").mkdir()
+    return f"file://{tmp_path / 'blobs'}"
+
+
+@pytest.fixture
+def bucket_url(object_server: ObjectServer) -> str:
+    """An empty prefix of a real bucket."""
+    return object_server.make_url(uuid4().hex)
+
+
+@pytest.fixture
 def settings_env(
-    database_url: str, redis_url: str, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str,
+    redis_url: str,
+    database: Engine,
+    blobs_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Settings]:
     """Settings of this test: empty tables, its own blobs and scratch folder."""
     with database.begin() as connection:
         tables = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         names = ", ".join(f'"{name}"' for name in tables if name != "alembic_version")
         connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
-    (tmp_path / "blobs").mkdir()
     monkeypatch.setenv("SOUL_DATABASE_URL", database_url)
     monkeypatch.setenv("SOUL_REDIS_URL", redis_url)
-    monkeypatch.setenv("SOUL_BLOBS_URL", f"file://{tmp_path / 'blobs'}")
+    monkeypatch.setenv("SOUL_BLOBS_URL", blobs_url)
     monkeypatch.setenv("SOUL_SCRATCH_DIR", str(tmp_path / "scratch"))
     monkeypatch.setenv("SOUL_MODEL_ROOTS", "/")
     monkeypatch.setenv("SOUL_LEASE_SECONDS", "2")

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.exceptions import WorkerShutdown
 from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutdown, worker_shutting_down
 
 from soul_core.log_config import configure_logging
@@ -60,6 +61,15 @@ def _configure_logging(**_: Any) -> None:
 @worker_init.connect
 def _clear_stale_drain(**_: Any) -> None:
     drain.clear()
+
+
+@worker_init.connect
+def _check_files(**_: Any) -> None:
+    """Refuse to start with a bucket that cannot work. In a child process: an S3 client does not survive a fork."""
+    if get_settings().blobs_url.startswith("s3:"):
+        checked = subprocess.run([sys.executable, "-m", "soul_store.blobs.configured"], check=False)
+        if checked.returncode != 0:
+            raise WorkerShutdown(checked.returncode)
 
 
 @worker_process_init.connect

@@ -161,7 +161,7 @@ class S3Blobs:
             yield
         except BaseError as error:
             text = str(error)
-            if "507" in text or "StorageFull" in text or "QuotaExceeded" in text:
+            if "status code: 507" in text or "StorageFull" in text or "QuotaExceeded" in text:
                 msg = f"the object store is full: {key} was not stored"
                 raise StorageFull(msg) from error
             code = text.split("<Code>", 1)[-1].split("</Code>", 1)[0] if "<Code>" in text else text.split("\n", 1)[0]
