@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from api.error_handlers import Problem, make_problem_responses, register_error_handlers
 from api.middleware import RequestContextMiddleware
@@ -25,6 +26,7 @@ from api.routes import (
     uploads,
 )
 from api.schemas.datasets import DatasetCreate
+from api.sendfile import offer_sendfile
 from soul_core.log_config import configure_logging
 from soul_store.blobs import BlobStoreUnavailable, get_blob_store
 from soul_store.settings import LogSettings
@@ -53,6 +55,13 @@ _PROBLEM_TEXTS = {
 }
 
 
+class _Application(FastAPI):
+    """Gives responses the means to send a file without copying it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, offer_sendfile(scope, send))
+
+
 @asynccontextmanager
 async def _check_files(_: FastAPI) -> AsyncIterator[None]:
     """Refuse to start with a store of files that cannot work; one that does not answer yet may answer later."""
@@ -66,7 +75,7 @@ async def _check_files(_: FastAPI) -> AsyncIterator[None]:
 def create_app() -> FastAPI:
     """Return the application."""
     _configure_logging()
-    app = FastAPI(
+    app = _Application(
         lifespan=_check_files,
         title="SOUL",
         summary="An open service that makes language models forget",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
-from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from api.deps import CallerDep, OwnedJob, SessionDep
 from api.error_handlers import make_problem_responses
@@ -13,6 +13,7 @@ from api.errors import ErrorCode, ServiceError
 from api.http_preconditions import ByteRange, has_etag, parse_range_header, parse_single_range
 from api.schemas.common import Page
 from api.schemas.jobs import ArtifactOut, DownloadUrlOut
+from api.sendfile import SendfileResponse
 from api.services import artifacts as service
 from soul_store.blobs import CHUNK_BYTES, get_blob_store
 from soul_store.tables import Artifact
@@ -87,8 +88,8 @@ def get_artifact_content(
     if path is None:
         respected = valid_range if if_range in {None, etag} else None
         return _respond_from_store(request, artifact, headers, respected)
-    response = FileResponse(path, headers=headers, media_type="application/octet-stream", filename=filename)
-    response.chunk_size = CHUNK_BYTES  # four times as fast as the default
+    response = SendfileResponse(path, headers=headers, media_type="application/octet-stream", filename=filename)
+    response.chunk_size = CHUNK_BYTES  # without sendfile, four times as fast as the default
     return response
 
 
