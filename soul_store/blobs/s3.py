@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import obstore
@@ -32,7 +32,7 @@ from soul_store.blobs.s3_location import S3Location, read_credentials
 _PART_BYTES, _PARTS_IN_FLIGHT = 16 << 20, 3
 _DELETED_AT_ONCE = 1000
 _SHA256 = "sha256"
-_RETRIES = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
+_RETRIES: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 
 
 class S3Blobs:
@@ -40,16 +40,19 @@ class S3Blobs:
 
     def __init__(self, location: S3Location) -> None:
         self.location = location
+        config: Any = {
+            "region": location.region,
+            "virtual_hosted_style_request": False,
+            "checksum_algorithm": "SHA256",  # the server refuses a part that was damaged on the way
+            **({"endpoint": location.endpoint} if location.endpoint else {}),
+            **read_credentials(),
+        }
         self._store = S3Store(
             location.bucket,
             prefix=location.prefix or None,
-            region=location.region,
-            virtual_hosted_style_request=False,
-            checksum_algorithm="SHA256",  # the server refuses a part that was damaged on the way
+            config=config,
             client_options={"allow_http": location.allow_http, "connect_timeout": "5s", "timeout": "300s"},
-            retry_config=_RETRIES,  # type: ignore[arg-type]
-            **({"endpoint": location.endpoint} if location.endpoint else {}),
-            **read_credentials(),
+            retry_config=_RETRIES,
         )
 
     def put_file(self, key: str, path: Path) -> StoredBlob:
