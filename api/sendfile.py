@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _EXTENSION = "http.response.zerocopysend"
 #: Calls run in a thread, because the disk may be slow. A client that takes nothing for so long gives the thread back,
-#: and so does any client after so many bytes.
+#: and so does any client after _MAX_TURN_BYTES.
 _STALL_MILLISECONDS, _MAX_TURN_BYTES = 5, 64 << 20
 
 
@@ -129,9 +129,14 @@ def _send_until_stall(target: int, file: int, offset: int, count: int) -> int | 
     return sent
 
 
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 async def _wait_writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
     writable = loop.create_future()
-    loop.add_writer(descriptor, lambda: writable.done() or writable.set_result(None))
+    loop.add_writer(descriptor, _resolve, writable)
     try:
         await writable
     finally:

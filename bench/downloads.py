@@ -1,4 +1,4 @@
-"""Local downloads of one large file: the API over loopback beside nginx (or a bare sendfile server) in the same run.
+"""Local downloads of one large file: the API over loopback next to nginx (or a bare sendfile server) in the same run.
 
     python -m bench.downloads --mb 512 --json
 
@@ -72,7 +72,7 @@ def main() -> int:
         figures = {f"{target}_mb_per_s": round(value / 1e6) for target, value in medians.items()}
         print(
             json.dumps(
-                {"mb": options.mb, "rounds": options.rounds, "beside": name, **figures, "ratio": round(ratio, 3)}
+                {"mb": options.mb, "rounds": options.rounds, "compared_with": name, **figures, "ratio": round(ratio, 3)}
             )
         )
     return 0
@@ -111,10 +111,16 @@ def _insert_artifact(content: Path) -> tuple[str, str]:
     with transaction() as session:
         key = ensure_admin_key(session)
         row = session.scalars(select(ApiKey)).one()
-        owner = {"tenant_id": row.tenant_id}
-        model = models.insert(session, **owner, actor=row.id, name="m", source="local", location="/m")
+        model = models.insert(session, tenant_id=row.tenant_id, actor=row.id, name="m", source="local", location="/m")
         job = jobs.insert(
-            session, **owner, created_by=row.id, name="j", model_id=model.id, datasets={}, spec={}, spec_sha256="0"
+            session,
+            tenant_id=row.tenant_id,
+            created_by=row.id,
+            name="j",
+            model_id=model.id,
+            datasets={},
+            spec={},
+            spec_sha256="0",
         )
         session.flush()
         claimed = job_leases.claim(session, job.id, worker="bench", lease_seconds=60)

@@ -128,12 +128,12 @@ class Transport:
                 return response
             response.close()
             # The bucket has other ETags. A file of a job never changes, and its sha256 is checked at the end.
-            kept = {name: value for name, value in headers.items() if name != "If-Range"}
+            bucket_headers = {name: value for name, value in headers.items() if name != "If-Range"}
             target = response.url.join(response.headers["location"])
             is_this_server = (target.host, target.path) == (response.url.host, response.url.path)  # now by https
             client = self.http if is_this_server else self._keyless
             return client.send(
-                client.build_request("GET", target, headers=headers if is_this_server else kept), stream=True
+                client.build_request("GET", target, headers=headers if is_this_server else bucket_headers), stream=True
             )
 
         with self._open(send) as response:

@@ -78,12 +78,12 @@ def _make_command(folder: Path, ports: list[int]) -> list[str]:
 def _choose_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for listener in sockets:
+            listener.close()
 
 
 def _wait_until_ready(endpoint: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

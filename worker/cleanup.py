@@ -54,7 +54,7 @@ def remove_leftovers(scratch: Path) -> None:
 
 
 def _list_stored_runs(store: BlobStore) -> set[str]:
-    """Return the jobs whose checkpoints are in the store, whoever put them there."""
+    """Return the jobs whose checkpoints are in the store, of any worker."""
     if get_settings().checkpoints == "scratch":
         return set()
     return {key.split("/")[1] for key in store.list_keys(RUNS)}

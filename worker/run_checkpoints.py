@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from soul_core.atomic_io import compute_sha256
-from soul_store.blobs import BlobDamaged, BlobStore
+from soul_store.blobs import BlobStore, DamagedBlobError
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -27,7 +27,7 @@ _PARTIAL, _LOCK = ".partial", "lock"
 #: Pause between two looks at the state folder. An upload that takes longer delays the next look.
 _PAUSE_SECONDS = 1.0
 
-#: What tells two versions of a file apart: checkpoints are written anew and renamed, never changed in place.
+#: What tells two versions of a file apart: checkpoints are written again and renamed, never changed in place.
 _Version = tuple[int, int, int]
 
 
@@ -50,7 +50,7 @@ class RunCheckpoints:
         for manifest in sorted(stored, key=lambda key: int(key.split("/")[2]), reverse=True):
             try:
                 self._fetch(manifest)
-            except (FileNotFoundError, BlobDamaged) as error:
+            except (FileNotFoundError, DamagedBlobError) as error:
                 log.warning("a stored checkpoint cannot be used", manifest=manifest, error=str(error))
             else:
                 log.info("restored the stored checkpoint", manifest=manifest)
@@ -59,7 +59,7 @@ class RunCheckpoints:
 
     @contextmanager
     def uploading(self) -> Iterator[None]:
-        """Upload the state in the background whenever it changes, and once more after the block unless it raises."""
+        """Upload the state in the background whenever it changes, until the block ends."""
         run = contextvars.copy_context().run
         thread = threading.Thread(target=run, args=(self._upload_repeatedly,), name="checkpoints", daemon=True)
         thread.start()
@@ -68,7 +68,6 @@ class RunCheckpoints:
         finally:
             self._stopped.set()
             thread.join()
-        self._try_upload()  # the engine has written its last checkpoint
 
     def upload(self) -> None:
         """Copy the state to the store, the manifest last, if it differs from the last copy."""
@@ -89,16 +88,16 @@ class RunCheckpoints:
         """Remove all copies of the job's state."""
         self._blobs.delete_prefix(self._run)
 
-    def _upload_repeatedly(self) -> None:
-        while not self._stopped.wait(_PAUSE_SECONDS):
-            self._try_upload()
-
-    def _try_upload(self) -> None:
+    def try_upload(self) -> None:
         """Upload once; a job whose checkpoint cannot be stored still runs on, and may have to start again elsewhere."""
         try:
             self.upload()
         except Exception as error:
             log.warning("the checkpoint was not stored; trying again", error=str(error))
+
+    def _upload_repeatedly(self) -> None:
+        while not self._stopped.wait(_PAUSE_SECONDS):
+            self.try_upload()
 
     def _list_versions(self) -> dict[str, _Version]:
         """Return the complete files of the state folder, which the engine changes meanwhile."""
@@ -133,10 +132,10 @@ class RunCheckpoints:
             self._sha256[version] = sha256
         return sha256
 
-    def _remove_older(self, kept: set[str]) -> None:
+    def _remove_older(self, named_sha256: set[str]) -> None:
         """Remove what the manifest does not name: earlier checkpoints, and the copies of earlier attempts."""
-        self._sha256 = {version: sha256 for version, sha256 in self._sha256.items() if sha256 in kept}
-        current = {f"{self._prefix}/{_MANIFEST}"} | {f"{self._prefix}/files/{sha256}" for sha256 in kept}
+        self._sha256 = {version: sha256 for version, sha256 in self._sha256.items() if sha256 in named_sha256}
+        current = {f"{self._prefix}/{_MANIFEST}"} | {f"{self._prefix}/files/{sha256}" for sha256 in named_sha256}
         for key in set(self._blobs.list_keys(self._run)) - current:
             self._blobs.delete(key)
 
@@ -150,6 +149,6 @@ class RunCheckpoints:
                 self._blobs.fetch(f"{prefix}/files/{sha256}", path)
                 if compute_sha256(path) != sha256:
                     msg = f"{name} of {manifest} does not have its sha256"
-                    raise BlobDamaged(msg)
+                    raise DamagedBlobError(msg)
             shutil.rmtree(self._state, ignore_errors=True)
             (Path(folder) / "state").rename(self._state)

@@ -80,11 +80,13 @@ def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_l
             job_inputs = run_when_database_available(partial(_load_inputs, job))
             arguments = workspace.fetch_inputs(blobs, job, job_inputs)
             attempt_log.set_text_files(workspace.list_text_files())
-            with _stored_checkpoints(job, workspace):
+            with _stored_checkpoints(job, workspace) as checkpoints:
                 engine_exit = run_engine(
                     arguments, heartbeat, attempt_log, is_draining=is_draining, grace_seconds=settings.grace_seconds
                 )
             end = conclude_exit(engine_exit, heartbeat.requested_action)
+            if checkpoints is not None and end.ending.status == JobStatus.QUEUED:
+                checkpoints.try_upload()  # the engine's last checkpoint, which another machine may need
             return _publish(job, job_inputs, workspace, end) if end.ending.status == JobStatus.SUCCEEDED else end
     except LeaseLostError:
         raise
@@ -95,15 +97,15 @@ def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_l
 
 
 @contextmanager
-def _stored_checkpoints(job: Job, workspace: Workspace) -> Iterator[None]:
-    """Restore the job's state from the store and keep the copy current, if the settings say so."""
+def _stored_checkpoints(job: Job, workspace: Workspace) -> Iterator[RunCheckpoints | None]:
+    """Restore the job's state from the store and keep the copy current, if the settings ask for it."""
     if get_settings().checkpoints == "scratch":
-        yield
+        yield None
         return
     checkpoints = RunCheckpoints(get_blob_store(), workspace.state, job.id, job.epoch)
     checkpoints.restore()
     with checkpoints.uploading():
-        yield
+        yield checkpoints
 
 
 def _discard_checkpoints(job: Job, workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
@@ -16,7 +17,6 @@ from api.schemas.jobs import ArtifactOut, DownloadUrlOut
 from api.sendfile import SendfileResponse
 from api.services import artifacts as service
 from soul_store.blobs import CHUNK_BYTES, get_blob_store
-from soul_store.tables import Artifact
 
 router = APIRouter(prefix="/v1", tags=["results"])
 
@@ -26,6 +26,16 @@ _HEADERS = {
     "Repr-Digest": {"description": "The file's sha256 in the format of RFC 9530.", "schema": {"type": "string"}},
     "Accept-Ranges": {"description": "bytes", "schema": {"type": "string"}},
 }
+
+
+@dataclass(frozen=True)
+class _StoredContent:
+    """A file in an object store, and the URL that reads it without a key, if clients may have one."""
+
+    key: str
+    filename: str
+    size_bytes: int
+    url: str | None
 
 
 @router.get("/jobs/{job_id}/artifacts", operation_id="list_job_artifacts")
@@ -87,7 +97,9 @@ def get_artifact_content(
     path = get_blob_store().get_local_path(artifact.blob)
     if path is None:
         respected = valid_range if if_range in {None, etag} else None
-        return _respond_from_store(request, artifact, headers, respected)
+        made = service.make_download_url(artifact)
+        content = _StoredContent(artifact.blob, filename, artifact.size_bytes, made[0] if made else None)
+        return _respond_from_store(request, content, headers, respected)
     response = SendfileResponse(path, headers=headers, media_type="application/octet-stream", filename=filename)
     response.chunk_size = CHUNK_BYTES  # without sendfile, four times as fast as the default
     return response
@@ -115,24 +127,23 @@ def get_download_url(artifact_id: str, caller: CallerDep, session: SessionDep) -
 
 
 def _respond_from_store(
-    request: Request, artifact: Artifact, headers: dict[str, str], range_header: str | None
+    request: Request, content: _StoredContent, headers: dict[str, str], range_header: str | None
 ) -> Response:
-    """Answer HEAD from the row, and GET by a redirect, or by passing the bytes on if the settings say so."""
-    filename, size = artifact.path.rsplit("/", 1)[-1], artifact.size_bytes
-    headers |= {"Accept-Ranges": "bytes", "Content-Disposition": f'attachment; filename="{filename}"'}
-    media_type = "application/octet-stream"
+    """Answer HEAD from the row, and GET by a redirect, or by passing the bytes on if there is no URL."""
+    size, media_type = content.size_bytes, "application/octet-stream"
+    headers |= {"Accept-Ranges": "bytes", "Content-Disposition": f'attachment; filename="{content.filename}"'}
     if request.method == "HEAD":
         return Response(headers=headers | {"Content-Length": str(size)}, media_type=media_type)
-    if made := service.make_download_url(artifact):
+    if content.url is not None:
         # private: a shared cache must not give the URL to others
-        return RedirectResponse(made[0], 307, headers=headers | {"Cache-Control": "private, no-store"})
+        return RedirectResponse(content.url, 307, headers=headers | {"Cache-Control": "private, no-store"})
     wanted = parse_single_range(range_header, size) if range_header else None
     part = wanted or ByteRange(0, size)
     headers["Content-Length"] = str(part.stop - part.start)
     if wanted:
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
-    content = _read(artifact.blob, part)
-    return StreamingResponse(content, 206 if wanted else 200, headers=headers, media_type=media_type)
+    chunks = _read(content.key, part)
+    return StreamingResponse(chunks, 206 if wanted else 200, headers=headers, media_type=media_type)
 
 
 def _read(key: str, part: ByteRange) -> Iterator[bytes]:

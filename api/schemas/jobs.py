@@ -105,7 +105,7 @@ class DownloadUrlOut(ResponseModel):
     """A URL of the object store that reads a file without an API key."""
 
     url: str
-    expires_at: datetime = Field(description="A download that began before goes on afterwards.")
+    expires_at: datetime = Field(description="A download that began before continues afterwards.")
     filename: str
     size_bytes: int
     sha256: str = Field(description="Check the bytes against it: the object store does not know it.")

@@ -6,10 +6,10 @@ A key is a relative path such as `jobs/job_…/3/checkpoint/model.safetensors`.
 from soul_store.blobs.configured import get_blob_store
 from soul_store.blobs.contract import (
     CHUNK_BYTES,
-    BlobDamaged,
     BlobStore,
-    BlobStoreMisconfigured,
+    BlobStoreConfigError,
     BlobStoreUnavailable,
+    DamagedBlobError,
     StorageFull,
     StoredBlob,
 )
@@ -18,10 +18,10 @@ from soul_store.blobs.s3 import S3Blobs
 
 __all__ = [
     "CHUNK_BYTES",
-    "BlobDamaged",
     "BlobStore",
-    "BlobStoreMisconfigured",
+    "BlobStoreConfigError",
     "BlobStoreUnavailable",
+    "DamagedBlobError",
     "LocalBlobStore",
     "S3Blobs",
     "StorageFull",

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from soul_store.blobs.contract import BlobStore, BlobStoreMisconfigured, BlobStoreUnavailable
+from soul_store.blobs.contract import BlobStore, BlobStoreConfigError, BlobStoreUnavailable
 from soul_store.blobs.local import LocalBlobStore
 from soul_store.blobs.s3 import S3Blobs
 from soul_store.blobs.s3_location import S3Location
@@ -13,7 +13,7 @@ from soul_store.settings import get_settings
 
 
 def get_blob_store() -> BlobStore:
-    """Return the configured store of files. Raises BlobStoreMisconfigured."""
+    """Return the configured store of files. Raises BlobStoreConfigError."""
     settings = get_settings()
     return _make_store(settings.blobs_url, settings.blobs_allow_http)
 
@@ -28,7 +28,7 @@ def _make_store(url: str, allow_http: bool) -> BlobStore:
             f"SOUL_BLOBS_URL is {url!r}; set it to file:///absolute/folder or "
             "s3://bucket/prefix?endpoint=https://host&region=name"
         )
-        raise BlobStoreMisconfigured(msg)
+        raise BlobStoreConfigError(msg)
     return LocalBlobStore(Path(unquote(parts.path)))
 
 
@@ -36,7 +36,7 @@ def main() -> int:
     """Check the store. A process that forks calls this as a child: the S3 client does not survive a fork."""
     try:
         get_blob_store().check()
-    except (BlobStoreMisconfigured, BlobStoreUnavailable) as error:
+    except (BlobStoreConfigError, BlobStoreUnavailable) as error:
         sys.stderr.write(f"the store of files cannot be used: {error}\n")
         return 1
     return 0

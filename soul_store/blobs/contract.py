@@ -17,11 +17,11 @@ class BlobStoreUnavailable(Exception):
     """The object store does not answer, or refuses the request; the same request may succeed later."""
 
 
-class BlobStoreMisconfigured(ValueError):
+class BlobStoreConfigError(ValueError):
     """The store's URL, bucket or credentials are wrong; the message names the remedy."""
 
 
-class BlobDamaged(Exception):
+class DamagedBlobError(Exception):
     """A blob's bytes do not have the sha256 that was stored with them."""
 
 
@@ -44,7 +44,7 @@ class BlobStore(Protocol):
         """
 
     def fetch(self, key: str, path: Path) -> None:
-        """Copy or link a blob to a local path. Raises FileNotFoundError and BlobDamaged; neither leaves a file."""
+        """Copy or link a blob to a local path. Raises FileNotFoundError and DamagedBlobError; neither leaves a file."""
 
     def open(self, key: str) -> BinaryIO:
         """Open a blob for reading; it can seek. Raises FileNotFoundError."""
@@ -77,7 +77,7 @@ class BlobStore(Protocol):
         """Return a URL to which a client may PUT the blob for so long. None if the store has no such URLs."""
 
     def check(self) -> None:
-        """Write, read and remove a small blob. Raises BlobStoreMisconfigured and BlobStoreUnavailable."""
+        """Write, read and remove a small blob. Raises BlobStoreConfigError and BlobStoreUnavailable."""
 
 
 def check_key(key: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from soul_store.blobs.contract import BlobStoreMisconfigured, StorageFull, StoredBlob, check_key
+from soul_store.blobs.contract import BlobStoreConfigError, StorageFull, StoredBlob, check_key
 
 
 class LocalBlobStore:
@@ -82,7 +82,7 @@ class LocalBlobStore:
             msg = (
                 f"no file can be written below {self.root} ({error.strerror}): make the folder, or allow writing to it"
             )
-            raise BlobStoreMisconfigured(msg) from error
+            raise BlobStoreConfigError(msg) from error
 
     def _path(self, key: str) -> Path:
         check_key(key)

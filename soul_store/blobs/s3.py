@@ -19,9 +19,9 @@ from obstore.store import S3Store
 
 from soul_store.blobs.contract import (
     CHUNK_BYTES,
-    BlobDamaged,
-    BlobStoreMisconfigured,
+    BlobStoreConfigError,
     BlobStoreUnavailable,
+    DamagedBlobError,
     StorageFull,
     StoredBlob,
     check_key,
@@ -83,14 +83,17 @@ class S3Blobs:
         digest = hashlib.sha256()
         try:
             with self._translated_errors(key), partial.open("wb") as target:
-                answer = obstore.get(self._store, key)
-                for chunk in answer.stream(min_chunk_size=CHUNK_BYTES):
+                found = obstore.get(self._store, key, options={"head": True})
+                size = found.meta["size"]
+                for start in range(0, size, _PART_BYTES):  # requests that end within their time, whatever the size
+                    length = min(_PART_BYTES, size - start)
+                    chunk = obstore.get_range(self._store, key, start=start, length=length)
                     digest.update(chunk)
                     target.write(chunk)
-            expected = answer.attributes.get(_SHA256)
+            expected = found.attributes.get(_SHA256)
             if expected is not None and digest.hexdigest() != expected:
                 msg = f"{key} has the sha256 {digest.hexdigest()}, but {expected} was stored with it: restore the file"
-                raise BlobDamaged(msg)
+                raise DamagedBlobError(msg)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -156,7 +159,7 @@ class S3Blobs:
             if remedy is None:
                 raise
             msg = f"{where}: {remedy}"
-            raise BlobStoreMisconfigured(msg) from error
+            raise BlobStoreConfigError(msg) from error
 
     @contextmanager
     def _translated_errors(self, key: str) -> Iterator[None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from soul_store.blobs.contract import BlobStoreMisconfigured, check_key
+from soul_store.blobs.contract import BlobStoreConfigError, check_key
 
 _FORM = "s3://bucket/prefix?endpoint=https://host&region=name"
 
@@ -25,7 +25,7 @@ class S3Location:
 
     @classmethod
     def parse(cls, url: str, *, allow_http: bool) -> Self:
-        """Read `s3://bucket/prefix?endpoint=…&region=…`. Raises BlobStoreMisconfigured."""
+        """Read `s3://bucket/prefix?endpoint=…&region=…`. Raises BlobStoreConfigError."""
         try:
             parts = urlsplit(url)
             query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
@@ -34,9 +34,7 @@ class S3Location:
         if unknown := query.keys() - {"endpoint", "region"}:
             raise _make_error(url, f"it has the unknown part {min(unknown)!r}")
         if parts.username is not None:
-            raise BlobStoreMisconfigured(
-                "SOUL_BLOBS_URL contains credentials: put them into AWS_ACCESS_KEY_ID and so on"
-            )
+            raise BlobStoreConfigError("SOUL_BLOBS_URL contains credentials: put them into AWS_ACCESS_KEY_ID and so on")
         prefix = unquote(parts.path).strip("/")
         try:
             check_key(parts.netloc)
@@ -54,7 +52,7 @@ def read_credentials() -> dict[str, str]:
     """Return keys from the file AWS_SHARED_CREDENTIALS_FILE, profile AWS_PROFILE; without it, none.
 
     The S3 client reads AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, web identities and instance roles
-    by itself, but not this file. Raises BlobStoreMisconfigured.
+    by itself, but not this file. Raises BlobStoreConfigError.
     """
     path = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
     if not path or "AWS_ACCESS_KEY_ID" in os.environ:
@@ -74,14 +72,14 @@ def read_credentials() -> dict[str, str]:
             "aws_access_key_id and aws_secret_access_key: correct the file, or set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         )
-        raise BlobStoreMisconfigured(msg) from error
+        raise BlobStoreConfigError(msg) from error
     if token := section.get("aws_session_token"):
         keys["session_token"] = token
     return keys
 
 
 def _check_endpoint(url: str, endpoint: str, *, allow_http: bool) -> bool:
-    """Return whether the endpoint is http. Raises BlobStoreMisconfigured, also if http would leave the machine."""
+    """Return whether the endpoint is http. Raises BlobStoreConfigError, also if http would leave the machine."""
     try:
         parts = urlsplit(endpoint)
         host = parts.hostname
@@ -95,7 +93,7 @@ def _check_endpoint(url: str, endpoint: str, *, allow_http: bool) -> bool:
             f"the endpoint {endpoint} is not encrypted: use https, or set SOUL_BLOBS_ALLOW_HTTP=true if the network "
             "between the service and the bucket is trusted"
         )
-        raise BlobStoreMisconfigured(msg)
+        raise BlobStoreConfigError(msg)
     return parts.scheme == "http"
 
 
@@ -106,5 +104,5 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _make_error(url: str, reason: str) -> BlobStoreMisconfigured:
-    return BlobStoreMisconfigured(f"SOUL_BLOBS_URL is {url!r}: {reason}; set it to {_FORM}")
+def _make_error(url: str, reason: str) -> BlobStoreConfigError:
+    return BlobStoreConfigError(f"SOUL_BLOBS_URL is {url!r}: {reason}; set it to {_FORM}")

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.main import create_app
-from soul_store.blobs import BlobStoreMisconfigured
+from soul_store.blobs import BlobStoreConfigError
 from soul_store.settings import get_settings
 from soul_store.tables import AuditEntry
 from tests.api.conftest import WEIGHTS, ApiClient, Finish, problem
@@ -152,5 +152,5 @@ def test_the_api_does_not_start_with_a_bucket_that_does_not_exist(
     monkeypatch.setenv("SOUL_BLOBS_URL", object_server.make_url("p", bucket="no-such-bucket"))
     get_settings.cache_clear()
 
-    with pytest.raises(BlobStoreMisconfigured, match="create it"), TestClient(create_app()):
+    with pytest.raises(BlobStoreConfigError, match="create it"), TestClient(create_app()):
         pass

@@ -83,7 +83,7 @@ def test_a_download_url_needs_the_scope_of_the_download(
         ("bytes=oops", WEIGHTS, None),
     ],
 )
-def test_a_proxied_download_honours_one_range(
+def test_a_proxied_download_honors_one_range(
     admin: ApiClient, weights: str, wanted: str | None, expected: bytes, content_range: str | None
 ) -> None:
     answer = admin("GET", weights, headers={"Range": wanted} if wanted else {}, follow_redirects=False)

@@ -29,7 +29,7 @@ def live(admin: ApiClient) -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def sendfile_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of each call of sendfile."""
     counts: list[int] = []
     original = os.sendfile
@@ -56,7 +56,7 @@ def test_bytes_and_headers_are_those_of_a_copied_answer(
     admin: ApiClient,
     live: httpx2.Client,
     weights: str,
-    sent: list[int],
+    sendfile_counts: list[int],
     wanted: str | None,
     status: int,
     expected: bytes,
@@ -67,7 +67,7 @@ def test_bytes_and_headers_are_those_of_a_copied_answer(
     copied = admin("GET", weights, headers=headers)
 
     assert (answer.status_code, answer.content) == (status, expected)
-    assert sum(sent) == len(expected)
+    assert sum(sendfile_counts) == len(expected)
     compared = ("etag", "repr-digest", "content-length", "content-range", "content-disposition", "accept-ranges")
     assert {name: answer.headers.get(name) for name in compared} == {
         name: copied.headers.get(name) for name in compared

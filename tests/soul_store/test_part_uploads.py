@@ -76,8 +76,8 @@ def test_parts_over_the_bound_are_not_read(store: BlobStore, upload: PartUpload,
 
 def test_discarding_removes_only_the_parts_of_this_upload(store: BlobStore, upload: PartUpload) -> None:
     other = PartUpload(store, "up_10")
-    for each in (upload, other):
-        send(store, each, 1, b"x")
+    for one_upload in (upload, other):
+        send(store, one_upload, 1, b"x")
 
     upload.discard()
     upload.discard()

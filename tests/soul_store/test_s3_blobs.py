@@ -12,7 +12,7 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
-from soul_store.blobs import BlobDamaged, BlobStoreMisconfigured, BlobStoreUnavailable, S3Blobs
+from soul_store.blobs import BlobStoreConfigError, BlobStoreUnavailable, DamagedBlobError, S3Blobs
 from soul_store.blobs.s3_location import S3Location
 from tests.fixtures.blobs import put_bytes
 from tests.object_store import ACCESS_KEY, SECRET_KEY, ObjectServer
@@ -56,7 +56,7 @@ def test_a_blob_that_differs_from_its_sha256_is_not_fetched(
     )
     obstore.put(raw, "a", b"changed", attributes={"sha256": "0" * 64})  # the fault
 
-    with pytest.raises(BlobDamaged, match="restore the file"):
+    with pytest.raises(DamagedBlobError, match="restore the file"):
         store.fetch("a", tmp_path / "a")
 
     assert list(tmp_path.iterdir()) == []
@@ -103,7 +103,7 @@ def test_a_url_for_another_key_or_method_is_refused(store: S3Blobs) -> None:
 
 
 def test_a_missing_bucket_is_named_with_its_remedy(object_server: ObjectServer) -> None:
-    with pytest.raises(BlobStoreMisconfigured, match="'no-such-bucket': the bucket does not exist: create it"):
+    with pytest.raises(BlobStoreConfigError, match="'no-such-bucket': the bucket does not exist: create it"):
         open_store(object_server.make_url("p", bucket="no-such-bucket")).check()
 
 
@@ -116,7 +116,7 @@ def test_wrong_credentials_are_named_with_their_remedy(
 ) -> None:
     monkeypatch.setenv(name, "wrong")
 
-    with pytest.raises(BlobStoreMisconfigured, match=remedy):
+    with pytest.raises(BlobStoreConfigError, match=remedy):
         open_store(object_server.make_url("p")).check()
 
 
@@ -142,7 +142,7 @@ def test_credentials_can_be_in_a_file(
     open_store(object_server.make_url("p")).check()
 
     monkeypatch.setenv("AWS_PROFILE", "another")
-    with pytest.raises(BlobStoreMisconfigured, match=r"no readable section \[another\]"):
+    with pytest.raises(BlobStoreConfigError, match=r"no readable section \[another\]"):
         open_store(object_server.make_url("p"))
 
 
@@ -163,7 +163,7 @@ def test_credentials_can_be_in_a_file(
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_with_its_reason(url: str, reason: str) -> None:
-    with pytest.raises(BlobStoreMisconfigured, match=reason):
+    with pytest.raises(BlobStoreConfigError, match=reason):
         S3Location.parse(url, allow_http=False)
 
 

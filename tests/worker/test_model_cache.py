@@ -17,7 +17,7 @@ def store(make_s3_store: Callable[[], S3Blobs]) -> S3Blobs:
 
 
 @pytest.fixture
-def fetched(store: S3Blobs, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def transfers(store: S3Blobs, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys that were transferred."""
     keys: list[str] = []
     fetch = store.fetch
@@ -36,30 +36,30 @@ def cache(tmp_path: Path) -> ModelCache:
 
 
 def test_a_second_job_takes_the_model_from_the_disk(
-    store: S3Blobs, fetched: list[str], cache: ModelCache, tmp_path: Path
+    store: S3Blobs, transfers: list[str], cache: ModelCache, tmp_path: Path
 ) -> None:
     put_bytes(store, "m/weights", b"w" * 1000)
 
     for name in ("job_1", "job_2"):
         cache.fetch(store, "m/weights", tmp_path / name / "weights")
 
-    assert fetched == ["m/weights"]
+    assert transfers == ["m/weights"]
     assert (tmp_path / "job_2" / "weights").read_bytes() == b"w" * 1000
 
 
 def test_a_key_with_new_bytes_is_fetched_again(
-    store: S3Blobs, fetched: list[str], cache: ModelCache, tmp_path: Path
+    store: S3Blobs, transfers: list[str], cache: ModelCache, tmp_path: Path
 ) -> None:
     for content in (b"old", b"new"):
         put_bytes(store, "m/weights", content)
         cache.fetch(store, "m/weights", tmp_path / "weights")
 
-    assert fetched == ["m/weights"] * 2
+    assert transfers == ["m/weights"] * 2
     assert (tmp_path / "weights").read_bytes() == b"new"
 
 
 def test_a_damaged_cached_file_is_fetched_again(
-    store: S3Blobs, fetched: list[str], cache: ModelCache, tmp_path: Path
+    store: S3Blobs, transfers: list[str], cache: ModelCache, tmp_path: Path
 ) -> None:
     put_bytes(store, "m/weights", b"w" * 1000)
     cache.fetch(store, "m/weights", tmp_path / "a")
@@ -68,12 +68,12 @@ def test_a_damaged_cached_file_is_fetched_again(
 
     cache.fetch(store, "m/weights", tmp_path / "b")
 
-    assert fetched == ["m/weights"] * 2
+    assert transfers == ["m/weights"] * 2
     assert (tmp_path / "b").read_bytes() == b"w" * 1000
 
 
 def test_the_least_recently_used_files_make_room(
-    store: S3Blobs, fetched: list[str], cache: ModelCache, tmp_path: Path
+    store: S3Blobs, transfers: list[str], cache: ModelCache, tmp_path: Path
 ) -> None:
     for age, key in enumerate(("m/a", "m/b")):
         put_bytes(store, key, key.encode() * 333)
@@ -83,12 +83,12 @@ def test_the_least_recently_used_files_make_room(
     put_bytes(store, "m/c", b"c" * 1000)
     cache.fetch(store, "m/a", tmp_path / "used")
     cache.fetch(store, "m/c", tmp_path / "c")
-    fetched.clear()
+    transfers.clear()
 
     cache.fetch(store, "m/a", tmp_path / "again")
     cache.fetch(store, "m/b", tmp_path / "again")
 
-    assert fetched == ["m/b"]
+    assert transfers == ["m/b"]
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 2500
 
 
