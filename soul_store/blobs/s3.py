@@ -83,14 +83,14 @@ class S3Blobs:
         digest = hashlib.sha256()
         try:
             with self._translated_errors(key), partial.open("wb") as target:
-                found = obstore.get(self._store, key, options={"head": True})
-                size = found.meta["size"]
+                metadata = obstore.get(self._store, key, options={"head": True})
+                size = metadata.meta["size"]
                 for start in range(0, size, _PART_BYTES):  # requests that end within their time, whatever the size
                     length = min(_PART_BYTES, size - start)
                     chunk = obstore.get_range(self._store, key, start=start, length=length)
                     digest.update(chunk)
                     target.write(chunk)
-            expected = found.attributes.get(_SHA256)
+            expected = metadata.attributes.get(_SHA256)
             if expected is not None and digest.hexdigest() != expected:
                 msg = f"{key} has the sha256 {digest.hexdigest()}, but {expected} was stored with it: restore the file"
                 raise DamagedBlobError(msg)

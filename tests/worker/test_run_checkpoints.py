@@ -1,6 +1,7 @@
 """The state of a running job in the store of files: complete or absent, newest first, removed with the job."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,7 +165,7 @@ class TestWithWorkers:
         assert desk.weights_sha256(job_id) == undisturbed_sha256
         messages = [event.data.get("message", "") for event in desk.events(job_id)]
         assert any("resumed from the checkpoint" in message for message in messages), fleet.log("worker")
-        assert get_blob_store().list_keys("runs") == []
+        assert wait_until_removed(job_id, seconds=20)
 
     def test_cleanup_removes_the_stored_state_of_a_job_that_ended_elsewhere(self, desk: Desk, tmp_path: Path) -> None:
         ended, queued = desk.submit(), desk.submit()
@@ -178,6 +179,14 @@ class TestWithWorkers:
         remove_leftovers(get_settings().scratch_dir)
 
         assert {key.split("/")[1] for key in get_blob_store().list_keys("runs")} == {queued}
+
+
+def wait_until_removed(job_id: str, *, seconds: float) -> bool:
+    """Wait for the worker, which removes the copies after it has written the job's end."""
+    deadline = time.monotonic() + seconds
+    while get_blob_store().list_keys(f"runs/{job_id}") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return get_blob_store().list_keys(f"runs/{job_id}") == []
 
 
 def has_stored_checkpoint(job_id: str) -> bool:
