@@ -13,7 +13,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from soul_core.parent_death import die_with_parent
 
 ACCESS_KEY, SECRET_KEY = "soul-test-key", "soul-test-secret"
 BUCKET = "soul-test"
@@ -44,7 +47,12 @@ def running_object_server() -> Iterator[ObjectServer]:
         ports = _choose_ports(8)
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen(
-                _make_command(Path(folder), ports), stdout=log, stderr=log, start_new_session=True, cwd=folder
+                _make_command(Path(folder), ports),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=folder,
+                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  # a killed test run leaves no server
             )
         try:
             endpoint = f"http://127.0.0.1:{ports[0]}"
