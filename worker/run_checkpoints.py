@@ -6,6 +6,7 @@ last, names them. Each attempt writes below its own epoch, so an attempt that lo
 
 import contextvars
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -102,7 +103,8 @@ class RunCheckpoints:
     def _list_versions(self) -> dict[str, _Version]:
         """Return the complete files of the state folder, which the engine changes meanwhile."""
         versions: dict[str, _Version] = {}
-        for path in sorted(self._state.rglob("*")):
+        # not rglob, which fails on a folder that is removed meanwhile
+        for path in (Path(folder, name) for folder, _, names in os.walk(self._state) for name in names):
             name = path.relative_to(self._state)
             if _LOCK in name.parts or any(part.endswith(_PARTIAL) for part in name.parts):
                 continue
