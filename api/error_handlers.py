@@ -18,6 +18,7 @@ from starlette.routing import Match
 
 from api.errors import ErrorCode, RequestProblem, ServiceError
 from api.validation import make_request_problems
+from soul_store.blobs import BlobStoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def register_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(DataError, _handle_unstorable_value)
     for unavailable in (OperationalError, PoolTimeoutError):
         app.add_exception_handler(unavailable, _handle_unavailable_database)
+    app.add_exception_handler(BlobStoreUnavailable, _handle_unavailable_storage)
     app.add_exception_handler(Exception, _handle_crash)
 
 
@@ -140,6 +142,14 @@ def _handle_unavailable_database(request: Request, error: Exception) -> JSONResp
     detail = "the database does not answer; nothing was changed, try again"
     return make_problem_response(
         request, ServiceError(ErrorCode.DATABASE_UNAVAILABLE, detail, headers={"Retry-After": "2"})
+    )
+
+
+def _handle_unavailable_storage(request: Request, error: Exception) -> JSONResponse:
+    log.error("request %s could not use the object store", get_request_id(request), exc_info=error)
+    detail = "the object store does not answer, or refuses the service; nothing was changed, try again"
+    return make_problem_response(
+        request, ServiceError(ErrorCode.STORAGE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
     )
 
 

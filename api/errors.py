@@ -38,6 +38,7 @@ class ErrorCode(StrEnum):
     NO_ARTIFACTS = "no_artifacts", 409
     JOB_NOT_FINISHED = "job_not_finished", 409
     NO_CHECKPOINT = "no_checkpoint", 409
+    NO_DOWNLOAD_URL = "no_download_url", 409
     IDEMPOTENCY_IN_FLIGHT = "idempotency_in_flight", 409
     TOO_LARGE = "too_large", 413
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415
@@ -57,6 +58,7 @@ class ErrorCode(StrEnum):
     HUB_UNREACHABLE = "hub_unreachable", 503
     DATABASE_UNAVAILABLE = "database_unavailable", 503
     BUSY = "busy", 503
+    STORAGE_UNAVAILABLE = "storage_unavailable", 503
     NOT_READY = "not_ready", 503
     STORAGE_FULL = "storage_full", 507
 

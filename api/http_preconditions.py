@@ -1,6 +1,7 @@
 """If-None-Match and Range headers, as RFC 9110 defines them."""
 
 import re
+from dataclasses import dataclass
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d*-\d*)(\s*,\s*\d*-\d*)*\s*", re.IGNORECASE)
 
@@ -26,3 +27,21 @@ def parse_range_header(header: str | None, size_bytes: int) -> tuple[str | None,
     if any(first and last and int(first) > int(last) for first, _, last in specs):
         return None, True
     return header, any(int(first) < size_bytes if first else int(last) > 0 for first, _, last in specs)
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """The bytes from `start` to before `stop`."""
+
+    start: int
+    stop: int
+
+
+def parse_single_range(header: str, size_bytes: int) -> ByteRange | None:
+    """Return the one range of a header that `parse_range_header` accepted; None for several, which may be ignored."""
+    first, _, last = header.partition("=")[2].strip().partition("-")
+    if "," in header:
+        return None
+    if not first:
+        return ByteRange(max(0, size_bytes - int(last)), size_bytes)
+    return ByteRange(int(first), min(int(last) + 1, size_bytes) if last else size_bytes)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from api.capacity import Places
 from api.error_handlers import Problem, make_problem_responses, register_error_handlers
@@ -29,12 +30,16 @@ from api.routes import (
     workers,
 )
 from api.schemas.datasets import DatasetCreate
+from api.sendfile import offer_sendfile
 from api.services.datasets import remove_left_uploads
 from api.telemetry import TelemetryMiddleware
 from soul_core import tracing
 from soul_core.log_config import configure_logging
+from soul_store.blobs import BlobStoreUnavailable, get_blob_store
 from soul_store.metrics import start_metrics_server
 from soul_store.settings import ProcessSettings, get_settings
+
+log = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Make language models forget, by second-order unlearning ([SOUL](https://arxiv.org/abs/2404.18239)).
@@ -62,10 +67,17 @@ _PROBLEM_TEXTS = {
 _UPLOAD_WAIT_SECONDS = 120.0
 
 
+class _Application(FastAPI):
+    """Gives responses the means to send a file without copying it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, offer_sendfile(scope, send))
+
+
 def create_app() -> FastAPI:
     """Return the application."""
     _configure_logging()
-    app = FastAPI(
+    app = _Application(
         title="SOUL",
         summary="An open service that makes language models forget",
         description=_DESCRIPTION,
@@ -90,8 +102,12 @@ def create_app() -> FastAPI:
 async def _prepare(app: FastAPI) -> AsyncIterator[None]:
     """Prepare what all requests share, and serve metrics and send traces if the settings ask for it.
 
-    The settings are read here: the OpenAPI snapshot needs none.
+    The settings are read here: the OpenAPI snapshot needs none. A store of files that cannot work ends the start.
     """
+    try:
+        get_blob_store().check()
+    except BlobStoreUnavailable as error:
+        log.warning("the object store does not answer yet: %s", error)  # it may answer later
     settings = get_settings()
     app.state.places = Places(
         settings.api_concurrency, max_waiting=settings.api_max_waiting, wait_seconds=settings.api_wait_seconds

@@ -98,7 +98,7 @@ def _append(transport: Transport, artifact: Artifact, part: Path, size: int, rep
     if size:
         # If-Range: if the file has changed, the server sends all of it instead of a tail that does not fit.
         headers |= {"Range": f"bytes={size}-", "If-Range": f'"{artifact.sha256}"'}
-    with transport.stream("GET", f"/v1/artifacts/{artifact.id}/content", headers=headers) as response:
+    with transport.stream_file(f"/v1/artifacts/{artifact.id}/content", headers=headers) as response:
         is_resumed = response.status_code == 206
         with part.open("ab" if is_resumed else "wb") as file:
             position = size if is_resumed else 0

@@ -12,6 +12,7 @@ from soul_cli.errors import BadAnswer, BadInput, ServerUnreachable, parse_proble
 
 #: Methods whose effect is the same when they are repeated (RFC 9110, section 9.2.2).
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+REDIRECT_STATUS_CODES = frozenset({301, 302, 303, 307, 308})
 BUSY_STATUS_CODES = frozenset({429, 503})
 MAX_PAUSE_SECONDS = 60.0
 #: Errors after which the server has received nothing.
@@ -43,8 +44,9 @@ class Transport:
         headers = {"User-Agent": "soul-cli"} | ({"Authorization": f"Bearer {key}"} if key else {})
         timeout = httpx2.Timeout(timeout_seconds, connect=10.0)
         try:
-            # The server redirects to object storage, which must not see the API key: httpx2 drops it across hosts.
             self.http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout, follow_redirects=True)
+            # The object store that the server redirects to must not see the API key, wherever it runs.
+            self._keyless = httpx2.Client(headers={"User-Agent": "soul-cli"}, timeout=timeout, follow_redirects=True)
         except (httpx2.InvalidURL, ValueError, ImportError) as error:
             raise BadInput(
                 f"a proxy setting cannot be used: {error} (check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY)"
@@ -52,6 +54,7 @@ class Transport:
 
     def close(self) -> None:
         self.http.close()
+        self._keyless.close()
 
     def request(
         self,
@@ -107,6 +110,37 @@ class Transport:
         def send() -> httpx2.Response:
             return self.http.send(self.http.build_request(method, path, **options), stream=True)
 
+        with self._open(send) as response:
+            yield response
+
+    @contextmanager
+    def stream_file(self, path: str, *, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+        """Open a file's bytes, which the server sends itself, or redirects to in an object store.
+
+        Raises as `stream`.
+        """
+
+        def send() -> httpx2.Response:
+            response = self.http.send(
+                self.http.build_request("GET", path, headers=headers), stream=True, follow_redirects=False
+            )
+            if response.status_code not in REDIRECT_STATUS_CODES:
+                return response
+            response.close()
+            # The bucket has other ETags. A file of a job never changes, and its sha256 is checked at the end.
+            bucket_headers = {name: value for name, value in headers.items() if name != "If-Range"}
+            target = response.url.join(response.headers["location"])
+            is_this_server = (target.host, target.path) == (response.url.host, response.url.path)  # now by https
+            client = self.http if is_this_server else self._keyless
+            return client.send(
+                client.build_request("GET", target, headers=headers if is_this_server else bucket_headers), stream=True
+            )
+
+        with self._open(send) as response:
+            yield response
+
+    @contextmanager
+    def _open(self, send: Callable[[], httpx2.Response]) -> Iterator[httpx2.Response]:
         response = self._send_with_retries(send, is_repeatable=True)
         try:
             if response.status_code >= 400:

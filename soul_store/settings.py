@@ -82,7 +82,24 @@ class Settings(ProcessSettings):
         description="Password of the database's user, of any characters, where the URL has none.",
     )
     redis_url: str = Field(description="Broker, as redis://host:6379/0 or redis+socket:///path?virtual_host=0.")
-    blobs_url: str = Field(description="Store of files, as file:///absolute/folder.")
+    blobs_url: str = Field(
+        description="Store of files, as file:///absolute/folder or s3://bucket/prefix?endpoint=https://host&region=name."
+    )
+    blobs_allow_http: bool = Field(False, description="Allow an S3 endpoint that is neither https nor on this machine.")
+    blobs_download: Literal["redirect", "proxy"] = Field(
+        "redirect",
+        description="Downloads from S3: redirect to a URL of the bucket, or proxy if clients cannot reach the bucket.",
+    )
+    download_url_seconds: int = Field(
+        300, ge=1, le=604800, description="How long a download may start by a URL of the bucket."
+    )
+    checkpoints: Literal["scratch", "store"] = Field(
+        "scratch",
+        description="Checkpoints of running jobs: only in scratch, or also in the store, so that any machine resumes.",
+    )
+    model_cache_bytes: int = Field(
+        64 << 30, ge=0, description="Bytes of models from S3 that a worker keeps in its scratch folder."
+    )
     scratch_dir: Path = Field(Path("/tmp/soul-scratch"), description="Workers' folder for runs in progress.")  # noqa: S108
     model_roots: str = Field(
         "", description="Folders that may contain 'local' and 'gguf' models, separated by ':'; empty: none."

@@ -2,17 +2,21 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from migrations.run import upgrade
+from soul_store.blobs import S3Blobs
+from soul_store.blobs.s3_location import S3Location
 from soul_store.database import make_engine
 from soul_store.settings import Settings, get_settings
 from tests.fixtures.forked_engines import forked_engines
+from tests.object_store import ObjectServer, running_object_server
 from tests.paths import SHARED
 from tests.servers import Servers, running_servers
 
@@ -67,6 +71,32 @@ def redis_url(servers: Servers) -> str:
 
 
 @pytest.fixture(scope="session")
+def running_bucket() -> Iterator[ObjectServer]:
+    """A real S3 server with one bucket."""
+    with running_object_server() as server:
+        yield server
+
+
+@pytest.fixture
+def object_server(running_bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    """The S3 server, with its credentials in the environment of this test."""
+    for name, value in running_bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    return running_bucket
+
+
+@pytest.fixture
+def make_s3_store(object_server: ObjectServer) -> Callable[[], S3Blobs]:
+    """Makes stores below a prefix of this test."""
+    prefix = uuid4().hex
+
+    def make() -> S3Blobs:
+        return S3Blobs(S3Location.parse(object_server.make_url(prefix), allow_http=False))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def database(database_url: str) -> Iterator[Engine]:
     engine = make_engine(database_url)
     yield engine
@@ -94,18 +124,35 @@ def engine_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
 
 
 @pytest.fixture
+def blobs_url(tmp_path: Path) -> str:
+    """Where this test's files are; a module whose tests need a bucket overrides it with `bucket_url`."""
+    (tmp_path / "blobs").mkdir()
+    return f"file://{tmp_path / 'blobs'}"
+
+
+@pytest.fixture
+def bucket_url(object_server: ObjectServer) -> str:
+    """An empty prefix of a real bucket."""
+    return object_server.make_url(uuid4().hex)
+
+
+@pytest.fixture
 def settings_env(
-    database_url: str, redis_url: str, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str,
+    redis_url: str,
+    database: Engine,
+    blobs_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Settings]:
     """Settings of this test: empty tables, its own blobs and scratch folder."""
     with database.begin() as connection:
         tables = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         names = ", ".join(f'"{name}"' for name in tables if name != "alembic_version")
         connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
-    (tmp_path / "blobs").mkdir()
     monkeypatch.setenv("SOUL_DATABASE_URL", database_url)
     monkeypatch.setenv("SOUL_REDIS_URL", redis_url)
-    monkeypatch.setenv("SOUL_BLOBS_URL", f"file://{tmp_path / 'blobs'}")
+    monkeypatch.setenv("SOUL_BLOBS_URL", blobs_url)
     monkeypatch.setenv("SOUL_SCRATCH_DIR", str(tmp_path / "scratch"))
     monkeypatch.setenv("SOUL_MODEL_ROOTS", "/")
     monkeypatch.setenv("SOUL_LEASE_SECONDS", "2")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import structlog
 from celery import Celery, bootsteps
+from celery.exceptions import WorkerShutdown
 from celery.signals import (
     celeryd_after_setup,
     setup_logging,
@@ -109,6 +110,15 @@ def _prepare(**_: Any) -> None:
 @celeryd_after_setup.connect
 def _read_own_queue(**_: Any) -> None:
     app.amqp.queues.select_add(_make_own_queue(get_worker_name(os.getpid())))
+
+
+@worker_init.connect
+def _check_files(**_: Any) -> None:
+    """Refuse to start with a bucket that cannot work. In a child process: an S3 client does not survive a fork."""
+    if get_settings().blobs_url.startswith("s3:"):
+        checked = subprocess.run([sys.executable, "-m", "soul_store.blobs.configured"], check=False)
+        if checked.returncode != 0:
+            raise WorkerShutdown(checked.returncode)
 
 
 @worker_process_init.connect

@@ -21,6 +21,7 @@ from soul_store.database import transaction
 from soul_store.job_status import TERMINAL_STATUSES, JobStatus
 from soul_store.settings import get_settings
 from soul_store.tables import Job
+from worker.run_checkpoints import RUNS
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -33,16 +34,30 @@ def remove_leftovers(scratch: Path) -> None:
     A folder that an attempt still locks stays, and so do folders of jobs that are not in this database.
     """
     job_ids = {match[1] for path in scratch.glob("job_*") if (match := _JOB_FILE.fullmatch(path.name))}
+    stored_runs = _list_stored_runs(get_blob_store())
     with transaction() as session:
         query = select(Job.id, Job.status, Job.epoch)
-        finished = list(session.execute(query.where(Job.id.in_(job_ids), Job.status.in_(TERMINAL_STATUSES))))
+        named = Job.id.in_(job_ids | stored_runs)
+        finished = list(session.execute(query.where(named, Job.status.in_(TERMINAL_STATUSES))))
+    for job_id in stored_runs & {job_id for job_id, _, _ in finished}:
+        get_blob_store().delete_prefix(f"{RUNS}/{job_id}")
+        log.info("removed the stored checkpoint of a finished job", job_id=job_id)
     for job_id, status, epoch in finished:
+        if job_id not in job_ids:
+            continue
         with _try_lock(scratch / f"{job_id}.lock") as is_locked:
             if is_locked:
                 _remove_outputs(get_blob_store(), job_id, kept_epoch=epoch if status == JobStatus.SUCCEEDED else None)
                 shutil.rmtree(scratch / job_id, ignore_errors=True)
                 (scratch / f"{job_id}.lock").unlink(missing_ok=True)
                 log.info("removed what a finished job left", job_id=job_id)
+
+
+def _list_stored_runs(store: BlobStore) -> set[str]:
+    """Return the jobs whose checkpoints are in the store, of any worker."""
+    if get_settings().checkpoints == "scratch":
+        return set()
+    return {key.split("/")[1] for key in store.list_keys(RUNS)}
 
 
 def _remove_outputs(store: BlobStore, job_id: str, *, kept_epoch: int | None) -> None:

@@ -16,7 +16,7 @@ from soul_core import tracing
 from soul_core.log_records import describe_exception
 from soul_core.outputs.layout import REPORT
 from soul_store import job_leases, job_logs, job_queue, metrics
-from soul_store.blobs import get_blob_store
+from soul_store.blobs import BlobStoreUnavailable, get_blob_store
 from soul_store.database import transaction
 from soul_store.job_costs import NewJobCost
 from soul_store.job_leases import JobLease, LeaseLostError
@@ -33,6 +33,7 @@ from worker.drain import is_draining
 from worker.endings import AttemptEnd, Outputs, conclude_exit, conclude_worker_error, count_end
 from worker.heartbeat import Heartbeat
 from worker.learning import list_earlier_phases, make_job_cost
+from worker.run_checkpoints import RunCheckpoints
 from worker.supervisor import run_engine
 from worker.workspace import JobInputs, Workspace
 
@@ -54,7 +55,7 @@ def run_job(job_id: str) -> None:
         log.info("no job claimed: none that fits on this worker is due", job_id=job_id)
         return
     lease = JobLease(job.id, job.epoch)
-    workspace = Workspace(settings.scratch_dir, job.id)
+    workspace = Workspace(settings.scratch_dir, job.id, model_cache_bytes=settings.model_cache_bytes)
     limits = LogLimits(settings.job_log_max_lines, settings.job_log_max_bytes)
     with (
         bound_contextvars(**_get_ids(job)),
@@ -70,6 +71,7 @@ def run_job(job_id: str) -> None:
             count_end(status, end)
             if status.is_terminal:
                 workspace.wipe()
+                _discard_checkpoints(job, workspace)
         except LeaseLostError:
             log.warning("the lease is lost: this attempt writes nothing more")
             metrics.LEASES_LOST.inc()
@@ -99,11 +101,13 @@ def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_l
             job_inputs = run_when_database_available(partial(_load_inputs, job))
             arguments = workspace.fetch_inputs(blobs, job, job_inputs)
             attempt_log.set_text_files(workspace.list_text_files())
-            with tracing.span("run engine"):
+            with _stored_checkpoints(job, workspace) as checkpoints, tracing.span("run engine"):
                 engine_exit = run_engine(
                     arguments, heartbeat, attempt_log, is_draining=is_draining, grace_seconds=settings.grace_seconds
                 )
             end = conclude_exit(engine_exit, heartbeat.stop_cause, uses_gpu=_uses_gpu(job))
+            if checkpoints is not None and end.ending.status in {JobStatus.QUEUED, JobStatus.PAUSED}:
+                checkpoints.try_upload()  # the engine's last checkpoint, which another machine may need
             return _publish(job, job_inputs, workspace, end) if end.ending.status == JobStatus.SUCCEEDED else end
     except LeaseLostError:
         raise
@@ -111,6 +115,27 @@ def _run_attempt(job: Job, workspace: Workspace, heartbeat: Heartbeat, attempt_l
         log.exception("the worker failed")
         attempt_log.error("the worker failed", exceptions=describe_exception(error))
         return conclude_worker_error(error)
+
+
+@contextmanager
+def _stored_checkpoints(job: Job, workspace: Workspace) -> Iterator[RunCheckpoints | None]:
+    """Restore the job's state from the store and keep the copy current, if the settings ask for it."""
+    if get_settings().checkpoints == "scratch":
+        yield None
+        return
+    checkpoints = RunCheckpoints(get_blob_store(), workspace.state, job.id, job.epoch)
+    checkpoints.restore()
+    with checkpoints.uploading():
+        yield checkpoints
+
+
+def _discard_checkpoints(job: Job, workspace: Workspace) -> None:
+    """Remove the stored state of a job that has ended; `remove_leftovers` repeats it if the store does not answer."""
+    if get_settings().checkpoints == "store":
+        try:
+            RunCheckpoints(get_blob_store(), workspace.state, job.id, job.epoch).discard()
+        except BlobStoreUnavailable as error:
+            log.warning("the stored checkpoint is removed later", error=str(error))
 
 
 def _get_ids(job: Job) -> dict[str, Any]:

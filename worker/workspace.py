@@ -14,6 +14,7 @@ from soul_core.spec import FORGET, GENERAL, HOLDOUT, RETAIN, TRAIN
 from soul_store.blobs import BlobStore
 from soul_store.job_leases import NewArtifact
 from soul_store.tables import Artifact, Dataset, Job, Model
+from worker.model_cache import ModelCache
 
 _SPEC = "spec.json"
 
@@ -38,13 +39,14 @@ class JobInputs:
 class Workspace:
     """`scratch/{job}/`: `inputs/`, `state/` (read by a resumed run) and `out/` (written by the engine)."""
 
-    def __init__(self, scratch: Path, job_id: str) -> None:
+    def __init__(self, scratch: Path, job_id: str, *, model_cache_bytes: int = 0) -> None:
         self.scratch = scratch
         self.folder = scratch / job_id
         self.inputs = self.folder / "inputs"
         self.state = self.folder / "state"
         self.out = self.folder / "out"
         self.cache = scratch / "models"  # converted GGUF files and hub downloads, shared by all jobs
+        self._fetched_models = ModelCache(scratch / "fetched-models", model_cache_bytes)
 
     @contextmanager
     def lock(self, *, timeout_seconds: float) -> Iterator[None]:
@@ -128,7 +130,7 @@ class Workspace:
             return model.location
         folder = self.inputs / place
         for key in blobs.list_keys(model.location):
-            blobs.fetch(key, folder / key.removeprefix(f"{model.location}/"))
+            self._fetched_models.fetch(blobs, key, folder / key.removeprefix(f"{model.location}/"))
         return str(folder)
 
     def _fetch_retrained_log(self, blobs: BlobStore, log: Artifact | None) -> list[str]:

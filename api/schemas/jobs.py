@@ -113,6 +113,16 @@ class ArtifactOut(ResponseModel):
     created_at: datetime
 
 
+class DownloadUrlOut(ResponseModel):
+    """A URL of the object store that reads a file without an API key."""
+
+    url: str
+    expires_at: datetime = Field(description="A download that began before continues afterwards.")
+    filename: str
+    size_bytes: int
+    sha256: str = Field(description="Check the bytes against it: the object store does not know it.")
+
+
 class EstimateBasis(ResponseModel):
     """What an estimate was learned from."""
 

@@ -1,12 +1,16 @@
 """Rules of artifacts: which caller may download which file of a job."""
 
+from datetime import UTC, datetime, timedelta
+
 from api.auth import Caller
 from api.errors import ErrorCode, ServiceError, make_not_found_error
 from api.services import jobs
 from soul_core.outputs.layout import LOGS, MANIFEST, REPORT, REPORT_PAGE, is_in_folder
 from soul_core.report import Verdict
 from soul_store import audit, job_queries
+from soul_store.blobs import get_blob_store
 from soul_store.database import Session
+from soul_store.settings import get_settings
 from soul_store.tables import Artifact, Job
 
 #: For every reader of the job; all other files (checkpoint, adapter, ...) count as the model.
@@ -46,3 +50,23 @@ def authorize_download(session: Session, caller: Caller, artifact_id: str) -> Ar
         data={"job_id": job.id, "path": artifact.path, "verdict": job.verdict},
     )
     return artifact
+
+
+def make_download_url(artifact: Artifact) -> tuple[str, datetime] | None:
+    """Return a URL of the object store and its expiry; None if the service itself has to send the file."""
+    settings = get_settings()
+    if settings.blobs_download == "proxy":
+        return None
+    seconds = settings.download_url_seconds
+    expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
+    url = get_blob_store().make_download_url(artifact.blob, seconds=seconds)
+    return None if url is None else (url, expires_at)
+
+
+def require_download_url(artifact: Artifact) -> tuple[str, datetime]:
+    """Return what `make_download_url` returns. Raises 409 where there is no such URL."""
+    made = make_download_url(artifact)
+    if made is None:
+        detail = f"this service has no URLs of an object store: download from /v1/artifacts/{artifact.id}/content"
+        raise ServiceError(ErrorCode.NO_DOWNLOAD_URL, detail)
+    return made

@@ -10,8 +10,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.main import create_app
+from soul_store.blobs import BlobStoreConfigError
+from soul_store.settings import get_settings
 from soul_store.tables import AuditEntry
 from tests.api.conftest import WEIGHTS, ApiClient, Finish, problem
+from tests.object_store import ObjectServer
 
 
 def artifact(caller: ApiClient, job_id: str, path: str) -> str:
@@ -132,3 +136,21 @@ def test_a_checkpoint_with_its_own_chat_template_has_no_base_facts(
 
     assert "chat" in base_facts
     assert own == {name: value for name, value in base_facts.items() if name != "chat"}
+
+
+def test_a_service_without_a_bucket_gives_no_download_url(admin: ApiClient, finish: Finish) -> None:
+    path = artifact(admin, finish("passed"), "checkpoint/model.safetensors")
+
+    answer = problem(admin("GET", path.replace("/content", "/download-url")), 409, "no_download_url")
+
+    assert path in answer["detail"]
+
+
+def test_the_api_does_not_start_with_a_bucket_that_does_not_exist(
+    admin: ApiClient, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOUL_BLOBS_URL", object_server.make_url("p", bucket="no-such-bucket"))
+    get_settings.cache_clear()
+
+    with pytest.raises(BlobStoreConfigError, match="create it"), TestClient(create_app()):
+        pass

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from soul_cli.client import SoulClient
 from tests.fixtures.capitals import COUNTRIES, question, write_rows
 from tests.worker.conftest import Fleet
@@ -21,6 +23,14 @@ ids = tokenizer.apply_chat_template(
 out = model.generate(**ids, max_new_tokens=12, do_sample=False)
 print(json.dumps(tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)))
 """
+
+
+@pytest.fixture(params=["local", "s3"])
+def blobs_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The whole test runs on a local folder and on a bucket."""
+    if request.param == "s3":
+        return str(request.getfixturevalue("bucket_url"))
+    return f"file://{tmp_path / 'blobs'}"
 
 
 def test_from_post_to_a_checkpoint_that_answers(

@@ -20,8 +20,12 @@ def make_artifact(path: str = "model.safetensors", content: bytes = CONTENT) -> 
     return Artifact(id="art_1", path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def download(url: str, artifact: Artifact, target: Path, **options: Any) -> DownloadedFile:
-    transport = Transport(url, None, max_tries=3, sleep=lambda _seconds: None)
+def redirect(request: Request, url: str) -> None:
+    request.answer(307, Location=f"{url}/bucket/model?signature=1")
+
+
+def download(url: str, artifact: Artifact, target: Path, *, key: str | None = None, **options: Any) -> DownloadedFile:
+    transport = Transport(url, key, max_tries=3, sleep=lambda _seconds: None)
     try:
         return fetch(transport, artifact, target, **options)
     finally:
@@ -91,6 +95,39 @@ def test_a_damaged_partial_file_is_downloaded_again_from_the_first_byte(tmp_path
         assert download(script.url, make_artifact(), tmp_path / "m").how == "downloaded"
         assert [headers.get("Range") for _, _, headers in script.seen] == ["bytes=1000-", None]
     assert (tmp_path / "m").read_bytes() == CONTENT
+
+
+def test_a_redirect_to_a_bucket_is_resumed_there_without_the_api_key(tmp_path: Path) -> None:
+    def serve_bucket(request: Request) -> None:
+        """Answer as S3 does: any Range, but no If-Range that is not its own ETag."""
+        start = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        if request.headers.get("If-Range"):
+            start = 0
+        total = len(CONTENT)
+        if start:
+            request.begin(206, Content_Length=str(total - start), Content_Range=f"bytes {start}-{total - 1}/{total}")
+        else:
+            request.begin(200, Content_Length=str(total))
+        request.wfile.write(CONTENT[start : start + 400_000])
+        request.cut()
+
+    with serving(serve_bucket) as bucket, serving(lambda request: redirect(request, bucket.url)) as api:
+        download(api.url, make_artifact(), tmp_path / "m", key="soul_secret")
+
+    assert (tmp_path / "m").read_bytes() == CONTENT
+    assert [headers.get("Range") for _, _, headers in bucket.seen] == [None, "bytes=400000-", "bytes=800000-"]
+    assert all(headers["Authorization"] == "Bearer soul_secret" for _, _, headers in api.seen)
+    assert not any("soul_secret" in str(headers) for _, _, headers in bucket.seen)
+
+
+def test_a_bucket_with_other_bytes_leaves_no_file(tmp_path: Path) -> None:
+    with (
+        serving(lambda request: request.answer(200, CONTENT[:-1] + b"!")) as bucket,
+        serving(lambda request: redirect(request, bucket.url)) as api,
+        pytest.raises(DamagedDownload),
+    ):
+        download(api.url, make_artifact(), tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1] + b"!", CONTENT + b"more"])

@@ -1,67 +1,16 @@
-"""The store of files. A key is a relative path such as `jobs/job_…/3/checkpoint/model.safetensors`."""
+"""Blobs in a local folder."""
 
 import errno
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import BinaryIO
 from uuid import uuid4
 
-from soul_store.settings import get_settings
-
-CHUNK_BYTES = 1 << 20
-_KEY = re.compile(r"[A-Za-z0-9_.@=+ -]+(/[A-Za-z0-9_.@=+ -]+)*")
-
-
-class StorageFull(Exception):
-    """The disk is full; nothing of the file was kept."""
-
-
-@dataclass(frozen=True)
-class StoredBlob:
-    """A file as it was stored."""
-
-    key: str
-    size_bytes: int
-    sha256: str
-
-
-class BlobStore(Protocol):
-    """A store of files. A key shows a complete file or none."""
-
-    def put_file(self, key: str, path: Path) -> StoredBlob:
-        """Store a local file, by a hard link where that is possible: the file must not change afterwards.
-
-        Raises StorageFull.
-        """
-
-    def fetch(self, key: str, path: Path) -> None:
-        """Copy or link a blob to a local path."""
-
-    def open(self, key: str) -> BinaryIO:
-        """Open a blob for reading; it can seek. Raises FileNotFoundError."""
-
-    def get_size_bytes(self, key: str) -> int:
-        """Return a blob's size. Raises FileNotFoundError."""
-
-    def list_keys(self, prefix: str) -> list[str]:
-        """List the keys below a prefix."""
-
-    def delete(self, key: str) -> None:
-        """Remove a blob if it exists."""
-
-    def delete_prefix(self, prefix: str) -> None:
-        """Remove all blobs below a prefix."""
-
-    def get_local_path(self, key: str) -> Path | None:
-        """Return the blob's local path, to serve it without a copy. None if the store has no local files."""
+from soul_store.blobs.contract import BlobStoreConfigError, StorageFull, StoredBlob, check_key
 
 
 class LocalBlobStore:
@@ -114,10 +63,29 @@ class LocalBlobStore:
     def get_local_path(self, key: str) -> Path | None:
         return self._path(key)
 
+    def get_remote_sha256(self, key: str) -> str | None:
+        return None
+
+    def make_download_url(self, key: str, *, seconds: int) -> str | None:
+        return None
+
+    def make_upload_url(self, key: str, *, seconds: int) -> str | None:
+        return None
+
+    def check(self) -> None:
+        try:
+            self._unfinished.mkdir(parents=True, exist_ok=True)
+            probe = self._unfinished / uuid4().hex
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            msg = (
+                f"no file can be written below {self.root} ({error.strerror}): make the folder, or allow writing to it"
+            )
+            raise BlobStoreConfigError(msg) from error
+
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key) or any(part in {".", ".."} for part in key.split("/")):
-            msg = f"not a blob key: {key!r}; a key is a relative path without .."
-            raise ValueError(msg)
+        check_key(key)
         return self.root / key
 
     @contextmanager
@@ -142,17 +110,3 @@ class LocalBlobStore:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-@cache
-def _make_local_store(url: str) -> LocalBlobStore:
-    parts = urlsplit(url)
-    if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
-        msg = f"SOUL_BLOBS_URL is {url!r}; set it to file:///absolute/folder"
-        raise ValueError(msg)
-    return LocalBlobStore(Path(unquote(parts.path)))
-
-
-def get_blob_store() -> BlobStore:
-    """Return the configured store of files."""
-    return _make_local_store(get_settings().blobs_url)
