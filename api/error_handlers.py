@@ -76,7 +76,7 @@ def register_error_handlers(app: FastAPI) -> None:
     """Make every error of `app` a problem document."""
     app.add_exception_handler(ServiceError, _handle_service_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
-    app.add_exception_handler(HTTPException, _handle_http_error)
+    app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(DataError, _handle_unstorable_value)
     for unavailable in (OperationalError, PoolTimeoutError):
         app.add_exception_handler(unavailable, _handle_unavailable_database)
@@ -102,7 +102,7 @@ def _handle_validation_error(request: Request, error: Exception) -> JSONResponse
     return make_problem_response(request, ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=problems))
 
 
-def _handle_http_error(request: Request, error: Exception) -> JSONResponse:
+def handle_http_error(request: Request, error: Exception) -> JSONResponse:
     """Answer an error of the framework itself: an unknown path, a wrong method, a body that it cannot parse."""
     assert isinstance(error, HTTPException)
     path = request.url.path

@@ -4,10 +4,11 @@ import re
 from itertools import accumulate
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.error_handlers import make_problem_response
+from api.error_handlers import handle_http_error, make_problem_response
 from api.errors import ErrorCode, ServiceError
 
 #: A spec nests less than ten levels; the largest has some ten thousand texts.
@@ -32,6 +33,9 @@ class JsonGuardMiddleware:
         try:
             body = await request.body()
         except ClientDisconnect:
+            return
+        except HTTPException as error:  # a body without a length that became too large
+            await handle_http_error(request, error)(scope, receive, send)
             return
         problem = find_problem(body) if len(body) < _SHORT_BYTES else await run_in_threadpool(find_problem, body)
         if problem is not None:

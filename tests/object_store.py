@@ -76,7 +76,13 @@ def _make_command(folder: Path, ports: list[int]) -> list[str]:
     weed = Path(sys.executable).with_name("weed")
     return [
         *(str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer"),
-        *(f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-s3.config={config}", "-s3.port.iceberg=0"),
+        *(
+            f"-s3.port={s3}",
+            f"-s3.port.grpc={s3_grpc}",
+            f"-s3.config={config}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+        ),
         *(f"-master.port={master}", f"-master.port.grpc={master_grpc}", "-master.volumeSizeLimitMB=64"),
         *(f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}", "-volume.max=100"),
         *(f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}", "-master.telemetry=false"),

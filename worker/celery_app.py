@@ -1,9 +1,11 @@
 """The Celery app (`celery -A worker.celery_app worker`): logging, process lifetime, drain, GPU and child programs."""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import structlog
@@ -21,7 +23,7 @@ from kombu import Exchange, Queue
 
 from soul_core import tracing
 from soul_core.log_config import configure_logging
-from soul_core.parent_death import die_with_parent
+from soul_core.parent_death import die_with_parent, request_death_signal
 from soul_store.job_state_machine import RUN_JOB_TASK
 from soul_store.metrics import start_metrics_server
 from soul_store.outbox import QUEUE
@@ -86,7 +88,9 @@ class ChildrenStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has
         """Start the program unless it runs."""
         process = self.processes.get(module)
         if process is None or process.poll() is not None:
-            self.processes[module] = subprocess.Popen([sys.executable, "-m", module])
+            # before it has imported anything: the worker may be killed meanwhile
+            die = partial(request_death_signal, signal.SIGKILL)
+            self.processes[module] = subprocess.Popen([sys.executable, "-m", module], preexec_fn=die)  # noqa: PLW1509
 
 
 app.steps["worker"].add(ChildrenStep)

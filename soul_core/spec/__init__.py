@@ -190,7 +190,7 @@ class JobSpec(SpecModel):
     @classmethod
     def _set_defaults_of_kind(cls, data: Any) -> Any:
         kind = data.get("kind", JobKind.UNLEARN) if isinstance(data, dict) else None
-        if kind not in DEFAULT_CRITERIA:
+        if not isinstance(kind, str) or kind not in DEFAULT_CRITERIA:
             return data
         defaults: dict[str, Any] = {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind]}
         if kind == JobKind.UNLEARN and _get_kind(data.get("after")) != "none":
@@ -338,7 +338,9 @@ class JobSpec(SpecModel):
 
 
 def _get_kind(choice: Any) -> Any:
-    """Return the kind of a choice before it is validated: an object, an instance or nothing."""
+    """Return the kind of a choice before it is validated: its name, an object, an instance or nothing."""
+    if isinstance(choice, str):
+        return choice
     kind = choice.get("kind") if isinstance(choice, dict) else getattr(choice, "kind", None)
     return kind or "none"
 

@@ -53,12 +53,15 @@ class SpecModel(BaseModel):
 
     @classmethod
     def _add_default_kinds(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Add the default `kind` to a choice without one: {"optimizer": {"lr": 1e-5}} changes only the rate."""
+        """Complete choices: {"optimizer": {"lr": 1e-5}} has the default kind, {"after": "unknown"} only a kind."""
         completed = dict(data)
         for name, field in cls.model_fields.items():
             kind = getattr(field.default, "kind", None)
-            if kind is not None and isinstance(completed.get(name), dict) and "kind" not in completed[name]:
-                completed[name] = {"kind": kind, **completed[name]}
+            value = completed.get(name)
+            if kind is not None and isinstance(value, str):
+                completed[name] = {"kind": value}
+            elif kind is not None and isinstance(value, dict) and "kind" not in value:
+                completed[name] = {"kind": kind, **value}
         return completed
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from soul_core.spec import JobSpec
 from tests.api.conftest import ApiClient
 
 DEEP = "[" * 50_000 + "]" * 50_000
@@ -86,3 +87,13 @@ def test_a_malformed_hub_id_is_refused_without_asking_the_hub(admin: ApiClient, 
 
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == "/location"
+
+
+@pytest.mark.parametrize("value", [{}, [], 0, None, True, "", "x", {"kind": {}}, {"kind": []}, [{}]])
+@pytest.mark.parametrize("field", list(JobSpec.model_fields))
+def test_a_value_of_a_wrong_type_in_a_spec_is_never_a_crash(
+    admin: ApiClient, job_body: dict[str, Any], field: str, value: Any
+) -> None:
+    response = admin("POST", "/v1/estimates", json={**job_body, "spec": {field: value}})
+
+    assert response.status_code in {200, 422}, response.text

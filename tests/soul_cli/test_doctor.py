@@ -15,6 +15,7 @@ from soul_cli.doctor.check import CheckStatus, report_ok, run_checks
 from soul_cli.embedded.ports import find_free_port
 from soul_cli.main import app
 from soul_store import workers
+from soul_store.placement import WorkerDevice
 from soul_store.settings import Settings, get_settings
 
 Doctor = Callable[..., dict[str, dict[str, Any]]]
@@ -39,7 +40,7 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
 
 
 def test_a_working_service_has_no_error(session: Session, doctor: Doctor) -> None:
-    workers.record(session, name="here", accelerator="cpu", machine="a CPU")
+    workers.record(session, name="here", device=WorkerDevice(accelerator="cpu", machine="a CPU"))
     session.commit()
 
     checks = doctor("--port", str(find_free_port()))

@@ -9,13 +9,10 @@ import pytest
 
 from soul_store.blobs import BlobStore, LocalBlobStore, get_blob_store
 from soul_store.settings import get_settings
-from tests.worker.conftest import Desk, Fleet
+from tests.worker.conftest import LONG, Desk, Fleet
 from tests.worker.processes import wait_gone
-from tests.worker.test_kill import LONG, undisturbed_sha256
 from worker.cleanup import remove_leftovers
 from worker.run_checkpoints import RunCheckpoints
-
-__all__ = ["undisturbed_sha256"]
 
 Machine = Callable[[str, int], RunCheckpoints]
 

@@ -140,3 +140,10 @@ def test_a_choice_without_its_kind_is_the_default_one() -> None:
 
     assert (spec.optimizer.kind, spec.optimizer.lr) == ("sophia", 1e-6)
     assert spec == JobSpec.model_validate(spec.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("field", "name"), [("after", "unknown"), ("forget", "simnpo"), ("retain", "kl"), ("optimizer", "adamw")]
+)
+def test_a_choice_may_be_only_its_name(field: str, name: str) -> None:
+    assert JobSpec.model_validate({field: name}) == JobSpec.model_validate({field: {"kind": name}})
