@@ -64,8 +64,8 @@ def run(served: ServedApi, folder: Path, *, num_cases: int, seed: int) -> dict[s
 
 
 def _find(pattern: str, text: str) -> int:
-    found = re.findall(pattern, text)
-    return int(found[-1]) if found else 0
+    numbers = re.findall(pattern, text)
+    return int(numbers[-1]) if numbers else 0
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ from soul_core.spec.names import (
     JobKind,
     is_forget_set,
 )
-from soul_core.spec.optimizers import Optimizer, Sophia
+from soul_core.spec.optimizers import Kfac, Optimizer, Sophia
 from soul_core.spec.strategy import Ensemble, Influence, Single, Strategy
 from soul_core.spec.terms import ForgetTerm, Kl, Nll, Npo, RetainTerm, SpecModel
 from soul_core.spec.training import Data, Training
@@ -112,7 +112,11 @@ class JobSpec(SpecModel):
         "the same prompts. With it, the default criteria ask for it on the forget set, and against it on the retain "
         "set.",
     )
-    optimizer: Optimizer = Field(Sophia(), description="How the weights are updated.")
+    optimizer: Optimizer = Field(
+        Sophia(),
+        description="How the weights are updated. Without this field: kfac if an unlearning job trains all weights, "
+        "else sophia.",
+    )
     parameters: ParameterSelection = Field(ParameterSelection(), description="Which weights are trained, by name.")
     saliency: Saliency | None = Field(None, description="Train only the weights that matter most for the forget set.")
     sharpness: Sharpness | None = Field(None, description="Make the result robust against small changes of weights.")
@@ -290,18 +294,26 @@ class JobSpec(SpecModel):
     def complete(self, sets: Collection[str]) -> "JobSpec":
         """Return the spec with the defaults that depend on its other fields and on the job's data sets.
 
-        With `after`, the refusal rate is measured, and the job's own refusals count as such. A retain set that the
-        model made holds its own answers: unless the spec names a retain term, it is `kl`, which is zero for the base
-        model.
+        The optimizer is `kfac` where none is named (decision 35). With `after`, the refusal rate is measured, and the
+        job's own refusals count as such. A retain set that the model made holds its own answers: unless the spec names
+        a retain term, it is `kl`, which is zero for the base model.
         """
         changes: dict[str, Any] = {}
         if not isinstance(self.after, NoAfter):
             own = [text for text in self.after.refusals if text not in SHIPPED_REFUSALS]
             changes["evaluation"] = self.evaluation.add_refusals(own)
+        if self._leaves_optimizer_open():
+            changes["optimizer"] = Kfac()
         names_term = "retain" in self.model_fields_set or isinstance(self.strategy, Influence)
         if not names_term and self.makes_retain_set(sets):
             changes["retain"] = Kl(weight=10)
         return self.model_copy(update=changes) if changes else self
+
+    def _leaves_optimizer_open(self) -> bool:
+        """Return whether the spec names no optimizer, and trains the matrices that `kfac` needs."""
+        trains_all = self.lora is None and self.saliency is None and self.parameters == ParameterSelection()
+        is_open = "optimizer" not in self.model_fields_set and not isinstance(self.strategy, Influence | Ensemble)
+        return self.kind == JobKind.UNLEARN and is_open and trains_all
 
     def unlearns(self, set_name: str) -> bool:
         """Return whether a run unlearns a data set: the forget set, and prior ones if the spec asks for it."""

@@ -1,5 +1,7 @@
 """A spec against the data sets and models of a job: every problem has a place and a remedy."""
 
+from typing import Any
+
 import pytest
 
 from soul_core.errors import BadSpec
@@ -147,3 +149,19 @@ def test_a_choice_without_its_kind_is_the_default_one() -> None:
 )
 def test_a_choice_may_be_only_its_name(field: str, name: str) -> None:
     assert JobSpec.model_validate({field: name}) == JobSpec.model_validate({field: {"kind": name}})
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ({}, "kfac"),
+        ({"strategy": "search"}, "kfac"),
+        ({"optimizer": {"lr": 1e-5}}, "sophia"),
+        ({"lora": {}}, "sophia"),
+        ({"parameters": {"include": ["*mlp*"]}}, "sophia"),
+        ({"strategy": "influence"}, "sophia"),
+        ({"kind": "finetune"}, "sophia"),
+    ],
+)
+def test_without_an_optimizer_a_job_that_trains_all_weights_has_kfac(content: dict[str, Any], kind: str) -> None:
+    assert JobSpec.model_validate(content).complete({"forget", "retain"}).optimizer.kind == kind
