@@ -36,7 +36,8 @@ class Problem(BaseModel):
     status: int
     code: ErrorCode = Field(description="Stable; docs/reference/errors.md lists the codes.")
     detail: str = Field(description="The problem and its remedy, for display.")
-    errors: list[RequestProblem] = Field(default_factory=list)
+    errors: list[RequestProblem] = Field(default_factory=list, description="At most 100.")
+    errors_omitted: int = Field(0, description="Number of further problems, as far as they were counted.")
     request_id: str = Field(description="Also in the X-Request-Id header; the server's log has it.")
 
 
@@ -58,7 +59,7 @@ def make_problem_response(request: Request, error: ServiceError, *, status: int 
         errors=list(error.problems[:MAX_PROBLEMS]),
         request_id=get_request_id(request),
     )
-    body = problem.model_dump(mode="json") | error.extra | ({"errors_omitted": omitted} if omitted > 0 else {})
+    body = problem.model_dump(mode="json") | {"errors_omitted": max(omitted, 0)} | error.extra
     return JSONResponse(body, status, headers=error.headers, media_type=PROBLEM_MEDIA_TYPE)
 
 
@@ -98,8 +99,9 @@ def _handle_validation_error(request: Request, error: Exception) -> JSONResponse
     all_problems = (problem for entry in errors for problem in make_request_problems(entry, error.body))
     problems = list(islice(all_problems, MAX_PROBLEMS))
     count = str(len(problems)) if len(problems) < MAX_PROBLEMS else f"at least {MAX_PROBLEMS}"
+    omitted = {"errors_omitted": len(errors) - MAX_PROBLEMS} if len(errors) > MAX_PROBLEMS else {}
     detail = problems[0].detail if len(problems) == 1 else f"the request has {count} problems: see 'errors'"
-    return make_problem_response(request, ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=problems))
+    return make_problem_response(request, ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=problems, **omitted))
 
 
 def handle_http_error(request: Request, error: Exception) -> JSONResponse:

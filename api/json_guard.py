@@ -15,7 +15,8 @@ from api.errors import ErrorCode, ServiceError
 MAX_DEPTH, MAX_ITEMS = 64, 100_000
 #: Larger bodies are scanned in a thread.
 _SHORT_BYTES = 1 << 16
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+#: A string, or the rest of the body if it does not end. Possessive: backtracking would be quadratic.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
@@ -55,6 +56,10 @@ class JsonGuardMiddleware:
 
 def find_problem(body: bytes) -> ServiceError | None:
     """Return why a JSON body is refused: nested too deep, too many items, or half a character."""
+    try:
+        body.decode("utf-8")  # `json.loads` would read halves of surrogate pairs, and UTF-16
+    except UnicodeDecodeError:
+        return ServiceError(ErrorCode.BAD_JSON, "the body is not UTF-8; send it in UTF-8")
     structure = _STRING.sub(b"", body)
     depth = max(accumulate((byte in b"[{") - (byte in b"]}") for byte in structure), default=0)
     if depth > MAX_DEPTH:

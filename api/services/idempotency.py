@@ -31,8 +31,10 @@ def serve_once(
     """
     if key is None:
         return serve()
-    if not 1 <= len(key) <= 255:
-        raise ServiceError(ErrorCode.BAD_IDEMPOTENCY_KEY, "Idempotency-Key must have 1 to 255 characters")
+    if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise ServiceError(
+            ErrorCode.BAD_IDEMPOTENCY_KEY, "Idempotency-Key must have 1 to 255 printable ASCII characters"
+        )
     if not locks.try_lock(session, caller.tenant_id, key):
         raise ServiceError(
             ErrorCode.IDEMPOTENCY_IN_FLIGHT,

@@ -81,9 +81,13 @@ def _resolve_allowed_path(location: str) -> Path:
     path = Path(location)
     if not path.is_absolute() or "\0" in location:
         raise _make_unusable_error(f"{location!r} is not an absolute path")
-    path = path.resolve()
+    try:
+        path = path.resolve()
+        exists = path.exists()
+    except OSError:  # a name that is too long, a circle of links
+        exists = False
     is_allowed = any(path.is_relative_to(root) for root in roots) and not _is_private(path)
-    if not is_allowed or not path.exists():
+    if not is_allowed or not exists:
         raise _make_unusable_error(
             f"there is no model at {location}, or it is outside the folders that this service may read; the operator "
             "allows a folder by SOUL_MODEL_ROOTS or `soul serve --model-root FOLDER`"

@@ -15,6 +15,8 @@ from soul_core.near_spelling import find_nearest, shorten
 
 #: Problems of one kind that are looked for in a spec; a spec with more was not written by hand.
 MAX_PROBLEMS = 100
+#: Larger integers are not exact in JSON (RFC 8259, section 6), and no setting needs them.
+MAX_INTEGER = 2**53 - 1
 #: Names of data sets and models.
 SET_NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 
@@ -49,6 +51,8 @@ class SpecModel(BaseModel):
             return f"unknown key '{shorten(key)}'; {hint}"
         if isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
             return f"'{key}' cannot be {str(value).lower()}; give a value of its own type"
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            return f"'{key}' is larger than {MAX_INTEGER}; give a smaller number"
         return None
 
     @classmethod

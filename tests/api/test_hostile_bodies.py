@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,40 @@ def test_a_huge_spec_gets_a_short_answer_soon(admin: ApiClient, job_body: dict[s
     assert len(response.content) < 60_000
     assert len(response.json()["errors"]) <= 100
     assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("content", [b'{"name": "' + b'\\"' * 500_000, b'"' * 999_999, b'{"a": "' + b"x" * 3_000_000])
+def test_a_string_that_does_not_end_costs_little(admin: ApiClient, content: bytes) -> None:
+    started = time.process_time()
+
+    response = admin("POST", "/v1/jobs", content=content, headers={"Content-Type": "application/json"})
+
+    assert response.status_code in {400, 422}
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("content", [b'{"\xed\xa0\x80": 1}', b'{"name": "\xff"}', '{"name": "a"}'.encode("utf-16")])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets", "/v1/api-keys"])
+def test_a_body_in_another_encoding_is_refused(admin: ApiClient, path: str, content: bytes) -> None:
+    response = admin("POST", path, content=content, headers={"Content-Type": "application/json"})
+
+    assert (response.status_code, response.json()["code"]) == (400, "bad_json")
+
+
+@pytest.mark.parametrize("number", [10**400, 2**63, -(10**30)])
+@pytest.mark.parametrize("field", ["micro_batch_tokens", "max_tokens", "steps", "forget_batch"])
+def test_a_huge_number_is_refused(admin: ApiClient, job_body: dict[str, Any], field: str, number: int) -> None:
+    response = admin("POST", "/v1/estimates", json={**job_body, "spec": {"training": {field: number}}})
+
+    assert response.status_code == 422, response.text
+
+
+def test_a_path_with_a_name_that_is_too_long_is_refused(admin: ApiClient, model_folder: Path) -> None:
+    location = str(model_folder / ("a" * 300))
+
+    response = admin("POST", "/v1/models", json={"source": "local", "location": location})
+
+    assert (response.status_code, response.json()["code"]) == (422, "unusable_model")
 
 
 def test_more_items_than_any_spec_has_are_refused(admin: ApiClient) -> None:
