@@ -13,7 +13,7 @@ from soul_store.job_priority import JobPriority
 SetName = Annotated[str, Field(pattern=SET_NAME_PATTERN)]
 ModelName = Annotated[str, Field(pattern=SET_NAME_PATTERN)]
 MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
-MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=LINE_PATTERN)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 MaxGpuSeconds = Annotated[float, Field(gt=0, le=1e9)]
 
