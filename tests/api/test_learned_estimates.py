@@ -29,7 +29,8 @@ def work(job_body: Body, session: Session) -> JobWork:
         name: measure_set(session.get_one(Dataset, dataset_id), get_blob_store())
         for name, dataset_id in job_body["datasets"].items()
     }
-    return count_work(JobSpec.model_validate(job_body["spec"]), sets, 32, num_compared_models=0)
+    spec = JobSpec.model_validate(job_body["spec"]).complete(sets)
+    return count_work(spec, sets, 32, num_compared_models=0)
 
 
 def make_cost(job_work: JobWork, machine: str, *, slowness: float = 1.0, **values: Any) -> NewJobCost:
