@@ -99,9 +99,11 @@ def _handle_validation_error(request: Request, error: Exception) -> JSONResponse
     all_problems = (problem for entry in errors for problem in make_request_problems(entry, error.body))
     problems = list(islice(all_problems, MAX_PROBLEMS))
     count = str(len(problems)) if len(problems) < MAX_PROBLEMS else f"at least {MAX_PROBLEMS}"
-    omitted = {"errors_omitted": len(errors) - MAX_PROBLEMS} if len(errors) > MAX_PROBLEMS else {}
+    omitted = max(0, len(errors) - MAX_PROBLEMS)
     detail = problems[0].detail if len(problems) == 1 else f"the request has {count} problems: see 'errors'"
-    return make_problem_response(request, ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=problems, **omitted))
+    return make_problem_response(
+        request, ServiceError(ErrorCode.INVALID_REQUEST, detail, problems=problems, errors_omitted=omitted)
+    )
 
 
 def handle_http_error(request: Request, error: Exception) -> JSONResponse:

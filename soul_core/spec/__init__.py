@@ -193,9 +193,10 @@ class JobSpec(SpecModel):
     @model_validator(mode="before")
     @classmethod
     def _set_defaults_of_kind(cls, data: Any) -> Any:
-        kind = data.get("kind", JobKind.UNLEARN) if isinstance(data, dict) else None
-        if not isinstance(kind, str) or kind not in DEFAULT_CRITERIA:
+        named = data.get("kind", JobKind.UNLEARN) if isinstance(data, dict) else None
+        if not isinstance(named, str) or named not in list(JobKind):
             return data
+        kind = JobKind(named)
         defaults: dict[str, Any] = {"criteria": DEFAULT_CRITERIA[kind], "attacks": DEFAULT_ATTACKS[kind]}
         if kind == JobKind.UNLEARN and _get_kind(data.get("after")) != "none":
             defaults["criteria"] += AFTER_CRITERIA
